@@ -1,0 +1,42 @@
+"""Reweighting functions: from scores to weights on the probability simplex, along the last dimension.
+
+    from multimax import reweight
+
+    attend = reweight.create("multimax", order=2)           # a torch.nn.Module
+    weights = attend(scores, mask)                          # mask: bool, True = live; or None
+    weights = reweight.sparsemax(scores, mask)              # the functional form
+
+Every function keeps the same contract. The mask is an argument and never an infinity among the scores; the
+weights of the live entries are those of the row without its dead ones; dead entries, whatever they hold, get weight
+and gradient zero, and so does a row without a live entry. Half precision is computed in float32 and returned in
+the scores' dtype. Gradients are in closed form.
+"""
+
+from multimax.reweight._base import Reweighting
+from multimax.reweight._entmax import Entmax, Entmax15, Sparsemax, entmax, entmax15, sparsemax
+from multimax.reweight._evsoftmax import EvSoftmax, evsoftmax
+from multimax.reweight._multimax import MultiMax, multimax, seglu
+from multimax.reweight._registry import available, create, get, options, register
+from multimax.reweight._softmax import Softmax, softmax
+
+__all__ = [
+    "Entmax",
+    "Entmax15",
+    "EvSoftmax",
+    "MultiMax",
+    "Reweighting",
+    "Softmax",
+    "Sparsemax",
+    "available",
+    "create",
+    "entmax",
+    "entmax15",
+    "evsoftmax",
+    "get",
+    "multimax",
+    "options",
+    "register",
+    "seglu",
+    "softmax",
+    "sparsemax",
+]

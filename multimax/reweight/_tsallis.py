@@ -1,0 +1,50 @@
+"""The Tsallis entropy and its derivative by alpha, sound down to its Shannon limit alpha = 1.
+
+With d = alpha - 1 and l = log p both are built on two functions that stay smooth where their quotients become 0/0:
+
+    E(l) = expm1(d l) / d,      dE/dd = psi(l) = (1 - e^(d l) (1 - d l)) / d^2  ->  l^2 / 2 as d -> 0.
+"""
+
+import math
+
+import torch
+from torch import Tensor
+
+# At this distance from 1 entmax differs from softmax, and E from l, by less than the rounding of float64 weights above e^-100.
+SMALLEST_D = 1e-20
+"""Stands in for alpha - 1 = 0."""
+
+
+def distance_from_one(alpha: float | Tensor) -> float | Tensor:
+    """alpha - 1, kept in (0, 1]."""
+    return (alpha - 1).clamp(SMALLEST_D, 1) if isinstance(alpha, Tensor) else min(max(alpha - 1, SMALLEST_D), 1.0)
+
+
+def log_of_support(weights: Tensor) -> Tensor:
+    """log p where p > 0, and 0 elsewhere."""
+    return weights.where(weights > 0, 1).log()
+
+
+def psi(log_p: Tensor, d: float | Tensor) -> Tensor:
+    """(1 - e^x (1 - x)) / d^2 with x = d log p <= 0."""
+    x = d * log_p
+    near = x.clamp(min=-0.1)
+    series = torch.zeros_like(x)
+    for k in range(11, 1, -1):  # sum_k>=2 (k - 1) / k! x^(k - 2)
+        series = series * near + (k - 1) / math.factorial(k)
+    far = x.clamp(max=-0.1)
+    closed = (far * far.exp() - far.expm1()) / far**2
+    return log_p**2 * torch.where(x > -0.1, series, closed)
+
+
+def tsallis_entropy(weights: Tensor, alpha: float | Tensor) -> Tensor:
+    """H = sum_i (p_i - p_i^alpha) / (alpha (alpha - 1)) over the last dimension; Shannon's entropy at alpha = 1."""
+    d = distance_from_one(alpha)
+    e = torch.expm1(d * log_of_support(weights)) / d
+    return -(weights * e).sum(-1) / (1 + d)
+
+
+def tsallis_entropy_slope(weights: Tensor, alpha: float | Tensor) -> Tensor:
+    """dH / d alpha at fixed weights."""
+    d = distance_from_one(alpha)
+    return -((weights * psi(log_of_support(weights), d)).sum(-1) + tsallis_entropy(weights, alpha)) / (1 + d)
