@@ -1,0 +1,37 @@
+PYTHON ?= python3.11
+VENV := .venv
+BIN := $(VENV)/bin
+
+.PHONY: help demo test test-slow setup lint lock clean
+
+help: ## this list
+	@grep -E '^[a-z-]+:.*##' Makefile | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
+
+setup: $(VENV)/.ready ## make .venv and install everything; quick when nothing changed
+
+# constraints.txt makes the installation repeatable; the stamp is newer than what it was made from.
+$(VENV)/.ready: pyproject.toml constraints.txt
+	@command -v $(PYTHON) >/dev/null || { echo "error: no $(PYTHON) here; install Python 3.11 or name another with make PYTHON=..." >&2; exit 1; }
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@touch $@
+
+demo: setup ## train a DeiT with MultiMax on digits that ship with scikit-learn: two minutes on two cores
+	$(BIN)/python train.py task=deit reweight=multimax scale=demo
+
+test: setup lint ## check style and types, run the tests
+	$(BIN)/python -m pytest -n 2 -m "not slow and not gpu"
+
+test-slow: setup ## the tests that take minutes
+	$(BIN)/python -m pytest -m slow
+
+lint: setup ## ruff and mypy
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+lock: setup ## write the versions in .venv to constraints.txt
+	$(BIN)/python scripts/lock.py > constraints.tmp && mv constraints.tmp constraints.txt
+
+clean: ## remove .venv and caches, never runs/
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -1,0 +1,128 @@
+"""The entry points behind ``train.py`` and ``evaluate.py``: a mistake of the user's ends in one line and exit code 2."""
+
+import argparse
+import json
+import logging
+import os
+import sys
+from collections.abc import Callable
+from functools import wraps
+from pathlib import Path
+
+import hydra
+import torch
+import yaml
+from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from multimax.composition import CONFIGS, explain, import_modules, import_plugins, known_keys, register_groups, typed
+from multimax.config import run_name
+from multimax.engine import checkpoint, distributed
+from multimax.engine.console import format_metrics, say
+from multimax.engine.run_folder import RunFolder
+from multimax.engine.trainer import Interrupted, Trainer
+from multimax.errors import UserError
+from multimax.tasks import task_module
+from multimax.tasks.base import Shard
+
+
+def one_line_errors(main: Callable[[], None]) -> Callable[[], None]:
+    """Print what the user can mend in one line; a traceback is for our own mistakes."""
+
+    @wraps(main)
+    def wrapped() -> None:
+        logging.basicConfig(format="%(levelname)s: %(message)s", level=logging.WARNING)
+        try:
+            main()
+        except UserError as error:
+            print(f"error: {error}", file=sys.stderr)
+            sys.exit(2)
+        except (Interrupted, KeyboardInterrupt) as error:
+            print(error if isinstance(error, Interrupted) else "stopped; the last checkpoint stands", file=sys.stderr)
+            sys.exit(130)
+
+    return wrapped
+
+
+@one_line_errors
+def train() -> None:
+    """Compose the configuration from the command line and train, or hand a sweep to Hydra's launcher."""
+    # Hydra would print its own report of an error and exit; with this it raises, and we say it in one line.
+    os.environ["HYDRA_FULL_ERROR"] = "1"
+    import_plugins(sys.argv[1:])
+    register_groups()
+    try:
+        hydra.main(version_base="1.3", config_path=str(CONFIGS), config_name="config")(train_composed)()
+    except (HydraException, OmegaConfBaseException) as error:
+        raise UserError(explain(error, *known_keys(sys.argv[1:]))) from None
+
+
+def train_composed(composed: DictConfig) -> float:
+    """Train the run of a composed configuration; returns the final metric, which a sweeper may optimise."""
+    import_modules(composed.imports)
+    world = distributed.world_size()
+    config = typed(composed, world)
+    first = distributed.rank() == 0
+    if first:
+        say(f"scale={config.scale}: {' '.join(config.description.split())}")
+    path = Path(config.run_dir or Path("runs") / run_name(config))
+    folder = RunFolder(path, config, writer=first)
+    module = task_module(config.task)
+    if (summary := folder.summary()) is not None:
+        if first:
+            say(f"{path} is finished: {format_metrics(summary['metrics'])}")
+        return summary["metrics"][module.create.metric]
+    distributed.start(distributed.choose_device(config.training.device))
+    try:
+        task = module.create(config)  # opens the data; a mistake there leaves no folder behind
+        folder.claim()
+        return Trainer(task, folder).run()[task.metric]
+    finally:
+        distributed.stop()
+
+
+@one_line_errors
+def evaluate() -> None:
+    """Score a checkpoint on the validation data of its run and print the metrics as JSON."""
+    parser = argparse.ArgumentParser(prog="evaluate.py", description=evaluate.__doc__)
+    parser.add_argument("run", type=Path, help="run folder, as train.py printed it")
+    parser.add_argument("--checkpoint", default="last", help="last (default), best, or a name such as step-00001234")
+    parser.add_argument("--ema", action="store_true", help="score the averaged weights")
+    parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="for instance data.root=PATH")
+    arguments = parser.parse_args()
+    register_groups()
+    stored = arguments.run / "config.yaml"
+    if not stored.is_file():
+        raise UserError(f"{arguments.run} is not a run folder: there is no config.yaml in it")
+    composed = OmegaConf.create(yaml.safe_load(stored.read_text()))
+    composed.merge_with_dotlist(arguments.overrides)
+    import_modules(composed.imports)
+    config = typed(composed)
+    device = distributed.choose_device(config.training.device)
+    task = task_module(config.task).create(config)
+    path = find_checkpoint(arguments.run / "checkpoints", arguments.checkpoint, task.higher_is_better)
+    model = task.build_model().to(device)
+    checkpoint.load_weights(path, model, "ema" if arguments.ema else "model", device)
+    model.eval()
+    with torch.no_grad(), torch.autocast(device.type, torch.bfloat16, enabled=config.training.precision == "bf16"):
+        metrics = task.metrics(task.evaluate(model, device, Shard()))
+    print(json.dumps({"checkpoint": str(path), **metrics}, indent=1))
+
+
+def find_checkpoint(folder: Path, name: str, higher_is_better: bool) -> Path:
+    """The checkpoint called ``name`` in a run's folder, whole; raises UserError where there is none."""
+    if name == "last":
+        path, _ = checkpoint.newest(folder)
+    elif name == "best":
+        path = checkpoint.best(folder, higher_is_better)
+    else:
+        path = folder / name
+    if path is None or not path.is_dir():
+        there = ", ".join(sorted(p.name for p in checkpoint.newest_first(folder))) or "none"
+        raise UserError(f"{folder} has no checkpoint {name}; there: {there}")
+    try:
+        checkpoint.verify(path)
+    except ValueError as error:
+        raise UserError(f"checkpoint {path} is damaged: {error}") from None
+    return path

@@ -1,0 +1,138 @@
+"""From ``configs/`` and the command line to a checked, typed configuration.
+
+Two kinds of groups are made from code, so that nothing is written twice: the reweightings from their registry (a function
+is selectable as soon as it is registered; ``configs/reweight/`` adds named variants) and all defaults from the tasks'
+dataclasses.
+"""
+
+import difflib
+import importlib
+import re
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from hydra import compose, initialize_config_dir
+from hydra.core.config_store import ConfigStore
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException, MissingConfigException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import ConfigKeyError, OmegaConfBaseException
+
+from multimax import reweight
+from multimax.config import RunConfig, flatten
+from multimax.errors import UserError
+from multimax.tasks import MODULES, task_module
+
+CONFIGS = Path(__file__).resolve().parent.parent / "configs"
+
+
+def register_groups() -> None:
+    """Give Hydra the groups that are made from code."""
+    register_reweightings()
+    register_schemas()
+
+
+def register_reweightings() -> None:
+    """Put every registered function into the groups ``reweight``, ``reweight/attention`` and ``reweight/output``.
+
+    ``reweight=NAME`` sets both sites, except that the output stays softmax for a function that gives exact zeros: label
+    smoothing and mixup want every probability positive. ``reweight/output=NAME`` takes it there too.
+    """
+    store = ConfigStore.instance()
+    for name in reweight.available():
+        node = {"name": name, **reweight.options(name)}
+        store.store(group="reweight/attention", name=name, node=node)
+        store.store(group="reweight/output", name=name, node=node)
+        output = name if reweight.get(name).has_loss else "softmax"
+        store.store(group="reweight", name=name, node={"defaults": [{"attention": name}, {"output": output}]})
+
+
+def register_schemas() -> None:
+    """Put the defaults of every task's dataclasses into Hydra's group ``schema``: a recipe writes only what differs."""
+    store = ConfigStore.instance()
+    for task in MODULES:
+        store.store(group="schema", name=task, node=skeleton(task_module(task).Config), package="_global_")
+
+
+def import_plugins(overrides: Iterable[str]) -> None:
+    """Import the modules of an ``imports=[...]`` override, which may register what other overrides select."""
+    for override in overrides:
+        if override.startswith("imports="):
+            parsed = OverridesParser.create().parse_override(override).value()
+            import_modules(parsed if isinstance(parsed, list) else [parsed])
+
+
+def import_modules(names: Sequence[str]) -> None:
+    for name in names:
+        try:
+            importlib.import_module(name)
+        except ModuleNotFoundError as error:
+            raise UserError(f"imports: there is no module {error.name} (looked for {name} on PYTHONPATH)") from None
+
+
+def compose_configuration(overrides: Sequence[str]) -> DictConfig:
+    """What ``train.py`` composes from these overrides, without running anything."""
+    register_groups()
+    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
+        return compose("config", overrides=list(overrides))
+
+
+def known_keys(overrides: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Dotted keys and group names that the command line could have meant, given the groups that it chooses."""
+    groups = ["task", "scale", "recipe", "data", "model", "reweight", "reweight/attention", "reweight/output", "logger",
+              "experiment"]
+    chosen = [override for override in overrides if override.split("=")[0] in groups and "," not in override]
+    GlobalHydra.instance().clear()
+    try:
+        composed = compose_configuration(chosen)
+    except HydraException:
+        return [], groups
+    return [key for key, _ in flatten(OmegaConf.to_container(composed))], groups
+
+
+def typed(composed: DictConfig, world: int = 1) -> RunConfig:
+    """The composed configuration as the task's dataclass, checked. Raises UserError."""
+    schema = task_module(composed.task).Config
+    try:
+        config = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(schema), composed))
+    except OmegaConfBaseException as error:
+        raise UserError(explain(error, [key for key, _ in flatten(skeleton(schema))])) from None
+    config.check(world)
+    return config
+
+
+def skeleton(schema: type) -> dict[str, Any]:
+    """All keys of a structured configuration, with the values it has where none are missing."""
+    return OmegaConf.to_container(OmegaConf.structured(schema))
+
+
+def explain(error: Exception, known: Sequence[str] = (), groups: Sequence[str] = ()) -> str:
+    """One line that says what is wrong with an override and which right one is nearest."""
+    message = str(error).splitlines()[0]
+    if isinstance(error, MissingConfigException) and error.missing_cfg_file:
+        group, _, name = error.missing_cfg_file.rpartition("/")
+        options = sorted(error.options or [])
+        return f"{group}={name}: there is none{nearest(name, options)}; choose one of {', '.join(options)}"
+    if match := re.match(r"Could not override '([^']+)'", message):
+        key = match[1]
+        if key.startswith("reweight.") and key.count(".") > 1:
+            site = ".".join(key.split(".")[:2])
+            known = [k for k in known if k.startswith(site)]
+            return f"{key}: the function at {site} has no such option{nearest(key, known)}; it has {', '.join(known)}"
+        return f"{key}: there is no such key{nearest(key, [*known, *groups])}"
+    if isinstance(error, ConfigKeyError):
+        return f"{error.full_key}: there is no such key{nearest(str(error.full_key), known)}"
+    if isinstance(error, OmegaConfBaseException) and error.full_key:
+        return f"{error.full_key}: {message}"
+    return message
+
+
+def nearest(wrong: str, right: Sequence[str]) -> str:
+    """" (nearest: X)" for the name most like the wrong one, by its whole or by its last part; else nothing."""
+    lasts = {name.rsplit(".", 1)[-1]: name for name in right}
+    close = difflib.get_close_matches(wrong, right, 1, 0.6)
+    if not close:
+        close = [lasts[last] for last in difflib.get_close_matches(wrong.rsplit(".", 1)[-1], list(lasts), 1, 0.6)]
+    return f" (nearest: {close[0]})" if close else ""

@@ -1,0 +1,203 @@
+"""The typed configuration of a run, and the checks that need more than one of its fields.
+
+Hydra composes the values from ``configs/``; these dataclasses say which keys there are and of what type. A task extends
+``RunConfig`` with its own ``model`` and ``data``.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from multimax import reweight
+from multimax.errors import UserError
+from multimax.models.sites import Site
+
+
+@dataclass
+class Reweight:
+    """What stands at each site: ``{"name": registered name, **options}``."""
+
+    attention: dict[str, Any]
+    output: dict[str, Any]
+
+
+@dataclass
+class Optimizer:
+    """AdamW. Biases, norms and the reweightings' own parameters are never decayed."""
+
+    learning_rate: float
+    beta1: float = 0.9
+    beta2: float = 0.999
+    epsilon: float = 1e-8
+    weight_decay: float = 0.0
+    # Largest global gradient norm; the reweightings' parameters are clipped to it as a group of their own.
+    clip_norm: float | None = None
+
+
+@dataclass
+class Schedule:
+    """Learning rate over steps: linear warm-up from ``warmup_rate``, then the named decay."""
+
+    name: str = "cosine"  # cosine (to final_rate at the last step) | inverse_sqrt | constant
+    warmup_steps: int | None = None
+    warmup_epochs: float | None = None
+    warmup_rate: float = 0.0
+    final_rate: float = 0.0
+
+
+@dataclass
+class Training:
+    batch_size: int  # examples per optimiser step over all devices and accumulated micro-batches
+    epochs: float | None = None  # the length of a run: this
+    steps: int | None = None  # or this
+    micro_batch_size: int | None = None  # most examples on one device at a time; None: its whole share
+    label_smoothing: float = 0.0
+    precision: str = "fp32"  # fp32 | bf16
+    compile: bool = False
+    ema_decay: float | None = None
+    evaluate_ema: bool = False
+    device: str = "auto"  # auto | cpu | cuda
+    log_every: int = 50  # steps
+    evaluate_every: int | None = None  # steps; None: at the end of each epoch
+    checkpoint_every: int | None = None  # steps; None: at each evaluation
+    keep_checkpoints: int = 2  # newest ones kept, besides the best
+
+
+@dataclass
+class Logger:
+    name: str = "none"
+
+
+@dataclass
+class RunConfig:
+    """One run. ``model`` and ``data`` belong to the task."""
+
+    task: str
+    scale: str
+    description: str
+    model: Any
+    data: Any
+    reweight: Reweight
+    optimizer: Optimizer
+    schedule: Schedule
+    training: Training
+    logger: Logger = field(default_factory=Logger)
+    seed: int = 0
+    run_dir: str | None = None
+    imports: list[str] = field(default_factory=list)
+
+    def check(self, world: int) -> None:
+        """Raise UserError for a combination that cannot run on ``world`` processes, before anything is loaded."""
+        training, schedule = self.training, self.schedule
+        one_of("training.precision", training.precision, ("fp32", "bf16"))
+        one_of("training.device", training.device, ("auto", "cpu", "cuda"))
+        one_of("schedule.name", schedule.name, ("cosine", "inverse_sqrt", "constant"))
+        for site in (self.reweight.attention, self.reweight.output):
+            check_site(site)
+        if (training.epochs is None) == (training.steps is None):
+            raise UserError("set one of training.epochs and training.steps, and null the other")
+        if schedule.warmup_epochs is not None and schedule.warmup_steps is not None:
+            raise UserError("set at most one of schedule.warmup_epochs and schedule.warmup_steps")
+        if schedule.name == "inverse_sqrt" and not (schedule.warmup_steps or schedule.warmup_epochs):
+            raise UserError("schedule.name=inverse_sqrt needs a warm-up: set schedule.warmup_steps")
+        for name, value, least in (
+            ("training.batch_size", training.batch_size, 1),
+            ("training.micro_batch_size", training.micro_batch_size, 1),
+            ("training.epochs", training.epochs, 0),
+            ("training.steps", training.steps, 0),
+            ("training.log_every", training.log_every, 1),
+            ("training.evaluate_every", training.evaluate_every, 1),
+            ("training.checkpoint_every", training.checkpoint_every, 1),
+            ("training.keep_checkpoints", training.keep_checkpoints, 1),
+            ("optimizer.learning_rate", self.optimizer.learning_rate, 0),
+            ("optimizer.weight_decay", self.optimizer.weight_decay, 0),
+        ):
+            if value is not None and value < least:
+                raise UserError(f"{name}={value} is below {least}")
+        if not 0 <= training.label_smoothing < 1:
+            raise UserError(f"training.label_smoothing={training.label_smoothing} is not in [0, 1)")
+        if training.evaluate_ema and training.ema_decay is None:
+            raise UserError("training.evaluate_ema=true needs training.ema_decay")
+        micro_batches(training, world)
+        self.check_loss(soft_targets=training.label_smoothing > 0)
+
+    def check_loss(self, soft_targets: bool) -> None:
+        """Raise UserError if the output site's reweighting has no loss that takes the recipe's targets."""
+        name = self.reweight.output["name"]
+        output = reweight.create(**self.reweight.output)
+        way_out = "take reweight/output=softmax or give it one (see 'Adding a function' in README.md)"
+        if not output.has_loss:
+            raise UserError(f"reweight.output={name} gives exact zeros and has no loss of its own: {way_out}")
+        if soft_targets and not output.soft_targets:
+            raise UserError(
+                f"the loss of reweight.output={name} takes hard targets only, but label smoothing, mixup or cutmix "
+                f"is on: turn them off, or {way_out}"
+            )
+
+
+def one_of(key: str, value: str, choices: tuple[str, ...]) -> None:
+    if value not in choices:
+        raise UserError(f"{key}={value}: choose one of {', '.join(choices)}")
+
+
+def check_site(site: Site) -> None:
+    """Raise UserError if a site names no registered function or gives it an option it does not take."""
+    try:
+        reweight.create(**site)
+    except (TypeError, ValueError, LookupError) as error:
+        raise UserError(f"reweight: {error}") from None
+
+
+# Where a run's files, its data and its printed lines are does not change what it computes.
+NOT_IDENTITY = {
+    "run_dir", "description", "logger", "data.root", "data.num_workers", "training.device", "training.log_every",
+    "training.keep_checkpoints", "training.checkpoint_every", "training.micro_batch_size",
+}
+
+
+def flatten(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Dotted keys and values of the leaves of nested mappings."""
+    for key, value in tree.items():
+        if isinstance(value, Mapping) and value:
+            yield from flatten(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
+
+
+def identity(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The flattened part of a configuration, given as nested mappings, that determines the numbers of a run."""
+    return {
+        key: value
+        for key, value in sorted(flatten(config))
+        if key not in NOT_IDENTITY and key.split(".")[0] not in NOT_IDENTITY
+    }
+
+
+def digest(config: RunConfig) -> str:
+    """Eight hexadecimal digits that stand for the ``identity`` of a configuration."""
+    return hashlib.sha256(json.dumps(identity(asdict(config))).encode()).hexdigest()[:8]
+
+
+def reweight_label(config: RunConfig) -> str:
+    """``multimax`` where both sites agree, else ``sparsemax-softmax``: attention first, output second."""
+    attention, output = config.reweight.attention["name"], config.reweight.output["name"]
+    return attention if attention == output else f"{attention}-{output}"
+
+
+def run_name(config: RunConfig) -> str:
+    """Folder name of a run: follows from its configuration and seed alone."""
+    return "-".join([config.task, config.data.name, reweight_label(config), f"seed{config.seed}", digest(config)])
+
+
+def micro_batches(training: Training, world: int) -> int:
+    """Micro-batches that each of ``world`` processes makes of its share of a global batch.
+
+    The fewest of equal size that keep to ``micro_batch_size``. Raises UserError if the processes cannot share the batch.
+    """
+    if training.batch_size % world:
+        raise UserError(f"training.batch_size={training.batch_size} is not divisible by the {world} processes")
+    share = training.batch_size // world
+    most = training.micro_batch_size or share
+    return next(count for count in range(1, share + 1) if share % count == 0 and share // count <= most)

@@ -1,0 +1,149 @@
+"""Checkpoints that are either whole or not there.
+
+A checkpoint is a folder ``step-00001234`` with ``model.safetensors``, perhaps ``ema.safetensors``, ``training.pt``
+(optimiser state, read with ``weights_only=True``) and ``manifest.json``, which holds a SHA-256 of each file and is
+checked before anything is read. It is written under a temporary name, flushed to disk and renamed.
+"""
+
+import errno
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_model, save_model
+from torch import nn
+
+from multimax.errors import UserError
+
+PREFIX = "step-"
+MANIFEST = "manifest.json"
+
+
+def save(
+    folder: Path, step: int, model: nn.Module, ema: nn.Module | None, training: dict[str, Any], metric: float | None
+) -> Path:
+    """Write the checkpoint of ``step`` and return its folder. Raises UserError if the disk is full."""
+    final = folder / f"{PREFIX}{step:08d}"
+    temporary = folder / f".{final.name}.tmp"
+    shutil.rmtree(temporary, ignore_errors=True)
+    try:
+        temporary.mkdir(parents=True)
+        save_model(model, str(temporary / "model.safetensors"))
+        if ema is not None:
+            save_model(ema, str(temporary / "ema.safetensors"))
+        torch.save(training, temporary / "training.pt")
+        files = {path.name: sha256(path) for path in sorted(temporary.iterdir())}
+        content = {"step": step, "metric": metric, "files": files}
+        (temporary / MANIFEST).write_text(json.dumps({"content": content, "sha256": digest(content)}, indent=1))
+        for path in [*temporary.iterdir(), temporary]:
+            flush_to_disk(path)
+        if final.exists():
+            shutil.rmtree(final)
+        temporary.rename(final)
+        flush_to_disk(folder)
+    except OSError as error:
+        shutil.rmtree(temporary, ignore_errors=True)
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise UserError(f"no space left for a checkpoint in {folder}; the last whole one is untouched") from None
+        raise
+    return final
+
+
+def sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def digest(content: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def flush_to_disk(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def read_manifest(checkpoint: Path) -> dict[str, Any]:
+    """``step``, ``metric`` and the files' checksums; raises ValueError if the manifest is damaged."""
+    try:
+        manifest = json.loads((checkpoint / MANIFEST).read_text())
+        content = manifest["content"]
+        intact = manifest["sha256"] == digest(content)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{MANIFEST} cannot be read ({error})") from None
+    if not intact:
+        raise ValueError(f"{MANIFEST} does not have its checksum")
+    return content
+
+
+def verify(checkpoint: Path) -> None:
+    """Raise ValueError that says what is wrong with a damaged checkpoint."""
+    for name, expected in read_manifest(checkpoint)["files"].items():
+        path = checkpoint / name
+        if not path.is_file():
+            raise ValueError(f"{name} is missing")
+        if sha256(path) != expected:
+            raise ValueError(f"{name} does not have its checksum")
+
+
+def newest_first(folder: Path) -> Iterator[Path]:
+    """Checkpoint folders by falling step, whole or not."""
+    return iter(sorted(folder.glob(f"{PREFIX}*"), reverse=True))
+
+
+def newest(folder: Path) -> tuple[Path | None, list[str]]:
+    """The newest whole checkpoint, if any, and a line for each damaged one passed over."""
+    skipped = []
+    for checkpoint in newest_first(folder):
+        try:
+            verify(checkpoint)
+        except ValueError as error:
+            skipped.append(f"skipping checkpoint {checkpoint}: {error}")
+        else:
+            return checkpoint, skipped
+    return None, skipped
+
+
+def best(folder: Path, higher_is_better: bool) -> Path | None:
+    """The checkpoint with the best metric, the newest of equals; None where none has a metric."""
+    scored = []
+    for checkpoint in newest_first(folder):
+        try:
+            metric = read_manifest(checkpoint)["metric"]
+        except ValueError:
+            continue
+        if metric is not None:
+            scored.append((metric if higher_is_better else -metric, checkpoint.name, checkpoint))
+    return max(scored)[2] if scored else None
+
+
+def prune(folder: Path, keep: int, higher_is_better: bool) -> None:
+    """Delete all but the ``keep`` newest checkpoints and the best one, and what an interrupted write left."""
+    spared = {best(folder, higher_is_better), *list(newest_first(folder))[:keep]}
+    for checkpoint in newest_first(folder):
+        if checkpoint not in spared:
+            shutil.rmtree(checkpoint, ignore_errors=True)
+    for leftover in folder.glob(f".{PREFIX}*.tmp"):
+        shutil.rmtree(leftover, ignore_errors=True)
+
+
+def load_weights(checkpoint: Path, model: nn.Module, which: str, device: torch.device | str = "cpu") -> None:
+    """Load the "model" or "ema" weights of a whole checkpoint; raises UserError if they belong to another model."""
+    try:
+        load_model(model, checkpoint / f"{which}.safetensors", device=str(device))
+    except (RuntimeError, FileNotFoundError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(f"{checkpoint} does not hold the {which} weights of this run: {reason}") from None
+
+
+def load_training(checkpoint: Path, device: torch.device | str = "cpu") -> dict[str, Any]:
+    """What ``save`` was given as ``training``, with its tensors on ``device``."""
+    return torch.load(checkpoint / "training.pt", map_location=device, weights_only=True)

@@ -1,0 +1,53 @@
+"""What a person sees of a run: a progress bar on a terminal, plain lines in a log file."""
+
+import sys
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
+from typing import Any
+
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+
+def say(line: str) -> None:
+    print(line, flush=True)
+
+
+def format_metrics(metrics: Mapping[str, Any]) -> str:
+    return "  ".join(f"{name} {value:.4g}" for name, value in metrics.items())
+
+
+class Console(AbstractContextManager):
+    """Reports the steps of a run. Use it as a context; ``quiet`` is for the processes that are not the first."""
+
+    def __init__(self, total_steps: int, start_step: int, quiet: bool = False):
+        self.total_steps, self.quiet = total_steps, quiet
+        self.bar: Progress | None = None
+        if sys.stdout.isatty() and not quiet:
+            self.bar = Progress(
+                TextColumn("step"), MofNCompleteColumn(), BarColumn(), TextColumn("{task.fields[status]}"),
+                TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn(),
+            )
+            self.task = self.bar.add_task("", total=total_steps, completed=start_step, status="")
+
+    def __enter__(self) -> "Console":
+        if self.bar:
+            self.bar.start()
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        if self.bar:
+            self.bar.stop()
+
+    def advance(self, step: int) -> None:
+        if self.bar:
+            self.bar.update(self.task, completed=step)
+
+    def train(self, step: int, metrics: Mapping[str, Any]) -> None:
+        if self.bar:
+            self.bar.update(self.task, status=format_metrics(metrics))
+        elif not self.quiet:
+            say(f"step {step}/{self.total_steps}  {format_metrics(metrics)}")
+
+    def validation(self, step: int, metrics: Mapping[str, Any]) -> None:
+        if not self.quiet:
+            say(f"step {step}/{self.total_steps}  validation: {format_metrics(metrics)}")

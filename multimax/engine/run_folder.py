@@ -1,0 +1,142 @@
+"""The folder of a run: ``config.yaml``, ``metrics.jsonl``, ``summary.json`` and ``checkpoints/``. These files are the truth."""
+
+import fcntl
+import json
+import os
+import platform
+import subprocess
+from collections.abc import Mapping
+from dataclasses import asdict
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+
+from multimax.config import RunConfig, digest, identity
+from multimax.errors import UserError
+
+
+def write_atomic(path: Path, text: str) -> None:
+    """Replace a file by one rename, so that a reader or a kill never meets half of it."""
+    temporary = path.with_name(f".{path.name}.tmp")
+    with temporary.open("w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)
+
+
+class RunFolder:
+    """A run's folder, held by one run at a time, whose first process is its ``writer``; the others only read.
+
+    Raises UserError if the folder belongs to a run with another configuration, naming what differs.
+    """
+
+    def __init__(self, path: Path, config: RunConfig, writer: bool = True):
+        self.path, self.config, self.writer = path, config, writer
+        self.checkpoints = path / "checkpoints"
+        self.metrics = path / "metrics.jsonl"
+        stored = path / "config.yaml"
+        if stored.exists():
+            check_same_run(path, yaml.safe_load(stored.read_text()), asdict(config))
+
+    def claim(self) -> None:
+        """Make the folder, or take over that of an interrupted run; raises UserError if the run is going on now."""
+        if not self.writer:
+            return
+        self.checkpoints.mkdir(parents=True, exist_ok=True)
+        self.lock = (self.path / ".lock").open("w")
+        try:
+            fcntl.flock(self.lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise UserError(f"{self.path} is being trained by another process") from None
+        write_atomic(self.path / "config.yaml", yaml.safe_dump(asdict(self.config), sort_keys=False))
+
+    def log(self, record: Mapping[str, Any]) -> None:
+        """Append one line to ``metrics.jsonl``; it has ``step``, the number of optimiser steps done."""
+        if not self.writer:
+            return
+        with self.metrics.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(record) + "\n")
+
+    def rewind(self, step: int) -> None:
+        """Drop the lines that a killed run wrote after the checkpoint of ``step``: they will be written again."""
+        if not self.writer:
+            return
+        kept = [json.dumps(record) for record in read_metrics(self.path) if record["step"] <= step]
+        write_atomic(self.metrics, "".join(f"{line}\n" for line in kept))
+
+    def finish(self, metrics: Mapping[str, float], **facts: Any) -> None:
+        """Write ``summary.json``: the final metrics and what they came from."""
+        if not self.writer:
+            return
+        summary = {
+            "metrics": metrics,
+            "config_hash": digest(self.config),
+            "revision": revision(),
+            **facts,
+            "environment": environment(),
+            "finished": datetime.now(UTC).isoformat(timespec="seconds"),
+        }
+        write_atomic(self.path / "summary.json", json.dumps(summary, indent=1) + "\n")
+
+    def summary(self) -> dict[str, Any] | None:
+        """The summary of a finished run, else None."""
+        path = self.path / "summary.json"
+        return json.loads(path.read_text()) if path.exists() else None
+
+
+def read_metrics(path: Path) -> list[dict[str, Any]]:
+    """The records of a run's ``metrics.jsonl``; a last line that a kill cut short is left out."""
+    records = []
+    metrics = path / "metrics.jsonl"
+    for line in metrics.read_text().splitlines() if metrics.exists() else []:
+        try:
+            records.append(json.loads(line))
+        except ValueError:
+            break
+    return records
+
+
+def check_same_run(path: Path, old: Mapping[str, Any], new: Mapping[str, Any]) -> None:
+    before, now = identity(old), identity(new)
+    changed = [
+        f"{key} was {before.get(key)}, now {now.get(key)}"
+        for key in sorted({*before, *now})
+        if before.get(key) != now.get(key)
+    ]
+    if changed:
+        more = f" and {len(changed) - 3} more" if len(changed) > 3 else ""
+        raise UserError(f"{path} holds a run of another configuration ({'; '.join(changed[:3])}{more}): "
+                        "choose another run_dir, or leave run_dir out")
+
+
+def revision() -> str | None:
+    """Git revision of the code, with "-dirty" where tracked files were changed; None outside a repository."""
+    def git(*arguments: str) -> str:
+        return subprocess.run(
+            ["git", *arguments], cwd=Path(__file__).parent, capture_output=True, text=True, check=True
+        ).stdout.strip()
+
+    try:
+        return git("rev-parse", "HEAD") + ("-dirty" if git("status", "--porcelain", "--untracked-files=no") else "")
+    except (OSError, subprocess.CalledProcessError):
+        return None
+
+
+def environment() -> dict[str, Any]:
+    """What the run ran on."""
+    cpuinfo = Path("/proc/cpuinfo")
+    models = [line.split(":")[1].strip() for line in cpuinfo.read_text().splitlines() if line.startswith("model name")] \
+        if cpuinfo.exists() else []
+    return {
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "machine": platform.machine(),
+        "cpu": models[0] if models else platform.processor(),
+        "cpus": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+    }

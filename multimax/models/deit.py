@@ -1,0 +1,131 @@
+"""DeiT (Touvron et al. 2021, 2012.12877) from timm, with any reweighting in its attention and on its logits.
+
+timm builds the vision transformer and takes our attention as its ``attn_layer``; with softmax at the attention site it
+keeps its own, so that the model is timm's to the last bit.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+import timm
+import torch
+from timm.layers import Attention
+from timm.models.vision_transformer import VisionTransformer, checkpoint_filter_fn
+from torch import Tensor, nn
+
+from multimax.attention import attention
+from multimax.errors import UserError
+from multimax.models.sites import Site, create_site
+
+
+@dataclass
+class DeiTConfig:
+    """A timm vision transformer; the fields that are None keep the value of the timm model called ``name``."""
+
+    name: str = "deit_small_patch16_224"
+    patch_size: int | None = None
+    embed_dim: int | None = None
+    depth: int | None = None
+    num_heads: int | None = None
+    class_token: bool = False
+    # "avg" pools the tokens after the final norm, as MultiMax's authors do; "token" takes the class token, as DeiT does.
+    pool: str = "avg"
+    qkv_bias: bool = True
+    drop_path: float = 0.0
+    # Weights to start from: a file of timm's state dict (.safetensors, or .pth without code in it).
+    init_from: str | None = None
+
+
+def reweighted_attention(site: Site) -> type[Attention]:
+    """timm's self-attention with the reweighting of ``site`` in the place of softmax.
+
+    timm asks for a class, not for a factory. The parameters of timm's own attention keep their names.
+    """
+
+    class ReweightedAttention(Attention):
+        def __init__(self, dim: int, num_heads: int = 8, **kwargs: Any):
+            if kwargs.get("scale_norm") or kwargs.get("gated"):
+                raise ValueError("reweighted attention has no norm or gate between the values and the projection")
+            super().__init__(dim, num_heads=num_heads, **kwargs)
+            self.reweight = create_site(site, num_heads)
+
+        def forward(self, x: Tensor, attn_mask: Tensor | None = None, is_causal: bool = False) -> Tensor:
+            if is_causal or (attn_mask is not None and attn_mask.dtype != torch.bool):
+                raise ValueError("attention takes a bool mask (True = may be attended to), neither is_causal nor a bias")
+            batch, tokens, _ = x.shape
+            qkv = self.qkv(x).reshape(batch, tokens, 3, self.num_heads, self.head_dim).permute(2, 0, 3, 1, 4)
+            query, key, value = qkv.unbind(0)
+            dropout = self.attn_drop.p if self.training else 0.0
+            out = attention(self.q_norm(query), self.k_norm(key), value, self.reweight, attn_mask, dropout=dropout)
+            return self.proj_drop(self.proj(out.transpose(1, 2).reshape(batch, tokens, -1)))
+
+    return ReweightedAttention
+
+
+class ImageClassifier(nn.Module):
+    """A backbone that gives scores over classes, and the reweighting that turns them into probabilities."""
+
+    def __init__(self, backbone: VisionTransformer, output: Site, label_smoothing: float = 0.0):
+        super().__init__()
+        self.backbone = backbone
+        self.output = create_site(output)
+        self.label_smoothing = label_smoothing
+
+    def no_weight_decay(self) -> set[str]:
+        """Names of the parameters that the backbone wants exempt from weight decay."""
+        return {f"backbone.{name}" for name in self.backbone.no_weight_decay()}
+
+    def forward(self, images: Tensor, targets: Tensor | None = None) -> Tensor:
+        """Scores [batch, classes] in float32, before the output site's reweighting; with targets, the summed loss.
+
+        images [batch, channels, height, width]; targets int64 [batch] or probabilities [batch, classes].
+        """
+        scores = self.backbone(images).float()
+        if targets is None:
+            return scores
+        return self.output.loss(scores, targets, label_smoothing=self.label_smoothing, reduction="sum")
+
+
+def create_deit(
+    config: DeiTConfig, attention_site: Site, output_site: Site, *, image_size: int, in_chans: int, num_classes: int,
+    label_smoothing: float = 0.0,
+) -> ImageClassifier:
+    """Build the classifier. Raises UserError if ``init_from`` does not fit."""
+    overrides: dict[str, Any] = {
+        key: value
+        for key in ("patch_size", "embed_dim", "depth", "num_heads")
+        if (value := getattr(config, key)) is not None
+    }
+    if attention_site["name"] != "softmax":
+        overrides["attn_layer"] = reweighted_attention(attention_site)
+    if config.pool == "avg":
+        overrides["fc_norm"] = False  # timm would move the norm behind the pooling
+    backbone = timm.create_model(
+        config.name, img_size=image_size, in_chans=in_chans, num_classes=num_classes, class_token=config.class_token,
+        global_pool=config.pool, qkv_bias=config.qkv_bias, drop_path_rate=config.drop_path, **overrides,
+    )
+    if config.init_from:
+        load_backbone(backbone, Path(config.init_from))
+    return ImageClassifier(backbone, output_site, label_smoothing)
+
+
+def load_backbone(backbone: VisionTransformer, path: Path) -> None:
+    """Load stock timm weights; only the reweightings' own parameters may be missing from the file."""
+    if not path.is_file():
+        raise UserError(f"model.init_from: there is no file {path}")
+    if path.suffix == ".safetensors":
+        state = safetensors.torch.load_file(path)
+    else:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+        state = state.get("model", state)  # DeiT's own releases wrap the weights
+    filtered = checkpoint_filter_fn(state, backbone)
+    try:
+        missing, unexpected = backbone.load_state_dict(filtered, strict=False)
+    except RuntimeError as error:
+        raise UserError(f"model.init_from: {path} has other shapes: {str(error).splitlines()[1].strip()}") from None
+    missing = [key for key in missing if ".reweight." not in key]
+    if missing or unexpected:
+        raise UserError(f"model.init_from: {path} does not fit the model: "
+                        f"missing {missing[:3]}, unexpected {unexpected[:3]}")

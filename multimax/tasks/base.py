@@ -1,0 +1,66 @@
+"""What the engine asks of a task."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from multimax.config import RunConfig
+
+
+@dataclass(frozen=True)
+class Shard:
+    """This process's part in the work: rank of world, and the number of micro-batches it makes of its share."""
+
+    rank: int = 0
+    world: int = 1
+    micro_batches: int = 1
+
+
+class Task(ABC):
+    """One run's data, model, loss and metrics, made from its configuration. Opening the data is its first expense."""
+
+    metric: ClassVar[str]  # the metric that says which checkpoint is best
+    higher_is_better: ClassVar[bool]
+    unit: ClassVar[str]  # what weight() counts, for the throughput: "images", "tokens"
+
+    config: RunConfig
+    steps_per_epoch: int
+
+    @abstractmethod
+    def build_model(self) -> nn.Module:
+        """A model with fresh parameters, drawn from torch's generator."""
+
+    @abstractmethod
+    def train_batches(self, start_step: int, shard: Shard) -> Iterator[list[Any]]:
+        """For step ``start_step`` and each one after it, without end, the micro-batches of this process.
+
+        A pure function of the seed and the step: the same for a resumed run and for any number of processes.
+        """
+
+    @abstractmethod
+    def weight(self, batch: Any) -> int:
+        """What the loss of a batch is divided by: the number of images or of target tokens in it."""
+
+    @abstractmethod
+    def loss(self, model: nn.Module, batch: Any, device: torch.device) -> Tensor:
+        """Sum of the loss over a batch."""
+
+    @abstractmethod
+    def evaluate(self, model: nn.Module, device: torch.device, shard: Shard) -> dict[str, float]:
+        """Metrics on the validation data, each example counted once over all processes.
+
+        The result of each process is summed by ``multimax.engine.distributed.sum_over_processes``: a task returns sums
+        and counts from ``evaluate`` and turns the sums over all processes into metrics in ``metrics``.
+        """
+
+    @abstractmethod
+    def metrics(self, sums: dict[str, float]) -> dict[str, float]:
+        """Metrics from the sums of ``evaluate`` over all processes."""
+
+    def summary(self) -> dict[str, Any]:
+        """What else a run's summary should hold, such as the number of unreadable images."""
+        return {}

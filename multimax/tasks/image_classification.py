@@ -1,0 +1,128 @@
+"""Image classification: a DeiT on digits, Imagenette or ImageNet-1K, scored by top-1 accuracy in percent."""
+
+import logging
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import timm
+import torch
+from torch import Tensor, nn
+
+from multimax.config import RunConfig, micro_batches, one_of
+from multimax.data.augment import ImageBatch, create_mix
+from multimax.data.image_dataset import ImageDataset
+from multimax.data.images import ImageData, open_images
+from multimax.data.loading import EpochOrder, check_batch_size, eval_batches, train_batches
+from multimax.errors import UserError
+from multimax.models.deit import DeiTConfig, ImageClassifier, create_deit
+from multimax.tasks.base import Shard, Task
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass
+class Config(RunConfig):
+    model: DeiTConfig
+    data: ImageData
+
+    def check(self, world: int) -> None:
+        super().check(world)
+        model, data, training = self.model, self.data, self.training
+        if not timm.is_model(model.name):
+            raise UserError(f"model.name={model.name}: timm has no such model; DeiT's are deit_tiny_patch16_224, "
+                            "deit_small_patch16_224 and deit_base_patch16_224")
+        one_of("model.pool", model.pool, ("avg", "token"))
+        if model.pool == "token" and not model.class_token:
+            raise UserError("model.pool=token needs model.class_token=true")
+        if model.patch_size and data.image_size % model.patch_size:
+            raise UserError(f"data.image_size={data.image_size} is not a multiple of model.patch_size={model.patch_size}")
+        if model.embed_dim and model.num_heads and model.embed_dim % model.num_heads:
+            raise UserError(f"model.embed_dim={model.embed_dim} is not a multiple of model.num_heads={model.num_heads}")
+        if data.mixup or data.cutmix:
+            self.check_loss(soft_targets=True)
+            check_batch_size(training.batch_size, world, micro_batches(training, world), mixed=True)
+
+
+class ImageClassification(Task):
+    metric = "top1"
+    higher_is_better = True
+    unit = "images"
+
+    def __init__(self, config: Config):
+        self.config: Config = config
+        train_images, val_images = open_images(config.data)
+        self.train_dataset = ImageDataset(train_images, config.data, training=True)
+        self.val_dataset = ImageDataset(val_images, config.data, training=False)
+        self.mix = create_mix(config.data, 0.0)
+        self.order = EpochOrder(
+            len(train_images), config.training.batch_size, config.seed, config.data.repeated_augmentation
+        )
+        self.steps_per_epoch = self.order.steps_per_epoch
+        self.skipped: set[str] = set()
+
+    def build_model(self) -> ImageClassifier:
+        config = self.config
+        return create_deit(
+            config.model, config.reweight.attention, config.reweight.output,
+            image_size=config.data.image_size, in_chans=config.data.in_chans, num_classes=config.data.num_classes,
+            label_smoothing=config.training.label_smoothing,
+        )
+
+    def train_batches(self, start_step: int, shard: Shard) -> Iterator[list[Any]]:
+        seed = self.config.seed
+        batches = train_batches(
+            self.train_dataset, self.order, start_step=start_step, seed=seed, rank=shard.rank, world=shard.world,
+            micro_batches=shard.micro_batches, num_workers=self.config.data.num_workers,
+        )
+        for step, micro in enumerate(batches, start_step):
+            for batch in micro:
+                self.note_skipped(batch)
+            yield [self.mix(batch, step, seed) for batch in micro] if self.mix else micro
+
+    def weight(self, batch: ImageBatch) -> int:
+        return len(batch.images)
+
+    def loss(self, model: nn.Module, batch: ImageBatch, device: torch.device) -> Tensor:
+        batch = batch.to(device)
+        return model(batch.images, batch.targets)
+
+    def evaluate(self, model: nn.Module, device: torch.device, shard: Shard) -> dict[str, float]:
+        sums = torch.zeros(4, dtype=torch.float64, device=device)
+        training = self.config.training
+        batches = eval_batches(
+            self.val_dataset, training.micro_batch_size or training.batch_size, rank=shard.rank, world=shard.world,
+            num_workers=self.config.data.num_workers,
+        )
+        for batch in batches:
+            self.note_skipped(batch)
+            images, targets, _ = batch.to(device)
+            scores = model(images)
+            loss = model.output.loss(scores, targets, reduction="sum")
+            ranked = model.output.modulate(scores).topk(min(5, scores.shape[-1])).indices
+            hits = (ranked == targets[:, None]).double()
+            sums += torch.stack([loss.double(), hits[:, 0].sum(), hits.sum(), hits.new_tensor(len(targets))])
+        return dict(zip(("loss", "top1", "top5", "images"), sums.tolist(), strict=True))
+
+    def metrics(self, sums: dict[str, float]) -> dict[str, float]:
+        images = sums["images"]
+        if not images:
+            raise UserError("not one validation image could be read")
+        return {
+            "top1": 100 * sums["top1"] / images,
+            "top5": 100 * sums["top5"] / images,
+            "loss": sums["loss"] / images,
+            "images": images,
+        }
+
+    def note_skipped(self, batch: ImageBatch) -> None:
+        for name in batch.skipped:
+            if name not in self.skipped:
+                self.skipped.add(name)
+                logger.warning("skipping %s, which cannot be read (%d so far)", name, len(self.skipped))
+
+    def summary(self) -> dict[str, Any]:
+        return {"unreadable_images": sorted(self.skipped)}
+
+
+create = ImageClassification

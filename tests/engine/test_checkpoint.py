@@ -1,0 +1,75 @@
+import errno
+import random
+
+import pytest
+import torch
+from torch import nn
+
+from multimax.engine import checkpoint
+from multimax.errors import UserError
+
+
+def write(folder, step, metric=None, seed=0):
+    torch.manual_seed(seed)
+    return checkpoint.save(folder, step, nn.Linear(4, 4), None, {"step": step}, metric)
+
+
+def test_weights_and_state_come_back(tmp_path):
+    torch.manual_seed(1)
+    model, ema, other = nn.Linear(4, 4), nn.Linear(4, 4), nn.Linear(4, 4)
+    path = checkpoint.save(tmp_path, 7, model, ema, {"step": 7, "numbers": torch.arange(3)}, 0.5)
+    assert checkpoint.newest(tmp_path) == (path, [])
+    checkpoint.load_weights(path, other, "model")
+    assert torch.equal(other.weight, model.weight)
+    checkpoint.load_weights(path, other, "ema")
+    assert torch.equal(other.weight, ema.weight)
+    assert torch.equal(checkpoint.load_training(path)["numbers"], torch.arange(3))
+
+
+def test_any_damage_is_noticed_and_the_one_before_is_taken(tmp_path):
+    good = write(tmp_path, 1)
+    generator = random.Random(0)
+    for trial in range(60):
+        bad = write(tmp_path, 2, seed=trial)
+        victim = generator.choice(sorted(bad.iterdir()))
+        content = bytearray(victim.read_bytes())
+        kind = trial % 3
+        if kind == 0:
+            content = content[: generator.randrange(len(content))]
+        elif kind == 1:
+            content[generator.randrange(len(content))] ^= 1 << generator.randrange(8)
+        if kind == 2:
+            victim.unlink()
+        else:
+            victim.write_bytes(content)
+        found, skipped = checkpoint.newest(tmp_path)
+        assert found == good, (victim.name, kind)
+        assert str(bad) in skipped[0]
+
+
+def test_the_newest_and_the_best_are_kept(tmp_path):
+    for step, metric in enumerate([1.0, 3.0, 2.0, None, 2.5]):
+        write(tmp_path, step, metric)
+    (tmp_path / ".step-00000009.tmp").mkdir()
+    checkpoint.prune(tmp_path, keep=2, higher_is_better=True)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["step-00000001", "step-00000003", "step-00000004"]
+    assert checkpoint.best(tmp_path, higher_is_better=True).name == "step-00000001"
+    assert checkpoint.best(tmp_path, higher_is_better=False).name == "step-00000004"
+
+
+def test_a_full_disk_is_one_line_and_leaves_the_last_checkpoint(tmp_path, monkeypatch):
+    good = write(tmp_path, 1)
+
+    def full(*_args, **_kwargs):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(checkpoint.torch, "save", full)
+    with pytest.raises(UserError, match="no space left"):
+        write(tmp_path, 2)
+    assert list(tmp_path.iterdir()) == [good]
+
+
+def test_weights_of_another_model_are_refused(tmp_path):
+    path = write(tmp_path, 1)
+    with pytest.raises(UserError, match="does not hold the model weights"):
+        checkpoint.load_weights(path, nn.Linear(5, 5), "model")
