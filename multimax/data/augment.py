@@ -106,8 +106,8 @@ def _interpolation(config: ImageData) -> transforms.InterpolationMode:
 class Mix:
     """Mixup (1710.09412) or cutmix (1905.04899) of a batch with its mirror image; makes targets soft and smooth.
 
-    The draw follows from the seed and the step alone, so that the parts that ``shard`` makes of a global batch, each mixed
-    by itself, are the parts of the mixed global batch.
+    The draw follows from the seed and the step alone: mixing each of the parts that ``shard`` makes of a global batch
+    gives the parts of the mixed global batch.
     """
 
     def __init__(self, config: ImageData, label_smoothing: float) -> None:

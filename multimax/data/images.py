@@ -134,7 +134,7 @@ class TableSource:
         return len(self.labels)
 
     def _record(self, index: int) -> dict[str, Any]:
-        return self.images[index]["image"][0].as_py()
+        return self.images[index]["image"][0].as_py() or {"bytes": None, "path": None}
 
     def load(self, index: int) -> Image.Image:
         record = self._record(index)
@@ -224,12 +224,14 @@ def _open_tables(path: str, config: ImageData, **options: Any) -> tuple[ImageSou
     """Splits of a data set, which ``datasets`` copies to its cache (HF_DATASETS_CACHE) on first use."""
     import datasets
 
+    datasets.logging.set_verbosity(datasets.logging.CRITICAL)  # what goes wrong is said below, in one line
     if not sys.stderr.isatty():
         datasets.disable_progress_bars()
     try:
         tables = datasets.load_dataset(path, **options)
     except Exception as error:  # gated, absent, offline, a broken file, a full disk: each has a type of its own
-        raise UserError(f"cannot load {config.root or config.hub}: {_one_line(error.__cause__ or error)}") from error
+        reason = error.__cause__ if isinstance(error, datasets.exceptions.DatasetGenerationError) else None
+        raise UserError(f"cannot load {config.root or config.hub}: {_one_line(reason or error)}") from error
     mode = _mode(config)
     for split in ("train", "validation"):
         if split not in tables:

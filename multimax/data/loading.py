@@ -125,10 +125,10 @@ def check_batch_size(batch_size: int, world: int, micro_batches: int, *, mixed: 
         raise UserError(
             f"training.batch_size={batch_size} cannot be divided by {world} processes x {micro_batches} micro-batches"
         )
-    if mixed and batch_size % (2 * parts):
+    if mixed and batch_size // parts % 2:
         raise UserError(
-            f"training.batch_size={batch_size} cannot be divided by 2 x {world} processes x {micro_batches} micro-batches, "
-            "as mixup and cutmix need it"
+            f"training.batch_size={batch_size} over {world} processes x {micro_batches} micro-batches gives "
+            f"{batch_size // parts} images each: mixup and cutmix need an even number"
         )
 
 
