@@ -4,21 +4,24 @@ import torch
 from torch import Tensor, nn
 
 from multimax.reweight._losses import cross_entropy
+from multimax.reweight._rows import compute_dtype
 
 
 class Reweighting(nn.Module):
     """A function from scores to weights on the probability simplex, along the last dimension.
 
-    A subclass defines ``forward`` and keeps the contract of this package. Where it can also be trained on at the
-    output of a classifier it says so with ``has_loss``; the attributes belong to the class, so that a configuration can be
-    refused before anything is built.
+    A subclass defines ``forward`` and keeps the contract of this package. The attributes belong to the class, so that
+    a configuration that asks for what a function cannot do is refused before anything is built.
 
     Attributes:
-        has_loss: whether ``loss`` exists. Set it where the weights are strictly positive, which is all that the default
-            loss needs, or where the subclass brings a loss of its own.
+        positive: whether every live weight is above zero. Then, and only then, ``reweight=NAME`` means a classifier's
+            output as well as its attention.
+        has_loss: whether ``loss`` exists. To be set where the weights are positive, which is all that the default loss
+            asks for, or where the subclass brings a loss of its own.
         soft_targets: whether ``loss`` takes rows of probabilities as targets, and label smoothing.
     """
 
+    positive: bool = False
     has_loss: bool = False
     soft_targets: bool = True
 
@@ -43,8 +46,8 @@ class Reweighting(nn.Module):
         return scores
 
     def log_weights(self, scores: Tensor) -> Tensor:
-        """Logarithm of the weights of ``scores`` [N, C], up to one constant per row: what the default loss is made of."""
-        weights = self(scores.to(torch.promote_types(scores.dtype, torch.float32)))
+        """Logarithm of the weights of ``scores`` [N, C], up to a constant per row; the default loss is made of it."""
+        weights = self(scores.to(compute_dtype(scores)))
         return weights.clamp(min=torch.finfo(weights.dtype).tiny).log()
 
     def loss(
@@ -58,7 +61,8 @@ class Reweighting(nn.Module):
     ) -> Tensor:
         """Training loss for a classifier whose outputs this function normalises; here the negative log-likelihood.
 
-        Arguments and averaging are those of ``torch.nn.functional.cross_entropy``; computed in float32 for half precision.
+        Arguments and averaging are those of ``torch.nn.functional.cross_entropy``; half precision is computed, and
+        returned, in float32.
 
         Args:
             scores: [N, C].
@@ -72,7 +76,7 @@ class Reweighting(nn.Module):
         """
         if not self.has_loss:
             raise NotImplementedError(
-                f"{type(self).__name__} has no loss: set has_loss = True if its weights are strictly positive, or override loss"
+                f"{type(self).__name__} has no loss; if its weights are positive set has_loss = True, else override loss"
             )
         return cross_entropy(
             self.log_weights(scores),

@@ -33,7 +33,7 @@ def evsoftmax(scores: Tensor, mask: Tensor | None = None, epsilon: float = 0.0) 
 
     Raises:
         TypeError: ``scores`` not floating point, or ``mask`` not bool.
-        ValueError: ``scores`` without a dimension, a ``mask`` that does not broadcast to them, or a negative ``epsilon``.
+        ValueError: ``scores`` without a dimension, a ``mask`` that does not broadcast to them, or ``epsilon`` < 0.
     """
     if epsilon < 0:
         raise ValueError(f"epsilon must not be negative, got {epsilon}")

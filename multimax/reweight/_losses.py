@@ -6,7 +6,8 @@ entropy H_a(p) = sum_i (p_i - p_i^a) / (a (a - 1)), and p = entmax_a(x), which m
     L(x; y) = (p - y).x + H_a(p) - H_a(y)  >=  0,      zero exactly where p = y,
     dL/dx = p - y,      dL/da = dH_a(p)/da - dH_a(y)/da      (p is a maximiser: it may be held fixed).
 
-Checked against ``sparsemax_loss``, ``entmax15_loss`` and ``entmax_bisect_loss`` of the entmax package, which take hard targets.
+Checked against ``sparsemax_loss``, ``entmax15_loss`` and ``entmax_bisect_loss`` of the entmax package 1.3, which take
+hard targets only.
 """
 
 from typing import Any
@@ -41,7 +42,7 @@ def fenchel_young(
     reduction: str,
     ignore_index: int,
 ) -> Tensor:
-    """Fenchel-Young loss of ``weights`` = entmax of ``scores`` [N, C] at ``alpha``; arguments as ``Reweighting.loss`` has them."""
+    """Fenchel-Young loss of ``weights`` = entmax of ``scores`` [N, C] at ``alpha``, otherwise as ``Reweighting.loss``."""
     if reduction not in ("mean", "sum", "none"):
         raise ValueError(f"reduction must be 'mean', 'sum' or 'none', got {reduction!r}")
     hard = not targets.is_floating_point()
@@ -77,10 +78,10 @@ class _FenchelYoung(torch.autograd.Function):
         (grad,) = grad_outputs
         weights, targets, *rest = ctx.saved_tensors
         alpha = rest[0] if rest else ctx.alpha
-        grad_scores = grad_targets = grad_alpha = None
+        grad_scores = grad_alpha = None
         if ctx.needs_input_grad[0]:
             grad_scores = grad.unsqueeze(-1) * (weights - targets)
         if ctx.needs_input_grad[3]:
             slope = tsallis_entropy_slope(weights, alpha) - tsallis_entropy_slope(targets, alpha)
             grad_alpha = (grad * slope).sum().reshape(alpha.shape)
-        return grad_scores, None, grad_targets, grad_alpha
+        return grad_scores, None, None, grad_alpha

@@ -1,13 +1,13 @@
-"""MultiMax: softmax behind SegLU, a learned piecewise modulator that suppresses small scores and draws large ones together.
+"""MultiMax: softmax behind SegLU, a learned modulator that suppresses small scores and draws large ones together.
 
-Zhou, Fritz, Keuper, "MultiMax: Sparse and Multi-Modal Attention Learning", ICML 2024, arXiv 2406.01189. Checked against the
-expression of the authors' released code (github.com/ZhouYuxuanYX/MultiMax):
+Zhou, Fritz, Keuper, "MultiMax: Sparse and Multi-Modal Attention Learning", ICML 2024, arXiv 2406.01189. Checked against
+the expression of the authors' released code (github.com/ZhouYuxuanYX/MultiMax):
 
     SegLU(x) = x + t0 relu(r0 - x) + t1 relu(x - r1) + t2 relu(r2 - x)^2 + t3 relu(x - r3)^2,      p = softmax(SegLU(x))
 
-Every term is a function of the input, not of the running sum. In the paper's letters the ranges r are (b1, d1, b2, d2), and
-t0 = 1 - t_b, t1 = t_d - 1. Backward, with dy = p (g - sum p g): dx = dy SegLU'(x), and the parameters get sums over all entries
-(of their head) of dy times the derivative by t or r.
+Every term is a function of the input, not of the running sum. In the paper's letters the ranges r are (b1, d1, b2, d2),
+and t0 = 1 - t_b, t1 = t_d - 1. Backward, with dy = p (g - sum p g) from the softmax: dx = dy SegLU'(x), and each
+parameter gets the sum, over all entries (of its head), of dy times SegLU's derivative by it.
 """
 
 from typing import Any
@@ -31,9 +31,9 @@ def multimax(scores: Tensor, ranges: Tensor, ts: Tensor, mask: Tensor | None = N
 
     Args:
         scores: floating point [..., n].
-        ranges: r, [k], or [heads, k] where the scores are [..., heads, queries, keys]; k = 2 for order 1 and "second_only",
-            4 for order 2, or 2 there to share them between the orders.
-        ts: t, [k] or [heads, k] as ``ranges``; k = 2 for order 1 and "second_only", 4 for order 2.
+        ranges: r, [k], or [heads, k] for scores [..., heads, queries, keys]; k = 2 for order 1 and "second_only", 4 for
+            order 2, or 2 there to share them between the orders.
+        ts: t, [k] or [heads, k] likewise; k = 2 for order 1 and "second_only", 4 for order 2.
         mask: bool, broadcastable to ``scores``, True where an entry is live; None: all are.
         order: 1, 2 (first and second) or "second_only".
 
@@ -42,8 +42,8 @@ def multimax(scores: Tensor, ranges: Tensor, ts: Tensor, mask: Tensor | None = N
 
     Raises:
         TypeError: ``scores`` not floating point, or ``mask`` not bool.
-        ValueError: an unknown ``order``; ``ranges`` or ``ts`` that do not fit it or the scores; ``scores`` without a dimension; a
-            ``mask`` that does not broadcast to them.
+        ValueError: an unknown ``order``; ``ranges`` or ``ts`` that do not fit it or the scores; ``scores`` without a
+            dimension; a ``mask`` that does not broadcast to them.
     """
     check_arguments(scores, mask)
     x = scores.to(compute_dtype(scores))
@@ -53,7 +53,7 @@ def multimax(scores: Tensor, ranges: Tensor, ts: Tensor, mask: Tensor | None = N
 
 
 def seglu(scores: Tensor, ranges: Tensor, ts: Tensor, *, order: Order = 2) -> Tensor:
-    """The segmented linear unit, MultiMax's modulator, element by element; arguments, result and errors as for ``multimax``."""
+    """The segmented linear unit, element by element; arguments, result and errors as for ``multimax``."""
     check_arguments(scores, None)
     powers = _powers_of(order)
     for name, parameter, allowed in (("ts", ts, {len(powers)}), ("ranges", ranges, {2, len(powers)})):
@@ -73,6 +73,8 @@ def _powers_of(order: Order) -> tuple[int, ...]:
 
 
 class _SegLU(torch.autograd.Function):
+    generate_vmap_rule = True
+
     @staticmethod
     def forward(x: Tensor, ranges: Tensor, ts: Tensor, powers: tuple[int, ...]) -> Tensor:
         y = x
@@ -113,7 +115,7 @@ class _SegLU(torch.autograd.Function):
 
 
 def _hinge_limit(dtype: torch.dtype) -> float:
-    """Where a hinge stops growing, so that its square times any sensible t is finite: x itself goes on, so order is kept."""
+    """Where a hinge stops growing, so that its square times any sensible t is finite; x itself is not bounded."""
     return torch.finfo(dtype).max ** 0.4
 
 
@@ -140,23 +142,23 @@ def _sum_to(terms: Tensor, parameter: Tensor) -> Tensor:
 
 @register("multimax")
 class MultiMax(Reweighting):
-    """``multimax`` as a module with learned ``ranges`` and ``ts``; its loss is the cross-entropy of the modulated scores.
+    """``multimax`` as a module with learned parameters; its loss is the cross-entropy of the modulated scores.
 
-    The parameters are 1-D, 2 or 4 numbers each, per head one set after the other.
+    ``ranges`` and ``ts`` are 1-D, 2 or 4 numbers each, or one such set per head after the other.
 
     Args:
         order: 1, 2 (first and second) or "second_only".
         shared_ranges: at order 2, one pair of ranges for both orders.
         per_head: one set of parameters per head; otherwise, as in the paper, one for all heads.
-        init: "normal", both from a truncated normal of standard deviation 0.02, as the authors do; or "zero", with ts = 0, so
-            that training starts at softmax exactly (the ranges then move only after the ts did).
+        init: "normal", both from a truncated normal of standard deviation 0.02, as the authors do; or "zero", the same
+            with ts = 0, so that training starts at softmax exactly (the ranges move only once the ts have).
         num_heads: heads of the attention that it serves; matters only with ``per_head``.
 
     Raises:
         ValueError: an unknown ``order`` or ``init``, or ``shared_ranges`` with a single order.
     """
 
-    has_loss = True
+    positive = has_loss = True
 
     def __init__(
         self,

@@ -21,13 +21,13 @@ _REGISTRY: dict[str, type[Reweighting]] = {}
 Registered = TypeVar("Registered", bound=Callable[..., Any])
 
 
-def register(name: str, *, has_loss: bool = False) -> Callable[[Registered], Registered]:
+def register(name: str, *, positive: bool = False) -> Callable[[Registered], Registered]:
     """Decorator that makes a function or a ``Reweighting`` subclass available as ``name``; returns it unchanged.
 
     Args:
         name: what ``create`` and ``reweight=`` will know it by.
-        has_loss: for a function ``f(scores, mask=None, *, option=default, ...)``: its weights are strictly positive, so
-            that the negative log-likelihood serves as its loss. A subclass says so in its attribute of that name.
+        positive: for a function ``f(scores, mask=None, *, option=default, ...)``: its live weights are above zero, so
+            that the negative log-likelihood serves as its loss. A subclass says so in its own attributes.
 
     Raises:
         ValueError: ``name`` is taken.
@@ -39,10 +39,10 @@ def register(name: str, *, has_loss: bool = False) -> Callable[[Registered], Reg
             raise ValueError(f"a reweighting named {name!r} is registered already; choose another name")
         if isinstance(definition, type):
             if not issubclass(definition, Reweighting):
-                raise TypeError(f"{definition.__name__} must be a subclass of multimax.reweight.Reweighting, or a function")
+                raise TypeError(f"{definition.__name__} must be a function or subclass multimax.reweight.Reweighting")
             module: type[Reweighting] = definition
         else:
-            module = _module_of(definition, has_loss)
+            module = _module_of(definition, positive)
         for option in inspect.signature(module).parameters.values():
             if option.kind in (option.VAR_POSITIONAL, option.VAR_KEYWORD) or option.default is option.empty:
                 raise TypeError(f"option {option.name!r} of reweighting {name!r} must be named and have a default")
@@ -52,9 +52,9 @@ def register(name: str, *, has_loss: bool = False) -> Callable[[Registered], Reg
     return decorate
 
 
-def _module_of(function: Callable[..., Tensor], function_has_loss: bool) -> type[Reweighting]:
+def _module_of(function: Callable[..., Tensor], positive_weights: bool) -> type[Reweighting]:
     class FunctionReweighting(Reweighting):
-        has_loss = function_has_loss
+        positive = has_loss = positive_weights
 
         def __init__(self, **options: Any) -> None:
             super().__init__()
@@ -90,7 +90,7 @@ def get(name: str) -> type[Reweighting]:
 
 
 def options(name: str) -> dict[str, Any]:
-    """The options of a registered function with their defaults; ``num_heads``, which the site knows, is not one of them.
+    """The options of a function with their defaults; ``num_heads``, which the place of use knows, is not one of them.
 
     Raises:
         ValueError: no such name.
@@ -104,7 +104,7 @@ def create(name: str, *, num_heads: int | None = None, **chosen: Any) -> Reweigh
 
     Args:
         name: one of ``available()``.
-        num_heads: heads of the attention that it will serve, if it serves one; ignored by functions with nothing per head.
+        num_heads: heads of the attention that it will serve, if any; not for functions that have nothing per head.
         chosen: options of that function; see ``options(name)``.
 
     Raises:
@@ -127,5 +127,5 @@ def _nearest(word: str, words: Iterable[str]) -> str:
     if not choices:
         return "; it has none"
     near = difflib.get_close_matches(word, choices, n=1)
-    guess = f"; did you mean {near[0]!r}?" if near else ";"
-    return f"{guess} (there are: {', '.join(choices)})" if near else f"{guess} there are: {', '.join(choices)}"
+    guess = f"did you mean {near[0]!r}? " if near else ""
+    return f"; {guess}There are: {', '.join(choices)}"

@@ -1,4 +1,4 @@
-"""From the caller's arguments to plain rows and back: dtype, mask and empty rows are settled here, once for all functions."""
+"""From the caller's arguments to plain rows and back: dtype, mask and empty rows are settled here, once for all."""
 
 import math
 from collections.abc import Callable
@@ -21,7 +21,7 @@ def check_arguments(scores: Tensor, mask: Tensor | None) -> None:
     if mask is None:
         return
     if mask.dtype != torch.bool:
-        raise TypeError(f"mask must be bool (True = live), got {mask.dtype}; pass additive_mask == 0 for an additive one")
+        raise TypeError(f"mask must be bool (True = live), got {mask.dtype}; for an additive one pass mask == 0")
     fits = mask.dim() <= scores.dim() and all(
         m == 1 or m == s for m, s in zip(reversed(mask.shape), reversed(scores.shape), strict=False)
     )
@@ -35,8 +35,8 @@ def check_arguments(scores: Tensor, mask: Tensor | None) -> None:
 def over_live_entries(weigh: Callable[[Tensor], Tensor], scores: Tensor, mask: Tensor | None) -> Tensor:
     """Apply ``weigh``, a function of whole rows, to the live entries of ``scores``.
 
-    ``weigh`` sees rows in float32 or float64, at least one entry long and with at least one finite entry; dead entries are -inf
-    there, and it must give them zero. It is the part that a faster implementation can replace.
+    ``weigh`` sees rows in float32 or float64 with at least one finite entry; dead entries are -inf there, and it must
+    give them zero. It is the part that a faster implementation can replace.
     """
     check_arguments(scores, mask)
     if scores.shape[-1] == 0:
@@ -52,12 +52,12 @@ def over_live_entries(weigh: Callable[[Tensor], Tensor], scores: Tensor, mask: T
 
 
 def per_head(parameter: Tensor, scores: Tensor) -> Tensor:
-    """A scalar parameter, or one value per head [heads], in a shape that broadcasts over ``scores`` [..., heads, queries, keys]."""
+    """One value, or one per head [heads], in a shape that broadcasts over ``scores`` [..., heads, queries, keys]."""
     if parameter.numel() == 1:
         return parameter.reshape(())
     if parameter.dim() != 1 or scores.dim() < 3 or scores.shape[-3] != parameter.shape[0]:
         raise ValueError(
-            f"a parameter of shape {tuple(parameter.shape)} per head does not fit scores of shape {tuple(scores.shape)}; "
-            "it must have as many entries as the scores have heads (dimension -3)"
+            f"{parameter.numel()} heads in a parameter do not fit scores of shape {tuple(scores.shape)}; "
+            "scores must be [..., heads, queries, keys] with as many heads"
         )
     return parameter[:, None, None]

@@ -34,7 +34,7 @@ def softmax(scores: Tensor, mask: Tensor | None = None) -> Tensor:
 class Softmax(Reweighting):
     """``softmax`` as a module; its loss is the cross-entropy."""
 
-    has_loss = True
+    positive = has_loss = True
 
     def forward(self, scores: Tensor, mask: Tensor | None = None) -> Tensor:
         return softmax(scores, mask)
