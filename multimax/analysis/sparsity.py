@@ -1,13 +1,13 @@
 """How multi-modal and how sparse weights are, row by row.
 
-Definitions 3.2 and 3.3 of Zhou, Fritz, Keuper, "MultiMax: Sparse and Multi-Modal Attention Learning", ICML 2024, arXiv
-2406.01189, with the conventions of its Figure 1. eps is a threshold on the scores x that tells relevant from irrelevant:
+Definitions 3.2 and 3.3 of Zhou, Fritz, Keuper, "MultiMax: Sparse and Multi-Modal Attention Learning", ICML 2024,
+arXiv 2406.01189, with the conventions of its Figure 1. A threshold eps on the scores x tells relevant from irrelevant:
 
     M = 1 - mean over relevant n other than the maximum of (p_max - p_n)
     S = mean over irrelevant l of exp(-p_l / s)
 
-Both are 1 at best: all relevant entries weigh the same; no irrelevant entry weighs anything. At a tie for the maximum one
-copy of it is left out of M and the others count.
+Both are 1 at best: all relevant entries weigh the same; no irrelevant entry weighs anything. At a tie for the maximum
+one copy of it is left out of M and the others count.
 """
 
 import math
@@ -46,8 +46,8 @@ def sparsity(
         scores: what the weights were made from, floating point [..., n].
         weights: [..., n].
         eps: the threshold; entries below it are irrelevant.
-        reference: s; None, as in Figure 1: the smallest softmax probability of the row's scores, so that softmax's own smallest
-            weight counts e^-1.
+        reference: s; None, as in Figure 1: the smallest softmax probability of the row's scores, so that softmax's own
+            smallest weight counts e^-1.
         mask: bool, broadcastable to ``scores``, True where an entry is live; None: all are.
 
     Returns:

@@ -76,7 +76,7 @@ class Reweighting(nn.Module):
         """
         if not self.has_loss:
             raise NotImplementedError(
-                f"{type(self).__name__} has no loss; if its weights are positive set has_loss = True, else override loss"
+                f"{type(self).__name__} has no loss; set has_loss = True if its weights are positive, or override loss"
             )
         return cross_entropy(
             self.log_weights(scores),

@@ -72,6 +72,7 @@ def entmax(scores: Tensor, alpha: float | Tensor, mask: Tensor | None = None) ->
     if isinstance(alpha, Tensor):
         alpha = per_head(alpha, scores).to(compute_dtype(scores))
     else:
+        alpha = float(alpha)
         _check_alpha(alpha)
         if alpha == 1:
             return softmax(scores, mask)
@@ -87,9 +88,9 @@ class _Entmax(torch.autograd.Function):
     @staticmethod
     def forward(x: Tensor, alpha: float | Tensor) -> Tensor:
         z = x - x.amax(-1, keepdim=True)
-        if isinstance(alpha, float) and alpha == 2:
+        if not isinstance(alpha, Tensor) and alpha == 2:
             p = _iterate(lambda a: _sparsemax_step(z, a), torch.ones_like(z[..., :1]))
-        elif isinstance(alpha, float) and alpha == 1.5:
+        elif not isinstance(alpha, Tensor) and alpha == 1.5:
             p = _iterate(lambda a: _entmax15_step(z / 2, a), torch.ones_like(z[..., :1]))
         else:
             p = _iterate(lambda m: _entmax_step(z, distance_from_one(alpha), m), torch.zeros_like(z[..., :1]))
