@@ -12,7 +12,9 @@ from pathlib import Path
 import hydra
 import torch
 import yaml
+from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
+from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
@@ -25,6 +27,9 @@ from multimax.engine.trainer import Interrupted, Trainer
 from multimax.errors import UserError
 from multimax.tasks import task_module
 from multimax.tasks.base import Shard
+
+
+failures: list[Exception] = []
 
 
 def one_line_errors(main: Callable[[], None]) -> Callable[[], None]:
@@ -53,9 +58,22 @@ def train() -> None:
     import_plugins(sys.argv[1:])
     register_groups()
     try:
-        hydra.main(version_base="1.3", config_path=str(CONFIGS), config_name="config")(train_composed)()
+        hydra.main(version_base="1.3", config_path=str(CONFIGS), config_name="config")(job)()
     except (HydraException, OmegaConfBaseException) as error:
         raise UserError(explain(error, *known_keys(sys.argv[1:]))) from None
+    if failures:
+        raise failures[0]
+
+
+def job(composed: DictConfig) -> float | None:
+    """What Hydra calls. Of a single run it must not see the exceptions that we report, or it would report them first."""
+    try:
+        return train_composed(composed)
+    except (UserError, Interrupted) as error:
+        if HydraConfig.get().mode == RunMode.MULTIRUN:
+            raise
+        failures.append(error)
+        return None
 
 
 def train_composed(composed: DictConfig) -> float:

@@ -9,8 +9,10 @@ import difflib
 import importlib
 import re
 from collections.abc import Iterable, Sequence
+from dataclasses import MISSING as NONE
+from dataclasses import Field, fields, is_dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 from hydra import compose, initialize_config_dir
 from hydra.core.config_store import ConfigStore
@@ -45,7 +47,7 @@ def register_reweightings() -> None:
         node = {"name": name, **reweight.options(name)}
         store.store(group="reweight/attention", name=name, node=node)
         store.store(group="reweight/output", name=name, node=node)
-        output = name if reweight.get(name).has_loss else "softmax"
+        output = name if reweight.get(name).positive else "softmax"
         store.store(group="reweight", name=name, node={"defaults": [{"attention": name}, {"output": output}]})
 
 
@@ -73,21 +75,28 @@ def import_modules(names: Sequence[str]) -> None:
 
 
 def compose_configuration(overrides: Sequence[str]) -> DictConfig:
-    """What ``train.py`` composes from these overrides, without running anything."""
+    """What ``train.py`` composes from these overrides, without running anything. Raises UserError."""
+    try:
+        return _compose(overrides)
+    except (HydraException, OmegaConfBaseException) as error:
+        raise UserError(explain(error, *known_keys(overrides))) from None
+
+
+def _compose(overrides: Sequence[str]) -> DictConfig:
     register_groups()
+    GlobalHydra.instance().clear()
     with initialize_config_dir(str(CONFIGS), version_base="1.3"):
         return compose("config", overrides=list(overrides))
 
 
 def known_keys(overrides: Sequence[str]) -> tuple[list[str], list[str]]:
-    """Dotted keys and group names that the command line could have meant, given the groups that it chooses."""
-    groups = ["task", "scale", "recipe", "data", "model", "reweight", "reweight/attention", "reweight/output", "logger",
-              "experiment"]
+    """Dotted keys and group names that a command line could have meant, given the groups that it chooses."""
+    files = {str(path.parent.relative_to(CONFIGS)) for path in CONFIGS.rglob("*/*.yaml")}
+    groups = sorted(files | {"reweight", "reweight/attention", "reweight/output"})
     chosen = [override for override in overrides if override.split("=")[0] in groups and "," not in override]
-    GlobalHydra.instance().clear()
     try:
-        composed = compose_configuration(chosen)
-    except HydraException:
+        composed = _compose(chosen)
+    except (HydraException, OmegaConfBaseException):
         return [], groups
     return [key for key, _ in flatten(OmegaConf.to_container(composed))], groups
 
@@ -104,8 +113,17 @@ def typed(composed: DictConfig, world: int = 1) -> RunConfig:
 
 
 def skeleton(schema: type) -> dict[str, Any]:
-    """All keys of a structured configuration, with the values it has where none are missing."""
-    return OmegaConf.to_container(OmegaConf.structured(schema))
+    """All keys of a configuration as nested dicts: the default where a field has one, "???" where a value is due."""
+    types = get_type_hints(schema)
+
+    def value(item: Field) -> Any:
+        if isinstance(types[item.name], type) and is_dataclass(types[item.name]):
+            return skeleton(types[item.name])
+        if item.default_factory is not NONE:
+            return item.default_factory()
+        return "???" if item.default is NONE else item.default
+
+    return {item.name: value(item) for item in fields(schema)}
 
 
 def explain(error: Exception, known: Sequence[str] = (), groups: Sequence[str] = ()) -> str:
@@ -124,6 +142,9 @@ def explain(error: Exception, known: Sequence[str] = (), groups: Sequence[str] =
         return f"{key}: there is no such key{nearest(key, [*known, *groups])}"
     if isinstance(error, ConfigKeyError):
         return f"{error.full_key}: there is no such key{nearest(str(error.full_key), known)}"
+    if isinstance(error, OmegaConfBaseException) and error.full_key in ("reweight.attention", "reweight.output"):
+        site = error.full_key.replace(".", "/")
+        return f"{error.full_key} holds a function and its options: choose the function with {site}=NAME"
     if isinstance(error, OmegaConfBaseException) and error.full_key:
         return f"{error.full_key}: {message}"
     return message

@@ -152,7 +152,7 @@ def check_site(site: Site) -> None:
 
 # Where a run's files, its data and its printed lines are does not change what it computes.
 NOT_IDENTITY = {
-    "run_dir", "description", "logger", "data.root", "data.num_workers", "training.device", "training.log_every",
+    "run_dir", "description", "logger", "data.root", "data.where", "data.num_workers", "training.device", "training.log_every",
     "training.keep_checkpoints", "training.checkpoint_every", "training.micro_batch_size",
 }
 

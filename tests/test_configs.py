@@ -93,7 +93,7 @@ MISTAKES = {
     "model.patch_size=3": "not a multiple",
     "model.num_heads=5": "not a multiple",
     "reweight.attention.order=3": "order",
-    "reweight.output=softmax": "reweight/output=softmax",
+    "reweight.output=softmax": "reweight/output=NAME",
 }
 
 

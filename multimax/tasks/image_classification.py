@@ -70,22 +70,23 @@ class ImageClassification(Task):
         )
 
     def train_batches(self, start_step: int, shard: Shard) -> Iterator[list[Any]]:
-        seed = self.config.seed
         batches = train_batches(
-            self.train_dataset, self.order, start_step=start_step, seed=seed, rank=shard.rank, world=shard.world,
+            self.train_dataset, self.order, start_step=start_step, seed=self.config.seed, rank=shard.rank, world=shard.world,
             micro_batches=shard.micro_batches, num_workers=self.config.data.num_workers,
         )
         for step, micro in enumerate(batches, start_step):
             for batch in micro:
                 self.note_skipped(batch)
-            yield [self.mix(batch, step, seed) for batch in micro] if self.mix else micro
+            yield [(step, batch) for batch in micro]
 
-    def weight(self, batch: ImageBatch) -> int:
-        return len(batch.images)
+    def weight(self, batch: tuple[int, ImageBatch]) -> int:
+        return len(batch[1].images)
 
-    def loss(self, model: nn.Module, batch: ImageBatch, device: torch.device) -> Tensor:
-        batch = batch.to(device)
-        return model(batch.images, batch.targets)
+    def loss(self, model: nn.Module, batch: tuple[int, ImageBatch], device: torch.device) -> Tensor:
+        step, images = batch[0], batch[1].to(device)
+        if self.mix:  # here and not in train_batches, because the device is faster at it
+            images = self.mix(images, step, self.config.seed)
+        return model(images.images, images.targets)
 
     def evaluate(self, model: nn.Module, device: torch.device, shard: Shard) -> dict[str, float]:
         sums = torch.zeros(4, dtype=torch.float64, device=device)
@@ -96,6 +97,8 @@ class ImageClassification(Task):
         )
         for batch in batches:
             self.note_skipped(batch)
+            if not len(batch.targets):
+                continue
             images, targets, _ = batch.to(device)
             scores = model(images)
             loss = model.output.loss(scores, targets, reduction="sum")

@@ -74,7 +74,7 @@ def test_stock_weights_load_under_any_reweighting(tmp_path, wrapped):
         save_file(stock, path)
     loaded = build({"name": "multimax"}, init_from=str(path)).backbone.state_dict()
     assert all(torch.equal(loaded[key], value) for key, value in stock.items())
-    with pytest.raises(UserError, match="blocks"):
+    with pytest.raises(UserError, match="other shapes"):
         build(init_from=str(path), embed_dim=48)
     with pytest.raises(UserError, match="no file"):
         build(init_from=str(tmp_path / "absent.pth"))
