@@ -70,13 +70,11 @@ def entmax(scores: Tensor, alpha: float | Tensor, mask: Tensor | None = None) ->
             outside [1, 2], or one per head for scores with another number of heads.
     """
     if isinstance(alpha, Tensor):
-        alpha = per_head(alpha, scores).to(compute_dtype(scores))
-    else:
-        alpha = float(alpha)
-        _check_alpha(alpha)
-        if alpha == 1:
-            return softmax(scores, mask)
-    return over_live_entries(lambda x: _Entmax.apply(x, alpha), scores, mask)
+        return over_live_entries(lambda x: _Entmax.apply(x, per_head(alpha, x).to(x.dtype)), scores, mask)
+    _check_alpha(alpha)
+    if alpha == 1:
+        return softmax(scores, mask)
+    return over_live_entries(lambda x: _Entmax.apply(x, float(alpha)), scores, mask)
 
 
 def _check_alpha(alpha: float) -> None:

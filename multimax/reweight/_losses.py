@@ -42,7 +42,7 @@ def fenchel_young(
     reduction: str,
     ignore_index: int,
 ) -> Tensor:
-    """Loss of ``weights``, the entmax of ``scores`` [N, C] at ``alpha``; other arguments as for ``Reweighting.loss``."""
+    """Loss of ``weights``, the entmax of ``scores`` [N, C] at ``alpha``; the rest as for ``Reweighting.loss``."""
     if reduction not in ("mean", "sum", "none"):
         raise ValueError(f"reduction must be 'mean', 'sum' or 'none', got {reduction!r}")
     hard = not targets.is_floating_point()

@@ -1,0 +1,41 @@
+"""Every registered function, with these options, goes through the tests that ask for ``make``."""
+
+import itertools
+from functools import partial
+
+import pytest
+import torch
+
+from multimax import reweight
+
+HEADS = 3
+
+VARIANTS = {
+    "entmax": [{}, {"per_head": False}, {"alpha": 1.0}, {"alpha": 1.01}, {"alpha": 1.25}, {"alpha": 2.0}],
+    "evsoftmax": [{}, {"epsilon": 1e-6}],
+    "multimax": [
+        {},
+        {"order": 1},
+        {"order": "second_only"},
+        {"shared_ranges": True},
+        {"per_head": True},
+        {"per_head": True, "shared_ranges": True},
+        {"init": "zero"},
+    ],
+}
+
+
+def module(name: str, options: dict, num_heads: int | None = HEADS) -> reweight.Reweighting:
+    """A module whose parameters are drawn, large enough to matter, and the same for the same arguments."""
+    made = reweight.create(name, num_heads=num_heads, **options)
+    generator = torch.Generator().manual_seed(0)
+    for parameter in made.parameters():
+        parameter.data.copy_(torch.randn(parameter.shape, generator=generator) * 0.4)
+    return made
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    if "make" in metafunc.fixturenames:
+        cases = [(name, options) for name in reweight.available() for options in VARIANTS.get(name, [{}])]
+        ids = ["-".join([name, *map(str, itertools.chain(*options.items()))]) for name, options in cases]
+        metafunc.parametrize("make", [partial(module, *case) for case in cases], ids=ids)

@@ -1,0 +1,111 @@
+"""MultiMax against its formula, differentiated by autograd."""
+
+import pytest
+import torch
+from torch import relu
+
+from multimax import reweight
+
+
+def first_order(x, r, t):
+    return t[0] * relu(r[0] - x) + t[1] * relu(x - r[1])
+
+
+def second_order(x, r, t):
+    return t[0] * relu(r[0] - x) ** 2 + t[1] * relu(x - r[1]) ** 2
+
+
+FORMULAS = {
+    "first": (1, 2, 2, lambda x, r, t: x + first_order(x, r, t)),
+    "second only": ("second_only", 2, 2, lambda x, r, t: x + second_order(x, r, t)),
+    "both": (2, 4, 4, lambda x, r, t: x + first_order(x, r[:2], t[:2]) + second_order(x, r[2:], t[2:])),
+    "both, shared": (2, 2, 4, lambda x, r, t: x + first_order(x, r, t[:2]) + second_order(x, r, t[2:])),
+}
+
+
+@pytest.mark.parametrize("case", FORMULAS)
+@pytest.mark.parametrize("per_head", [False, True])
+def test_parity_with_the_formula(case, per_head):
+    order, num_ranges, num_ts, formula = FORMULAS[case]
+    heads = (3,) if per_head else ()
+    leaves = [torch.randn(2, 3, 5, 7), torch.randn(*heads, num_ranges), torch.randn(*heads, num_ts)]
+    leaves = [leaf.double().requires_grad_() for leaf in leaves]
+    x, ranges, ts = leaves
+    # k first, heads aligned with the scores' heads
+    r, t = (p.T[:, :, None, None] if per_head else p for p in (ranges, ts))
+    modulated = formula(x, r, t)
+    torch.testing.assert_close(reweight.seglu(x, ranges, ts, order=order), modulated)
+    ours, theirs = reweight.multimax(x, ranges, ts, order=order), modulated.softmax(-1)
+    torch.testing.assert_close(ours, theirs)
+    incoming = torch.randn_like(ours)
+    gradients = [torch.autograd.grad(weights, leaves, incoming) for weights in (ours, theirs)]
+    for mine, reference in zip(*gradients, strict=True):
+        torch.testing.assert_close(mine, reference)
+
+
+@pytest.mark.parametrize(
+    ("options", "num_ranges", "num_ts"),
+    [
+        ({}, 4, 4),
+        ({"order": 1}, 2, 2),
+        ({"order": "second_only"}, 2, 2),
+        ({"shared_ranges": True}, 2, 4),
+        ({"per_head": True}, 24, 24),
+        ({"per_head": True, "shared_ranges": True}, 12, 24),
+    ],
+)
+def test_parameter_counts(options, num_ranges, num_ts):
+    attend = reweight.create("multimax", num_heads=6, **options)
+    assert attend.ranges.shape == (num_ranges,)
+    assert attend.ts.shape == (num_ts,)
+
+
+def test_initial_values():
+    torch.manual_seed(0)
+    drawn = torch.cat([torch.cat([m.ranges, m.ts]) for m in (reweight.create("multimax") for _ in range(500))])
+    assert abs(drawn.mean()) < 0.001
+    assert abs(drawn.std() - 0.02) < 0.001
+    zero = reweight.create("multimax", init="zero")
+    scores = torch.randn(4, 9)
+    assert torch.equal(zero(scores), torch.softmax(scores, -1))
+    assert not zero.ts.any()
+    assert zero.ranges.all()
+
+
+def test_without_parameters_to_speak_of_it_is_softmax_at_any_magnitude():
+    scores = torch.tensor([3e38, 2e38, -3e38])
+    nothing = torch.zeros(4)
+    assert torch.equal(reweight.multimax(scores, nothing, nothing), torch.tensor([1.0, 0.0, 0.0]))
+
+
+def test_modulated_scores_decide_the_order():
+    attend = reweight.create("multimax", order=1)
+    with torch.no_grad():
+        attend.ranges.zero_()
+        attend.ts.copy_(torch.tensor([0.0, -2.0]))  # scores above 0 are turned over
+    scores = torch.tensor([1.0, 2.0, -3.0])
+    assert attend.modulate(scores).argmax() == attend(scores).argmax() == 0
+
+
+@pytest.mark.parametrize(
+    ("options", "word"),
+    [
+        ({"order": 3}, "order must be"),
+        ({"init": "ones"}, "init must be"),
+        ({"order": 1, "shared_ranges": True}, "order 2"),
+    ],
+)
+def test_impossible_options_are_refused(options, word):
+    with pytest.raises(ValueError, match=word):
+        reweight.create("multimax", **options)
+
+
+def test_parameters_that_do_not_fit_are_refused():
+    scores = torch.randn(2, 3, 4, 5)
+    for ranges, ts, word in [
+        (torch.zeros(3), torch.zeros(4), "ranges must be"),
+        (torch.zeros(4), torch.zeros(2), "ts must be"),
+        (torch.zeros(2, 4), torch.zeros(4), "2 heads"),
+    ]:
+        with pytest.raises(ValueError, match=word):
+            reweight.multimax(scores, ranges, ts)
