@@ -1,0 +1,107 @@
+"""What the language models have in common: their configuration, their output and the way they are called."""
+
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+
+from multimax.errors import UserError
+from multimax.models.adaptive import AdaptiveEmbedding
+from multimax.models.sites import Site, create_site
+
+
+@dataclass
+class LanguageModelConfig:
+    """A language model; lengths are in tokens."""
+
+    name: str = "transformer_xl"  # transformer_xl | transformer_lm
+    depth: int = 16
+    dim: int = 410
+    num_heads: int = 10
+    ffn_dim: int = 2100
+    dropout: float = 0.1
+    attention_dropout: float = 0.0
+    segment_length: int = 150  # of one training example; transformer_lm takes no longer input
+    # transformer_lm: least context of a scored token, but for those at the very start of the text.
+    eval_context: int | None = None
+    # transformer_xl: the reach of its attention in training and in evaluation.
+    memory_length: int | None = None
+    clamp_length: int | None = None  # distances beyond count as this one
+    same_length: bool = False  # every position attends to the same number of positions: memory_length
+    eval_segment_length: int | None = None
+    eval_memory_length: int | None = None
+    eval_clamp_length: int | None = None
+    eval_same_length: bool = False
+    # transformer_xl: first token ids of the tail clusters of its adaptive softmax and input; none: one softmax.
+    cutoffs: list[int] = field(default_factory=list)
+    div_val: int = 1  # factor by which the vectors shrink from cluster to cluster
+
+
+class LanguageModel(nn.Module):
+    """Embedding, layers of a subclass, tied output scores, and the reweighting that makes them probabilities.
+
+    A subclass defines ``encode`` and ``start_memory``. ``fingerprint`` (int64 tensor) stands for the vocabulary: it
+    goes into checkpoints, and weights with another one are refused.
+    """
+
+    max_length: int | None = None  # longest input together with its memory; None: any
+
+    def __init__(self, embedding: AdaptiveEmbedding, output: Site, fingerprint: Tensor | None = None):
+        super().__init__()
+        self.embedding = embedding
+        self.output = create_site(output)
+        self.fingerprint = torch.zeros(1, dtype=torch.long) if fingerprint is None else fingerprint
+
+    def get_extra_state(self) -> Tensor:
+        return self.fingerprint
+
+    def set_extra_state(self, state: Tensor) -> None:
+        if not torch.equal(state.cpu(), self.fingerprint.cpu()):
+            raise UserError(
+                "these weights were trained with another vocabulary than that of data: point data.root (or "
+                "data.vocabulary) at the text that the run was trained on"
+            )
+
+    def start_memory(self, batch_size: int) -> Tensor:
+        """The empty memory that ``encode`` fills."""
+        raise NotImplementedError
+
+    def encode(self, tokens: Tensor, memory: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
+        """Hidden states [batch, length, dim] of tokens int64 [batch, length], and the memory for what follows."""
+        raise NotImplementedError
+
+    def forward(self, tokens: Tensor, targets: Tensor, memory: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
+        """Loss of ``targets`` int64 [batch, length] summed over all of them, and the memory after ``tokens``."""
+        hidden, memory = self.encode(tokens, memory)
+        return self.losses(hidden.flatten(0, 1), targets.flatten()).sum(), memory
+
+    def losses(self, hidden: Tensor, targets: Tensor) -> Tensor:
+        """Training loss [N] of targets int64 [N] after hidden states [N, dim]; -log P if the function is positive."""
+        losses = hidden.new_zeros(len(targets), dtype=torch.promote_types(hidden.dtype, torch.float32))
+        for rows, scores, entries in self.embedding.parts(hidden, targets):
+            losses = losses.index_add(0, rows, self.output.loss(scores, entries, reduction="none"))
+        return losses
+
+    def target_weights(self, hidden: Tensor, targets: Tensor) -> Tensor:
+        """Probabilities [N] of targets int64 [N]; exactly zero where a sparse function says so."""
+        weights = hidden.new_ones(len(targets), dtype=torch.promote_types(hidden.dtype, torch.float32))
+        for rows, scores, entries in self.embedding.parts(hidden, targets):
+            weights[rows] *= self.output(scores).gather(-1, entries[:, None]).squeeze(-1)
+        return weights
+
+    def weights(self, hidden: Tensor) -> Tensor:
+        """Probabilities [N, num_tokens] of all tokens after hidden states [N, dim]."""
+        return self.embedding.weights(hidden, self.output)
+
+
+class FeedForward(nn.Sequential):
+    """Two linear layers around a ReLU, with dropout after it (``inner_dropout``) and at the end."""
+
+    def __init__(self, dim: int, hidden_dim: int, dropout: float, inner_dropout: float = 0.0):
+        super().__init__(
+            nn.Linear(dim, hidden_dim),
+            nn.ReLU(),
+            nn.Dropout(inner_dropout),
+            nn.Linear(hidden_dim, dim),
+            nn.Dropout(dropout),
+        )
