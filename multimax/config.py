@@ -86,6 +86,7 @@ class RunConfig:
     logger: Logger = field(default_factory=Logger)
     seed: int = 0
     run_dir: str | None = None
+    experiment: str | None = None  # what the report gathers runs under; None: the task and the scale
     imports: list[str] = field(default_factory=list)
 
     def check(self, world: int) -> None:
@@ -152,8 +153,18 @@ def check_site(site: Site) -> None:
 
 # Where a run's files, its data and its printed lines are does not change what it computes.
 NOT_IDENTITY = {
-    "run_dir", "description", "logger", "data.root", "data.where", "data.num_workers", "training.device", "training.log_every",
-    "training.keep_checkpoints", "training.checkpoint_every", "training.micro_batch_size",
+    "run_dir",
+    "experiment",
+    "description",
+    "logger",
+    "data.root",
+    "data.where",
+    "data.num_workers",
+    "training.device",
+    "training.log_every",
+    "training.keep_checkpoints",
+    "training.checkpoint_every",
+    "training.micro_batch_size",
 }
 
 
