@@ -1,4 +1,4 @@
-"""Train one run, or with -m a sweep: python train.py task=deit reweight=multimax scale=demo|small|paper [key=value ...]"""
+"""Train a run, or a sweep with -m: python train.py task=deit reweight=multimax scale=demo [KEY=VALUE]..."""
 
 from multimax.cli import train
 

@@ -1,4 +1,4 @@
-"""The entry points behind ``train.py`` and ``evaluate.py``: a mistake of the user's ends in one line and exit code 2."""
+"""Behind ``train.py`` and ``evaluate.py``. A mistake of the user's ends in one line and exit code 2."""
 
 import argparse
 import json
@@ -27,7 +27,6 @@ from multimax.engine.trainer import Interrupted, Trainer
 from multimax.errors import UserError
 from multimax.tasks import task_module
 from multimax.tasks.base import Shard
-
 
 failures: list[Exception] = []
 
@@ -66,7 +65,7 @@ def train() -> None:
 
 
 def job(composed: DictConfig) -> float | None:
-    """What Hydra calls. Of a single run it must not see the exceptions that we report, or it would report them first."""
+    """What Hydra calls. It must not see the exceptions of a single run that we report, or it reports them first."""
     try:
         return train_composed(composed)
     except (UserError, Interrupted) as error:

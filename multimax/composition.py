@@ -1,8 +1,8 @@
 """From ``configs/`` and the command line to a checked, typed configuration.
 
-Two kinds of groups are made from code, so that nothing is written twice: the reweightings from their registry (a function
-is selectable as soon as it is registered; ``configs/reweight/`` adds named variants) and all defaults from the tasks'
-dataclasses.
+Two kinds of groups are made from code, so that nothing is written twice: the reweightings from their registry (a
+function is selectable as soon as it is registered; ``configs/reweight/`` adds named variants) and all defaults from the
+tasks' dataclasses.
 """
 
 import difflib
@@ -12,7 +12,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import MISSING as NONE
 from dataclasses import Field, fields, is_dataclass
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Any, cast, get_type_hints
 
 from hydra import compose, initialize_config_dir
 from hydra.core.config_store import ConfigStore
@@ -63,7 +63,7 @@ def import_plugins(overrides: Iterable[str]) -> None:
     for override in overrides:
         if override.startswith("imports="):
             parsed = OverridesParser.create().parse_override(override).value()
-            import_modules(parsed if isinstance(parsed, list) else [parsed])
+            import_modules([str(name) for name in (parsed if isinstance(parsed, list) else [parsed])])
 
 
 def import_modules(names: Sequence[str]) -> None:
@@ -98,14 +98,18 @@ def known_keys(overrides: Sequence[str]) -> tuple[list[str], list[str]]:
         composed = _compose(chosen)
     except (HydraException, OmegaConfBaseException):
         return [], groups
-    return [key for key, _ in flatten(OmegaConf.to_container(composed))], groups
+    return [str(key) for key, _ in flatten(to_dict(composed))], groups
+
+
+def to_dict(composed: DictConfig) -> dict[str, Any]:
+    return cast(dict[str, Any], OmegaConf.to_container(composed))
 
 
 def typed(composed: DictConfig, world: int = 1) -> RunConfig:
     """The composed configuration as the task's dataclass, checked. Raises UserError."""
     schema = task_module(composed.task).Config
     try:
-        config = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(schema), composed))
+        config = cast(RunConfig, OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(schema), composed)))
     except OmegaConfBaseException as error:
         raise UserError(explain(error, [key for key, _ in flatten(skeleton(schema))])) from None
     config.check(world)
@@ -151,7 +155,7 @@ def explain(error: Exception, known: Sequence[str] = (), groups: Sequence[str] =
 
 
 def nearest(wrong: str, right: Sequence[str]) -> str:
-    """" (nearest: X)" for the name most like the wrong one, by its whole or by its last part; else nothing."""
+    """ " (nearest: X)" for the name most like the wrong one, by its whole or by its last part; else nothing."""
     lasts = {name.rsplit(".", 1)[-1]: name for name in right}
     close = difflib.get_close_matches(wrong, right, 1, 0.6)
     if not close:

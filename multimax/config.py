@@ -64,6 +64,10 @@ class Training:
     checkpoint_every: int | None = None  # steps; None: at each evaluation
     keep_checkpoints: int = 2  # newest ones kept, besides the best
 
+    def total_steps(self, steps_per_epoch: int) -> int:
+        """Optimiser steps of the run."""
+        return self.steps if self.steps is not None else round((self.epochs or 0) * steps_per_epoch)
+
 
 @dataclass
 class Logger:
@@ -205,7 +209,7 @@ def run_name(config: RunConfig) -> str:
 def micro_batches(training: Training, world: int) -> int:
     """Micro-batches that each of ``world`` processes makes of its share of a global batch.
 
-    The fewest of equal size that keep to ``micro_batch_size``. Raises UserError if the processes cannot share the batch.
+    The fewest of equal size that keep to ``micro_batch_size``. Raises UserError if the batch does not divide.
     """
     if training.batch_size % world:
         raise UserError(f"training.batch_size={training.batch_size} is not divisible by the {world} processes")

@@ -24,8 +24,13 @@ SMALL = ["training.epochs=3", "training.evaluate_every=11", "training.log_every=
 
 def command(root: Path, script: str, *arguments: str, cwd: Path | None = None, **environment: str):
     return subprocess.run(
-        [sys.executable, str(root / script), *arguments], cwd=cwd or root, capture_output=True, text=True,
-        env={**os.environ, **environment}, timeout=300, stdin=subprocess.DEVNULL,
+        [sys.executable, str(root / script), *arguments],
+        cwd=cwd or root,
+        capture_output=True,
+        text=True,
+        env={**os.environ, **environment},
+        timeout=300,
+        stdin=subprocess.DEVNULL,
     )
 
 
@@ -63,8 +68,11 @@ def test_ctrl_c_and_the_same_command_again_is_the_uninterrupted_run(root, tmp_pa
 
     for _ in range(20):
         process = subprocess.Popen(
-            [sys.executable, str(root / "train.py"), f"run_dir={broken}", *arguments], cwd=root,
-            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+            [sys.executable, str(root / "train.py"), f"run_dir={broken}", *arguments],
+            cwd=root,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
         )
         before = len(losses(broken))
         while process.poll() is None and len(losses(broken)) < before + 2:
@@ -76,8 +84,10 @@ def test_ctrl_c_and_the_same_command_again_is_the_uninterrupted_run(root, tmp_pa
         assert process.returncode == 130, errors
         assert re.search(r"stopped at step \d+; the same command continues", errors)
     assert losses(broken) == losses(whole)
-    assert json.loads((broken / "summary.json").read_text())["metrics"] == \
-        json.loads((whole / "summary.json").read_text())["metrics"]
+    assert (
+        json.loads((broken / "summary.json").read_text())["metrics"]
+        == json.loads((whole / "summary.json").read_text())["metrics"]
+    )
 
 
 def test_a_user_s_function_trains_without_touching_the_project(root, tmp_path):

@@ -66,7 +66,11 @@ def test_the_paper_recipe_is_deits():
     assert (config.training.batch_size, config.training.epochs, config.schedule.warmup_epochs) == (1024, 300, 5)
     assert config.optimizer.learning_rate == pytest.approx(5e-4 * 1024 / 512)
     assert (config.schedule.final_rate, config.schedule.warmup_rate) == (1e-5, 1e-6)
-    assert (config.model.name, config.model.drop_path, config.model.class_token) == ("deit_small_patch16_224", 0.1, False)
+    assert (config.model.name, config.model.drop_path, config.model.class_token) == (
+        "deit_small_patch16_224",
+        0.1,
+        False,
+    )
     assert (config.data.auto_augment, config.data.repeated_augmentation) == ("rand-m9-mstd0.5-inc1", 3)
 
 

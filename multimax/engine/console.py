@@ -24,8 +24,13 @@ class Console(AbstractContextManager):
         self.bar: Progress | None = None
         if sys.stdout.isatty() and not quiet:
             self.bar = Progress(
-                TextColumn("step"), MofNCompleteColumn(), BarColumn(), TextColumn("{task.fields[status]}"),
-                TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn(),
+                TextColumn("step"),
+                MofNCompleteColumn(),
+                BarColumn(),
+                TextColumn("{task.fields[status]}"),
+                TimeElapsedColumn(),
+                TextColumn("left"),
+                TimeRemainingColumn(),
             )
             self.task = self.bar.add_task("", total=total_steps, completed=start_step, status="")
 

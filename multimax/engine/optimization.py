@@ -24,8 +24,9 @@ def create_optimizer(model: nn.Module, config: Optimizer) -> torch.optim.AdamW:
     """
     own = reweighting_parameters(model)
     own_ids = {id(p) for p in own}
-    exempt = model.no_weight_decay() if hasattr(model, "no_weight_decay") else set()
-    decayed, undecayed = [], []
+    exempt: set[str] = getattr(model, "no_weight_decay", set)()
+    decayed: list[nn.Parameter] = []
+    undecayed: list[nn.Parameter] = []
     for name, parameter in model.named_parameters():
         if parameter.requires_grad and id(parameter) not in own_ids:
             (undecayed if parameter.ndim <= 1 or name in exempt else decayed).append(parameter)
@@ -79,7 +80,11 @@ def create_schedule(
     warmup_steps = config.warmup_steps or round((config.warmup_epochs or 0) * steps_per_epoch)
     if config.name == "cosine":
         return CosineLRScheduler(
-            optimizer, t_initial=max(total_steps, 1), lr_min=config.final_rate, warmup_t=warmup_steps,
-            warmup_lr_init=config.warmup_rate, t_in_epochs=False,
+            optimizer,
+            t_initial=max(total_steps, 1),
+            lr_min=config.final_rate,
+            warmup_t=warmup_steps,
+            warmup_lr_init=config.warmup_rate,
+            t_in_epochs=False,
         )
     return WarmupScheduler(optimizer, config.name == "inverse_sqrt", warmup_steps, config.warmup_rate)

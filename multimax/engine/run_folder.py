@@ -1,4 +1,7 @@
-"""The folder of a run: ``config.yaml``, ``metrics.jsonl``, ``summary.json`` and ``checkpoints/``. These files are the truth."""
+"""The folder of a run: ``config.yaml``, ``metrics.jsonl``, ``summary.json`` and ``checkpoints/``.
+
+These files are the truth about a run; a logger mirrors them.
+"""
 
 import fcntl
 import json
@@ -109,12 +112,15 @@ def check_same_run(path: Path, old: Mapping[str, Any], new: Mapping[str, Any]) -
     ]
     if changed:
         more = f" and {len(changed) - 3} more" if len(changed) > 3 else ""
-        raise UserError(f"{path} holds a run of another configuration ({'; '.join(changed[:3])}{more}): "
-                        "choose another run_dir, or leave run_dir out")
+        raise UserError(
+            f"{path} holds a run of another configuration ({'; '.join(changed[:3])}{more}): "
+            "choose another run_dir, or leave run_dir out"
+        )
 
 
 def revision() -> str | None:
     """Git revision of the code, with "-dirty" where tracked files were changed; None outside a repository."""
+
     def git(*arguments: str) -> str:
         return subprocess.run(
             ["git", *arguments], cwd=Path(__file__).parent, capture_output=True, text=True, check=True
@@ -129,8 +135,11 @@ def revision() -> str | None:
 def environment() -> dict[str, Any]:
     """What the run ran on."""
     cpuinfo = Path("/proc/cpuinfo")
-    models = [line.split(":")[1].strip() for line in cpuinfo.read_text().splitlines() if line.startswith("model name")] \
-        if cpuinfo.exists() else []
+    models = (
+        [line.split(":")[1].strip() for line in cpuinfo.read_text().splitlines() if line.startswith("model name")]
+        if cpuinfo.exists()
+        else []
+    )
     return {
         "python": platform.python_version(),
         "torch": torch.__version__,

@@ -51,21 +51,19 @@ class Trainer:
         self.device = distributed.choose_device(config.device)
         world = distributed.world_size()
         self.shard = Shard(distributed.rank(), world, micro_batches(config, world))
-        self.total_steps = config.steps if config.steps is not None else round(config.epochs * task.steps_per_epoch)
+        self.total_steps = config.total_steps(task.steps_per_epoch)
 
         torch.manual_seed(self.config.seed)
         self.model = task.build_model().to(self.device)
         self.ema = ModelEmaV3(self.model, decay=config.ema_decay) if config.ema_decay is not None else None
         self.optimizer = create_optimizer(self.model, self.config.optimizer)
         self.own_parameters = reweighting_parameters(self.model)
-        self.schedule = create_schedule(
-            self.optimizer, self.config.schedule, self.total_steps, task.steps_per_epoch
-        )
+        self.schedule = create_schedule(self.optimizer, self.config.schedule, self.total_steps, task.steps_per_epoch)
         self.train_model: nn.Module = self.model
         if world > 1:
             self.train_model = DistributedDataParallel(self.model)
         if config.compile:
-            self.train_model = torch.compile(self.train_model)
+            self.train_model.compile()
 
         self.step = 0
         self.loss_sum = torch.zeros((), device=self.device, dtype=torch.float64)  # since the last logged step
@@ -216,10 +214,14 @@ class Trainer:
     def announce(self) -> None:
         counts = count_parameters(self.model)
         self.say(f"run folder: {self.folder.path}")
-        self.say(f"parameters: {counts['total']:,}, of which the reweighting has {counts['attention']} in attention "
-            f"and {counts['output']} at the output")
-        self.say(f"{self.total_steps} steps of {self.config.training.batch_size} on {self.shard.world} x {self.device.type}, "
-            f"{self.shard.micro_batches} micro-batch(es) each, {self.config.training.precision}")
+        self.say(
+            f"parameters: {counts['total']:,}, of which the reweighting has {counts['attention']} in attention "
+            f"and {counts['output']} at the output"
+        )
+        self.say(
+            f"{self.total_steps} steps of {self.config.training.batch_size} on {self.shard.world} x {self.device.type} "
+            f"in {self.shard.micro_batches} micro-batch(es), {self.config.training.precision}"
+        )
 
     def say(self, line: str) -> None:
         if self.folder.writer:

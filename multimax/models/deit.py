@@ -30,7 +30,7 @@ class DeiTConfig:
     depth: int | None = None
     num_heads: int | None = None
     class_token: bool = False
-    # "avg" pools the tokens after the final norm, as MultiMax's authors do; "token" takes the class token, as DeiT does.
+    # "avg" pools the tokens after the final norm, as MultiMax's authors do; "token" is the class token, as in DeiT.
     pool: str = "avg"
     qkv_bias: bool = True
     drop_path: float = 0.0
@@ -53,7 +53,9 @@ def reweighted_attention(site: Site) -> type[Attention]:
 
         def forward(self, x: Tensor, attn_mask: Tensor | None = None, is_causal: bool = False) -> Tensor:
             if is_causal or (attn_mask is not None and attn_mask.dtype != torch.bool):
-                raise ValueError("attention takes a bool mask (True = may be attended to), neither is_causal nor a bias")
+                raise ValueError(
+                    "attention takes a bool mask (True = may be attended to), neither is_causal nor a bias"
+                )
             batch, tokens, _ = x.shape
             qkv = self.qkv(x).reshape(batch, tokens, 3, self.num_heads, self.head_dim).permute(2, 0, 3, 1, 4)
             query, key, value = qkv.unbind(0)
@@ -89,7 +91,13 @@ class ImageClassifier(nn.Module):
 
 
 def create_deit(
-    config: DeiTConfig, attention_site: Site, output_site: Site, *, image_size: int, in_chans: int, num_classes: int,
+    config: DeiTConfig,
+    attention_site: Site,
+    output_site: Site,
+    *,
+    image_size: int,
+    in_chans: int,
+    num_classes: int,
     label_smoothing: float = 0.0,
 ) -> ImageClassifier:
     """Build the classifier. Raises UserError if ``init_from`` does not fit."""
@@ -103,9 +111,17 @@ def create_deit(
     if config.pool == "avg":
         overrides["fc_norm"] = False  # timm would move the norm behind the pooling
     backbone = timm.create_model(
-        config.name, img_size=image_size, in_chans=in_chans, num_classes=num_classes, class_token=config.class_token,
-        global_pool=config.pool, qkv_bias=config.qkv_bias, drop_path_rate=config.drop_path, **overrides,
+        config.name,
+        img_size=image_size,
+        in_chans=in_chans,
+        num_classes=num_classes,
+        class_token=config.class_token,
+        global_pool=config.pool,
+        qkv_bias=config.qkv_bias,
+        drop_path_rate=config.drop_path,
+        **overrides,
     )
+    assert isinstance(backbone, VisionTransformer)
     if config.init_from:
         load_backbone(backbone, Path(config.init_from))
     return ImageClassifier(backbone, output_site, label_smoothing)
@@ -127,5 +143,6 @@ def load_backbone(backbone: VisionTransformer, path: Path) -> None:
         raise UserError(f"model.init_from: {path} has other shapes: {str(error).splitlines()[1].strip()}") from None
     missing = [key for key in missing if ".reweight." not in key]
     if missing or unexpected:
-        raise UserError(f"model.init_from: {path} does not fit the model: "
-                        f"missing {missing[:3]}, unexpected {unexpected[:3]}")
+        raise UserError(
+            f"model.init_from: {path} does not fit the model: missing {missing[:3]}, unexpected {unexpected[:3]}"
+        )

@@ -30,13 +30,17 @@ class Config(RunConfig):
         super().check(world)
         model, data, training = self.model, self.data, self.training
         if not timm.is_model(model.name):
-            raise UserError(f"model.name={model.name}: timm has no such model; DeiT's are deit_tiny_patch16_224, "
-                            "deit_small_patch16_224 and deit_base_patch16_224")
+            raise UserError(
+                f"model.name={model.name}: timm has no such model; DeiT's are deit_tiny_patch16_224, "
+                "deit_small_patch16_224 and deit_base_patch16_224"
+            )
         one_of("model.pool", model.pool, ("avg", "token"))
         if model.pool == "token" and not model.class_token:
             raise UserError("model.pool=token needs model.class_token=true")
         if model.patch_size and data.image_size % model.patch_size:
-            raise UserError(f"data.image_size={data.image_size} is not a multiple of model.patch_size={model.patch_size}")
+            raise UserError(
+                f"data.image_size={data.image_size} is not a multiple of model.patch_size={model.patch_size}"
+            )
         if model.embed_dim and model.num_heads and model.embed_dim % model.num_heads:
             raise UserError(f"model.embed_dim={model.embed_dim} is not a multiple of model.num_heads={model.num_heads}")
         if data.mixup or data.cutmix:
@@ -64,15 +68,25 @@ class ImageClassification(Task):
     def build_model(self) -> ImageClassifier:
         config = self.config
         return create_deit(
-            config.model, config.reweight.attention, config.reweight.output,
-            image_size=config.data.image_size, in_chans=config.data.in_chans, num_classes=config.data.num_classes,
+            config.model,
+            config.reweight.attention,
+            config.reweight.output,
+            image_size=config.data.image_size,
+            in_chans=config.data.in_chans,
+            num_classes=config.data.num_classes,
             label_smoothing=config.training.label_smoothing,
         )
 
     def train_batches(self, start_step: int, shard: Shard) -> Iterator[list[Any]]:
         batches = train_batches(
-            self.train_dataset, self.order, start_step=start_step, seed=self.config.seed, rank=shard.rank, world=shard.world,
-            micro_batches=shard.micro_batches, num_workers=self.config.data.num_workers,
+            self.train_dataset,
+            self.order,
+            start_step=start_step,
+            seed=self.config.seed,
+            rank=shard.rank,
+            world=shard.world,
+            micro_batches=shard.micro_batches,
+            num_workers=self.config.data.num_workers,
         )
         for step, micro in enumerate(batches, start_step):
             for batch in micro:
@@ -89,10 +103,14 @@ class ImageClassification(Task):
         return model(images.images, images.targets)
 
     def evaluate(self, model: nn.Module, device: torch.device, shard: Shard) -> dict[str, float]:
+        assert isinstance(model, ImageClassifier)
         sums = torch.zeros(4, dtype=torch.float64, device=device)
         training = self.config.training
         batches = eval_batches(
-            self.val_dataset, training.micro_batch_size or training.batch_size, rank=shard.rank, world=shard.world,
+            self.val_dataset,
+            training.micro_batch_size or training.batch_size,
+            rank=shard.rank,
+            world=shard.world,
             num_workers=self.config.data.num_workers,
         )
         for batch in batches:

@@ -23,8 +23,17 @@ def test_with_softmax_it_is_timms_own_to_the_last_bit(class_token, pool):
     ours = build(class_token=class_token, pool=pool).eval()
     torch.manual_seed(0)
     theirs = timm.create_model(
-        TINY["name"], patch_size=4, embed_dim=24, depth=2, num_heads=3, img_size=8, num_classes=5, in_chans=3,
-        class_token=class_token, global_pool=pool, **({"fc_norm": False} if pool == "avg" else {}),
+        TINY["name"],
+        patch_size=4,
+        embed_dim=24,
+        depth=2,
+        num_heads=3,
+        img_size=8,
+        num_classes=5,
+        in_chans=3,
+        class_token=class_token,
+        global_pool=pool,
+        **({"fc_norm": False} if pool == "avg" else {}),
     ).eval()
     images = torch.randn(2, 3, 8, 8)
     assert torch.equal(ours(images), theirs(images))
