@@ -98,7 +98,7 @@ class _SegLU(torch.autograd.Function):
         grad_ts = []
         for i, (h, t, direction, power) in enumerate(_hinges(x, ranges, ts, ctx.powers)):
             slope = direction * t * (h > 0) if power == 1 else 2 * direction * t * h
-            through_hinge = grad * slope * (h < _hinge_limit(x.dtype))
+            through_hinge = grad * slope
             if needs_x:
                 grad_x = grad_x + through_hinge
             if needs_ranges:
@@ -114,14 +114,10 @@ class _SegLU(torch.autograd.Function):
         )
 
 
-def _hinge_limit(dtype: torch.dtype) -> float:
-    """Where a hinge stops growing, so that its square times any sensible t is finite; x itself is not bounded."""
-    return torch.finfo(dtype).max ** 0.4
-
-
 def _hinges(x: Tensor, ranges: Tensor, ts: Tensor, powers: tuple[int, ...]) -> Any:
     """For each term its hinge, its t, the hinge's direction along x (-1 left, 1 right) and its power."""
-    limit = _hinge_limit(x.dtype)
+    # So far out hinges stop growing, that their squares times any sensible t stay finite; x itself is not bounded.
+    limit = torch.finfo(x.dtype).max ** 0.4
     for i, power in enumerate(powers):
         r = per_head(ranges[..., i % ranges.shape[-1]], x)
         t = per_head(ts[..., i], x)

@@ -4,6 +4,8 @@ import pytest
 import torch
 from torch.export import Dim
 
+from multimax import reweight
+
 
 @pytest.fixture(autouse=True)
 def _forget_compilations():
@@ -28,23 +30,23 @@ def case():
     return torch.randn(2, 3, 5, 9), mask
 
 
-@pytest.mark.parametrize("masked", [False, True])
-def test_no_graph_break(make, masked):
-    scores, mask = case()
-    check(make(), scores, mask if masked else None, "aot_eager")
+def test_no_graph_break(make):
+    check(make(), *case(), "aot_eager")
 
 
-@pytest.mark.parametrize("options", [{}, {"per_head": True}])
-def test_inductor(options):
-    from multimax import reweight
+@pytest.mark.parametrize("name", reweight.available())
+def test_no_graph_break_without_a_mask(name):
+    check(reweight.create(name, num_heads=3), case()[0], None, "aot_eager")
 
-    check(reweight.create("multimax", num_heads=3, **options), *case(), "inductor")
+
+@pytest.mark.parametrize("name", ["multimax", "sparsemax"])
+def test_inductor(name):
+    check(reweight.create(name, num_heads=3), *case(), "inductor")
 
 
 def test_export_with_dynamic_shapes(make):
     scores, mask = case()
-    batch, queries, keys = Dim("batch"), Dim("queries"), Dim("keys")
-    sizes = {0: batch, 2: queries, 3: keys}
+    sizes = {0: Dim("batch"), 2: Dim("queries"), 3: Dim("keys")}
     exported = torch.export.export(make(), (scores, mask), dynamic_shapes=(sizes, sizes)).module()
     other_scores, other_mask = torch.randn(4, 3, 6, 11), torch.rand(4, 1, 6, 11) > 0.4
     for arguments in ((scores, mask), (other_scores, other_mask)):

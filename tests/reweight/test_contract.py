@@ -163,9 +163,7 @@ def test_empty_rows_are_zero_beside_full_ones(make):
     assert (weights[..., ::2, :].sum(-1) > 0.99).all()
 
 
-@pytest.mark.parametrize(
-    "shape", [(0,), (1,), (6,), (4, 6), (0, 6), (4, 0), (2, 0, 3, 5), (2, 3, 3, 0), (2, 2, 2, 2, 6)]
-)
+@pytest.mark.parametrize("shape", [(0,), (1,), (6,), (4, 6), (0, 6), (4, 0), (2, 0, 3, 5), (2, 3, 0), (2, 2, 2, 2, 6)])
 @pytest.mark.parametrize("masked", [False, True])
 def test_any_shape(make, shape, masked):
     scores = torch.randn(shape, requires_grad=True)

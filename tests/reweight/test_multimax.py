@@ -78,6 +78,20 @@ def test_without_parameters_to_speak_of_it_is_softmax_at_any_magnitude():
     assert torch.equal(reweight.multimax(scores, nothing, nothing), torch.tensor([1.0, 0.0, 0.0]))
 
 
+@pytest.mark.parametrize("size", [-5.0, 5.0, 1e6])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_large_parameters_do_not_overflow(size, dtype):
+    top = torch.finfo(dtype).max
+    scores = torch.tensor([[top, -top, 0, 1], [top, top, -top, -top]], dtype=dtype, requires_grad=True)
+    ranges, ts = torch.zeros(4, dtype=dtype), torch.full((4,), size, dtype=dtype)
+    for signs in ([1, 1, 1, 1], [1, 1, -1, -1], [-1, 1, 1, -1]):
+        leaves = [scores, ranges.requires_grad_(), (ts * torch.tensor(signs)).requires_grad_()]
+        weights = reweight.multimax(*leaves)
+        torch.testing.assert_close(weights.sum(-1), torch.ones(2, dtype=dtype))
+        gradients = torch.autograd.grad(weights[:, 0].sum(), leaves)
+        assert not any(gradient.isnan().any() for gradient in gradients)
+
+
 def test_modulated_scores_decide_the_order():
     attend = reweight.create("multimax", order=1)
     with torch.no_grad():
