@@ -89,7 +89,7 @@ def train_composed(composed: DictConfig) -> float:
     if (summary := folder.summary()) is not None:
         if first:
             say(f"{path} is finished: {format_metrics(summary['metrics'])}")
-        return summary["metrics"][module.create.metric]
+        return summary["metrics"][summary["metric"]]
     distributed.start(distributed.choose_device(config.training.device))
     try:
         task = module.create(config)  # opens the data; a mistake there leaves no folder behind

@@ -162,6 +162,7 @@ NOT_IDENTITY = {
     "description",
     "logger",
     "data.root",
+    "data.cache_dir",
     "data.where",
     "data.num_workers",
     "training.device",

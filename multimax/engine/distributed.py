@@ -45,3 +45,12 @@ def sum_over_processes(values: dict[str, float], device: torch.device) -> dict[s
     total = torch.tensor(list(values.values()), dtype=torch.float64, device=device)
     dist.all_reduce(total)
     return dict(zip(values, total.tolist(), strict=True))
+
+
+def concatenate_over_processes(rows: torch.Tensor) -> torch.Tensor:
+    """The rows of all processes, in the order of their ranks; each has as many."""
+    if not dist.is_initialized():
+        return rows
+    gathered = [torch.empty_like(rows, memory_format=torch.contiguous_format) for _ in range(dist.get_world_size())]
+    dist.all_gather(gathered, rows.contiguous())
+    return torch.cat(gathered)

@@ -180,9 +180,11 @@ class Trainer:
 
     def save(self, metric: float | None) -> None:
         """Write a checkpoint of this step and drop the old ones. Only the first process writes."""
+        task = {name: distributed.concatenate_over_processes(rows) for name, rows in self.task.state().items()}
         if not self.folder.writer:
             return
         training = {
+            "task": task,
             "optimizer": self.optimizer.state_dict(),
             "step": self.step,
             "loss_sum": self.loss_sum,
@@ -208,6 +210,7 @@ class Trainer:
         self.optimizer.load_state_dict(state["optimizer"])
         self.step, self.best, self.weight_sum = state["step"], state["best"], state["weight_sum"]
         self.loss_sum.copy_(state["loss_sum"])
+        self.task.load_state(state["task"], self.shard)
         self.folder.rewind(self.step)
         self.say(f"resuming from {found}")
 
@@ -229,16 +232,19 @@ class Trainer:
 
     def finish(self, validation: dict[str, float], seconds: float, weight: float, steps: int) -> dict[str, float]:
         metrics = {**validation, f"best_{self.task.metric}": self.best if self.best is not None else math.nan}
+        memory = peak_memory(self.device)
         self.folder.finish(
             metrics,
+            metric=self.task.metric,
             steps=self.step,
             parameters=count_parameters(self.model),
             # Of the last start only, where a run was resumed; evaluation and checkpoints are in it.
             throughput={"seconds": seconds, "steps": steps, f"{self.task.unit}_per_second": weight / seconds},
-            peak_memory_bytes=peak_memory(self.device),
+            peak_memory_bytes=memory,
             **self.task.summary(),
         )
         self.say(f"finished: {format_metrics(metrics)}")
+        self.say(f"{weight / seconds:.4g} {self.task.unit} per second, peak memory {memory / 2**20:.0f} MiB")
         return metrics
 
     def request_stop(self, number: int, frame: FrameType | None) -> None:

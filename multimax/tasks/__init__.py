@@ -5,7 +5,7 @@ from importlib import import_module
 from multimax.errors import UserError
 from multimax.tasks.base import Task
 
-MODULES = {"deit": "multimax.tasks.image_classification"}
+MODULES = {"deit": "multimax.tasks.image_classification", "lm": "multimax.tasks.language_modeling"}
 """Module of each task; it has ``Config``, the task's configuration, and ``create(config) -> Task``."""
 
 

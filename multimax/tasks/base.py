@@ -23,7 +23,7 @@ class Shard:
 class Task(ABC):
     """One run's data, model, loss and metrics, made from its configuration. Opening the data is its first expense."""
 
-    metric: ClassVar[str]  # the metric that says which checkpoint is best
+    metric: str  # the metric that says which checkpoint is best
     higher_is_better: ClassVar[bool]
     unit: ClassVar[str]  # what weight() counts, for the throughput: "images", "tokens"
 
@@ -60,6 +60,16 @@ class Task(ABC):
     @abstractmethod
     def metrics(self, sums: dict[str, float]) -> dict[str, float]:
         """Metrics from the sums of ``evaluate`` over all processes."""
+
+    def state(self) -> dict[str, Tensor]:
+        """What training carries from step to step beside the model, such as a memory: goes into checkpoints.
+
+        Tensors [rows, ...] of this process's rows of the global batch; a checkpoint holds those of all processes in order.
+        """
+        return {}
+
+    def load_state(self, state: dict[str, Tensor], shard: Shard) -> None:  # noqa: B027 most tasks carry nothing
+        """Take up ``state`` of all processes, each tensor [batch_size, ...]."""
 
     def summary(self) -> dict[str, Any]:
         """What else a run's summary should hold, such as the number of unreadable images."""
