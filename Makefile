@@ -31,7 +31,7 @@ lint: setup ## ruff and mypy
 	$(BIN)/mypy
 
 lock: setup ## write the versions in .venv to constraints.txt
-	$(BIN)/python scripts/lock.py > constraints.tmp && mv constraints.tmp constraints.txt
+	$(BIN)/python -m pip freeze --exclude-editable > constraints.txt
 
 clean: ## remove .venv and caches, never runs/
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -196,15 +196,15 @@ def digest(config: RunConfig) -> str:
     return hashlib.sha256(json.dumps(identity(asdict(config))).encode()).hexdigest()[:8]
 
 
-def reweight_label(config: RunConfig) -> str:
-    """``multimax`` where both sites agree, else ``sparsemax-softmax``: attention first, output second."""
-    attention, output = config.reweight.attention["name"], config.reweight.output["name"]
-    return attention if attention == output else f"{attention}-{output}"
+def setting(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The ``identity`` of a configuration but for reweighting and seed: equal for runs that compare functions."""
+    return {key: value for key, value in identity(config).items() if key != "seed" and not key.startswith("reweight.")}
 
 
 def run_name(config: RunConfig) -> str:
     """Folder name of a run: follows from its configuration and seed alone."""
-    return "-".join([config.task, config.data.name, reweight_label(config), f"seed{config.seed}", digest(config)])
+    functions = dict.fromkeys([config.reweight.attention["name"], config.reweight.output["name"]])
+    return "-".join([config.task, config.data.name, *functions, f"seed{config.seed}", digest(config)])
 
 
 def micro_batches(training: Training, world: int) -> int:

@@ -1,0 +1,76 @@
+"""Records: what of a finished run is worth keeping in the repository, without its weights."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from multimax import reweight
+from multimax.config import setting
+from multimax.engine.run_folder import write_atomic
+from multimax.errors import UserError
+
+PLACES = (("data", "root"), ("run_dir",))
+"""Where things were on the machine of a run: nobody else's business, and no part of what it computed."""
+
+
+@dataclass
+class Record:
+    """A run in ``results/runs``. ``config`` and ``summary`` are the run's files as nested dicts."""
+
+    path: Path
+    config: dict[str, Any]
+    summary: dict[str, Any]
+
+    @property
+    def experiment(self) -> str:
+        return self.config["experiment"] or f"{self.config['task']}_{self.config['scale']}"
+
+    @property
+    def function(self) -> str:
+        """``multimax`` where both sites agree, else ``sparsemax-softmax``: attention first, output second."""
+        attention, output = (site_label(self.config["reweight"][site]) for site in ("attention", "output"))
+        return attention if attention == output else f"{attention}-{output}"
+
+    @property
+    def setting(self) -> dict[str, Any]:
+        return setting(self.config)
+
+
+def site_label(site: dict[str, Any]) -> str:
+    """A function's name with those of its options that are not the default, as in ``multimax(order=1)``."""
+    defaults = reweight.options(site["name"]) if site["name"] in reweight.available() else {}
+    chosen = [f"{key}={value}" for key, value in site.items() if key != "name" and defaults.get(key, ...) != value]
+    return site["name"] + (f"({', '.join(chosen)})" if chosen else "")
+
+
+def record(run: Path, folder: Path) -> Path:
+    """Copy the configuration, metrics and summary of a finished run into ``folder`` and return where they are.
+
+    Raises UserError if ``run`` is not a finished run.
+    """
+    if not (run / "summary.json").is_file():
+        raise UserError(f"{run} is not a finished run: there is no summary.json in it")
+    config = yaml.safe_load((run / "config.yaml").read_text())
+    for *parents, key in PLACES:
+        node = config
+        for parent in parents:
+            node = node[parent]
+        if key in node:
+            node[key] = None
+    target = folder / run.resolve().name
+    target.mkdir(parents=True, exist_ok=True)
+    write_atomic(target / "config.yaml", yaml.safe_dump(config, sort_keys=False))
+    for name in ("metrics.jsonl", "summary.json"):
+        write_atomic(target / name, (run / name).read_text())
+    return target
+
+
+def read_records(folder: Path) -> list[Record]:
+    """All records in a folder, by name."""
+    return [
+        Record(path.parent, yaml.safe_load((path.parent / "config.yaml").read_text()), json.loads(path.read_text()))
+        for path in sorted(folder.glob("*/summary.json"))
+    ]
