@@ -1,4 +1,4 @@
-"""Behind ``train.py`` and ``evaluate.py``. A mistake of the user's ends in one line and exit code 2."""
+"""Behind ``train.py``, ``evaluate.py`` and ``generate.py``. A user's mistake ends in one line and exit code 2."""
 
 import argparse
 import json
@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable
 from functools import wraps
 from pathlib import Path
+from typing import Any
 
 import hydra
 import torch
@@ -26,7 +27,7 @@ from multimax.engine.run_folder import RunFolder
 from multimax.engine.trainer import Interrupted, Trainer
 from multimax.errors import UserError
 from multimax.tasks import task_module
-from multimax.tasks.base import Shard
+from multimax.tasks.base import Shard, Task
 
 failures: list[Exception] = []
 
@@ -102,12 +103,57 @@ def train_composed(composed: DictConfig) -> float:
 @one_line_errors
 def evaluate() -> None:
     """Score a checkpoint on the validation data of its run and print the metrics as JSON."""
-    parser = argparse.ArgumentParser(prog="evaluate.py", description=evaluate.__doc__)
+    task, model, device, path = open_run(run_parser(evaluate).parse_args())
+    with torch.no_grad(), autocast(task, device):
+        metrics = task.metrics(task.evaluate(model, device, Shard()))
+    print(json.dumps({"checkpoint": str(path), **metrics}, indent=1))
+
+
+@one_line_errors
+def generate() -> None:
+    """Continue a text with a language model of a run, and print prompt and continuation."""
+    from multimax import generation
+    from multimax.tasks.language_modeling import LanguageModeling
+
+    parser = run_parser(generate)
+    parser.add_argument("--prompt", default="\n", help="text to continue; default: a new line")
+    parser.add_argument("--tokens", type=int, default=200, help="number of tokens to add (default 200)")
+    parser.add_argument("--temperature", type=float, default=1.0, help="0 takes the most probable token")
+    parser.add_argument("--top-k", type=int, help="draw from the k most probable tokens")
+    parser.add_argument("--top-p", type=float, default=1.0, help="draw from the fewest tokens with this much mass")
+    parser.add_argument("--seed", type=int, default=0)
+    arguments = parser.parse_args()
+    generation.check(arguments.temperature, arguments.top_k, arguments.top_p)
+    task, model, device, _ = open_run(arguments)
+    if not isinstance(task, LanguageModeling):
+        raise UserError(f"{arguments.run} is a run of task={task.config.task}: text comes from task=lm")
+    vocabulary = task.corpus.vocabulary
+    prompt = torch.tensor([vocabulary.encode(arguments.prompt)], dtype=torch.long, device=device)
+    with autocast(task, device):
+        tokens = generation.generate(
+            model,
+            prompt,
+            arguments.tokens,
+            temperature=arguments.temperature,
+            top_k=arguments.top_k,
+            top_p=arguments.top_p,
+            generator=torch.Generator(device).manual_seed(arguments.seed),
+        )
+    print(vocabulary.decode([*prompt[0].tolist(), *tokens[0].tolist()]))
+
+
+def run_parser(command: Callable[[], None]) -> argparse.ArgumentParser:
+    """Options of a command that reads a run."""
+    parser = argparse.ArgumentParser(prog=f"{command.__name__}.py", description=command.__doc__)
     parser.add_argument("run", type=Path, help="run folder, as train.py printed it")
     parser.add_argument("--checkpoint", default="last", help="last (default), best, or a name such as step-00001234")
-    parser.add_argument("--ema", action="store_true", help="score the averaged weights")
+    parser.add_argument("--ema", action="store_true", help="use the averaged weights")
     parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="for instance data.root=PATH")
-    arguments = parser.parse_args()
+    return parser
+
+
+def open_run(arguments: argparse.Namespace) -> tuple[Task, Any, torch.device, Path]:
+    """The task of a run, its model as in a checkpoint and in evaluation mode, the device and the checkpoint."""
     register_groups()
     stored = arguments.run / "config.yaml"
     if not stored.is_file():
@@ -121,10 +167,11 @@ def evaluate() -> None:
     path = find_checkpoint(arguments.run / "checkpoints", arguments.checkpoint, task.higher_is_better)
     model = task.build_model().to(device)
     checkpoint.load_weights(path, model, "ema" if arguments.ema else "model", device)
-    model.eval()
-    with torch.no_grad(), torch.autocast(device.type, torch.bfloat16, enabled=config.training.precision == "bf16"):
-        metrics = task.metrics(task.evaluate(model, device, Shard()))
-    print(json.dumps({"checkpoint": str(path), **metrics}, indent=1))
+    return task, model.eval(), device, path
+
+
+def autocast(task: Task, device: torch.device) -> torch.autocast:
+    return torch.autocast(device.type, torch.bfloat16, enabled=task.config.training.precision == "bf16")
 
 
 def find_checkpoint(folder: Path, name: str, higher_is_better: bool) -> Path:

@@ -64,7 +64,8 @@ class Task(ABC):
     def state(self) -> dict[str, Tensor]:
         """What training carries from step to step beside the model, such as a memory: goes into checkpoints.
 
-        Tensors [rows, ...] of this process's rows of the global batch; a checkpoint holds those of all processes in order.
+        Tensors [rows, ...] of this process's rows of the global batch; a checkpoint holds those of all processes in
+        order.
         """
         return {}
 
