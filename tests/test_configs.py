@@ -95,7 +95,9 @@ MISTAKES = {
     "model.pool=token": "class_token=true",
     "model.name=deit_smal": "timm has no such model",
     "model.patch_size=3": "not a multiple",
-    "model.num_heads=5": "not a multiple",
+    "model.num_heads=5": "num_heads",
+    "model.depth=-1": "timm cannot build",
+    "model.patch_size=0": "timm cannot build",
     "reweight.attention.order=3": "order",
     "reweight.output=softmax": "reweight/output=NAME",
 }

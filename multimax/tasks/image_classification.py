@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import timm
@@ -37,15 +37,33 @@ class Config(RunConfig):
         one_of("model.pool", model.pool, ("avg", "token"))
         if model.pool == "token" and not model.class_token:
             raise UserError("model.pool=token needs model.class_token=true")
-        if model.patch_size and data.image_size % model.patch_size:
-            raise UserError(
-                f"data.image_size={data.image_size} is not a multiple of model.patch_size={model.patch_size}"
-            )
-        if model.embed_dim and model.num_heads and model.embed_dim % model.num_heads:
-            raise UserError(f"model.embed_dim={model.embed_dim} is not a multiple of model.num_heads={model.num_heads}")
+        self.check_model()
         if data.mixup or data.cutmix:
             self.check_loss(soft_targets=True)
             check_batch_size(training.batch_size, world, micro_batches(training, world), mixed=True)
+
+    def check_model(self) -> None:
+        """Raise UserError for a model that timm cannot build, by building it without its weights' memory."""
+        try:
+            with torch.device("meta"):
+                backbone = build_model(self, replace(self.model, init_from=None)).backbone
+        except (AssertionError, RuntimeError, TypeError, ValueError, ZeroDivisionError) as error:
+            raise UserError(f"model: timm cannot build {self.model.name} like this: {error}") from None
+        for side in backbone.patch_embed.patch_size:
+            if self.data.image_size % side:
+                raise UserError(f"data.image_size={self.data.image_size} is not a multiple of the patch size {side}")
+
+
+def build_model(config: Config, model: DeiTConfig) -> ImageClassifier:
+    return create_deit(
+        model,
+        config.reweight.attention,
+        config.reweight.output,
+        image_size=config.data.image_size,
+        in_chans=config.data.in_chans,
+        num_classes=config.data.num_classes,
+        label_smoothing=config.training.label_smoothing,
+    )
 
 
 class ImageClassification(Task):
@@ -66,16 +84,7 @@ class ImageClassification(Task):
         self.skipped: set[str] = set()
 
     def build_model(self) -> ImageClassifier:
-        config = self.config
-        return create_deit(
-            config.model,
-            config.reweight.attention,
-            config.reweight.output,
-            image_size=config.data.image_size,
-            in_chans=config.data.in_chans,
-            num_classes=config.data.num_classes,
-            label_smoothing=config.training.label_smoothing,
-        )
+        return build_model(self.config, self.config.model)
 
     def train_batches(self, start_step: int, shard: Shard) -> Iterator[list[Any]]:
         batches = train_batches(
