@@ -26,10 +26,9 @@ def log_of_support(weights: Tensor) -> Tensor:
 def psi(log_p: Tensor, d: float | Tensor) -> Tensor:
     """(1 - e^x (1 - x)) / d^2 with x = d log p <= 0."""
     x = d * log_p
-    near = x.clamp(min=-0.1)
     series = torch.zeros_like(x)
     for k in range(11, 1, -1):  # sum_k>=2 (k - 1) / k! x^(k - 2)
-        series = series * near + (k - 1) / math.factorial(k)
+        series = series * x + (k - 1) / math.factorial(k)
     far = x.clamp(max=-0.1)
     closed = (far * far.exp() - far.expm1()) / far**2
     return log_p**2 * torch.where(x > -0.1, series, closed)

@@ -92,6 +92,7 @@ def test_hard_rows_against_bisection(n, alpha):
     single = reweight.entmax(scores.float(), alpha)
     atol = (1 + n) * torch.finfo(torch.float32).eps
     torch.testing.assert_close(single.double(), bisection(scores.float(), alpha), rtol=1e-4, atol=atol)
+    torch.testing.assert_close(single.double().sum(-1), torch.ones(len(scores)).double(), rtol=0, atol=2e-6)
 
 
 @pytest.mark.parametrize("alpha", ALPHAS)
