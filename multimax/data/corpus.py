@@ -92,7 +92,7 @@ def open_corpus(config: TextData) -> Corpus:
     origin = {
         "format": FORMAT,
         "unit": config.unit,
-        "vocabulary": given and given.fingerprint().tolist(),
+        "vocabulary": given.fingerprint().tolist() if given else config.max_tokens,
         "text": {split: source.fingerprint() for split, source in sources.items()},
     }
     key = hashlib.sha256(json.dumps(origin).encode()).hexdigest()[:16]
@@ -101,7 +101,7 @@ def open_corpus(config: TextData) -> Corpus:
         try:
             with exclusive(folder):
                 if (corpus := load(folder, config.unit)) is None:
-                    build(folder, sources, given, config.unit, origin)
+                    build(folder, sources, given, config, origin)
                     corpus = load(folder, config.unit)
         except OSError as error:
             raise UserError(
@@ -129,21 +129,29 @@ def read_vocabulary(path: Path, unit: str) -> Vocabulary:
     return Vocabulary(tokens, unit)
 
 
-def build_vocabulary(source: TextSource, unit: str) -> Vocabulary:
-    """All tokens of a text by falling frequency, those of the same frequency in the order of their characters."""
+def build_vocabulary(source: TextSource, unit: str, max_tokens: int | None) -> Vocabulary:
+    """The tokens of a text by falling frequency, those of the same frequency in the order of their characters."""
     counts: Counter[str] = Counter({UNKNOWN: 0})
     with progress(source, "reading") as lines:
         for line in lines:
             counts.update(line.split() if unit == "word" else line)
             counts[END_OF_LINE[unit]] += 1
-    return Vocabulary(sorted(counts, key=lambda token: (-counts[token], token)), unit)
+
+    def by_frequency(tokens: Iterable[str]) -> list[str]:
+        return sorted(tokens, key=lambda token: (-counts[token], token))
+
+    if max_tokens is not None:
+        special = {UNKNOWN, END_OF_LINE[unit]}
+        for token in by_frequency(counts.keys() - special)[max_tokens - len(special) :]:
+            counts[UNKNOWN] += counts.pop(token)
+    return Vocabulary(by_frequency(counts), unit)
 
 
 def build(
-    folder: Path, sources: dict[str, TextSource], given: Vocabulary | None, unit: str, origin: dict[str, object]
+    folder: Path, sources: dict[str, TextSource], given: Vocabulary | None, config: TextData, origin: dict[str, object]
 ) -> None:
     """Make ``folder``, whole or not at all."""
-    vocabulary = given or build_vocabulary(sources["train"], unit)
+    vocabulary = given or build_vocabulary(sources["train"], config.unit, config.max_tokens)
     temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
     try:
         sizes = {split: write_ids(temporary / f"{split}.bin", source, vocabulary) for split, source in sources.items()}

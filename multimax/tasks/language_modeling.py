@@ -58,6 +58,10 @@ class Config(RunConfig):
         ):
             if value < 1:
                 raise UserError(f"model.{name}={value} is below 1")
+        if data.max_tokens is not None and data.max_tokens < 3:
+            raise UserError(
+                f"data.max_tokens={data.max_tokens} is below 3: <unk> and the end of a line are two of them"
+            )
         if data.eval_batch_size < 1:
             raise UserError(f"data.eval_batch_size={data.eval_batch_size} is below 1")
         if model.name == "transformer_xl":

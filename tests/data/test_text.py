@@ -40,6 +40,13 @@ def test_words_are_those_between_spaces_and_lines_have_an_end(folder):
     assert corpus.unknown == {"train": 0, "validation": 0, "test": 0}
 
 
+def test_a_smaller_vocabulary_keeps_the_most_frequent_words(folder):
+    corpus = open_corpus(config(folder, max_tokens=4))
+    assert corpus.vocabulary.tokens == ["<unk>", "<eos>", "=", "the"]
+    assert corpus.unknown["train"] == 4  # Title, cat, saw, 戦場
+    assert len(open_corpus(config(folder)).vocabulary) == 8
+
+
 def test_characters_give_the_text_back(folder):
     corpus = open_corpus(config(folder, unit="character"))
     assert corpus.vocabulary.decode(corpus.splits["train"]) == TRAIN

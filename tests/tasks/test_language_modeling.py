@@ -217,6 +217,7 @@ MISTAKES = {
     "data.eval_split=dev": "choose one of validation, test",
     "data.source=pydocs": "choose one of pydoc, files",
     "data.eval_batch_size=0": "below 1",
+    "data.max_tokens=2": "below 3",
     "data.rot=here": "data.root",
     "model.deepth=2": "model.depth",
 }
