@@ -35,13 +35,14 @@ def test_by_hand():
     torch.testing.assert_close(sparsity(scores, weights, 0.0, reference=0.05), torch.tensor([expected, expected]))
 
 
-def test_dead_entries_do_not_count():
+@pytest.mark.parametrize("filling", [math.nan, -100.0, 100.0])
+def test_dead_entries_do_not_count(filling):
     scores = torch.randn(4, 6, 9)
     mask = torch.ones(9, dtype=torch.bool)
     mask[6:] = False
     weights = reweight.softmax(scores, mask)
     for measure in (multi_modality, sparsity):
-        masked = measure(scores.masked_fill(~mask, math.nan), weights, 0.1, mask=mask)
+        masked = measure(scores.masked_fill(~mask, filling), weights, 0.1, mask=mask)
         torch.testing.assert_close(masked, measure(scores[..., :6], weights[..., :6], 0.1), equal_nan=True)
 
 
