@@ -16,7 +16,7 @@ from multimax.engine.trainer import Interrupted, Trainer
 from multimax.errors import UserError
 from multimax.models.transformer_xl import Reach
 from multimax.tasks.base import Shard
-from multimax.tasks.language_modeling import SMOOTHING, LanguageModeling
+from multimax.tasks.language_modeling import MODELS, SMOOTHING, LanguageModeling
 
 WORDS = ["one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve"]
 SIZES = ["model.depth=2", "model.dim=12", "model.num_heads=3", "model.ffn_dim=16"]
@@ -295,3 +295,28 @@ def test_train_evaluate_and_generate_are_commands(root, text, tmp_path):
     refused = command("generate.py", "run", "--top-p", "2")
     assert refused.returncode == 2
     assert refused.stderr == "error: top_p=2.0 is not in (0, 1]\n"
+
+
+def test_the_recipes_at_paper_scale_are_the_published_ones():
+    xl, lm = (typed(compose_configuration(["task=lm", "scale=paper", f"model={m}"])) for m in MODELS)
+    assert (xl.training.batch_size, xl.model.segment_length, xl.training.steps) == (60, 150, 200_000)
+    assert (xl.optimizer.learning_rate, xl.optimizer.clip_norm, xl.schedule.name) == (2.5e-4, 0.25, "cosine")
+    assert (xl.model.depth, xl.model.dim, xl.model.num_heads, xl.model.ffn_dim) == (16, 410, 10, 2100)
+    assert (xl.model.memory_length, xl.model.cutoffs) == (150, [20_000, 40_000, 200_000])
+    evaluation = (xl.model.eval_segment_length, xl.model.eval_memory_length, xl.model.eval_clamp_length)
+    assert (*evaluation, xl.model.eval_same_length) == (64, 640, 400, True)
+
+    assert lm.training.batch_size * lm.model.segment_length == 65_536
+    assert (lm.training.steps, lm.optimizer.learning_rate, lm.optimizer.clip_norm) == (50_000, 5e-4, None)
+    assert (lm.optimizer.beta2, lm.optimizer.weight_decay) == (0.98, 0.01)
+    assert (lm.schedule.name, lm.schedule.warmup_steps, lm.schedule.warmup_rate) == ("inverse_sqrt", 4000, 1e-7)
+    assert (lm.model.depth, lm.model.dim, lm.model.num_heads, lm.model.ffn_dim) == (6, 512, 8, 2048)
+    assert (lm.model.eval_context, lm.model.dropout, lm.reweight.output["name"]) == (400, 0.1, "multimax")
+
+
+@pytest.mark.parametrize("scale", ["demo", "small", "paper"])
+@pytest.mark.parametrize("model", MODELS)
+def test_a_model_brings_its_own_recipe(scale, model):
+    config = typed(compose_configuration(["task=lm", f"scale={scale}", f"model={model}"]))
+    assert config.model.name == model
+    assert config.schedule.name == {"transformer_xl": "cosine", "transformer_lm": "inverse_sqrt"}[model]
