@@ -46,6 +46,7 @@ def attention(
     Softmax takes PyTorch's fused path, which agrees with the materialised one up to rounding.
     """
     if isinstance(reweight, Softmax) and bias is None:
+        mask = None if mask is None else torch.atleast_2d(mask)  # a mask over keys alone is one for every query
         output = F.scaled_dot_product_attention(query, key, value, attn_mask=mask, dropout_p=dropout, scale=scale)
         # The fused kernels disagree on a row without a live key: some give NaN, some a mean over dead values.
         return output if mask is None else torch.where(mask.any(-1, keepdim=True), output, 0.0)

@@ -29,7 +29,8 @@ from multimax.errors import UserError
 from multimax.tasks import task_module
 from multimax.tasks.base import Shard, Task
 
-failures: list[Exception] = []
+failures: list[str] = []
+launcher: int | None = None  # process that train() was called in
 
 
 def one_line_errors(main: Callable[[], None]) -> Callable[[], None]:
@@ -43,7 +44,7 @@ def one_line_errors(main: Callable[[], None]) -> Callable[[], None]:
         except UserError as error:
             print(f"error: {error}", file=sys.stderr)
             sys.exit(2)
-        except (Interrupted, KeyboardInterrupt) as error:
+        except KeyboardInterrupt as error:
             print(error if isinstance(error, Interrupted) else "stopped; the last checkpoint stands", file=sys.stderr)
             sys.exit(130)
 
@@ -54,6 +55,8 @@ def one_line_errors(main: Callable[[], None]) -> Callable[[], None]:
 def train() -> None:
     """Compose the configuration from the command line and train, or hand a sweep to Hydra's launcher."""
     # Hydra would print its own report of an error and exit; with this it raises, and we say it in one line.
+    global launcher
+    launcher = os.getpid()
     os.environ["HYDRA_FULL_ERROR"] = "1"
     import_plugins(sys.argv[1:])
     register_groups()
@@ -62,17 +65,19 @@ def train() -> None:
     except (HydraException, OmegaConfBaseException) as error:
         raise UserError(explain(error, *known_keys(sys.argv[1:]))) from None
     if failures:
-        raise failures[0]
+        raise UserError("\nerror: ".join(failures))
 
 
 def job(composed: DictConfig) -> float | None:
-    """What Hydra calls. It must not see the exceptions of a single run that we report, or it reports them first."""
+    """What Hydra calls. It must not see what we report, or it reports it first; a sweep goes on after a failed run."""
     try:
         return train_composed(composed)
-    except (UserError, Interrupted) as error:
-        if HydraConfig.get().mode == RunMode.MULTIRUN:
-            raise
-        failures.append(error)
+    except UserError as error:
+        if os.getpid() != launcher:
+            raise  # in a launcher's own process, which has to know that its job failed
+        hydra_config = HydraConfig.get()
+        where = f"{hydra_config.job.override_dirname}: " if hydra_config.mode == RunMode.MULTIRUN else ""
+        failures.append(f"{where}{error}")
         return None
 
 
@@ -93,8 +98,7 @@ def train_composed(composed: DictConfig) -> float:
         return summary["metrics"][summary["metric"]]
     distributed.start(distributed.choose_device(config.training.device))
     try:
-        task = module.create(config)  # opens the data; a mistake there leaves no folder behind
-        folder.claim()
+        task = module.create(config)
         return Trainer(task, folder).run()[task.metric]
     finally:
         distributed.stop()
@@ -122,7 +126,7 @@ def generate() -> None:
     parser.add_argument("--top-k", type=int, help="draw from the k most probable tokens")
     parser.add_argument("--top-p", type=float, default=1.0, help="draw from the fewest tokens with this much mass")
     parser.add_argument("--seed", type=int, default=0)
-    arguments = parser.parse_args()
+    arguments = parser.parse_intermixed_args()
     generation.check(arguments.temperature, arguments.top_k, arguments.top_p)
     task, model, device, _ = open_run(arguments)
     if not isinstance(task, LanguageModeling):

@@ -9,10 +9,8 @@ import difflib
 import importlib
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import MISSING as NONE
-from dataclasses import Field, fields, is_dataclass
 from pathlib import Path
-from typing import Any, cast, get_type_hints
+from typing import Any, cast
 
 from hydra import compose, initialize_config_dir
 from hydra.core.config_store import ConfigStore
@@ -23,7 +21,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigKeyError, OmegaConfBaseException
 
 from multimax import reweight
-from multimax.config import RunConfig, flatten
+from multimax.config import RunConfig, flatten, skeleton
 from multimax.errors import UserError
 from multimax.tasks import MODULES, task_module
 
@@ -114,20 +112,6 @@ def typed(composed: DictConfig, world: int = 1) -> RunConfig:
         raise UserError(explain(error, [key for key, _ in flatten(skeleton(schema))])) from None
     config.check(world)
     return config
-
-
-def skeleton(schema: type) -> dict[str, Any]:
-    """All keys of a configuration as nested dicts: the default where a field has one, "???" where a value is due."""
-    types = get_type_hints(schema)
-
-    def value(item: Field) -> Any:
-        if isinstance(types[item.name], type) and is_dataclass(types[item.name]):
-            return skeleton(types[item.name])
-        if item.default_factory is not NONE:
-            return item.default_factory()
-        return "???" if item.default is NONE else item.default
-
-    return {item.name: value(item) for item in fields(schema)}
 
 
 def explain(error: Exception, known: Sequence[str] = (), groups: Sequence[str] = ()) -> str:

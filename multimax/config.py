@@ -6,9 +6,11 @@ Hydra composes the values from ``configs/``; these dataclasses say which keys th
 
 import hashlib
 import json
+import math
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, field
-from typing import Any
+from dataclasses import MISSING, Field, asdict, dataclass, field, fields, is_dataclass
+from operator import attrgetter
+from typing import Any, get_type_hints
 
 from multimax import reweight
 from multimax.errors import UserError
@@ -66,7 +68,7 @@ class Training:
 
     def total_steps(self, steps_per_epoch: int) -> int:
         """Optimiser steps of the run."""
-        return self.steps if self.steps is not None else round((self.epochs or 0) * steps_per_epoch)
+        return self.steps if self.steps is not None else math.ceil((self.epochs or 0) * steps_per_epoch)
 
 
 @dataclass
@@ -99,30 +101,40 @@ class RunConfig:
         one_of("training.precision", training.precision, ("fp32", "bf16"))
         one_of("training.device", training.device, ("auto", "cpu", "cuda"))
         one_of("schedule.name", schedule.name, ("cosine", "inverse_sqrt", "constant"))
-        for site in (self.reweight.attention, self.reweight.output):
-            check_site(site)
+        check_site("reweight.attention", self.reweight.attention)
+        check_site("reweight.output", self.reweight.output)
         if (training.epochs is None) == (training.steps is None):
             raise UserError("set one of training.epochs and training.steps, and null the other")
         if schedule.warmup_epochs is not None and schedule.warmup_steps is not None:
             raise UserError("set at most one of schedule.warmup_epochs and schedule.warmup_steps")
         if schedule.name == "inverse_sqrt" and not (schedule.warmup_steps or schedule.warmup_epochs):
             raise UserError("schedule.name=inverse_sqrt needs a warm-up: set schedule.warmup_steps")
-        for name, value, least in (
-            ("training.batch_size", training.batch_size, 1),
-            ("training.micro_batch_size", training.micro_batch_size, 1),
-            ("training.epochs", training.epochs, 0),
-            ("training.steps", training.steps, 0),
-            ("training.log_every", training.log_every, 1),
-            ("training.evaluate_every", training.evaluate_every, 1),
-            ("training.checkpoint_every", training.checkpoint_every, 1),
-            ("training.keep_checkpoints", training.keep_checkpoints, 1),
-            ("optimizer.learning_rate", self.optimizer.learning_rate, 0),
-            ("optimizer.weight_decay", self.optimizer.weight_decay, 0),
-        ):
-            if value is not None and value < least:
-                raise UserError(f"{name}={value} is below {least}")
-        if not 0 <= training.label_smoothing < 1:
-            raise UserError(f"training.label_smoothing={training.label_smoothing} is not in [0, 1)")
+        check_bounds(
+            self,
+            {
+                "seed": (0, None),
+                "optimizer.learning_rate": (0, None),
+                "optimizer.beta1": (0, 1),
+                "optimizer.beta2": (0, 1),
+                "optimizer.epsilon": (0, None),
+                "optimizer.weight_decay": (0, None),
+                "optimizer.clip_norm": (0, None),
+                "schedule.warmup_steps": (0, None),
+                "schedule.warmup_epochs": (0, None),
+                "schedule.warmup_rate": (0, None),
+                "schedule.final_rate": (0, None),
+                "training.batch_size": (1, None),
+                "training.micro_batch_size": (1, None),
+                "training.epochs": (0, None),
+                "training.steps": (0, None),
+                "training.label_smoothing": (0, 1),
+                "training.ema_decay": (0, 1),
+                "training.log_every": (1, None),
+                "training.evaluate_every": (1, None),
+                "training.checkpoint_every": (1, None),
+                "training.keep_checkpoints": (1, None),
+            },
+        )
         if training.evaluate_ema and training.ema_decay is None:
             raise UserError("training.evaluate_ema=true needs training.ema_decay")
         micro_batches(training, world)
@@ -147,12 +159,22 @@ def one_of(key: str, value: str, choices: tuple[str, ...]) -> None:
         raise UserError(f"{key}={value}: choose one of {', '.join(choices)}")
 
 
-def check_site(site: Site) -> None:
-    """Raise UserError if a site names no registered function or gives it an option it does not take."""
+def check_bounds(config: RunConfig, bounds: Mapping[str, tuple[float, float | None]]) -> None:
+    """Raise UserError for a number outside its [least, most]; a bound of None is none, and so is a value of None."""
+    for key, (least, most) in bounds.items():
+        value = attrgetter(key)(config)
+        if value is not None and not least <= value <= (math.inf if most is None else most):
+            raise UserError(
+                f"{key}={value} is below {least}" if most is None else f"{key}={value} is not in [{least}, {most}]"
+            )
+
+
+def check_site(key: str, site: Site) -> None:
+    """Raise UserError if a site names no registered function or gives it an option that it does not take."""
     try:
         reweight.create(**site)
-    except (TypeError, ValueError, LookupError) as error:
-        raise UserError(f"reweight: {error}") from None
+    except (TypeError, ValueError) as error:
+        raise UserError(f"{key}: {error}") from None
 
 
 # Where a run's files, its data and its printed lines are does not change what it computes.
@@ -182,23 +204,45 @@ def flatten(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, An
             yield f"{prefix}{key}", value
 
 
-def identity(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The flattened part of a configuration, given as nested mappings, that determines the numbers of a run."""
+def skeleton(schema: type) -> dict[str, Any]:
+    """All keys of a configuration as nested dicts: the default where a field has one, "???" where a value is due."""
+    types = get_type_hints(schema)
+
+    def value(item: Field) -> Any:
+        if isinstance(types[item.name], type) and is_dataclass(types[item.name]):
+            return skeleton(types[item.name])
+        if item.default_factory is not MISSING:
+            return item.default_factory()
+        return "???" if item.default is MISSING else item.default
+
+    return {item.name: value(item) for item in fields(schema)}
+
+
+def identity(config: Mapping[str, Any], schema: type[RunConfig]) -> dict[str, Any]:
+    """What determines the numbers of a run: the flattened part of its configuration that differs from the defaults.
+
+    Defaults are left out so that an option which the code gains later does not make another run of an old one.
+    """
+    defaults = dict(flatten(skeleton(schema)))
+    for name, site in config["reweight"].items():
+        if site["name"] in reweight.available():
+            defaults |= {f"reweight.{name}.{key}": value for key, value in reweight.options(site["name"]).items()}
     return {
         key: value
         for key, value in sorted(flatten(config))
-        if key not in NOT_IDENTITY and key.split(".")[0] not in NOT_IDENTITY
+        if not {key, key.split(".")[0]} & NOT_IDENTITY and (key not in defaults or defaults[key] != value)
     }
 
 
 def digest(config: RunConfig) -> str:
     """Eight hexadecimal digits that stand for the ``identity`` of a configuration."""
-    return hashlib.sha256(json.dumps(identity(asdict(config))).encode()).hexdigest()[:8]
+    return hashlib.sha256(json.dumps(identity(asdict(config), type(config))).encode()).hexdigest()[:8]
 
 
-def setting(config: Mapping[str, Any]) -> dict[str, Any]:
+def setting(config: Mapping[str, Any], schema: type[RunConfig]) -> dict[str, Any]:
     """The ``identity`` of a configuration but for reweighting and seed: equal for runs that compare functions."""
-    return {key: value for key, value in identity(config).items() if key != "seed" and not key.startswith("reweight.")}
+    numbers = identity(config, schema)
+    return {key: value for key, value in numbers.items() if key != "seed" and not key.startswith("reweight.")}
 
 
 def run_name(config: RunConfig) -> str:

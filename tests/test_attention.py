@@ -54,6 +54,15 @@ def test_a_dead_key_has_no_influence_and_no_gradient(name):
     torch.testing.assert_close(attention(query, changed, value, attend, mask), output, rtol=0, atol=0)
 
 
+@pytest.mark.parametrize("name", reweight.available())
+def test_a_mask_over_keys_alone_holds_for_every_query(name):
+    query, key, value, _ = inputs()
+    attend = reweight.create(name, num_heads=HEADS).double()
+    mask = torch.tensor([True, False, True, True, False])
+    expected = attention(query, key, value, attend, mask.expand(2, HEADS, QUERIES, KEYS))
+    torch.testing.assert_close(attention(query, key, value, attend, mask), expected)
+
+
 def test_dropout_zeroes_weights_and_keeps_the_mean():
     torch.manual_seed(0)
     query, key = torch.zeros(1, 1, 2000, 4), torch.zeros(1, 1, 10, 4)

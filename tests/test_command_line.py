@@ -44,7 +44,7 @@ def test_train_then_evaluate_gives_the_same_number(root, tmp_path):
     assert summary["parameters"]["attention"] == 32  # four layers of eight
     assert summary["parameters"]["output"] == 8
 
-    scored = command(root, "evaluate.py", str(run))
+    scored = command(root, "evaluate.py", str(run), "--checkpoint", "last", "data.num_workers=1")
     metrics = json.loads(scored.stdout)
     for name in ("top1", "loss"):
         assert metrics[name] == pytest.approx(summary["metrics"][name], abs=1e-9)

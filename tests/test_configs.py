@@ -1,5 +1,6 @@
 """Every shipped configuration composes, fits its schema and passes its checks."""
 
+from dataclasses import asdict
 from itertools import product
 from pathlib import Path
 
@@ -85,6 +86,14 @@ MISTAKES = {
     "training.precision=fp12": "choose one of fp32, bf16",
     "training.batch_size=many": "training.batch_size",
     "training.batch_size=0": "below 1",
+    "seed=-1": "seed=-1 is below 0",
+    "training.ema_decay=5": r"not in \[0, 1\]",
+    "optimizer.clip_norm=-1": "below 0",
+    "optimizer.beta1=1.5": "beta1",
+    "data.mixup=-1": "below 0",
+    "data.random_erasing=7": "random_erasing",
+    "data.crop_pct=0": "crop_pct",
+    "reweight.attention.shared_ranges=no": "reweight.attention: option 'shared_ranges'.* must be bool",
     "training.steps=5": "set one of training.epochs and training.steps",
     "training.label_smoothing=1.5": "label_smoothing",
     "training.evaluate_ema=true": "needs training.ema_decay",
@@ -130,10 +139,21 @@ def test_a_function_without_a_loss_is_refused_at_the_output():
         compose("reweight/output=no_loss")
 
 
+def test_an_option_that_the_code_gains_later_is_not_another_run():
+    from multimax.config import identity
+    from multimax.tasks.image_classification import Config
+
+    config = asdict(compose())
+    before = identity(config, Config)
+    del config["training"]["checkpoint_every"], config["data"]["hub"], config["reweight"]["attention"]["per_head"]
+    assert identity(config, Config) == before
+    config["reweight"]["attention"]["per_head"] = True
+    assert identity(config, Config) != before
+
+
 def test_recipes_do_not_repeat_defaults(root: Path):
     """A value in a recipe differs from the dataclass's default, so that reading it tells what is special about it."""
-    from multimax.composition import skeleton
-    from multimax.config import flatten
+    from multimax.config import flatten, skeleton
     from multimax.tasks import task_module
 
     for path in (root / "configs" / "recipe").glob("*.yaml"):

@@ -215,7 +215,7 @@ def _load(dataset: Any, collate: Any, parts: Iterable[list[Any]], num_workers: i
         batch_sampler=parts,
         collate_fn=collate,
         num_workers=num_workers,
-        worker_init_fn=_ignore_interrupt,
+        worker_init_fn=_ignore_signals,
         pin_memory=torch.cuda.is_available(),
     )
     with preserved_generators():  # the loader draws a seed that nothing here uses
@@ -236,6 +236,8 @@ def _grouped(batches: Iterator[T], size: int) -> Iterator[list[T]]:
         yield group
 
 
-def _ignore_interrupt(_worker: int) -> None:
-    # Ctrl-C reaches every process of the terminal, but the training decides when it has finished with its workers.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+def _ignore_signals(_worker: int) -> None:
+    # Ctrl-C reaches every process of the terminal, and scancel every one of a job, but the training decides when it has
+    # finished with its workers. They also end when it does.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)

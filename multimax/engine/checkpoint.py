@@ -5,7 +5,6 @@ A checkpoint is a folder ``step-00001234`` with ``model.safetensors``, perhaps `
 checked before anything is read. It is written under a temporary name, flushed to disk and renamed.
 """
 
-import errno
 import hashlib
 import json
 import os
@@ -29,8 +28,9 @@ def save(
 ) -> Path:
     """Write the checkpoint of ``step`` and return its folder. Raises UserError if the disk is full."""
     final = folder / f"{PREFIX}{step:08d}"
-    temporary = folder / f".{final.name}.tmp"
-    shutil.rmtree(temporary, ignore_errors=True)
+    temporary, replaced = folder / f".{final.name}.tmp", folder / f".{final.name}.old.tmp"
+    for leftover in (temporary, replaced):
+        shutil.rmtree(leftover, ignore_errors=True)
     try:
         temporary.mkdir(parents=True)
         save_model(model, str(temporary / "model.safetensors"))
@@ -42,14 +42,16 @@ def save(
         (temporary / MANIFEST).write_text(json.dumps({"content": content, "sha256": digest(content)}, indent=1))
         for path in [*temporary.iterdir(), temporary]:
             flush_to_disk(path)
-        if final.exists():
-            shutil.rmtree(final)
+        if final.exists():  # damaged, or it would have been resumed from
+            final.rename(replaced)
         temporary.rename(final)
         flush_to_disk(folder)
-    except OSError as error:
+        shutil.rmtree(replaced, ignore_errors=True)
+    except Exception as error:  # of a full disk safetensors, torch and Python each tell by an exception of their own
+        full = shutil.disk_usage(folder).free < 2**20 or "No space left" in str(error) or "quota" in str(error)
         shutil.rmtree(temporary, ignore_errors=True)
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise UserError(f"no space left for a checkpoint in {folder}; the last whole one is untouched") from None
+        if full:
+            raise UserError(f"no space left for a checkpoint in {folder}; the last whole one is untouched") from error
         raise
     return final
 
@@ -144,6 +146,6 @@ def load_weights(checkpoint: Path, model: nn.Module, which: str, device: torch.d
         raise UserError(f"{checkpoint} does not hold the {which} weights of this run: {reason}") from None
 
 
-def load_training(checkpoint: Path, device: torch.device | str = "cpu") -> dict[str, Any]:
-    """What ``save`` was given as ``training``, with its tensors on ``device``."""
-    return torch.load(checkpoint / "training.pt", map_location=device, weights_only=True)
+def load_training(checkpoint: Path) -> dict[str, Any]:
+    """What ``save`` was given as ``training``, its tensors on the CPU: the optimiser moves what belongs on the GPU."""
+    return torch.load(checkpoint / "training.pt", map_location="cpu", weights_only=True)

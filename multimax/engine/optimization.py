@@ -1,6 +1,6 @@
 """Parameter groups, clipping and learning-rate schedules."""
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 
 import torch
 from timm.scheduler import CosineLRScheduler
@@ -43,19 +43,20 @@ def create_optimizer(model: nn.Module, config: Optimizer) -> torch.optim.AdamW:
     )
 
 
-def clip_gradients(model: nn.Module, own: Iterable[nn.Parameter], max_norm: float | None) -> Tensor:
-    """Clip the reweightings' parameters ``own`` and all others to ``max_norm`` each by its own global norm.
+def clip_gradients(model: nn.Module, own: Sequence[nn.Parameter], max_norm: float | None) -> Tensor:
+    """Clip the reweightings' parameters ``own`` and all others to ``max_norm``, each by its own global norm.
 
     One set of MultiMax on V logits sums V gradients: in a common group it would shrink everybody's step.
-    Returns the norm of the others' gradient before clipping; with ``max_norm`` None only measures it.
+    Returns the norm of the whole gradient before clipping; with ``max_norm`` None only measures it.
     """
-    own = list(own)
     own_ids = {id(p) for p in own}
-    others = [p for p in model.parameters() if id(p) not in own_ids and p.grad is not None]
-    limit = float("inf") if max_norm is None else max_norm
-    if max_norm is not None:
-        nn.utils.clip_grad_norm_(own, limit)
-    return nn.utils.clip_grad_norm_(others, limit)
+    others = [p for p in model.parameters() if id(p) not in own_ids]
+    norms = []
+    for group in (others, own):
+        norms.append(nn.utils.get_total_norm([p.grad for p in group if p.grad is not None]))
+        if max_norm is not None:
+            nn.utils.clip_grads_with_norm_(group, max_norm, norms[-1])
+    return torch.stack([norm.to(norms[0].device) for norm in norms]).norm()
 
 
 class WarmupScheduler(Scheduler):

@@ -1,4 +1,4 @@
-"""The folder of a run: ``config.yaml``, ``metrics.jsonl``, ``summary.json`` and ``checkpoints/``.
+"""The folder of a run: ``config.yaml``, ``starts.jsonl``, ``metrics.jsonl``, ``summary.json`` and ``checkpoints/``.
 
 These files are the truth about a run; a logger mirrors them.
 """
@@ -17,7 +17,7 @@ from typing import Any
 import torch
 import yaml
 
-from multimax.config import RunConfig, digest, identity
+from multimax.config import RunConfig, digest, flatten, identity
 from multimax.errors import UserError
 
 
@@ -41,9 +41,10 @@ class RunFolder:
         self.path, self.config, self.writer = path, config, writer
         self.checkpoints = path / "checkpoints"
         self.metrics = path / "metrics.jsonl"
+        self.starts = path / "starts.jsonl"
         stored = path / "config.yaml"
         if stored.exists():
-            check_same_run(path, yaml.safe_load(stored.read_text()), asdict(config))
+            check_same_run(path, yaml.safe_load(stored.read_text()), config)
 
     def claim(self) -> None:
         """Make the folder, or take over that of an interrupted run; raises UserError if the run is going on now."""
@@ -64,24 +65,32 @@ class RunFolder:
         with self.metrics.open("a", encoding="utf-8") as file:
             file.write(json.dumps(record) + "\n")
 
-    def rewind(self, step: int) -> None:
-        """Drop the lines that a killed run wrote after the checkpoint of ``step``: they will be written again."""
+    def start(self, step: int) -> None:
+        """Note that the run goes on from ``step``, on what machine and with what code.
+
+        Drops the lines of ``metrics.jsonl`` that a killed run wrote after its checkpoint: they will be written again.
+        """
         if not self.writer:
             return
-        kept = [json.dumps(record) for record in read_metrics(self.path) if record["step"] <= step]
+        kept = [json.dumps(record) for record in read_lines(self.metrics) if record["step"] <= step and step > 0]
         write_atomic(self.metrics, "".join(f"{line}\n" for line in kept))
+        start = {"step": step, "revision": revision(), "time": now(), "environment": environment()}
+        with self.starts.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(start) + "\n")
 
     def finish(self, metrics: Mapping[str, float], **facts: Any) -> None:
         """Write ``summary.json``: the final metrics and what they came from."""
         if not self.writer:
             return
+        starts = read_lines(self.starts)
         summary = {
             "metrics": metrics,
             "config_hash": digest(self.config),
-            "revision": revision(),
+            # More than one if the code changed between the starts of the run.
+            "revision": " ".join(dict.fromkeys(str(start["revision"]) for start in starts)),
             **facts,
-            "environment": environment(),
-            "finished": datetime.now(UTC).isoformat(timespec="seconds"),
+            "environment": starts[-1]["environment"],
+            "finished": now(),
         }
         write_atomic(self.path / "summary.json", json.dumps(summary, indent=1) + "\n")
 
@@ -92,10 +101,14 @@ class RunFolder:
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """The records of a run's ``metrics.jsonl``; a last line that a kill cut short is left out."""
+    """The records of a run's ``metrics.jsonl``."""
+    return read_lines(path / "metrics.jsonl")
+
+
+def read_lines(path: Path) -> list[dict[str, Any]]:
+    """The records of a file of JSON lines, if it is there; a last line that a kill cut short is left out."""
     records = []
-    metrics = path / "metrics.jsonl"
-    for line in metrics.read_text().splitlines() if metrics.exists() else []:
+    for line in path.read_text().splitlines() if path.exists() else []:
         try:
             records.append(json.loads(line))
         except ValueError:
@@ -103,12 +116,18 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
     return records
 
 
-def check_same_run(path: Path, old: Mapping[str, Any], new: Mapping[str, Any]) -> None:
-    before, now = identity(old), identity(new)
+def now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def check_same_run(path: Path, stored: Mapping[str, Any], config: RunConfig) -> None:
+    schema, values = type(config), asdict(config)
+    old, new = identity(stored, schema), identity(values, schema)
+    was, is_now = dict(flatten(stored)), dict(flatten(values))
     changed = [
-        f"{key} was {before.get(key)}, now {now.get(key)}"
-        for key in sorted({*before, *now})
-        if before.get(key) != now.get(key)
+        f"{key} was {was.get(key)}, now {is_now.get(key)}"
+        for key in sorted({*old, *new})
+        if old.get(key, ...) != new.get(key, ...)
     ]
     if changed:
         more = f" and {len(changed) - 3} more" if len(changed) > 3 else ""

@@ -11,6 +11,7 @@ import signal
 import sys
 import time
 from contextlib import nullcontext
+from dataclasses import asdict, dataclass, field
 from types import FrameType
 from typing import Any
 
@@ -30,11 +31,27 @@ from multimax.tasks import Task
 from multimax.tasks.base import Shard
 
 
-class Interrupted(Exception):
-    """A signal asked the run to stop; its state is in the checkpoint of ``step``."""
+class Interrupted(KeyboardInterrupt):
+    """A signal asked the run to stop; its state is in the checkpoint of ``step``.
+
+    A KeyboardInterrupt, so that nothing which goes on after a failed run, such as a sweep, goes on after this.
+    """
 
     def __init__(self, step: int):
         super().__init__(f"stopped at step {step}; the same command continues from there")
+
+
+@dataclass
+class Progress:
+    """How far a run is; part of its checkpoints. Sums are over all processes."""
+
+    step: int = 0  # optimiser steps done
+    weight: float = 0.0  # examples or tokens trained on
+    seconds: float = 0.0  # over all starts of the run, evaluation included
+    loss_sum: float = 0.0  # since the last logged step, as is weight_sum
+    weight_sum: float = 0.0
+    best: float | None = None  # of the metric that the task names
+    validation: dict[str, float] = field(default_factory=dict)  # metrics of this very step; empty: not evaluated
 
 
 def step_seed(*parts: int) -> int:
@@ -65,57 +82,66 @@ class Trainer:
         if config.compile:
             self.train_model.compile()
 
-        self.step = 0
-        self.loss_sum = torch.zeros((), device=self.device, dtype=torch.float64)  # since the last logged step
-        self.weight_sum = 0.0
-        self.best: float | None = None
-        self.stop_requested = False
+        self.progress = Progress()
+        self.loss_sum = torch.zeros((), device=self.device, dtype=torch.float64)  # this process's, since the last log
+        self.finite = torch.ones((), device=self.device, dtype=torch.bool)  # every loss and gradient so far
+        self.stop_requested = False  # a signal reached this process
+        self.stopping = False  # a signal reached any process
+        self.signalled = -math.inf
+
+    @property
+    def step(self) -> int:
+        return self.progress.step
 
     def run(self) -> dict[str, float]:
         """Train to the end from the newest checkpoint, or from the start; return the final metrics.
 
-        Raises Interrupted after SIGINT or SIGTERM, with a checkpoint written, and UserError if the loss is not finite.
+        Raises Interrupted after SIGINT or SIGTERM, with a checkpoint written, and UserError if a loss or a gradient is
+        not finite, with the checkpoints from before untouched.
         """
+        self.folder.claim()
         self.restore()
         self.announce()
-        config = self.config.training
-        evaluate_every = config.evaluate_every or self.task.steps_per_epoch
-        checkpoint_every = config.checkpoint_every or evaluate_every
-        validation: dict[str, float] = {}
-        started, first_step, weight_done = time.perf_counter(), self.step, 0.0
+        self.started = time.perf_counter() - self.progress.seconds
         handlers = {number: signal.signal(number, self.request_stop) for number in (signal.SIGINT, signal.SIGTERM)}
         try:
-            with Console(self.total_steps, self.step, quiet=not self.folder.writer) as console:
-                batches = self.task.train_batches(self.step, self.shard) if self.step < self.total_steps else iter(())
-                while self.step < self.total_steps:
-                    weight_done += self.train_step(next(batches))
-                    console.advance(self.step)
-                    if self.step % config.log_every == 0 or self.step == self.total_steps:
-                        rate = weight_done / (time.perf_counter() - started)
-                        console.train(self.step, self.log_training(rate))
-                    at_end = self.step == self.total_steps
-                    if self.step % evaluate_every == 0 or at_end:
-                        validation = self.validate()
-                        console.validation(self.step, validation)
-                    if self.step % checkpoint_every == 0 or at_end:
-                        self.save(validation.get(self.task.metric))
-                    if self.stop_requested and not at_end:
-                        self.save(None)
-                        raise Interrupted(self.step)
+            self.train()
         finally:
             for number, handler in handlers.items():
                 signal.signal(number, handler)
-        # A run of no steps, or one killed between its last checkpoint and its summary, has not been scored yet.
-        validation = validation or self.validate()
-        return self.finish(validation, time.perf_counter() - started, weight_done, self.step - first_step)
+        if not self.progress.validation:  # a run of no steps
+            self.validate()
+        return self.finish()
 
-    def train_step(self, batches: list[Any]) -> float:
-        """One optimiser step over this process's micro-batches; returns the weight of the whole global batch."""
+    def train(self) -> None:
+        config = self.config.training
+        evaluate_every = config.evaluate_every or self.task.steps_per_epoch
+        checkpoint_every = config.checkpoint_every or evaluate_every
+        with Console(self.total_steps, self.step, quiet=not self.folder.writer) as console:
+            batches = self.task.train_batches(self.step, self.shard) if self.step < self.total_steps else iter(())
+            while self.step < self.total_steps:
+                self.train_step(next(batches))
+                console.advance(self.step)
+                at_end = self.step == self.total_steps
+                improved = False
+                if self.step % config.log_every == 0 or at_end:
+                    console.train(self.step, self.log_training())
+                if self.step % evaluate_every == 0 or at_end:
+                    improved = self.validate()
+                    console.validation(self.step, self.progress.validation)
+                if self.step % checkpoint_every == 0 or at_end or improved or self.stopping:
+                    self.save()
+                if self.stopping and not at_end:
+                    raise Interrupted(self.step)
+
+    def train_step(self, batches: list[Any]) -> None:
+        """One optimiser step over this process's micro-batches."""
+        progress = self.progress
         torch.manual_seed(step_seed(self.config.seed, self.step, self.shard.rank))
         self.schedule.step_update(self.step)
         self.train_model.train()
         weight = float(sum(self.task.weight(batch) for batch in batches))
-        weight = distributed.sum_over_processes({"weight": weight}, self.device)["weight"]
+        total = distributed.sum_over_processes({"weight": weight, "stop": float(self.stop_requested)})
         for index, batch in enumerate(batches):
             last = index == len(batches) - 1
             no_sync = getattr(self.train_model, "no_sync", nullcontext)
@@ -123,75 +149,83 @@ class Trainer:
                 with self.autocast():
                     loss = self.task.loss(self.train_model, batch, self.device)
                 # Gradients are averaged over processes, the loss over the whole batch.
-                (loss * (self.shard.world / weight)).backward()
+                (loss * (self.shard.world / total["weight"])).backward()
             self.loss_sum += loss.detach()
-        self.weight_sum += weight
         self.gradient_norm = clip_gradients(self.model, self.own_parameters, self.config.optimizer.clip_norm)
+        self.finite &= self.loss_sum.isfinite() & self.gradient_norm.isfinite()
         self.optimizer.step()
         self.optimizer.zero_grad()
-        self.step += 1
+        progress.step += 1
+        progress.weight += total["weight"]
+        progress.weight_sum += total["weight"]
+        progress.validation = {}
+        self.stopping = total["stop"] > 0
         if self.ema is not None:
             self.ema.update(self.model, self.step)
-        return weight
 
     def autocast(self) -> torch.autocast:
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.training.precision == "bf16")
 
-    def log_training(self, rate: float) -> dict[str, float]:
-        """Write the training metrics since the last call; raises UserError if the loss is not finite."""
-        total = distributed.sum_over_processes({"loss": self.loss_sum.item()}, self.device)["loss"]
-        loss = total / self.weight_sum
-        if not math.isfinite(loss):
+    def total_loss(self) -> float:
+        """Sum of the loss over all processes since the last logged step.
+
+        Raises UserError if it, or any loss or gradient before it, is not finite: then the weights are lost.
+        """
+        total = distributed.sum_over_processes({"loss": self.loss_sum.item(), "broken": float(not self.finite)})
+        if total["broken"] or not math.isfinite(total["loss"]):
             raise UserError(
-                f"the loss is {loss} by step {self.step}; the last checkpoint is from before. "
+                f"a loss or a gradient is not finite by step {self.step}; the checkpoints are from before. "
                 "Lower optimizer.learning_rate, lengthen the warm-up or set optimizer.clip_norm"
             )
-        self.loss_sum.zero_()
-        self.weight_sum = 0.0
+        return total["loss"]
+
+    def log_training(self) -> dict[str, float]:
+        """Write the training metrics since the last call."""
         metrics = {
-            "train/loss": loss,
-            "train/learning_rate": self.optimizer.param_groups[0]["lr"],
-            "train/gradient_norm": float(self.gradient_norm),
-            f"train/{self.task.unit}_per_second": rate,
+            "loss": self.total_loss() / self.progress.weight_sum,
+            "learning_rate": self.optimizer.param_groups[0]["lr"],
+            "gradient_norm": float(self.gradient_norm),
+            f"{self.task.unit}_per_second": self.progress.weight / (time.perf_counter() - self.started),
         }
-        self.log(metrics)
-        return {name.removeprefix("train/"): value for name, value in metrics.items()}
+        self.loss_sum.zero_()
+        self.progress.weight_sum = 0.0
+        self.log("train", metrics)
+        return metrics
 
-    def log(self, metrics: dict[str, float]) -> None:
-        self.folder.log({"step": self.step, "epoch": self.step / self.task.steps_per_epoch, **metrics})
+    def log(self, phase: str, metrics: dict[str, float]) -> None:
+        named = {f"{phase}/{name}": value for name, value in metrics.items()}
+        self.folder.log({"step": self.step, "epoch": self.step / self.task.steps_per_epoch, **named})
 
-    def validate(self) -> dict[str, float]:
-        """Metrics on the validation data, also of the averaged weights where the configuration asks for them."""
+    def validate(self) -> bool:
+        """Score the validation data, also with the averaged weights where that is asked for; True for a new best."""
         metrics = self.evaluate(self.model)
         if self.ema is not None and self.config.training.evaluate_ema:
             metrics |= {f"{name}_ema": value for name, value in self.evaluate(self.ema.module).items()}
-        score = metrics[self.task.metric]
-        if self.best is None or (score > self.best) == self.task.higher_is_better:
-            self.best = score
-        self.log({f"val/{name}": value for name, value in metrics.items()})
-        return metrics
+        self.progress.validation = metrics
+        self.log("val", metrics)
+        score, best = metrics[self.task.metric], self.progress.best
+        improved = best is None or (score > best if self.task.higher_is_better else score < best)
+        if improved:
+            self.progress.best = score
+        return improved
 
     @torch.no_grad()
     def evaluate(self, model: nn.Module) -> dict[str, float]:
         model.eval()
         with self.autocast():
             sums = self.task.evaluate(model, self.device, self.shard)
-        return self.task.metrics(distributed.sum_over_processes(sums, self.device))
+        return self.task.metrics(distributed.sum_over_processes(sums))
 
-    def save(self, metric: float | None) -> None:
+    def save(self) -> None:
         """Write a checkpoint of this step and drop the old ones. Only the first process writes."""
+        self.progress.loss_sum = self.total_loss()
+        self.progress.seconds = time.perf_counter() - self.started
         task = {name: distributed.concatenate_over_processes(rows) for name, rows in self.task.state().items()}
         if not self.folder.writer:
             return
-        training = {
-            "task": task,
-            "optimizer": self.optimizer.state_dict(),
-            "step": self.step,
-            "loss_sum": self.loss_sum,
-            "weight_sum": self.weight_sum,
-            "best": self.best,
-        }
+        training = {"progress": asdict(self.progress), "optimizer": self.optimizer.state_dict(), "task": task}
         ema = self.ema.module if self.ema is not None else None
+        metric = self.progress.validation.get(self.task.metric)
         checkpoint.save(self.folder.checkpoints, self.step, self.model, ema, training, metric)
         checkpoint.prune(self.folder.checkpoints, self.config.training.keep_checkpoints, self.task.higher_is_better)
 
@@ -200,19 +234,18 @@ class Trainer:
         found, skipped = checkpoint.newest(self.folder.checkpoints)
         for line in skipped:
             self.say(line)
-        if found is None:
-            self.folder.rewind(-1)
-            return
-        checkpoint.load_weights(found, self.model, "model", self.device)
-        if self.ema is not None:
-            checkpoint.load_weights(found, self.ema.module, "ema", self.device)
-        state = checkpoint.load_training(found, self.device)
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.step, self.best, self.weight_sum = state["step"], state["best"], state["weight_sum"]
-        self.loss_sum.copy_(state["loss_sum"])
-        self.task.load_state(state["task"], self.shard)
-        self.folder.rewind(self.step)
-        self.say(f"resuming from {found}")
+        if found is not None:
+            checkpoint.load_weights(found, self.model, "model", self.device)
+            if self.ema is not None:
+                checkpoint.load_weights(found, self.ema.module, "ema", self.device)
+            state = checkpoint.load_training(found)
+            self.optimizer.load_state_dict(state["optimizer"])
+            self.progress = Progress(**state["progress"])
+            self.task.load_state(state["task"], self.shard)
+            if self.folder.writer:  # the sum is that of all processes
+                self.loss_sum.fill_(self.progress.loss_sum)
+            self.say(f"resuming from {found}")
+        self.folder.start(self.step)
 
     def announce(self) -> None:
         counts = count_parameters(self.model)
@@ -230,28 +263,38 @@ class Trainer:
         if self.folder.writer:
             say(line)
 
-    def finish(self, validation: dict[str, float], seconds: float, weight: float, steps: int) -> dict[str, float]:
-        metrics = {**validation, f"best_{self.task.metric}": self.best if self.best is not None else math.nan}
-        memory = peak_memory(self.device)
+    def finish(self) -> dict[str, float]:
+        metrics = {
+            **self.progress.validation,
+            f"best_{self.task.metric}": self.progress.best if self.progress.best is not None else math.nan,
+        }
+        seconds = time.perf_counter() - self.started
+        rate, memory = self.progress.weight / seconds, peak_memory(self.device)
         self.folder.finish(
             metrics,
             metric=self.task.metric,
             steps=self.step,
             parameters=count_parameters(self.model),
-            # Of the last start only, where a run was resumed; evaluation and checkpoints are in it.
-            throughput={"seconds": seconds, "steps": steps, f"{self.task.unit}_per_second": weight / seconds},
+            # Evaluation and checkpoints are in the time.
+            throughput={"seconds": seconds, f"{self.task.unit}_per_second": rate},
             peak_memory_bytes=memory,
             **self.task.summary(),
         )
         self.say(f"finished: {format_metrics(metrics)}")
-        self.say(f"{weight / seconds:.4g} {self.task.unit} per second, peak memory {memory / 2**20:.0f} MiB")
+        self.say(f"{rate:.4g} {self.task.unit} per second, peak memory {memory / 2**20:.0f} MiB")
         return metrics
 
     def request_stop(self, number: int, frame: FrameType | None) -> None:
-        """Signal handler: stop after this step; a second signal stops at once."""
+        """Signal handler: stop after this step; a second signal stops at once.
+
+        A launcher passes on the signal that the terminal has sent already: what comes within a second is the same one.
+        """
+        now = time.monotonic()
+        if now - self.signalled < 1:
+            return
         if self.stop_requested:
             raise KeyboardInterrupt
-        self.stop_requested = True
+        self.stop_requested, self.signalled = True, now
         print(f"{signal.Signals(number).name}: stopping after this step; once more stops at once", file=sys.stderr)
 
 

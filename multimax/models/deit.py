@@ -131,11 +131,14 @@ def load_backbone(backbone: VisionTransformer, path: Path) -> None:
     """Load stock timm weights; only the reweightings' own parameters may be missing from the file."""
     if not path.is_file():
         raise UserError(f"model.init_from: there is no file {path}")
-    if path.suffix == ".safetensors":
-        state = safetensors.torch.load_file(path)
-    else:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-        state = state.get("model", state)  # DeiT's own releases wrap the weights
+    try:
+        if path.suffix == ".safetensors":
+            state = safetensors.torch.load_file(path)
+        else:
+            state = torch.load(path, map_location="cpu", weights_only=True)
+            state = state.get("model", state)  # DeiT's own releases wrap the weights
+    except Exception as error:  # each kind of broken file has an exception of its own
+        raise UserError(f"model.init_from: {path} does not hold weights: {type(error).__name__}") from error
     filtered = checkpoint_filter_fn(state, backbone)
     try:
         missing, unexpected = backbone.load_state_dict(filtered, strict=False)

@@ -11,6 +11,7 @@ from multimax import reweight
 from multimax.config import setting
 from multimax.engine.run_folder import write_atomic
 from multimax.errors import UserError
+from multimax.tasks import task_module
 
 PLACES = (("data", "root"), ("run_dir",))
 """Where things were on the machine of a run: nobody else's business, and no part of what it computed."""
@@ -36,7 +37,7 @@ class Record:
 
     @property
     def setting(self) -> dict[str, Any]:
-        return setting(self.config)
+        return setting(self.config, task_module(self.config["task"]).Config)
 
 
 def site_label(site: dict[str, Any]) -> str:

@@ -52,7 +52,7 @@ def write_tables(results: Path) -> Iterator[Path]:
         if any(record.setting != records[0].setting for record in records):
             raise UserError(
                 f"results/runs: the runs of {experiment} differ in more than their function and their seed; "
-                "give the others an experiment name of their own"
+                "give the others a file with an experiment name of its own in configs/experiment/"
             )
         metric, title, higher_is_better = HEADLINE[records[0].config["task"]]
         table = rows(records, metric, higher_is_better)

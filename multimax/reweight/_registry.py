@@ -10,7 +10,7 @@ From then on ``create("squared", temperature=2.0)`` makes a module of it, and ev
 import difflib
 import inspect
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args
 
 from torch import Tensor
 
@@ -109,16 +109,32 @@ def create(name: str, *, num_heads: int | None = None, **chosen: Any) -> Reweigh
 
     Raises:
         ValueError: no such name, or an option with a value that the function refuses.
-        TypeError: no such option; the message lists the options and the nearest one.
+        TypeError: no such option, and the message lists the options and the nearest one; or a value that is not of the
+            type in the option's annotation.
     """
     module = get(name)
     known = options(name)
-    for option in chosen:
+    parameters = inspect.signature(module).parameters
+    for option, value in chosen.items():
         if option not in known:
             raise TypeError(f"reweighting {name!r} has no option {option!r}{_nearest(option, known)}")
-    if num_heads is not None and "num_heads" in inspect.signature(module).parameters:
+        _check_type(name, option, value, parameters[option].annotation)
+    if num_heads is not None and "num_heads" in parameters:
         chosen["num_heads"] = num_heads
     return module(**chosen)
+
+
+def _check_type(name: str, option: str, value: Any, annotation: Any) -> None:
+    allowed = get_args(annotation) or (annotation,)
+    if any(not isinstance(kind, type) for kind in allowed) or inspect.Parameter.empty in allowed:
+        return
+    if isinstance(value, bool):  # which Python takes for an int
+        fits = bool in allowed
+    else:
+        fits = isinstance(value, allowed) or (isinstance(value, int) and float in allowed)
+    if not fits:
+        kinds = " or ".join("None" if kind is type(None) else kind.__name__ for kind in allowed)
+        raise TypeError(f"option {option!r} of reweighting {name!r} must be {kinds}, got {value!r}")
 
 
 def _nearest(word: str, words: Iterable[str]) -> str:

@@ -9,7 +9,7 @@ import timm
 import torch
 from torch import Tensor, nn
 
-from multimax.config import RunConfig, micro_batches, one_of
+from multimax.config import RunConfig, check_bounds, micro_batches, one_of
 from multimax.data.augment import ImageBatch, create_mix
 from multimax.data.image_dataset import ImageDataset
 from multimax.data.images import ImageData, open_images
@@ -37,6 +37,23 @@ class Config(RunConfig):
         one_of("model.pool", model.pool, ("avg", "token"))
         if model.pool == "token" and not model.class_token:
             raise UserError("model.pool=token needs model.class_token=true")
+        check_bounds(
+            self,
+            {
+                "model.drop_path": (0, 1),
+                "data.num_classes": (2, None),
+                "data.image_size": (1, None),
+                "data.in_chans": (1, None),
+                "data.num_workers": (0, None),
+                "data.hflip": (0, 1),
+                "data.color_jitter": (0, None),
+                "data.random_erasing": (0, 1),
+                "data.mixup": (0, None),
+                "data.cutmix": (0, None),
+                "data.repeated_augmentation": (1, None),
+                "data.crop_pct": (0.01, 1),
+            },
+        )
         self.check_model()
         if data.mixup or data.cutmix:
             self.check_loss(soft_targets=True)

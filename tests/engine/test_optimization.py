@@ -35,10 +35,18 @@ def test_the_reweightings_gradient_is_clipped_by_itself():
     model.attend.ts.grad *= 1e6
     norm = clip_gradients(model, reweighting_parameters(model), 1.0)
     others = torch.cat([p.grad.flatten() for p in (model.linear.weight, model.linear.bias, model.position)])
-    assert norm == pytest.approx(math.sqrt(18))
+    assert norm == pytest.approx(math.sqrt(18 + 4e12 + 4))
     torch.testing.assert_close(others, torch.full_like(others, 1 / math.sqrt(18)))
     own = torch.cat([p.grad for p in model.attend.parameters()])
     assert own.norm().item() == pytest.approx(1, rel=1e-4)
+
+
+def test_without_a_limit_gradients_are_left_alone():
+    model = Model()
+    for parameter in model.parameters():
+        parameter.grad = torch.full_like(parameter, 1e30)  # whose norm is infinite
+    assert clip_gradients(model, reweighting_parameters(model), None).isinf()
+    assert all((parameter.grad == 1e30).all() for parameter in model.parameters())
 
 
 def rates(schedule: Schedule, steps: range) -> list[float]:
