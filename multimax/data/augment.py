@@ -3,6 +3,7 @@
 The recipe is DeiT's (Touvron et al., "Training data-efficient image transformers", 2012.12877, table 9).
 """
 
+import sys
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -104,31 +105,37 @@ def _interpolation(config: ImageData) -> transforms.InterpolationMode:
 
 
 class Mix:
-    """Mixup (1710.09412) or cutmix (1905.04899) of a batch with its mirror image; makes targets soft and smooth.
+    """Mixup (1710.09412) or cutmix (1905.04899) of a batch with its mirror image; makes targets soft.
 
-    The draw follows from the seed and the step alone: mixing each of the parts that ``shard`` makes of a global batch
+    One draw (mixup or cutmix, their lambda, the box) holds for ``mix_group`` images, or for the whole global batch. It
+    follows from the seed, the step and the group alone: mixing each of the parts that ``shard`` makes of a global batch
     gives the parts of the mixed global batch.
     """
 
-    def __init__(self, config: ImageData, label_smoothing: float) -> None:
+    def __init__(self, config: ImageData) -> None:
         self._mixup = Mixup(
-            mixup_alpha=config.mixup,
-            cutmix_alpha=config.cutmix,
-            label_smoothing=label_smoothing,
-            num_classes=config.num_classes,
+            mixup_alpha=config.mixup, cutmix_alpha=config.cutmix, label_smoothing=0.0, num_classes=config.num_classes
         )
+        self._pairs_per_group = (config.mix_group or sys.maxsize) // 2
 
-    def __call__(self, batch: ImageBatch, step: int, seed: int) -> ImageBatch:
-        """``batch`` of even size, int64 [B] targets, on any device; its images are overwritten.
+    def __call__(self, batch: ImageBatch, step: int, seed: int, part: int = 0) -> ImageBatch:
+        """``batch`` of even size, the ``part``-th of its global batch, int64 [B] targets, on any device.
 
-        Targets of the result are float32 [B, num_classes] and sum to one.
+        Its images are overwritten. Targets of the result are float32 [B, num_classes] and sum to one.
         """
-        with preserved_generators():
-            seed_generators(*random_seeds(Stream.MIX, seed, step, count=1))
-            images, targets = self._mixup(batch.images, batch.targets)
-        return batch._replace(images=images, targets=targets)
+        images, targets = batch.images, batch.targets
+        pairs, size = len(targets) // 2, self._pairs_per_group
+        first = part * pairs  # of the global batch's pairs, counted from its ends to its middle
+        soft = images.new_empty(len(targets), self._mixup.num_classes)
+        for group in range(first // size, (first + pairs - 1) // size + 1):
+            front = torch.arange(max(group * size - first, 0), min((group + 1) * size - first, pairs))
+            members = torch.cat([front, len(targets) - 1 - front.flip(0)]).to(images.device)
+            with preserved_generators():
+                seed_generators(random_seeds(Stream.MIX, seed, step, count=group + 1)[group])
+                images[members], soft[members] = self._mixup(images[members], targets[members])
+        return batch._replace(images=images, targets=soft)
 
 
-def create_mix(config: ImageData, label_smoothing: float) -> Mix | None:
-    """The mixing that the configuration asks for, or None: targets stay hard and smoothing is left to the loss."""
-    return Mix(config, label_smoothing) if config.mixup > 0 or config.cutmix > 0 else None
+def create_mix(config: ImageData) -> Mix | None:
+    """The mixing that the configuration asks for, or None: then targets stay hard."""
+    return Mix(config) if config.mixup > 0 or config.cutmix > 0 else None

@@ -38,6 +38,7 @@ class ImageData:
     random_erasing: float = 0.0  # probability
     mixup: float = 0.0  # alpha of the beta distribution; 0: off
     cutmix: float = 0.0  # likewise; with both on, one of the two is drawn per batch
+    mix_group: int | None = None  # images that share a draw of mixup or cutmix, even; None: the global batch
     repeated_augmentation: int = 1  # times that an image occurs in a row
     crop_pct: float = 0.875  # side of the centre crop in evaluation, of the resized image's shorter side
     interpolation: str = "bicubic"

@@ -6,8 +6,8 @@ same bits.
 """
 
 import itertools
+import os
 import random
-import signal
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from enum import IntEnum
@@ -49,6 +49,7 @@ class Stream(IntEnum):
     ORDER = 0
     EXAMPLE = 1
     MIX = 2
+    PLACE = 3
 
 
 def random_seeds(stream: Stream, seed: int, step: int, count: int) -> list[int]:
@@ -115,6 +116,10 @@ class EpochOrder:
             generator = np.random.default_rng(random_seeds(Stream.ORDER, self.seed, epoch, count=4))
             self._epoch, self._permutation = epoch, generator.permutation(self.num_examples)
         positions = np.arange(step_of_epoch * self.batch_size, (step_of_epoch + 1) * self.batch_size)
+        if self.repeats > 1:  # so that the copies of an image do not meet the copies of one other image in mixup
+            positions = np.random.default_rng(random_seeds(Stream.PLACE, self.seed, step, count=4)).permutation(
+                positions
+            )
         return self._permutation[positions // self.repeats].tolist()
 
 
@@ -215,7 +220,7 @@ def _load(dataset: Any, collate: Any, parts: Iterable[list[Any]], num_workers: i
         batch_sampler=parts,
         collate_fn=collate,
         num_workers=num_workers,
-        worker_init_fn=_ignore_signals,
+        worker_init_fn=_leave_process_group,
         pin_memory=torch.cuda.is_available(),
     )
     with preserved_generators():  # the loader draws a seed that nothing here uses
@@ -236,8 +241,7 @@ def _grouped(batches: Iterator[T], size: int) -> Iterator[list[T]]:
         yield group
 
 
-def _ignore_signals(_worker: int) -> None:
-    # Ctrl-C reaches every process of the terminal, and scancel every one of a job, but the training decides when it has
-    # finished with its workers. They also end when it does.
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.SIG_IGN)
+def _leave_process_group(_worker: int) -> None:
+    # Ctrl-C, timeout and the like signal the whole group, but the training decides when it has finished with its workers.
+    # (Ignoring the signals would not do: a loader ends a worker that is stuck by SIGTERM.)
+    os.setpgid(0, 0)

@@ -3,7 +3,7 @@
 import logging
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import timm
 import torch
@@ -50,6 +50,7 @@ class Config(RunConfig):
                 "data.random_erasing": (0, 1),
                 "data.mixup": (0, None),
                 "data.cutmix": (0, None),
+                "data.mix_group": (2, None),
                 "data.repeated_augmentation": (1, None),
                 "data.crop_pct": (0.01, 1),
             },
@@ -57,6 +58,8 @@ class Config(RunConfig):
         self.check_model()
         if data.mixup or data.cutmix:
             self.check_loss(soft_targets=True)
+            if data.mix_group and data.mix_group % 2:
+                raise UserError(f"data.mix_group={data.mix_group} is odd, but mixup and cutmix mix pairs")
             check_batch_size(training.batch_size, world, micro_batches(training, world), mixed=True)
 
     def check_model(self) -> None:
@@ -83,6 +86,14 @@ def build_model(config: Config, model: DeiTConfig) -> ImageClassifier:
     )
 
 
+class Part(NamedTuple):
+    """A micro-batch: the ``part``-th of the global batch of ``step``."""
+
+    images: ImageBatch
+    step: int
+    part: int
+
+
 class ImageClassification(Task):
     metric = "top1"
     higher_is_better = True
@@ -93,7 +104,7 @@ class ImageClassification(Task):
         train_images, val_images = open_images(config.data)
         self.train_dataset = ImageDataset(train_images, config.data, training=True)
         self.val_dataset = ImageDataset(val_images, config.data, training=False)
-        self.mix = create_mix(config.data, 0.0)
+        self.mix = create_mix(config.data)
         self.order = EpochOrder(
             len(train_images), config.training.batch_size, config.seed, config.data.repeated_augmentation
         )
@@ -117,15 +128,15 @@ class ImageClassification(Task):
         for step, micro in enumerate(batches, start_step):
             for batch in micro:
                 self.note_skipped(batch)
-            yield [(step, batch) for batch in micro]
+            yield [Part(batch, step, shard.rank * shard.micro_batches + i) for i, batch in enumerate(micro)]
 
-    def weight(self, batch: tuple[int, ImageBatch]) -> int:
-        return len(batch[1].images)
+    def weight(self, batch: Part) -> int:
+        return len(batch.images.targets)
 
-    def loss(self, model: nn.Module, batch: tuple[int, ImageBatch], device: torch.device) -> Tensor:
-        step, images = batch[0], batch[1].to(device)
+    def loss(self, model: nn.Module, batch: Part, device: torch.device) -> Tensor:
+        images = batch.images.to(device)
         if self.mix:  # here and not in train_batches, because the device is faster at it
-            images = self.mix(images, step, self.config.seed)
+            images = self.mix(images, batch.step, self.config.seed, batch.part)
         return model(images.images, images.targets)
 
     def evaluate(self, model: nn.Module, device: torch.device, shard: Shard) -> dict[str, float]:

@@ -83,30 +83,43 @@ def batch(size: int) -> ImageBatch:
 
 
 @pytest.mark.parametrize(("world", "micro_batches"), [(1, 1), (1, 3), (2, 1), (2, 3)])
+@pytest.mark.parametrize("mix_group", [None, 24, 12, 8, 4])
 @pytest.mark.parametrize("alphas", [{"mixup": 0.8}, {"cutmix": 1.0}, {"mixup": 0.8, "cutmix": 1.0}], ids=str)
-def test_mixing_the_parts_is_mixing_the_whole(world: int, micro_batches: int, alphas: dict):
-    mix = Mix(replace(CONFIG, **alphas), label_smoothing=0.1)
+def test_mixing_the_parts_is_mixing_the_whole(world: int, micro_batches: int, mix_group: int | None, alphas: dict):
+    mix = Mix(replace(CONFIG, mix_group=mix_group, **alphas))
     for step in range(4):
         whole = mix(batch(24), step, seed=1)
         assert not torch.equal(whole.images, batch(24).images)
         for rank in range(world):
-            for part in shard(range(24), rank, world, micro_batches):
+            for i, part in enumerate(shard(range(24), rank, world, micro_batches)):
                 fresh = batch(24)
-                mixed = mix(ImageBatch(fresh.images[part], fresh.targets[part], []), step, seed=1)
+                local = ImageBatch(fresh.images[part], fresh.targets[part], [])
+                mixed = mix(local, step, seed=1, part=rank * micro_batches + i)
                 assert torch.equal(mixed.images, whole.images[part])
                 assert torch.equal(mixed.targets, whole.targets[part])
 
 
-def test_mixed_targets_are_soft_and_smoothed():
-    mixed = Mix(DEIT, label_smoothing=0.1)(batch(8), step=0, seed=0)
-    assert mixed.targets.shape == (8, 5)
-    assert mixed.targets.dtype == torch.float32
-    assert mixed.targets.min() > 0.019
-    torch.testing.assert_close(mixed.targets.sum(1), torch.ones(8))
+def test_a_group_shares_a_draw_and_the_next_has_its_own():
+    mix = Mix(replace(CONFIG, mixup=0.8, mix_group=8))
+    fresh = batch(24)._replace(targets=torch.arange(24) % 5)
+    shares = mix(fresh, step=0, seed=1).targets.amax(1)
+    pairs = [{round(max(shares[i].item(), 1 - shares[i].item()), 5) for i in range(g, g + 4)} for g in (0, 4, 8)]
+    draws = [pair - {1.0} for pair in pairs]  # a pair of one class shows nothing of its draw
+    assert all(len(draw) == 1 for draw in draws)
+    assert len(set.union(*draws)) == 3
+
+
+def test_smoothing_in_the_loss_is_timms_smoothing_of_mixed_targets():
+    scores = torch.randn(8, 5)
+    mix = Mix(DEIT)
+    ours = torch.nn.functional.cross_entropy(scores, mix(batch(8), step=0, seed=0).targets, label_smoothing=0.1)
+    mix._mixup.label_smoothing = 0.1
+    mixed_loss = torch.nn.functional.cross_entropy(scores, mix(batch(8), step=0, seed=0).targets)
+    torch.testing.assert_close(ours, mixed_loss)
 
 
 def test_mixing_is_drawn_anew_each_step_and_leaves_the_generators_alone():
-    mix = create_mix(DEIT, label_smoothing=0.0)
+    mix = create_mix(DEIT)
     assert mix is not None
     np.random.seed(0)  # noqa: NPY002
     expected = np.random.rand()  # noqa: NPY002
@@ -117,4 +130,4 @@ def test_mixing_is_drawn_anew_each_step_and_leaves_the_generators_alone():
 
 
 def test_nothing_is_mixed_unless_asked():
-    assert create_mix(CONFIG, label_smoothing=0.1) is None
+    assert create_mix(CONFIG) is None

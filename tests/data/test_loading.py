@@ -53,12 +53,14 @@ def test_a_batch_follows_from_the_step_and_not_from_the_calls_before():
     assert EpochOrder(50, 8, seed=5).batch(17) == batches[17]
 
 
-def test_repeats_stand_in_a_row_and_keep_the_length_of_the_epoch():
-    order = EpochOrder(num_examples=90, batch_size=10, seed=0, repeats=3)
-    epoch = [i for step in range(order.steps_per_epoch) for i in order.batch(step)]
-    assert len(epoch) == 90
-    assert epoch == [i for i in epoch[::3] for _ in range(3)]
-    assert len(set(epoch)) == 30
+def test_repeats_meet_in_a_batch_and_keep_the_length_of_the_epoch():
+    order = EpochOrder(num_examples=90, batch_size=30, seed=0, repeats=3)
+    batches = [order.batch(step) for step in range(order.steps_per_epoch)]
+    assert len({i for batch in batches for i in batch}) == 30
+    for batch in batches:
+        assert len(batch) == 30
+        assert all(batch.count(i) == 3 for i in batch)
+        assert batch != [i for i in batch[::3] for _ in range(3)]  # scattered: mixup pairs by place
 
 
 @pytest.mark.parametrize(
