@@ -107,7 +107,7 @@ def train_composed(composed: DictConfig) -> float:
 @one_line_errors
 def evaluate() -> None:
     """Score a checkpoint on the validation data of its run and print the metrics as JSON."""
-    task, model, device, path = open_run(run_parser(evaluate).parse_args())
+    task, model, device, path = open_run(run_parser(evaluate).parse_intermixed_args())
     with torch.no_grad(), autocast(task, device):
         metrics = task.metrics(task.evaluate(model, device, Shard()))
     print(json.dumps({"checkpoint": str(path), **metrics}, indent=1))

@@ -242,6 +242,6 @@ def _grouped(batches: Iterator[T], size: int) -> Iterator[list[T]]:
 
 
 def _leave_process_group(_worker: int) -> None:
-    # Ctrl-C, timeout and the like signal the whole group, but the training decides when it has finished with its workers.
-    # (Ignoring the signals would not do: a loader ends a worker that is stuck by SIGTERM.)
+    # Ctrl-C, timeout and the like signal the whole group, but the training decides when it has finished with its
+    # workers. (Ignoring the signals would not do: a loader ends a worker that is stuck by SIGTERM.)
     os.setpgid(0, 0)

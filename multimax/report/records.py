@@ -13,7 +13,7 @@ from multimax.engine.run_folder import write_atomic
 from multimax.errors import UserError
 from multimax.tasks import task_module
 
-PLACES = (("data", "root"), ("run_dir",))
+PLACES = (("data", "root"), ("data", "cache_dir"), ("run_dir",))
 """Where things were on the machine of a run: nobody else's business, and no part of what it computed."""
 
 

@@ -11,8 +11,8 @@ from multimax.engine.run_folder import write_atomic
 from multimax.errors import UserError
 from multimax.report.records import Record, read_records
 
-HEADLINE = {"deit": ("top1", "top-1 accuracy, %", True)}
-"""For each task the metric of its table, how to call it, and whether more is better."""
+HEADLINE = {"deit": ("top-1 accuracy, %", True), "lm": ("perplexity", False)}
+"""For each task how to call its metric, and whether more is better."""
 
 COLUMNS = ("function", "seeds", "mean", "standard deviation", "values", "parameters", "revision")
 
@@ -54,14 +54,17 @@ def write_tables(results: Path) -> Iterator[Path]:
                 f"results/runs: the runs of {experiment} differ in more than their function and their seed; "
                 "give the others a file with an experiment name of its own in configs/experiment/"
             )
-        metric, title, higher_is_better = HEADLINE[records[0].config["task"]]
+        title, higher_is_better = HEADLINE[records[0].config["task"]]
+        metric = records[0].summary["metric"]
+        if any(record.summary["metric"] != metric for record in records):
+            raise UserError(f"results/runs: the runs of {experiment} were not scored by one metric, {metric}")
         table = rows(records, metric, higher_is_better)
         text = io.StringIO()
         writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
         writer.writeheader()
         writer.writerows(table)
         yield write(results / "tables" / f"{experiment}.csv", text.getvalue())
-        yield write(results / "tables" / f"{experiment}.md", markdown(records[0], title, table))
+        yield write(results / "tables" / f"{experiment}.md", markdown(records[0], f"{title} ({metric})", table))
 
 
 def write(path: Path, text: str) -> Path:

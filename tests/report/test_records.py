@@ -21,7 +21,7 @@ def finished_run(folder, function, seed, top1, epochs=3.0, **site):
     (run / "checkpoints").mkdir(parents=True)
     (run / "config.yaml").write_text(yaml.safe_dump(config))
     (run / "metrics.jsonl").write_text('{"step": 1}\n')
-    summary = {"metrics": {"top1": top1}, "parameters": {"total": 7}, "revision": "0" * 40}
+    summary = {"metric": "top1", "metrics": {"top1": top1}, "parameters": {"total": 7}, "revision": "0" * 40}
     (run / "summary.json").write_text(json.dumps(summary))
     return run
 
@@ -73,7 +73,9 @@ def test_the_recorded_results_are_what_their_runs_say(root, tmp_path):
             (target / file.name).write_bytes(file.read_bytes())
     for path in write_tables(tmp_path):
         assert path.read_text() == (shipped / path.relative_to(tmp_path)).read_text()
-    for item in read_records(shipped / "runs"):
+    records = read_records(shipped / "runs")
+    assert records
+    for item in records:
         lines = [json.loads(line) for line in (item.path / "metrics.jsonl").read_text().splitlines()]
         scored = [line for line in lines if "val/loss" in line][-1]
         assert scored["step"] == item.summary["steps"]
