@@ -54,9 +54,9 @@ def one_line_errors(main: Callable[[], None]) -> Callable[[], None]:
 @one_line_errors
 def train() -> None:
     """Compose the configuration from the command line and train, or hand a sweep to Hydra's launcher."""
-    # Hydra would print its own report of an error and exit; with this it raises, and we say it in one line.
     global launcher
     launcher = os.getpid()
+    # Hydra would print its own report of an error and exit; with this it raises, and we say it in one line.
     os.environ["HYDRA_FULL_ERROR"] = "1"
     import_plugins(sys.argv[1:])
     register_groups()

@@ -8,7 +8,7 @@ import json
 import os
 import platform
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
@@ -72,11 +72,9 @@ class RunFolder:
         """
         if not self.writer:
             return
-        kept = [json.dumps(record) for record in read_lines(self.metrics) if record["step"] <= step and step > 0]
-        write_atomic(self.metrics, "".join(f"{line}\n" for line in kept))
+        write_lines(self.metrics, [r for r in read_lines(self.metrics) if r["step"] <= step and step > 0])
         start = {"step": step, "revision": revision(), "time": now(), "environment": environment()}
-        with self.starts.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(start) + "\n")
+        write_lines(self.starts, [*read_lines(self.starts), start])
 
     def finish(self, metrics: Mapping[str, float], **facts: Any) -> None:
         """Write ``summary.json``: the final metrics and what they came from."""
@@ -114,6 +112,11 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
         except ValueError:
             break
     return records
+
+
+def write_lines(path: Path, records: Sequence[Mapping[str, Any]]) -> None:
+    """Replace a file of JSON lines at once. Appending would join a new line to one that a kill cut short."""
+    write_atomic(path, "".join(f"{json.dumps(record)}\n" for record in records))
 
 
 def now() -> str:

@@ -51,10 +51,9 @@ class Task(ABC):
 
     @abstractmethod
     def evaluate(self, model: nn.Module, device: torch.device, shard: Shard) -> dict[str, float]:
-        """Metrics on the validation data, each example counted once over all processes.
+        """Sums and counts over this process's part of the validation data, each example in one part.
 
-        The result of each process is summed by ``multimax.engine.distributed.sum_over_processes``: a task returns sums
-        and counts from ``evaluate`` and turns the sums over all processes into metrics in ``metrics``.
+        The engine adds them up over all processes and hands the totals to ``metrics``.
         """
 
     @abstractmethod
