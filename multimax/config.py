@@ -51,10 +51,10 @@ class Schedule:
 
 @dataclass
 class Training:
-    batch_size: int  # examples per optimiser step over all devices and accumulated micro-batches
+    batch_size: int  # examples (task=mt: tokens) per optimiser step over all devices and accumulated micro-batches
     epochs: float | None = None  # the length of a run: this
     steps: int | None = None  # or this
-    micro_batch_size: int | None = None  # most examples on one device at a time; None: its whole share
+    micro_batch_size: int | None = None  # most examples (tokens) on one device at a time; None: its whole share
     label_smoothing: float = 0.0
     precision: str = "fp32"  # fp32 | bf16
     compile: bool = False
@@ -137,8 +137,20 @@ class RunConfig:
         )
         if training.evaluate_ema and training.ema_decay is None:
             raise UserError("training.evaluate_ema=true needs training.ema_decay")
-        micro_batches(training, world)
+        self.micro_batches(world)
         self.check_loss(soft_targets=training.label_smoothing > 0)
+
+    def micro_batches(self, world: int) -> int:
+        """Micro-batches that each of ``world`` processes makes of its share of a global batch of examples.
+
+        The fewest of equal size that keep to ``micro_batch_size``. Raises UserError if the batch does not divide.
+        """
+        training = self.training
+        if training.batch_size % world:
+            raise UserError(f"training.batch_size={training.batch_size} is not divisible by the {world} processes")
+        share = training.batch_size // world
+        most = training.micro_batch_size or share
+        return next(count for count in range(1, share + 1) if share % count == 0 and share // count <= most)
 
     def check_loss(self, soft_targets: bool) -> None:
         """Raise UserError if the output site's reweighting has no loss that takes the recipe's targets."""
@@ -249,15 +261,3 @@ def run_name(config: RunConfig) -> str:
     """Folder name of a run: follows from its configuration and seed alone."""
     functions = dict.fromkeys([config.reweight.attention["name"], config.reweight.output["name"]])
     return "-".join([config.task, config.data.name, *functions, f"seed{config.seed}", digest(config)])
-
-
-def micro_batches(training: Training, world: int) -> int:
-    """Micro-batches that each of ``world`` processes makes of its share of a global batch.
-
-    The fewest of equal size that keep to ``micro_batch_size``. Raises UserError if the batch does not divide.
-    """
-    if training.batch_size % world:
-        raise UserError(f"training.batch_size={training.batch_size} is not divisible by the {world} processes")
-    share = training.batch_size // world
-    most = training.micro_batch_size or share
-    return next(count for count in range(1, share + 1) if share % count == 0 and share // count <= most)

@@ -20,25 +20,14 @@ from timm.utils import ModelEmaV3
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from multimax.config import micro_batches
 from multimax.engine import checkpoint, distributed
 from multimax.engine.console import Console, format_metrics, say
 from multimax.engine.optimization import clip_gradients, create_optimizer, create_schedule, reweighting_parameters
 from multimax.engine.run_folder import RunFolder
-from multimax.errors import UserError
+from multimax.errors import Interrupted, UserError
 from multimax.models.sites import count_parameters
 from multimax.tasks import Task
 from multimax.tasks.base import Shard
-
-
-class Interrupted(KeyboardInterrupt):
-    """A signal asked the run to stop; its state is in the checkpoint of ``step``.
-
-    A KeyboardInterrupt, so that nothing which goes on after a failed run, such as a sweep, goes on after this.
-    """
-
-    def __init__(self, step: int):
-        super().__init__(f"stopped at step {step}; the same command continues from there")
 
 
 @dataclass
@@ -67,7 +56,7 @@ class Trainer:
         config = self.config.training
         self.device = distributed.choose_device(config.device)
         world = distributed.world_size()
-        self.shard = Shard(distributed.rank(), world, micro_batches(config, world))
+        self.shard = Shard(distributed.rank(), world, self.config.micro_batches(world))
         self.total_steps = config.total_steps(task.steps_per_epoch)
 
         torch.manual_seed(self.config.seed)

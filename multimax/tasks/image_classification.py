@@ -9,7 +9,7 @@ import timm
 import torch
 from torch import Tensor, nn
 
-from multimax.config import RunConfig, check_bounds, micro_batches, one_of
+from multimax.config import RunConfig, check_bounds, one_of
 from multimax.data.augment import ImageBatch, create_mix
 from multimax.data.image_dataset import ImageDataset
 from multimax.data.images import ImageData, open_images
@@ -60,7 +60,7 @@ class Config(RunConfig):
             self.check_loss(soft_targets=True)
             if data.mix_group and data.mix_group % 2:
                 raise UserError(f"data.mix_group={data.mix_group} is odd, but mixup and cutmix mix pairs")
-            check_batch_size(training.batch_size, world, micro_batches(training, world), mixed=True)
+            check_batch_size(training.batch_size, world, self.micro_batches(world), mixed=True)
 
     def check_model(self) -> None:
         """Raise UserError for a model that timm cannot build, by building it without its weights' memory."""
