@@ -26,6 +26,7 @@ from multimax.errors import UserError
 from multimax.tasks import MODULES, task_module
 
 CONFIGS = Path(__file__).resolve().parent.parent / "configs"
+SITES = ("attention", "encoder", "decoder", "cross", "output")
 
 
 def register_groups() -> None:
@@ -35,18 +36,22 @@ def register_groups() -> None:
 
 
 def register_reweightings() -> None:
-    """Put every registered function into the groups ``reweight``, ``reweight/attention`` and ``reweight/output``.
+    """Put every registered function into the group ``reweight`` and those of its sites.
 
-    ``reweight=NAME`` sets both sites, except that the output stays softmax for a function that gives exact zeros: label
-    smoothing and mixup want every probability positive. ``reweight/output=NAME`` takes it there too.
+    ``reweight=NAME`` sets attention and output, except that the output stays softmax for a function that gives exact
+    zeros: label smoothing and mixup want every probability positive. ``reweight/output=NAME`` takes it there too, and
+    ``reweight/encoder=``, ``decoder=`` or ``cross=NAME`` set one kind of attention of task=mt apart from the others.
     """
     store = ConfigStore.instance()
     for name in reweight.available():
         node = {"name": name, **reweight.options(name)}
-        store.store(group="reweight/attention", name=name, node=node)
-        store.store(group="reweight/output", name=name, node=node)
-        output = name if reweight.get(name).positive else "softmax"
-        store.store(group="reweight", name=name, node={"defaults": [{"attention": name}, {"output": output}]})
+        for site in SITES:
+            store.store(group=f"reweight/{site}", name=name, node=node)
+        sites = dict.fromkeys(SITES) | {
+            "attention": name,
+            "output": name if reweight.get(name).positive else "softmax",
+        }
+        store.store(group="reweight", name=name, node={"defaults": [{site: chosen} for site, chosen in sites.items()]})
 
 
 def register_schemas() -> None:
@@ -90,7 +95,7 @@ def _compose(overrides: Sequence[str]) -> DictConfig:
 def known_keys(overrides: Sequence[str]) -> tuple[list[str], list[str]]:
     """Dotted keys and group names that a command line could have meant, given the groups that it chooses."""
     files = {str(path.parent.relative_to(CONFIGS)) for path in CONFIGS.rglob("*/*.yaml")}
-    groups = sorted(files | {"reweight", "reweight/attention", "reweight/output"})
+    groups = sorted(files | {"reweight", *(f"reweight/{site}" for site in SITES)})
     chosen = [override for override in overrides if override.split("=")[0] in groups and "," not in override]
     try:
         composed = _compose(chosen)
@@ -128,9 +133,11 @@ def explain(error: Exception, known: Sequence[str] = (), groups: Sequence[str] =
             known = [k for k in known if k.startswith(site)]
             return f"{key}: the function at {site} has no such option{nearest(key, known)}; it has {', '.join(known)}"
         return f"{key}: there is no such key{nearest(key, [*known, *groups])}"
+    if isinstance(error, ConfigKeyError) and error.full_key in [f"reweight.{site}" for site in SITES]:
+        return f"{error.full_key}: only task=mt has this site; elsewhere reweight/attention=NAME is all of it"
     if isinstance(error, ConfigKeyError):
         return f"{error.full_key}: there is no such key{nearest(str(error.full_key), known)}"
-    if isinstance(error, OmegaConfBaseException) and error.full_key in ("reweight.attention", "reweight.output"):
+    if isinstance(error, OmegaConfBaseException) and error.full_key in [f"reweight.{site}" for site in SITES]:
         site = error.full_key.replace(".", "/")
         return f"{error.full_key} holds a function and its options: choose the function with {site}=NAME"
     if isinstance(error, OmegaConfBaseException) and error.full_key:

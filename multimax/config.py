@@ -19,10 +19,18 @@ from multimax.models.sites import Site
 
 @dataclass
 class Reweight:
-    """What stands at each site: ``{"name": registered name, **options}``."""
+    """What stands at each site: ``{"name": registered name, **options}``.
+
+    A task with several kinds of attention extends it with a site for each, None where ``attention`` holds.
+    """
 
     attention: dict[str, Any]
     output: dict[str, Any]
+
+    def own(self) -> dict[str, dict[str, Any]]:
+        """The sites that were given a function of their own beside ``attention`` and ``output``."""
+        sites = {item.name: getattr(self, item.name) for item in fields(self)}
+        return {name: site for name, site in sites.items() if site and name not in ("attention", "output")}
 
 
 @dataclass
@@ -101,8 +109,8 @@ class RunConfig:
         one_of("training.precision", training.precision, ("fp32", "bf16"))
         one_of("training.device", training.device, ("auto", "cpu", "cuda"))
         one_of("schedule.name", schedule.name, ("cosine", "inverse_sqrt", "constant"))
-        check_site("reweight.attention", self.reweight.attention)
-        check_site("reweight.output", self.reweight.output)
+        for name in ("attention", "output", *self.reweight.own()):
+            check_site(f"reweight.{name}", getattr(self.reweight, name))
         if (training.epochs is None) == (training.steps is None):
             raise UserError("set one of training.epochs and training.steps, and null the other")
         if schedule.warmup_epochs is not None and schedule.warmup_steps is not None:
@@ -237,7 +245,7 @@ def identity(config: Mapping[str, Any], schema: type[RunConfig]) -> dict[str, An
     """
     defaults = dict(flatten(skeleton(schema)))
     for name, site in config["reweight"].items():
-        if site["name"] in reweight.available():
+        if site and site["name"] in reweight.available():
             defaults |= {f"reweight.{name}.{key}": value for key, value in reweight.options(site["name"]).items()}
     return {
         key: value
@@ -260,4 +268,5 @@ def setting(config: Mapping[str, Any], schema: type[RunConfig]) -> dict[str, Any
 def run_name(config: RunConfig) -> str:
     """Folder name of a run: follows from its configuration and seed alone."""
     functions = dict.fromkeys([config.reweight.attention["name"], config.reweight.output["name"]])
-    return "-".join([config.task, config.data.name, *functions, f"seed{config.seed}", digest(config)])
+    own = [f"{name}.{site['name']}" for name, site in config.reweight.own().items()]
+    return "-".join([config.task, config.data.name, *functions, *own, f"seed{config.seed}", digest(config)])

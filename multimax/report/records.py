@@ -31,9 +31,14 @@ class Record:
 
     @property
     def function(self) -> str:
-        """``multimax`` where both sites agree, else ``sparsemax-softmax``: attention first, output second."""
-        attention, output = (site_label(self.config["reweight"][site]) for site in ("attention", "output"))
-        return attention if attention == output else f"{attention}-{output}"
+        """``multimax`` where both sites agree, else ``sparsemax-softmax``: attention first, output second.
+
+        Kinds of attention with a function of their own follow: ``multimax cross=softmax``.
+        """
+        labels = {name: site_label(site) for name, site in self.config["reweight"].items() if site}
+        attention, output = labels.pop("attention"), labels.pop("output")
+        own = [f"{name}={label}" for name, label in labels.items()]
+        return " ".join([attention if attention == output else f"{attention}-{output}", *own])
 
     @property
     def setting(self) -> dict[str, Any]:
