@@ -73,6 +73,8 @@ class Training:
     evaluate_every: int | None = None  # steps; None: at the end of each epoch
     checkpoint_every: int | None = None  # steps; None: at each evaluation
     keep_checkpoints: int = 2  # newest ones kept, besides the best
+    # Evaluated checkpoints, the newest, that are kept too and whose mean weights are tested at the end; None: none.
+    average_checkpoints: int | None = None
 
     def total_steps(self, steps_per_epoch: int) -> int:
         """Optimiser steps of the run."""
@@ -81,7 +83,16 @@ class Training:
 
 @dataclass
 class Logger:
-    name: str = "none"
+    """Where the run is shown beside its own files, and what is measured for showing; changes no number of the run."""
+
+    name: str = "none"  # none | wandb | tensorboard
+    measure: bool = True  # at each evaluation the reweightings' parameters, sparsity and multi-modality of attention
+    samples_every: int = 0  # evaluations from one set of sample predictions and attention pictures to the next; 0: none
+    # For name=wandb:
+    project: str = "multimax"
+    entity: str | None = None  # None: the user's default
+    group: str | None = None  # None: the experiment, or task and scale
+    mode: str = "auto"  # auto (online if there are a key and a connection) | online | offline
 
 
 @dataclass
@@ -109,6 +120,8 @@ class RunConfig:
         one_of("training.precision", training.precision, ("fp32", "bf16"))
         one_of("training.device", training.device, ("auto", "cpu", "cuda"))
         one_of("schedule.name", schedule.name, ("cosine", "inverse_sqrt", "constant"))
+        one_of("logger.name", self.logger.name, ("none", "wandb", "tensorboard"))
+        one_of("logger.mode", self.logger.mode, ("auto", "online", "offline"))
         for name in ("attention", "output", *self.reweight.own()):
             check_site(f"reweight.{name}", getattr(self.reweight, name))
         if (training.epochs is None) == (training.steps is None):
@@ -141,6 +154,8 @@ class RunConfig:
                 "training.evaluate_every": (1, None),
                 "training.checkpoint_every": (1, None),
                 "training.keep_checkpoints": (1, None),
+                "training.average_checkpoints": (2, None),
+                "logger.samples_every": (0, None),
             },
         )
         if training.evaluate_ema and training.ema_decay is None:
@@ -263,6 +278,29 @@ def setting(config: Mapping[str, Any], schema: type[RunConfig]) -> dict[str, Any
     """The ``identity`` of a configuration but for reweighting and seed: equal for runs that compare functions."""
     numbers = identity(config, schema)
     return {key: value for key, value in numbers.items() if key != "seed" and not key.startswith("reweight.")}
+
+
+def site_label(site: Site) -> str:
+    """A function's name with those of its options that are not the default, as in ``multimax(order=1)``."""
+    defaults = reweight.options(site["name"]) if site["name"] in reweight.available() else {}
+    chosen = [f"{key}={value}" for key, value in site.items() if key != "name" and defaults.get(key, ...) != value]
+    return site["name"] + (f"({', '.join(chosen)})" if chosen else "")
+
+
+def reweight_label(sites: Mapping[str, Site | None]) -> str:
+    """``multimax`` where attention and output agree, else ``sparsemax-softmax``: attention first, output second.
+
+    Kinds of attention with a function of their own follow: ``multimax cross=softmax``.
+    """
+    labels = {name: site_label(site) for name, site in sites.items() if site}
+    attention, output = labels.pop("attention"), labels.pop("output")
+    own = [f"{name}={label}" for name, label in labels.items()]
+    return " ".join([attention if attention == output else f"{attention}-{output}", *own])
+
+
+def experiment_name(config: Mapping[str, Any]) -> str:
+    """What the report, and a logger, gathers a run under."""
+    return config["experiment"] or f"{config['task']}_{config['scale']}"
 
 
 def run_name(config: RunConfig) -> str:

@@ -7,8 +7,7 @@ from typing import Any
 
 import yaml
 
-from multimax import reweight
-from multimax.config import setting
+from multimax.config import experiment_name, reweight_label, setting
 from multimax.engine.run_folder import write_atomic
 from multimax.errors import UserError
 from multimax.tasks import task_module
@@ -27,29 +26,15 @@ class Record:
 
     @property
     def experiment(self) -> str:
-        return self.config["experiment"] or f"{self.config['task']}_{self.config['scale']}"
+        return experiment_name(self.config)
 
     @property
     def function(self) -> str:
-        """``multimax`` where both sites agree, else ``sparsemax-softmax``: attention first, output second.
-
-        Kinds of attention with a function of their own follow: ``multimax cross=softmax``.
-        """
-        labels = {name: site_label(site) for name, site in self.config["reweight"].items() if site}
-        attention, output = labels.pop("attention"), labels.pop("output")
-        own = [f"{name}={label}" for name, label in labels.items()]
-        return " ".join([attention if attention == output else f"{attention}-{output}", *own])
+        return reweight_label(self.config["reweight"])
 
     @property
     def setting(self) -> dict[str, Any]:
         return setting(self.config, task_module(self.config["task"]).Config)
-
-
-def site_label(site: dict[str, Any]) -> str:
-    """A function's name with those of its options that are not the default, as in ``multimax(order=1)``."""
-    defaults = reweight.options(site["name"]) if site["name"] in reweight.available() else {}
-    chosen = [f"{key}={value}" for key, value in site.items() if key != "name" and defaults.get(key, ...) != value]
-    return site["name"] + (f"({', '.join(chosen)})" if chosen else "")
 
 
 def record(run: Path, folder: Path) -> Path:
