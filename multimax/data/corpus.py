@@ -32,6 +32,12 @@ FORMAT = 1  # of the cache: a change of it leaves what older code made alone
 BUFFER = 1 << 16  # tokens held in memory while a file is written
 
 
+def fingerprint(tokens: Sequence[str]) -> Tensor:
+    """Four int64 that stand for tokens and their order."""
+    digest = hashlib.sha256(json.dumps(tokens).encode()).digest()
+    return torch.from_numpy(np.frombuffer(digest, dtype="<i8").copy())
+
+
 class Vocabulary:
     """Tokens and their ids, the most frequent first; a token that it lacks is ``<unk>``."""
 
@@ -61,8 +67,7 @@ class Vocabulary:
 
     def fingerprint(self) -> Tensor:
         """Four int64 that stand for the tokens and their order."""
-        digest = hashlib.sha256(json.dumps(self.tokens).encode()).digest()
-        return torch.from_numpy(np.frombuffer(digest, dtype="<i8").copy())
+        return fingerprint(self.tokens)
 
 
 @dataclass
