@@ -158,6 +158,8 @@ class RunConfig:
                 "logger.samples_every": (0, None),
             },
         )
+        if training.average_checkpoints is not None and training.checkpoint_every is not None:
+            raise UserError("training.average_checkpoints takes each evaluation's: null training.checkpoint_every")
         if training.evaluate_ema and training.ema_decay is None:
             raise UserError("training.evaluate_ema=true needs training.ema_decay")
         self.micro_batches(world)

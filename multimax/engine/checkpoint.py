@@ -9,7 +9,8 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -114,22 +115,37 @@ def newest(folder: Path) -> tuple[Path | None, list[str]]:
     return None, skipped
 
 
-def best(folder: Path, higher_is_better: bool) -> Path | None:
-    """The checkpoint with the best metric, the newest of equals; None where none has a metric."""
-    scored = []
+def scored(folder: Path) -> Iterator[tuple[float, Path]]:
+    """Metrics and checkpoints, by falling step, of those whose step was evaluated."""
     for checkpoint in newest_first(folder):
         try:
             metric = read_manifest(checkpoint)["metric"]
         except ValueError:
             continue
         if metric is not None:
-            scored.append((metric if higher_is_better else -metric, checkpoint.name, checkpoint))
-    return max(scored)[2] if scored else None
+            yield metric, checkpoint
 
 
-def prune(folder: Path, keep: int, higher_is_better: bool) -> None:
-    """Delete all but the ``keep`` newest checkpoints and the best one, and what an interrupted write left."""
-    spared = {best(folder, higher_is_better), *list(newest_first(folder))[:keep]}
+def best(folder: Path, higher_is_better: bool) -> Path | None:
+    """The checkpoint with the best metric, the newest of equals; None where none has a metric."""
+    ranked = [(metric if higher_is_better else -metric, path.name, path) for metric, path in scored(folder)]
+    return max(ranked)[2] if ranked else None
+
+
+def newest_scored(folder: Path, count: int) -> list[Path]:
+    """The ``count`` newest checkpoints whose step was evaluated, or as many as there are.
+
+    They are the same however often a run was interrupted: an interruption writes its checkpoint without a metric.
+    """
+    return [path for _, path in islice(scored(folder), count)]
+
+
+def prune(folder: Path, keep: int, higher_is_better: bool, average: int = 0) -> None:
+    """Delete all but the ``keep`` newest checkpoints, the ``average`` newest that were evaluated, and the best one.
+
+    Deletes also what an interrupted write left.
+    """
+    spared = {best(folder, higher_is_better), *islice(newest_first(folder), keep), *newest_scored(folder, average)}
     for checkpoint in newest_first(folder):
         if checkpoint not in spared:
             shutil.rmtree(checkpoint, ignore_errors=True)
@@ -144,6 +160,19 @@ def load_weights(checkpoint: Path, model: nn.Module, which: str, device: torch.d
     except (RuntimeError, FileNotFoundError) as error:
         reason = " ".join(str(error).split())[:200]
         raise UserError(f"{checkpoint} does not hold the {which} weights of this run: {reason}") from None
+
+
+@torch.no_grad()
+def load_average(checkpoints: Sequence[Path], model: nn.Module, device: torch.device | str = "cpu") -> None:
+    """Load the mean of the weights of whole checkpoints, summed in float64; raises UserError as ``load_weights``."""
+    tensors = [tensor for tensor in (*model.parameters(), *model.buffers()) if tensor.is_floating_point()]
+    sums = [torch.zeros_like(tensor, dtype=torch.float64) for tensor in tensors]
+    for checkpoint in checkpoints:
+        load_weights(checkpoint, model, "model", device)
+        for total, tensor in zip(sums, tensors, strict=True):
+            total += tensor
+    for total, tensor in zip(sums, tensors, strict=True):
+        tensor.copy_(total / len(checkpoints))
 
 
 def load_training(checkpoint: Path) -> dict[str, Any]:

@@ -10,6 +10,7 @@ import resource
 import signal
 import sys
 import time
+from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field
 from types import FrameType
@@ -28,6 +29,8 @@ from multimax.errors import Interrupted, UserError
 from multimax.models.sites import count_parameters
 from multimax.tasks import Task
 from multimax.tasks.base import Shard
+
+Evaluate = Callable[[nn.Module, torch.device, Shard], dict[str, float] | None]
 
 
 @dataclass
@@ -198,12 +201,36 @@ class Trainer:
             self.progress.best = score
         return improved
 
-    @torch.no_grad()
     def evaluate(self, model: nn.Module) -> dict[str, float]:
+        metrics = self.score(self.task.evaluate, model)
+        assert metrics is not None
+        return metrics
+
+    @torch.no_grad()
+    def score(self, evaluate: Evaluate, model: nn.Module) -> dict[str, float] | None:
+        """Metrics from the sums of ``evaluate`` over all processes."""
         model.eval()
         with self.autocast():
-            sums = self.task.evaluate(model, self.device, self.shard)
-        return self.task.metrics(distributed.sum_over_processes(sums))
+            sums = evaluate(model, self.device, self.shard)
+        return None if sums is None else self.task.metrics(distributed.sum_over_processes(sums))
+
+    def test(self) -> dict[str, float]:
+        """Metrics ``test_NAME@last``, ``@best`` and ``@average`` of a task with test data; leaves other weights behind.
+
+        The last weights come first: their sums over processes also wait until the first has written its checkpoint.
+        """
+        tested = {"last": self.score(self.task.test, self.model)}
+        if tested["last"] is None:
+            return {}
+        folder, count = self.folder.checkpoints, self.config.training.average_checkpoints
+        best = checkpoint.best(folder, self.task.higher_is_better)
+        if best is not None:
+            checkpoint.load_weights(best, self.model, "model", self.device)
+            tested["best"] = self.score(self.task.test, self.model)
+        if count is not None and (newest := checkpoint.newest_scored(folder, count)):
+            checkpoint.load_average(newest, self.model, self.device)
+            tested["average"] = self.score(self.task.test, self.model)
+        return {f"test_{name}@{of}": value for of, scores in tested.items() for name, value in (scores or {}).items()}
 
     def save(self) -> None:
         """Write a checkpoint of this step and drop the old ones. Only the first process writes."""
@@ -216,7 +243,13 @@ class Trainer:
         ema = self.ema.module if self.ema is not None else None
         metric = self.progress.validation.get(self.task.metric)
         checkpoint.save(self.folder.checkpoints, self.step, self.model, ema, training, metric)
-        checkpoint.prune(self.folder.checkpoints, self.config.training.keep_checkpoints, self.task.higher_is_better)
+        config = self.config.training
+        checkpoint.prune(
+            self.folder.checkpoints,
+            config.keep_checkpoints,
+            self.task.higher_is_better,
+            config.average_checkpoints or 0,
+        )
 
     def restore(self) -> None:
         """Go on from the newest whole checkpoint of the run folder, if there is one."""
@@ -258,13 +291,14 @@ class Trainer:
             f"best_{self.task.metric}": self.progress.best if self.progress.best is not None else math.nan,
         }
         seconds = time.perf_counter() - self.started
+        metrics |= self.test()
         rate, memory = self.progress.weight / seconds, peak_memory(self.device)
         self.folder.finish(
             metrics,
             metric=self.task.metric,
             steps=self.step,
             parameters=count_parameters(self.model),
-            # Evaluation and checkpoints are in the time.
+            # Evaluation and checkpoints are in the time, the test at the end is not.
             throughput={"seconds": seconds, f"{self.task.unit}_per_second": rate},
             peak_memory_bytes=memory,
             **self.task.summary(),

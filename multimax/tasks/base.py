@@ -60,6 +60,10 @@ class Task(ABC):
     def metrics(self, sums: dict[str, float]) -> dict[str, float]:
         """Metrics from the sums of ``evaluate`` over all processes."""
 
+    def test(self, model: nn.Module, device: torch.device, shard: Shard) -> dict[str, float] | None:
+        """As ``evaluate``, over the test data that are scored once at the end of a run; None: the task has none."""
+        return None
+
     def state(self) -> dict[str, Tensor]:
         """What training carries from step to step beside the model, such as a memory: goes into checkpoints.
 
