@@ -124,6 +124,8 @@ def explain(error: Exception, known: Sequence[str] = (), groups: Sequence[str] =
     message = str(error).splitlines()[0]
     if isinstance(error, MissingConfigException) and error.missing_cfg_file:
         group, _, name = error.missing_cfg_file.rpartition("/")
+        if name.startswith("multimax_"):  # the launcher's keys and types, which come with its plugin
+            return f"{group}={name.removeprefix('multimax_')} needs submitit: pip install -e '.[slurm]'"
         options = sorted(error.options or [])
         return f"{group}={name}: there is none{nearest(name, options)}; choose one of {', '.join(options)}"
     if match := re.match(r"Could not override '([^']+)'", message):

@@ -140,18 +140,26 @@ def check_same_run(path: Path, stored: Mapping[str, Any], config: RunConfig) -> 
         )
 
 
+REVISION = "REVISION"
+"""File beside the code of a copy of the package: the revision that it is a copy of."""
+
+
 def revision() -> str | None:
     """Git revision of the code, with "-dirty" where tracked files were changed; None outside a repository."""
-
-    def git(*arguments: str) -> str:
-        return subprocess.run(
-            ["git", *arguments], cwd=Path(__file__).parent, capture_output=True, text=True, check=True
-        ).stdout.strip()
-
+    noted = Path(__file__).parent.parent / REVISION
+    if noted.exists():
+        return noted.read_text().strip()
     try:
         return git("rev-parse", "HEAD") + ("-dirty" if git("status", "--porcelain", "--untracked-files=no") else "")
     except (OSError, subprocess.CalledProcessError):
         return None
+
+
+def git(*arguments: str) -> str:
+    """What git says about the repository of this code; raises OSError or CalledProcessError where there is none."""
+    return subprocess.run(
+        ["git", *arguments], cwd=Path(__file__).parent, capture_output=True, text=True, check=True
+    ).stdout.strip()
 
 
 def environment() -> dict[str, Any]:

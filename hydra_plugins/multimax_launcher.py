@@ -1,0 +1,73 @@
+"""Hydra's launchers ``slurm`` and ``local``: hydra-submitit-launcher's, for sweeps that are frozen at submission.
+
+That one composes a run's configuration in its job, from the files and the code as they are by then, and waits for all
+jobs. These two compose, check and freeze all runs first (``multimax.sweep``), leave out the finished ones, and give
+Slurm one array per kind of resources. Hydra takes launchers from the package ``hydra_plugins`` alone.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from importlib.util import find_spec
+from typing import Any
+
+from hydra.core.config_store import ConfigStore
+from hydra.core.utils import JobReturn, JobStatus
+from omegaconf import DictConfig, OmegaConf, open_dict
+
+if find_spec("hydra_plugins.hydra_submitit_launcher"):  # else the launchers are missing, which composition.py explains
+    from hydra_plugins.hydra_submitit_launcher.config import LocalQueueConf, SlurmQueueConf
+    from hydra_plugins.hydra_submitit_launcher.submitit_launcher import BaseSubmititLauncher
+
+    @dataclass
+    class Resources:
+        """Of one run; time is for one stay on the cluster."""
+
+        tasks_per_node: int
+        timeout_min: int
+        mem_gb: int
+
+    @dataclass
+    class SlurmConf(SlurmQueueConf):
+        _target_: str = "hydra_plugins.multimax_launcher.SlurmLauncher"
+        resources: dict[str, Resources] = field(default_factory=dict)  # by scale
+        srun_args: list[str] = field(default_factory=list)
+        max_num_timeout: int = 1000  # submitit's own count of time-outs, for those before the training has begun
+        dry_run: bool = False  # print what would be submitted, and its cost
+
+    @dataclass
+    class LocalConf(LocalQueueConf):
+        _target_: str = "hydra_plugins.multimax_launcher.LocalLauncher"
+        parallel: int = 1  # runs at a time
+        dry_run: bool = False
+
+    class FrozenLauncher(BaseSubmititLauncher):
+        """Composes and checks the runs, then hands those that are not finished to ``multimax.sweep``."""
+
+        def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
+            from multimax import sweep
+
+            composed = [self.compose(list(overrides)) for overrides in job_overrides]
+            metrics = sweep.launch(self._EXECUTOR, composed)
+            return [self.result(*item) for item in zip(composed, job_overrides, metrics, strict=True)]
+
+        def compose(self, overrides: list[str]) -> tuple[DictConfig, dict[str, Any]]:
+            """A run's configuration, and that of the launcher for this run."""
+            config = self.hydra_context.config_loader.load_sweep_config(self.config, overrides)
+            launcher = OmegaConf.to_container(config.hydra.launcher, resolve=True)
+            with open_dict(config):
+                del config["hydra"]
+            return config, launcher
+
+        def result(self, composed: tuple[DictConfig, Any], overrides: Sequence[str], metric: float | None) -> JobReturn:
+            done = JobReturn(overrides=list(overrides), cfg=composed[0], status=JobStatus.COMPLETED)
+            done.return_value = metric
+            return done
+
+    class SlurmLauncher(FrozenLauncher):
+        _EXECUTOR = "slurm"
+
+    class LocalLauncher(FrozenLauncher):
+        _EXECUTOR = "local"
+
+    for name, node in {"multimax_slurm": SlurmConf, "multimax_local": LocalConf}.items():
+        ConfigStore.instance().store(name, node, group="hydra/launcher", provider="multimax")
