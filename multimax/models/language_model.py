@@ -3,10 +3,10 @@
 from dataclasses import dataclass, field
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from multimax.errors import UserError
 from multimax.models.adaptive import AdaptiveEmbedding
+from multimax.models.layers import VocabularyModel
 from multimax.models.sites import Site, create_site
 
 
@@ -37,30 +37,18 @@ class LanguageModelConfig:
     div_val: int = 1  # factor by which the vectors shrink from cluster to cluster
 
 
-class LanguageModel(nn.Module):
+class LanguageModel(VocabularyModel):
     """Embedding, layers of a subclass, tied output scores, and the reweighting that makes them probabilities.
 
-    A subclass defines ``encode`` and ``start_memory``. ``fingerprint`` (int64 tensor) stands for the vocabulary: it
-    goes into checkpoints, and weights with another one are refused.
+    A subclass defines ``encode`` and ``start_memory``.
     """
 
     max_length: int | None = None  # longest input together with its memory; None: any
 
     def __init__(self, embedding: AdaptiveEmbedding, output: Site, fingerprint: Tensor | None = None):
-        super().__init__()
+        super().__init__(fingerprint)
         self.embedding = embedding
         self.output = create_site(output)
-        self.fingerprint = torch.zeros(1, dtype=torch.long) if fingerprint is None else fingerprint
-
-    def get_extra_state(self) -> Tensor:
-        return self.fingerprint
-
-    def set_extra_state(self, state: Tensor) -> None:
-        if not torch.equal(state.cpu(), self.fingerprint.cpu()):
-            raise UserError(
-                "these weights were trained with another vocabulary than that of data: point data.root (or "
-                "data.vocabulary) at the text that the run was trained on"
-            )
 
     def start_memory(self, batch_size: int) -> Tensor:
         """The empty memory that ``encode`` fills."""
@@ -92,16 +80,3 @@ class LanguageModel(nn.Module):
     def weights(self, hidden: Tensor) -> Tensor:
         """Probabilities [N, num_tokens] of all tokens after hidden states [N, dim]."""
         return self.embedding.weights(hidden, self.output)
-
-
-class FeedForward(nn.Sequential):
-    """Two linear layers around a ReLU, with dropout after it (``inner_dropout``) and at the end."""
-
-    def __init__(self, dim: int, hidden_dim: int, dropout: float, inner_dropout: float = 0.0):
-        super().__init__(
-            nn.Linear(dim, hidden_dim),
-            nn.ReLU(),
-            nn.Dropout(inner_dropout),
-            nn.Linear(hidden_dim, dim),
-            nn.Dropout(dropout),
-        )

@@ -5,19 +5,15 @@ embedding, in the form that MultiMax's authors train on WikiText-103: without an
 fairseq's ``TransformerLanguageModel`` (github.com/facebookresearch/fairseq, 0.12) and torch's ``TransformerEncoder``.
 """
 
-import math
-
 import torch
 from torch import Tensor, nn
 
 from multimax.attention import attention
 from multimax.errors import UserError
 from multimax.models.adaptive import AdaptiveEmbedding
-from multimax.models.language_model import FeedForward, LanguageModel, LanguageModelConfig
+from multimax.models.language_model import LanguageModel, LanguageModelConfig
+from multimax.models.layers import FIRST_POSITION, FeedForward, sinusoids
 from multimax.models.sites import Site, create_site
-
-# fairseq counts positions from the id of its padding token, which is 1, plus one.
-FIRST_POSITION = 2
 
 
 class TransformerLM(LanguageModel):
@@ -101,11 +97,3 @@ class Block(nn.Module):
         attended = attention(query, key, value, self.reweight, mask, dropout=dropout)
         x = x + self.dropout(self.projection(attended.transpose(1, 2).flatten(-2)))
         return x + self.feed_forward(self.feed_forward_norm(x)), cache
-
-
-def sinusoids(positions: Tensor, dim: int) -> Tensor:
-    """Sines [n, dim / 2], then cosines, of positions [n] at wavelengths from 2 pi to 10000 * 2 pi, both included."""
-    half = dim // 2
-    frequencies = torch.exp(torch.arange(half, device=positions.device) * (-math.log(10000) / (half - 1)))
-    angles = positions[:, None] * frequencies
-    return torch.cat([angles.sin(), angles.cos()], -1)

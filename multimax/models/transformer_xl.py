@@ -17,7 +17,8 @@ from torch import Tensor, nn
 
 from multimax.attention import attention
 from multimax.models.adaptive import AdaptiveEmbedding
-from multimax.models.language_model import FeedForward, LanguageModel, LanguageModelConfig
+from multimax.models.language_model import LanguageModel, LanguageModelConfig
+from multimax.models.layers import FeedForward
 from multimax.models.sites import Site, create_site
 
 

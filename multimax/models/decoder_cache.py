@@ -1,0 +1,56 @@
+"""Keys and values of the hypotheses of a search, kept so that a change of hypotheses moves none of them.
+
+The hypotheses of a sentence are the queries of one attention over the keys of all of them, [batch, heads, beam, dim]
+to [batch, heads, positions * beam, dim], and a mask says which slots hold a hypothesis's own past. When hypotheses
+are chosen anew only the mask follows. Keys of the source are there once per sentence, whatever the beam.
+"""
+
+import torch
+from torch import Tensor
+
+POSITIONS = 16  # for which there is room at first; it doubles as needed
+
+
+class DecoderCache:
+    """What a decoder keeps between steps, for ``beam`` hypotheses of each sentence.
+
+    Attributes:
+        source: keys and values of the source, [depth, 2, batch, heads, source length, head_dim].
+        source_mask: bool [batch, 1, 1, source length], True at a token.
+        visible: bool [batch, 1, beam, length * beam], True at a hypothesis's own past.
+        length: number of positions taken in.
+    """
+
+    def __init__(self, source: Tensor, source_mask: Tensor, beam: int):
+        depth, _, batch, heads, _, head_dim = source.shape
+        self.source, self.source_mask, self.beam = source, source_mask[:, None, None], beam
+        self.target = source.new_empty(depth, 2, batch, heads, POSITIONS * beam, head_dim)
+        self.visible = source_mask.new_empty(batch, 1, beam, 0)
+        self.length = 0
+
+    def advance(self) -> Tensor:
+        """Begin the next position and return ``visible`` with it in."""
+        batch, _, beam, used = self.visible.shape
+        own = torch.eye(beam, dtype=torch.bool, device=self.visible.device).expand(batch, 1, -1, -1)
+        self.visible = torch.cat([self.visible, own], -1)
+        self.length += 1
+        if used == self.target.shape[-2]:
+            self.target = torch.cat([self.target, torch.empty_like(self.target)], -2)
+        return self.visible
+
+    def append(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+        """All keys and values of a layer, with those of the newest position [batch, heads, beam, head_dim]."""
+        used = self.length * self.beam
+        self.target[layer, 0, ..., used - self.beam : used, :] = keys
+        self.target[layer, 1, ..., used - self.beam : used, :] = values
+        return self.target[layer, 0, ..., :used, :], self.target[layer, 1, ..., :used, :]
+
+    def reorder(self, parents: Tensor) -> None:
+        """Let hypothesis j of each sentence go on from the former hypothesis ``parents[:, j]``, int64 [batch, beam]."""
+        rows = parents[:, None, :, None].expand_as(self.visible)
+        self.visible = self.visible.gather(2, rows)
+
+    def keep(self, sentences: Tensor) -> None:
+        """Leave all but ``sentences``, int64 [kept]."""
+        self.source, self.target = self.source[:, :, sentences], self.target[:, :, sentences]
+        self.source_mask, self.visible = self.source_mask[sentences], self.visible[sentences]
