@@ -1,9 +1,9 @@
 """A sweep's runs as jobs, on Slurm or on this machine, with their code and configurations frozen at submission.
 
-``SWEEP/code`` is a copy of the package as it is when the sweep is submitted, uncommitted changes included (they are also
-in ``uncommitted.diff``, to read); ``SWEEP/configs`` has one composed configuration per run. The jobs read nothing else of
-the project: a run that starts days later, or again after a preemption, is what was submitted, whatever has become of the
-repository.
+``SWEEP/code`` is a copy of the package as it is when the sweep is submitted, uncommitted changes included (which are in
+``uncommitted.diff`` too, to read); ``SWEEP/configs`` has one composed configuration per run. The jobs read nothing else
+of the project: a run that starts days later, or again after a preemption, is what was submitted, whatever has become of
+the repository.
 """
 
 import importlib
@@ -34,7 +34,6 @@ from multimax.engine.console import format_metrics, say
 from multimax.engine.run_folder import REVISION, RunFolder, git, revision
 from multimax.errors import Interrupted, UserError
 from multimax.report.records import read_records
-from multimax.tasks import task_module
 
 OURS = {"_target_", "submitit_folder", "resources", "parallel", "dry_run", "max_num_timeout"}  # not for submitit
 COMMON = {"timeout_min", "cpus_per_task", "gpus_per_node", "tasks_per_node", "mem_gb", "nodes", "name"}
@@ -79,7 +78,7 @@ class Train(Checkpointable):
             return train_composed(OmegaConf.load(config))
         except Interrupted as stopped:
             print(stopped, file=sys.stderr)
-            sys.exit(stopped.exit_code)
+            sys.exit(130)
 
 
 def launch(cluster: str, composed: Sequence[tuple[DictConfig, dict[str, Any]]]) -> list[float | None]:

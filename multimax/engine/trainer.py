@@ -32,6 +32,10 @@ from multimax.tasks.base import Shard
 
 Evaluate = Callable[[nn.Module, torch.device, Shard], dict[str, float] | None]
 
+STOPS = (signal.SIGINT, signal.SIGTERM)
+WARNINGS = (signal.SIGUSR1, signal.SIGUSR2)
+"""What a cluster sends some time before it ends a job (sbatch --signal)."""
+
 
 @dataclass
 class Progress:
@@ -79,6 +83,7 @@ class Trainer:
         self.finite = torch.ones((), device=self.device, dtype=torch.bool)  # every loss and gradient so far
         self.stop_requested = False  # a signal reached this process
         self.stopping = False  # a signal reached any process
+        self.warned = False  # it was a cluster's, that the time is nearly up
         self.signalled = -math.inf
 
     @property
@@ -88,14 +93,14 @@ class Trainer:
     def run(self) -> dict[str, float]:
         """Train to the end from the newest checkpoint, or from the start; return the final metrics.
 
-        Raises Interrupted after SIGINT or SIGTERM, with a checkpoint written, and UserError if a loss or a gradient is
+        Raises Interrupted after a signal to stop, with a checkpoint written, and UserError if a loss or a gradient is
         not finite, with the checkpoints from before untouched.
         """
         self.folder.claim()
         self.restore()
         self.announce()
         self.started = time.perf_counter() - self.progress.seconds
-        handlers = {number: signal.signal(number, self.request_stop) for number in (signal.SIGINT, signal.SIGTERM)}
+        handlers = {number: signal.signal(number, self.request_stop) for number in (*STOPS, *WARNINGS)}
         try:
             self.train()
         finally:
@@ -124,7 +129,7 @@ class Trainer:
                 if self.step % checkpoint_every == 0 or at_end or improved or self.stopping:
                     self.save()
                 if self.stopping and not at_end:
-                    raise Interrupted(self.step)
+                    raise Interrupted(self.step, out_of_time=self.warned)
 
     def train_step(self, batches: list[Any]) -> None:
         """One optimiser step over this process's micro-batches."""
@@ -133,7 +138,9 @@ class Trainer:
         self.schedule.step_update(self.step)
         self.train_model.train()
         weight = float(sum(self.task.weight(batch) for batch in batches))
-        total = distributed.sum_over_processes({"weight": weight, "stop": float(self.stop_requested)})
+        total = distributed.sum_over_processes(
+            {"weight": weight, "stop": float(self.stop_requested), "warned": float(self.warned)}
+        )
         for index, batch in enumerate(batches):
             last = index == len(batches) - 1
             no_sync = getattr(self.train_model, "no_sync", nullcontext)
@@ -151,7 +158,7 @@ class Trainer:
         progress.weight += total["weight"]
         progress.weight_sum += total["weight"]
         progress.validation = {}
-        self.stopping = total["stop"] > 0
+        self.stopping, self.warned = total["stop"] > 0, total["warned"] > 0
         if self.ema is not None:
             self.ema.update(self.model, self.step)
 
@@ -308,17 +315,21 @@ class Trainer:
         return metrics
 
     def request_stop(self, number: int, frame: FrameType | None) -> None:
-        """Signal handler: stop after this step; a second signal stops at once.
+        """Signal handler: stop after this step; a second SIGINT stops at once.
 
         A launcher passes on the signal that the terminal has sent already: what comes within a second is the same one.
+        A cluster sends SIGTERM more than once and kills a while after, which the checkpoint should have to itself.
         """
+        self.warned |= number in WARNINGS
         now = time.monotonic()
         if now - self.signalled < 1:
             return
-        if self.stop_requested:
+        if not self.stop_requested:
+            name = signal.Signals(number).name
+            print(f"{name}: stopping after this step; Ctrl-C once more stops at once", file=sys.stderr)
+        elif number == signal.SIGINT:
             raise KeyboardInterrupt
         self.stop_requested, self.signalled = True, now
-        print(f"{signal.Signals(number).name}: stopping after this step; once more stops at once", file=sys.stderr)
 
 
 def peak_memory(device: torch.device) -> int:
