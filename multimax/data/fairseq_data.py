@@ -100,9 +100,9 @@ def write_sentences(prefix: Path, sentences: Sequence[Sequence[int]], num_tokens
     starts = np.cumsum(lengths, dtype="<i8") - lengths
     ids = np.fromiter(chain.from_iterable(sentences), dtype, int(lengths.sum()))
     header = HEADER.pack(MAGIC, VERSION, code, len(lengths))
-    for suffix, parts in (("bin", [ids]), ("idx", [header, lengths, starts * dtype.itemsize])):
+    index = header + lengths.tobytes() + (starts * dtype.itemsize).tobytes()
+    for suffix, content in (("bin", ids.tobytes()), ("idx", index)):
         with Path(f"{prefix}.{suffix}").open("wb") as file:
-            for part in parts:
-                file.write(memoryview(part))
+            file.write(content)
             file.flush()
             os.fsync(file.fileno())
