@@ -21,11 +21,11 @@ from omegaconf.errors import OmegaConfBaseException
 
 from multimax.composition import CONFIGS, explain, import_modules, import_plugins, known_keys, register_groups, typed
 from multimax.config import run_name
-from multimax.engine import checkpoint, distributed
+from multimax.engine import checkpoint, distributed, slurm
 from multimax.engine.console import format_metrics, say
 from multimax.engine.run_folder import RunFolder
-from multimax.engine.trainer import Interrupted, Trainer
-from multimax.errors import UserError
+from multimax.engine.trainer import Trainer
+from multimax.errors import Interrupted, UserError
 from multimax.tasks import task_module
 from multimax.tasks.base import Shard, Task
 
@@ -96,21 +96,58 @@ def train_composed(composed: DictConfig) -> float:
         if first:
             say(f"{path} is finished: {format_metrics(summary['metrics'])}")
         return summary["metrics"][summary["metric"]]
-    distributed.start(distributed.choose_device(config.training.device))
-    try:
+    with distributed.processes(distributed.choose_device(config.training.device)):
         task = module.create(config)
-        return Trainer(task, folder).run()[task.metric]
-    finally:
-        distributed.stop()
+        try:
+            return Trainer(task, folder).run()[task.metric]
+        except Interrupted as stopped:
+            if stopped.out_of_time and first:
+                slurm.requeue()
+            raise
 
 
 @one_line_errors
 def evaluate() -> None:
-    """Score a checkpoint on the validation data of its run and print the metrics as JSON."""
-    task, model, device, path = open_run(run_parser(evaluate).parse_intermixed_args())
+    """Score a checkpoint on the validation data of its run and print the metrics as JSON.
+
+    With a run of task=mt also: translate text, or score translations that are there.
+    """
+    parser = run_parser(evaluate)
+    parser.add_argument("--split", help="data to score instead: data.eval_split=SPLIT")
+    parser.add_argument("--beam", type=int, help="hypotheses of the beam search: decoding.beam=BEAM")
+    parser.add_argument("--length-penalty", type=float, help="decoding.length_penalty=LENGTH_PENALTY")
+    what = parser.add_mutually_exclusive_group()
+    what.add_argument("--translate", metavar="FILE", help="print translations of its lines; - is standard input")
+    what.add_argument("--hypotheses", metavar="FILE", help="score its lines as translations; - is standard input")
+    arguments = parser.parse_intermixed_args()
+    shortcuts = {
+        "data.eval_split": arguments.split,
+        "decoding.beam": arguments.beam,
+        "decoding.length_penalty": arguments.length_penalty,
+    }
+    arguments.overrides += [f"{key}={value}" for key, value in shortcuts.items() if value is not None]
+    if arguments.translate is None and arguments.hypotheses is None:
+        task = open_task(arguments)
+        model, device, name = open_model(arguments, task)
+        with torch.no_grad(), autocast(task, device):
+            metrics = task.metrics(task.evaluate(model, device, Shard()))
+        print(json.dumps({"checkpoint": name, **metrics}, indent=1))
+        return
+
+    from multimax import translate
+
+    task = open_task(arguments, needs="mt")
+    if arguments.hypotheses is not None:
+        print(
+            json.dumps(
+                {"hypotheses": arguments.hypotheses, **translate.score_file(task, arguments.hypotheses)}, indent=1
+            )
+        )
+        return
+    model, device, _ = open_model(arguments, task)
     with torch.no_grad(), autocast(task, device):
-        metrics = task.metrics(task.evaluate(model, device, Shard()))
-    print(json.dumps({"checkpoint": str(path), **metrics}, indent=1))
+        for line in translate.translate_file(task, model, device, arguments.translate):
+            print(line, flush=True)
 
 
 @one_line_errors
@@ -128,9 +165,9 @@ def generate() -> None:
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_intermixed_args()
     generation.check(arguments.temperature, arguments.top_k, arguments.top_p)
-    task, model, device, _ = open_run(arguments)
-    if not isinstance(task, LanguageModeling):
-        raise UserError(f"{arguments.run} is a run of task={task.config.task}: text comes from task=lm")
+    task = open_task(arguments, needs="lm")
+    assert isinstance(task, LanguageModeling)
+    model, device, _ = open_model(arguments, task)
     vocabulary = task.corpus.vocabulary
     prompt = torch.tensor([vocabulary.encode(arguments.prompt)], dtype=torch.long, device=device)
     with autocast(task, device):
@@ -150,28 +187,47 @@ def run_parser(command: Callable[[], None]) -> argparse.ArgumentParser:
     """Options of a command that reads a run."""
     parser = argparse.ArgumentParser(prog=f"{command.__name__}.py", description=command.__doc__)
     parser.add_argument("run", type=Path, help="run folder, as train.py printed it")
-    parser.add_argument("--checkpoint", default="last", help="last (default), best, or a name such as step-00001234")
+    parser.add_argument(
+        "--checkpoint", default="last", help="last (default), best, average, or a name such as step-00001234"
+    )
     parser.add_argument("--ema", action="store_true", help="use the averaged weights")
     parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="for instance data.root=PATH")
     return parser
 
 
-def open_run(arguments: argparse.Namespace) -> tuple[Task, Any, torch.device, Path]:
-    """The task of a run, its model as in a checkpoint and in evaluation mode, the device and the checkpoint."""
+def open_task(arguments: argparse.Namespace, needs: str | None = None) -> Task:
+    """The task of a run. Raises UserError if there is no such run, or it is not of the task that is needed."""
     register_groups()
     stored = arguments.run / "config.yaml"
     if not stored.is_file():
         raise UserError(f"{arguments.run} is not a run folder: there is no config.yaml in it")
     composed = OmegaConf.create(yaml.safe_load(stored.read_text()))
+    if needs not in (None, composed.task):
+        raise UserError(f"{arguments.run} is a run of task={composed.task}: this needs one of task={needs}")
     composed.merge_with_dotlist(arguments.overrides)
     import_modules(composed.imports)
     config = typed(composed)
-    device = distributed.choose_device(config.training.device)
-    task = task_module(config.task).create(config)
-    path = find_checkpoint(arguments.run / "checkpoints", arguments.checkpoint, task.higher_is_better)
+    return task_module(config.task).create(config)
+
+
+def open_model(arguments: argparse.Namespace, task: Task) -> tuple[Any, torch.device, str]:
+    """The model as in a checkpoint of a run and in evaluation mode, the device and what the weights are."""
+    folder, count = arguments.run / "checkpoints", task.config.training.average_checkpoints
+    names = [arguments.checkpoint]
+    if arguments.checkpoint == "average":
+        if count is None or arguments.ema:
+            raise UserError(
+                "--checkpoint average is of the weights that a run with training.average_checkpoints=N kept"
+            )
+        names = [path.name for path in checkpoint.newest_scored(folder, count)] or ["last"]
+    paths = [find_checkpoint(folder, name, task.higher_is_better) for name in names]
+    device = distributed.choose_device(task.config.training.device)
     model = task.build_model().to(device)
-    checkpoint.load_weights(path, model, "ema" if arguments.ema else "model", device)
-    return task, model.eval(), device, path
+    if arguments.checkpoint == "average":
+        checkpoint.load_average(paths, model, device)
+    else:
+        checkpoint.load_weights(paths[0], model, "ema" if arguments.ema else "model", device)
+    return model.eval(), device, " ".join(map(str, paths))
 
 
 def autocast(task: Task, device: torch.device) -> torch.autocast:

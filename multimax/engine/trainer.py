@@ -21,6 +21,7 @@ from timm.utils import ModelEmaV3
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
+from multimax import loggers
 from multimax.engine import checkpoint, distributed
 from multimax.engine.console import Console, format_metrics, say
 from multimax.engine.optimization import clip_gradients, create_optimizer, create_schedule, reweighting_parameters
@@ -85,6 +86,7 @@ class Trainer:
         self.stopping = False  # a signal reached any process
         self.warned = False  # it was a cluster's, that the time is nearly up
         self.signalled = -math.inf
+        self.mirror = loggers.follow(folder.path, self.config.logger.name if folder.writer else "none")
 
     @property
     def step(self) -> int:
@@ -100,15 +102,16 @@ class Trainer:
         self.restore()
         self.announce()
         self.started = time.perf_counter() - self.progress.seconds
-        handlers = {number: signal.signal(number, self.request_stop) for number in (*STOPS, *WARNINGS)}
-        try:
-            self.train()
-        finally:
-            for number, handler in handlers.items():
-                signal.signal(number, handler)
-        if not self.progress.validation:  # a run of no steps
-            self.validate()
-        return self.finish()
+        with self.mirror:
+            handlers = {number: signal.signal(number, self.request_stop) for number in (*STOPS, *WARNINGS)}
+            try:
+                self.train()
+            finally:
+                for number, handler in handlers.items():
+                    signal.signal(number, handler)
+            if not self.progress.validation:  # a run of no steps
+                self.validate()
+            return self.finish()
 
     def train(self) -> None:
         config = self.config.training
@@ -128,6 +131,7 @@ class Trainer:
                     console.validation(self.step, self.progress.validation)
                 if self.step % checkpoint_every == 0 or at_end or improved or self.stopping:
                     self.save()
+                self.mirror.update()
                 if self.stopping and not at_end:
                     raise Interrupted(self.step, out_of_time=self.warned)
 

@@ -11,8 +11,8 @@ import torch
 from multimax.composition import compose_configuration, typed
 from multimax.engine import checkpoint
 from multimax.engine.run_folder import RunFolder, read_lines, read_metrics
-from multimax.engine.trainer import Interrupted, Trainer
-from multimax.errors import UserError
+from multimax.engine.trainer import Trainer
+from multimax.errors import Interrupted, UserError
 from multimax.tasks import task_module
 
 EVERYTHING = [

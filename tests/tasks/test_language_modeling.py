@@ -12,8 +12,8 @@ from multimax import reweight
 from multimax.composition import compose_configuration, typed
 from multimax.data.segments import TextBatch
 from multimax.engine.run_folder import RunFolder, read_metrics
-from multimax.engine.trainer import Interrupted, Trainer
-from multimax.errors import UserError
+from multimax.engine.trainer import Trainer
+from multimax.errors import Interrupted, UserError
 from multimax.models.transformer_xl import Reach
 from multimax.tasks.base import Shard
 from multimax.tasks.language_modeling import MODELS, SMOOTHING, LanguageModeling
