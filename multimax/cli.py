@@ -153,7 +153,7 @@ def evaluate() -> None:
 @one_line_errors
 def generate() -> None:
     """Continue a text with a language model of a run, and print prompt and continuation."""
-    from multimax import generation
+    from multimax.decoding import Sampling, continue_text
     from multimax.tasks.language_modeling import LanguageModeling
 
     parser = run_parser(generate)
@@ -164,22 +164,16 @@ def generate() -> None:
     parser.add_argument("--top-p", type=float, default=1.0, help="draw from the fewest tokens with this much mass")
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_intermixed_args()
-    generation.check(arguments.temperature, arguments.top_k, arguments.top_p)
+    sampling = Sampling(arguments.temperature, arguments.top_k, arguments.top_p)
+    sampling.check()
     task = open_task(arguments, needs="lm")
     assert isinstance(task, LanguageModeling)
     model, device, _ = open_model(arguments, task)
     vocabulary = task.corpus.vocabulary
     prompt = torch.tensor([vocabulary.encode(arguments.prompt)], dtype=torch.long, device=device)
     with autocast(task, device):
-        tokens = generation.generate(
-            model,
-            prompt,
-            arguments.tokens,
-            temperature=arguments.temperature,
-            top_k=arguments.top_k,
-            top_p=arguments.top_p,
-            generator=torch.Generator(device).manual_seed(arguments.seed),
-        )
+        generator = torch.Generator(device).manual_seed(arguments.seed)
+        tokens = continue_text(model, prompt, arguments.tokens, sampling, generator)
     print(vocabulary.decode([*prompt[0].tolist(), *tokens[0].tolist()]))
 
 
