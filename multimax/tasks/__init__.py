@@ -5,7 +5,11 @@ from importlib import import_module
 from multimax.errors import UserError
 from multimax.tasks.base import Task
 
-MODULES = {"deit": "multimax.tasks.image_classification", "lm": "multimax.tasks.language_modeling"}
+MODULES = {
+    "deit": "multimax.tasks.image_classification",
+    "lm": "multimax.tasks.language_modeling",
+    "mt": "multimax.tasks.translation",
+}
 """Module of each task; it has ``Config``, the task's configuration, and ``create(config) -> Task``."""
 
 

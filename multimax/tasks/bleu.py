@@ -1,0 +1,62 @@
+"""BLEU by sacrebleu, from sums that add up over the processes which score parts of a corpus.
+
+Papineni et al., "BLEU: a Method for Automatic Evaluation of Machine Translation", ACL 2002; Post, "A Call for Clarity
+in Reporting BLEU Scores", WMT 2018 (1804.08771).
+"""
+
+from collections.abc import Mapping, Sequence
+
+from sacrebleu.metrics import BLEU
+
+ORDER = 4
+
+
+class CorpusBLEU:
+    """One way to score translations; ``name`` is its metric's, and that of its sums."""
+
+    def __init__(self, name: str, tokenize: str, lowercase: bool):
+        self.name = name
+        self.tokenize, self.lowercase = tokenize, lowercase
+
+    def scorer(self) -> BLEU:
+        # force: text that is tokenised already is what is asked for, not a mistake to warn of
+        return BLEU(tokenize=self.tokenize, lowercase=self.lowercase, force=True)
+
+    @property
+    def keys(self) -> list[str]:
+        """Names of the sums: lengths, n-grams that match and n-grams in all, the latter two for n from 1 to 4."""
+        counts = [f"{kind}{n}" for kind in ("matches", "ngrams") for n in range(1, ORDER + 1)]
+        return [f"{self.name}_{key}" for key in ("length", "reference_length", *counts)]
+
+    def sums(self, hypotheses: Sequence[str], references: Sequence[str]) -> dict[str, float]:
+        """The sums over some of a corpus's sentences, which may be none."""
+        if not hypotheses:
+            return dict.fromkeys(self.keys, 0.0)
+        score = self.scorer().corpus_score(hypotheses, [references])
+        values = (score.sys_len, score.ref_len, *score.counts, *score.totals)
+        return dict(zip(self.keys, map(float, values), strict=True))
+
+    def score(self, sums: Mapping[str, float]) -> float:
+        """BLEU in percent from the sums over the whole corpus."""
+        length, reference_length, *counts = (int(sums[key]) for key in self.keys)
+        scorer = self.scorer()
+        return BLEU.compute_bleu(
+            counts[:ORDER],
+            counts[ORDER:],
+            length,
+            reference_length,
+            smooth_method=scorer.smooth_method,
+            smooth_value=scorer.smooth_value,
+            effective_order=scorer.effective_order,
+            max_ngram_order=ORDER,
+        ).score
+
+    def signature(self) -> str:
+        """sacrebleu's own statement of what was computed, with its version."""
+        scorer = self.scorer()
+        scorer.corpus_score(["."], [["."]])  # it knows the number of references only after this
+        return str(scorer.get_signature())
+
+
+TOKENIZED = CorpusBLEU("bleu", "none", lowercase=True)
+DETOKENIZED = CorpusBLEU("sacrebleu", "13a", lowercase=True)
