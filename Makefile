@@ -20,7 +20,7 @@ demo: setup ## train a DeiT with MultiMax on digits that ship with scikit-learn:
 	$(BIN)/python train.py task=deit reweight=multimax scale=demo
 
 test: setup lint ## check style and types, run the tests
-	$(BIN)/python -m pytest -n 2 -m "not slow and not gpu"
+	$(BIN)/python -m pytest -n 2 --dist loadgroup -m "not slow and not gpu"
 
 test-slow: setup ## the tests that take minutes
 	$(BIN)/python -m pytest -m slow

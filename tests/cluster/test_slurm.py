@@ -1,0 +1,211 @@
+"""Sweeps on a real Slurm of two nodes: frozen, preempted, out of time, and with a node that goes away."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from toy import NODES, wait_for
+
+from multimax.engine.run_folder import read_lines, read_metrics
+
+pytestmark = pytest.mark.xdist_group("cluster")  # one cluster, on one of the test processes
+
+# A user's function: softmax, but slow while the file that HOLD names is there, so that a run lasts until a test has
+# done to it what it wants.
+HELD = """
+import os, time
+from multimax import reweight
+
+@reweight.register("held", positive=True)
+def held(scores, mask=None):
+    if os.path.exists(os.environ["HOLD"]):
+        time.sleep(0.05)
+    return reweight.softmax(scores, mask)
+"""
+
+# No checkpoint but those that a signal or the end brings.
+RUN = [
+    "imports=[held]",
+    "reweight=held",
+    "training.epochs=null",
+    "training.steps=60",
+    "training.batch_size=32",
+    "training.log_every=1",
+    "training.evaluate_every=1000",
+]
+NEVER = "training.checkpoint_every=1000"
+ON_A_TOY = ["hydra.launcher.gpus_per_node=null", "hydra.launcher.mem_gb=1", "hydra.launcher.cpus_per_task=2"]
+
+
+class Submitter:
+    """Someone at the login node."""
+
+    def __init__(self, cluster, checkout: Path, folder: Path):
+        self.cluster, self.checkout, self.folder = cluster, checkout, folder
+        self.hold = folder / "hold"
+        (folder / "held.py").write_text(HELD)
+
+    def train(self, *arguments: str) -> str:
+        done = subprocess.run(
+            [sys.executable, str(self.checkout / "train.py"), *arguments, *RUN],
+            cwd=self.folder,
+            env={**self.cluster.environment, "HOLD": str(self.hold), "PYTHONPATH": str(self.folder)},
+            capture_output=True,
+            text=True,
+            timeout=300,
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
+
+    def submit(self, *arguments: str) -> str:
+        return self.train("-m", "hydra/launcher=slurm", *ON_A_TOY, *arguments)
+
+    def run(self, seed: int = 0) -> Path:
+        """The folder of the run of a seed, as soon as there is one."""
+        wait_for("the run to start", lambda: any(self.folder.glob(f"runs/*-seed{seed}-*/starts.jsonl")))
+        return next(self.folder.glob(f"runs/*-seed{seed}-*"))
+
+    def wait_for_steps(self, run: Path, starts: int, steps: int) -> None:
+        """Until the run has gone ``steps`` steps further since it started for the ``starts``-th time."""
+
+        def far_enough() -> bool:
+            begun = read_lines(run / "starts.jsonl")
+            return len(begun) >= starts and trace(run)[-1:] >= [(begun[-1]["step"] + steps,)]
+
+        wait_for(f"{run.name} to make {steps} steps", far_enough)
+
+    def wait_for_start(self, run: Path, number: int) -> None:
+        """Until the run has started for the ``number``-th time, without Slurm's waiting time."""
+
+        def started() -> bool:
+            self.cluster.start_requeued()
+            return len(starts(run)) >= number
+
+        wait_for("the run to start again", started)
+
+    def finish(self) -> None:
+        """Let all runs go on to their ends."""
+        self.hold.unlink(missing_ok=True)
+
+        def over() -> bool:
+            self.cluster.start_requeued()
+            return not self.cluster.jobs()
+
+        wait_for("the jobs to finish", over, 200)
+
+    def logs(self) -> str:
+        return "\n".join(
+            f"{path}:\n{path.read_text()}" for path in sorted(self.folder.glob("runs/sweeps/*/jobs/*.out"))
+        )
+
+
+def trace(run: Path) -> list[tuple]:
+    """What a run logged, step by step, but for how fast it was."""
+    return [
+        (record["step"], *(value for name, value in sorted(record.items()) if name.endswith(("loss", "gradient_norm"))))
+        for record in read_metrics(run)
+    ]
+
+
+def starts(run: Path) -> list[int]:
+    return [start["step"] for start in read_lines(run / "starts.jsonl")]
+
+
+@pytest.fixture
+def submitter(cluster, checkout, tmp_path) -> Submitter:
+    return Submitter(cluster, checkout, tmp_path)
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(cluster, checkout, tmp_path_factory) -> list[tuple]:
+    """What the run with seed 0 logs if nothing happens to it, on one process without Slurm."""
+    submitter = Submitter(cluster, checkout, tmp_path_factory.mktemp("uninterrupted"))
+    submitter.train()
+    return trace(submitter.run())
+
+
+def test_a_sweep_over_two_nodes_is_what_it_was_when_it_was_submitted(submitter, checkout, uninterrupted, tmp_path):
+    said = submitter.submit("seed=0,1", "hydra.launcher.nodes=2", "+hydra.launcher.additional_parameters.hold=true")
+    assert "2 run(s), each with 2 node(s) x 1 process(es)" in said
+    jobs = submitter.cluster.jobs()
+    assert len({job.split("_")[0] for job in jobs}) == 1, "one array"
+    assert len(jobs) == 2
+
+    modules = {path: path.read_text() for path in (tmp_path / "held.py", checkout / "multimax" / "__init__.py")}
+    for module in modules:
+        module.write_text("raise RuntimeError('this is not the code that was submitted')")
+    for job in jobs:
+        submitter.cluster.run("scontrol", "release", job)
+    submitter.finish()
+    for module, text in modules.items():
+        module.write_text(text)
+
+    assert (submitter.run() / "summary.json").is_file(), submitter.logs()
+    assert "on 2 x cpu" in submitter.logs()
+    for (step, *values), (expected_step, *expected) in zip(trace(submitter.run()), uninterrupted, strict=True):
+        assert step == expected_step
+        assert values == pytest.approx(expected, rel=1e-5)
+    again = submitter.submit("seed=0,1", "hydra.launcher.nodes=2")
+    assert "2 of 2 runs are finished already" in again
+    assert not submitter.cluster.jobs()
+
+
+def test_a_preempted_run_is_the_uninterrupted_one_and_the_sweep_s_other_run_goes_on(submitter, uninterrupted):
+    cluster = submitter.cluster
+    submitter.hold.touch()
+    submitter.submit("seed=0,1", NEVER)
+    run = submitter.run()
+    for times in (1, 2):
+        submitter.wait_for_steps(run, times, steps=2)
+        place = dict(line.split() for line in cluster.run("squeue", "-rh", "--format=%i %N", "-t", "R").splitlines())
+        job = next(job for job in place if job.endswith("_0"))
+        more_important = cluster.occupy(place[job])
+        wait_for("the preemption", lambda job=job: cluster.jobs()[job] == "PENDING")
+        cluster.run("scancel", more_important)
+        submitter.wait_for_start(run, times + 1)
+    submitter.finish()
+    assert trace(run) == uninterrupted, submitter.logs()
+    assert len(starts(run)) == 3
+    assert 0 < starts(run)[1] < starts(run)[2]
+    assert starts(submitter.run(seed=1)) == [0]
+    assert (submitter.run(seed=1) / "summary.json").is_file()
+
+
+def test_a_run_out_of_time_goes_on_where_it_was(submitter, uninterrupted):
+    cluster = submitter.cluster
+    submitter.hold.touch()
+    submitter.submit(NEVER)
+    run = submitter.run()
+    submitter.wait_for_steps(run, 1, steps=2)
+    (job,) = cluster.jobs()
+    minutes = 1 + int(cluster.run("squeue", "-h", "--format=%M").split(":")[-2])
+    cluster.run("scontrol", "update", f"JobId={job}", f"TimeLimit={minutes}")  # which the warning is due before
+    wait_for("the requeue", lambda: cluster.jobs()[job] == "PENDING")
+    cluster.run("scontrol", "update", f"JobId={job}", "TimeLimit=30")
+    submitter.finish()
+    assert f"job {job} is out of time: requeued" in submitter.logs()
+    assert trace(run) == uninterrupted, submitter.logs()
+    assert len(starts(run)) == 2
+    assert starts(run)[1] >= 2
+
+
+def test_a_run_whose_node_goes_away_goes_on_on_another(submitter, uninterrupted):
+    cluster = submitter.cluster
+    submitter.hold.touch()
+    submitter.submit("training.checkpoint_every=2")
+    run = submitter.run()
+    submitter.wait_for_steps(run, 1, steps=5)
+    node = cluster.run("squeue", "-h", "--format=%N")
+    cluster.lose_node(node)
+    try:
+        wait_for("the requeue", lambda: [*cluster.jobs().values()] == ["PENDING"])
+        submitter.wait_for_start(run, 2)
+        assert cluster.run("squeue", "-h", "--format=%N") in {*NODES} - {node}
+        submitter.finish()
+    finally:
+        cluster.start_node(node)
+    assert trace(run) == uninterrupted, submitter.logs()
+    assert starts(run)[1] >= 4
+    assert json.loads((run / "summary.json").read_text())["steps"] == 60
