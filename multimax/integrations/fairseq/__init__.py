@@ -1,0 +1,14 @@
+"""The registry's functions in fairseq's own transformers, as a fairseq user directory, and weights both ways.
+
+    fairseq-train DATA --user-dir $(python -m multimax.integrations.fairseq) --arch multimax_transformer_iwslt_de_en
+
+Written for fairseq 0.12 (github.com/facebookresearch/fairseq); the extra ``fairseq`` installs a build of it.
+"""
+
+from pathlib import Path
+
+# fairseq imports a user directory by its last name, which must be nobody else's, after putting the folder above it on
+# sys.path, so there must be nothing else in that one: least of all a package called fairseq.
+USER_DIR = Path(__file__).parent / "user_dir" / "multimax_fairseq"
+
+INSTALL = "fairseq is not installed: run pip install 'multimax[fairseq]', or pip install -e '.[fairseq]' in a clone"

@@ -1,0 +1,79 @@
+"""What training of these models in fairseq needs: the functions' own losses, and an Adam that does not decay them."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from fairseq import utils
+from fairseq.criterions import register_criterion
+from fairseq.criterions.label_smoothed_cross_entropy import LabelSmoothedCrossEntropyCriterion
+from fairseq.dataclass import FairseqDataclass
+from fairseq.optim import register_optimizer
+from fairseq.optim.adam import FairseqAdam, FairseqAdamConfig
+from omegaconf import II
+from torch import Tensor, nn
+
+from multimax.errors import UserError
+from multimax.integrations.fairseq.models import PARAMETER_GROUP
+
+
+@dataclass
+class ReweightedLossConfig(FairseqDataclass):
+    label_smoothing: float = 0.0
+    sentence_avg: bool = II("optimization.sentence_avg")
+
+
+@register_criterion("multimax_loss", dataclass=ReweightedLossConfig)
+class ReweightedLoss(LabelSmoothedCrossEntropyCriterion):
+    """The loss of the function at the output. For softmax it is fairseq's ``label_smoothed_cross_entropy``.
+
+    What is logged as ``nll_loss`` is -log of the target's weight, which is large but finite where the weight is zero.
+    """
+
+    def __init__(self, task: Any, sentence_avg: bool, label_smoothing: float):
+        super().__init__(task, sentence_avg, label_smoothing)
+
+    def compute_loss(self, model: Any, net_output: Any, sample: Any, reduce: bool = True) -> tuple[Tensor, Tensor]:
+        scores = net_output[0].flatten(0, -2)
+        targets = model.get_targets(sample, net_output).flatten()
+        if self.eps and not model.output.soft_targets:
+            raise UserError("the function at the output takes no label smoothing: set --label-smoothing 0")
+        # fairseq spreads the mass over all classes but the target, the functions' losses over all.
+        smoothing = self.eps * scores.shape[-1] / (scores.shape[-1] - 1)
+        reduction = "sum" if reduce else "none"
+        loss = model.output.loss(
+            scores, targets, label_smoothing=smoothing, reduction=reduction, ignore_index=self.padding_idx
+        )
+        with torch.no_grad():
+            weights = model.get_normalized_probs(net_output, log_probs=False).flatten(0, -2)
+            weights = weights.gather(-1, targets[:, None]).squeeze(-1)
+            nll = -weights.clamp(min=torch.finfo(weights.dtype).tiny).log().where(targets != self.padding_idx, 0)
+        return loss, nll.sum() if reduce else nll
+
+
+@register_optimizer("multimax_adam", dataclass=FairseqAdamConfig)
+class ReweightedAdam(FairseqAdam):
+    """fairseq's Adam, in which ``--weight-decay`` passes over the functions' parameters, as in MultiMax's paper.
+
+    ``--clip-norm`` clips them by a norm of their own: one set on the logits of V tokens sums V gradients, and in a
+    common norm would shrink everybody's step.
+
+    Raises UserError where fp16 training has flattened all parameters into one.
+    """
+
+    def __init__(self, cfg: FairseqAdamConfig, params: list[nn.Parameter]):
+        params = list(params)
+        if all(p.dim() == 1 for p in params):
+            raise UserError("--optimizer multimax_adam has to tell parameters apart: add --fp16-no-flatten-grads")
+        attribute, group = PARAMETER_GROUP
+        own = [p for p in params if getattr(p, attribute, None) == group]
+        others = [p for p in params if getattr(p, attribute, None) != group]
+        groups: list[dict[str, Any]] = [{"params": others}]
+        if own:
+            groups.append({"params": own, "weight_decay": 0.0})
+        super().__init__(cfg, groups)
+
+    def clip_grad_norm(self, max_norm: float, aggregate_norm_fn: Any = None) -> Tensor:
+        """The norm of the whole gradient before clipping."""
+        norms = [utils.clip_grad_norm_(group["params"], max_norm, aggregate_norm_fn) for group in self.param_groups]
+        return torch.stack(norms).norm()
