@@ -16,13 +16,19 @@ $(VENV)/.ready: pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
 	@touch $@
 
+# Its C++ is compiled, minutes on two cores, against the torch that is here: pip would else fetch another one for it.
+$(VENV)/.fairseq: $(VENV)/.ready
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt cython 'setuptools>=77' wheel
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt --no-build-isolation -e '.[dev,fairseq]'
+	@touch $@
+
 demo: setup ## train a DeiT with MultiMax on digits that ship with scikit-learn: two minutes on two cores
 	$(BIN)/python train.py task=deit reweight=multimax scale=demo
 
-test: setup lint ## check style and types, run the tests
+test: $(VENV)/.fairseq lint ## install fairseq, check style and types, run the tests
 	$(BIN)/python -m pytest -n 2 --dist loadgroup -m "not slow and not gpu"
 
-test-slow: setup ## the tests that take minutes
+test-slow: $(VENV)/.fairseq ## the tests that take minutes
 	$(BIN)/python -m pytest -m slow
 
 lint: setup ## ruff and mypy
