@@ -73,6 +73,7 @@ class Training:
     evaluate_every: int | None = None  # steps; None: at the end of each epoch
     checkpoint_every: int | None = None  # steps; None: at each evaluation
     keep_checkpoints: int = 2  # newest ones kept, besides the best
+    max_skipped_steps: int = 3  # steps in a row left out for a loss or gradient that is not finite, then the run stops
     # Evaluated checkpoints, the newest, that are kept too and whose mean weights are tested at the end; None: none.
     average_checkpoints: int | None = None
 
@@ -154,6 +155,7 @@ class RunConfig:
                 "training.evaluate_every": (1, None),
                 "training.checkpoint_every": (1, None),
                 "training.keep_checkpoints": (1, None),
+                "training.max_skipped_steps": (1, None),
                 "training.average_checkpoints": (2, None),
                 "logger.samples_every": (0, None),
             },
@@ -227,6 +229,7 @@ NOT_IDENTITY = {
     "training.device",
     "training.log_every",
     "training.keep_checkpoints",
+    "training.max_skipped_steps",
     "training.checkpoint_every",
     "training.micro_batch_size",
 }

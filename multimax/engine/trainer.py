@@ -5,12 +5,13 @@ holds no generator's state and no position in a data loader, and a resumed run i
 """
 
 import hashlib
+import json
 import math
 import resource
 import signal
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field
 from types import FrameType
@@ -22,11 +23,11 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from multimax import loggers
-from multimax.engine import checkpoint, distributed
+from multimax.engine import checkpoint, distributed, nonfinite
 from multimax.engine.console import Console, format_metrics, say
 from multimax.engine.optimization import clip_gradients, create_optimizer, create_schedule, reweighting_parameters
-from multimax.engine.run_folder import RunFolder
-from multimax.errors import Interrupted, UserError
+from multimax.engine.run_folder import RunFolder, write_atomic
+from multimax.errors import Diverged, Interrupted
 from multimax.models.sites import count_parameters
 from multimax.tasks import Task
 from multimax.tasks.base import Shard
@@ -47,6 +48,8 @@ class Progress:
     seconds: float = 0.0  # over all starts of the run, evaluation included
     loss_sum: float = 0.0  # since the last logged step, as is weight_sum
     weight_sum: float = 0.0
+    skipped_in_row: int = 0  # steps up to this one whose loss or gradient was not finite
+    skipped_steps: int = 0  # such steps so far
     best: float | None = None  # of the metric that the task names
     validation: dict[str, float] = field(default_factory=dict)  # metrics of this very step; empty: not evaluated
 
@@ -80,8 +83,9 @@ class Trainer:
             self.train_model.compile()
 
         self.progress = Progress()
-        self.loss_sum = torch.zeros((), device=self.device, dtype=torch.float64)  # this process's, since the last log
-        self.finite = torch.ones((), device=self.device, dtype=torch.bool)  # every loss and gradient so far
+        self.guard = nonfinite.Guard(self.optimizer, self.device, config.max_skipped_steps)
+        # Loss of this process and weight of all, over the steps since the last logged one that were not skipped.
+        self.sums = torch.zeros(2, device=self.device, dtype=torch.float64)
         self.stop_requested = False  # a signal reached this process
         self.stopping = False  # a signal reached any process
         self.warned = False  # it was a cluster's, that the time is nearly up
@@ -95,8 +99,8 @@ class Trainer:
     def run(self) -> dict[str, float]:
         """Train to the end from the newest checkpoint, or from the start; return the final metrics.
 
-        Raises Interrupted after a signal to stop, with a checkpoint written, and UserError if a loss or a gradient is
-        not finite, with the checkpoints from before untouched.
+        Raises Interrupted after a signal to stop, with a checkpoint written, and Diverged if too many steps in a row
+        had a loss or a gradient that is not finite, with a checkpoint of the weights from before.
         """
         self.folder.claim()
         self.restore()
@@ -121,6 +125,9 @@ class Trainer:
             batches = self.task.train_batches(self.step, self.shard) if self.step < self.total_steps else iter(())
             while self.step < self.total_steps:
                 self.train_step(next(batches))
+                if self.guard.exhausted():
+                    self.save()
+                    raise self.diverged("the loss or the gradient is")
                 console.advance(self.step)
                 at_end = self.step == self.total_steps
                 improved = False
@@ -136,8 +143,9 @@ class Trainer:
                     raise Interrupted(self.step, out_of_time=self.warned)
 
     def train_step(self, batches: list[Any]) -> None:
-        """One optimiser step over this process's micro-batches."""
+        """One optimiser step over this process's micro-batches, skipped if its loss or its gradient is not finite."""
         progress = self.progress
+        self.batches = batches
         torch.manual_seed(step_seed(self.config.seed, self.step, self.shard.rank))
         self.schedule.step_update(self.step)
         self.train_model.train()
@@ -145,6 +153,8 @@ class Trainer:
         total = distributed.sum_over_processes(
             {"weight": weight, "stop": float(self.stop_requested), "warned": float(self.warned)}
         )
+        sums = torch.zeros_like(self.sums)
+        sums[1] = total["weight"]
         for index, batch in enumerate(batches):
             last = index == len(batches) - 1
             no_sync = getattr(self.train_model, "no_sync", nullcontext)
@@ -152,15 +162,13 @@ class Trainer:
                 with self.autocast():
                     loss = self.task.loss(self.train_model, batch, self.device)
                 # Gradients are averaged over processes, the loss over the whole batch.
-                (loss * (self.shard.world / total["weight"])).backward()
-            self.loss_sum += loss.detach()
+                nonfinite.poisoned(loss, self.shard.world / total["weight"]).backward()
+            sums[0] += loss.detach()
         self.gradient_norm = clip_gradients(self.model, self.own_parameters, self.config.optimizer.clip_norm)
-        self.finite &= self.loss_sum.isfinite() & self.gradient_norm.isfinite()
-        self.optimizer.step()
+        self.sums += sums.where(self.guard.step(self.gradient_norm), 0)
         self.optimizer.zero_grad()
         progress.step += 1
         progress.weight += total["weight"]
-        progress.weight_sum += total["weight"]
         progress.validation = {}
         self.stopping, self.warned = total["stop"] > 0, total["warned"] > 0
         if self.ema is not None:
@@ -169,31 +177,60 @@ class Trainer:
     def autocast(self) -> torch.autocast:
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.training.precision == "bf16")
 
-    def total_loss(self) -> float:
-        """Sum of the loss over all processes since the last logged step.
-
-        Raises UserError if it, or any loss or gradient before it, is not finite: then the weights are lost.
-        """
-        total = distributed.sum_over_processes({"loss": self.loss_sum.item(), "broken": float(not self.finite)})
-        if total["broken"] or not math.isfinite(total["loss"]):
-            raise UserError(
-                f"a loss or a gradient is not finite by step {self.step}; the checkpoints are from before. "
-                "Lower optimizer.learning_rate, lengthen the warm-up or set optimizer.clip_norm"
-            )
-        return total["loss"]
+    def gather(self) -> None:
+        """Bring ``progress`` up to date with the device."""
+        loss, weight = self.sums.tolist()
+        self.progress.loss_sum, self.progress.weight_sum = distributed.sum_over_processes({"": loss})[""], weight
+        self.progress.skipped_in_row, self.progress.skipped_steps = self.guard.counts.tolist()
+        self.progress.seconds = time.perf_counter() - self.started
 
     def log_training(self) -> dict[str, float]:
         """Write the training metrics since the last call."""
+        self.gather()
+        progress = self.progress
         metrics = {
-            "loss": self.total_loss() / self.progress.weight_sum,
+            "loss": progress.loss_sum / progress.weight_sum if progress.weight_sum else math.nan,
             "learning_rate": self.optimizer.param_groups[0]["lr"],
             "gradient_norm": float(self.gradient_norm),
-            f"{self.task.unit}_per_second": self.progress.weight / (time.perf_counter() - self.started),
+            f"{self.task.unit}_per_second": progress.weight / progress.seconds,
         }
-        self.loss_sum.zero_()
-        self.progress.weight_sum = 0.0
+        if progress.skipped_steps:
+            metrics["skipped_steps"] = progress.skipped_steps
+        self.sums.zero_()
+        metrics = {name: value for name, value in metrics.items() if math.isfinite(value)}
         self.log("train", metrics)
         return metrics
+
+    def diverged(self, what: str) -> Diverged:
+        """Look once more into the last step, layer by layer, for the log and ``nonfinite.json``."""
+        step = self.step - 1
+
+        def losses() -> Iterator[torch.Tensor]:
+            torch.manual_seed(step_seed(self.config.seed, step, self.shard.rank))
+            for batch in self.batches:
+                with self.autocast():
+                    yield self.task.loss(self.model, batch, self.device)
+
+        self.gather()
+        self.model.train()
+        loss, found = nonfinite.diagnose(self.model, losses)
+        rows = distributed.concatenate_over_processes(torch.stack([loss, *(v.cpu() for v in found.values())])[None])
+        largest = dict(zip(found, rows[:, 1:].amax(0).tolist(), strict=True))
+        content = {
+            "batch": {"step": step, "seed": self.config.seed, "examples": self.task.examples(step)},
+            "skipped_in_a_row": self.progress.skipped_in_row,
+            **nonfinite.readable({"loss": rows[:, 0].sum().item(), **largest}),
+        }
+        path = self.folder.path / "nonfinite.json"
+        if self.folder.writer:
+            write_atomic(path, json.dumps(content, indent=1) + "\n")
+        for kind in ("scores", "gradient"):
+            self.say(f"largest {kind}: {nonfinite.largest_first(largest, kind, 5)}")
+        return Diverged(
+            f"{what} not finite by step {self.step} ({self.progress.skipped_in_row} skipped in a row); the "
+            f"checkpoints are from before, {path} has the batch and the scores and gradients of every layer. Lower "
+            "optimizer.learning_rate, lengthen the warm-up or set optimizer.clip_norm"
+        )
 
     def log(self, phase: str, metrics: dict[str, float]) -> None:
         named = {f"{phase}/{name}": value for name, value in metrics.items()}
@@ -244,9 +281,13 @@ class Trainer:
         return {f"test_{name}@{of}": value for of, scores in tested.items() for name, value in (scores or {}).items()}
 
     def save(self) -> None:
-        """Write a checkpoint of this step and drop the old ones. Only the first process writes."""
-        self.progress.loss_sum = self.total_loss()
-        self.progress.seconds = time.perf_counter() - self.started
+        """Write a checkpoint of this step and drop the old ones. Only the first process writes.
+
+        Raises Diverged if the weights are not finite.
+        """
+        if not torch.stack([parameter.isfinite().all() for parameter in self.model.parameters()]).all():
+            raise self.diverged("the weights are")
+        self.gather()
         task = {name: distributed.concatenate_over_processes(rows) for name, rows in self.task.state().items()}
         if not self.folder.writer:
             return
@@ -275,8 +316,9 @@ class Trainer:
             self.optimizer.load_state_dict(state["optimizer"])
             self.progress = Progress(**state["progress"])
             self.task.load_state(state["task"], self.shard)
-            if self.folder.writer:  # the sum is that of all processes
-                self.loss_sum.fill_(self.progress.loss_sum)
+            self.sums[0] = self.progress.loss_sum if self.folder.writer else 0.0  # the sum is that of all processes
+            self.sums[1] = self.progress.weight_sum
+            self.guard.counts[0], self.guard.counts[1] = self.progress.skipped_in_row, self.progress.skipped_steps
             self.say(f"resuming from {found}")
         self.folder.start(self.step)
 
@@ -308,6 +350,7 @@ class Trainer:
             metrics,
             metric=self.task.metric,
             steps=self.step,
+            skipped_steps=self.progress.skipped_steps,
             parameters=count_parameters(self.model),
             # Evaluation and checkpoints are in the time, the test at the end is not.
             throughput={"seconds": seconds, f"{self.task.unit}_per_second": rate},

@@ -75,6 +75,10 @@ class Task(ABC):
     def load_state(self, state: dict[str, Tensor], shard: Shard) -> None:  # noqa: B027 most tasks carry nothing
         """Take up ``state`` of all processes, each tensor [batch_size, ...]."""
 
+    def examples(self, step: int) -> list[int]:
+        """What the global batch of ``step`` is made of, to find it again: the numbers of examples, or first tokens."""
+        return []
+
     def summary(self) -> dict[str, Any]:
         """What else a run's summary should hold, such as the number of unreadable images."""
         return {}

@@ -179,6 +179,9 @@ class ImageClassification(Task):
                 self.skipped.add(name)
                 logger.warning("skipping %s, which cannot be read (%d so far)", name, len(self.skipped))
 
+    def examples(self, step: int) -> list[int]:
+        return self.order.batch(step)
+
     def summary(self) -> dict[str, Any]:
         return {"unreadable_images": sorted(self.skipped)}
 

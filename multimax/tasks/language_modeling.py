@@ -154,7 +154,9 @@ class LanguageModeling(Task):
     def loss(self, model: nn.Module, batch: TextBatch, device: torch.device) -> Tensor:
         batch = batch.to(device)
         memory = None if batch.fresh else self.memory.get(batch.first_row)
-        loss, self.memory[batch.first_row] = model(batch.tokens, batch.targets, memory)
+        loss, memory = model(batch.tokens, batch.targets, memory)
+        # What is not finite is forgotten: such a step is skipped, and must not spoil those after it.
+        self.memory[batch.first_row] = None if memory is None else memory.where(memory.isfinite(), 0)
         return loss
 
     def state(self) -> dict[str, Tensor]:
@@ -213,6 +215,9 @@ class LanguageModeling(Task):
         else:
             metrics["zero_targets"] = 100 * sums["zeros"] / tokens
         return metrics
+
+    def examples(self, step: int) -> list[int]:
+        return self.segments.starts(step)
 
     def summary(self) -> dict[str, Any]:
         return {"vocabulary": len(self.corpus.vocabulary), "unknown_tokens": self.corpus.unknown}

@@ -2,46 +2,14 @@
 
 import json
 import math
-import os
-import signal
 
 import pytest
 import torch
+from engine_runs import numbers, stop_at, trainer
 
-from multimax.composition import compose_configuration, typed
 from multimax.engine import checkpoint
-from multimax.engine.run_folder import RunFolder, read_lines, read_metrics
-from multimax.engine.trainer import Trainer
-from multimax.errors import Interrupted, UserError
-from multimax.tasks import task_module
-
-EVERYTHING = [
-    "training.epochs=null", "training.steps=10", "training.log_every=3", "training.evaluate_every=4",
-    "training.batch_size=32", "training.micro_batch_size=8", "training.ema_decay=0.9", "training.evaluate_ema=true",
-    "model.drop_path=0.2", "model.depth=2", "data.mixup=0.8", "data.cutmix=1", "data.random_erasing=0.5",
-]  # fmt: skip
-
-
-def trainer(path, *overrides) -> Trainer:
-    config = typed(compose_configuration([*EVERYTHING, *overrides]))
-    return Trainer(task_module(config.task).create(config), RunFolder(path, config))
-
-
-def numbers(path):
-    """All that a run logged, but for its speed."""
-    return [{k: v for k, v in r.items() if not k.endswith("per_second")} for r in read_metrics(path)]
-
-
-def stop_at(running: Trainer, step: int) -> None:
-    """Send this process a SIGTERM while ``running`` is in ``step``."""
-    train_step = running.train_step
-
-    def interrupted(batches):
-        if running.step == step - 1:
-            os.kill(os.getpid(), signal.SIGTERM)
-        train_step(batches)
-
-    running.train_step = interrupted
+from multimax.engine.run_folder import read_lines, read_metrics
+from multimax.errors import Diverged, Interrupted, UserError
 
 
 @pytest.fixture(scope="module")
@@ -84,7 +52,7 @@ def test_a_checkpoint_has_the_metric_of_its_own_step_or_none(tmp_path):
     assert checkpoint.read_manifest(best)["metric"] == summary["metrics"]["best_top1"] == max(scores.values())
 
 
-def test_a_loss_that_is_not_finite_stops_the_run_and_no_checkpoint_has_it(tmp_path):
+def test_weights_that_are_not_finite_stop_the_run_and_no_checkpoint_has_them(tmp_path):
     running = trainer(tmp_path, "training.checkpoint_every=1", "training.log_every=100")
     train_step = running.train_step
 
@@ -94,11 +62,11 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_no_checkpoint_has_it(tmp_pa
             running.model.backbone.head.weight.data.fill_(math.inf)
 
     running.train_step = broken
-    with pytest.raises(UserError, match="not finite by step 6"):
+    with pytest.raises(Diverged, match="the weights are not finite by step 5"):
         running.run()
     newest, skipped = checkpoint.newest(tmp_path / "checkpoints")
     assert not skipped
-    assert newest.name in ("step-00000004", "step-00000005")
+    assert newest.name == "step-00000004"
 
 
 def test_killed_between_the_last_checkpoint_and_the_summary_it_is_finished_without_another_line(whole, tmp_path):
