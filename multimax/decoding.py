@@ -10,7 +10,7 @@ fairseq's ``SequenceGenerator`` (github.com/facebookresearch/fairseq, 0.12):
 - finished hypotheses are ranked by score / length ** length_penalty, the end token counted.
 
 Where nothing can end, as zeros at the output make possible, the hypotheses are returned as they stand. Between equals
-the earlier hypothesis goes first. A sentence that is done leaves the batch.
+the earlier hypothesis goes first, then the lower token. A sentence that is done leaves the batch.
 """
 
 import math
@@ -221,6 +221,8 @@ def choose_best(scores: Tensor, weights: Tensor) -> tuple[Tensor, Tensor, Tensor
     beam, vocabulary = weights.shape[1:]
     count = min(2 * beam, vocabulary)
     best, tokens = weights.topk(count)
+    tokens, by_token = tokens.sort()
+    best = best.gather(-1, by_token)
     continued, order = (scores[..., None] + best.log()).flatten(1).sort(stable=True, descending=True)
     continued, order = continued[:, : 2 * beam], order[:, : 2 * beam]
     return continued, order // count, tokens.flatten(1).gather(1, order)

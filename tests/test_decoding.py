@@ -1,24 +1,25 @@
 """One search loop against plain ones, without batch, cache or tensors, on models of every function."""
 
 import math
+from collections import Counter
+from functools import partial
 
 import pytest
 import torch
 from torch import nn
 
 from multimax import reweight
-from multimax.decoding import Sampling, Search, continue_text, translate
+from multimax.decoding import Sampling, Search, choose_best, choose_by_lot, continue_text, search_all, translate
 from multimax.errors import UserError
 from multimax.models.encoder_decoder import END, PAD, AttentionSites, EncoderDecoder, EncoderDecoderConfig
 from multimax.models.language_model import LanguageModelConfig
 from multimax.models.transformer_lm import TransformerLM
 from multimax.models.transformer_xl import TransformerXL
 
-LENGTHS = [7, 2, 5, 1, 4]
-SOURCE = torch.randint(3, 13, (5, 7), generator=torch.Generator().manual_seed(3))
-MASK = torch.arange(7) < torch.tensor(LENGTHS)[:, None]
-SOURCE = SOURCE.where(MASK, PAD)
-SHORT = Search(max_length_ratio=0.5, max_length_extra=8)
+LENGTHS = [5, 1, 3]
+MASK = torch.arange(5) < torch.tensor(LENGTHS)[:, None]
+SOURCE = torch.randint(3, 13, (3, 5), generator=torch.Generator().manual_seed(3)).where(MASK, PAD)
+SHORT = Search(beam=3, max_length_ratio=0.5, max_length_extra=6)
 
 
 def build(name="softmax", output=None, spread=0.5, **options):
@@ -31,22 +32,26 @@ def build(name="softmax", output=None, spread=0.5, **options):
     return model.double().eval()
 
 
-def next_weights(model, source, prefix):
-    """Probabilities of what follows ``prefix``, from the whole forward of one sentence."""
+def next_weights(model, source):
+    """Function of a prefix to the probabilities of what follows it, from the whole forward of one sentence."""
     mask = torch.ones(1, len(source), dtype=torch.bool)
-    hidden, _ = model.decode(torch.tensor([[END, *prefix]]), model.encode(source[None], mask), mask)
-    return model.weights(hidden[0, -1]).tolist()
+    encoded = model.encode(source[None], mask)
+
+    def weights(prefix):
+        hidden, _ = model.decode(torch.tensor([[END, *prefix]]), encoded, mask)
+        return model.weights(hidden[0, -1]).tolist()
+
+    return weights
 
 
-def plain_search(model, source, search):
+def plain_search(weights_after, limit, search):
     """Beam search by fairseq's rules over lists of tokens: [(score, tokens)], best first."""
-    limit = int(search.max_length_ratio * len(source) + search.max_length_extra)
     alive, ended = [(0.0, [])], []
     while True:
         step = len(alive[0][1])
         continuations = []
         for score, tokens in alive:
-            for token, weight in enumerate(next_weights(model, source, tokens)):
+            for token, weight in enumerate(weights_after(tokens)):
                 too_early = token == END and step < search.min_length
                 if weight > 0 and token != PAD and not too_early and (token == END or step < limit):
                     continuations.append((score + math.log(weight), [*tokens, token]))
@@ -69,8 +74,124 @@ def assert_same(found, expected):
 @pytest.mark.parametrize("name", reweight.available())
 def test_beam_search_equals_a_plain_search_of_one_sentence(name, spread):
     model = build(name, spread=spread)
-    for i, hypotheses in enumerate(translate(model, SOURCE, MASK, SHORT)):
-        assert_same(hypotheses, plain_search(model, SOURCE[i, : LENGTHS[i]], SHORT))
+    for source, length, found in zip(SOURCE, LENGTHS, translate(model, SOURCE, MASK, SHORT), strict=True):
+        assert_same(found, plain_search(next_weights(model, source[:length]), length // 2 + 6, SHORT))
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("beam", [1, 4, 12])
+@pytest.mark.parametrize("options", [{"length_penalty": 0.0}, {"length_penalty": 2.5, "min_length": 5}])
+def test_every_option_is_the_plain_search_s(beam, options):
+    model = build("multimax", spread=0.3, pre_norm=True)
+    search = Search(beam, max_length_ratio=1.5, max_length_extra=6, **options)
+    for source, length, found in zip(SOURCE, LENGTHS, translate(model, SOURCE, MASK, search), strict=True):
+        assert_same(found, plain_search(next_weights(model, source[:length]), int(1.5 * length + 6), search))
+        assert all(len(hypothesis.tokens) > search.min_length for hypothesis in found)
+
+
+class Chain:
+    """A decoder whose next token depends on the newest alone: weights [vocabulary, vocabulary]."""
+
+    def __init__(self, weights):
+        self.weights, self.batches = torch.tensor(weights, dtype=torch.float64), []
+
+    def step(self, tokens):
+        self.batches.append(len(tokens))
+        return self.weights[tokens]
+
+    def reorder(self, parents):
+        pass
+
+    def keep(self, sentences):
+        pass
+
+
+def search_chain(weights, beam, limits, choose=choose_best, starts=None):
+    """[(tokens, score)] of each sentence; token 2 ends, token 1 is never chosen; and the sizes of the batches."""
+    chain = Chain(weights)
+    tokens = torch.full((len(limits), beam), END) if starts is None else torch.tensor(starts)[:, None].expand(-1, beam)
+    scores = torch.zeros(len(limits), beam)
+    if choose is choose_best:
+        scores[:, 1:] = -math.inf
+    found = search_all(chain, tokens, scores, limits, choose, Search(beam, min_length=0), END, PAD)
+    return [[(h.tokens.tolist(), h.score) for h in hypotheses] for hypotheses in found], chain.batches
+
+
+# From the beginning (2) to 3, 4 or 5; 3 must end, 4 goes on to 5 or ends, 5 never ends.
+PATHS = [
+    [0, 0, 0, 0, 0, 0],
+    [0, 0, 0, 0, 0, 0],
+    [0, 0.1, 0, 0.4, 0.3, 0.2],
+    [0, 0, 1, 0, 0, 0],
+    [0, 0, 0.5, 0, 0, 0.5],
+    [0, 0, 0, 0, 0, 1],
+]
+
+
+def test_a_token_without_mass_is_never_chosen():
+    ((found), (cut), (stuck)), _ = search_chain(PATHS, 6, [4, 1, 4], starts=[2, 2, 0])
+    assert [tokens for tokens, _ in found] == [[3, 2], [4, 2]]  # the mass of 1 is lost, and 5 does not end
+    assert [score for _, score in found] == pytest.approx([math.log(0.4) / 2, math.log(0.15) / 2])
+    assert [tokens for tokens, _ in cut] == [[3, 2], [4, 2]]
+    assert stuck == [([], 0.0)]
+
+
+def test_where_nothing_can_end_the_hypotheses_stand_as_they_are():
+    (found,), _ = search_chain(PATHS, 2, [3], starts=[5])
+    assert found == [([5, 5, 5], 0.0)]
+
+
+def test_between_equals_the_earlier_hypothesis_goes_first_and_then_the_lower_token():
+    forks = [[0, 0, 0, 0.5, 0.5], [0] * 5, [0, 0, 0, 0.5, 0.5], [0, 0, 0.5, 0.25, 0.25], [0, 0, 0.5, 0.25, 0.25]]
+    (found,), _ = search_chain(forks, 3, [3])
+    assert [tokens for tokens, _ in found] == [[3, 2], [4, 2], [3, 3, 2]]
+
+
+def test_a_sentence_that_is_done_costs_nothing_more():
+    """Each sentence is in the batch for as many steps as alone."""
+    generator = torch.Generator().manual_seed(0)
+    weights = torch.rand(9, 9, generator=generator).double()
+    weights[:, END] *= 0.1
+    weights = (weights / weights.sum(-1, keepdim=True)).tolist()
+    limits = [2, 30, 4, 6, 30]
+    starts = [2, 3, 8, 5, 0]
+    together, batches = search_chain(weights, 3, limits, starts=starts)
+    steps = []
+    for i, found in enumerate(together):
+        (alone,), batches_alone = search_chain(weights, 3, limits[i : i + 1], starts=starts[i : i + 1])
+        assert alone == found
+        steps.append(len(batches_alone))
+    assert len(set(steps)) > 2
+    assert batches == [sum(n > step for n in steps) for step in range(max(steps))]
+
+
+def test_samples_come_as_often_as_the_model_says():
+    choose = partial(choose_by_lot, sampling=Sampling(), generator=torch.Generator().manual_seed(0))
+    weights = [[*row[:1], 0.0, *row[2:]] for row in PATHS]
+    weights[5] = [0, 0, 0.5, 0, 0, 0.5]
+    weights[2] = [0, 0, 0.2, 0.4, 0.2, 0.2]
+    (found,), _ = search_chain(weights, 4000, [40], choose)
+    assert len(found) == 4000
+    counts = Counter(tuple(tokens) for tokens, _ in found)
+    for tokens, probability in {(2,): 0.2, (3, 2): 0.4, (4, 2): 0.1, (4, 5, 2): 0.05, (5, 5, 2): 0.05}.items():
+        assert counts[tokens] == pytest.approx(4000 * probability, abs=5 * math.sqrt(4000 * probability))
+        score = next(score for sample, score in found if sample == list(tokens))
+        assert score == pytest.approx(math.log(probability) / len(tokens))
+
+
+@torch.no_grad()
+def test_sampling_at_temperature_zero_is_greedy_search():
+    model = build("sparsemax", "multimax")
+    search = Search(1, max_length_ratio=1, max_length_extra=6)
+    sampled = translate(model, SOURCE, MASK, search, Sampling(temperature=0))
+    for greedy, samples in zip(translate(model, SOURCE, MASK, search), sampled, strict=True):
+        assert_same(samples, [(greedy[0].score, greedy[0].tokens.tolist())])
+
+
+def test_options_out_of_range_are_refused():
+    for options in ({"beam": 0}, {"max_length_extra": 0}, {"min_length": -1}, {"max_length_ratio": -1}):
+        with pytest.raises(UserError, match=next(iter(options))):
+            translate(build(), SOURCE, MASK, Search(**options))
 
 
 LM_CONFIG = LanguageModelConfig(depth=2, dim=12, num_heads=3, ffn_dim=10, segment_length=12, eval_memory_length=20)
