@@ -280,6 +280,8 @@ def open_folder(root: Path, recipe: Recipe, description: dict[str, Any]) -> Bite
     for language in languages:
         if language not in there:
             raise UserError(f"{root} has no dictionary dict.{language}.txt: there is {', '.join(there) or 'none'}")
+    if recipe.bpe_merges is not None and not (root / "code").is_file():
+        raise UserError(f"{root} has no file code with the merges of its BPE: prepare the data again")
     source, target = (Dictionary.load(root / f"dict.{language}.txt") for language in languages)
     if source.tokens == target.tokens:
         target = source
