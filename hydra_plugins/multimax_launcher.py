@@ -53,7 +53,7 @@ if find_spec("hydra_plugins.hydra_submitit_launcher"):  # else the launchers are
         def compose(self, overrides: list[str]) -> tuple[DictConfig, dict[str, Any]]:
             """A run's configuration, and that of the launcher for this run."""
             config = self.hydra_context.config_loader.load_sweep_config(self.config, overrides)
-            launcher = OmegaConf.to_container(config.hydra.launcher, resolve=True)
+            launcher: Any = OmegaConf.to_container(config.hydra.launcher, resolve=True)
             with open_dict(config):
                 del config["hydra"]
             return config, launcher

@@ -19,9 +19,10 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import submitit
+from hydra_plugins.hydra_submitit_launcher.config import BaseQueueConf
 from omegaconf import DictConfig, OmegaConf
 from submitit.core.utils import FailedJobError
 from submitit.helpers import Checkpointable, TorchDistributedEnvironment
@@ -36,7 +37,7 @@ from multimax.errors import Interrupted, UserError
 from multimax.report.records import read_records
 
 OURS = {"_target_", "submitit_folder", "resources", "parallel", "dry_run", "max_num_timeout"}  # not for submitit
-COMMON = {"timeout_min", "cpus_per_task", "gpus_per_node", "tasks_per_node", "mem_gb", "nodes", "name"}
+COMMON = {*BaseQueueConf.__dataclass_fields__}  # what submitit takes for every kind of cluster, without a prefix
 
 
 @dataclass
@@ -75,7 +76,7 @@ class Train(Checkpointable):
             TorchDistributedEnvironment().export(set_cuda_visible_devices=False, overwrite=True)
             os.environ["MASTER_ADDR"] = "127.0.0.1"
         try:
-            return train_composed(OmegaConf.load(config))
+            return train_composed(cast(DictConfig, OmegaConf.load(config)))
         except Interrupted as stopped:
             print(stopped, file=sys.stderr)
             sys.exit(130)
@@ -93,7 +94,9 @@ def launch(cluster: str, composed: Sequence[tuple[DictConfig, dict[str, Any]]]) 
     for run in runs:
         other = by_folder.setdefault(run.folder.path, run)
         if other.composed != run.composed:
-            raise UserError(f"more than one run of the sweep has run_dir={run.folder.path}: leave run_dir out")
+            raise UserError(
+                f"the sweep has {run.folder.path} more than once: leave run_dir out, and sweep what differs"
+            )
     waiting = [run for run in by_folder.values() if run.metric is None]
     if len(waiting) < len(by_folder):
         say(f"{len(by_folder) - len(waiting)} of {len(by_folder)} runs are finished already")
@@ -103,10 +106,15 @@ def launch(cluster: str, composed: Sequence[tuple[DictConfig, dict[str, Any]]]) 
     if runs[0].launcher["dry_run"]:
         say_cost(list(arrays.values()))
     elif waiting:
+        if cluster == "slurm" and shutil.which("sbatch") is None:
+            raise UserError("there is no Slurm here: sbatch is not on the PATH; hydra/launcher=local needs none")
         sweep = Path(runs[0].launcher["submitit_folder"]).resolve()
         python = freeze(sweep, waiting)
-        for array in arrays.values():
-            (submit if cluster == "slurm" else run_here)(sweep, python, array)
+        if cluster == "local":
+            run_here(sweep, python, waiting)
+        else:
+            for array in arrays.values():
+                submit(sweep, python, array)
     return [run.metric for run in runs]
 
 
@@ -148,23 +156,13 @@ def frozen_config(sweep: Path, run: Run) -> Path:
     return sweep / "configs" / f"{run.folder.path.name}.yaml"
 
 
-def create_executor(cluster: str, sweep: Path, python: str, run: Run) -> submitit.AutoExecutor:
-    executor_options = {f"{cluster}_python": python}
-    if cluster == "slurm":
-        executor_options["slurm_max_num_timeout"] = run.launcher["max_num_timeout"]
-    executor = submitit.AutoExecutor(sweep / "jobs", cluster, **executor_options)
-    parameters = run.submitit_parameters()
-    executor.update_parameters(
-        **{key if key in COMMON | {"stderr_to_stdout"} else f"{cluster}_{key}": v for key, v in parameters.items()}
-    )
-    return executor
-
-
 def submit(sweep: Path, python: str, runs: Sequence[Run]) -> None:
     """Give the runs to Slurm as one array. Raises UserError if it does not take them."""
-    if shutil.which("sbatch") is None:
-        raise UserError("there is no Slurm here: sbatch is not on the PATH; hydra/launcher=local needs none")
-    executor = create_executor("slurm", sweep, python, runs[0])
+    limit = runs[0].launcher["max_num_timeout"]
+    executor = submitit.AutoExecutor(sweep / "jobs", "slurm", slurm_python=python, slurm_max_num_timeout=limit)
+    executor.update_parameters(
+        **{key if key in COMMON else f"slurm_{key}": value for key, value in runs[0].submitit_parameters().items()}
+    )
     try:
         jobs = executor.map_array(Train(), [frozen_config(sweep, run) for run in runs])
     except FailedJobError as error:
@@ -181,7 +179,6 @@ def run_here(sweep: Path, python: str, runs: Sequence[Run]) -> None:
 
     Raises UserError in the end if runs have failed. On Ctrl-C the runs write checkpoints and stop.
     """
-    first = runs[0]
     waiting = list(runs)
     running: dict[int, tuple[Run, submitit.Job[float]]] = {}  # by its place among those at a time
     failed: list[str] = []
@@ -195,27 +192,27 @@ def run_here(sweep: Path, python: str, runs: Sequence[Run]) -> None:
                     say(failed[-1])
                 else:
                     say(f"finished {run.folder.path}: {format_metrics(summary['metrics'])}")
-            for place in set(range(first.launcher["parallel"])) - running.keys():
+            for place in set(range(runs[0].launcher["parallel"])) - running.keys():
                 if waiting:
                     run = waiting.pop(0)
-                    gpus = range(place * first.gpus, (place + 1) * first.gpus)
-                    executor = create_executor("local", sweep, python, run)
-                    executor.update_parameters(local_visible_gpus=list(gpus))
+                    gpus = range(place * run.gpus, (place + 1) * run.gpus)
+                    executor = submitit.LocalExecutor(sweep / "jobs", python=python)
+                    executor.update_parameters(**run.submitit_parameters(), visible_gpus=list(gpus))
                     job = submit_deaf_to_ctrl_c(executor, frozen_config(sweep, run))
                     running[place] = run, job
                     say(f"started {run.folder.path}, log in {job.paths.stdout}")
             time.sleep(0.2)
     except KeyboardInterrupt:
-        for _, job in running.values():
-            job._process.terminate()  # submitit's controller passes it on; its own cancel() kills after a second
-        for _, job in running.values():
-            job._process.wait()
+        while stopping := [job for _, job in running.values() if not job.done()]:
+            for job in stopping:  # again and again, for one that had not begun to train; submitit's cancel() would kill
+                os.kill(int(job.job_id), signal.SIGTERM)
+            time.sleep(1)
         raise
     if failed:
         raise UserError("\nerror: ".join(failed))
 
 
-def submit_deaf_to_ctrl_c(executor: submitit.AutoExecutor, config: Path) -> submitit.Job[float]:
+def submit_deaf_to_ctrl_c(executor: submitit.LocalExecutor, config: Path) -> submitit.Job[float]:
     """Ctrl-C at the terminal reaches submitit's controller too, which then kills its run within a second."""
     handler = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
