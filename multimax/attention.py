@@ -43,9 +43,10 @@ def attention(
     mask is bool, True where a key may be attended to, broadcastable to [..., heads, queries, keys]. A query whose
     mask has no live key gets zeros. ``dropout`` is the probability of dropping a weight; pass 0 outside training.
 
-    Softmax takes PyTorch's fused path, which agrees with the materialised one up to rounding.
+    Softmax takes PyTorch's fused path, which agrees with the materialised one up to rounding, unless a forward hook on
+    ``reweight`` waits for the weights.
     """
-    if isinstance(reweight, Softmax) and bias is None:
+    if isinstance(reweight, Softmax) and bias is None and not reweight._forward_hooks:
         mask = None if mask is None else torch.atleast_2d(mask)  # a mask over keys alone is one for every query
         output = F.scaled_dot_product_attention(query, key, value, attn_mask=mask, dropout_p=dropout, scale=scale)
         # The fused kernels disagree on a row without a live key: some give NaN, some a mean over dead values.
