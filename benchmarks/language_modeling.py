@@ -20,6 +20,7 @@ from torch.nn import functional as F
 
 from multimax import reweight
 from multimax.attention import attention
+from multimax.integrations.fairseq.weights import to_fairseq
 from multimax.models.language_model import LanguageModelConfig
 from multimax.models.transformer_lm import TransformerLM
 from multimax.models.transformer_xl import RelativeAttention, TransformerXL
@@ -80,19 +81,7 @@ def fairseq_model(model: TransformerLM) -> nn.Module:
     base_lm_architecture(arguments)
     task = Namespace(source_dictionary=dictionary, target_dictionary=dictionary)
     theirs = TransformerLanguageModel.build_model(arguments, task)
-    decoder = theirs.decoder
-    decoder.embed_tokens.weight.data.copy_(model.embedding.tables[0])
-    decoder.layer_norm.load_state_dict(model.norm.state_dict())
-    for ours, layer in zip(model.blocks, decoder.layers, strict=True):
-        layer.self_attn_layer_norm.load_state_dict(ours.attention_norm.state_dict())
-        layer.final_layer_norm.load_state_dict(ours.feed_forward_norm.state_dict())
-        layer.self_attn.out_proj.load_state_dict(ours.projection.state_dict())
-        layer.fc1.load_state_dict(ours.feed_forward[0].state_dict())
-        layer.fc2.load_state_dict(ours.feed_forward[3].state_dict())
-        weights, biases = ours.query_key_value.weight.chunk(3), ours.query_key_value.bias.chunk(3)
-        for part, weight, bias in zip(("q_proj", "k_proj", "v_proj"), weights, biases, strict=True):
-            getattr(layer.self_attn, part).weight.data.copy_(weight)
-            getattr(layer.self_attn, part).bias.data.copy_(bias)
+    theirs.load_state_dict(to_fairseq(model))
     return theirs
 
 

@@ -39,11 +39,11 @@ def task():
     return Namespace(source_dictionary=dictionary(), target_dictionary=dictionary())
 
 
-def transformer(model=ReweightedTransformer, std=0.5, **options):
+def transformer(model=ReweightedTransformer, std=0.5, seed=0, **options):
     """A model of fairseq's, or of ours, with large weights, so that no distribution is nearly uniform."""
     arguments = Namespace(**{**TINY, "reweight": "softmax", **options})
     base_architecture(arguments)
-    torch.manual_seed(0)
+    torch.manual_seed(seed)
     return scaled(model.build_model(arguments, task()), std)
 
 
