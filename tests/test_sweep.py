@@ -29,13 +29,13 @@ def sweep(folder, monkeypatch, *arguments: str) -> None:
 
 
 def test_a_dry_run_says_what_it_would_submit_and_submits_nothing(tmp_path, monkeypatch, capsys):
-    what = ["scale=demo,small", "task=deit", "reweight=softmax,sparsemax,multimax", "seed=0,1"]
+    what = ["scale=demo,small", "task=deit", "reweight=softmax,multimax", "seed=0"]
     sweep(tmp_path, monkeypatch, "hydra/launcher=slurm", "hydra.launcher.dry_run=true", *what)
     said = capsys.readouterr().out
-    assert said.count("6 run(s), each with") == 2, "an array for each scale"
+    assert said.count("2 run(s), each with") == 2, "an array for each scale"
     assert "0.5 h at a time" in said
     assert "4 h at a time" in said
-    assert said.count("  runs/deit-") == 12
+    assert said.count("  runs/deit-") == 4
     assert "not measured" in said
     assert not (tmp_path / "runs" / "sweeps").exists()
 
@@ -141,12 +141,12 @@ def test_a_sweep_that_cannot_run_is_refused_before_anything_is_written(tmp_path,
 
 def test_the_paper_s_sweep_has_a_dry_run(root, tmp_path):
     done = subprocess.run(
-        [root / "scripts" / "sweep.sh", "--dry-run", "task=deit,lm", "seed=0,1"],
+        [root / "scripts" / "sweep.sh", "--dry-run", "task=deit", "reweight=softmax,multimax", "seed=0"],
         cwd=tmp_path,
         capture_output=True,
         text=True,
         timeout=300,
     )
     assert done.returncode == 0, done.stderr
-    assert "20 run(s), each with 1 node(s) x 4 process(es), 4 GPU(s), 128 GB per node, 24 h at a time" in done.stdout
-    assert f"at most {20 * 4 * 24} GPU hours" in done.stdout
+    assert "2 run(s), each with 1 node(s) x 4 process(es), 4 GPU(s), 128 GB per node, 24 h at a time" in done.stdout
+    assert f"at most {2 * 4 * 24} GPU hours" in done.stdout

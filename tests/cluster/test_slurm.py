@@ -30,7 +30,7 @@ RUN = [
     "imports=[held]",
     "reweight=held",
     "training.epochs=null",
-    "training.steps=60",
+    "training.steps=40",
     "training.batch_size=32",
     "training.log_every=1",
     "training.evaluate_every=1000",
@@ -162,7 +162,7 @@ def test_a_preempted_run_is_the_uninterrupted_one_and_the_sweep_s_other_run_goes
         place = dict(line.split() for line in cluster.run("squeue", "-rh", "--format=%i %N", "-t", "R").splitlines())
         job = next(job for job in place if job.endswith("_0"))
         more_important = cluster.occupy(place[job])
-        wait_for("the preemption", lambda job=job: cluster.jobs()[job] == "PENDING")
+        wait_for("the preemption", lambda job=job: cluster.jobs().get(job) == "PENDING")
         cluster.run("scancel", more_important)
         submitter.wait_for_start(run, times + 1)
     submitter.finish()
@@ -180,9 +180,9 @@ def test_a_run_out_of_time_goes_on_where_it_was(submitter, uninterrupted):
     run = submitter.run()
     submitter.wait_for_steps(run, 1, steps=2)
     (job,) = cluster.jobs()
-    minutes = 1 + int(cluster.run("squeue", "-h", "--format=%M").split(":")[-2])
+    minutes = 2 + int(cluster.run("squeue", "-h", "--format=%M").split(":")[-2])
     cluster.run("scontrol", "update", f"JobId={job}", f"TimeLimit={minutes}")  # which the warning is due before
-    wait_for("the requeue", lambda: cluster.jobs()[job] == "PENDING")
+    wait_for("the requeue", lambda: cluster.jobs().get(job) == "PENDING")
     cluster.run("scontrol", "update", f"JobId={job}", "TimeLimit=30")
     submitter.finish()
     assert f"job {job} is out of time: requeued" in submitter.logs()
@@ -208,4 +208,4 @@ def test_a_run_whose_node_goes_away_goes_on_on_another(submitter, uninterrupted)
         cluster.start_node(node)
     assert trace(run) == uninterrupted, submitter.logs()
     assert starts(run)[1] >= 4
-    assert json.loads((run / "summary.json").read_text())["steps"] == 60
+    assert json.loads((run / "summary.json").read_text())["steps"] == 40
