@@ -168,7 +168,8 @@ def tokenize_all(raw: Mapping[str, Lines], recipe: Recipe, processes: int) -> di
     with bar, ProcessPoolExecutor(processes, mp_context=context) as pool:
         do = partial(tokenize, moses=recipe.tokenize, lowercase=recipe.lowercase)
         languages = [recipe.languages[side] for _, side, _ in chunks]
-        done = (pool.map if processes > 1 else map)(do, languages, [lines for *_, lines in chunks])
+        many = processes > 1 and sum(len(lines) for *_, lines in chunks) > CHUNK
+        done = (pool.map if many else map)(do, languages, [lines for *_, lines in chunks])
         for split, side, _ in bar.track(chunks, description="tokenising"):
             words[split][side].extend(next(done))
     return words
