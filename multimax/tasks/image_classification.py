@@ -16,7 +16,7 @@ from multimax.data.images import ImageData, open_images
 from multimax.data.loading import EpochOrder, check_batch_size, eval_batches, train_batches
 from multimax.errors import UserError
 from multimax.models.deit import DeiTConfig, ImageClassifier, create_deit
-from multimax.tasks.base import Shard, Task
+from multimax.tasks.base import Sample, Shard, Task
 
 logger = logging.getLogger(__name__)
 
@@ -35,6 +35,7 @@ class Config(RunConfig):
                 "deit_small_patch16_224 and deit_base_patch16_224"
             )
         one_of("model.pool", model.pool, ("avg", "token"))
+        one_of("model.init", model.init, ("timm", "lecun"))
         if model.pool == "token" and not model.class_token:
             raise UserError("model.pool=token needs model.class_token=true")
         check_bounds(
@@ -172,6 +173,35 @@ class ImageClassification(Task):
             "loss": sums["loss"] / images,
             "images": images,
         }
+
+    def few_images(self, device: torch.device) -> ImageBatch:
+        """Readable ones among eight spread over the validation data, which may be ordered by class."""
+        count = len(self.val_dataset)
+        indices = dict.fromkeys(i * count // 8 for i in range(8))
+        return self.val_dataset.collate([self.val_dataset[i] for i in indices]).to(device)
+
+    def probe(self, model: nn.Module, device: torch.device) -> None:
+        assert isinstance(model, ImageClassifier)
+        images = self.few_images(device).images
+        if len(images):
+            model.backbone(images)
+
+    def samples(self, model: nn.Module, device: torch.device) -> list[Sample]:
+        assert isinstance(model, ImageClassifier)
+        images, targets, _ = self.few_images(device)
+        if not len(images):
+            return []
+        weights, classes = model.output(model.backbone(images).float()).max(-1)
+        mean, std = (
+            images.new_tensor(values)[:, None, None] for values in (self.config.data.mean, self.config.data.std)
+        )
+        pixels = (images * std + mean).clamp(0, 1)
+        return [
+            Sample(f"class {target}: {predicted} with {weight:.3f}", picture)
+            for target, predicted, weight, picture in zip(
+                targets.tolist(), classes.tolist(), weights.tolist(), pixels, strict=True
+            )
+        ]
 
     def note_skipped(self, batch: ImageBatch) -> None:
         for name in batch.skipped:

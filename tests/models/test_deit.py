@@ -93,3 +93,10 @@ def test_the_output_site_has_its_own_parameters_and_a_gradient():
     model = build(output={"name": "multimax"})
     model(torch.randn(4, 3, 8, 8), torch.tensor([0, 1, 2, 3])).backward()
     assert model.output.ts.grad.abs().sum() > 0
+
+
+def test_lecuns_initial_weights_keep_the_size_of_the_tokens():
+    """With timm's, a model this narrow starts with scores that hardly depend on the image."""
+    images = torch.randn(16, 3, 8, 8)
+    spread = {init: build(init=init).eval()(images).std(0).mean().item() for init in ("timm", "lecun")}
+    assert spread["lecun"] > 10 * spread["timm"]
