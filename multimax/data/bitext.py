@@ -152,39 +152,42 @@ def open_bitext(config: TranslationData) -> Bitext:
         UserError: they are absent, incomplete, not aligned, not UTF-8 or not in these languages, a dictionary does not
             belong to them, or the cache cannot be written.
     """
-    try:
-        bitext = _open(config)
-    except UserError as error:
-        raise UserError(f"{error}; {config.where}" if config.where else str(error)) from error
+    bitext = from_text(config, synthetic(config)) if config.source == "synthetic" else from_files(config)
     for key in ("eval_split", "test_split"):
         if (split := getattr(config, key)) not in bitext.splits:
             raise UserError(f"data.{key}={split}: there is no such split; there are {', '.join(bitext.splits)}")
     return bitext
 
 
-def _open(config: TranslationData) -> Bitext:
-    if config.source == "synthetic":
-        from multimax.data.german_grammar import LANGUAGES, corpus
+def synthetic(config: TranslationData) -> dict[str, tuple[TextSource, TextSource]]:
+    """The text of the project's own grammar."""
+    from multimax.data.german_grammar import LANGUAGES, corpus
 
-        if (config.source_language, config.target_language) != LANGUAGES:
-            raise UserError(f"data.source=synthetic translates from {LANGUAGES[0]} to {LANGUAGES[1]} only")
-        return from_text(
-            config,
-            {
-                split: (StringSource("\n".join(source), f"{split}.de"), StringSource("\n".join(target), f"{split}.en"))
-                for split, (source, target) in corpus().items()
-            },
-        )
-    if config.root is None:
-        raise UserError("data.root is not set: point it at the sentence pairs")
-    root = Path(config.root).expanduser()
-    if not root.is_dir():
-        raise UserError(f"data.root={root} is not a folder")
-    if (root / DESCRIPTION).exists():
-        return open_prepared(root, config.source_language, config.target_language)
-    if any(root.glob("dict.*.txt")):
-        return open_fairseq(root, config)
-    return from_text(config, find_text(root, config.source_language, config.target_language))
+    if (config.source_language, config.target_language) != LANGUAGES:
+        raise UserError(f"data.source=synthetic translates from {LANGUAGES[0]} to {LANGUAGES[1]} only")
+
+    def side(lines: list[str], name: str) -> TextSource:
+        return StringSource("\n".join(lines), name)
+
+    return {split: (side(de, f"{split}.de"), side(en, f"{split}.en")) for split, (de, en) in corpus().items()}
+
+
+def from_files(config: TranslationData) -> Bitext:
+    """Of ``data.root``, whichever of the three kinds of folders it is."""
+    try:
+        if config.root is None:
+            raise UserError("data.root is not set: point it at the sentence pairs")
+        root = Path(config.root).expanduser()
+        if not root.is_dir():
+            raise UserError(f"data.root={root} is not a folder")
+        if (root / DESCRIPTION).exists():
+            return open_prepared(root, config.source_language, config.target_language)
+        if any(root.glob("dict.*.txt")):
+            return open_fairseq(root, config)
+        texts = find_text(root, config.source_language, config.target_language)
+    except UserError as error:
+        raise UserError(f"{error}; {config.where}" if config.where else str(error)) from error
+    return from_text(config, texts)
 
 
 def from_text(config: TranslationData, texts: dict[str, tuple[TextSource, TextSource]]) -> Bitext:
