@@ -20,6 +20,14 @@ class Shard:
     micro_batches: int = 1
 
 
+@dataclass(frozen=True)
+class Sample:
+    """A prediction to look at."""
+
+    caption: str
+    picture: Tensor | None = None  # [channels, height, width] in [0, 1]
+
+
 class Task(ABC):
     """One run's data, model, loss and metrics, made from its configuration. Opening the data is its first expense."""
 
@@ -74,6 +82,13 @@ class Task(ABC):
 
     def load_state(self, state: dict[str, Tensor], shard: Shard) -> None:  # noqa: B027 most tasks carry nothing
         """Take up ``state`` of all processes, each tensor [batch_size, ...]."""
+
+    def probe(self, model: nn.Module, device: torch.device) -> None:  # noqa: B027 a task may leave it out
+        """One forward over a few validation examples, always the same ones, for who looks at the attention in it."""
+
+    def samples(self, model: nn.Module, device: torch.device) -> list[Sample]:
+        """What the model makes of a few validation examples, always the same ones, without drawing random numbers."""
+        return []
 
     def examples(self, step: int) -> list[int]:
         """What the global batch of ``step`` is made of, to find it again: the numbers of examples, or first tokens."""

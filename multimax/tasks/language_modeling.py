@@ -22,14 +22,16 @@ from multimax.data.corpus import open_corpus
 from multimax.data.loading import check_batch_size
 from multimax.data.segments import Blocks, Streams, TextBatch, cut, eval_streams, eval_windows
 from multimax.data.text import TextData
+from multimax.decoding import Sampling, continue_text
 from multimax.errors import UserError
 from multimax.models.language_model import LanguageModel, LanguageModelConfig
 from multimax.models.transformer_lm import TransformerLM
 from multimax.models.transformer_xl import TransformerXL
-from multimax.tasks.base import Shard, Task
+from multimax.tasks.base import Sample, Shard, Task
 
 MODELS = {"transformer_xl": TransformerXL, "transformer_lm": TransformerLM}
 SMOOTHING = 0.01
+PROBED = 64  # tokens
 
 
 @dataclass
@@ -200,6 +202,27 @@ class LanguageModeling(Task):
                 zeros = (weights == 0).sum()
             sums += torch.stack([losses.sum(), smoothed.sum(), zeros, scored.sum()])
         return dict(zip(("loss", "nll", "zeros", "tokens"), sums.tolist(), strict=True))
+
+    def probe(self, model: nn.Module, device: torch.device) -> None:
+        assert isinstance(model, LanguageModel)
+        length = min(PROBED, self.config.model.segment_length, len(self.eval_ids) - 1)
+        model.encode(torch.from_numpy(self.eval_ids[None, :length].astype("int64")).to(device))
+
+    def samples(self, model: nn.Module, device: torch.device) -> list[Sample]:
+        """The most probable continuation of the beginnings of four parts of the text."""
+        assert isinstance(model, LanguageModel)
+        length = max(1, min(PROBED, self.config.model.segment_length, len(self.eval_ids)) // 2)
+        starts = [i * max(0, len(self.eval_ids) - 2 * length) // 4 for i in range(4)]
+        prompts = torch.stack([torch.from_numpy(self.eval_ids[i : i + length].astype("int64")) for i in starts])
+        generator = torch.Generator(device).manual_seed(0)  # what is certain is drawn as well
+        continued = continue_text(model, prompts.to(device), length, Sampling(temperature=0.0), generator)
+        decode = self.corpus.vocabulary.decode
+        return [
+            Sample(
+                f"{decode(prompt)}\n-> {decode(found)}\n(it was: {decode(self.eval_ids[i + length : i + 2 * length])})"
+            )
+            for i, prompt, found in zip(starts, prompts.tolist(), continued.tolist(), strict=True)
+        ]
 
     def metrics(self, sums: dict[str, float]) -> dict[str, float]:
         tokens = sums["tokens"]

@@ -24,11 +24,11 @@ from multimax.config import Reweight, RunConfig, check_bounds, one_of
 from multimax.data.bitext import TranslationData, open_bitext
 from multimax.data.dictionary import PAD
 from multimax.data.segments import IGNORED
-from multimax.data.token_batches import TokenBatches, TranslationBatch, cut_by_tokens, eval_batches
+from multimax.data.token_batches import TokenBatches, TranslationBatch, collate, cut_by_tokens, eval_batches
 from multimax.decoding import Search
 from multimax.errors import UserError
 from multimax.models.encoder_decoder import AttentionSites, EncoderDecoder, EncoderDecoderConfig
-from multimax.tasks.base import Shard, Task
+from multimax.tasks.base import Sample, Shard, Task
 from multimax.tasks.bleu import DETOKENIZED, TOKENIZED
 
 
@@ -221,6 +221,25 @@ class Translation(Task):
             scores[DETOKENIZED] = (list(hypotheses), references.raw)
         metrics = {bleu.name: bleu.score(bleu.sums(*texts)) for bleu, texts in scores.items()}
         return metrics | {"sentences": float(len(hypotheses))}
+
+    def few_pairs(self, device: torch.device) -> TranslationBatch:
+        pairs = self.bitext.splits[self.config.data.eval_split]
+        return collate(pairs, np.arange(min(8, len(pairs)))).to(device)
+
+    def probe(self, model: nn.Module, device: torch.device) -> None:
+        assert isinstance(model, EncoderDecoder)
+        batch = self.few_pairs(device)
+        model.decode(batch.target, model.encode(batch.source, batch.source_mask), batch.source_mask)
+
+    def samples(self, model: nn.Module, device: torch.device) -> list[Sample]:
+        assert isinstance(model, EncoderDecoder)
+        batch = self.few_pairs(device)
+        found = self.search(model, batch.source, batch.source_mask)
+        references = self.bitext.references(self.config.data.eval_split).tokenized
+        return [
+            Sample(f"{self.bitext.tokenized(ids)}\n(reference: {references[index]})")
+            for ids, index in zip(found, batch.indices.tolist(), strict=True)
+        ]
 
     def metrics(self, sums: dict[str, float]) -> dict[str, float]:
         tokens = sums["tokens"]
