@@ -25,6 +25,7 @@ from torch.nn.parallel import DistributedDataParallel
 from multimax import loggers
 from multimax.engine import checkpoint, distributed, nonfinite
 from multimax.engine.console import Console, format_metrics, say
+from multimax.engine.observation import observe
 from multimax.engine.optimization import clip_gradients, create_optimizer, create_schedule, reweighting_parameters
 from multimax.engine.run_folder import RunFolder, write_atomic
 from multimax.errors import Diverged, Interrupted
@@ -232,9 +233,18 @@ class Trainer:
             "optimizer.learning_rate, lengthen the warm-up or set optimizer.clip_norm"
         )
 
-    def log(self, phase: str, metrics: dict[str, float]) -> None:
+    def log(self, phase: str, metrics: dict[str, float], observed: dict[str, float] | None = None) -> None:
         named = {f"{phase}/{name}": value for name, value in metrics.items()}
-        self.folder.log({"step": self.step, "epoch": self.step / self.task.steps_per_epoch, **named})
+        self.folder.log(
+            {"step": self.step, "epoch": self.step / self.task.steps_per_epoch, **named, **(observed or {})}
+        )
+
+    def observe(self) -> dict[str, float]:
+        """Numbers to log beside the metrics; the first process looks."""
+        if not self.folder.writer:
+            return {}
+        with self.autocast():
+            return observe(self.task, self.model, self.device, self.folder.path, self.step, self.total_steps)
 
     def validate(self) -> bool:
         """Score the validation data, also with the averaged weights where that is asked for; True for a new best."""
@@ -242,7 +252,7 @@ class Trainer:
         if self.ema is not None and self.config.training.evaluate_ema:
             metrics |= {f"{name}_ema": value for name, value in self.evaluate(self.ema.module).items()}
         self.progress.validation = metrics
-        self.log("val", metrics)
+        self.log("val", metrics, self.observe())
         score, best = metrics[self.task.metric], self.progress.best
         improved = best is None or (score > best if self.task.higher_is_better else score < best)
         if improved:
