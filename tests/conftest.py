@@ -27,3 +27,14 @@ def _registry_as_it_was():
 def root() -> Path:
     """The repository."""
     return ROOT
+
+
+def pytest_terminal_summary(terminalreporter):
+    """What tests recorded as ``faults`` (what they did to runs) and ``lost`` (how many runs lost anything by it)."""
+    reports = [report for kind in ("passed", "failed") for report in terminalreporter.stats.get(kind, [])]
+    found = [(report.nodeid, dict(report.user_properties)) for report in reports if report.when == "call"]
+    injected = [(name.split("::")[-1], properties) for name, properties in found if "faults" in properties]
+    if injected:
+        terminalreporter.section("injected faults")
+        for name, properties in injected:
+            terminalreporter.line(f"{name}: {properties['faults']}; runs that lost anything: {properties['lost']}")

@@ -1,8 +1,9 @@
 """Checkpoints that are either whole or not there.
 
 A checkpoint is a folder ``step-00001234`` with ``model.safetensors``, perhaps ``ema.safetensors``, ``training.pt``
-(optimiser state, read with ``weights_only=True``) and ``manifest.json``, which holds a SHA-256 of each file and is
-checked before anything is read. It is written under a temporary name, flushed to disk and renamed.
+(optimiser state, read with ``weights_only=True``) and ``manifest.json``, which holds a SHA-256 of each file and whose
+checkpoint it is, and is checked before anything is read. It is written under a temporary name, flushed to disk and
+renamed.
 """
 
 import hashlib
@@ -22,13 +23,23 @@ from multimax.errors import UserError
 
 PREFIX = "step-"
 MANIFEST = "manifest.json"
+ASIDE = "damaged-"
 
 
 def save(
-    folder: Path, step: int, model: nn.Module, ema: nn.Module | None, training: dict[str, Any], metric: float | None
+    folder: Path,
+    step: int,
+    model: nn.Module,
+    ema: nn.Module | None,
+    training: dict[str, Any],
+    metric: float | None,
+    run: str | None = None,
 ) -> Path:
-    """Write the checkpoint of ``step`` and return its folder. Raises UserError if the disk is full."""
-    final = folder / f"{PREFIX}{step:08d}"
+    """Write the checkpoint of ``step`` of the run called ``run`` and return its folder.
+
+    Raises UserError if the disk is full or cannot be written; the checkpoints that are there stay as they are.
+    """
+    final = folder / name_of(step)
     temporary, replaced = folder / f".{final.name}.tmp", folder / f".{final.name}.old.tmp"
     for leftover in (temporary, replaced):
         shutil.rmtree(leftover, ignore_errors=True)
@@ -39,7 +50,7 @@ def save(
             save_model(ema, str(temporary / "ema.safetensors"))
         torch.save(training, temporary / "training.pt")
         files = {path.name: sha256(path) for path in sorted(temporary.iterdir())}
-        content = {"step": step, "metric": metric, "files": files}
+        content = {"step": step, "metric": metric, "run": run, "files": files}
         (temporary / MANIFEST).write_text(json.dumps({"content": content, "sha256": digest(content)}, indent=1))
         for path in [*temporary.iterdir(), temporary]:
             flush_to_disk(path)
@@ -53,6 +64,8 @@ def save(
         shutil.rmtree(temporary, ignore_errors=True)
         if full:
             raise UserError(f"no space left for a checkpoint in {folder}; the last whole one is untouched") from error
+        if isinstance(error, OSError):
+            raise UserError(f"no checkpoint can be written in {folder}: {error}; the last is untouched") from error
         raise
     return final
 
@@ -87,14 +100,30 @@ def read_manifest(checkpoint: Path) -> dict[str, Any]:
     return content
 
 
-def verify(checkpoint: Path) -> None:
-    """Raise ValueError that says what is wrong with a damaged checkpoint."""
-    for name, expected in read_manifest(checkpoint)["files"].items():
-        path = checkpoint / name
-        if not path.is_file():
-            raise ValueError(f"{name} is missing")
-        if sha256(path) != expected:
+def verify(checkpoint: Path, run: str | None = None) -> None:
+    """Raise ValueError that says what is wrong with a checkpoint that is damaged, or not of the run called ``run``."""
+    content = read_manifest(checkpoint)
+    if checkpoint.name != name_of(content["step"]):
+        raise ValueError(f"it is that of step {content['step']}")
+    if run is not None and content["run"] != run:
+        raise ValueError(f"it is of another run (configuration {content['run']}, not {run})")
+    for name, expected in content["files"].items():
+        try:
+            found = sha256(checkpoint / name)
+        except FileNotFoundError:
+            raise ValueError(f"{name} is missing") from None
+        except OSError as error:
+            raise ValueError(f"{name} cannot be read ({error.strerror})") from None
+        if found != expected:
             raise ValueError(f"{name} does not have its checksum")
+
+
+def name_of(step: int) -> str:
+    return f"{PREFIX}{step:08d}"
+
+
+def step_of(checkpoint: Path) -> int:
+    return int(checkpoint.name.removeprefix(PREFIX))
 
 
 def newest_first(folder: Path) -> Iterator[Path]:
@@ -102,17 +131,24 @@ def newest_first(folder: Path) -> Iterator[Path]:
     return iter(sorted(folder.glob(f"{PREFIX}*"), reverse=True))
 
 
-def newest(folder: Path) -> tuple[Path | None, list[str]]:
-    """The newest whole checkpoint, if any, and a line for each damaged one passed over."""
-    skipped = []
+def newest(folder: Path, run: str | None = None) -> tuple[Path | None, dict[Path, str]]:
+    """The newest whole checkpoint, of the run called ``run``, and what is wrong with each newer one."""
+    skipped = {}
     for checkpoint in newest_first(folder):
         try:
-            verify(checkpoint)
+            verify(checkpoint, run)
         except ValueError as error:
-            skipped.append(f"skipping checkpoint {checkpoint}: {error}")
+            skipped[checkpoint] = str(error)
         else:
             return checkpoint, skipped
     return None, skipped
+
+
+def set_aside(checkpoint: Path) -> None:
+    """Rename a damaged checkpoint, so that it is not counted among the newest ones and its step can be written."""
+    aside = checkpoint.with_name(f"{ASIDE}{checkpoint.name}")
+    shutil.rmtree(aside, ignore_errors=True)
+    checkpoint.rename(aside)
 
 
 def scored(folder: Path) -> Iterator[tuple[float, Path]]:

@@ -8,7 +8,8 @@ import json
 import os
 import platform
 import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
@@ -21,14 +22,30 @@ from multimax.config import RunConfig, digest, flatten, identity
 from multimax.errors import UserError
 
 
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Say in one line that a full or broken disk does not take ``path``."""
+    try:
+        yield
+    except OSError as error:
+        raise UserError(
+            f"{path} cannot be written: {error.strerror or error}; the same command continues the run"
+        ) from error
+
+
 def write_atomic(path: Path, text: str) -> None:
-    """Replace a file by one rename, so that a reader or a kill never meets half of it."""
+    """Replace a file by one rename, so that a reader or a kill never meets half of it. Raises UserError."""
     temporary = path.with_name(f".{path.name}.tmp")
-    with temporary.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
+    with writing(path):
+        try:
+            with temporary.open("w", encoding="utf-8") as file:
+                file.write(text)
+                file.flush()
+                os.fsync(file.fileno())
+            temporary.replace(path)
+        except OSError:
+            temporary.unlink(missing_ok=True)
+            raise
 
 
 class RunFolder:
@@ -39,6 +56,7 @@ class RunFolder:
 
     def __init__(self, path: Path, config: RunConfig, writer: bool = True):
         self.path, self.config, self.writer = path, config, writer
+        self.run = digest(config)
         self.checkpoints = path / "checkpoints"
         self.metrics = path / "metrics.jsonl"
         self.starts = path / "starts.jsonl"
@@ -50,8 +68,9 @@ class RunFolder:
         """Make the folder, or take over that of an interrupted run; raises UserError if the run is going on now."""
         if not self.writer:
             return
-        self.checkpoints.mkdir(parents=True, exist_ok=True)
-        self.lock = (self.path / ".lock").open("w")
+        with writing(self.path):
+            self.checkpoints.mkdir(parents=True, exist_ok=True)
+            self.lock = (self.path / ".lock").open("w")
         try:
             fcntl.flock(self.lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
@@ -62,7 +81,7 @@ class RunFolder:
         """Append one line to ``metrics.jsonl``; it has ``step``, the number of optimiser steps done."""
         if not self.writer:
             return
-        with self.metrics.open("a", encoding="utf-8") as file:
+        with writing(self.metrics), self.metrics.open("a", encoding="utf-8") as file:
             file.write(json.dumps(record) + "\n")
 
     def start(self, step: int) -> None:
@@ -83,7 +102,7 @@ class RunFolder:
         starts = read_lines(self.starts)
         summary = {
             "metrics": metrics,
-            "config_hash": digest(self.config),
+            "config_hash": self.run,
             # More than one if the code changed between the starts of the run.
             "revision": " ".join(dict.fromkeys(str(start["revision"]) for start in starts)),
             **facts,

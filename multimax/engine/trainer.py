@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from types import FrameType
 from typing import Any
 
@@ -28,7 +29,7 @@ from multimax.engine.console import Console, format_metrics, say
 from multimax.engine.observation import observe
 from multimax.engine.optimization import clip_gradients, create_optimizer, create_schedule, reweighting_parameters
 from multimax.engine.run_folder import RunFolder, write_atomic
-from multimax.errors import Diverged, Interrupted
+from multimax.errors import Diverged, Interrupted, UserError
 from multimax.models.sites import count_parameters
 from multimax.tasks import Task
 from multimax.tasks.base import Shard
@@ -304,7 +305,7 @@ class Trainer:
         training = {"progress": asdict(self.progress), "optimizer": self.optimizer.state_dict(), "task": task}
         ema = self.ema.module if self.ema is not None else None
         metric = self.progress.validation.get(self.task.metric)
-        checkpoint.save(self.folder.checkpoints, self.step, self.model, ema, training, metric)
+        checkpoint.save(self.folder.checkpoints, self.step, self.model, ema, training, metric, self.folder.run)
         config = self.config.training
         checkpoint.prune(
             self.folder.checkpoints,
@@ -314,10 +315,11 @@ class Trainer:
         )
 
     def restore(self) -> None:
-        """Go on from the newest whole checkpoint of the run folder, if there is one."""
-        found, skipped = checkpoint.newest(self.folder.checkpoints)
-        for line in skipped:
-            self.say(line)
+        """Go on from the newest whole checkpoint of the run folder, if there is one.
+
+        Raises UserError if all that are there are damaged: to start over in silence would hide a loss.
+        """
+        found = self.find_checkpoint()
         if found is not None:
             checkpoint.load_weights(found, self.model, "model", self.device)
             if self.ema is not None:
@@ -331,6 +333,26 @@ class Trainer:
             self.guard.counts[0], self.guard.counts[1] = self.progress.skipped_in_row, self.progress.skipped_steps
             self.say(f"resuming from {found}")
         self.folder.start(self.step)
+
+    def find_checkpoint(self) -> Path | None:
+        """The first process looks for it and sees that it is whole; the others take the same."""
+        folder, found = self.folder.checkpoints, None
+        if self.folder.writer:
+            found, skipped = checkpoint.newest(folder, self.folder.run)
+            for path, reason in skipped.items():
+                self.say(f"skipping checkpoint {path}: {reason}")
+            if skipped and found is None:
+                raise UserError(f"no checkpoint in {folder} is whole: to start over, delete {self.folder.path}")
+            for path in skipped:
+                checkpoint.set_aside(path)
+        step = checkpoint.step_of(found) if found is not None else -1
+        step = int(distributed.sum_over_processes({"step": step if self.folder.writer else 0})["step"])
+        if step < 0:
+            return None
+        found = folder / checkpoint.name_of(step)
+        if not found.is_dir():
+            raise UserError(f"{found} is not to be seen from every process: run_dir must be on a disk that all share")
+        return found
 
     def announce(self) -> None:
         counts = count_parameters(self.model)
@@ -360,6 +382,7 @@ class Trainer:
             metrics,
             metric=self.task.metric,
             steps=self.step,
+            processes=self.shard.world,
             skipped_steps=self.progress.skipped_steps,
             parameters=count_parameters(self.model),
             # Evaluation and checkpoints are in the time, the test at the end is not.

@@ -1,11 +1,19 @@
-"""Small runs for the tests of the engine."""
+"""Small runs for the tests of the engine, in this process or in forks of it."""
 
 import os
 import signal
+import sys
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
 
 from multimax.composition import compose_configuration, typed
+from multimax.config import RunConfig
 from multimax.engine.run_folder import RunFolder, read_metrics
 from multimax.engine.trainer import Trainer
+from multimax.errors import Interrupted, UserError
 from multimax.tasks import task_module
 
 EVERYTHING = [
@@ -15,9 +23,16 @@ EVERYTHING = [
 ]  # fmt: skip
 
 
-def trainer(path, *overrides) -> Trainer:
-    config = typed(compose_configuration([*EVERYTHING, *overrides]))
+def configure(*overrides) -> RunConfig:
+    return typed(compose_configuration(overrides))
+
+
+def make(path, config: RunConfig) -> Trainer:
     return Trainer(task_module(config.task).create(config), RunFolder(path, config))
+
+
+def trainer(path, *overrides) -> Trainer:
+    return make(path, configure(*EVERYTHING, *overrides))
 
 
 def numbers(path):
@@ -35,3 +50,58 @@ def stop_at(running: Trainer, step: int) -> None:
         train_step(batches)
 
     running.train_step = interrupted
+
+
+TEXT = [
+    "task=lm", "data=wikitext2", "reweight=multimax", "model.depth=1", "model.dim=8", "model.num_heads=2",
+    "model.ffn_dim=8", "model.dropout=0.1", "training.batch_size=4", "training.device=cpu", "data.eval_batch_size=4",
+    "schedule.warmup_steps=4", "optimizer.learning_rate=0.01", "training.log_every=1", "training.evaluate_every=8",
+]  # fmt: skip
+LANGUAGE_MODELS = {
+    "transformer_xl": [
+        *TEXT, "model.segment_length=4", "model.memory_length=4", "model.eval_segment_length=4",
+        "model.eval_memory_length=4", "model.eval_clamp_length=4",
+    ],
+    "transformer_lm": [*TEXT, "model=transformer_lm", "model.segment_length=6", "model.eval_context=3"],
+}  # fmt: skip
+
+
+def write_text(root: Path) -> list[str]:
+    """Write a little text to train language models on; returns the overrides that name it."""
+    words = ["one", "two", "three", "four", "five", "six", "seven", "eight"]
+    (root / "text").mkdir()
+    for split, seed, lines in (("train", 0, 60), ("valid", 1, 3), ("test", 2, 2)):
+        steps = torch.randint(1, 4, (lines, 7), generator=torch.Generator().manual_seed(seed))
+        rows = (steps.cumsum(1) % len(words)).tolist()
+        (root / "text" / f"{split}.txt").write_text("".join(f"{' '.join(words[i] for i in row)}\n" for row in rows))
+    return [f"data.root={root / 'text'}", f"data.cache_dir={root / 'cache'}"]
+
+
+def fork(work: Callable[[], object], log: Path, **environment: str) -> int:
+    """Process number of a child that does ``work`` and ends as a command would. Costs no start of an interpreter."""
+    if child := os.fork():
+        return child
+    code = 0
+    try:
+        os.environ.update(environment)
+        descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+        os.dup2(descriptor, 1)
+        os.dup2(descriptor, 2)
+        sys.stdout = sys.stderr = os.fdopen(descriptor, "w", buffering=1)
+        work()
+    except UserError as error:
+        print(f"error: {error}")
+        code = 2
+    except Interrupted as error:
+        print(error)
+        code = 130
+    except BaseException:
+        traceback.print_exc()
+        code = 1
+    finally:
+        os._exit(code)
+
+
+def wait(child: int) -> int:
+    """Exit code of a child, negative for a signal."""
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])

@@ -66,7 +66,7 @@ def test_after_a_few_the_run_stops_and_says_where_and_leaves_the_weights_from_be
     with pytest.raises(Diverged, match=r"the loss or the gradient is not finite by step 7 \(3 skipped in a row\)"):
         running.run()
     newest, skipped = checkpoint.newest(tmp_path / "run" / "checkpoints")
-    assert (newest.name, skipped) == ("step-00000007", [])
+    assert (newest.name, skipped) == ("step-00000007", {})
     before = trainer(tmp_path / "before", *FEW)
     stop_at(before, 4)
     with pytest.raises(Interrupted):
