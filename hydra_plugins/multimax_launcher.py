@@ -47,7 +47,12 @@ if find_spec("hydra_plugins.hydra_submitit_launcher"):  # else the launchers are
             from multimax import sweep
 
             composed = [self.compose(list(overrides)) for overrides in job_overrides]
-            metrics = sweep.launch(self._EXECUTOR, composed)
+            swept = [
+                " ".join(override for override in overrides if not all(override in other for other in job_overrides))
+                for overrides in job_overrides
+            ]
+            runs = [sweep.check(*each, swept=name) for each, name in zip(composed, swept, strict=True)]
+            metrics = sweep.launch(self._EXECUTOR, runs)
             return [self.result(*item) for item in zip(composed, job_overrides, metrics, strict=True)]
 
         def compose(self, overrides: list[str]) -> tuple[DictConfig, dict[str, Any]]:

@@ -82,14 +82,22 @@ class Train(Checkpointable):
             sys.exit(130)
 
 
-def launch(cluster: str, composed: Sequence[tuple[DictConfig, dict[str, Any]]]) -> list[float | None]:
+def check(composed: DictConfig, launcher: dict[str, Any], swept: str) -> Run:
+    """A run of a sweep, which ``swept`` tells from the others; raises UserError if it cannot run."""
+    try:
+        config = typed(composed, launcher["nodes"] * launcher["tasks_per_node"])
+        folder = RunFolder(Path(config.run_dir or Path("runs") / run_name(config)), config, writer=False)
+    except UserError as error:
+        raise UserError(f"{swept}: {error}" if swept else str(error)) from None
+    return Run(folder, composed, config, launcher)
+
+
+def launch(cluster: str, runs: Sequence[Run]) -> list[float | None]:
     """Submit to "slurm", or run on this machine with "local", each run that is not finished.
 
-    Takes configurations with ``hydra.launcher`` as it is for each; returns the final metrics of those that are finished
-    by the end. Raises UserError for a configuration that cannot run, before anything is submitted, and in the end
-    if local runs have failed.
+    Returns the final metrics of those that are finished by the end. Raises UserError for a run that is there twice,
+    before anything is submitted, if Slurm does not take them, and in the end if local runs have failed.
     """
-    runs = [check(*item) for item in composed]
     by_folder: dict[Path, Run] = {}
     for run in runs:
         other = by_folder.setdefault(run.folder.path, run)
@@ -116,13 +124,6 @@ def launch(cluster: str, composed: Sequence[tuple[DictConfig, dict[str, Any]]]) 
             for array in arrays.values():
                 submit(sweep, python, array)
     return [run.metric for run in runs]
-
-
-def check(composed: DictConfig, launcher: dict[str, Any]) -> Run:
-    """A run of the sweep; raises UserError if it could not run."""
-    config = typed(composed, launcher["nodes"] * launcher["tasks_per_node"])
-    folder = RunFolder(Path(config.run_dir or Path("runs") / run_name(config)), config, writer=False)
-    return Run(folder, composed, config, launcher)
 
 
 def freeze(sweep: Path, runs: Sequence[Run]) -> str:
