@@ -181,8 +181,8 @@ class Decoder(Protocol):
     def reorder(self, parents: Tensor) -> None:
         """Let hypothesis j of each sentence go on from the former ``parents[:, j]``, int64 [batch, beam]."""
 
-    def keep(self, sentences: Tensor) -> None:
-        """Forget all sentences but these, int64 [kept]."""
+    def keep(self, sentences: list[int]) -> None:
+        """Leave all but these sentences, in this order."""
 
 
 class TranslationDecoder:
@@ -212,7 +212,7 @@ class ContinuationDecoder:
     def reorder(self, parents: Tensor) -> None:
         pass
 
-    def keep(self, sentences: Tensor) -> None:
+    def keep(self, sentences: list[int]) -> None:
         pass
 
 
@@ -268,13 +268,9 @@ def search_all(
         if pad is not None:
             weights[..., pad] = 0
         if end is not None:
-            if step < search.min_length:
-                weights[..., end] = 0
-            if any(last):
-                other = torch.arange(weights.shape[-1], device=weights.device) != end
-                weights.masked_fill_(weights.new_tensor(last).bool()[:, None, None] & other, 0)
-
+            restrict(weights, end, may_end=step >= search.min_length, must_end=last)
         candidates, parents, following = choose(scores, weights)
+
         ending = torch.zeros_like(following, dtype=torch.bool) if end is None else following == end
         ended = (ending & (candidates > -math.inf))[:, : search.beam]
         chosen = ending.sort(stable=True).indices[:, : search.beam]  # the first that do not end
@@ -288,7 +284,7 @@ def search_all(
         *has_ended, alive = torch.cat([ended, (scores > -math.inf).any(1, keepdim=True)], 1).T.tolist()
         if any(map(any, has_ended)):
             whole = torch.cat([follow(before[0], parents), following[..., None]], -1)[:, : search.beam]
-            for row, hypothesis in hypotheses(whole, candidates[:, : search.beam], ended, search.length_penalty):
+            for row, hypothesis in pick(whole, candidates[:, : search.beam], ended, search.length_penalty):
                 if len(found[rows[row]]) < search.beam:
                     found[rows[row]].append(hypothesis)
         kept = []
@@ -298,20 +294,31 @@ def search_all(
             elif not found[sentence]:
                 past, past_scores = (history, scores) if alive[row] else before
                 past, past_scores = past[row : row + 1], past_scores[row : row + 1]
-                stuck = hypotheses(past, past_scores, past_scores > -math.inf, search.length_penalty)
+                stuck = pick(past, past_scores, past_scores > -math.inf, search.length_penalty)
                 found[sentence] = [hypothesis for _, hypothesis in stuck]
         if len(kept) < len(rows):
+            # The last take the places of those that leave, so that most stay where they are.
+            staying, size = set(kept), len(kept)
+            late = [row for row in kept if row >= size]
+            kept = [row if row in staying else late.pop() for row in range(size)]
             rows = [rows[row] for row in kept]
-            index = torch.tensor(kept, dtype=torch.long, device=tokens.device)
-            history, scores, moves, tokens = (state[index] for state in (history, scores, moves, tokens))
-            decoder.keep(index)
+            history, scores, moves, tokens = (state[kept] for state in (history, scores, moves, tokens))
+            decoder.keep(kept)
         decoder.reorder(moves)
     return [sorted(hypotheses, key=lambda hypothesis: -hypothesis.score) for hypotheses in found]
 
 
-def hypotheses(
-    history: Tensor, scores: Tensor, which: Tensor, length_penalty: float
-) -> Iterator[tuple[int, Hypothesis]]:
+def restrict(weights: Tensor, end: int, may_end: bool, must_end: list[bool]) -> None:
+    """Take the mass from tokens [batch, beam, vocabulary] that may not follow; ``must_end`` says so of each sentence."""
+    if not may_end:
+        weights[..., end] = 0
+    if any(must_end):
+        others = torch.arange(weights.shape[-1], device=weights.device) != end
+        rows = torch.tensor(must_end, device=weights.device)
+        weights.masked_fill_(rows[:, None, None] & others, 0)
+
+
+def pick(history: Tensor, scores: Tensor, which: Tensor, length_penalty: float) -> Iterator[tuple[int, Hypothesis]]:
     """Row and hypothesis wherever ``which`` [batch, n] is True, row by row."""
     row, column = which.nonzero(as_tuple=True)
     normalised = scores[row, column] / max(1, history.shape[-1]) ** length_penalty

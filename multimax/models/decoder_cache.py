@@ -23,7 +23,7 @@ class DecoderCache:
 
     def __init__(self, source: Tensor, source_mask: Tensor, beam: int):
         depth, _, batch, heads, _, head_dim = source.shape
-        self.source, self.source_mask, self.beam = source, source_mask[:, None, None], beam
+        self.source, self.source_mask, self.beam = source, source_mask[:, None, None].clone(), beam
         self.target = source.new_empty(depth, 2, batch, heads, POSITIONS * beam, head_dim)
         self.visible = source_mask.new_empty(batch, 1, beam, 0)
         self.length = 0
@@ -50,7 +50,14 @@ class DecoderCache:
         rows = parents[:, None, :, None].expand_as(self.visible)
         self.visible = self.visible.gather(2, rows)
 
-    def keep(self, sentences: Tensor) -> None:
-        """Leave all but ``sentences``, int64 [kept]."""
-        self.source, self.target = self.source[:, :, sentences], self.target[:, :, sentences]
-        self.source_mask, self.visible = self.source_mask[sentences], self.visible[sentences]
+    def keep(self, sentences: list[int]) -> None:
+        """Leave all but ``sentences``, in this order; only those that change their place are moved."""
+        places = [place for place, sentence in enumerate(sentences) if place != sentence]
+        if places:
+            moved, used = [sentences[place] for place in places], self.length * self.beam
+            self.source[:, :, places] = self.source[:, :, moved]
+            self.target[:, :, places, :, :used] = self.target[:, :, moved, :, :used]
+            self.source_mask[places], self.visible[places] = self.source_mask[moved], self.visible[moved]
+        left = len(sentences)
+        self.source, self.target = self.source[:, :, :left], self.target[:, :, :left]
+        self.source_mask, self.visible = self.source_mask[:left], self.visible[:left]

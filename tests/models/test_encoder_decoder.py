@@ -134,7 +134,7 @@ def test_hypotheses_in_a_cache_are_the_whole_at_once(name):
         parents = torch.randint(2, (3, 2), generator=generator)
         cache.reorder(parents)
         history = history.gather(1, parents[..., None].expand_as(history))
-    cache.keep(torch.tensor([2, 0]))
+    cache.keep([2, 0])
     hidden, _ = model.decode(torch.full((2, 2), 5), None, None, cache)
     whole = torch.cat([history, torch.full((3, 2, 1), 5)], -1)[:, 1]
     torch.testing.assert_close(hidden[:, 1], hidden_states(model, target=whole)[[2, 0], -1])
