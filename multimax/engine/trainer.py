@@ -90,7 +90,8 @@ class Trainer:
         self.sums = torch.zeros(2, device=self.device, dtype=torch.float64)
         self.stop_requested = False  # a signal reached this process
         self.stopping = False  # a signal reached any process
-        self.warned = False  # it was a cluster's, that the time is nearly up
+        self.warned = False  # the one that reached this process was a cluster's, that the time is nearly up
+        self.out_of_time = False  # one that reached any process was
         self.signalled = -math.inf
         self.mirror = loggers.follow(folder.path, self.config.logger.name if folder.writer else "none")
 
@@ -142,7 +143,7 @@ class Trainer:
                     self.save()
                 self.mirror.update()
                 if self.stopping and not at_end:
-                    raise Interrupted(self.step, out_of_time=self.warned)
+                    raise Interrupted(self.step, out_of_time=self.out_of_time)
 
     def train_step(self, batches: list[Any]) -> None:
         """One optimiser step over this process's micro-batches, skipped if its loss or its gradient is not finite."""
@@ -172,7 +173,7 @@ class Trainer:
         progress.step += 1
         progress.weight += total["weight"]
         progress.validation = {}
-        self.stopping, self.warned = total["stop"] > 0, total["warned"] > 0
+        self.stopping, self.out_of_time = total["stop"] > 0, total["warned"] > 0
         if self.ema is not None:
             self.ema.update(self.model, self.step)
 
