@@ -14,6 +14,7 @@ import tempfile
 import urllib.request
 import zlib
 from pathlib import Path
+from textwrap import shorten
 from typing import Any
 
 from multimax.data.preparation import DESCRIPTION, Recipe, prepare
@@ -50,7 +51,7 @@ def read_archive(path: Path, source: str, target: str) -> dict[str, Sides]:
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error}") from None
     except (tarfile.TarError, EOFError, zlib.error) as error:
-        raise UserError(f"{path} is not a whole tar archive: {error}") from None
+        raise UserError(f"{path} is not a whole tar archive: {shorten(str(error), 100)}") from None
     splits: dict[str, list[TextSource]] = {"train": [], "test": []}
     pair = next((p for p in (f"{source}-{target}", f"{target}-{source}") if f"train.tags.{p}.{source}" in texts), None)
     if pair is None:

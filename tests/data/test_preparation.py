@@ -183,6 +183,7 @@ def test_bad_archives_are_named(tmp_path):
         with pytest.raises(UserError) as caught:
             prepare_by_command(out, "--archive", path, *arguments)
         assert [p.name for p in tmp_path.iterdir() if p.name.startswith((".out", "out"))] == []
+        assert "\n" not in str(caught.value)
         return str(caught.value)
 
     whole = write_archive(tmp_path / "whole.tgz", files)
