@@ -309,7 +309,7 @@ def search_all(
 
 
 def restrict(weights: Tensor, end: int, may_end: bool, must_end: list[bool]) -> None:
-    """Take the mass from tokens [batch, beam, vocabulary] that may not follow; ``must_end`` says so of each sentence."""
+    """Take the mass of ``weights`` [batch, beam, vocabulary] from what may not follow; ``must_end`` is by sentence."""
     if not may_end:
         weights[..., end] = 0
     if any(must_end):
