@@ -9,6 +9,7 @@ renamed.
 import hashlib
 import json
 import os
+import pickle
 import shutil
 from collections.abc import Iterator, Sequence
 from itertools import islice
@@ -212,5 +213,12 @@ def load_average(checkpoints: Sequence[Path], model: nn.Module, device: torch.de
 
 
 def load_training(checkpoint: Path) -> dict[str, Any]:
-    """What ``save`` was given as ``training``, its tensors on the CPU: the optimiser moves what belongs on the GPU."""
-    return torch.load(checkpoint / "training.pt", map_location="cpu", weights_only=True)
+    """What ``save`` was given as ``training``, its tensors on the CPU: the optimiser moves what belongs on the GPU.
+
+    Raises UserError if there is anything in it but tensors, numbers, text and containers: it is not run.
+    """
+    path = checkpoint / "training.pt"
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError:
+        raise UserError(f"{path} holds more than tensors and numbers, and is not read: it is none of ours") from None

@@ -62,7 +62,7 @@ class RunFolder:
         self.starts = path / "starts.jsonl"
         stored = path / "config.yaml"
         if stored.exists():
-            check_same_run(path, yaml.safe_load(stored.read_text()), config)
+            check_same_run(path, read_config(stored), config)
 
     def claim(self) -> None:
         """Make the folder, or take over that of an interrupted run; raises UserError if the run is going on now."""
@@ -140,6 +140,18 @@ def write_lines(path: Path, records: Sequence[Mapping[str, Any]]) -> None:
 
 def now() -> str:
     return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def read_config(path: Path) -> dict[str, Any]:
+    """A run's ``config.yaml``, which can hold text and numbers only; raises UserError if it holds anything else."""
+    try:
+        config = yaml.safe_load(path.read_text())
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        reason = " ".join(str(error).split())
+        raise UserError(f"{path} cannot be read ({reason}): choose another run_dir") from None
+    if not isinstance(config, dict):
+        raise UserError(f"{path} is not the configuration of a run: choose another run_dir")
+    return config
 
 
 def check_same_run(path: Path, stored: Mapping[str, Any], config: RunConfig) -> None:

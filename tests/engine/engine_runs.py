@@ -11,6 +11,7 @@ import torch
 
 from multimax.composition import compose_configuration, typed
 from multimax.config import RunConfig
+from multimax.engine import distributed
 from multimax.engine.run_folder import RunFolder, read_metrics
 from multimax.engine.trainer import Trainer
 from multimax.errors import Interrupted, UserError
@@ -28,7 +29,7 @@ def configure(*overrides) -> RunConfig:
 
 
 def make(path, config: RunConfig) -> Trainer:
-    return Trainer(task_module(config.task).create(config), RunFolder(path, config))
+    return Trainer(task_module(config.task).create(config), RunFolder(path, config, writer=distributed.rank() == 0))
 
 
 def trainer(path, *overrides) -> Trainer:
@@ -66,15 +67,26 @@ LANGUAGE_MODELS = {
 }  # fmt: skip
 
 
+TRANSLATION = [
+    "task=mt", "reweight=multimax", "model.encoder_depth=1", "model.decoder_depth=1", "model.dim=8",
+    "model.num_heads=2", "model.ffn_dim=8", "model.max_length=32", "data.source=files", "data.tokenize=false",
+    "data.bpe_merges=null", "data.name=words", "training.device=cpu", "training.batch_size=60", "decoding.beam=2",
+    "training.log_every=1", "training.evaluate_every=8", "training.average_checkpoints=2",
+]  # fmt: skip
+TEXT_RUNS = {**LANGUAGE_MODELS, "translation": TRANSLATION}
+
+
 def write_text(root: Path) -> list[str]:
-    """Write a little text to train language models on; returns the overrides that name it."""
+    """Write a little text to train on, and as its translation itself; returns the overrides that name it."""
     words = ["one", "two", "three", "four", "five", "six", "seven", "eight"]
-    (root / "text").mkdir()
+    folder = root / "text"
+    folder.mkdir()
     for split, seed, lines in (("train", 0, 60), ("valid", 1, 3), ("test", 2, 2)):
         steps = torch.randint(1, 4, (lines, 7), generator=torch.Generator().manual_seed(seed))
         rows = (steps.cumsum(1) % len(words)).tolist()
-        (root / "text" / f"{split}.txt").write_text("".join(f"{' '.join(words[i] for i in row)}\n" for row in rows))
-    return [f"data.root={root / 'text'}", f"data.cache_dir={root / 'cache'}"]
+        for suffix in ("txt", "de", "en"):
+            (folder / f"{split}.{suffix}").write_text("".join(f"{' '.join(words[i] for i in row)}\n" for row in rows))
+    return [f"data.root={folder}", f"data.cache_dir={root / 'cache'}"]
 
 
 def fork(work: Callable[[], object], log: Path, **environment: str) -> int:
