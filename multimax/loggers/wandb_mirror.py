@@ -12,8 +12,9 @@ from dataclasses import asdict
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Literal
+from urllib.error import HTTPError
+from urllib.request import Request, urlopen
 
-import requests
 import wandb
 
 from multimax.config import Logger
@@ -121,8 +122,10 @@ def send(run: wandb.Run, step: int, values: dict[str, Any], samples: Samples | N
 
 def finish(run: wandb.Run, files: RunFiles, outcome: Outcome) -> None:
     if (summary := files.summary) is not None:
-        metrics = {f"final/{name}": value for name, value in summary.pop("metrics").items()}
-        run.summary.update({**metrics, **summary})
+        metrics = summary.pop("metrics")
+        final = {f"final/{name}": value for name, value in metrics.items()}
+        # Under one name whatever the task: a dashboard's table has no patterns.
+        run.summary.update({**final, "final/score": metrics[summary["metric"]], **summary})
     if outcome == "interrupted":
         run.mark_preempting()  # W&B then says that it is to be continued, not that it failed
     run.finish(exit_code=int(outcome != "finished"))
@@ -159,8 +162,10 @@ def answers(url: str) -> bool:
 
     def ask() -> None:
         try:
-            requests.head(url, timeout=CONNECT_SECONDS)
-        except requests.RequestException:
+            urlopen(Request(url, method="HEAD"), timeout=CONNECT_SECONDS).close()
+        except HTTPError:
+            pass  # an answer too
+        except OSError:
             return
         reached.set()
 

@@ -99,6 +99,10 @@ def test_a_run_killed_resumed_and_pushed_shows_every_step_once(server, tmp_path)
         assert served.history == history
     assert len(server.runs) == 1
     assert served.exit_code == 0
+    for row in served.history:
+        assert ("samples/attention" in row) == ("sparsity/mean" in row) == (row["step"] % 5 == 0)
+    uploaded = [name for name in served.files if name.startswith("media/images/samples/")]
+    assert len(uploaded) >= 4 * 9  # eight images and one of attention at each evaluation
 
 
 def test_a_pushed_run_is_all_that_its_files_say(server, tmp_path, capsys):

@@ -6,6 +6,7 @@ their first line) and answers a client that resumes a run with what it has, as t
 
 import gzip
 import json
+import re
 import threading
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -37,6 +38,7 @@ class WandbServer:
 
     def __init__(self) -> None:
         self.runs: dict[str, ServedRun] = {}
+        self.views: list[dict[str, Any]] = []
         self.dead = False  # takes connections and never answers
         self.lock = threading.Lock()
         self.revived = threading.Event()
@@ -101,6 +103,10 @@ class WandbServer:
         }
         return {"upsertBucket": {"bucket": bucket, "inserted": inserted}}
 
+    def UpsertView2(self, variables: dict[str, Any]) -> dict[str, Any]:
+        self.views.append(variables)
+        return {"upsertView": {"view": {"id": "1", "name": variables["name"]}, "inserted": True}}
+
     def CreateRunFiles(self, variables: dict[str, Any]) -> dict[str, Any]:
         urls = [
             {"name": name, "uploadUrl": f"{self.url}/upload/{variables['run']}/{name}"} for name in variables["files"]
@@ -141,7 +147,8 @@ class Handler(BaseHTTPRequestHandler):
         with server.lock:
             if self.path == "/graphql":
                 asked = json.loads(body)
-                content = {"data": server.graphql(asked["operationName"], asked.get("variables") or {})}
+                operation = asked.get("operationName") or re.findall(r"(?:query|mutation)\s+(\w+)", asked["query"])[0]
+                content = {"data": server.graphql(operation, asked.get("variables") or {})}
             elif self.path.endswith("/file_stream"):
                 server.stream(self.path.split("/")[-2], json.loads(body))
             elif self.path.startswith("/upload/"):
