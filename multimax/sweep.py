@@ -239,17 +239,15 @@ def say_cost(arrays: Sequence[Sequence[Run]]) -> None:
             say(f"  {run.folder.path}")
         unit = "GPU" if runs[0].gpus else "process"
         width = runs[0].gpus or runs[0].processes
-        say(f"  at most {len(runs) * width * runs[0].launcher['timeout_min'] / 60:.4g} {unit} hours until each has had")
-        say("  its time once; a run that needs longer is requeued, which comes on top")
+        stays = len(runs) * width * runs[0].launcher["timeout_min"] / 60
+        say(f"  at most {stays:.4g} {unit} hours for one stay of each; one that needs longer comes again on top")
         measured = [hours for run in runs if (hours := measured_hours(run, known)) is not None]
+        unknown = len(runs) - len(measured)
         if measured:
-            mean = sum(measured) / len(measured)
-            say(
-                f"  measured: {mean:.3g} {unit} hours per run, the mean of finished runs of the same settings, "
-                f"which makes {mean * len(runs):.4g} ({len(measured)} of {len(runs)} runs have such)"
-            )
-        else:
-            say("  not measured: no finished run of these settings in runs/ or results/runs; finish one and ask again")
+            like = "by finished runs of the same settings"
+            say(f"  measured: {sum(measured):.3g} {unit} hours for {len(measured)} of the {len(runs)} runs, {like}")
+        if unknown:
+            say(f"  not measured: {unknown} run(s); finish one of the same settings in runs/ and ask again")
     if not arrays:
         say("nothing to submit")
 
