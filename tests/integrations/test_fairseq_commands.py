@@ -1,0 +1,159 @@
+"""fairseq's commands with our user directory, and their files read by us."""
+
+import json
+import math
+import os
+import random
+import re
+import shlex
+import subprocess
+import sys
+from argparse import Namespace
+
+import pytest
+import torch
+
+pytest.importorskip("fairseq", reason="the extra 'fairseq' is not installed")
+
+from fairseq.data import Dictionary as FairseqDictionary
+from fairseq.data.data_utils import load_indexed_dataset
+
+from multimax.data.bitext import TranslationData, open_bitext
+from multimax.data.dictionary import Dictionary
+from multimax.data.fairseq_data import read_sentences, write_sentences
+from multimax.decoding import Search, translate
+from multimax.integrations.fairseq import USER_DIR
+from multimax.integrations.fairseq.weights import from_fairseq
+from multimax.models.encoder_decoder import AttentionSites, EncoderDecoder, EncoderDecoderConfig
+
+# What a shell would do, in one process: a process takes seconds to import fairseq.
+DRIVER = """
+import json, sys
+from contextlib import redirect_stdout
+from importlib import import_module
+for command, arguments, output in json.load(sys.stdin):
+    sys.argv = [command, *arguments]
+    with open(output, "w") as file, redirect_stdout(file):
+        import_module(f"fairseq_cli.{command}").cli_main()
+"""
+GERMAN = shlex.split("der die das ein hund katze haus mann frau sieht hört liebt geht schnell groß")
+ENGLISH = shlex.split("the she it a dog cat house man woman sees hears loves goes fast big")
+SIZES = {"train": 150, "valid": 20, "test": 13}
+COMMON = ["--cpu", "--user-dir", str(USER_DIR), "--required-batch-size-multiple", "1"]
+TRAINING = shlex.split("""
+    --optimizer multimax_adam --adam-betas (0.9,0.98) --weight-decay 1e-4 --lr 5e-3 --clip-norm 1 --max-tokens 400
+    --max-update 6 --no-epoch-checkpoints --no-progress-bar --disable-validation --seed 1
+""")
+SPARSE = "--reweight evsoftmax --reweight-cross sparsemax --reweight-output entmax15 --criterion multimax_loss"
+TRANSLATION = {
+    "multimax": ["--reweight", "multimax", "--criterion", "label_smoothed_cross_entropy", "--label-smoothing", "0.1"],
+    "sparse": [*SPARSE.split(), "--label-smoothing", "0.1"],
+}
+FUNCTIONS = {"multimax": ["multimax"] * 4, "sparse": ["evsoftmax", "evsoftmax", "sparsemax", "entmax15"]}
+
+
+def corpus(folder):
+    rng = random.Random(0)
+    for split, size in SIZES.items():
+        pairs = [[rng.randrange(15) for _ in range(rng.randint(2, 9))] for _ in range(size)]
+        for language, words in (("de", GERMAN), ("en", ENGLISH)):
+            lines = (" ".join(words[i] for i in pair) + "\n" for pair in pairs)
+            (folder / f"{split}.{language}").write_text("".join(lines), encoding="utf-8")
+
+
+@pytest.fixture(scope="module")
+def work(tmp_path_factory):
+    """A folder in which a tiny corpus was preprocessed, and models of it trained and used, all by fairseq."""
+    folder = tmp_path_factory.mktemp("fairseq")
+    corpus(folder)
+    texts = [argument for split in SIZES for argument in (f"--{split}pref", split)]
+    commands = [
+        ("preprocess", ["-s", "de", "-t", "en", *texts, "--destdir", "data"], "preprocess"),
+        ("preprocess", ["--only-source", "--trainpref", "train.en", "--destdir", "text"], "preprocess_text"),
+    ]
+    for name, options in TRANSLATION.items():
+        model = ["--arch", "multimax_transformer_tiny", "--share-decoder-input-output-embed", *options]
+        commands.append(("train", ["data", *COMMON, *TRAINING, *model, "--save-dir", name], f"{name}.train"))
+        generate = ["--path", f"{name}/checkpoint_last.pt", "--beam", "5", "--max-sentences", "1"]
+        limits = ["--max-len-a", "1.2", "--max-len-b", "10"]
+        commands.append(("generate", ["data", *COMMON, *generate, *limits], f"{name}.generate"))
+    model = shlex.split("""
+        --arch multimax_transformer_lm --task language_modeling --reweight multimax --decoder-layers 2
+        --tokens-per-sample 16 --decoder-embed-dim 32 --decoder-input-dim 32 --decoder-output-dim 32
+        --decoder-ffn-embed-dim 32 --decoder-attention-heads 2 --share-decoder-input-output-embed --save-dir lm
+    """)
+    commands.append(("train", ["text", *COMMON, *TRAINING, *model], "lm.train"))
+    evaluate = ["--path", "lm/checkpoint_last.pt", "--gen-subset", "train", "--tokens-per-sample", "16"]
+    commands.append(("eval_lm", ["text", *COMMON, *evaluate], "lm.evaluate"))
+    done = subprocess.run(
+        [sys.executable, "-c", DRIVER],
+        input=json.dumps(commands),
+        cwd=folder,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    (folder / "log").write_text(done.stderr)
+    return folder
+
+
+@pytest.mark.parametrize("language", ["de", "en"])
+def test_a_preprocessed_folder_is_read_as_fairseq_reads_it(work, language):
+    theirs = FairseqDictionary.load(str(work / f"data/dict.{language}.txt"))
+    ours = Dictionary.load(work / f"data/dict.{language}.txt")
+    assert ours.tokens == theirs.symbols
+    assert ours.tokens == Dictionary.from_lines((work / f"train.{language}").read_text().splitlines()).tokens
+    for split, size in SIZES.items():
+        prefix = work / f"data/{split}.de-en.{language}"
+        sentences = read_sentences(prefix, len(ours))
+        expected = load_indexed_dataset(str(prefix), theirs)
+        assert len(sentences) == len(expected) == size
+        for i, line in enumerate((work / f"{split}.{language}").read_text().splitlines()):
+            assert sentences[i].tolist() == expected[i].tolist() == ours.encode(line, end=True)
+
+
+def test_fairseq_reads_what_we_write(work, tmp_path):
+    dictionary = Dictionary.load(work / "data/dict.de.txt")
+    dictionary.save(tmp_path / "dict.txt")
+    theirs = FairseqDictionary.load(str(tmp_path / "dict.txt"))
+    assert theirs.symbols == dictionary.tokens
+    assert (tmp_path / "dict.txt").read_text() == (work / "data/dict.de.txt").read_text()
+    sentences = [dictionary.encode(line, end=True) for line in (work / "test.de").read_text().splitlines()]
+    write_sentences(tmp_path / "test", sentences, len(dictionary))
+    assert [row.tolist() for row in load_indexed_dataset(str(tmp_path / "test"), theirs)] == sentences
+
+
+def hypotheses(path):
+    """Of each sentence, scores in bits and words as ``fairseq-generate`` prints them."""
+    found = {}
+    for line in path.read_text().splitlines():
+        if match := re.fullmatch(r"H-(\d+)\t(\S+)\t(.*)", line):
+            found.setdefault(int(match[1]), []).append((float(match[2]), match[3]))
+    return [found[i] for i in sorted(found)]
+
+
+@pytest.mark.parametrize("name", TRANSLATION)
+def test_our_search_translates_a_checkpoint_as_fairseq_generate_does(work, name):
+    """Trained by fairseq-train, loaded under torch's check of what it unpickles, decoded by either."""
+    printed = hypotheses(work / f"{name}.generate")
+    assert len(printed) == SIZES["test"]
+    bitext = open_bitext(TranslationData("tiny", "files", str(work / "data")))
+    config = EncoderDecoderConfig(2, 2, 64, 2, 64)
+    *attention, output = ({"name": function} for function in FUNCTIONS[name])
+    sizes = len(bitext.source_dictionary), len(bitext.target_dictionary)
+    model = EncoderDecoder(config, AttentionSites(*attention), output, *sizes).eval()
+    with torch.serialization.safe_globals([Namespace]):
+        from_fairseq(model, torch.load(work / name / "checkpoint_last.pt", weights_only=True)["model"])
+    for i, expected in enumerate(printed):
+        source = torch.tensor(bitext.splits["test"].source(i).astype("int64"))[None]
+        (found,) = translate(model, source, source != 1, Search(5, 1.0, 1.2, 10))
+        score, text = expected[0]
+        assert bitext.target_dictionary.decode(found[0].tokens) == text
+        assert found[0].score / math.log(2) == pytest.approx(score, abs=1e-4)
+
+
+def test_the_language_model_is_trained_and_evaluated(work):
+    """To less than the bits of a uniform guess among the 24 tokens."""
+    loss = re.search(r"Loss \(base 2\): ([\d.]+), Perplexity", (work / "log").read_text())
+    assert 0 < float(loss[1]) < 4.58
