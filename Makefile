@@ -2,7 +2,7 @@ PYTHON ?= python3.11
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: help demo test test-slow setup lint lock clean
+.PHONY: help demo results test test-slow setup lint lock clean
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*##' Makefile | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -24,6 +24,9 @@ $(VENV)/.fairseq: $(VENV)/.ready
 
 demo: setup ## train a DeiT with MultiMax on digits that ship with scikit-learn: two minutes on two cores
 	$(BIN)/python train.py task=deit reweight=multimax scale=demo
+
+results: setup ## make every table and figure in results/ from the runs recorded there
+	$(BIN)/python -m multimax.report
 
 test: $(VENV)/.fairseq lint ## install fairseq, check style and types, run the tests
 	$(BIN)/python -m pytest -n 2 --dist loadgroup -m "not slow and not gpu"

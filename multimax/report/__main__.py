@@ -1,35 +1,42 @@
-"""python -m multimax.report record RUN... | tables | push-wandb RUN..."""
+"""python -m multimax.report [tables | record RUN... | push-wandb RUN...]"""
 
 import argparse
 from pathlib import Path
 
 from multimax.cli import one_line_errors
+from multimax.errors import UserError
 from multimax.report.push_wandb import push_wandb
 from multimax.report.records import record
-from multimax.report.tables import write_tables
 
 
 @one_line_errors
 def main() -> None:
     parser = argparse.ArgumentParser(
-        prog="python -m multimax.report", description="Keep finished runs, and tabulate them."
+        prog="python -m multimax.report",
+        description="Make every table in the results from the runs that are recorded there.",
     )
     parser.add_argument("--results", type=Path, default=Path("results"))
-    commands = parser.add_subparsers(dest="command", required=True)
-    recording = commands.add_parser("record", help="copy the records of finished runs to results/runs, redo the tables")
+    commands = parser.add_subparsers(dest="command")
+    recording = commands.add_parser("record", help="copy the records of finished runs to results/runs first")
     recording.add_argument("runs", type=Path, nargs="+", metavar="RUN")
-    commands.add_parser("tables", help="redo results/tables from results/runs")
+    commands.add_parser("tables", help="make the tables, as without a command")
     pushing = commands.add_parser("push-wandb", help="bring W&B up to runs that were trained without it")
     pushing.add_argument("runs", type=Path, nargs="+", metavar="RUN")
     arguments = parser.parse_args()
     if arguments.command == "push-wandb":
         push_wandb(arguments.runs)
         return
+    try:
+        from multimax.report.outputs import save
+        from multimax.report.results import all_tables
+    except ModuleNotFoundError as error:
+        raise UserError(f"tables need the package {error.name}: pip install -e '.[report]'") from None
     if arguments.command == "record":
         for run in arguments.runs:
             print(f"recorded {record(run, arguments.results / 'runs')}")
-    for path in write_tables(arguments.results):
-        print(f"wrote {path}")
+    for output in all_tables(arguments.results):
+        for path in save(output, arguments.results):
+            print(path)
 
 
 if __name__ == "__main__":
