@@ -141,11 +141,11 @@ def freeze(sweep: Path, runs: Sequence[Run]) -> str:
     with suppress(OSError, subprocess.CalledProcessError):
         (sweep / "uncommitted.diff").write_text(git("diff", "HEAD"))
     for name in sorted({name.split(".")[0] for run in runs for name in run.config.imports} - {package.name}):
-        source = Path(str(importlib.import_module(name).__file__))
-        if source.name == "__init__.py":
-            shutil.copytree(source.parent, code / name, ignore=without_caches)
+        module = importlib.import_module(name)
+        if hasattr(module, "__path__"):
+            shutil.copytree(next(iter(module.__path__)), code / name, ignore=without_caches)
         else:
-            shutil.copy(source, code)
+            shutil.copy(str(module.__file__), code)
     for run in runs:
         OmegaConf.save(run.composed, frozen_config(sweep, run), resolve=True)
     path = os.pathsep.join(filter(None, [str(code), os.environ.get("PYTHONPATH")]))
