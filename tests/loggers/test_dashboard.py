@@ -6,7 +6,7 @@ import runpy
 import sys
 
 import pytest
-from conftest import finished_run
+from logged_runs import finished_run
 
 from multimax.report.push_wandb import push_wandb
 from multimax.tasks import MODULES

@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from conftest import begin, log_steps, merged
+from logged_runs import begin, log_steps, merged
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 

@@ -7,7 +7,7 @@ import sys
 import time
 
 import pytest
-from conftest import begin, configuration, finished_run, log_steps, merged, shown
+from logged_runs import begin, configuration, finished_run, log_steps, merged, shown
 
 from multimax import loggers
 from multimax.engine.run_folder import RunFolder, read_metrics
