@@ -22,6 +22,7 @@ from omegaconf.errors import OmegaConfBaseException
 from multimax.composition import CONFIGS, explain, import_modules, import_plugins, known_keys, register_groups, typed
 from multimax.config import run_name
 from multimax.engine import checkpoint, distributed, slurm
+from multimax.engine.allocator import keep_freed_memory
 from multimax.engine.console import format_metrics, say
 from multimax.engine.run_folder import RunFolder
 from multimax.engine.trainer import Trainer
@@ -96,7 +97,10 @@ def train_composed(composed: DictConfig) -> float:
         if first:
             say(f"{path} is finished: {format_metrics(summary['metrics'])}")
         return summary["metrics"][summary["metric"]]
-    with distributed.processes(distributed.choose_device(config.training.device)):
+    device = distributed.choose_device(config.training.device)
+    if device.type == "cpu":
+        keep_freed_memory()
+    with distributed.processes(device):
         task = module.create(config)
         try:
             return Trainer(task, folder).run()[task.metric]

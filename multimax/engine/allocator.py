@@ -1,0 +1,21 @@
+"""glibc's allocator, told to keep what is freed.
+
+By default it asks the system for the memory of every large tensor and gives it back when the tensor is freed, so that
+each step on a CPU maps and clears the same pages anew: a training step of the translation model of
+``experiment=multi30k_cpu`` with MultiMax spends a quarter of its time so.
+"""
+
+import ctypes
+import sys
+
+M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # of glibc's malloc.h
+
+
+def keep_freed_memory() -> None:
+    """Let freed memory stay with this process, for its next tensors. Does nothing where the C library is another."""
+    if not sys.platform.startswith("linux"):
+        return
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:
+        mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
+        mallopt(M_MMAP_MAX, 0)
