@@ -44,18 +44,18 @@ def score_file(task: Task, path: str) -> dict[str, float]:
 
 def read_lines(path: str) -> Iterator[str]:
     """Lines of UTF-8 without their ends, as they come; raises UserError if they cannot be read or there is none."""
-    count = 0
+    count, name = 0, "standard input" if path == "-" else path
     try:
         with open_binary(path) as file:
             for line in file:
                 count += 1
                 yield line.decode("utf-8").rstrip("\r\n")
     except UnicodeDecodeError:
-        raise UserError(f"line {count} of {path} is not UTF-8") from None
+        raise UserError(f"line {count} of {name} is not UTF-8") from None
     except OSError as error:
-        raise UserError(f"{path} cannot be read: {error.strerror}") from None
+        raise UserError(f"{name} cannot be read: {error.strerror}") from None
     if not count:
-        raise UserError(f"{path} is empty")
+        raise UserError(f"{name} is empty")
 
 
 def open_binary(path: str) -> "BinaryIO | nullcontext[BinaryIO]":
