@@ -232,6 +232,7 @@ NOT_IDENTITY = {
     "training.max_skipped_steps",
     "training.checkpoint_every",
     "training.micro_batch_size",
+    "decoding.batch_tokens",
 }
 
 
