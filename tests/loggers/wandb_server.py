@@ -7,6 +7,7 @@ their first line) and answers a client that resumes a run with what it has, as t
 import gzip
 import json
 import re
+import sys
 import threading
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -42,7 +43,7 @@ class WandbServer:
         self.dead = False  # takes connections and never answers
         self.lock = threading.Lock()
         self.revived = threading.Event()
-        self.http = ThreadingHTTPServer(("127.0.0.1", 0), type("Handler", (Handler,), {"server_of": self}))
+        self.http = QuietServer(("127.0.0.1", 0), type("Handler", (Handler,), {"server_of": self}))
         self.url = f"http://127.0.0.1:{self.http.server_port}"
         self.environment = {"WANDB_BASE_URL": self.url, "WANDB_API_KEY": KEY}
 
@@ -126,6 +127,13 @@ class WandbServer:
                 run.summary |= lines[-1]
         if body.get("complete") is not None:
             run.exit_code = body["exitcode"]
+
+
+class QuietServer(ThreadingHTTPServer):
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """A client that was killed has left its connections open, which is no error here; others are."""
+        if not isinstance(sys.exception(), ConnectionError):
+            super().handle_error(request, client_address)
 
 
 class Handler(BaseHTTPRequestHandler):
