@@ -110,9 +110,7 @@ def test_killed_at_any_operation_of_a_save_one_whole_checkpoint_stands(tmp_path,
     while killed_at(faults, lambda: save(2)):
         found, skipped = checkpoint.newest(tmp_path / "c", "run")
         lost += found is None or found.name not in ("step-00000001", "step-00000002") or bool(skipped)
-        if (
-            found is not None and found.name == "step-00000002"
-        ):  # killed while it cleared up: once more from where it was
+        if found is not None and found.name == "step-00000002":  # killed while it cleared up: begin anew
             shutil.rmtree(tmp_path / "c")
             save(1)
         faults += 1

@@ -14,7 +14,14 @@ from multimax.engine import checkpoint, nonfinite
 from multimax.engine.run_folder import read_metrics
 from multimax.errors import Diverged, Interrupted
 
-FEW = ["training.log_every=1", "training.evaluate_every=10", "training.keep_checkpoints=100"]
+FEW = [
+    "training.evaluate_ema=false",
+    "training.micro_batch_size=null",
+    "model.depth=2",
+    "training.log_every=1",
+    "training.evaluate_every=10",
+    "training.keep_checkpoints=100",
+]
 
 
 def spoil(running, steps, value=math.inf):

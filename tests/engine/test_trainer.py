@@ -2,10 +2,11 @@
 
 import json
 import math
+import random
 
 import pytest
 import torch
-from engine_runs import numbers, stop_at, trainer
+from engine_runs import TEXT_RUNS, configure, make, numbers, stop_at, trainer, write_text
 
 from multimax.engine import checkpoint
 from multimax.engine.run_folder import read_lines, read_metrics
@@ -22,12 +23,13 @@ def whole(tmp_path_factory):
 
 @pytest.mark.parametrize("step", range(1, 10))
 def test_stopped_at_any_step_and_resumed_it_is_the_same_run(whole, tmp_path, step):
-    running = trainer(tmp_path)
+    workers = "data.num_workers=2" if step % 3 == 2 else "data.num_workers=0"
+    running = trainer(tmp_path, workers)
     stop_at(running, step)
     with pytest.raises(Interrupted, match=f"stopped at step {step}"):
         running.run()
     running.folder.lock.close()
-    trainer(tmp_path).run()
+    trainer(tmp_path, workers).run()
     assert numbers(tmp_path) == numbers(whole)
     for name in ("model", "ema"):
         ours, theirs = (p / "checkpoints" / "step-00000010" / f"{name}.safetensors" for p in (tmp_path, whole))
@@ -35,6 +37,22 @@ def test_stopped_at_any_step_and_resumed_it_is_the_same_run(whole, tmp_path, ste
     best = [checkpoint.best(p / "checkpoints", higher_is_better=True).name for p in (tmp_path, whole)]
     assert best[0] == best[1]
     assert [start["step"] for start in read_lines(tmp_path / "starts.jsonl")] == [0, step]
+
+
+@pytest.mark.parametrize("name", TEXT_RUNS)
+def test_each_task_stopped_again_and_again_at_random_steps_is_the_same_run(tmp_path, name):
+    config = configure(*TEXT_RUNS[name], *write_text(tmp_path), "training.steps=40", "training.checkpoint_every=5")
+    make(tmp_path / "whole", config).run()
+    for step in sorted(random.Random(name).sample(range(1, 40), 6)):
+        running = make(tmp_path / "broken", config)
+        stop_at(running, step)
+        with pytest.raises(Interrupted, match=f"stopped at step {step}"):
+            running.run()
+        running.folder.lock.close()
+    make(tmp_path / "broken", config).run()
+    assert numbers(tmp_path / "broken") == numbers(tmp_path / "whole")
+    last = "checkpoints/step-00000040/model.safetensors"
+    assert (tmp_path / "broken" / last).read_bytes() == (tmp_path / "whole" / last).read_bytes()
 
 
 def test_a_checkpoint_has_the_metric_of_its_own_step_or_none(tmp_path):
