@@ -18,13 +18,18 @@ pytest.importorskip("fairseq", reason="the extra 'fairseq' is not installed")
 from fairseq.data import Dictionary as FairseqDictionary
 from fairseq.data.data_utils import load_indexed_dataset
 
+from multimax.cli import open_model, open_task
 from multimax.data.bitext import TranslationData, open_bitext
 from multimax.data.dictionary import Dictionary
 from multimax.data.fairseq_data import read_sentences, write_sentences
 from multimax.decoding import Search, translate
+from multimax.errors import UserError
 from multimax.integrations.fairseq import USER_DIR
+from multimax.integrations.fairseq.convert import convert
 from multimax.integrations.fairseq.weights import from_fairseq
 from multimax.models.encoder_decoder import AttentionSites, EncoderDecoder, EncoderDecoderConfig
+
+pytestmark = pytest.mark.xdist_group("fairseq_commands")  # what they share takes half a minute to make
 
 # What a shell would do, in one process: a process takes seconds to import fairseq.
 DRIVER = """
@@ -151,6 +156,29 @@ def test_our_search_translates_a_checkpoint_as_fairseq_generate_does(work, name)
         score, text = expected[0]
         assert bitext.target_dictionary.decode(found[0].tokens) == text
         assert found[0].score / math.log(2) == pytest.approx(score, abs=1e-4)
+
+
+@pytest.mark.parametrize("name", TRANSLATION)
+def test_a_converted_checkpoint_is_a_run(work, name, tmp_path):
+    """Its model has fairseq's weights and functions, and is found where evaluate.py looks."""
+    convert(work / name / "checkpoint_last.pt", work / "data", tmp_path / "run")
+    arguments = Namespace(run=tmp_path / "run", checkpoint="last", ema=False, overrides=["data.eval_split=test"])
+    task = open_task(arguments)
+    model, device, _ = open_model(arguments, task)
+    found = task.translate(model, device, (work / "test.de").read_text().splitlines())
+    assert found == [row[0][1] for row in hypotheses(work / f"{name}.generate")]
+    with pytest.raises(UserError, match="exists: name a new run folder"):
+        convert(work / name / "checkpoint_last.pt", work / "data", tmp_path / "run")
+
+
+def test_what_cannot_be_converted_is_named(work, tmp_path):
+    with pytest.raises(UserError, match="is no checkpoint of fairseq's transformer"):
+        convert(work / "lm/checkpoint_last.pt", work / "data", tmp_path / "run")
+    with pytest.raises(UserError, match=r"is no checkpoint of fairseq 0.12"):
+        convert(work / "train.de", work / "data", tmp_path / "run")
+    with pytest.raises(UserError, match=r"is no folder of fairseq-preprocess"):
+        convert(work / "multimax/checkpoint_last.pt", work / "text", tmp_path / "run")
+    assert not (tmp_path / "run").exists()
 
 
 def test_the_language_model_is_trained_and_evaluated(work):

@@ -4,7 +4,6 @@ The models are fairseq's own, built by fairseq: with the same seed all but the f
 numbers, whichever function it is.
 """
 
-import json
 from argparse import ArgumentParser, Namespace
 from dataclasses import dataclass, field
 from typing import Any
@@ -27,13 +26,12 @@ from torch import Tensor
 from multimax import reweight
 from multimax.errors import UserError
 from multimax.integrations.fairseq.attention import ReweightedAttention
-from multimax.models.sites import Site, create_site
+from multimax.integrations.fairseq.sites import FORM, read_site
+from multimax.models.sites import create_site
 from multimax.reweight import Reweighting
 
 # Attribute, and its value, by which an optimiser knows our parameters; fairseq copies it along with a parameter.
 PARAMETER_GROUP = ("param_group", "reweight")
-
-SITE = 'a name, or {"name": NAME, "OPTION": value, ...}'
 
 
 @dataclass
@@ -42,7 +40,7 @@ class LanguageModelSites(FairseqDataclass):
 
     reweight: str = field(
         default="multimax",
-        metadata={"help": f"function in all attention and at the output ({', '.join(reweight.available())}): {SITE}"},
+        metadata={"help": f"function in all attention and at the output ({', '.join(reweight.available())}): {FORM}"},
     )
     reweight_output: str = field(
         default="", metadata={"help": "at the output; default: that of --reweight, but softmax if that one has zeros"}
@@ -141,21 +139,3 @@ class ReweightedLanguageModel(ReweightedModel, TransformerLanguageModel):
         model = super().build_model(args, task)
         model.install(args)
         return model
-
-
-def read_site(arguments: Any, part: str) -> Site:
-    """The site of ``encoder``, ``decoder``, ``cross`` or ``output``; raises UserError for what does not exist."""
-    option = f"reweight_{part}"
-    own = getattr(arguments, option, "")
-    text = own or arguments.reweight
-    where = f"--{option if own else 'reweight'} {text}".replace("_", "-", 1)
-    try:
-        site = json.loads(text) if text.startswith("{") else {"name": text}
-        if "name" not in site:
-            raise ValueError(f"there is no name in it; write {SITE}")
-        create_site(site)
-    except (ValueError, TypeError) as error:
-        raise UserError(f"{where}: {error}") from None
-    if part == "output" and not own and not reweight.get(site["name"]).positive:
-        return {"name": "softmax"}
-    return site

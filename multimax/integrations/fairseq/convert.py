@@ -1,0 +1,94 @@
+"""A fairseq checkpoint as a run folder, so that ``evaluate.py`` scores it and translates with it."""
+
+import json
+import pickle
+from argparse import Namespace
+from pathlib import Path
+from typing import Any
+
+import torch
+from hydra import compose, initialize_config_dir
+
+from multimax.composition import CONFIGS, register_groups, typed
+from multimax.engine import checkpoint
+from multimax.engine.run_folder import RunFolder
+from multimax.errors import UserError
+from multimax.integrations.fairseq.sites import read_site
+from multimax.integrations.fairseq.weights import from_fairseq
+from multimax.tasks import task_module
+
+# What fairseq's transformer may be and ours is not, and no tensor shows.
+ONLY = {"activation_fn": "relu", "no_scale_embedding": False, "no_token_positional_embeddings": False}
+ALIKE = ("attention_heads", "normalize_before", "embed_dim", "ffn_embed_dim")  # of encoder and decoder
+
+
+def convert(path: Path, data: Path, run: Path) -> None:
+    """Write the run folder ``run`` with the encoder-decoder in a checkpoint of fairseq.
+
+    Args:
+        path: checkpoint of fairseq's ``transformer`` or of ``multimax_transformer``.
+        data: the folder of ``fairseq-preprocess`` that it was trained on.
+        run: must not exist.
+
+    Raises:
+        UserError: no such checkpoint, one of another model, or other data.
+    """
+    if run.exists():
+        raise UserError(f"{run} exists: name a new run folder")
+    try:
+        with torch.serialization.safe_globals([Namespace]):
+            state = torch.load(path, map_location="cpu", weights_only=True)
+        arguments = state["cfg"]["model"]
+    except (OSError, RuntimeError, pickle.UnpicklingError, KeyError, TypeError) as error:
+        raise UserError(f"{path} is no checkpoint of fairseq 0.12: {' '.join(str(error).split())[:150]}") from None
+    if not hasattr(arguments, "encoder_layers"):
+        raise UserError(f"{path} is no checkpoint of fairseq's transformer")
+    other = [name for name, value in ONLY.items() if getattr(arguments, name) != value]
+    other += [name for name in ALIKE if getattr(arguments, f"encoder_{name}") != getattr(arguments, f"decoder_{name}")]
+    if other:
+        raise UserError(f"{path} is of a transformer that ours is not: see its {', '.join(other)}")
+    languages = next((path.name.split(".")[1].split("-") for path in data.glob("train.*-*.*.idx")), None)
+    if languages is None:
+        raise UserError(f"{data} is no folder of fairseq-preprocess: there is no train.SOURCE-TARGET.SOURCE.idx in it")
+    register_groups()
+    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
+        config = typed(compose("config", overrides=overrides(arguments, languages, data)))
+    model = task_module("mt").create(config).build_model()
+    from_fairseq(model, state["model"])
+    folder = RunFolder(run, config)
+    folder.claim()
+    steps = state["optimizer_history"][-1]["num_updates"]
+    checkpoint.save(folder.checkpoints, steps, model, None, {}, None)
+
+
+def overrides(arguments: Any, languages: list[str], data: Path) -> list[str]:
+    """What makes our configuration that of a fairseq model's ``arguments``."""
+    sizes = {
+        "encoder_depth": arguments.encoder_layers,
+        "decoder_depth": arguments.decoder_layers,
+        "dim": arguments.encoder_embed_dim,
+        "num_heads": arguments.encoder_attention_heads,
+        "ffn_dim": arguments.encoder_ffn_embed_dim,
+        "dropout": arguments.dropout,
+        "attention_dropout": arguments.attention_dropout,
+        "activation_dropout": arguments.activation_dropout,
+        "pre_norm": arguments.encoder_normalize_before,
+        "share_embeddings": "all" if arguments.share_all_embeddings else "decoder",
+        "max_length": max(arguments.max_source_positions, arguments.max_target_positions),
+    }
+    if not hasattr(arguments, "reweight"):  # fairseq's own
+        arguments.reweight = "softmax"
+    sites = {part: read_site(arguments, part) for part in ("encoder", "decoder", "cross", "output")}
+    chosen = ["reweight=softmax"]
+    for part, site in sites.items():
+        chosen.append(f"reweight/{part}={site['name']}")
+        chosen += [f"reweight.{part}.{option}={value}" for option, value in site.items() if option != "name"]
+    return [
+        "task=mt",
+        "scale=paper",
+        *chosen,
+        *(f"model.{key}={value}" for key, value in sizes.items()),
+        f"data.source_language={languages[0]}",
+        f"data.target_language={languages[1]}",
+        f"data.root={json.dumps(str(data.resolve()))}",
+    ]
