@@ -69,7 +69,7 @@ def test_two_processes_stop_together_and_go_on(root, tmp_path, whom):
     else:
         children = subprocess.run(["pgrep", "-P", str(process.pid)], capture_output=True, text=True).stdout.split()
         os.kill(int(children[-1]), signal.SIGINT)
-    _, errors = process.communicate(timeout=120)
+    _, errors = process.communicate(timeout=300)
     assert "stopped at step" in errors
     assert "UserError" not in errors
     found, skipped = checkpoint.newest(run / "checkpoints")

@@ -41,7 +41,7 @@ def test_stopped_at_any_step_and_resumed_it_is_the_same_run(whole, tmp_path, ste
 
 @pytest.mark.parametrize("name", TEXT_RUNS)
 def test_each_task_stopped_again_and_again_at_random_steps_is_the_same_run(tmp_path, name):
-    config = configure(*TEXT_RUNS[name], *write_text(tmp_path), "training.steps=40", "training.checkpoint_every=5")
+    config = configure(*TEXT_RUNS[name], *write_text(tmp_path), "training.steps=40")
     make(tmp_path / "whole", config).run()
     for step in sorted(random.Random(name).sample(range(1, 40), 6)):
         running = make(tmp_path / "broken", config)
