@@ -13,13 +13,13 @@ from multimax.report.records import record
 def main() -> None:
     parser = argparse.ArgumentParser(
         prog="python -m multimax.report",
-        description="Make every table in the results from the runs that are recorded there.",
+        description="Make every table and figure in the results from the runs that are recorded there.",
     )
     parser.add_argument("--results", type=Path, default=Path("results"))
     commands = parser.add_subparsers(dest="command")
     recording = commands.add_parser("record", help="copy the records of finished runs to results/runs first")
     recording.add_argument("runs", type=Path, nargs="+", metavar="RUN")
-    commands.add_parser("tables", help="make the tables, as without a command")
+    commands.add_parser("tables", help="the tables alone")
     pushing = commands.add_parser("push-wandb", help="bring W&B up to runs that were trained without it")
     pushing.add_argument("runs", type=Path, nargs="+", metavar="RUN")
     arguments = parser.parse_args()
@@ -28,15 +28,16 @@ def main() -> None:
         return
     try:
         from multimax.report.outputs import save
-        from multimax.report.results import all_tables
+        from multimax.report.results import all_figures, all_tables
     except ModuleNotFoundError as error:
-        raise UserError(f"tables need the package {error.name}: pip install -e '.[report]'") from None
+        raise UserError(f"tables and figures need the package {error.name}: pip install -e '.[report]'") from None
     if arguments.command == "record":
         for run in arguments.runs:
             print(f"recorded {record(run, arguments.results / 'runs')}")
-    for output in all_tables(arguments.results):
-        for path in save(output, arguments.results):
-            print(path)
+    for make in (all_tables,) if arguments.command == "tables" else (all_tables, all_figures):
+        for output in make(arguments.results):
+            for path in save(output, arguments.results):
+                print(path)
 
 
 if __name__ == "__main__":

@@ -5,6 +5,8 @@ from pathlib import Path
 
 from multimax.report.claim_tables import claim_tables
 from multimax.report.claims import read_claims
+from multimax.report.experiment_figure import experiment_figures
+from multimax.report.figures import figure1_picture, figure1_table, figure2_picture
 from multimax.report.outputs import Output
 from multimax.report.records import read_records
 from multimax.report.tables import tables
@@ -13,5 +15,15 @@ from multimax.report.tables import tables
 def all_tables(results: Path) -> Iterator[Output]:
     """One table for each experiment that has runs, and those of the claims. Raises UserError."""
     records, path = read_records(results / "runs"), results / "claims.yaml"
+    claims = read_claims(path)
     yield from tables(records)
-    yield from claim_tables(read_claims(path), path, records)
+    yield from claim_tables(claims, path, records)
+    yield figure1_table(claims.figure1, path)
+
+
+def all_figures(results: Path) -> Iterator[Output]:
+    """One figure for each experiment that has runs, and those of the paper. Raises UserError."""
+    path = results / "claims.yaml"
+    yield from experiment_figures(read_records(results / "runs"))
+    yield figure1_picture(read_claims(path).figure1, path)
+    yield figure2_picture()

@@ -1,0 +1,59 @@
+"""How figures look: one colour, marker and line style for each function everywhere, and pictures equal to the byte.
+
+The colours are Okabe and Ito's ("Color Universal Design", 2008), which the colour-blind can tell apart.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import matplotlib
+from matplotlib.figure import Figure
+
+
+@dataclass(frozen=True)
+class Style:
+    label: str
+    color: str
+    marker: str
+    line: Any  # as Matplotlib takes it: a name, or the lengths of dashes
+    size: float = 6.0
+
+
+STYLES = {
+    "softmax": Style("softmax", "#000000", "o", "-"),
+    "multimax": Style("MultiMax", "#D55E00", "*", "-", 11),
+    "sparsemax": Style("sparsemax", "#0072B2", "s", "--"),
+    "entmax15": Style("1.5-entmax", "#56B4E9", "^", "-.", 7),
+    "entmax": Style("entmax", "#009E73", "D", (0, (1, 1))),
+    "evsoftmax": Style("ev-softmax", "#CC79A7", "v", (0, (5, 1, 1, 1, 1, 1)), 7),
+}
+OTHER = "#E69F00"
+
+
+def style_of(function: str) -> Style:
+    """The style of a function by its registered name; all that are not ours share one colour."""
+    return STYLES.get(function) or Style(function, OTHER, "X", (0, (3, 1)))
+
+
+SETTINGS: Any = {
+    "font.family": "DejaVu Sans",
+    "font.size": 9,
+    "axes.titlesize": 10,
+    "axes.titlelocation": "left",
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "legend.frameon": False,
+    "lines.linewidth": 1.6,
+    "svg.fonttype": "path",
+    "svg.hashsalt": "multimax",
+}
+"""Matplotlib's settings, to be in force while a figure is drawn and while it is saved."""
+
+
+@contextmanager
+def figure(width: float, height: float) -> Iterator[Figure]:
+    """A figure of that size in inches that lays itself out, to be drawn within the context."""
+    with matplotlib.rc_context(SETTINGS):
+        yield Figure(figsize=(width, height), layout="constrained")
