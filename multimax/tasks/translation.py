@@ -251,6 +251,9 @@ class Translation(Task):
             metrics["ppl"] = math.exp(loss) if loss < 700 else math.inf
         return metrics | {"loss": loss, "tokens": tokens, "sentences": sums["sentences"]}
 
+    def examples(self, step: int) -> list[int]:
+        return self.batches.batch(step).tolist()
+
     def summary(self) -> dict[str, Any]:
         bitext = self.bitext
         return {
