@@ -132,5 +132,5 @@ def test_bf16_trains(tmp_path):
 @pytest.mark.slow
 def test_compiled_it_learns_what_it_learns_eagerly(whole, tmp_path):
     trainer(tmp_path, "training.compile=true").run()
-    for ours, theirs in zip(numbers(tmp_path), numbers(whole), strict=True):
-        assert ours.get("train/loss") == pytest.approx(theirs.get("train/loss"), rel=1e-3)
+    ours, theirs = ([row["train/loss"] for row in numbers(path) if "train/loss" in row] for path in (tmp_path, whole))
+    assert ours == pytest.approx(theirs, rel=1e-3)
