@@ -1,9 +1,10 @@
 """A sweep's runs as jobs, on Slurm or on this machine, with their code and configurations frozen at submission.
 
 ``SWEEP/code`` is a copy of the package as it is when the sweep is submitted, uncommitted changes included (which are in
-``uncommitted.diff`` too, to read); ``SWEEP/configs`` has one composed configuration per run. The jobs read nothing else
-of the project: a run that starts days later, or again after a preemption, is what was submitted, whatever has become of
-the repository.
+``uncommitted.diff`` too, to read), and of the modules that ``imports`` names; ``SWEEP/configs`` has one composed
+configuration per run. The jobs read nothing else of the project: a run that starts days later, or again after a
+preemption, is what was submitted, whatever has become of the repository. What the modules of ``imports`` themselves
+import from PYTHONPATH is not copied.
 """
 
 import importlib
@@ -22,6 +23,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import submitit
+import torch
 from hydra_plugins.hydra_submitit_launcher.config import BaseQueueConf
 from omegaconf import DictConfig, OmegaConf
 from submitit.core.utils import FailedJobError
@@ -132,7 +134,12 @@ def freeze(sweep: Path, runs: Sequence[Run]) -> str:
     The modules of ``imports`` go with the code.
     """
     code, configs = sweep / "code", sweep / "configs"
-    configs.mkdir(parents=True)
+    try:
+        configs.mkdir(parents=True)
+    except FileExistsError:
+        raise UserError(
+            f"{sweep} is there already: another sweep began in the same second; submit this one again"
+        ) from None
     package = Path(multimax.__file__).parent
     without_caches = shutil.ignore_patterns("__pycache__")
     shutil.copytree(package, code / package.name, ignore=without_caches)
@@ -178,8 +185,15 @@ def submit(sweep: Path, python: str, runs: Sequence[Run]) -> None:
 def run_here(sweep: Path, python: str, runs: Sequence[Run]) -> None:
     """Run on this machine, some at a time, each on GPUs of its own; a run that fails does not stop the others.
 
-    Raises UserError in the end if runs have failed. On Ctrl-C the runs write checkpoints and stop.
+    Raises UserError if there are fewer GPUs than these take, and in the end if runs have failed. On Ctrl-C the runs
+    write checkpoints and stop.
     """
+    parallel, most, mine = runs[0].launcher["parallel"], max(run.gpus for run in runs), gpus_here()
+    if 0 < len(mine) < parallel * most:
+        raise UserError(
+            f"{parallel} runs at a time with {most} GPU(s) each need more than the {len(mine)} that are here: lower "
+            "hydra.launcher.parallel"
+        )
     waiting = list(runs)
     running: dict[int, tuple[Run, submitit.Job[float]]] = {}  # by its place among those at a time
     failed: list[str] = []
@@ -193,12 +207,12 @@ def run_here(sweep: Path, python: str, runs: Sequence[Run]) -> None:
                     say(failed[-1])
                 else:
                     say(f"finished {run.folder.path}: {format_metrics(summary['metrics'])}")
-            for place in set(range(runs[0].launcher["parallel"])) - running.keys():
+            for place in set(range(parallel)) - running.keys():
                 if waiting:
                     run = waiting.pop(0)
-                    gpus = range(place * run.gpus, (place + 1) * run.gpus)
+                    gpus = mine[place * most :][: run.gpus]
                     executor = submitit.LocalExecutor(sweep / "jobs", python=python)
-                    executor.update_parameters(**run.submitit_parameters(), visible_gpus=list(gpus))
+                    executor.update_parameters(**run.submitit_parameters(), visible_gpus=gpus)
                     job = submit_deaf_to_ctrl_c(executor, frozen_config(sweep, run))
                     running[place] = run, job
                     say(f"started {run.folder.path}, log in {job.paths.stdout}")
@@ -211,6 +225,17 @@ def run_here(sweep: Path, python: str, runs: Sequence[Run]) -> None:
         raise
     if failed:
         raise UserError("\nerror: ".join(failed))
+
+
+def gpus_here() -> list[int]:
+    """Numbers of the GPUs that this process may use. Raises UserError where they are called otherwise."""
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if visible is None:
+        return list(range(torch.cuda.device_count()))
+    try:
+        return [int(number) for number in visible.split(",") if number]
+    except ValueError:
+        raise UserError(f"CUDA_VISIBLE_DEVICES={visible} does not number GPUs, which submitit needs") from None
 
 
 def submit_deaf_to_ctrl_c(executor: submitit.LocalExecutor, config: Path) -> submitit.Job[float]:

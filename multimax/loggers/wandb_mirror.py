@@ -148,8 +148,8 @@ def media(samples: Samples) -> dict[str, Any]:
 def unavailable() -> str | None:
     """Why W&B cannot be reached from here, found out within seconds; None if it can."""
     wandb.setup(wandb.Settings(silent=True))
-    if wandb.setup().settings.mode == "offline":
-        return "WANDB_MODE=offline"
+    if (mode := wandb.setup().settings.mode) in ("offline", "disabled"):
+        return f"WANDB_MODE={mode}"
     if not wandb.login(prompt=False, verify=False):
         return "no API key; wandb login stores one"
     url = wandb.setup().settings.base_url

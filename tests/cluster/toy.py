@@ -1,6 +1,5 @@
 """A Slurm cluster of two nodes on one machine, which lives in a folder of its own and leaves nothing behind."""
 
-import getpass
 import os
 import secrets
 import shutil
@@ -21,7 +20,7 @@ def missing() -> str | None:
     """Why there can be no cluster here, if so."""
     if absent := [program for program in PROGRAMS if shutil.which(program, path=search_path()) is None]:
         return f"no {', '.join(absent)} here: apt-get install slurm-wlm munge"
-    if getpass.getuser() != "root":
+    if os.geteuid() != 0:
         return "slurmd and munged can only be started by root"
     return None
 
