@@ -18,12 +18,15 @@ class Headline:
     title: str
     higher_is_better: bool
     metric: str | None = None
+    of: str = "the last step"
 
 
 HEADLINE = {
     "deit": Headline("top-1 accuracy, %", True),
     "lm": Headline("perplexity", False),
-    "mt": Headline("BLEU on the test data", True, "test_bleu@best"),
+    "mt": Headline(
+        "BLEU on the test data", True, "test_bleu@best", "the weights that were best on the validation data"
+    ),
 }
 
 COLUMNS = ("function", "seeds", "mean", "standard deviation", "95% interval", "values", "parameters", "revision")
@@ -96,8 +99,8 @@ def markdown(record: Record, title: str, table: Sequence[Row]) -> str:
             "",
             " ".join(record.config["description"].split()),
             "",
-            "Made by `python -m multimax.report` from `results/runs`; the values are those of the last step, one for "
-            "each seed, with the 95% interval of their mean (Student's t). A name of two parts is attention-output.",
+            "Made by `python -m multimax.report` from `results/runs`; the values are those of "
+            f"{HEADLINE[record.config['task']].of}, one for each seed, with the 95% interval of their mean (Student's t). A name of two parts is attention-output.",
             "",
             markdown_table(COLUMNS[:-1], table),
         ]
