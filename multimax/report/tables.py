@@ -100,8 +100,8 @@ def markdown(record: Record, title: str, table: Sequence[Row]) -> str:
             " ".join(record.config["description"].split()),
             "",
             "Made by `python -m multimax.report` from `results/runs`; the values are those of "
-            f"{HEADLINE[record.config['task']].of}, one for each seed, with the 95% interval of their mean (Student's t). "
-            "A name of two parts is attention-output.",
+            f"{HEADLINE[record.config['task']].of}, one for each seed, with the 95% interval of their "
+            "mean (Student's t). A name of two parts is attention-output.",
             "",
             markdown_table(COLUMNS[:-1], table),
         ]
