@@ -1,6 +1,6 @@
 """The attention weights of a model, as it uses them."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 
 import torch
@@ -9,23 +9,26 @@ from torch import Tensor, nn
 from multimax.models.encoder_decoder import EncoderDecoder
 from multimax.reweight import Reweighting
 
+Listener = Callable[[str, Tensor, Tensor | None, Tensor | None], None]
+
 
 @contextmanager
-def record_attention(model: nn.Module) -> Iterator[dict[str, list[Tensor]]]:
-    """Collect the weights of every attention of ``model`` in each forward within the context.
+def listen_to_attention(model: nn.Module, heard: Listener) -> Iterator[None]:
+    """Call ``heard(name, weights, scores, mask)`` for every attention of ``model`` in each forward within the context.
 
-    Gives a dictionary from the name of the attention's submodule to its weights [batch, heads, queries, keys] before
-    dropout, one tensor per forward. It sees the models of this project, and those of timm. Within the context softmax
-    is computed step by step, which agrees with PyTorch's fused attention up to rounding; outside nothing is slower.
+    ``name`` is that of the attention's submodule, weights are [batch, heads, queries, keys], before dropout, scores
+    likewise, the mask broadcastable to them or None. It hears the models of this project, and those of timm, whose own
+    softmax keeps its scores to itself: None. Within the context softmax is computed step by step, which agrees with
+    PyTorch's fused attention up to rounding; outside nothing is slower.
     """
-    maps: dict[str, list[Tensor]] = {}
-
     with ExitStack() as stack:
 
         def listen(name: str, module: nn.Module) -> None:
             def hook(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-                weights = output if isinstance(module, Reweighting) else inputs[0]
-                maps.setdefault(name, []).append(weights.detach())
+                if isinstance(module, Reweighting):
+                    heard(name, output.detach(), inputs[0].detach(), inputs[1] if len(inputs) > 1 else None)
+                else:
+                    heard(name, inputs[0].detach(), None, None)
 
             stack.enter_context(module.register_forward_hook(hook))
 
@@ -37,6 +40,14 @@ def record_attention(model: nn.Module) -> Iterator[dict[str, list[Tensor]]]:
                 stack.callback(setattr, module, "fused_attn", fused)
                 module.fused_attn = False
                 listen(name, module.attn_drop)
+        yield
+
+
+@contextmanager
+def record_attention(model: nn.Module) -> Iterator[dict[str, list[Tensor]]]:
+    """Collect what ``listen_to_attention`` hears: for each attention by name its weights, one tensor per forward."""
+    maps: dict[str, list[Tensor]] = {}
+    with listen_to_attention(model, lambda name, weights, *_: maps.setdefault(name, []).append(weights)):
         yield maps
 
 

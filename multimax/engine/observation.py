@@ -5,16 +5,15 @@ Nothing here draws a random number or changes the model, and a resumed run shows
 
 import json
 import math
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
-from torch.utils.hooks import RemovableHandle
 from torchvision.utils import make_grid, save_image
 
-from multimax.analysis.attention_maps import record_attention
+from multimax.analysis.attention_maps import listen_to_attention
+from multimax.analysis.attention_rows import centred
 from multimax.analysis.sparsity import multi_modality, sparsity
 from multimax.engine.run_folder import write_atomic
 from multimax.reweight import Reweighting
@@ -55,55 +54,25 @@ def measure(task: Task, model: nn.Module, device: torch.device) -> tuple[dict[st
         for parameter, values in module.named_parameters()
         for index, value in enumerate(values.flatten().tolist())
     }
-    with record_attention(model) as maps, record_scores(model) as scored:
+    heard: dict[str, tuple[Tensor, Tensor | None, Tensor | None]] = {}
+    with listen_to_attention(model, lambda name, *forward: heard.update({name: forward})):
         task.probe(model, device)
-    weights = {name: forwards[-1] for name, forwards in maps.items()}
     for kind, measured in MEASURES.items():
-        means = {name: row_mean(measured, weights[name], *scored.get(name, ())) for name in weights}
+        means = {name: row_mean(measured, *forward) for name, forward in heard.items()}
         means = {name: mean for name, mean in means.items() if math.isfinite(mean)}
         numbers |= {f"{kind}/{name}": mean for name, mean in means.items()}
         if means:
             numbers[f"{kind}/mean"] = sum(means.values()) / len(means)
-    return numbers, weights
-
-
-@contextmanager
-def record_scores(model: nn.Module) -> Iterator[dict[str, tuple[Tensor, Tensor | None]]]:
-    """The scores and the mask of the last forward of every reweighting within the context, by its attention's name."""
-    seen: dict[str, tuple[Tensor, Tensor | None]] = {}
-
-    def listen(name: str, module: Reweighting) -> RemovableHandle:
-        def hook(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-            seen[name] = inputs[0], inputs[1] if len(inputs) > 1 else None
-
-        return module.register_forward_pre_hook(hook)
-
-    handles = [
-        listen(name.removesuffix(".reweight"), module)
-        for name, module in model.named_modules()
-        if isinstance(module, Reweighting)
-    ]
-    try:
-        yield seen
-    finally:
-        for handle in handles:
-            handle.remove()
+    return numbers, {name: weights for name, (weights, *_) in heard.items()}
 
 
 def row_mean(
     measured: Callable[..., Tensor], weights: Tensor, scores: Tensor | None = None, mask: Tensor | None = None
 ) -> float:
-    """Mean of ``measured`` over the rows for which it is defined; NaN if it is for none.
-
-    timm's own softmax keeps its scores to itself: None. They are the logarithms of its weights up to a constant for
-    each row, which neither measure depends on.
-    """
+    """Mean of ``measured`` over the rows for which it is defined; NaN if it is for none."""
     weights = weights.float()
-    scores = weights.clamp(min=torch.finfo(weights.dtype).tiny).log() if scores is None else scores.float()
-    live = torch.ones_like(scores, dtype=torch.bool) if mask is None else mask.expand_as(scores)
-    scores = scores.where(live, 0)
-    centred = scores - scores.sum(-1, keepdim=True) / live.sum(-1, keepdim=True).clamp(min=1)
-    return measured(centred, weights, 0.0, mask=live).nanmean().item()
+    scores, live = centred(weights, scores, mask)
+    return measured(scores, weights, 0.0, mask=live).nanmean().item()
 
 
 @torch.no_grad()
