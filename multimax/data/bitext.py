@@ -49,8 +49,13 @@ class TranslationData:
     max_length: int = 175  # words of either side of a training pair
     max_ratio: float = 1.5  # of the numbers of words of a training pair's sides
     cache_dir: str = "~/.cache/multimax"  # where prepared text is kept
-    eval_split: str = "validation"  # what evaluation scores: validation, or a test split by the name of its files
+    # What evaluation scores: validation, by this or another of its files' names, or a test split by that of its files.
+    eval_split: str = "validation"
     test_split: str = "test"  # what the results of a run are measured on
+
+    def __post_init__(self) -> None:
+        if self.eval_split in VALIDATION:  # one name alone, as it is part of what a run is
+            self.eval_split = "validation"
 
     def check(self) -> None:
         """Raise UserError for values that no data could do with."""
@@ -115,6 +120,7 @@ class Bitext:
     target_dictionary: Dictionary  # the same object if it is joined
     splits: dict[str, Pairs]  # train, validation and the test splits by the names of their files
     description: dict[str, Any]  # sizes, and of text what was dropped: for a run's summary
+    preparation: dict[str, Any]  # recipe and versions of what prepared the text, for the summary; of fairseq unknown
 
     @cached_property
     def tokenizers(self) -> tuple[Tokenizer, Tokenizer]:
@@ -137,12 +143,23 @@ class Bitext:
     def references(self, split: str) -> References:
         name = f"{VALIDATION[0] if split == 'validation' else split}.{self.recipe.target_language}"
         if (self.root / DESCRIPTION).exists():
-            raw = read_lines(self.root / "raw" / name) if split != "train" else None
-            return References([join_pieces(line) for line in read_lines(self.root / name)], raw)
+            raw = self.lines(f"raw/{name}", split) if split != "train" else None
+            return References([join_pieces(line) for line in self.lines(name, split)], raw)
         # An unknown word of the reference is not matched by the unknown word of a translation: as in fairseq.
         tokens = [f"<{token}>" if i == UNK else token for i, token in enumerate(self.target_dictionary.tokens)]
         sentences = (self.splits[split].target(i) for i in range(len(self.splits[split])))
         return References([join_pieces(" ".join(tokens[i] for i in ids if i != EOS)) for ids in sentences], None)
+
+    def lines(self, name: str, split: str) -> list[str]:
+        """A text file of a prepared folder. Raises UserError if it has not one line for each sentence of the split."""
+        path, count = self.root / name, len(self.splits[split])
+        try:
+            lines = read_lines(path)
+        except (OSError, UnicodeDecodeError) as error:
+            raise UserError(f"{path} cannot be read ({error}): prepare the data again") from None
+        if len(lines) != count:
+            raise UserError(f"{path} has {len(lines)} lines, but {split} {count} sentences: prepare the data again")
+        return lines
 
 
 def open_bitext(config: TranslationData) -> Bitext:
@@ -181,10 +198,14 @@ def from_files(config: TranslationData) -> Bitext:
         if not root.is_dir():
             raise UserError(f"data.root={root} is not a folder")
         if (root / DESCRIPTION).exists():
-            return open_prepared(root, config.source_language, config.target_language)
+            bitext = open_prepared(root, config.source_language, config.target_language)
+            check_recipe(config, bitext)
+            return bitext
         if any(root.glob("dict.*.txt")):
             return open_fairseq(root, config)
         texts = find_text(root, config.source_language, config.target_language)
+    except OSError as error:
+        raise UserError(f"data.root={config.root} cannot be read: {error}") from None
     except UserError as error:
         raise UserError(f"{error}; {config.where}" if config.where else str(error)) from error
     return from_text(config, texts)
@@ -254,14 +275,26 @@ def open_prepared(root: Path, source: str, target: str) -> Bitext:
             raise UserError(
                 f"{root} was prepared by another version (format {description['format']}): prepare it again"
             )
-        recipe = Recipe(**description["recipe"])
+        recipe, sizes = Recipe(**description["recipe"]), description["splits"]
+        made = {key: description[key] for key in ("recipe", "versions")}
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"{root / DESCRIPTION} is not whole ({error}): prepare the data again") from None
     if {source, target} != set(recipe.languages):
         raise UserError(f"{root} holds {' and '.join(recipe.languages)}, not {source} and {target}")
     if (source, target) != recipe.languages:
         recipe = Recipe(**{**asdict(recipe), "source_language": source, "target_language": target})
-    return open_folder(root, recipe, description["splits"])
+    return open_folder(root, recipe, sizes, made)
+
+
+def check_recipe(config: TranslationData, bitext: Bitext) -> None:
+    """Raise UserError for an option that is neither the default nor what the text of a folder was prepared with."""
+    asked, default = asdict(config.recipe()), asdict(Recipe())
+    for name, value in asdict(bitext.recipe).items():
+        if asked[name] not in (value, default[name]):
+            raise UserError(
+                f"data.{name}={asked[name]}, but {bitext.root} was prepared with {value}: leave it out, or prepare the "
+                "text again"
+            )
 
 
 def open_fairseq(root: Path, config: TranslationData) -> Bitext:
@@ -273,10 +306,10 @@ def open_fairseq(root: Path, config: TranslationData) -> Bitext:
     recipe = config.recipe()
     if not (root / "code").exists():
         recipe = Recipe(**{**asdict(recipe), "tokenize": False, "lowercase": False, "bpe_merges": None})
-    return open_folder(root, recipe, {})
+    return open_folder(root, recipe, {}, {})
 
 
-def open_folder(root: Path, recipe: Recipe, description: dict[str, Any]) -> Bitext:
+def open_folder(root: Path, recipe: Recipe, description: dict[str, Any], made: dict[str, Any]) -> Bitext:
     """Dictionaries and binary data. The files may be named after either direction."""
     languages = recipe.languages
     there = sorted(path.name.split(".")[1] for path in root.glob("dict.*.txt"))
@@ -306,4 +339,4 @@ def open_folder(root: Path, recipe: Recipe, description: dict[str, Any]) -> Bite
                 f"{root} has no binary data of {name}, such as {name}.{recipe.direction}.{languages[0]}.idx"
             )
     sizes = description or {split: {"pairs": len(pairs)} for split, pairs in splits.items()}
-    return Bitext(root, recipe, source, target, splits, sizes)
+    return Bitext(root, recipe, source, target, splits, sizes, made)

@@ -1,7 +1,8 @@
 """Tokens of one language and their ids, by fairseq's conventions, so that its dictionaries and binary data fit.
 
 The ids 0 to 3 are ``<s>``, ``<pad>``, ``</s>`` and ``<unk>``; those of ``dict.txt``, one "token count" per line, follow
-in its order. ``</s>`` ends every sentence and begins every decoder input; ``<s>`` is not used.
+in its order. ``</s>`` ends every sentence and begins every decoder input; ``<s>`` is not used. A word of a text that is
+spelt like one of the four is an unknown word, where fairseq takes it for that token.
 """
 
 from collections import Counter
@@ -25,7 +26,7 @@ class Dictionary:
         """``tokens`` and ``counts`` are without the special ones."""
         self.tokens = [*SPECIAL, *tokens]
         self.counts = list(counts)
-        self.ids = {token: i for i, token in enumerate(self.tokens)}
+        self.ids = {token: i for i, token in enumerate(self.tokens) if i >= len(SPECIAL)}  # of what a text may have
 
     def __len__(self) -> int:
         return len(self.tokens)

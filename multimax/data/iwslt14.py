@@ -140,16 +140,12 @@ def run(arguments: argparse.Namespace) -> None:
         raise UserError("--archive and text files exclude each other")
     if given and "train" not in given:
         raise UserError(f"--{next(iter(given))} needs --train as well")
-    folder.parent.mkdir(parents=True, exist_ok=True)
     published: dict[str, int] = {}
     if given:
-        for path in (path for paths in given.values() for path in paths):
-            if not path.is_file():
-                raise UserError(f"{path} is not a file")
         texts: dict[str, Sides] = {s: (FileSource(paths[0]), FileSource(paths[1])) for s, paths in given.items()}
         origin = {split: [str(path) for path in paths] for split, paths in given.items()}
     else:
-        with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.") as temporary:
+        with tempfile.TemporaryDirectory() as temporary:
             archive = arguments.archive or Path(temporary) / "archive.tgz"
             if arguments.archive is None:
                 download(arguments.url, archive)
@@ -158,6 +154,7 @@ def run(arguments: argparse.Namespace) -> None:
         if {source, target} == {"de", "en"}:
             published = PUBLISHED
     fingerprints = {split: [side.fingerprint() for side in sides] for split, sides in texts.items()}
+    folder.parent.mkdir(parents=True, exist_ok=True)
     description = prepare(texts, recipe, folder, {"from": origin, "text": fingerprints}, arguments.processes)
     report(description, published)
     print(f"wrote {folder}: train with task=mt data.root={folder}")
@@ -167,4 +164,8 @@ def main() -> None:
     try:
         run(parser().parse_args())
     except (UserError, OSError) as error:
-        sys.exit(f"error: {error}")
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print("stopped", file=sys.stderr)
+        sys.exit(130)

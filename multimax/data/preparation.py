@@ -92,11 +92,13 @@ def prepare(
         what.
 
     Raises:
-        UserError: a file is empty, not UTF-8 or not aligned, a sentence of another split than ``train`` is empty, or no
-            training pair is left.
+        UserError: a file is empty, not UTF-8 or not aligned, a sentence of another split than ``train`` has no word, or
+            no training pair is left.
     """
-    raw = {split: read_pair(split, *sources) for split, sources in texts.items()}
+    raw = {split: read_pair(*sources) for split, sources in texts.items()}
+    check_scored(texts, raw)
     words = tokenize_all(raw, recipe, processes)
+    check_scored(texts, words)  # once more, as the tokeniser takes control characters out
     kept, dropped = clean(words["train"], recipe)
     if not kept:
         raise UserError(f"none of the {len(words['train'][0])} training pairs is left: {dropped}")
@@ -136,7 +138,7 @@ def prepare(
     return description
 
 
-def read_pair(split: str, source: TextSource, target: TextSource) -> Lines:
+def read_pair(source: TextSource, target: TextSource) -> Lines:
     """The lines of both sides, as many of the one as of the other."""
     pair = [[line.strip() for line in side.lines(lambda _: None)] for side in (source, target)]
     for side, lines in zip((source, target), pair, strict=True):
@@ -147,11 +149,15 @@ def read_pair(split: str, source: TextSource, target: TextSource) -> Lines:
             f"{source.name} has {len(pair[0])} lines and {target.name} {len(pair[1])}: "
             "line i of the one must be the translation of line i of the other"
         )
-    if split != "train":  # where an empty side is left out; what is scored must be whole
-        for side, lines in zip((source, target), pair, strict=True):
-            if "" in lines:
-                raise UserError(f"{side.name}:{lines.index('') + 1} is empty: take the line out of both files")
     return pair[0], pair[1]
+
+
+def check_scored(texts: Mapping[str, tuple[TextSource, TextSource]], text: Mapping[str, Lines]) -> None:
+    """Raise UserError for an empty line, but of ``train``, where it is left out: what is scored must be whole."""
+    for split, sides in text.items():
+        for source, lines in zip(texts[split], sides, strict=True):
+            if split != "train" and "" in lines:
+                raise UserError(f"{source.name}:{lines.index('') + 1} has no word: take the line out of both files")
 
 
 def tokenize_all(raw: Mapping[str, Lines], recipe: Recipe, processes: int) -> dict[str, Lines]:
@@ -232,5 +238,5 @@ def write_lines(path: Path, lines: list[str]) -> None:
 
 
 def read_lines(path: Path) -> list[str]:
-    """What ``write_lines`` wrote."""
-    return path.read_text(encoding="utf-8").removesuffix("\n").split("\n")
+    """What ``write_lines`` wrote: lines end at ``\\n`` alone, raw text may hold other separators."""
+    return path.read_bytes().decode("utf-8").removesuffix("\n").split("\n")

@@ -55,25 +55,35 @@ class FileSource:
     """A text file, gzipped or not, or a parquet file with a column ``text`` that holds a line per row."""
 
     def __init__(self, path: Path) -> None:
-        self.path, self.name, self.size = path, str(path), path.stat().st_size
+        """Raises UserError if there is none."""
+        try:
+            self.path, self.name, self.size = path, str(path), path.stat().st_size
+        except OSError as error:
+            raise UserError(f"{path} cannot be read: {error.strerror}") from None
 
     def fingerprint(self) -> str:
-        with self.path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
+        """Of the file's bytes; raises UserError if it cannot be read."""
+        try:
+            with self.path.open("rb") as file:
+                return hashlib.file_digest(file, "sha256").hexdigest()
+        except OSError as error:
+            raise UserError(f"{self.path} cannot be read: {error.strerror}") from None
 
     def lines(self, advance: Advance) -> Iterator[str]:
         try:
             yield from self._rows(advance) if self.path.suffix == ".parquet" else self._lines(advance)
         except UnicodeDecodeError as error:
             raise UserError(f"{self.path} is not UTF-8 ({error.reason}): convert it, for instance with iconv") from None
-        except (gzip.BadGzipFile, EOFError, zlib.error, ValueError) as error:
-            raise UserError(f"{self.path} cannot be read: {shorten(str(error), 200)}") from None
+        except (OSError, EOFError, zlib.error, ValueError) as error:  # of OSErrors, BadGzipFile has no strerror
+            reason = getattr(error, "strerror", None) or str(error)
+            raise UserError(f"{self.path} cannot be read: {shorten(reason, 200)}") from None
 
     def _lines(self, advance: Advance) -> Iterator[str]:
         with self.path.open("rb") as raw, gzip.open(raw) if self.path.suffix == ".gz" else raw as file:
             # Lines end at \n alone, as for the other tokenizers of WikiText: some of its words hold other separators.
             for number, line in enumerate(file, 1):
-                yield line.decode().removesuffix("\n")
+                # Some editors write a mark of the byte order in front, which is no part of the first word.
+                yield line.decode("utf-8-sig" if number == 1 else "utf-8").removesuffix("\n")
                 if number % 1000 == 0:
                     advance(raw.tell())
 

@@ -2,6 +2,7 @@ import gzip
 import json
 import re
 import shutil
+from dataclasses import asdict
 
 import pytest
 
@@ -65,6 +66,32 @@ def test_references_are_the_lines_as_given_and_their_words(folder):
     assert references.tokenized == ["the cat sees a horse .", "the dog sleeps ."]
 
 
+def test_lines_end_at_a_line_feed_alone(folder):
+    odd = ["The cat\rsees a horse.", "The\u2028dog\x85sleeps."]
+    write(folder, "test_2016", "en", odd)
+    assert (folder / "test_2016.en").read_bytes().count(b"\n") == 2
+    bitext = open_bitext(config(folder))
+    assert bitext.references("test_2016").raw == odd
+    assert bitext.references("test_2016").tokenized == ["the cat sees a horse .", "the dog sleeps ."]
+    path = bitext.root / "raw" / "test_2016.en"
+    path.write_text(f"{odd[0]}\n")
+    with pytest.raises(UserError, match=r"raw/test_2016\.en has 1 lines, but test_2016 2 sentences: prepare the data"):
+        bitext.references("test_2016")
+    path.unlink()
+    with pytest.raises(UserError, match=r"raw/test_2016\.en cannot be read"):
+        bitext.references("test_2016")
+
+
+def test_a_mark_of_the_byte_order_is_no_part_of_the_text(folder):
+    plain = open_bitext(config(folder))
+    for path in folder.iterdir():
+        path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
+    marked = open_bitext(config(folder))
+    assert marked.root != plain.root
+    assert marked.source_dictionary.tokens == plain.source_dictionary.tokens
+    assert marked.references("test_2016") == plain.references("test_2016")
+
+
 def test_gzip_and_other_names_are_the_same_data(folder):
     plain = open_bitext(config(folder))
     root = folder.parent / "packed"
@@ -118,7 +145,11 @@ def test_a_prepared_folder_is_read_as_it_is(folder):
     copy = folder.parent / "copy"
     first.root.rename(copy)
     shutil.rmtree(folder.parent / "cache")
-    second = open_bitext(config(copy, bpe_merges=5, lowercase=False))  # which the folder says itself
+    second = open_bitext(config(copy, bpe_merges=10_000))  # the default: the folder says itself that it has 20
+    assert second.preparation["recipe"] == asdict(first.recipe)
+    assert set(second.preparation["versions"]) == {"sacremoses", "subword-nmt"}
+    for name, value, made in (("bpe_merges", 5, 20), ("lowercase", False, True), ("max_ratio", 9.0, 1.5)):
+        assert f"data.{name}={value}, but {copy} was prepared with {made}" in error(config(copy, **{name: value}))
     assert second.prepare(TRAIN["de"][1]) == first.splits["train"].source(1).tolist()
     assert second.references("validation").raw == VALID["en"]
     assert not (folder.parent / "cache").exists()
@@ -155,6 +186,7 @@ def test_a_folder_of_fairseq_is_read_without_fairseq(folder, fairseq_folder):
         "validation": 1,
         "test_2016": 2,
     }
+    assert bitext.preparation == {}
     references = bitext.references("test_2016")
     assert references.raw is None
     # An unknown word of a reference must not be matched by the unknown word of a translation.
@@ -198,7 +230,8 @@ def test_bad_text_is_named_in_one_line_and_leaves_nothing_behind(folder):
 
     assert re.search(r"train\.de has 5 lines and .*train\.en 2", after("train", "en", b"a\nb\n"))
     assert f"{folder / 'test_2016.en'} is empty" in after("test_2016", "en", b"")
-    assert "test_2016.en:2 is empty: take the line out" in after("test_2016", "en", b"The cat sees.\n \n")
+    assert "test_2016.en:2 has no word: take the line out" in after("test_2016", "en", b"The cat sees.\n \n")
+    assert "test_2016.en:1 has no word: take the line out" in after("test_2016", "en", b"\x01\nThe cat sees.\n")
     assert "val.en is not UTF-8" in after("val", "en", "Bäume\n".encode("latin-1"))
     assert "none of the 5 training pairs is left" in after("train", "en", b"a b c d e f g h i j k l\n" * 5)
     (folder / "val.de.gz").write_bytes(gzip.compress(b"x"))
@@ -216,12 +249,36 @@ def test_absent_data_is_named(folder):
     )
     assert "data.root is not set" in error(TranslationData("few", "files"))
     assert "data.test_split=test: there is no such split; there are" in error(config(folder, test_split="test"))
-    assert "data.eval_split=dev: there is no such split" in error(config(folder, eval_split="dev"))
+    assert "data.eval_split=test_2017: there is no such split" in error(config(folder, eval_split="test_2017"))
     (folder / "val.de").unlink()
     assert "no validation text, such as valid.de and valid.en" in error(config(folder))
     (folder / "train.de").rename(folder / "training.de")
     (folder / "train.en").rename(folder / "training.en")
     assert "there is no train.de or train.de.gz" in error(config(folder))
+
+
+def test_what_is_no_file_is_named(folder):
+    path = folder / "train.de"
+    path.unlink()
+    path.mkdir()
+    assert error(config(folder)) == f"{path} cannot be read: Is a directory"
+    path.rmdir()
+    path.symlink_to(folder / "absent")
+    assert error(config(folder)) == f"{path} cannot be read: No such file or directory"
+
+
+def test_text_that_cannot_be_read_to_its_end_is_not_blamed_on_the_cache(folder, monkeypatch):
+    def fail(*_):
+        raise OSError(5, "Input/output error")
+        yield
+
+    monkeypatch.setattr("multimax.data.text.FileSource._lines", fail)
+    assert re.fullmatch(rf"{folder}/\S+ cannot be read: Input/output error", error(config(folder)))
+
+
+@pytest.mark.parametrize("name", ["valid", "val", "dev", "validation"])
+def test_validation_data_have_one_name(folder, name):
+    assert config(folder, eval_split=name) == config(folder)
 
 
 @pytest.mark.parametrize(

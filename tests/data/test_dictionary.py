@@ -25,10 +25,10 @@ def test_text_to_ids_and_back(dictionary):
     assert dictionary.decode(torch.tensor([4, 3])) == "dog <unk>"
 
 
-def test_special_tokens_in_a_text_stay_what_they_are():
+def test_words_spelt_like_special_tokens_are_unknown():
     dictionary = Dictionary.from_lines(["a <unk> </s> b"])
     assert dictionary.tokens.count("<unk>") == 1
-    assert dictionary.encode("a <unk>") == [4, UNK]
+    assert dictionary.encode("a <unk> <pad> </s> <s> b", end=True) == [4, UNK, UNK, UNK, UNK, 5, EOS]
 
 
 def test_a_file_gives_the_dictionary_back(dictionary, tmp_path):

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from multimax.data.bitext import TranslationData, open_bitext
-from multimax.data.iwslt14 import TEST_SETS, parser, report, run
+from multimax.data.iwslt14 import TEST_SETS, main, parser, report, run
 from multimax.data.preparation import Recipe, prepare, tokenize_all
 from multimax.data.text import StringSource
 from multimax.data.tokenization import Tokenizer, join_pieces
@@ -231,9 +231,29 @@ def test_other_text_goes_the_same_way(tmp_path):
     (tmp_path / "mine" / "thesis.txt").touch()
     assert "was not made by this script: name another folder" in error(tmp_path / "mine", *train)
     assert (tmp_path / "mine" / "thesis.txt").exists()
-    assert f"{tmp_path / 'b.fr'} is not a file" in error(
-        tmp_path / "o", "--train", tmp_path / "b.fr", tmp_path / "b.en"
+    assert f"{tmp_path / 'b.fr'} cannot be read: No such file" in error(
+        tmp_path / "new" / "o", "--train", tmp_path / "b.fr", tmp_path / "b.en"
     )
+    assert not (tmp_path / "new").exists()
     assert "--test needs --train as well" in error(tmp_path / "o", "--test", *train[1:])
     assert "exclude each other" in error(tmp_path / "o", *train, "--archive", "x.tgz")
     assert "--bpe-merges 0 is too small" in error(tmp_path / "o", *train, "--bpe-merges", "0")
+
+
+@pytest.mark.parametrize(
+    ("stopped_by", "code", "printed"),
+    [
+        (UserError("no archive"), 2, "error: no archive\n"),
+        (OSError(28, "No space left on device"), 2, "error: [Errno 28] No space left on device\n"),
+        (KeyboardInterrupt(), 130, "stopped\n"),
+    ],
+)
+def test_the_command_ends_like_the_others(stopped_by, code, printed, monkeypatch, capsys):
+    def fail(_):
+        raise stopped_by
+
+    monkeypatch.setattr("multimax.data.iwslt14.run", fail)
+    monkeypatch.setattr(sys, "argv", ["prepare_iwslt14.py", "out"])
+    with pytest.raises(SystemExit) as stopped:
+        main()
+    assert (stopped.value.code, capsys.readouterr().err) == (code, printed)
