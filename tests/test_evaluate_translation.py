@@ -131,7 +131,7 @@ def test_a_wider_beam_and_the_length_penalty_reach_the_search(run, evaluate, mon
         (["--translate", "nowhere.txt"], "", "nowhere.txt cannot be read: No such file"),
         (["--translate", "-"], b"gut\n\xff\n", "line 2 of standard input is not UTF-8"),
         (["--translate", "-"], "Hund " * 60, "more than model.max_length=40"),
-        (["--split", "dev"], "", "data.eval_split=dev"),
+        (["--split", "test_2017"], "", "data.eval_split=test_2017"),
         (["--beam", "0"], "", "beam=0 is below 1"),
         (["--checkpoint", "average", "--ema"], "", "--checkpoint average"),
     ],

@@ -12,7 +12,13 @@ ORDER = 4
 
 
 class CorpusBLEU:
-    """One way to score translations; ``name`` is its metric's, and that of its sums."""
+    """One way to score translations.
+
+    Args:
+        name: of the metric and, in front of theirs, of its sums.
+        tokenize: sacrebleu's tokeniser, such as 13a; none for words with a space in between.
+        lowercase: whether case makes no difference.
+    """
 
     def __init__(self, name: str, tokenize: str, lowercase: bool):
         self.name = name
@@ -56,7 +62,3 @@ class CorpusBLEU:
         scorer = self.scorer()
         scorer.corpus_score(["."], [["."]])  # it knows the number of references only after this
         return str(scorer.get_signature())
-
-
-TOKENIZED = CorpusBLEU("bleu", "none", lowercase=True)
-DETOKENIZED = CorpusBLEU("sacrebleu", "13a", lowercase=True)

@@ -1,11 +1,12 @@
 """Machine translation: an encoder-decoder on sentence pairs, decoded by beam search and scored by BLEU.
 
-``bleu`` is the tokenised, lower-cased BLEU in the tradition of IWSLT14: sacrebleu without a tokeniser of its own on the
-words of Moses' tokeniser. ``sacrebleu`` is of text as people read it, by sacrebleu's tokeniser 13a against the
-references as they were given; its signature says ``case:lc``, because a model of lower-cased words cannot know better.
-Neither is comparable with the other, and signatures of both are in a run's summary. The checkpoint that counts as best
-has the highest ``bleu`` on the validation data, as in fairseq's recipe: losses of different functions are no measure to
-compare them by, and with label smoothing BLEU still rises when the loss no longer falls.
+``bleu`` is the tokenised BLEU in the tradition of IWSLT14: sacrebleu without a tokeniser of its own on the words of
+Moses' tokeniser. ``sacrebleu`` is of text as people read it, by sacrebleu's tokeniser 13a against the references as
+they were given. Of lower-cased data case makes no difference to them, as the ``case:lc`` of their signatures says,
+because a model of lower-cased words cannot know better. Neither is comparable with the other, and signatures of both
+are in a run's summary. The checkpoint that counts as best has the highest ``bleu`` on the validation data, as in
+fairseq's recipe: losses of different functions are no measure to compare them by, and with label smoothing BLEU still
+rises when the loss no longer falls.
 """
 
 import math
@@ -29,7 +30,7 @@ from multimax.decoding import Search
 from multimax.errors import UserError
 from multimax.models.encoder_decoder import AttentionSites, EncoderDecoder, EncoderDecoderConfig
 from multimax.tasks.base import Sample, Shard, Task
-from multimax.tasks.bleu import DETOKENIZED, TOKENIZED
+from multimax.tasks.bleu import CorpusBLEU
 
 
 @dataclass
@@ -98,13 +99,16 @@ class Config(RunConfig):
 
 
 class Translation(Task):
-    metric = TOKENIZED.name
+    metric = "bleu"
     higher_is_better = True
     unit = "tokens"
 
     def __init__(self, config: Config):
         self.config: Config = config
         self.bitext = open_bitext(config.data)
+        lowercase = self.bitext.recipe.lowercase
+        self.bleu = CorpusBLEU(self.metric, "none", lowercase)
+        self.sacrebleu = CorpusBLEU("sacrebleu", "13a", lowercase)
         if (
             config.model.share_embeddings == "all"
             and self.bitext.source_dictionary is not self.bitext.target_dictionary
@@ -178,10 +182,10 @@ class Translation(Task):
         references = self.bitext.references(split)
         mine = sorted(translations)
         tokenized = [self.bitext.tokenized(translations[i]) for i in mine]
-        sums |= TOKENIZED.sums(tokenized, [references.tokenized[i] for i in mine])
+        sums |= self.bleu.sums(tokenized, [references.tokenized[i] for i in mine])
         if references.raw is not None:
             text = [self.bitext.detokenize(translations[i]) for i in mine]
-            sums |= DETOKENIZED.sums(text, [references.raw[i] for i in mine])
+            sums |= self.sacrebleu.sums(text, [references.raw[i] for i in mine])
         return sums
 
     def search(self, model: EncoderDecoder, source: Tensor, source_mask: Tensor) -> list[list[int]]:
@@ -216,9 +220,9 @@ class Translation(Task):
         They are tokenised anew, which is not always as the model had them: ``bleu`` may differ a little from its own.
         """
         references, tokenizer = self.bitext.references(split), self.bitext.tokenizers[1]
-        scores = {TOKENIZED: ([tokenizer.words(line) for line in hypotheses], references.tokenized)}
+        scores = {self.bleu: ([tokenizer.words(line) for line in hypotheses], references.tokenized)}
         if references.raw is not None:
-            scores[DETOKENIZED] = (list(hypotheses), references.raw)
+            scores[self.sacrebleu] = (list(hypotheses), references.raw)
         metrics = {bleu.name: bleu.score(bleu.sums(*texts)) for bleu, texts in scores.items()}
         return metrics | {"sentences": float(len(hypotheses))}
 
@@ -243,9 +247,9 @@ class Translation(Task):
 
     def metrics(self, sums: dict[str, float]) -> dict[str, float]:
         tokens = sums["tokens"]
-        metrics = {TOKENIZED.name: TOKENIZED.score(sums)}
-        if DETOKENIZED.keys[0] in sums:
-            metrics[DETOKENIZED.name] = DETOKENIZED.score(sums)
+        metrics = {self.bleu.name: self.bleu.score(sums)}
+        if self.sacrebleu.keys[0] in sums:
+            metrics[self.sacrebleu.name] = self.sacrebleu.score(sums)
         loss = sums["loss"] / tokens
         if self.positive:
             metrics["ppl"] = math.exp(loss) if loss < 700 else math.inf
@@ -257,9 +261,10 @@ class Translation(Task):
     def summary(self) -> dict[str, Any]:
         bitext = self.bitext
         return {
-            "signatures": {bleu.name: bleu.signature() for bleu in (TOKENIZED, DETOKENIZED)},
+            "signatures": {bleu.name: bleu.signature() for bleu in (self.bleu, self.sacrebleu)},
             "vocabulary": {"source": len(bitext.source_dictionary), "target": len(bitext.target_dictionary)},
             "data": bitext.description,
+            "preparation": bitext.preparation,
             "pairs_left_out": self.batches.too_long,  # longer than a batch may be
         }
 

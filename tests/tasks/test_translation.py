@@ -18,7 +18,7 @@ from multimax.engine.run_folder import RunFolder, read_metrics
 from multimax.engine.trainer import Trainer
 from multimax.errors import Interrupted, UserError
 from multimax.tasks.base import Shard
-from multimax.tasks.bleu import DETOKENIZED, TOKENIZED
+from multimax.tasks.bleu import CorpusBLEU
 from multimax.tasks.translation import Translation
 
 WORDS = {
@@ -87,15 +87,16 @@ HYPOTHESES = ["the cat sat on the mat .", "", "A dog ran home", "no match here",
 REFERENCES = ["the cat sat on a mat .", "nothing", "a dog ran home .", "something else", "it is so ."]
 
 
-@pytest.mark.parametrize("bleu", [TOKENIZED, DETOKENIZED], ids=lambda bleu: bleu.name)
-def test_bleu_of_parts_adds_up_to_sacrebleus_of_the_whole(bleu):
+@pytest.mark.parametrize("lowercase", [True, False])
+@pytest.mark.parametrize("tokenize", ["none", "13a"])
+def test_bleu_of_parts_adds_up_to_sacrebleus_of_the_whole(tokenize, lowercase):
+    bleu = CorpusBLEU("bleu", tokenize, lowercase)
     parts = [slice(0, 2), slice(2, 5), slice(5, 5)]
     sums = dict.fromkeys(bleu.keys, 0.0)
     for part in parts:
         for key, value in bleu.sums(HYPOTHESES[part], REFERENCES[part]).items():
             sums[key] += value
-    tokenize = {"bleu": "none", "sacrebleu": "13a"}[bleu.name]
-    scorer = BLEU(tokenize=tokenize, lowercase=True, force=True)
+    scorer = BLEU(tokenize=tokenize, lowercase=lowercase, force=True)
     expected = scorer.corpus_score(HYPOTHESES, [REFERENCES])
     assert 0 < expected.score < 100
     assert bleu.score(sums) == pytest.approx(expected.score, abs=1e-12)
@@ -131,6 +132,17 @@ def test_evaluation_is_that_of_one_sentence_at_a_time(counting, output):
     shards = [task.evaluate(model, CPU, Shard(rank, 3)) for rank in range(3)]
     together = task.metrics({name: sum(shard[name] for shard in shards) for name in shards[0]})
     assert together == pytest.approx(metrics)
+
+
+@pytest.mark.parametrize(("lowercase", "case"), [("true", "case:lc"), ("false", "case:mixed")])
+def test_bleu_minds_case_if_the_model_does(counting, lowercase, case):
+    task = Translation(compose(counting, f"data.lowercase={lowercase}"))
+    lines = (counting / "test.en").read_text().splitlines()
+    assert task.score_text(lines, "test")["sacrebleu"] == pytest.approx(100)
+    assert (task.score_text([line.lower() for line in lines], "test")["sacrebleu"] > 99) == (lowercase == "true")
+    summary = task.summary()
+    assert all(case in signature for signature in summary["signatures"].values())
+    assert summary["preparation"]["recipe"]["lowercase"] == (lowercase == "true")
 
 
 def test_bleu_of_a_subset_leaves_the_loss_whole(counting):
@@ -341,7 +353,7 @@ def test_a_mistake_is_one_line_before_anything_is_loaded(counting, mistake):
 DATA_MISTAKES = {
     "model.max_length=5": r"more than model\.max_length=5",
     "model.share_embeddings=all": "joined_dictionary=true",
-    "data.eval_split=dev": "data.eval_split=dev",
+    "data.eval_split=test_2017": "data.eval_split=test_2017",
     "data.source_language=fr": "no training text in fr",
     "training.batch_size=1": "holds no sentence pair",
 }
