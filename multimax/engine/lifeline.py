@@ -9,15 +9,17 @@ others' work: a slow process is not a dead one.
 import json
 import os
 import random
+import signal
 import socket
 import sys
 import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from typing import TextIO
 
 GRACE = 5.0  # seconds that a process has to end by itself after another one has failed
-LEAVE = 20.0  # seconds that one which failed has to report it and end, before it is ended
+LEAVE = 20  # seconds that one which failed has to report it and end, before it is ended
 # A machine that has gone is noticed after 15 + 4 * 5 seconds.
 PROBES = {"TCP_KEEPIDLE": 15, "TCP_KEEPINTVL": 5, "TCP_KEEPCNT": 4}
 
@@ -49,30 +51,31 @@ class Lifeline:
             shared = share({"port": 0, "secret": 0})
             peer = socket.create_connection((host, int(shared["port"])), timeout=60)
             self.send(peer, secret=int(shared["secret"]), who=f"process {rank} of {world} on {socket.gethostname()}")
-            self.watch(peer, "the first process")
+            self.watch(peer, peer.makefile(), "the first process")
 
     def welcome(self, peer: socket.socket, secret: int) -> None:
         peer.settimeout(60)
         try:
-            hello = json.loads(peer.makefile().readline())
+            reader = peer.makefile()  # the only one: it may hold what came after the greeting already
+            hello = json.loads(reader.readline())
             if hello["secret"] == secret:
-                self.watch(peer, hello["who"])
+                self.watch(peer, reader, hello["who"])
         except (OSError, ValueError, KeyError, TypeError):
             peer.close()
 
-    def watch(self, peer: socket.socket, who: str) -> None:
+    def watch(self, peer: socket.socket, reader: TextIO, who: str) -> None:
         peer.settimeout(None)
         peer.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
         for name, value in PROBES.items():
             if hasattr(socket, name):
                 peer.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
         self.peers.append(peer)
-        threading.Thread(target=self.listen, args=(peer, who), daemon=True).start()
+        threading.Thread(target=self.listen, args=(reader, who), daemon=True).start()
 
-    def listen(self, peer: socket.socket, who: str) -> None:
+    def listen(self, reader: TextIO, who: str) -> None:
         """Read what ``who`` says until it closes the connection."""
         with suppress(OSError, ValueError):
-            if line := peer.makefile().readline():
+            if line := reader.readline():
                 message = json.loads(line)
                 if "failed" in message:
                     self.end(message["failed"])
@@ -108,9 +111,11 @@ class Lifeline:
     def fail(self, reason: str) -> None:
         """Take the other processes down, and this one too if it does not manage to end."""
         if self.close(failed=f"process {self.rank} of {self.world} on {socket.gethostname()} failed: {reason}"):
-            timer = threading.Timer(LEAVE, os._exit, [1])  # what waits for a GPU that waits for another may never end
-            timer.daemon = True
-            timer.start()
+            # What waits for a GPU that waits for another may never end, and does so when no thread of Python runs any
+            # more: the system has to end it.
+            with suppress(ValueError):  # outside of the main thread
+                signal.signal(signal.SIGALRM, signal.SIG_DFL)
+            signal.alarm(LEAVE)
 
     def close(self, **message: object) -> bool:
         """This process needs the others no more; False if another one has failed before."""
@@ -122,5 +127,5 @@ class Lifeline:
         return True
 
     def forget(self) -> None:
-        for peer in self.peers:
-            peer.close()
+        while self.peers:  # close() would leave them open to the readers of the threads that are not in this process
+            os.close(self.peers.pop().detach())
