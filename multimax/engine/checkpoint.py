@@ -38,7 +38,7 @@ def save(
 ) -> Path:
     """Write the checkpoint of ``step`` of the run called ``run`` and return its folder.
 
-    Raises UserError if the disk is full or cannot be written; the checkpoints that are there stay as they are.
+    Raises UserError if the disk is full, has gone or cannot be written; the checkpoints there stay as they are.
     """
     final = folder / name_of(step)
     temporary, replaced = folder / f".{final.name}.tmp", folder / f".{final.name}.old.tmp"
@@ -61,14 +61,24 @@ def save(
         flush_to_disk(folder)
         shutil.rmtree(replaced, ignore_errors=True)
     except Exception as error:  # of a full disk safetensors, torch and Python each tell by an exception of their own
-        full = shutil.disk_usage(folder).free < 2**20 or "No space left" in str(error) or "quota" in str(error)
+        full, gone = is_full(folder, error), not os.path.exists(folder)
         shutil.rmtree(temporary, ignore_errors=True)
+        if gone:
+            raise UserError(f"{folder} has gone while a checkpoint was written: was it deleted or moved?") from error
         if full:
             raise UserError(f"no space left for a checkpoint in {folder}; the last whole one is untouched") from error
         if isinstance(error, OSError):
             raise UserError(f"no checkpoint can be written in {folder}: {error}; the last is untouched") from error
         raise
     return final
+
+
+def is_full(folder: Path, error: Exception) -> bool:
+    try:
+        free = shutil.disk_usage(folder).free
+    except OSError:
+        return False
+    return free < 2**20 or "No space left" in str(error) or "quota" in str(error)
 
 
 def sha256(path: Path) -> str:
@@ -169,6 +179,20 @@ def best(folder: Path, higher_is_better: bool) -> Path | None:
     return max(ranked)[2] if ranked else None
 
 
+def find(folder: Path, name: str, higher_is_better: bool) -> Path:
+    """The checkpoint of a name, which may be "last" or "best"; raises UserError where there is none."""
+    if name == "last":
+        path, _ = newest(folder)
+    elif name == "best":
+        path = best(folder, higher_is_better)
+    else:
+        path = folder / name
+    if path is None or not path.is_dir():
+        there = ", ".join(sorted(p.name for p in newest_first(folder))) or "none"
+        raise UserError(f"{folder} has no checkpoint {name}; there: {there}")
+    return path
+
+
 def newest_scored(folder: Path, count: int) -> list[Path]:
     """The ``count`` newest checkpoints whose step was evaluated, or as many as there are.
 
@@ -180,13 +204,13 @@ def newest_scored(folder: Path, count: int) -> list[Path]:
 def prune(folder: Path, keep: int, higher_is_better: bool, average: int = 0) -> None:
     """Delete all but the ``keep`` newest checkpoints, the ``average`` newest that were evaluated, and the best one.
 
-    Deletes also what an interrupted write left.
+    Deletes also what an interrupted write left, and of the damaged ones that were set aside all but the newest.
     """
     spared = {best(folder, higher_is_better), *islice(newest_first(folder), keep), *newest_scored(folder, average)}
     for checkpoint in newest_first(folder):
         if checkpoint not in spared:
             shutil.rmtree(checkpoint, ignore_errors=True)
-    for leftover in folder.glob(f".{PREFIX}*.tmp"):
+    for leftover in (*folder.glob(f".{PREFIX}*.tmp"), *sorted(folder.glob(f"{ASIDE}{PREFIX}*"))[:-1]):
         shutil.rmtree(leftover, ignore_errors=True)
 
 

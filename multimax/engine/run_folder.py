@@ -8,18 +8,23 @@ import json
 import os
 import platform
 import subprocess
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import torch
 import yaml
 
 from multimax.config import RunConfig, digest, flatten, identity
+from multimax.engine.checkpoint import flush_to_disk
+from multimax.engine.console import say
 from multimax.errors import UserError
+
+LOCK_WAIT = 120  # seconds after which a network file system has noticed that a machine has gone
 
 
 @contextmanager
@@ -71,11 +76,25 @@ class RunFolder:
         with writing(self.path):
             self.checkpoints.mkdir(parents=True, exist_ok=True)
             self.lock = (self.path / ".lock").open("w")
-        try:
-            fcntl.flock(self.lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise UserError(f"{self.path} is being trained by another process") from None
+        # What Slurm starts again may meet the lock of its own former start, whose machine has gone.
+        self.take(self.lock, LOCK_WAIT if int(os.environ.get("SLURM_RESTART_COUNT", 0)) else 0)
         write_atomic(self.path / "config.yaml", yaml.safe_dump(asdict(self.config), sort_keys=False))
+
+    def take(self, lock: IO[str], wait: float) -> None:
+        """Lock the folder; if another process has, raise UserError after ``wait`` seconds."""
+        ends = time.monotonic() + wait
+        while True:
+            try:
+                return fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                if time.monotonic() >= ends:
+                    raise UserError(f"{self.path} is being trained by another process") from None
+            except OSError as error:
+                return say(
+                    f"{self.path} is on a file system without locks ({error.strerror}): "
+                    "nothing keeps another process from training in it at the same time"
+                )
+            time.sleep(1)
 
     def log(self, record: Mapping[str, Any]) -> None:
         """Append one line to ``metrics.jsonl``; it has ``step``, the number of optimiser steps done."""
@@ -83,6 +102,13 @@ class RunFolder:
             return
         with writing(self.metrics), self.metrics.open("a", encoding="utf-8") as file:
             file.write(json.dumps(record) + "\n")
+
+    def flush(self) -> None:
+        """Have ``metrics.jsonl`` on the disk: a checkpoint that is there stands for all lines up to its step."""
+        for path in (self.metrics, self.path):
+            if path.exists():
+                with writing(path):
+                    flush_to_disk(path)
 
     def start(self, step: int) -> None:
         """Note that the run goes on from ``step``, on what machine and with what code.
@@ -123,13 +149,18 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
-    """The records of a file of JSON lines, if it is there; a last line that a kill cut short is left out."""
+    """The records of a file of JSON lines, if it is there; a last line that a kill cut short is left out.
+
+    Raises UserError if another line is none: to go on without it would hide a loss.
+    """
     records = []
-    for line in path.read_text().splitlines() if path.exists() else []:
+    lines = path.read_bytes().splitlines() if path.exists() else []
+    for number, line in enumerate(lines, start=1):
         try:
             records.append(json.loads(line))
         except ValueError:
-            break
+            if number < len(lines):
+                raise UserError(f"line {number} of {path} is damaged: mend it, or delete it to go on without") from None
     return records
 
 
