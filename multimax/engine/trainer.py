@@ -303,6 +303,7 @@ class Trainer:
         task = {name: distributed.concatenate_over_processes(rows) for name, rows in self.task.state().items()}
         if not self.folder.writer:
             return
+        self.folder.flush()
         training = {"progress": asdict(self.progress), "optimizer": self.optimizer.state_dict(), "task": task}
         ema = self.ema.module if self.ema is not None else None
         metric = self.progress.validation.get(self.task.metric)
