@@ -20,7 +20,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from multimax.composition import CONFIGS, explain, import_modules, import_plugins, known_keys, register_groups, typed
-from multimax.config import run_name
+from multimax.config import RunConfig, run_name
 from multimax.engine import checkpoint, distributed, slurm
 from multimax.engine.allocator import keep_freed_memory
 from multimax.engine.console import format_metrics, say
@@ -48,6 +48,9 @@ def one_line_errors(main: Callable[[], None]) -> Callable[[], None]:
         except KeyboardInterrupt as error:
             print(error if isinstance(error, Interrupted) else "stopped; the last checkpoint stands", file=sys.stderr)
             sys.exit(130)
+        except BrokenPipeError:  # who read what is printed has left, as head does when it has its lines
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            sys.exit(141)
 
     return wrapped
 
@@ -123,6 +126,7 @@ def evaluate() -> None:
     what = parser.add_mutually_exclusive_group()
     what.add_argument("--translate", metavar="FILE", help="print translations of its lines; - is standard input")
     what.add_argument("--hypotheses", metavar="FILE", help="score its lines as translations; - is standard input")
+    parser.add_argument("--nbest", type=int, metavar="N", help="of --translate: N of each line, and scores")
     arguments = parser.parse_intermixed_args()
     shortcuts = {
         "data.eval_split": arguments.split,
@@ -130,28 +134,55 @@ def evaluate() -> None:
         "decoding.length_penalty": arguments.length_penalty,
     }
     arguments.overrides += [f"{key}={value}" for key, value in shortcuts.items() if value is not None]
+    if arguments.nbest is not None and arguments.translate is None:
+        raise UserError("--nbest is for --translate FILE")
     if arguments.translate is None and arguments.hypotheses is None:
         task = open_task(arguments)
         model, device, name = open_model(arguments, task)
         with torch.no_grad(), autocast(task, device):
             metrics = task.metrics(task.evaluate(model, device, Shard()))
-        print(json.dumps({"checkpoint": name, **metrics}, indent=1))
-        return
+        print_scores(task, {"checkpoint": name}, metrics)
+    elif arguments.hypotheses is not None:
+        score_hypotheses(arguments)
+    else:
+        print_translations(arguments)
 
+
+def score_hypotheses(arguments: argparse.Namespace) -> None:
     from multimax import translate
 
-    task = open_task(arguments, needs="mt")
-    if arguments.hypotheses is not None:
-        print(
-            json.dumps(
-                {"hypotheses": arguments.hypotheses, **translate.score_file(task, arguments.hypotheses)}, indent=1
-            )
+    decoding = (arguments.beam, arguments.length_penalty)
+    if decoding != (None, None) or arguments.checkpoint != "last" or arguments.ema:
+        raise UserError(
+            "--hypotheses scores text that is there: --beam, --length-penalty, --checkpoint and --ema have no use"
         )
-        return
+    text = translate.TextFile(arguments.hypotheses)
+    config = read_config(arguments, needs="mt")
+    task = task_module(config.task).create(config)
+    print_scores(task, {"hypotheses": arguments.hypotheses}, translate.score_text(task, text))
+
+
+def print_translations(arguments: argparse.Namespace) -> None:
+    from multimax import translate
+
+    text = translate.TextFile(arguments.translate)
+    beam = read_config(arguments, needs="mt").decoding.beam
+    if arguments.nbest is not None and not 1 <= arguments.nbest <= beam:
+        raise UserError(f"--nbest {arguments.nbest} is not from 1 to decoding.beam={beam}: a wider --beam finds more")
+    task = open_task(arguments)
     model, device, _ = open_model(arguments, task)
     with torch.no_grad(), autocast(task, device):
-        for line in translate.translate_file(task, model, device, arguments.translate):
+        for line in translate.translate_text(task, model, device, text, arguments.nbest):
             print(line, flush=True)
+
+
+def print_scores(task: Task, of: dict[str, str], metrics: dict[str, float]) -> None:
+    """Metrics as JSON, with the split that they are of and, of BLEU, the way it was computed."""
+    scores: dict[str, Any] = {**of, "split": getattr(task.config.data, "eval_split", "validation"), **metrics}
+    signatures = task.summary().get("signatures", {})
+    if computed := {name: signature for name, signature in signatures.items() if name in metrics}:
+        scores["signatures"] = computed
+    print(json.dumps(scores, indent=1))
 
 
 @one_line_errors
@@ -194,7 +225,15 @@ def run_parser(command: Callable[[], None]) -> argparse.ArgumentParser:
 
 
 def open_task(arguments: argparse.Namespace, needs: str | None = None) -> Task:
-    """The task of a run. Raises UserError if there is no such run, or it is not of the task that is needed."""
+    """The task of a run. Raises UserError as ``read_config`` and ``find_checkpoints`` do, before it opens the data."""
+    config = read_config(arguments, needs)
+    create = task_module(config.task).create
+    find_checkpoints(arguments, config, create.higher_is_better)
+    return create(config)
+
+
+def read_config(arguments: argparse.Namespace, needs: str | None = None) -> Any:
+    """Configuration of a run. Raises UserError if there is no such run, or it is not of the task that is needed."""
     register_groups()
     stored = arguments.run / "config.yaml"
     if not stored.is_file():
@@ -204,21 +243,17 @@ def open_task(arguments: argparse.Namespace, needs: str | None = None) -> Task:
         raise UserError(f"{arguments.run} is a run of task={composed.task}: this needs one of task={needs}")
     composed.merge_with_dotlist(arguments.overrides)
     import_modules(composed.imports)
-    config = typed(composed)
-    return task_module(config.task).create(config)
+    return typed(composed)
 
 
 def open_model(arguments: argparse.Namespace, task: Task) -> tuple[Any, torch.device, str]:
     """The model as in a checkpoint of a run and in evaluation mode, the device and what the weights are."""
-    folder, count = arguments.run / "checkpoints", task.config.training.average_checkpoints
-    names = [arguments.checkpoint]
-    if arguments.checkpoint == "average":
-        if count is None or arguments.ema:
-            raise UserError(
-                "--checkpoint average is of the weights that a run with training.average_checkpoints=N kept"
-            )
-        names = [path.name for path in checkpoint.newest_scored(folder, count)] or ["last"]
-    paths = [find_checkpoint(folder, name, task.higher_is_better) for name in names]
+    paths = find_checkpoints(arguments, task.config, task.higher_is_better)
+    for path in paths:
+        try:
+            checkpoint.verify(path)
+        except ValueError as error:
+            raise UserError(f"checkpoint {path} is damaged: {error}") from None
     device = distributed.choose_device(task.config.training.device)
     model = task.build_model().to(device)
     if arguments.checkpoint == "average":
@@ -232,19 +267,14 @@ def autocast(task: Task, device: torch.device) -> torch.autocast:
     return torch.autocast(device.type, torch.bfloat16, enabled=task.config.training.precision == "bf16")
 
 
-def find_checkpoint(folder: Path, name: str, higher_is_better: bool) -> Path:
-    """The checkpoint called ``name`` in a run's folder, whole; raises UserError where there is none."""
-    if name == "last":
-        path, _ = checkpoint.newest(folder)
-    elif name == "best":
-        path = checkpoint.best(folder, higher_is_better)
-    else:
-        path = folder / name
-    if path is None or not path.is_dir():
-        there = ", ".join(sorted(p.name for p in checkpoint.newest_first(folder))) or "none"
-        raise UserError(f"{folder} has no checkpoint {name}; there: {there}")
-    try:
-        checkpoint.verify(path)
-    except ValueError as error:
-        raise UserError(f"checkpoint {path} is damaged: {error}") from None
-    return path
+def find_checkpoints(arguments: argparse.Namespace, config: RunConfig, higher_is_better: bool) -> list[Path]:
+    """The checkpoint of a run that is asked for, or those to average; raises UserError where there is none."""
+    folder, count = arguments.run / "checkpoints", config.training.average_checkpoints
+    names = [arguments.checkpoint]
+    if arguments.checkpoint == "average":
+        if count is None or arguments.ema:
+            raise UserError(
+                "--checkpoint average is of the weights that a run with training.average_checkpoints=N kept"
+            )
+        names = [path.name for path in checkpoint.newest_scored(folder, count)] or ["last"]
+    return [checkpoint.find(folder, name, higher_is_better) for name in names]

@@ -9,8 +9,9 @@ fairseq's ``SequenceGenerator`` (github.com/facebookresearch/fairseq, 0.12):
 - a sentence is done when ``beam`` hypotheses are finished, or at its longest length, where all have to end;
 - finished hypotheses are ranked by score / length ** length_penalty, the end token counted.
 
-Where nothing can end, as zeros at the output make possible, the hypotheses are returned as they stand. Between equals
-the earlier hypothesis goes first, then the lower token. A sentence that is done leaves the batch.
+Where nothing can end, as zeros at the output make possible, the hypotheses are returned as they stand. Of the ``2 *
+beam`` likeliest tokens of each hypothesis, which where equals are at the cut torch.topk decides, equals are in the order
+of hypotheses, then of tokens. A sentence that is done leaves the batch.
 """
 
 import math
@@ -46,14 +47,18 @@ class Search:
     max_length_extra: int = 10
     min_length: int = 1  # tokens before the end
 
-    def check(self) -> None:
-        """Raise UserError for an option out of its range."""
-        if self.beam < 1:
-            raise UserError(f"beam={self.beam} is below 1")
-        if self.max_length_ratio < 0 or self.max_length_extra < self.min_length or self.min_length < 0:
+    def check(self, prefix: str = "") -> None:
+        """Raise UserError for an option out of its range, named with ``prefix`` before it."""
+        for name, least in (("beam", 1), ("max_length_ratio", 0), ("min_length", 0)):
+            if getattr(self, name) < least:
+                raise UserError(f"{prefix}{name}={getattr(self, name)} is below {least}")
+        for name in ("length_penalty", "max_length_ratio"):
+            if not math.isfinite(getattr(self, name)):
+                raise UserError(f"{prefix}{name}={getattr(self, name)} is not finite")
+        if self.max_length_ratio + self.max_length_extra < self.min_length:
             raise UserError(
-                f"max_length_ratio={self.max_length_ratio} and min_length={self.min_length} must not be below 0, nor "
-                f"max_length_extra={self.max_length_extra} below min_length"
+                f"{prefix}max_length_extra={self.max_length_extra} with max_length_ratio={self.max_length_ratio} lets "
+                f"the translation of one token not come to min_length={self.min_length}: raise it"
             )
 
 

@@ -147,6 +147,16 @@ def test_between_equals_the_earlier_hypothesis_goes_first_and_then_the_lower_tok
     assert [tokens for tokens, _ in found] == [[3, 2], [4, 2], [3, 3, 2]]
 
 
+def test_equals_of_many_are_in_the_order_of_hypotheses_and_tokens():
+    """Which of the 50 they are is torch.topk's choice."""
+    weights = torch.full((1, 2, 50), 1 / 50)
+    scores, parents, tokens = choose_best(torch.zeros(1, 2), weights)
+    assert len(set(scores[0].tolist())) == 1
+    places = list(zip(parents[0].tolist(), tokens[0].tolist(), strict=True))
+    assert places == sorted(set(places))
+    assert len(places) == 4
+
+
 def test_a_sentence_that_is_done_costs_nothing_more():
     """Each sentence is in the batch for as many steps as alone."""
     generator = torch.Generator().manual_seed(0)
@@ -189,9 +199,22 @@ def test_sampling_at_temperature_zero_is_greedy_search():
 
 
 def test_options_out_of_range_are_refused():
-    for options in ({"beam": 0}, {"max_length_extra": 0}, {"min_length": -1}, {"max_length_ratio": -1}):
-        with pytest.raises(UserError, match=next(iter(options))):
-            translate(build(), SOURCE, MASK, Search(**options))
+    for option, value in (
+        ("beam", 0),
+        ("max_length_extra", -1),
+        ("min_length", 12),
+        ("min_length", -1),
+        ("max_length_ratio", -1),
+        ("max_length_ratio", math.inf),
+        ("length_penalty", math.nan),
+    ):
+        with pytest.raises(UserError, match=option):
+            translate(build(), SOURCE, MASK, Search(**{option: value}))
+
+
+def test_a_ratio_alone_may_limit_the_length():
+    for length, found in zip(LENGTHS, translate(build(), SOURCE, MASK, Search(2, max_length_extra=0)), strict=True):
+        assert all(len(hypothesis.tokens) <= int(1.2 * length) + 1 for hypothesis in found)
 
 
 LM_CONFIG = LanguageModelConfig(depth=2, dim=12, num_heads=3, ffn_dim=10, segment_length=12, eval_memory_length=20)

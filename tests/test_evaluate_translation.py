@@ -2,6 +2,9 @@
 
 import io
 import json
+import os
+import shutil
+import subprocess
 import sys
 from dataclasses import asdict
 from types import SimpleNamespace
@@ -13,6 +16,7 @@ from sacrebleu.metrics import BLEU
 
 from multimax import cli
 from multimax.composition import compose_configuration, typed
+from multimax.data.preparation import DESCRIPTION
 from multimax.engine.run_folder import RunFolder
 from multimax.engine.trainer import Trainer
 from multimax.tasks import task_module
@@ -54,10 +58,10 @@ def run(tmp_path_factory):
 def evaluate(monkeypatch, capsys):
     """evaluate.py as a function of its arguments and standard input: exit code, standard output and error."""
 
-    def command(*arguments, stdin: str | bytes = ""):
+    def command(*arguments, stdin: str | bytes = "", kind=io.BytesIO):
         monkeypatch.setattr(sys, "argv", ["evaluate.py", *map(str, arguments)])
         data = stdin if isinstance(stdin, bytes) else stdin.encode()
-        monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=io.BytesIO(data)))
+        monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=kind(data)))
         code = 0
         try:
             cli.evaluate()
@@ -97,12 +101,74 @@ def test_a_file_and_standard_input_are_translated_line_by_line(run, evaluate, tm
         assert evaluate(run, "--translate", "-", stdin=f"{line}\n")[1] == f"{translation}\n"
 
 
+def test_the_best_few_of_each_line_come_with_its_number_and_their_scores(run, evaluate):
+    best = evaluate(run, "--beam", "3", "--translate", "-", stdin="\n".join(GERMAN))[1].splitlines()
+    printed = evaluate(run, "--beam", "3", "--nbest", "2", "--translate", "-", stdin="\n".join(GERMAN))[1]
+    rows = [line.split("\t") for line in printed.splitlines()]
+    assert [int(number) for number, *_ in rows] == [1, 1, 2, 2, 3, 3, 4, 4, 5, 5]
+    assert [text for _, _, text in rows[::2]] == best
+    for (_, first, _), (_, second, _) in zip(rows[::2], rows[1::2], strict=True):
+        assert 0 > float(first) >= float(second)
+
+
+def test_a_terminal_gets_each_translation_before_the_next_line(run, evaluate, monkeypatch):
+    seen = []
+
+    class Terminal(io.BytesIO):
+        def isatty(self):
+            return True
+
+        def __next__(self):
+            seen.append("line")
+            return super().__next__()
+
+    monkeypatch.setattr(cli, "print", lambda *_, **__: seen.append("translation"), raising=False)
+    evaluate(run, "--translate", "-", stdin="\n".join(GERMAN[:2]), kind=Terminal)
+    assert seen == ["line", "translation", "line", "translation", "line"]
+
+
+def test_a_line_too_long_is_found_before_the_first_is_translated(run, evaluate, tmp_path):
+    path = tmp_path / "text.de"
+    path.write_text("\n".join(["Der Hund lacht."] * 300 + ["Hund " * 60]))
+    code, printed, errors = evaluate(run, "--translate", path)
+    assert (code, printed) == (2, "")
+    assert f"line 301 of {path} has " in errors
+
+
+def test_a_byte_order_mark_is_no_part_of_the_text(run, evaluate):
+    text = "\n".join(GERMAN)
+    assert evaluate(run, "--translate", "-", stdin=f"\ufeff{text}") == evaluate(run, "--translate", "-", stdin=text)
+
+
+def test_a_reader_that_leaves_ends_it_quietly(run, root):
+    command = [sys.executable, str(root / "evaluate.py"), str(run), "--translate", "-"]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    with subprocess.Popen(command, env={**os.environ, "OMP_NUM_THREADS": "1"}, **pipes) as process:
+        process.stdout.close()
+        process.stdin.write("\n".join(GERMAN).encode())
+        process.stdin.close()
+        assert (process.stderr.read(), process.wait(timeout=120)) == (b"", 141)
+
+
+def test_a_folder_of_fairseqs_without_its_bpe_is_warned_of(run, evaluate, tmp_path, caplog):
+    (prepared,) = (run.parent / "cache").glob("five-*/")
+    for path in prepared.iterdir():
+        if path.is_file() and path.name not in (DESCRIPTION, "code"):
+            shutil.copy(path, tmp_path)
+    code, printed, _ = evaluate(run, f"data.root={tmp_path}", "--translate", "-", stdin="der hund")
+    assert (code, printed.count("\n")) == (0, 1)
+    assert f"{tmp_path} has no file code with the merges of its BPE" in caplog.text
+
+
 def test_what_was_translated_scores_as_the_evaluation_did(run, evaluate, tmp_path):
     translated = tmp_path / "translated.en"
     translated.write_text(evaluate(run, "--translate", run.parent / "test.de")[1])
     scored = json.loads(evaluate(run, "--hypotheses", translated, "--split", "test")[1])
     expected = json.loads(evaluate(run, "--split", "test")[1])
     assert scored["sacrebleu"] == pytest.approx(expected["sacrebleu"])
+    for printed in (scored, expected):
+        assert printed["split"] == "test"
+        assert "tok:13a" in printed["signatures"]["sacrebleu"]
     hypotheses = translated.read_text().splitlines()
     scorer = BLEU(tokenize="13a", lowercase=True)
     assert scored["sacrebleu"] == pytest.approx(scorer.corpus_score(hypotheses, [ENGLISH]).score)
@@ -125,12 +191,17 @@ def test_a_wider_beam_and_the_length_penalty_reach_the_search(run, evaluate, mon
 @pytest.mark.parametrize(
     ("arguments", "stdin", "expected"),
     [
-        (["--hypotheses", "-"], "one\ntwo\n", "- has 2 lines, but validation has 5 sentences"),
+        (["--hypotheses", "-"], "one\ntwo\n", "standard input has 2 lines, but validation has 5 sentences"),
         (["--hypotheses", "-"], "", "standard input is empty"),
         (["--translate", "-"], "", "standard input is empty"),
         (["--translate", "nowhere.txt"], "", "nowhere.txt cannot be read: No such file"),
         (["--translate", "-"], b"gut\n\xff\n", "line 2 of standard input is not UTF-8"),
         (["--translate", "-"], "Hund " * 60, "more than model.max_length=40"),
+        (["--translate", "-"], "Hund\n" * 3 + "Hund " * 60, "line 4 of standard input has"),
+        (["--translate", "-", "--nbest", "3"], "Hund", "--nbest 3 is not from 1 to decoding.beam=2"),
+        (["--nbest", "1"], "", "--nbest is for --translate"),
+        (["--hypotheses", "-", "--beam", "3"], "one", "--beam, --length-penalty, --checkpoint and --ema have no use"),
+        (["--hypotheses", "-", "--checkpoint", "best"], "one", "--checkpoint and --ema have no use"),
         (["--split", "test_2017"], "", "data.eval_split=test_2017"),
         (["--beam", "0"], "", "beam=0 is below 1"),
         (["--checkpoint", "average", "--ema"], "", "--checkpoint average"),
@@ -141,6 +212,15 @@ def test_a_mistake_is_one_line(run, evaluate, arguments, stdin, expected):
     assert (code, printed) == (2, "")
     assert errors.count("\n") == 1
     assert expected in errors
+
+
+@pytest.mark.parametrize(
+    "arguments", [["--translate", "nowhere.txt"], ["--hypotheses", "nowhere.txt"], ["--checkpoint", "nonsense"]]
+)
+def test_a_missing_file_or_checkpoint_is_named_before_the_data_are_opened(run, evaluate, arguments):
+    code, _, errors = evaluate(run, "data.root=/nonexistent", *arguments)
+    assert code == 2
+    assert arguments[1] in errors
 
 
 @pytest.mark.parametrize("option", ["--translate", "--hypotheses"])

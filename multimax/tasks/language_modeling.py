@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from multimax import reweight
-from multimax.config import RunConfig, one_of
+from multimax.config import RunConfig, check_bounds, one_of
 from multimax.data.corpus import open_corpus
 from multimax.data.loading import check_batch_size
 from multimax.data.segments import Blocks, Streams, TextBatch, cut, eval_streams, eval_windows
@@ -48,24 +48,25 @@ class Config(RunConfig):
         one_of("data.eval_split", data.eval_split, ("validation", "test"))
         if self.training.label_smoothing:
             raise UserError("training.label_smoothing: perplexity is of the words themselves; set it to 0")
+        check_bounds(
+            self,
+            {
+                "model.depth": (1, None),
+                "model.num_heads": (1, None),
+                "model.dim": (4, None),  # of sines and cosines, two wavelengths
+                "model.div_val": (1, None),
+                "model.segment_length": (1, None),
+                "data.eval_batch_size": (1, None),
+            },
+        )
         if model.dim % model.num_heads:
             raise UserError(f"model.dim={model.dim} is not a multiple of model.num_heads={model.num_heads}")
         if model.dim % 2:
             raise UserError(f"model.dim={model.dim} is not even, as sines and cosines need it")
-        for name, value in (
-            ("depth", model.depth),
-            ("num_heads", model.num_heads),
-            ("div_val", model.div_val),
-            ("segment_length", model.segment_length),
-        ):
-            if value < 1:
-                raise UserError(f"model.{name}={value} is below 1")
         if data.max_tokens is not None and data.max_tokens < 3:
             raise UserError(
                 f"data.max_tokens={data.max_tokens} is below 3: <unk> and the end of a line are two of them"
             )
-        if data.eval_batch_size < 1:
-            raise UserError(f"data.eval_batch_size={data.eval_batch_size} is below 1")
         if model.name == "transformer_xl":
             self.check_transformer_xl()
         else:
@@ -156,6 +157,8 @@ class LanguageModeling(Task):
     def loss(self, model: nn.Module, batch: TextBatch, device: torch.device) -> Tensor:
         batch = batch.to(device)
         memory = None if batch.fresh else self.memory.get(batch.first_row)
+        if memory is not None:
+            memory = memory.to(device)  # one from a checkpoint is on the CPU
         loss, memory = model(batch.tokens, batch.targets, memory)
         # What is not finite is forgotten: such a step is skipped, and must not spoil those after it.
         self.memory[batch.first_row] = None if memory is None else memory.where(memory.isfinite(), 0)

@@ -66,7 +66,7 @@ class Config(RunConfig):
         super().check(world)
         model = self.model
         self.data.check()
-        self.decoding.check()
+        self.decoding.check("decoding.")
         one_of("model.share_embeddings", model.share_embeddings, ("decoder", "all"))
         check_bounds(
             self,
@@ -74,7 +74,7 @@ class Config(RunConfig):
                 "model.encoder_depth": (1, None),
                 "model.decoder_depth": (1, None),
                 "model.num_heads": (1, None),
-                "model.dim": (1, None),
+                "model.dim": (4, None),  # of sines and cosines, two wavelengths
                 "model.ffn_dim": (1, None),
                 "model.max_length": (1, None),
                 "model.dropout": (0, 1),
@@ -88,6 +88,11 @@ class Config(RunConfig):
             raise UserError(f"model.dim={model.dim} is not a multiple of model.num_heads={model.num_heads}")
         if model.dim % 2:
             raise UserError(f"model.dim={model.dim} is not even, as sines and cosines need it")
+        cross = self.reweight.cross
+        if model.as_released and cross is not None and cross["name"] != "softmax":
+            raise UserError(
+                f"reweight.cross is {cross['name']}, but with model.as_released=true that attention is softmax"
+            )
 
     def micro_batches(self, world: int) -> int:
         """Micro-batches of each of ``world`` processes, which keep about to ``micro_batch_size`` tokens.
@@ -193,25 +198,34 @@ class Translation(Task):
         found = decoding.translate(model, source, source_mask, self.config.decoding)
         return [hypotheses[0].tokens.tolist() for hypotheses in found]
 
-    def translate(self, model: EncoderDecoder, device: torch.device, lines: Sequence[str]) -> list[str]:
-        """Translations of raw lines, in their order; of a line without a word the empty line.
+    def encode(self, line: str, where: str = "a line") -> Tensor:
+        """Ids int64 [length] of a raw line, END included.
 
-        Raises UserError for a line that is longer than the model takes.
+        Raises UserError, which says ``where``, if it is longer than the model takes.
         """
-        sources = [torch.tensor(self.bitext.prepare(line)) for line in lines]
-        lengths = np.array([len(ids) for ids in sources])
-        longest, limit = int(lengths.argmax()), self.config.model.max_length
-        if lengths[longest] > limit:
+        ids, limit = self.bitext.prepare(line), self.config.model.max_length
+        if len(ids) > limit:
             raise UserError(
-                f"a line to translate has {lengths[longest]} tokens, more than model.max_length={limit}: shorten or "
-                f"split it: {shorten(lines[longest], 60)}"
+                f"{where} has {len(ids)} tokens, more than model.max_length={limit}: shorten or split it: "
+                f"{shorten(line, 60)}"
             )
+        return torch.tensor(ids)
+
+    def translate(
+        self, model: EncoderDecoder, device: torch.device, sources: Sequence[Tensor]
+    ) -> list[list[tuple[float, str]]]:
+        """Of each of ``sources``, as ``encode`` makes them, scores and text of its translations, best first.
+
+        There are at most ``decoding.beam``; the only one of a line without a word is the empty line.
+        """
+        lengths = np.array([len(ids) for ids in sources])
         order = np.argsort(lengths, kind="stable")
-        translations = [""] * len(lines)
+        translations = [[(0.0, "")] for _ in sources]
         for indices in cut_by_tokens(order[lengths[order] > 1], lengths, self.config.decoding.batch_tokens):
             source = pad_sequence([sources[i] for i in indices], batch_first=True, padding_value=PAD).to(device)
-            for i, ids in zip(indices, self.search(model, source, source != PAD), strict=True):
-                translations[i] = self.bitext.detokenize(ids)
+            found = decoding.translate(model, source, source != PAD, self.config.decoding)
+            for i, hypotheses in zip(indices, found, strict=True):
+                translations[i] = [(h.score, self.bitext.detokenize(h.tokens.tolist())) for h in hypotheses]
         return translations
 
     def score_text(self, hypotheses: Sequence[str], split: str) -> dict[str, float]:

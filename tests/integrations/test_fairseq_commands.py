@@ -165,7 +165,8 @@ def test_a_converted_checkpoint_is_a_run(work, name, tmp_path):
     arguments = Namespace(run=tmp_path / "run", checkpoint="last", ema=False, overrides=["data.eval_split=test"])
     task = open_task(arguments)
     model, device, _ = open_model(arguments, task)
-    found = task.translate(model, device, (work / "test.de").read_text().splitlines())
+    sources = [task.encode(line) for line in (work / "test.de").read_text().splitlines()]
+    found = [best[1] for best, *_ in task.translate(model, device, sources)]
     assert found == [row[0][1] for row in hypotheses(work / f"{name}.generate")]
     with pytest.raises(UserError, match="exists: name a new run folder"):
         convert(work / name / "checkpoint_last.pt", work / "data", tmp_path / "run")

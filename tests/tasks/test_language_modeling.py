@@ -134,7 +134,7 @@ def test_a_resumed_run_is_the_uninterrupted_one_to_the_last_bit(text, tmp_path, 
 
         def stop_at(batches, trainer=trainer, advance=advance, step=step):
             weight = advance(batches)
-            trainer.stop_requested = trainer.step == step
+            trainer.signals.requested = trainer.step == step
             return weight
 
         trainer.train_step = stop_at
@@ -207,6 +207,8 @@ MISTAKES = {
     "model.name=transformer": "choose one of transformer_xl, transformer_lm",
     "model.num_heads=5": "not a multiple of model.num_heads",
     "model.dim=15": "not even",
+    "model.dim=2": "below 4",
+    "model.num_heads=0": "below 1",
     "model.depth=0": "below 1",
     "model.cutoffs=[9,4]": "must ascend",
     "model.eval_context=4": "belongs to transformer_lm",

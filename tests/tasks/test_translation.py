@@ -159,11 +159,12 @@ def test_translations_keep_their_lines(counting):
     task = Translation(compose(counting))
     model = random_model(task)
     lines = ["eins zwei drei vier fünf sechs sieben", "", "zwei", "   ", "vier unbekannt", "drei drei"]
-    translations = task.translate(model, CPU, lines)
-    assert [translations[i] for i in (1, 3)] == ["", ""]
-    assert translations == [task.translate(model, CPU, [line])[0] for line in lines]
-    with pytest.raises(UserError, match=r"81 tokens, more than model\.max_length=64"):
-        task.translate(model, CPU, ["eins", "zwei " * 80])
+    sources = [task.encode(line) for line in lines]
+    translations = [[text for _, text in found] for found in task.translate(model, CPU, sources)]
+    assert [translations[i] for i in (1, 3)] == [[""], [""]]
+    assert translations == [[text for _, text in task.translate(model, CPU, [source])[0]] for source in sources]
+    with pytest.raises(UserError, match=r"line 7 has 81 tokens, more than model\.max_length=64"):
+        task.encode("zwei " * 80, "line 7")
 
 
 def test_processes_and_micro_batches_share_each_batch(counting):
@@ -230,7 +231,7 @@ def test_a_resumed_run_is_the_uninterrupted_one_to_the_last_bit(counting, tmp_pa
 
         def stop_at(batches, trainer=trainer, advance=advance, step=step):
             advance(batches)
-            trainer.stop_requested = trainer.step == step
+            trainer.signals.requested = trainer.step == step
 
         trainer.train_step = stop_at
         with pytest.raises(Interrupted):
@@ -331,8 +332,11 @@ MISTAKES = {
     "model.decoder_depth=0": "below 1",
     "model.share_embeddings=some": "choose one of decoder, all",
     "model.dropout=2": r"not in \[0, 1\]",
-    "decoding.beam=0": "beam=0 is below 1",
-    "decoding.max_length_ratio=-1": "max_length_ratio",
+    "model.dim=2 model.num_heads=1": "below 4",
+    "model.as_released=true reweight/cross=multimax": "reweight.cross is multimax, but",
+    "decoding.beam=0": "decoding.beam=0 is below 1",
+    "decoding.max_length_ratio=-1": "decoding.max_length_ratio",
+    "decoding.length_penalty=nan": "decoding.length_penalty=nan is not finite",
     "decoding.validation_sentences=0": "below 1",
     "data.source=file": "choose one of synthetic, files",
     "data.target_language=de": "both de",
@@ -346,7 +350,7 @@ MISTAKES = {
 @pytest.mark.parametrize("mistake", MISTAKES)
 def test_a_mistake_is_one_line_before_anything_is_loaded(counting, mistake):
     with pytest.raises(UserError, match=MISTAKES[mistake]) as caught:
-        compose(counting, "training.average_checkpoints=2", mistake)
+        compose(counting, "training.average_checkpoints=2", *mistake.split())
     assert "\n" not in str(caught.value)
 
 
