@@ -1,5 +1,6 @@
 import os
 import random
+import shutil
 import subprocess
 
 import pytest
@@ -74,6 +75,27 @@ def test_a_full_disk_is_one_line_and_leaves_the_last_checkpoint(tmp_path, kiloby
         assert checkpoint.newest(disk) == (good, {})
     finally:
         subprocess.run(["umount", str(disk)], check=True)
+
+
+@pytest.mark.parametrize("before", ["save_model", "sha256", "flush_to_disk"])
+def test_a_folder_that_goes_while_a_checkpoint_is_written_is_one_line(tmp_path, monkeypatch, before):
+    operation = getattr(checkpoint, before)
+
+    def lost(*arguments):
+        shutil.rmtree(tmp_path / "run")
+        return operation(*arguments)
+
+    monkeypatch.setattr(checkpoint, before, lost)
+    with pytest.raises(UserError, match="checkpoints has gone while a checkpoint was written"):
+        write(tmp_path / "run" / "checkpoints", 1)
+
+
+def test_of_damaged_checkpoints_the_newest_is_kept(tmp_path):
+    for step in (1, 2, 10):
+        checkpoint.set_aside(write(tmp_path, step))
+    write(tmp_path, 11)
+    checkpoint.prune(tmp_path, keep=1, higher_is_better=True)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["damaged-step-00000010", "step-00000011"]
 
 
 def test_a_damaged_checkpoint_of_the_same_step_is_replaced(tmp_path):
