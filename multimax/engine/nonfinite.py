@@ -36,6 +36,10 @@ class Guard:
         self.noted = torch.zeros(2, dtype=torch.int64, pin_memory=device.type == "cuda")
         self.event = torch.cuda.Event() if device.type == "cuda" else None
 
+    def restore(self, in_row: int, in_all: int) -> None:
+        self.counts[0], self.counts[1] = in_row, in_all
+        self.noted[0] = in_row
+
     def step(self, norm: Tensor) -> Tensor:
         """Step, given the norm of the whole gradient; returns whether it was taken, on the device."""
         taken = norm.isfinite()
@@ -44,6 +48,10 @@ class Guard:
         row, total = self.counts
         self.counts = torch.stack([(row + 1) * ~taken, total + ~taken])
         return taken
+
+    def in_a_row(self) -> int:
+        """Steps up to the last one that were skipped; waits for the device."""
+        return int(self.counts[0])
 
     def exhausted(self) -> bool:
         """Whether the last ``limit`` steps were skipped; to be asked after each step.
@@ -58,7 +66,7 @@ class Guard:
             self.event.record()
             if before < self.limit:
                 return False
-        return int(self.counts[0]) >= self.limit
+        return self.in_a_row() >= self.limit
 
 
 @contextmanager
@@ -149,6 +157,11 @@ def largest_first(values: Mapping[str, float], kind: str, count: int) -> str:
     chosen = {name.removeprefix(f"{kind} of "): value for name, value in values.items() if name.startswith(kind)}
     ordered = sorted(chosen.items(), key=lambda item: math.inf if math.isnan(item[1]) else item[1], reverse=True)
     return ", ".join(f"{name} {value:.4g}" for name, value in ordered[:count])
+
+
+def finite(values: Mapping[str, float]) -> dict[str, float]:
+    """Those that are neither NaN nor infinite."""
+    return {name: value for name, value in values.items() if math.isfinite(value)}
 
 
 def readable(values: Mapping[str, float]) -> dict[str, float | str]:

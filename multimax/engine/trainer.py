@@ -7,15 +7,11 @@ holds no generator's state and no position in a data loader, and a resumed run i
 import hashlib
 import json
 import math
-import resource
-import signal
-import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import torch
@@ -26,9 +22,11 @@ from torch.nn.parallel import DistributedDataParallel
 from multimax import loggers
 from multimax.engine import checkpoint, distributed, nonfinite
 from multimax.engine.console import Console, format_metrics, say
+from multimax.engine.memory import peak_memory
 from multimax.engine.observation import observe
 from multimax.engine.optimization import clip_gradients, create_optimizer, create_schedule, reweighting_parameters
 from multimax.engine.run_folder import RunFolder, write_atomic
+from multimax.engine.signals import StopSignals
 from multimax.errors import Diverged, Interrupted, UserError
 from multimax.models.sites import count_parameters
 from multimax.tasks import Task
@@ -36,9 +34,7 @@ from multimax.tasks.base import Shard
 
 Evaluate = Callable[[nn.Module, torch.device, Shard], dict[str, float] | None]
 
-STOPS = (signal.SIGINT, signal.SIGTERM)
-WARNINGS = (signal.SIGUSR1, signal.SIGUSR2)
-"""What a cluster sends some time before it ends a job (sbatch --signal)."""
+REMEDY = "In a new run, lower optimizer.learning_rate, lengthen the warm-up or set optimizer.clip_norm"
 
 
 @dataclass
@@ -88,11 +84,10 @@ class Trainer:
         self.guard = nonfinite.Guard(self.optimizer, self.device, config.max_skipped_steps)
         # Loss of this process and weight of all, over the steps since the last logged one that were not skipped.
         self.sums = torch.zeros(2, device=self.device, dtype=torch.float64)
-        self.stop_requested = False  # a signal reached this process
-        self.stopping = False  # a signal reached any process
-        self.warned = False  # the one that reached this process was a cluster's, that the time is nearly up
-        self.out_of_time = False  # one that reached any process was
-        self.signalled = -math.inf
+        self.signals = StopSignals()
+        self.stopping = False  # a signal to stop reached any process
+        self.out_of_time = False  # one of them was a cluster's warning
+        self.saved = -1  # step of the newest checkpoint
         self.mirror = loggers.follow(folder.path, self.config.logger.name if folder.writer else "none")
 
     @property
@@ -102,23 +97,19 @@ class Trainer:
     def run(self) -> dict[str, float]:
         """Train to the end from the newest checkpoint, or from the start; return the final metrics.
 
-        Raises Interrupted after a signal to stop, with a checkpoint written, and Diverged if too many steps in a row
-        had a loss or a gradient that is not finite, with a checkpoint of the weights from before.
+        Raises Interrupted after a signal to stop, with a checkpoint of the last step taken, and Diverged if too many
+        steps in a row had a loss or a gradient that is not finite, with a checkpoint of the weights from before them.
         """
-        self.folder.claim()
-        self.restore()
-        self.announce()
-        self.started = time.perf_counter() - self.progress.seconds
-        with self.mirror:
-            handlers = {number: signal.signal(number, self.request_stop) for number in (*STOPS, *WARNINGS)}
-            try:
+        with self.signals:
+            self.folder.claim()
+            self.restore()
+            self.announce()
+            self.started = time.perf_counter() - self.progress.seconds
+            with self.mirror:
                 self.train()
-            finally:
-                for number, handler in handlers.items():
-                    signal.signal(number, handler)
-            if not self.progress.validation:  # a run of no steps
-                self.validate()
-            return self.finish()
+                if not self.progress.validation:  # a run of no steps
+                    self.validate()
+                return self.finish()
 
     def train(self) -> None:
         config = self.config.training
@@ -129,7 +120,8 @@ class Trainer:
             while self.step < self.total_steps:
                 self.train_step(next(batches))
                 if self.guard.exhausted():
-                    self.save()
+                    if self.saved < self.step - self.guard.in_a_row():
+                        self.save()
                     raise self.diverged("the loss or the gradient is")
                 console.advance(self.step)
                 at_end = self.step == self.total_steps
@@ -139,11 +131,23 @@ class Trainer:
                 if self.step % evaluate_every == 0 or at_end:
                     improved = self.validate()
                     console.validation(self.step, self.progress.validation)
+                    self.share()  # an evaluation may be long: who was asked to stop in it takes no further step
                 if self.step % checkpoint_every == 0 or at_end or improved or self.stopping:
                     self.save()
                 self.mirror.update()
-                if self.stopping and not at_end:
-                    raise Interrupted(self.step, out_of_time=self.out_of_time)
+                self.stop_if_asked()
+
+    def share(self, **values: float) -> dict[str, float]:
+        """Sums of ``values`` over all processes, which learn at the same point whether to stop."""
+        signals = {"stop": float(self.signals.requested), "warned": float(self.signals.warned)}
+        total = distributed.sum_over_processes({**values, **signals})
+        self.stopping, self.out_of_time = total["stop"] > 0, total["warned"] > 0
+        return total
+
+    def stop_if_asked(self) -> None:
+        """Raise Interrupted if a process had been asked to stop when they last shared; the state is saved."""
+        if self.stopping:
+            raise Interrupted(self.step, out_of_time=self.out_of_time)
 
     def train_step(self, batches: list[Any]) -> None:
         """One optimiser step over this process's micro-batches, skipped if its loss or its gradient is not finite."""
@@ -152,12 +156,9 @@ class Trainer:
         torch.manual_seed(step_seed(self.config.seed, self.step, self.shard.rank))
         self.schedule.step_update(self.step)
         self.train_model.train()
-        weight = float(sum(self.task.weight(batch) for batch in batches))
-        total = distributed.sum_over_processes(
-            {"weight": weight, "stop": float(self.stop_requested), "warned": float(self.warned)}
-        )
+        total_weight = self.share(weight=float(sum(self.task.weight(batch) for batch in batches)))["weight"]
         sums = torch.zeros_like(self.sums)
-        sums[1] = total["weight"]
+        sums[1] = total_weight
         for index, batch in enumerate(batches):
             last = index == len(batches) - 1
             no_sync = getattr(self.train_model, "no_sync", nullcontext)
@@ -165,15 +166,14 @@ class Trainer:
                 with self.autocast():
                     loss = self.task.loss(self.train_model, batch, self.device)
                 # Gradients are averaged over processes, the loss over the whole batch.
-                nonfinite.poisoned(loss, self.shard.world / total["weight"]).backward()
+                nonfinite.poisoned(loss, self.shard.world / total_weight).backward()
             sums[0] += loss.detach()
         self.gradient_norm = clip_gradients(self.model, self.own_parameters, self.config.optimizer.clip_norm)
         self.sums += sums.where(self.guard.step(self.gradient_norm), 0)
         self.optimizer.zero_grad()
         progress.step += 1
-        progress.weight += total["weight"]
+        progress.weight += total_weight
         progress.validation = {}
-        self.stopping, self.out_of_time = total["stop"] > 0, total["warned"] > 0
         if self.ema is not None:
             self.ema.update(self.model, self.step)
 
@@ -200,9 +200,7 @@ class Trainer:
         if progress.skipped_steps:
             metrics["skipped_steps"] = progress.skipped_steps
         self.sums.zero_()
-        metrics = {name: value for name, value in metrics.items() if math.isfinite(value)}
-        self.log("train", metrics)
-        return metrics
+        return self.log("train", metrics)
 
     def diverged(self, what: str) -> Diverged:
         """Look once more into the last step, layer by layer, for the log and ``nonfinite.json``."""
@@ -231,15 +229,15 @@ class Trainer:
             self.say(f"largest {kind}: {nonfinite.largest_first(largest, kind, 5)}")
         return Diverged(
             f"{what} not finite by step {self.step} ({self.progress.skipped_in_row} skipped in a row); the "
-            f"checkpoints are from before, {path} has the batch and the scores and gradients of every layer. Lower "
-            "optimizer.learning_rate, lengthen the warm-up or set optimizer.clip_norm"
+            f"checkpoints are from before, {path} has the batch and the scores and gradients of every layer. {REMEDY}"
         )
 
-    def log(self, phase: str, metrics: dict[str, float], observed: dict[str, float] | None = None) -> None:
-        named = {f"{phase}/{name}": value for name, value in metrics.items()}
-        self.folder.log(
-            {"step": self.step, "epoch": self.step / self.task.steps_per_epoch, **named, **(observed or {})}
-        )
+    def log(self, phase: str, metrics: dict[str, float], observed: dict[str, float] | None = None) -> dict[str, float]:
+        """Write a line of ``metrics.jsonl``, without the values that are not finite; returns those of ``metrics``."""
+        metrics = nonfinite.finite(metrics)
+        named = nonfinite.finite({f"{phase}/{name}": value for name, value in metrics.items()} | (observed or {}))
+        self.folder.log({"step": self.step, "epoch": self.step / self.task.steps_per_epoch, **named})
+        return metrics
 
     def observe(self) -> dict[str, float]:
         """Numbers to log beside the metrics; the first process looks."""
@@ -253,9 +251,10 @@ class Trainer:
         metrics = self.evaluate(self.model)
         if self.ema is not None and self.config.training.evaluate_ema:
             metrics |= {f"{name}_ema": value for name, value in self.evaluate(self.ema.module).items()}
-        self.progress.validation = metrics
-        self.log("val", metrics, self.observe())
-        score, best = metrics[self.task.metric], self.progress.best
+        self.progress.validation = self.log("val", metrics, self.observe())
+        score, best = self.progress.validation.get(self.task.metric), self.progress.best
+        if score is None:  # it was not finite
+            return False
         improved = best is None or (score > best if self.task.higher_is_better else score < best)
         if improved:
             self.progress.best = score
@@ -277,29 +276,36 @@ class Trainer:
     def test(self) -> dict[str, float]:
         """Metrics ``test_NAME@last``, ``@best`` and ``@average`` of a task with test data; leaves other weights behind.
 
-        The last weights come first: their sums over processes also wait until the first has written its checkpoint.
+        Raises Interrupted before one of them after a signal to stop, for each may take as long as an evaluation.
         """
-        tested = {"last": self.score(self.task.test, self.model)}
+        tested = {"last": self.test_weights()}
         if tested["last"] is None:
             return {}
         folder, count = self.folder.checkpoints, self.config.training.average_checkpoints
         best = checkpoint.best(folder, self.task.higher_is_better)
         if best is not None:
             checkpoint.load_weights(best, self.model, "model", self.device)
-            tested["best"] = self.score(self.task.test, self.model)
+            tested["best"] = self.test_weights()
         if count is not None and (newest := checkpoint.newest_scored(folder, count)):
             checkpoint.load_average(newest, self.model, self.device)
-            tested["average"] = self.score(self.task.test, self.model)
+            tested["average"] = self.test_weights()
         return {f"test_{name}@{of}": value for of, scores in tested.items() for name, value in (scores or {}).items()}
+
+    def test_weights(self) -> dict[str, float] | None:
+        self.share()  # waits also until the first process has written its checkpoint
+        self.stop_if_asked()
+        return self.score(self.task.test, self.model)
 
     def save(self) -> None:
         """Write a checkpoint of this step and drop the old ones. Only the first process writes.
 
-        Raises Diverged if the weights are not finite.
+        Among skipped steps, which may come before a divergence, nothing is dropped. Raises Diverged if the weights are
+        not finite.
         """
         if not torch.stack([parameter.isfinite().all() for parameter in self.model.parameters()]).all():
             raise self.diverged("the weights are")
         self.gather()
+        self.saved = self.step
         task = {name: distributed.concatenate_over_processes(rows) for name, rows in self.task.state().items()}
         if not self.folder.writer:
             return
@@ -308,6 +314,8 @@ class Trainer:
         ema = self.ema.module if self.ema is not None else None
         metric = self.progress.validation.get(self.task.metric)
         checkpoint.save(self.folder.checkpoints, self.step, self.model, ema, training, metric, self.folder.run)
+        if self.progress.skipped_in_row:
+            return
         config = self.config.training
         checkpoint.prune(
             self.folder.checkpoints,
@@ -329,10 +337,11 @@ class Trainer:
             state = checkpoint.load_training(found)
             self.optimizer.load_state_dict(state["optimizer"])
             self.progress = Progress(**state["progress"])
+            self.saved = self.step
             self.task.load_state(state["task"], self.shard)
             self.sums[0] = self.progress.loss_sum if self.folder.writer else 0.0  # the sum is that of all processes
             self.sums[1] = self.progress.weight_sum
-            self.guard.counts[0], self.guard.counts[1] = self.progress.skipped_in_row, self.progress.skipped_steps
+            self.guard.restore(self.progress.skipped_in_row, self.progress.skipped_steps)
             self.say(f"resuming from {found}")
         self.folder.start(self.step)
 
@@ -373,12 +382,12 @@ class Trainer:
             say(line)
 
     def finish(self) -> dict[str, float]:
-        metrics = {
-            **self.progress.validation,
-            f"best_{self.task.metric}": self.progress.best if self.progress.best is not None else math.nan,
-        }
+        name, best = self.task.metric, self.progress.best
+        if best is None or name not in self.progress.validation:
+            raise Diverged(f"{name} of the last step is not finite, so {self.folder.path} has no result. {REMEDY}")
+        metrics = {**self.progress.validation, f"best_{name}": best}
         seconds = time.perf_counter() - self.started
-        metrics |= self.test()
+        metrics |= nonfinite.finite(self.test())
         rate, memory = self.progress.weight / seconds, peak_memory(self.device)
         self.folder.finish(
             metrics,
@@ -395,27 +404,3 @@ class Trainer:
         self.say(f"finished: {format_metrics(metrics)}")
         self.say(f"{rate:.4g} {self.task.unit} per second, peak memory {memory / 2**20:.0f} MiB")
         return metrics
-
-    def request_stop(self, number: int, frame: FrameType | None) -> None:
-        """Signal handler: stop after this step; a second SIGINT stops at once.
-
-        A launcher passes on the signal that the terminal has sent already: what comes within a second is the same one.
-        A cluster sends SIGTERM more than once and kills a while after, which the checkpoint should have to itself.
-        """
-        self.warned |= number in WARNINGS
-        now = time.monotonic()
-        if now - self.signalled < 1:
-            return
-        if not self.stop_requested:
-            name = signal.Signals(number).name
-            print(f"{name}: stopping after this step; Ctrl-C once more stops at once", file=sys.stderr)
-        elif number == signal.SIGINT:
-            raise KeyboardInterrupt
-        self.stop_requested, self.signalled = True, now
-
-
-def peak_memory(device: torch.device) -> int:
-    """Largest memory in bytes that the process had: of the GPU's allocator, or resident where there is no GPU."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device)
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

@@ -1,0 +1,48 @@
+"""Signals that ask a run to stop: noted as they come, for the run to end where nothing of it is lost."""
+
+import math
+import signal
+import sys
+import time
+from types import FrameType, TracebackType
+from typing import Self
+
+STOPS = (signal.SIGINT, signal.SIGTERM)
+WARNINGS = (signal.SIGUSR1, signal.SIGUSR2)
+"""What a cluster sends some time before it ends a job (sbatch --signal)."""
+
+
+class StopSignals:
+    """Takes the signals that reach this process in its block; a second SIGINT raises KeyboardInterrupt at once."""
+
+    def __init__(self) -> None:
+        self.requested = False
+        self.warned = False  # by a cluster, that the time is nearly up
+        self.last = -math.inf
+
+    def __enter__(self) -> Self:
+        self.before = {number: signal.signal(number, self.note) for number in (*STOPS, *WARNINGS)}
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for number, handler in self.before.items():
+            signal.signal(number, handler)
+
+    def note(self, number: int, frame: FrameType | None) -> None:
+        """Signal handler.
+
+        A launcher passes on the signal that the terminal has sent already: what comes within a second is the same one.
+        A cluster sends SIGTERM more than once and kills a while after, which the checkpoint should have to itself.
+        """
+        self.warned |= number in WARNINGS
+        now = time.monotonic()
+        if now - self.last < 1:
+            return
+        if not self.requested:
+            name = signal.Signals(number).name
+            print(f"{name}: stopping after this step or evaluation; Ctrl-C once more stops at once", file=sys.stderr)
+        elif number == signal.SIGINT:
+            raise KeyboardInterrupt
+        self.requested, self.last = True, now
