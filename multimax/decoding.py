@@ -9,9 +9,9 @@ fairseq's ``SequenceGenerator`` (github.com/facebookresearch/fairseq, 0.12):
 - a sentence is done when ``beam`` hypotheses are finished, or at its longest length, where all have to end;
 - finished hypotheses are ranked by score / length ** length_penalty, the end token counted.
 
-Where nothing can end, as zeros at the output make possible, the hypotheses are returned as they stand. Of the ``2 *
-beam`` likeliest tokens of each hypothesis, which where equals are at the cut torch.topk decides, equals are in the order
-of hypotheses, then of tokens. A sentence that is done leaves the batch.
+Where nothing can end, as zeros at the output make possible, the hypotheses are returned as they stand. Between equals
+the earlier hypothesis goes first, then the lower token; only which of them are among the ``2 * beam`` likeliest tokens
+of a hypothesis, where these end between equals, is up to torch.topk. A sentence that is done leaves the batch.
 """
 
 import math

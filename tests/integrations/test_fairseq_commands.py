@@ -12,6 +12,7 @@ from argparse import Namespace
 
 import pytest
 import torch
+import yaml
 
 pytest.importorskip("fairseq", reason="the extra 'fairseq' is not installed")
 
@@ -179,7 +180,35 @@ def test_what_cannot_be_converted_is_named(work, tmp_path):
         convert(work / "train.de", work / "data", tmp_path / "run")
     with pytest.raises(UserError, match=r"is no folder of fairseq-preprocess"):
         convert(work / "multimax/checkpoint_last.pt", work / "text", tmp_path / "run")
+    with torch.serialization.safe_globals([Namespace]):
+        state = torch.load(work / "multimax/checkpoint_last.pt", weights_only=True)
+    lstm = Namespace(encoder_layers=1, encoder_embed_dim=64)
+    for part, message in (
+        ({"optimizer_history": []}, "is no checkpoint of fairseq 0.12"),
+        ({"cfg": {**state["cfg"], "model": lstm}}, "is no checkpoint of fairseq's transformer"),
+    ):
+        torch.save(state | part, tmp_path / "other.pt")
+        with pytest.raises(UserError, match=message):
+            convert(tmp_path / "other.pt", work / "data", tmp_path / "run")
+    torch.save({name: state[name] for name in state if name != "model"}, tmp_path / "other.pt")
+    with pytest.raises(UserError, match="is no checkpoint of fairseq 0.12: 'model'"):
+        convert(tmp_path / "other.pt", work / "data", tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+def test_the_direction_is_the_checkpoints_not_that_of_the_names_of_the_data(work, tmp_path):
+    with torch.serialization.safe_globals([Namespace]):
+        state = torch.load(work / "multimax/checkpoint_last.pt", weights_only=True)
+    task = state["cfg"]["task"]
+    assert (task["source_lang"], task["target_lang"]) == ("de", "en")
+    task["source_lang"], task["target_lang"] = "en", "de"
+    # As many words in either language: with a joined dictionary nothing else would tell.
+    sizes = {len(Dictionary.load(work / f"data/dict.{language}.txt")) for language in ("de", "en")}
+    assert len(sizes) == 1
+    torch.save(state, tmp_path / "other.pt")
+    convert(tmp_path / "other.pt", work / "data", tmp_path / "run")
+    config = yaml.safe_load((tmp_path / "run/config.yaml").read_text())["data"]
+    assert (config["source_language"], config["target_language"]) == ("en", "de")
 
 
 def test_the_language_model_is_trained_and_evaluated(work):

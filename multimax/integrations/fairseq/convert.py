@@ -38,26 +38,32 @@ def convert(path: Path, data: Path, run: Path) -> None:
     try:
         with torch.serialization.safe_globals([Namespace]):
             state = torch.load(path, map_location="cpu", weights_only=True)
-        arguments = state["cfg"]["model"]
-    except (OSError, RuntimeError, pickle.UnpicklingError, KeyError, TypeError) as error:
+        arguments, task, weights = state["cfg"]["model"], state["cfg"]["task"], state["model"]
+        steps = state["optimizer_history"][-1]["num_updates"]
+    except (OSError, RuntimeError, pickle.UnpicklingError, KeyError, IndexError, TypeError) as error:
         raise UserError(f"{path} is no checkpoint of fairseq 0.12: {' '.join(str(error).split())[:150]}") from None
-    if not hasattr(arguments, "encoder_layers"):
+    if not hasattr(arguments, "encoder_attention_heads"):
         raise UserError(f"{path} is no checkpoint of fairseq's transformer")
-    other = [name for name, value in ONLY.items() if getattr(arguments, name) != value]
-    other += [name for name in ALIKE if getattr(arguments, f"encoder_{name}") != getattr(arguments, f"decoder_{name}")]
+    other = [name for name, value in ONLY.items() if getattr(arguments, name, None) != value]
+    encoder, decoder = (
+        [getattr(arguments, f"{side}_{name}", None) for name in ALIKE] for side in ("encoder", "decoder")
+    )
+    other += [name for name, one, two in zip(ALIKE, encoder, decoder, strict=True) if one != two]
     if other:
         raise UserError(f"{path} is of a transformer that ours is not: see its {', '.join(other)}")
-    languages = next((path.name.split(".")[1].split("-") for path in data.glob("train.*-*.*.idx")), None)
-    if languages is None:
+    named = next((path.name.split(".")[1].split("-") for path in data.glob("train.*-*.*.idx")), None)
+    if named is None:
         raise UserError(f"{data} is no folder of fairseq-preprocess: there is no train.SOURCE-TARGET.SOURCE.idx in it")
+    # Data of de-en are for training in either direction.
+    task = vars(task) if isinstance(task, Namespace) else task
+    languages = [task.get("source_lang") or named[0], task.get("target_lang") or named[1]]
     register_groups()
     with initialize_config_dir(str(CONFIGS), version_base="1.3"):
         config = typed(compose("config", overrides=overrides(arguments, languages, data)))
     model = task_module("mt").create(config).build_model()
-    from_fairseq(model, state["model"])
+    from_fairseq(model, weights)
     folder = RunFolder(run, config)
     folder.claim()
-    steps = state["optimizer_history"][-1]["num_updates"]
     checkpoint.save(folder.checkpoints, steps, model, None, {}, None)
 
 

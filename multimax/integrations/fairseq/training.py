@@ -56,7 +56,8 @@ class ReweightedAdam(FairseqAdam):
     """fairseq's Adam, in which ``--weight-decay`` passes over the functions' parameters, as in MultiMax's paper.
 
     ``--clip-norm`` clips them by a norm of their own: one set on the logits of V tokens sums V gradients, and in a
-    common norm would shrink everybody's step.
+    common norm would shrink everybody's step. ``--fp16`` and ``--bf16`` clip by the norm of all, whatever the
+    optimiser: fairseq scales the whole gradient by one factor. ``--amp`` does not.
 
     Raises UserError where fp16 training has flattened all parameters into one.
     """
