@@ -191,7 +191,7 @@ def test_what_cannot_be_converted_is_named(work, tmp_path):
         with pytest.raises(UserError, match=message):
             convert(tmp_path / "other.pt", work / "data", tmp_path / "run")
     torch.save({name: state[name] for name in state if name != "model"}, tmp_path / "other.pt")
-    with pytest.raises(UserError, match="is no checkpoint of fairseq 0.12: 'model'"):
+    with pytest.raises(UserError, match=r"is no checkpoint of fairseq 0.12: 'model'"):
         convert(tmp_path / "other.pt", work / "data", tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
