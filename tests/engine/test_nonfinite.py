@@ -158,3 +158,68 @@ def test_an_infinite_loss_makes_every_gradient_nan():
     weight.grad = None
     nonfinite.poisoned(weight.sum(), 0.5).backward()
     assert torch.equal(weight.grad, torch.full((3,), 0.5))
+
+
+def test_weights_that_blew_up_cost_no_checkpoint_however_often_the_command_is_repeated(tmp_path):
+    """Each step up to the fourth is sound; then a finite gradient and a huge learning rate ruin the weights."""
+    options = [*FEW[:-1], "training.checkpoint_every=1", "training.keep_checkpoints=2"]
+    folders = []
+    for _ in range(3):
+        running = trainer(tmp_path / "run", *options)
+        train_step = running.train_step
+
+        def blow_up(batches, running=running, train_step=train_step):
+            train_step(batches)
+            if running.step == 4:
+                running.model.backbone.head.weight.data.mul_(1e38)
+
+        running.train_step = blow_up
+        with pytest.raises(Diverged, match="In a new run, lower optimizer"):
+            running.run()
+        running.folder.lock.close()
+        folders.append(
+            {
+                p.name: (p / "model.safetensors").read_bytes()
+                for p in checkpoint.newest_first(running.folder.checkpoints)
+            }
+        )
+    assert {"step-00000003", "step-00000004"} <= folders[0].keys()
+    assert folders[0] == folders[1] == folders[2]
+
+
+def test_a_huge_learning_rate_leaves_the_same_checkpoints_at_every_start(tmp_path):
+    options = [*FEW[:-1], "training.keep_checkpoints=2", "optimizer.learning_rate=1e30", "optimizer.clip_norm=null"]
+    folders = []
+    for _ in range(3):
+        running = trainer(tmp_path / "run", *options)
+        with pytest.raises(Diverged):
+            running.run()
+        running.folder.lock.close()
+        folders.append({p.name: p.stat().st_mtime_ns for p in checkpoint.newest_first(running.folder.checkpoints)})
+    assert folders[0] == folders[1] == folders[2]
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_a_validation_metric_that_is_not_finite_is_left_out_and_never_the_best(tmp_path, value):
+    running = trainer(tmp_path / "run", *FEW[:-2], "training.evaluate_every=2", "training.keep_checkpoints=100")
+    metrics = running.task.metrics
+    running.task.metrics = lambda sums: metrics(sums) | ({"top1": value} if running.step == 2 else {})
+    result = running.run()
+    lines = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
+    records = [json.loads(line, parse_constant=pytest.fail) for line in lines]
+    scores = {r["step"]: r.get("val/top1") for r in records if "val/loss" in r}
+    assert [step for step, score in scores.items() if score is None] == [2]
+    assert result["best_top1"] == max(score for score in scores.values() if score is not None)
+    best = checkpoint.best(tmp_path / "run" / "checkpoints", higher_is_better=True)
+    assert checkpoint.read_manifest(best)["metric"] == result["best_top1"]
+
+
+def test_a_run_whose_last_metric_is_not_finite_has_no_result(tmp_path):
+    for _ in range(2):
+        running = trainer(tmp_path / "run", *FEW)
+        metrics = running.task.metrics
+        running.task.metrics = lambda sums, metrics=metrics: metrics(sums) | {"top1": math.nan}
+        with pytest.raises(Diverged, match="top1 of the last step is not finite"):
+            running.run()
+        running.folder.lock.close()
+    assert not (tmp_path / "run" / "summary.json").exists()

@@ -2,11 +2,13 @@
 
 import json
 import math
+import os
 import random
+import signal
 
 import pytest
 import torch
-from engine_runs import TEXT_RUNS, configure, make, numbers, stop_at, trainer, write_text
+from engine_runs import TEXT_RUNS, TRANSLATION, configure, make, numbers, stop_at, trainer, write_text
 
 from multimax.engine import checkpoint
 from multimax.engine.run_folder import read_lines, read_metrics
@@ -85,6 +87,53 @@ def test_weights_that_are_not_finite_stop_the_run_and_no_checkpoint_has_them(tmp
     newest, skipped = checkpoint.newest(tmp_path / "checkpoints")
     assert not skipped
     assert newest.name == "step-00000004"
+
+
+@pytest.mark.parametrize("phase", ["restore", "validate"])
+def test_a_signal_before_the_first_step_or_in_an_evaluation_stops_the_run_at_the_next_moment(tmp_path, phase):
+    """That is after one step, and after the evaluation of step 4 with one checkpoint."""
+    running = trainer(tmp_path, "training.keep_checkpoints=100")
+    work = getattr(running, phase)
+
+    def signalled():
+        os.kill(os.getpid(), signal.SIGUSR2)
+        return work()
+
+    setattr(running, phase, signalled)
+    step = {"restore": 1, "validate": 4}[phase]
+    with pytest.raises(Interrupted, match=f"stopped at step {step}") as stopped:
+        running.run()
+    assert stopped.value.out_of_time
+    assert [p.name for p in checkpoint.newest_first(tmp_path / "checkpoints")] == [f"step-{step:08d}"]
+
+
+@pytest.mark.parametrize("passes", [0, 1])
+def test_a_signal_in_the_last_evaluation_or_the_final_test_stops_before_the_next_pass(tmp_path, passes):
+    options = [*TRANSLATION, "training.epochs=null", "training.steps=2", "training.evaluate_every=2"]
+    config = configure(*options, *write_text(tmp_path))
+    before = {number: signal.getsignal(number) for number in (signal.SIGUSR2, signal.SIGTERM)}
+    running = make(tmp_path / "run", config)
+    tested = []
+    test, evaluate = running.task.test, running.task.evaluate
+
+    def signalled_test(*arguments):
+        os.kill(os.getpid(), signal.SIGUSR2)
+        tested.append(running.step)
+        return test(*arguments)
+
+    def signalled_evaluate(*arguments):
+        if passes == 0:
+            os.kill(os.getpid(), signal.SIGUSR2)
+        return evaluate(*arguments)
+
+    running.task.test, running.task.evaluate = signalled_test, signalled_evaluate
+    with pytest.raises(Interrupted, match="stopped at step 2") as stopped:
+        running.run()
+    assert stopped.value.out_of_time
+    assert tested == [2] * passes
+    assert before == {number: signal.getsignal(number) for number in before}
+    running.folder.lock.close()
+    assert "test_bleu@best" in make(tmp_path / "run", config).run()
 
 
 def test_killed_between_the_last_checkpoint_and_the_summary_it_is_finished_without_another_line(whole, tmp_path):
