@@ -2,7 +2,7 @@ PYTHON ?= python3.11
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: help demo results test test-slow setup lint lock clean
+.PHONY: help demo results test test-slow test-gpu setup lint lock clean
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*##' Makefile | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -33,6 +33,9 @@ test: $(VENV)/.fairseq lint ## install fairseq, check style and types, run the t
 
 test-slow: $(VENV)/.fairseq ## the tests that take minutes
 	$(BIN)/python -m pytest -m slow
+
+test-gpu: setup ## the tests that need a CUDA device
+	$(BIN)/python -m pytest -m gpu
 
 lint: setup ## ruff and mypy
 	$(BIN)/ruff check .
