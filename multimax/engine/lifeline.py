@@ -92,8 +92,8 @@ class Lifeline:
             if self.closed or self.failure:
                 return
             self.failure = failure
+        self.tell(failed=failure)  # before this process's own work hears of it, which may then end it at once
         self.failed.set()
-        self.tell(failed=failure)
         time.sleep(GRACE)  # this thread ends with the process
         print(f"error: {failure}; process {self.rank} of {self.world} ends with it", file=sys.stderr, flush=True)
         os._exit(1)

@@ -134,7 +134,7 @@ def test_a_resumed_run_is_the_uninterrupted_one_to_the_last_bit(text, tmp_path, 
 
         def stop_at(batches, trainer=trainer, advance=advance, step=step):
             weight = advance(batches)
-            trainer.signals.requested = trainer.step == step
+            trainer.signals.requested |= trainer.step == step
             return weight
 
         trainer.train_step = stop_at

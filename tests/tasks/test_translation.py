@@ -231,7 +231,7 @@ def test_a_resumed_run_is_the_uninterrupted_one_to_the_last_bit(counting, tmp_pa
 
         def stop_at(batches, trainer=trainer, advance=advance, step=step):
             advance(batches)
-            trainer.signals.requested = trainer.step == step
+            trainer.signals.requested |= trainer.step == step
 
         trainer.train_step = stop_at
         with pytest.raises(Interrupted):
