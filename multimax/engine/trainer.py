@@ -299,8 +299,7 @@ class Trainer:
     def save(self) -> None:
         """Write a checkpoint of this step and drop the old ones. Only the first process writes.
 
-        Among skipped steps, which may come before a divergence, nothing is dropped. Raises Diverged if the weights are
-        not finite.
+        Raises Diverged if the weights are not finite.
         """
         if not torch.stack([parameter.isfinite().all() for parameter in self.model.parameters()]).all():
             raise self.diverged("the weights are")
@@ -314,7 +313,11 @@ class Trainer:
         ema = self.ema.module if self.ema is not None else None
         metric = self.progress.validation.get(self.task.metric)
         checkpoint.save(self.folder.checkpoints, self.step, self.model, ema, training, metric, self.folder.run)
-        if self.progress.skipped_in_row:
+        self.prune()
+
+    def prune(self) -> None:
+        """Drop the old checkpoints, but none among skipped steps, which may come before a divergence."""
+        if self.progress.skipped_in_row or not self.folder.writer:
             return
         config = self.config.training
         checkpoint.prune(
@@ -343,6 +346,7 @@ class Trainer:
             self.sums[1] = self.progress.weight_sum
             self.guard.restore(self.progress.skipped_in_row, self.progress.skipped_steps)
             self.say(f"resuming from {found}")
+            self.prune()  # a kill may have come between the last checkpoint and this
         self.folder.start(self.step)
 
     def find_checkpoint(self) -> Path | None:
