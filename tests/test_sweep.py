@@ -115,7 +115,8 @@ def test_ctrl_c_stops_local_runs_with_checkpoints(root, tmp_path):
     finally:
         if process.poll() is None:
             os.killpg(process.pid, signal.SIGKILL)
-    assert process.returncode == 130, errors
+    logs = [log.read_text() for log in tmp_path.glob("runs/sweeps/*/jobs/*_log.*")]
+    assert process.returncode == 130, "\n".join([errors, *logs])
     (run,) = tmp_path.glob("runs/deit-*")
     last = read_metrics(run)[-1]["step"]
     assert [path.name for path in (run / "checkpoints").iterdir()] == [f"step-{last:08d}"]
