@@ -10,6 +10,9 @@ from multimax.reweight import _registry
 torch.set_num_threads(1)
 os.environ["OMP_NUM_THREADS"] = "1"
 os.environ["HF_HUB_OFFLINE"] = "1"
+# Without a GPU the Triton kernels are interpreted. Triton reads this when it is imported, which any test may do first.
+if not torch.cuda.is_available():
+    os.environ["TRITON_INTERPRET"] = "1"
 
 ROOT = Path(__file__).resolve().parent.parent
 

@@ -1,0 +1,9 @@
+"""Where kernels are tested: on a CUDA device if there is one, otherwise interpreted on the CPU (see tests/conftest.py)."""
+
+import pytest
+import torch
+
+
+@pytest.fixture(scope="session")
+def device() -> torch.device:
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
