@@ -32,7 +32,8 @@ from multimax import reweight
 from multimax.data.segments import IGNORED
 from multimax.data.token_batches import TranslationBatch
 from multimax.decoding import Search, translate
-from multimax.engine.run_folder import environment, revision, write_atomic
+from multimax.engine.provenance import environment, revision
+from multimax.engine.run_folder import write_atomic
 from multimax.integrations.fairseq.models import ReweightedTransformer
 from multimax.integrations.fairseq.weights import to_fairseq
 from multimax.models.encoder_decoder import END, PAD, AttentionSites, EncoderDecoder, EncoderDecoderConfig

@@ -34,7 +34,8 @@ from multimax.cli import train_composed
 from multimax.composition import typed
 from multimax.config import RunConfig, run_name, setting
 from multimax.engine.console import format_metrics, say
-from multimax.engine.run_folder import REVISION, RunFolder, git, revision
+from multimax.engine.provenance import REVISION, git, revision
+from multimax.engine.run_folder import RunFolder
 from multimax.errors import Interrupted, UserError
 from multimax.report.records import read_records
 

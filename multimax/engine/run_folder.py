@@ -6,8 +6,6 @@ These files are the truth about a run; a logger mirrors them.
 import fcntl
 import json
 import os
-import platform
-import subprocess
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -16,12 +14,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO, Any
 
-import torch
 import yaml
 
 from multimax.config import RunConfig, digest, flatten, identity
 from multimax.engine.checkpoint import flush_to_disk
 from multimax.engine.console import say
+from multimax.engine.provenance import environment, revision
 from multimax.errors import UserError
 
 LOCK_WAIT = 120  # seconds after which a network file system has noticed that a machine has gone
@@ -200,44 +198,3 @@ def check_same_run(path: Path, stored: Mapping[str, Any], config: RunConfig) -> 
             f"{path} holds a run of another configuration ({'; '.join(changed[:3])}{more}): "
             "choose another run_dir, or leave run_dir out"
         )
-
-
-REVISION = "REVISION"
-"""File beside the code of a copy of the package: the revision that it is a copy of."""
-
-
-def revision() -> str | None:
-    """Git revision of the code, with "-dirty" where tracked files were changed; None outside a repository."""
-    noted = Path(__file__).parent.parent / REVISION
-    if noted.exists():
-        return noted.read_text().strip()
-    try:
-        return git("rev-parse", "HEAD") + ("-dirty" if git("status", "--porcelain", "--untracked-files=no") else "")
-    except (OSError, subprocess.CalledProcessError):
-        return None
-
-
-def git(*arguments: str) -> str:
-    """What git says about the repository of this code; raises OSError or CalledProcessError where there is none."""
-    return subprocess.run(
-        ["git", *arguments], cwd=Path(__file__).parent, capture_output=True, text=True, check=True
-    ).stdout.strip()
-
-
-def environment() -> dict[str, Any]:
-    """What the run ran on."""
-    cpuinfo = Path("/proc/cpuinfo")
-    models = (
-        [line.split(":")[1].strip() for line in cpuinfo.read_text().splitlines() if line.startswith("model name")]
-        if cpuinfo.exists()
-        else []
-    )
-    return {
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "machine": platform.machine(),
-        "cpu": models[0] if models else platform.processor(),
-        "cpus": os.cpu_count(),
-        "threads": torch.get_num_threads(),
-        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
-    }

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 
-from multimax.engine import run_folder
+from multimax.engine import provenance, run_folder
 from multimax.report.records import Record
 
 Row = Mapping[str, str]
@@ -56,7 +56,7 @@ def save(output: Output, results: Path) -> list[Path]:
 
 @cache
 def revision() -> str | None:
-    return run_folder.revision()
+    return provenance.revision()
 
 
 def write(path: Path, content: bytes) -> None:
