@@ -1,0 +1,173 @@
+"""The custom operators behind the reweighting functions: one name for each, on the CPU and on CUDA.
+
+    multimax::multimax_forward(Tensor scores, Tensor? mask, Tensor ranges, Tensor ts, int[] powers)
+        -> (Tensor weights, Tensor statistics)
+    multimax::multimax_backward(Tensor grad, Tensor scores, Tensor? mask, Tensor statistics, Tensor ranges, Tensor ts,
+        int[] powers) -> (Tensor, Tensor, Tensor)
+    multimax::entmax_forward(Tensor scores, Tensor? mask, float alpha) -> Tensor
+    multimax::entmax_backward(Tensor grad, Tensor weights, float alpha) -> Tensor
+    multimax::alpha_entmax_forward(Tensor scores, Tensor? mask, Tensor alpha) -> Tensor
+    multimax::alpha_entmax_backward(Tensor grad, Tensor weights, Tensor alpha) -> (Tensor, Tensor)
+    multimax::evsoftmax_forward(Tensor scores, Tensor? mask, float epsilon) -> Tensor
+
+What holds for all of them:
+
+- ``scores`` [..., n] is floating point with any strides; half precision is computed in float32 (below: the compute
+  dtype) and ``weights``, in the scores' dtype, are rounded once. Weights and gradients are contiguous.
+- ``mask`` is bool, True = live, of the scores' number of dimensions with sizes equal to theirs or 1 (``aligned`` makes
+  one so), with any strides. Dead entries may hold anything; they, and rows without a live entry, get weight and
+  gradient zero. Any size may be zero.
+- Parameters are [heads, ...] in the compute dtype, with heads = 1 or scores.shape[-3]. Their gradients have the same
+  shape and dtype, and the same bits run to run.
+- ``grad`` has the shape and dtype of ``weights`` and any strides.
+
+``ranges`` and ``ts`` are [heads, k] with k = len(powers); powers is (1, 1), (2, 2) or (1, 1, 2, 2). ``statistics``
+[2, *scores.shape[:-1]] in the compute dtype are per row the largest modulated live score m and 1 / sum exp(y - m), from
+which the backward has the weights again, p = exp(y - m) * s, without the rounding of ``weights``; for rows without a
+live entry s = 0 and m = 0. ``alpha`` in [1, 2] is a number, or [heads]. The backward of ev-softmax is softmax's.
+
+The CPU's are C++ (``rows.cpp``), CUDA's the functions of the same names and signatures in ``triton_rows``. Differentiated
+twice, each falls back on differentiable tensor operations.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+_SCHEMAS = {
+    "multimax_forward": "(Tensor scores, Tensor? mask, Tensor ranges, Tensor ts, int[] powers) -> (Tensor, Tensor)",
+    "multimax_backward": "(Tensor grad, Tensor scores, Tensor? mask, Tensor statistics, Tensor ranges, Tensor ts,"
+    " int[] powers) -> (Tensor, Tensor, Tensor)",
+    "entmax_forward": "(Tensor scores, Tensor? mask, float alpha) -> Tensor",
+    "entmax_backward": "(Tensor grad, Tensor weights, float alpha) -> Tensor",
+    "alpha_entmax_forward": "(Tensor scores, Tensor? mask, Tensor alpha) -> Tensor",
+    "alpha_entmax_backward": "(Tensor grad, Tensor weights, Tensor alpha) -> (Tensor, Tensor)",
+    "evsoftmax_forward": "(Tensor scores, Tensor? mask, float epsilon) -> Tensor",
+}
+
+_library = torch.library.Library("multimax", "DEF")
+_operators = torch.ops.multimax
+
+
+def _on_cuda(name: str) -> Callable[..., Any]:
+    def call(*arguments: Any) -> Any:
+        from multimax.kernels import triton_rows  # Triton is imported when a CUDA tensor comes, not before
+
+        return getattr(triton_rows, name)(*arguments)
+
+    return call
+
+
+for _name, _schema in _SCHEMAS.items():
+    _library.define(_name + _schema)
+    _library.impl(_name, _on_cuda(_name), "CUDA")
+
+
+def multimax(scores: Tensor, mask: Tensor | None, ranges: Tensor, ts: Tensor, powers: Sequence[int]) -> Tensor:
+    """Weights of ``scores``; arguments as above, differentiable by scores, ranges and ts."""
+    return _operators.multimax_forward(scores, aligned(mask, scores), ranges, ts, powers)[0]
+
+
+def entmax(scores: Tensor, mask: Tensor | None, alpha: float | Tensor) -> Tensor:
+    """Weights of ``scores`` at ``alpha``, a number or a tensor [heads]; differentiable by the tensors."""
+    if isinstance(alpha, Tensor):
+        return _operators.alpha_entmax_forward(scores, aligned(mask, scores), alpha)
+    return _operators.entmax_forward(scores, aligned(mask, scores), alpha)
+
+
+def evsoftmax(scores: Tensor, mask: Tensor | None, epsilon: float) -> Tensor:
+    """Weights of ``scores``; differentiable by them."""
+    return _operators.evsoftmax_forward(scores, aligned(mask, scores), epsilon)
+
+
+def aligned(mask: Tensor | None, scores: Tensor) -> Tensor | None:
+    """``mask`` with as many dimensions as ``scores``."""
+    return None if mask is None else mask[(None,) * (scores.dim() - mask.dim())]
+
+
+def _like(scores: Tensor) -> Tensor:
+    return torch.empty_like(scores, memory_format=torch.contiguous_format)
+
+
+def _fake_multimax_forward(scores: Tensor, mask: Tensor | None, ranges: Tensor, *_: Any) -> tuple[Tensor, Tensor]:
+    return _like(scores), ranges.new_empty(2, *scores.shape[:-1])
+
+
+torch.library.register_fake("multimax::multimax_forward", _fake_multimax_forward)
+torch.library.register_fake(
+    "multimax::multimax_backward",
+    lambda grad, scores, mask, statistics, ranges, ts, powers: (_like(scores), _like(ranges), _like(ts)),
+)
+torch.library.register_fake("multimax::entmax_forward", lambda scores, mask, alpha: _like(scores))
+torch.library.register_fake("multimax::entmax_backward", lambda grad, weights, alpha: _like(weights))
+torch.library.register_fake("multimax::alpha_entmax_forward", lambda scores, mask, alpha: _like(scores))
+torch.library.register_fake(
+    "multimax::alpha_entmax_backward", lambda grad, weights, alpha: (_like(weights), _like(alpha))
+)
+torch.library.register_fake("multimax::evsoftmax_forward", lambda scores, mask, epsilon: _like(scores))
+
+
+def _save_multimax(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+    scores, mask, ranges, ts, ctx.powers = inputs
+    ctx.mark_non_differentiable(output[1])
+    ctx.save_for_backward(scores, mask, output[1], ranges, ts)
+
+
+def _multimax_backward(ctx: Any, grad: Tensor, _: Tensor | None) -> tuple[Tensor | None, ...]:
+    scores, mask, statistics, ranges, ts = ctx.saved_tensors
+    if torch.is_grad_enabled():
+        from multimax.reweight._multimax import eager
+
+        leaves = [tensor for tensor in (scores, ranges, ts) if tensor.requires_grad]
+        weights = eager(scores, ranges, ts, mask, ctx.powers)
+        gradients = iter(torch.autograd.grad(weights, leaves, grad, create_graph=True))
+        by_scores, by_ranges, by_ts = (next(gradients) if t.requires_grad else None for t in (scores, ranges, ts))
+    else:
+        by_scores, by_ranges, by_ts = _operators.multimax_backward(
+            grad, scores, mask, statistics, ranges, ts, ctx.powers
+        )
+    return by_scores, None, by_ranges, by_ts, None
+
+
+def _save_entmax(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    alpha = inputs[2]
+    is_tensor = isinstance(alpha, Tensor)
+    ctx.alpha = None if is_tensor else alpha
+    ctx.save_for_backward(output, *([alpha] if is_tensor else []))
+
+
+def _entmax_backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+    (weights,) = ctx.saved_tensors
+    if torch.is_grad_enabled():
+        from multimax.reweight._entmax import gradient
+
+        return gradient(grad, weights, ctx.alpha)[0], None, None
+    return _operators.entmax_backward(grad, weights, ctx.alpha), None, None
+
+
+def _alpha_entmax_backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+    weights, alpha = ctx.saved_tensors
+    if torch.is_grad_enabled():
+        from multimax.reweight._entmax import gradient
+
+        by_scores, by_alpha = gradient(grad, weights, alpha)
+    else:
+        by_scores, by_alpha = _operators.alpha_entmax_backward(grad, weights, alpha)
+    return by_scores, None, by_alpha
+
+
+def _save_weights(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    ctx.save_for_backward(output)
+
+
+def _softmax_backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+    (weights,) = ctx.saved_tensors
+    return torch._softmax_backward_data(grad, weights, -1, weights.dtype), None, None
+
+
+torch.library.register_autograd("multimax::multimax_forward", _multimax_backward, setup_context=_save_multimax)
+torch.library.register_autograd("multimax::entmax_forward", _entmax_backward, setup_context=_save_entmax)
+torch.library.register_autograd("multimax::alpha_entmax_forward", _alpha_entmax_backward, setup_context=_save_entmax)
+torch.library.register_autograd("multimax::evsoftmax_forward", _softmax_backward, setup_context=_save_weights)
