@@ -216,12 +216,17 @@ def run_parser(command: Callable[[], None]) -> argparse.ArgumentParser:
     """Options of a command that reads a run."""
     parser = argparse.ArgumentParser(prog=f"{command.__name__}.py", description=command.__doc__)
     parser.add_argument("run", type=Path, help="run folder, as train.py printed it")
+    add_checkpoint_options(parser)
+    parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="for instance data.root=PATH")
+    return parser
+
+
+def add_checkpoint_options(parser: argparse.ArgumentParser) -> None:
+    """Which weights of a run are read."""
     parser.add_argument(
         "--checkpoint", default="last", help="last (default), best, average, or a name such as step-00001234"
     )
     parser.add_argument("--ema", action="store_true", help="use the averaged weights")
-    parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="for instance data.root=PATH")
-    return parser
 
 
 def open_task(arguments: argparse.Namespace, needs: str | None = None) -> Task:

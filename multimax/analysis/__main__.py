@@ -1,51 +1,35 @@
-"""python -m multimax.analysis RUN: what a trained model's attention is like, over its run's validation data."""
+"""python -m multimax.analysis COMMAND RUN...: what the attention of trained models is like."""
 
-import torch
+import argparse
+from importlib import import_module
 
-from multimax.cli import autocast, one_line_errors, open_model, open_task, run_parser
+from multimax.cli import one_line_errors
 from multimax.errors import UserError
-from multimax.tasks.base import Shard
-from multimax.tasks.translation import Config as TranslationConfig
+
+COMMANDS = {
+    "statistics": ("statistics", "sparsity, multi-modality, histograms and learned curves, over the validation data"),
+}
+"""The module of each command, with a function of the command's name, and what it does."""
 
 
 @one_line_errors
 def main() -> None:
-    """Write tables and figures of a checkpoint's attention to RUN/analysis.
-
-    attention: sparsity, multi-modality, entropy, support and Gini index of each layer and head. histograms: the scores
-    and the weights of each layer. modulators: MultiMax's learned curves, where the run has it.
-    """
-    parser = run_parser(main)
-    parser.prog = "python -m multimax.analysis"
-    arguments = parser.parse_intermixed_args()
+    """Write what is found out about trained models to RUN/analysis, as numbers and as pictures."""
+    listed = "\n".join(f"  {name:<14}{what}" for name, (_, what) in COMMANDS.items())
+    parser = argparse.ArgumentParser(
+        prog="python -m multimax.analysis",
+        description=main.__doc__,
+        epilog=f"commands, each with its own --help:\n{listed}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("command", choices=COMMANDS, metavar="COMMAND", help="one of those below")
+    parser.add_argument("arguments", nargs=argparse.REMAINDER, metavar="RUN ...", help="run folders and options")
+    parsed = parser.parse_args()
     try:
-        from multimax.analysis import checkpoint_figures as figures
-        from multimax.analysis.streaming import attention_statistics
-        from multimax.report.outputs import csv_table, write
-        from multimax.report.pictures import drawn
+        module = import_module(f"multimax.analysis.{COMMANDS[parsed.command][0]}")
     except ModuleNotFoundError as error:
         raise UserError(f"figures need the package {error.name}: pip install -e '.[report]'") from None
-    task = open_task(arguments)
-    if isinstance(task.config, TranslationConfig):
-        task.config.decoding.validation_sentences = 1  # the attention of training, not that of a beam's many hypotheses
-    model, device, name = open_model(arguments, task)
-    print(f"{name}: attention over the validation data")
-    with attention_statistics(model) as sites, torch.no_grad(), autocast(task, device):
-        task.evaluate(model, device, Shard())
-    function = task.config.reweight.attention["name"]
-    made = {"attention": figures.attention_figure(sites, function), "histograms": figures.histogram_figure(sites)}
-    if learned := figures.modulators(model):
-        made["modulators"] = figures.modulator_figure(learned, sites)
-    folder = arguments.run / "analysis"
-    folder.mkdir(exist_ok=True)
-    for kind, (drawing, rows) in made.items():
-        for suffix, content in (
-            (".csv", csv_table(list(rows[0]), rows)),
-            (".svg", drawn(drawing, "svg")),
-            (".png", drawn(drawing, "png")),
-        ):
-            write(folder / f"{kind}{suffix}", content)
-            print(folder / f"{kind}{suffix}")
+    getattr(module, parsed.command)(parsed.arguments)
 
 
 if __name__ == "__main__":

@@ -21,7 +21,7 @@ def test_a_run_of_the_demo(name, tmp_path, monkeypatch, capsys):
     run = tmp_path / "run"
     steps = ["training.epochs=null", "training.steps=2", "training.evaluate_every=2", "schedule.warmup_epochs=null"]
     call(monkeypatch, cli.train, f"reweight={name}", f"run_dir={run}", *steps)
-    call(monkeypatch, main, run)
+    call(monkeypatch, main, "statistics", run)
     made = {path.name for path in (run / "analysis").iterdir()}
     kinds = {"attention", "histograms"} | ({"modulators"} if name == "multimax" else set())
     assert made == {f"{kind}{suffix}" for kind in kinds for suffix in (".csv", ".svg", ".png")}
@@ -44,7 +44,7 @@ def test_a_run_of_the_demo(name, tmp_path, monkeypatch, capsys):
 
 def test_a_mistake_ends_in_one_line(tmp_path, monkeypatch, capsys):
     with pytest.raises(SystemExit):
-        call(monkeypatch, main, tmp_path)
+        call(monkeypatch, main, "statistics", tmp_path)
     assert capsys.readouterr().err.startswith(f"error: {tmp_path} is not a run folder")
 
 

@@ -1,0 +1,106 @@
+"""What the commands of ``python -m multimax.analysis`` share: the runs that they read, and where results go."""
+
+import argparse
+import json
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from matplotlib.figure import Figure
+
+from multimax.cli import add_checkpoint_options, autocast, find_checkpoints, open_model, open_task
+from multimax.config import reweight_label
+from multimax.engine.provenance import revision
+from multimax.engine.run_folder import write_atomic, writing
+from multimax.errors import UserError
+from multimax.report.outputs import Row, csv_table, write
+from multimax.report.pictures import drawn
+
+
+@dataclass
+class TrainedRun:
+    """A run with its model, in evaluation mode, as in ``checkpoint``."""
+
+    path: Path
+    task: Any
+    model: Any
+    device: torch.device
+    checkpoint: str
+
+    def autocast(self) -> torch.autocast:
+        """The precision that the run was trained in."""
+        return autocast(self.task, self.device)
+
+    def keep(self, kind: str, found: Mapping[str, Any]) -> None:
+        """Write ``found`` to RUN/analysis/KIND.json, which becomes part of the run's record."""
+        about = {"checkpoint": self.checkpoint, "revision": revision()}
+        folder = analysis_folder(self.path)
+        write_atomic(folder / f"{kind}.json", json.dumps(about | dict(found), separators=(",", ":")) + "\n")
+
+
+def runs_parser(command: Callable[[Sequence[str]], None]) -> argparse.ArgumentParser:
+    """Options of a command that reads one run or several."""
+    parser = argparse.ArgumentParser(
+        prog=f"python -m multimax.analysis {command.__name__}", description=command.__doc__
+    )
+    parser.add_argument(
+        "runs", nargs="+", metavar="RUN", help="run folders; KEY=VALUE among them, such as data.root=PATH, is for all"
+    )
+    parser.add_argument(
+        "--to", type=Path, metavar="FOLDER", help="where pictures go; default: RUN/analysis, of the first"
+    )
+    add_checkpoint_options(parser)
+    return parser
+
+
+def parse(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> argparse.Namespace:
+    """Parsed ``arguments`` with ``runs`` and ``overrides`` apart. Raises UserError where there is no run."""
+    parsed = parser.parse_intermixed_args(arguments)
+    parsed.overrides = [item for item in parsed.runs if "=" in item and not Path(item).is_dir()]
+    parsed.runs = [Path(item) for item in parsed.runs if item not in parsed.overrides]
+    if not parsed.runs:
+        raise UserError("no run folder is named: python -m multimax.analysis COMMAND RUN")
+    return parsed
+
+
+def open_runs(arguments: argparse.Namespace, needs: str | None = None) -> Iterator[TrainedRun]:
+    """The runs of ``arguments``, each opened when it is asked for. Raises UserError as ``open_task`` does."""
+    for path in arguments.runs:
+        one = argparse.Namespace(**vars(arguments), run=path)
+        task = open_task(one, needs)
+        model, device, _ = open_model(one, task)
+        names = [found.name for found in find_checkpoints(one, task.config, task.higher_is_better)]
+        yield TrainedRun(path, task, model, device, " ".join(names))
+
+
+def labels(configs: Sequence[Mapping[str, Any]]) -> list[str]:
+    """What to call runs in a figure, by their configurations: their functions, with the seed where one is twice."""
+    functions = [reweight_label(config["reweight"]) for config in configs]
+    count = Counter(functions)
+    return [
+        function if count[function] == 1 else f"{function}, seed {config['seed']}"
+        for function, config in zip(functions, configs, strict=True)
+    ]
+
+
+def analysis_folder(run: Path) -> Path:
+    folder = run / "analysis"
+    with writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def save_figure(folder: Path, kind: str, figure: Figure, rows: Sequence[Row]) -> None:
+    """Write a figure as pictures and as numbers to ``folder``, and print where they are."""
+    with writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+    for suffix, content in (
+        (".csv", csv_table(list(rows[0]), rows)),
+        (".svg", drawn(figure, "svg")),
+        (".png", drawn(figure, "png")),
+    ):
+        write(folder / f"{kind}{suffix}", content)
+        print(folder / f"{kind}{suffix}")
