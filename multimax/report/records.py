@@ -36,11 +36,16 @@ class Record:
     def setting(self) -> dict[str, Any]:
         return setting(self.config, task_module(self.config["task"]).Config)
 
+    def analysis(self, kind: str) -> dict[str, Any] | None:
+        """What ``python -m multimax.analysis`` kept of the run in KIND.json; None if that was not run."""
+        path = self.path / "analysis" / f"{kind}.json"
+        return json.loads(path.read_text()) if path.is_file() else None
+
 
 def record(run: Path, folder: Path) -> Path:
     """Copy the configuration, metrics and summary of a finished run into ``folder`` and return where they are.
 
-    Raises UserError if ``run`` is not a finished run.
+    What its analysis kept as JSON comes along; pictures are drawn again from that. Raises UserError if ``run`` is not a finished run.
     """
     if not (run / "summary.json").is_file():
         raise UserError(f"{run} is not a finished run: there is no summary.json in it")
@@ -56,6 +61,9 @@ def record(run: Path, folder: Path) -> Path:
     write_atomic(target / "config.yaml", yaml.safe_dump(config, sort_keys=False))
     for name in ("metrics.jsonl", "summary.json"):
         write_atomic(target / name, (run / name).read_text())
+    for kept in sorted((run / "analysis").glob("*.json")):
+        (target / "analysis").mkdir(exist_ok=True)
+        write_atomic(target / "analysis" / kept.name, kept.read_text())
     return target
 
 

@@ -58,6 +58,18 @@ def test_runs_that_differ_in_something_else_are_not_averaged(tmp_path):
         list(write_tables(results))
 
 
+def test_what_an_analysis_kept_is_recorded_and_pictures_are_not(tmp_path):
+    run = finished_run(tmp_path, "softmax", 0, 70.0)
+    (run / "analysis").mkdir()
+    (run / "analysis" / "numbers.json").write_text('{"found": [1, 2]}')
+    (run / "analysis" / "numbers.png").write_bytes(b"picture")
+    target = record(run, tmp_path / "results")
+    assert [path.name for path in (target / "analysis").iterdir()] == ["numbers.json"]
+    (read,) = read_records(tmp_path / "results")
+    assert read.analysis("numbers") == {"found": [1, 2]}
+    assert read.analysis("others") is None
+
+
 def test_only_a_finished_run_is_recorded(tmp_path):
     with pytest.raises(UserError, match="not a finished run"):
         record(tmp_path, tmp_path / "results")
