@@ -5,6 +5,7 @@ from pathlib import Path
 
 from multimax.report.claim_tables import claim_tables
 from multimax.report.claims import read_claims
+from multimax.report.cost_table import cost_table
 from multimax.report.defect_table import defect_table
 from multimax.report.experiment_figure import experiment_figures
 from multimax.report.figures import figure1_picture, figure1_table, figure2_picture
@@ -14,13 +15,14 @@ from multimax.report.tables import tables
 
 
 def all_tables(results: Path) -> Iterator[Output]:
-    """One table for each experiment that has runs, those of the claims, and that of the defects. Raises UserError."""
+    """One table for each experiment that has runs, and those of the claims, defects and cost. Raises UserError."""
     records, path = read_records(results / "runs"), results / "claims.yaml"
     claims = read_claims(path)
     yield from tables(records)
     yield from claim_tables(claims, path, records)
     yield figure1_table(claims.figure1, path)
     yield defect_table(records)
+    yield cost_table()
 
 
 def all_figures(results: Path) -> Iterator[Output]:

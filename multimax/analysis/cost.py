@@ -1,0 +1,61 @@
+"""What a reweighting costs a model, counted in operations of a forward pass.
+
+Operations are counted from the graph of the written-out functions, one for each entry that an elementwise operation
+makes or a reduction reads, and two for each multiplication and addition of a matrix product. They say how much there is
+to do, not how long it takes: all of these functions wait for memory, and a fused kernel does the same operations on one
+reading of it. Measured times are in ``benchmarks``.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch._decomp import get_decompositions
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import FlopCounterMode
+
+from multimax.reweight import Reweighting
+
+REDUCTIONS = {"sum", "amax", "mean", "any"}
+FREE = {"where", "clone", "_to_copy", "copy", "fill", "zeros_like", "ones_like", "empty_like"}
+"""Elementwise, but they select or move entries: no arithmetic."""
+DECOMPOSED = get_decompositions([torch.ops.aten._softmax])
+
+
+class CountOperations(TorchDispatchMode):
+    """Counts in ``total`` the elementwise operations and the reductions that are carried out in its block."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.total = 0
+
+    def __torch_dispatch__(
+        self, operation: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        if operation in DECOMPOSED:
+            with self:
+                return DECOMPOSED[operation](*args, **kwargs or {})
+        result = operation(*args, **kwargs or {})
+        name = operation.overloadpacket.__name__
+        if name in REDUCTIONS:
+            self.total += args[0].numel()
+        elif isinstance(result, Tensor) and torch.Tag.pointwise in operation.tags and name not in FREE:
+            self.total += result.numel()
+        return result
+
+
+def operations(function: Reweighting, scores: Tensor) -> int:
+    """Elementwise operations and reductions of ``function`` on ``scores``.
+
+    Those that iterate do so until they converge: as often as these scores need.
+    """
+    with CountOperations() as counter, torch.no_grad():
+        function(scores)
+    return counter.total
+
+
+def matrix_products(model: nn.Module, *inputs: Tensor) -> int:
+    """Floating-point operations of the matrix products of a forward pass, two for a multiplication and an addition."""
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        model(*inputs)
+    return counter.get_total_flops()
