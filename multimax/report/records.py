@@ -45,7 +45,8 @@ class Record:
 def record(run: Path, folder: Path) -> Path:
     """Copy the configuration, metrics and summary of a finished run into ``folder`` and return where they are.
 
-    What its analysis kept as JSON comes along; pictures are drawn again from that. Raises UserError if ``run`` is not a finished run.
+    What its analysis kept as JSON comes along; pictures are drawn again from that. Raises UserError if ``run`` is not a
+    finished run.
     """
     if not (run / "summary.json").is_file():
         raise UserError(f"{run} is not a finished run: there is no summary.json in it")
