@@ -2,14 +2,16 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from multimax.attention import attention_scores
 from multimax.models.encoder_decoder import EncoderDecoder
 from multimax.reweight import Reweighting
 
-Listener = Callable[[str, Tensor, Tensor | None, Tensor | None], None]
+Listener = Callable[[str, Tensor, Tensor, Tensor | None], None]
 
 
 @contextmanager
@@ -17,29 +19,39 @@ def listen_to_attention(model: nn.Module, heard: Listener) -> Iterator[None]:
     """Call ``heard(name, weights, scores, mask)`` for every attention of ``model`` in each forward within the context.
 
     ``name`` is that of the attention's submodule, weights are [batch, heads, queries, keys], before dropout, scores
-    likewise, the mask broadcastable to them or None. It hears the models of this project, and those of timm, whose own
-    softmax keeps its scores to itself: None. Within the context softmax is computed step by step, which agrees with
-    PyTorch's fused attention up to rounding; outside nothing is slower.
+    likewise, the mask broadcastable to them or None. It hears the models of this project, and timm's own attention with
+    softmax. Within the context softmax is computed step by step, which agrees with PyTorch's fused attention up to
+    rounding; outside nothing is slower.
     """
     with ExitStack() as stack:
 
-        def listen(name: str, module: nn.Module) -> None:
+        def listen(name: str, module: Reweighting) -> None:
             def hook(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-                if isinstance(module, Reweighting):
-                    heard(name, output.detach(), inputs[0].detach(), inputs[1] if len(inputs) > 1 else None)
-                else:
-                    heard(name, inputs[0].detach(), None, None)
+                heard(name, output.detach(), inputs[0].detach(), inputs[1] if len(inputs) > 1 else None)
 
             stack.enter_context(module.register_forward_hook(hook))
+
+        def listen_to_timm(name: str, module: Any) -> None:
+            """Its softmax is no module, but what makes queries and keys is, and the dropout that takes the weights."""
+            scores: list[Tensor] = []
+
+            def before(_: nn.Module, inputs: tuple[Tensor, ...], features: Tensor) -> None:
+                query, key, _ = features.detach().unflatten(-1, (3, module.num_heads, -1)).permute(2, 0, 3, 1, 4)
+                scores.append(attention_scores(module.q_norm(query), module.k_norm(key), scale=module.scale))
+
+            def after(_: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+                heard(name, inputs[0].detach(), scores.pop(), None)
+
+            stack.callback(setattr, module, "fused_attn", module.fused_attn)
+            module.fused_attn = False
+            stack.enter_context(module.qkv.register_forward_hook(before))
+            stack.enter_context(module.attn_drop.register_forward_hook(after))
 
         for name, module in model.named_modules():
             if isinstance(module, Reweighting) and name != "output":
                 listen(name.removesuffix(".reweight"), module)
-            elif isinstance(fused := getattr(module, "fused_attn", None), bool):
-                # timm's attention: its softmax is no module, but the dropout that takes the weights is.
-                stack.callback(setattr, module, "fused_attn", fused)
-                module.fused_attn = False
-                listen(name, module.attn_drop)
+            elif isinstance(getattr(module, "fused_attn", None), bool) and not hasattr(module, "reweight"):
+                listen_to_timm(name, module)
         yield
 
 

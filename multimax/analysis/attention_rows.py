@@ -8,24 +8,20 @@ from multimax.analysis.sparsity import multi_modality, sparsity
 MEASURES = ("sparsity", "multi_modality", "entropy", "support", "gini")
 
 
-def centred(weights: Tensor, scores: Tensor | None = None, mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
+def centred(scores: Tensor, mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
     """Scores less the mean over the live ones of their row, float32, and where entries are live, bool; both [..., n].
 
     With 0 as the threshold of relevance the row's own mean tells relevant from irrelevant: one number cannot serve
-    every layer. Scores None are those of a softmax, the logarithms of its weights up to a constant for each row,
-    which neither sparsity nor multi-modality depends on.
+    every layer.
     """
-    if scores is None:
-        weights = weights.float()
-        scores = weights.clamp(min=torch.finfo(weights.dtype).tiny).log()
     scores = scores.float()
     live = torch.ones_like(scores, dtype=torch.bool) if mask is None else mask.expand_as(scores)
     scores = scores.where(live, 0)
     return scores - scores.sum(-1, keepdim=True) / live.sum(-1, keepdim=True).clamp(min=1), live
 
 
-def row_measures(weights: Tensor, scores: Tensor | None = None, mask: Tensor | None = None) -> dict[str, Tensor]:
-    """``MEASURES`` of each row of weights [..., n], each [...], float32; NaN where one is not defined.
+def row_measures(weights: Tensor, scores: Tensor, mask: Tensor | None = None) -> dict[str, Tensor]:
+    """``MEASURES`` of each row of weights [..., n] and their scores, each [...], float32; NaN where not defined.
 
     ``sparsity`` and ``multi_modality`` are as in multimax.analysis.sparsity, above and below the mean of the row's
     scores. ``entropy`` is in nats. ``support`` is the number of weights that are not zero. ``gini`` is Gini's index,
@@ -33,7 +29,7 @@ def row_measures(weights: Tensor, scores: Tensor | None = None, mask: Tensor | N
     Sparsity", 2009, 0811.4706). A row without a live entry has none of them.
     """
     weights = weights.float()
-    scores, live = centred(weights, scores, mask)
+    scores, live = centred(scores, mask)
     n = live.sum(-1)
     # Dead entries are zeros, and come first: those behind a live one are live, so that its rank from the end is right.
     from_last = torch.arange(weights.shape[-1] - 0.5, 0, -1, device=weights.device)

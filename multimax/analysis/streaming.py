@@ -35,7 +35,7 @@ class AttentionSite:
         """[measures, heads]; NaN where a measure was defined for no row."""
         return self.sums / self.rows
 
-    def add(self, weights: Tensor, scores: Tensor | None, mask: Tensor | None) -> None:
+    def add(self, weights: Tensor, scores: Tensor, mask: Tensor | None) -> None:
         values = torch.stack([measure.double() for measure in row_measures(weights, scores, mask).values()])
         by_head = values.transpose(1, 2).flatten(2).cpu()  # [measures, heads, batch * queries]
         self.sums += by_head.nansum(-1)
@@ -45,7 +45,7 @@ class AttentionSite:
         inside = logarithms >= WEIGHT_EDGES[0]
         self.weights += count(logarithms[inside], WEIGHT_EDGES)
         self.tiny += float((~inside).sum())
-        if scores is not None and live.any():
+        if live.any():
             seen = scores[live].float().cpu()
             self.scores += count(seen, SCORE_EDGES)
             self.lowest, self.highest = min(self.lowest, float(seen.min())), max(self.highest, float(seen.max()))
@@ -61,7 +61,7 @@ def attention_statistics(model: nn.Module) -> Iterator[dict[str, AttentionSite]]
     """The attention of every forward of ``model`` within the context, by the name of its submodule."""
     sites: dict[str, AttentionSite] = {}
 
-    def heard(name: str, weights: Tensor, scores: Tensor | None, mask: Tensor | None) -> None:
+    def heard(name: str, weights: Tensor, scores: Tensor, mask: Tensor | None) -> None:
         if name not in sites:
             shape = len(MEASURES), weights.shape[1]
             sums, rows = torch.zeros(shape, dtype=torch.float64), torch.zeros(shape, dtype=torch.float64)

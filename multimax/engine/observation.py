@@ -54,7 +54,7 @@ def measure(task: Task, model: nn.Module, device: torch.device) -> tuple[dict[st
         for parameter, values in module.named_parameters()
         for index, value in enumerate(values.flatten().tolist())
     }
-    heard: dict[str, tuple[Tensor, Tensor | None, Tensor | None]] = {}
+    heard: dict[str, tuple[Tensor, Tensor, Tensor | None]] = {}
     with listen_to_attention(model, lambda name, *forward: heard.update({name: forward})):
         task.probe(model, device)
     for kind, measured in MEASURES.items():
@@ -66,13 +66,10 @@ def measure(task: Task, model: nn.Module, device: torch.device) -> tuple[dict[st
     return numbers, {name: weights for name, (weights, *_) in heard.items()}
 
 
-def row_mean(
-    measured: Callable[..., Tensor], weights: Tensor, scores: Tensor | None = None, mask: Tensor | None = None
-) -> float:
+def row_mean(measured: Callable[..., Tensor], weights: Tensor, scores: Tensor, mask: Tensor | None = None) -> float:
     """Mean of ``measured`` over the rows for which it is defined; NaN if it is for none."""
-    weights = weights.float()
-    scores, live = centred(weights, scores, mask)
-    return measured(scores, weights, 0.0, mask=live).nanmean().item()
+    scores, live = centred(scores, mask)
+    return measured(scores, weights.float(), 0.0, mask=live).nanmean().item()
 
 
 @torch.no_grad()

@@ -38,7 +38,7 @@ def test_a_run_of_the_demo(name, tmp_path, monkeypatch, capsys):
     for row in csv.DictReader((run / "analysis" / "histograms.csv").open()):
         key = row["attention"], row["of"] == "score"
         shares[key] = shares.get(key, 0) + float(row["share"])
-    assert len(shares) == (8 if name == "multimax" else 4), "timm's softmax does not show its scores"
+    assert len(shares) == 8
     assert all(share == pytest.approx(1, abs=1e-3) for share in shares.values())
 
 

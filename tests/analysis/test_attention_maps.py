@@ -1,12 +1,14 @@
 """What is recorded is what the models compute with."""
 
+from functools import partial
 from itertools import chain
 
 import pytest
 import torch
+from timm.layers import Attention
 
 from multimax import reweight
-from multimax.analysis.attention_maps import attention_maps, record_attention
+from multimax.analysis.attention_maps import attention_maps, listen_to_attention, record_attention
 from multimax.models.deit import DeiTConfig, create_deit
 from multimax.models.encoder_decoder import AttentionSites, EncoderDecoder, EncoderDecoderConfig
 from multimax.models.language_model import LanguageModelConfig
@@ -76,3 +78,20 @@ def test_every_model_can_be_recorded(name):
             assert [weights.shape for weights in calls] == [(2, 3, keys, keys)] * 2
             torch.testing.assert_close(calls[0].sum(-1), torch.ones(2, 3, keys))
             assert torch.equal(*calls)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("qk_norm", [False, True])
+def test_the_scores_of_timms_own_softmax(qk_norm):
+    norm = partial(torch.nn.LayerNorm, eps=1e-5)
+    attend = Attention(12, num_heads=3, qkv_bias=True, qk_norm=qk_norm, norm_layer=norm).double().eval()
+    x = torch.randn(2, 5, 12, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    heard = []
+    with listen_to_attention(attend, lambda *call: heard.append(call)):
+        attend(x)
+    ((name, weights, scores, mask),) = heard
+    assert (name, mask) == ("", None)
+    torch.testing.assert_close(scores.softmax(-1), weights)
+    query, key, _ = attend.qkv(x).reshape(2, 5, 3, 3, 4).unbind(2)
+    query, key = attend.q_norm(query), attend.k_norm(key)
+    torch.testing.assert_close(scores, torch.einsum("bqhd,bkhd->bhqk", query, key) / 2)

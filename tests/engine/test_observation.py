@@ -76,16 +76,6 @@ def test_sparsity_is_that_of_the_scores_about_their_mean(made):
         assert numbers[f"{kind}/backbone.blocks.1.attn"] == pytest.approx(sum(values) / len(values), rel=1e-4)
 
 
-def test_timms_softmax_is_measured_like_ours(made):
-    """Softmax scores s and the logarithms of the weights differ by a constant, which the measures do not see."""
-    from multimax.engine.observation import row_mean
-
-    scores = torch.randn(2, 3, 5, 7) * 3
-    weights = scores.softmax(-1)
-    for function in (sparsity, multi_modality):
-        assert row_mean(function, weights) == pytest.approx(row_mean(function, weights, scores), rel=1e-4)
-
-
 def test_parameters_are_the_models(made):
     task, model = made("deit", "reweight=multimax")
     numbers, _ = measure(task, model, CPU)
