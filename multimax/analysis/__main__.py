@@ -8,6 +8,10 @@ from multimax.errors import UserError
 
 COMMANDS = {
     "statistics": ("statistics", "sparsity, multi-modality, histograms and learned curves, over the validation data"),
+    "maps": ("image_maps", "where one patch of an image looks, layer by layer"),
+    "rollout": ("image_maps", "attention followed through all layers of an image classifier"),
+    "gradcam": ("image_maps", "which patches of an image speak for its class"),
+    "oversmoothing": ("oversmoothing_command", "how alike tokens become, by layer and over training"),
 }
 """The module of each command, with a function of the command's name, and what it does."""
 

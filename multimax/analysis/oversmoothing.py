@@ -76,9 +76,10 @@ def token_smoothing(model: nn.Module) -> Iterator[list[LayerSmoothing]]:
 
 def _layers(model: nn.Module) -> Iterator[tuple[nn.Module, nn.Module, int]]:
     """Each layer, its attention, and the number of tokens in front that are none of the input."""
+    layer: Any
     if isinstance(model, ImageClassifier):
-        for block in model.backbone.blocks:
-            yield block, block.attn, model.backbone.num_prefix_tokens
+        for layer in model.backbone.blocks:
+            yield layer, layer.attn, model.backbone.num_prefix_tokens
     elif isinstance(model, EncoderDecoder):
         for layer in model.encoder:
             yield layer, layer.attention.branch, 0
