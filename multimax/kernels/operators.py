@@ -3,7 +3,7 @@
     multimax::multimax_forward(Tensor scores, Tensor? mask, Tensor ranges, Tensor ts, int[] powers)
         -> (Tensor weights, Tensor statistics)
     multimax::multimax_backward(Tensor grad, Tensor scores, Tensor? mask, Tensor statistics, Tensor ranges, Tensor ts,
-        int[] powers) -> (Tensor, Tensor, Tensor)
+        int[] powers, Tensor? weights=None) -> (Tensor, Tensor, Tensor)
     multimax::entmax_forward(Tensor scores, Tensor? mask, float alpha) -> Tensor
     multimax::entmax_backward(Tensor grad, Tensor weights, float alpha) -> Tensor
     multimax::alpha_entmax_forward(Tensor scores, Tensor? mask, Tensor alpha) -> Tensor
@@ -24,10 +24,11 @@ What holds for all of them:
 ``ranges`` and ``ts`` are [heads, k] with k = len(powers); powers is (1, 1), (2, 2) or (1, 1, 2, 2). ``statistics``
 [2, *scores.shape[:-1]] in the compute dtype are per row the largest modulated live score m and 1 / sum exp(y - m), from
 which the backward has the weights again, p = exp(y - m) * s, without the rounding of ``weights``; for rows without a
-live entry s = 0 and m = 0. ``alpha`` in [1, 2] is a number, or [heads]. The backward of ev-softmax is softmax's.
+live entry s = 0 and m = 0. Reading the weights is the faster on a CPU: there the backward gets them too where they are
+in the compute dtype. ``alpha`` in [1, 2] is a number, or [heads]. The backward of ev-softmax is softmax's.
 
-The CPU's are C++ (``rows.cpp``), CUDA's the functions of the same names and signatures in ``triton_rows``. Differentiated
-twice, each falls back on differentiable tensor operations.
+The CPU's are C++ (``rows.cpp``), CUDA's the functions of the same names in ``triton_rows``, with these signatures less the
+last argument. Differentiated twice, each falls back on differentiable tensor operations.
 """
 
 from collections.abc import Callable, Sequence
@@ -39,7 +40,7 @@ from torch import Tensor
 _SCHEMAS = {
     "multimax_forward": "(Tensor scores, Tensor? mask, Tensor ranges, Tensor ts, int[] powers) -> (Tensor, Tensor)",
     "multimax_backward": "(Tensor grad, Tensor scores, Tensor? mask, Tensor statistics, Tensor ranges, Tensor ts,"
-    " int[] powers) -> (Tensor, Tensor, Tensor)",
+    " int[] powers, Tensor? weights=None) -> (Tensor, Tensor, Tensor)",
     "entmax_forward": "(Tensor scores, Tensor? mask, float alpha) -> Tensor",
     "entmax_backward": "(Tensor grad, Tensor weights, float alpha) -> Tensor",
     "alpha_entmax_forward": "(Tensor scores, Tensor? mask, Tensor alpha) -> Tensor",
@@ -98,7 +99,7 @@ def _fake_multimax_forward(scores: Tensor, mask: Tensor | None, ranges: Tensor, 
 torch.library.register_fake("multimax::multimax_forward", _fake_multimax_forward)
 torch.library.register_fake(
     "multimax::multimax_backward",
-    lambda grad, scores, mask, statistics, ranges, ts, powers: (_like(scores), _like(ranges), _like(ts)),
+    lambda grad, scores, mask, statistics, ranges, ts, powers, weights=None: (_like(scores), _like(ranges), _like(ts)),
 )
 torch.library.register_fake("multimax::entmax_forward", lambda scores, mask, alpha: _like(scores))
 torch.library.register_fake("multimax::entmax_backward", lambda grad, weights, alpha: _like(weights))
@@ -111,22 +112,24 @@ torch.library.register_fake("multimax::evsoftmax_forward", lambda scores, mask, 
 
 def _save_multimax(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
     scores, mask, ranges, ts, ctx.powers = inputs
-    ctx.mark_non_differentiable(output[1])
-    ctx.save_for_backward(scores, mask, output[1], ranges, ts)
+    weights, statistics = output
+    ctx.mark_non_differentiable(statistics)
+    unrounded = weights if weights.device.type == "cpu" and weights.dtype == ranges.dtype else None
+    ctx.save_for_backward(scores, mask, statistics, ranges, ts, unrounded)
 
 
 def _multimax_backward(ctx: Any, grad: Tensor, _: Tensor | None) -> tuple[Tensor | None, ...]:
-    scores, mask, statistics, ranges, ts = ctx.saved_tensors
+    scores, mask, statistics, ranges, ts, weights = ctx.saved_tensors
     if torch.is_grad_enabled():
         from multimax.reweight._multimax import eager
 
         leaves = [tensor for tensor in (scores, ranges, ts) if tensor.requires_grad]
-        weights = eager(scores, ranges, ts, mask, ctx.powers)
-        gradients = iter(torch.autograd.grad(weights, leaves, grad, create_graph=True))
+        again = eager(scores, ranges, ts, mask, ctx.powers)
+        gradients = iter(torch.autograd.grad(again, leaves, grad, create_graph=True))
         by_scores, by_ranges, by_ts = (next(gradients) if t.requires_grad else None for t in (scores, ranges, ts))
     else:
         by_scores, by_ranges, by_ts = _operators.multimax_backward(
-            grad, scores, mask, statistics, ranges, ts, ctx.powers
+            grad, scores, mask, statistics, ranges, ts, ctx.powers, weights
         )
     return by_scores, None, by_ranges, by_ts, None
 
