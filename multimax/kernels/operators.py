@@ -27,8 +27,8 @@ which the backward has the weights again, p = exp(y - m) * s, without the roundi
 live entry s = 0 and m = 0. Reading the weights is the faster on a CPU: there the backward gets them too where they are
 in the compute dtype. ``alpha`` in [1, 2] is a number, or [heads]. The backward of ev-softmax is softmax's.
 
-The CPU's are C++ (``rows.cpp``), CUDA's the functions of the same names in ``triton_rows``, with these signatures less the
-last argument. Differentiated twice, each falls back on differentiable tensor operations.
+The CPU's are C++ (``rows.cpp``), CUDA's the functions of the same names in ``triton_rows``, which take no ``weights``
+where they are None. Differentiated twice, each falls back on differentiable tensor operations.
 """
 
 from collections.abc import Callable, Sequence
