@@ -1,0 +1,109 @@
+"""Ev-softmax's forward row kernel in Triton, ``evsoftmax_forward`` of ``multimax.kernels.operators``.
+
+The scores are read once, three times where a row does not fit one block. The mean is taken relative to the maximum and
+with the margin that ``multimax.reweight._evsoftmax`` gives the reasons for. The backward is softmax's.
+"""
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from multimax.kernels.triton_launch import live_entries, rows_of, rows_of_tile
+
+FORWARD_BLOCK = 16384
+
+
+def evsoftmax_forward(scores: Tensor, mask: Tensor | None, epsilon: float) -> Tensor:
+    scores = scores.contiguous()
+    weights = torch.empty_like(scores)
+    if scores.numel():
+        rows = rows_of(scores, mask, 1, FORWARD_BLOCK)
+        dtype = torch.promote_types(scores.dtype, torch.float32)
+        with rows.on_device():
+            _forward[rows.programs(), 1](
+                scores,
+                weights,
+                DOUBLE=dtype == torch.float64,
+                MARGIN=1 + 8 * torch.finfo(dtype).eps,
+                TRACE=epsilon / (1 + epsilon),
+                **rows.options(),
+            )
+    return weights
+
+
+@triton.jit
+def _exponentials(z, mean, MARGIN: tl.constexpr, TRACE: tl.constexpr):
+    e = tl.exp(z)
+    return tl.where(z >= mean * MARGIN, e, e * TRACE)
+
+
+@triton.jit
+def _forward(
+    scores,
+    weights,
+    mask,
+    layout,
+    count,
+    n,
+    heads,
+    queries,
+    tiles,
+    DOUBLE: tl.constexpr,
+    MARGIN: tl.constexpr,
+    TRACE: tl.constexpr,
+    ROWS: tl.constexpr,
+    BLOCK: tl.constexpr,
+    WHOLE: tl.constexpr,
+    INDEX: tl.constexpr,
+):
+    COMPUTE: tl.constexpr = tl.float64 if DOUBLE else tl.float32
+    LOWEST: tl.constexpr = -float("inf")
+    columns = tl.arange(0, BLOCK)[None, :]
+    for tile in range(tl.program_id(0), tiles, tl.num_programs(0)):
+        row, exists = rows_of_tile(tile, 0, count, heads, queries, ROWS, INDEX)
+        start = row.to(tl.int64) * n
+        if WHOLE:
+            inside = exists & (columns < n)
+            live = live_entries(inside, row, columns, mask, layout)
+            x = tl.load(scores + start + columns, mask=live, other=LOWEST).to(COMPUTE)
+            top = tl.max(x, 1)[:, None]
+            finite = live & (x != LOWEST)
+            z = tl.where(finite, x - top, 0.0)
+            mean = tl.sum(z, 1)[:, None] / tl.maximum(tl.sum(finite.to(COMPUTE), 1)[:, None], 1.0)
+            e = tl.where(finite, _exponentials(z, mean, MARGIN, TRACE), 0.0)
+            total = tl.sum(e, 1)[:, None]
+            p = e / tl.where(total == 0, 1.0, total)
+            tl.store(weights + start + columns, p.to(weights.dtype.element_ty), mask=inside)
+        else:
+            tops = tl.full([ROWS, BLOCK], LOWEST, COMPUTE)
+            for first in range(0, n, BLOCK):
+                column = first + columns
+                live = live_entries(exists & (column < n), row, column, mask, layout)
+                tops = tl.maximum(tops, tl.load(scores + start + column, mask=live, other=LOWEST).to(COMPUTE))
+            top = tl.max(tops, 1)[:, None]
+            sums = tl.zeros([ROWS, BLOCK], COMPUTE)
+            counts = tl.zeros([ROWS, BLOCK], COMPUTE)
+            for first in range(0, n, BLOCK):
+                column = first + columns
+                live = live_entries(exists & (column < n), row, column, mask, layout)
+                x = tl.load(scores + start + column, mask=live, other=LOWEST).to(COMPUTE)
+                finite = live & (x != LOWEST)
+                sums += tl.where(finite, x - top, 0.0)
+                counts += finite.to(COMPUTE)
+            mean = tl.sum(sums, 1)[:, None] / tl.maximum(tl.sum(counts, 1)[:, None], 1.0)
+            totals = tl.zeros([ROWS, BLOCK], COMPUTE)
+            for first in range(0, n, BLOCK):
+                column = first + columns
+                live = live_entries(exists & (column < n), row, column, mask, layout)
+                x = tl.load(scores + start + column, mask=live, other=LOWEST).to(COMPUTE)
+                totals += tl.where(live & (x != LOWEST), _exponentials(x - top, mean, MARGIN, TRACE), 0.0)
+            total = tl.sum(totals, 1)[:, None]
+            for first in range(0, n, BLOCK):
+                column = first + columns
+                inside = exists & (column < n)
+                live = live_entries(inside, row, column, mask, layout)
+                x = tl.load(scores + start + column, mask=live, other=LOWEST).to(COMPUTE)
+                e = tl.where(live & (x != LOWEST), _exponentials(x - top, mean, MARGIN, TRACE), 0.0)
+                p = e / tl.where(total == 0, 1.0, total)
+                tl.store(weights + start + column, p.to(weights.dtype.element_ty), mask=inside)

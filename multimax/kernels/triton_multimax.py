@@ -1,0 +1,294 @@
+"""MultiMax's row kernels in Triton: ``multimax_forward`` and ``multimax_backward`` of ``multimax.kernels.operators``.
+
+In front of a softmax the constants of SegLU's first order cancel: its two hinges are a minimum and a maximum, and the
+``statistics`` are of scores modulated up to that constant. Forward reads the scores and writes the weights; backward
+has the weights again from the scores and the statistics, reads scores and gradient and writes the scores' gradient: 10
+bytes in all per element of half precision. Rows that do not fit one block are read twice, the second time mostly from
+the cache. With dy = p (g - sum p g), a term of power 1 or 2 with direction s (-1 left, 1 right) and hinge
+h = relu(s (x - r)) adds
+
+    to dx: dy s t [h > 0] or 2 dy s t h,      to dr: the sum of minus that,      to dt: the sum of dy h or dy h^2.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from multimax.kernels.triton_launch import add_partial_sums, live_entries, rows_of, rows_of_tile
+
+FORWARD_BLOCK = 16384
+BACKWARD_BLOCK = 8192
+PROGRAMS_PER_PROCESSOR = 16
+
+
+def multimax_forward(
+    scores: Tensor, mask: Tensor | None, ranges: Tensor, ts: Tensor, powers: Sequence[int]
+) -> tuple[Tensor, Tensor]:
+    scores = scores.contiguous()
+    weights = torch.empty_like(scores)
+    statistics = ranges.new_zeros(2, *scores.shape[:-1])
+    if scores.numel():
+        rows = rows_of(scores, mask, ranges.shape[0], FORWARD_BLOCK)
+        with rows.on_device():
+            _forward[rows.programs(), rows.heads](
+                scores,
+                ranges.contiguous(),
+                ts.contiguous(),
+                weights,
+                *statistics,
+                **_shape(ranges, powers),
+                **rows.options(),
+            )
+    return weights, statistics
+
+
+def multimax_backward(
+    grad: Tensor,
+    scores: Tensor,
+    mask: Tensor | None,
+    statistics: Tensor,
+    ranges: Tensor,
+    ts: Tensor,
+    powers: Sequence[int],
+) -> tuple[Tensor, Tensor, Tensor]:
+    scores = scores.contiguous()
+    grad_scores, grad_ranges, grad_ts = torch.empty_like(scores), torch.zeros_like(ranges), torch.zeros_like(ts)
+    if scores.numel():
+        rows = rows_of(scores, mask, ranges.shape[0], BACKWARD_BLOCK)
+        programs = rows.programs(PROGRAMS_PER_PROCESSOR)
+        partial = ranges.new_empty(rows.heads, programs, 2, len(powers))
+        with rows.on_device():
+            _backward[programs, rows.heads](
+                grad.contiguous(),
+                scores,
+                *statistics.contiguous(),
+                ranges.contiguous(),
+                ts.contiguous(),
+                grad_scores,
+                partial,
+                **_shape(ranges, powers),
+                **rows.options(),
+            )
+            add_partial_sums[rows.heads,](partial, grad_ranges, grad_ts, programs, K=len(powers), BLOCK=128)
+    return grad_scores, grad_ranges, grad_ts
+
+
+def _shape(ranges: Tensor, powers: Sequence[int]) -> dict[str, Any]:
+    largest = torch.finfo(ranges.dtype).max
+    return {"FIRST": 1 in powers, "SECOND": 2 in powers, "LIMIT": largest**0.4, "LARGEST": largest}
+
+
+@triton.jit
+def _four(parameter, head, FIRST: tl.constexpr, SECOND: tl.constexpr):
+    """The r, or the t, of the first order left and right and the second left and right; 0 where there is none."""
+    K: tl.constexpr = 4 if FIRST and SECOND else 2
+    first_left = 0.0
+    first_right = 0.0
+    second_left = 0.0
+    second_right = 0.0
+    if FIRST:
+        first_left = tl.load(parameter + head * K)
+        first_right = tl.load(parameter + head * K + 1)
+    if SECOND:
+        second_left = tl.load(parameter + head * K + K - 2)
+        second_right = tl.load(parameter + head * K + K - 1)
+    return first_left, first_right, second_left, second_right
+
+
+@triton.jit
+def _modulated(x, live, r, t, FIRST: tl.constexpr, SECOND: tl.constexpr, LIMIT: tl.constexpr, LARGEST: tl.constexpr):
+    """SegLU up to a constant, -inf where not live; like the reference, its hinges and itself are bounded."""
+    bounded = tl.minimum(tl.maximum(x, -LIMIT), LIMIT)
+    y = x
+    if FIRST:
+        y = y - t[0] * tl.minimum(bounded, r[0]) + t[1] * tl.maximum(bounded, r[1])
+    if SECOND:
+        left = tl.maximum(r[2] - bounded, 0.0)
+        right = tl.maximum(bounded - r[3], 0.0)
+        y = y + t[2] * left * left + t[3] * right * right
+    y = tl.clamp(y, -LARGEST, LARGEST, propagate_nan=tl.PropagateNan.ALL)
+    return tl.where(live, y, -float("inf"))
+
+
+@triton.jit
+def _forward(
+    scores,
+    ranges,
+    ts,
+    weights,
+    tops,
+    scales,
+    mask,
+    layout,
+    count,
+    n,
+    heads,
+    queries,
+    tiles,
+    FIRST: tl.constexpr,
+    SECOND: tl.constexpr,
+    LIMIT: tl.constexpr,
+    LARGEST: tl.constexpr,
+    ROWS: tl.constexpr,
+    BLOCK: tl.constexpr,
+    WHOLE: tl.constexpr,
+    INDEX: tl.constexpr,
+):
+    COMPUTE: tl.constexpr = ranges.dtype.element_ty
+    head = tl.program_id(1)
+    r = _four(ranges, head, FIRST, SECOND)
+    t = _four(ts, head, FIRST, SECOND)
+    for tile in range(tl.program_id(0), tiles, tl.num_programs(0)):
+        row, exists = rows_of_tile(tile, head, count, heads, queries, ROWS, INDEX)
+        start = row.to(tl.int64) * n
+        if WHOLE:
+            column = tl.arange(0, BLOCK)[None, :]
+            inside = exists & (column < n)
+            live = live_entries(inside, row, column, mask, layout)
+            x = tl.load(scores + start + column, mask=live, other=0.0).to(COMPUTE)
+            y = _modulated(x, live, r, t, FIRST, SECOND, LIMIT, LARGEST)
+            top = tl.max(y, 1)[:, None]
+            top = tl.where(top == -float("inf"), 0.0, top)
+            e = tl.exp(y - top)
+            total = tl.sum(e, 1)[:, None]
+            empty = total == 0
+            scale = tl.where(empty, 0.0, 1 / tl.where(empty, 1.0, total))
+            tl.store(weights + start + column, (e * scale).to(weights.dtype.element_ty), mask=inside)
+        else:
+            tops_so_far = tl.full([ROWS, BLOCK], -LARGEST, COMPUTE)
+            totals = tl.zeros([ROWS, BLOCK], COMPUTE)
+            for first in range(0, n, BLOCK):
+                column = first + tl.arange(0, BLOCK)[None, :]
+                live = live_entries(exists & (column < n), row, column, mask, layout)
+                x = tl.load(scores + start + column, mask=live, other=0.0).to(COMPUTE)
+                y = _modulated(x, live, r, t, FIRST, SECOND, LIMIT, LARGEST)
+                higher = tl.maximum(tops_so_far, y)
+                totals = totals * tl.exp(tops_so_far - higher) + tl.exp(y - higher)
+                tops_so_far = higher
+            top = tl.max(tops_so_far, 1)[:, None]
+            total = tl.sum(totals * tl.exp(tops_so_far - top), 1)[:, None]
+            empty = total == 0
+            top = tl.where(empty, 0.0, top)
+            scale = tl.where(empty, 0.0, 1 / tl.where(empty, 1.0, total))
+            for first in range(0, n, BLOCK):
+                column = first + tl.arange(0, BLOCK)[None, :]
+                inside = exists & (column < n)
+                live = live_entries(inside, row, column, mask, layout)
+                x = tl.load(scores + start + column, mask=live, other=0.0).to(COMPUTE)
+                y = _modulated(x, live, r, t, FIRST, SECOND, LIMIT, LARGEST)
+                p = tl.exp(y - top) * scale
+                tl.store(weights + start + column, p.to(weights.dtype.element_ty), mask=inside)
+        tl.store(tops + row, top, mask=exists)
+        tl.store(scales + row, scale, mask=exists)
+
+
+@triton.jit
+def _slope(x, dy, r, t, sums, FIRST: tl.constexpr, SECOND: tl.constexpr, LIMIT: tl.constexpr):
+    """dx, and the eight ``sums`` [ROWS] that the parameters' gradients are made of, these entries' terms added."""
+    s0, s1, s2, s3, s4, s5, s6, s7 = sums
+    bounded = tl.minimum(tl.maximum(x, -LIMIT), LIMIT)
+    dx = dy
+    if FIRST:
+        below = tl.where(x < r[0], dy, 0.0)
+        above = tl.where(x > r[1], dy, 0.0)
+        dx = dx - t[0] * below + t[1] * above
+        s0 += tl.sum(below, 1)
+        s1 += tl.sum(above, 1)
+        s4 += tl.sum(below * (r[0] - bounded), 1)
+        s5 += tl.sum(above * (bounded - r[1]), 1)
+    if SECOND:
+        left = tl.maximum(r[2] - bounded, 0.0)
+        right = tl.maximum(bounded - r[3], 0.0)
+        dy_left = dy * left
+        dy_right = dy * right
+        dx = dx - 2 * t[2] * dy_left + 2 * t[3] * dy_right
+        s2 += tl.sum(dy_left, 1)
+        s3 += tl.sum(dy_right, 1)
+        s6 += tl.sum(dy_left * left, 1)
+        s7 += tl.sum(dy_right * right, 1)
+    return dx, (s0, s1, s2, s3, s4, s5, s6, s7)
+
+
+@triton.jit
+def _backward(
+    grad,
+    scores,
+    tops,
+    scales,
+    ranges,
+    ts,
+    grad_scores,
+    partial,
+    mask,
+    layout,
+    count,
+    n,
+    heads,
+    queries,
+    tiles,
+    FIRST: tl.constexpr,
+    SECOND: tl.constexpr,
+    LIMIT: tl.constexpr,
+    LARGEST: tl.constexpr,
+    ROWS: tl.constexpr,
+    BLOCK: tl.constexpr,
+    WHOLE: tl.constexpr,
+    INDEX: tl.constexpr,
+):
+    COMPUTE: tl.constexpr = ranges.dtype.element_ty
+    head = tl.program_id(1)
+    r = _four(ranges, head, FIRST, SECOND)
+    t = _four(ts, head, FIRST, SECOND)
+    zero = tl.zeros([ROWS], COMPUTE)
+    sums = (zero, zero, zero, zero, zero, zero, zero, zero)
+    for tile in range(tl.program_id(0), tiles, tl.num_programs(0)):
+        row, exists = rows_of_tile(tile, head, count, heads, queries, ROWS, INDEX)
+        start = row.to(tl.int64) * n
+        top = tl.load(tops + row, mask=exists, other=0.0)
+        scale = tl.load(scales + row, mask=exists, other=0.0)
+        if WHOLE:
+            column = tl.arange(0, BLOCK)[None, :]
+            inside = exists & (column < n)
+            live = live_entries(inside, row, column, mask, layout)
+            x = tl.load(scores + start + column, mask=live, other=0.0).to(COMPUTE)
+            g = tl.load(grad + start + column, mask=live, other=0.0).to(COMPUTE)
+            p = tl.exp(_modulated(x, live, r, t, FIRST, SECOND, LIMIT, LARGEST) - top) * scale
+            dy = p * (g - tl.sum(p * g, 1)[:, None])
+            dx, sums = _slope(x, dy, r, t, sums, FIRST, SECOND, LIMIT)
+            tl.store(grad_scores + start + column, dx.to(grad_scores.dtype.element_ty), mask=inside)
+        else:
+            means = tl.zeros([ROWS, BLOCK], COMPUTE)
+            for first in range(0, n, BLOCK):
+                column = first + tl.arange(0, BLOCK)[None, :]
+                live = live_entries(exists & (column < n), row, column, mask, layout)
+                x = tl.load(scores + start + column, mask=live, other=0.0).to(COMPUTE)
+                g = tl.load(grad + start + column, mask=live, other=0.0).to(COMPUTE)
+                means += tl.exp(_modulated(x, live, r, t, FIRST, SECOND, LIMIT, LARGEST) - top) * scale * g
+            mean = tl.sum(means, 1)[:, None]
+            for first in range(0, n, BLOCK):
+                column = first + tl.arange(0, BLOCK)[None, :]
+                inside = exists & (column < n)
+                live = live_entries(inside, row, column, mask, layout)
+                x = tl.load(scores + start + column, mask=live, other=0.0).to(COMPUTE)
+                g = tl.load(grad + start + column, mask=live, other=0.0).to(COMPUTE)
+                p = tl.exp(_modulated(x, live, r, t, FIRST, SECOND, LIMIT, LARGEST) - top) * scale
+                dx, sums = _slope(x, p * (g - mean), r, t, sums, FIRST, SECOND, LIMIT)
+                tl.store(grad_scores + start + column, dx.to(grad_scores.dtype.element_ty), mask=inside)
+    s0, s1, s2, s3, s4, s5, s6, s7 = sums
+    K: tl.constexpr = 4 if FIRST and SECOND else 2
+    LAST: tl.constexpr = K - 2
+    out = partial + (head * tl.num_programs(0) + tl.program_id(0)) * 2 * K
+    if FIRST:
+        tl.store(out, t[0] * tl.sum(s0, 0))
+        tl.store(out + 1, -t[1] * tl.sum(s1, 0))
+        tl.store(out + K, tl.sum(s4, 0))
+        tl.store(out + K + 1, tl.sum(s5, 0))
+    if SECOND:
+        tl.store(out + LAST, 2 * t[2] * tl.sum(s2, 0))
+        tl.store(out + LAST + 1, -2 * t[3] * tl.sum(s3, 0))
+        tl.store(out + K + LAST, tl.sum(s6, 0))
+        tl.store(out + K + LAST + 1, tl.sum(s7, 0))
