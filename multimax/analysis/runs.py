@@ -4,13 +4,14 @@ import argparse
 import json
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from matplotlib.figure import Figure
 
+from multimax.analysis.panels import draw_maps
 from multimax.cli import add_checkpoint_options, autocast, find_checkpoints, open_model, open_task
 from multimax.config import reweight_label
 from multimax.engine.provenance import revision
@@ -76,14 +77,38 @@ def open_runs(arguments: argparse.Namespace, needs: str | None = None) -> Iterat
         yield TrainedRun(path, task, model, device, " ".join(names))
 
 
+def chosen(given: str | None, option: str, what: str, count: int, run: TrainedRun) -> list[int]:
+    """Numbers from 0 to ``count`` - 1, as an option lists them with commas in between; None for all of them.
+
+    Raises UserError where they are no numbers, or not all of them are there.
+    """
+    if given is None:
+        return list(range(count))
+    if not all(number.strip().isdecimal() and int(number) < count for number in given.split(",")):
+        raise UserError(f"{option} {given}: {run.path} has {what}s 0 to {count - 1}")
+    return [int(number) for number in given.split(",")]
+
+
+def compare(
+    arguments: argparse.Namespace, needs: str, kind: str, find: Callable[[TrainedRun], Mapping[str, Any]]
+) -> None:
+    """Keep what ``find`` gives for each run, and draw it side by side (multimax.analysis.panels)."""
+    configs, found = [], []
+    for run in open_runs(arguments, needs):
+        configs.append(asdict(run.task.config))
+        found.append(find(run))
+        run.keep(kind, found[-1])
+    drawing, rows = draw_maps(dict(zip(labels(configs), found, strict=True)))
+    save_figure(arguments.to or analysis_folder(arguments.runs[0]), kind, drawing, rows)
+
+
 def labels(configs: Sequence[Mapping[str, Any]]) -> list[str]:
-    """What to call runs in a figure, by their configurations: their functions, with the seed where one is twice."""
-    functions = [reweight_label(config["reweight"]) for config in configs]
-    count = Counter(functions)
-    return [
-        function if count[function] == 1 else f"{function}, seed {config['seed']}"
-        for function, config in zip(functions, configs, strict=True)
-    ]
+    """What to call runs in a figure, by their configurations: their functions, and what else tells them apart."""
+    names = [reweight_label(config["reweight"]) for config in configs]
+    for more in ([f"seed {config['seed']}" for config in configs], [f"run {i}" for i in range(1, len(configs) + 1)]):
+        count = Counter(names)
+        names = [f"{name}, {extra}" if count[name] > 1 else name for name, extra in zip(names, more, strict=True)]
+    return names
 
 
 def analysis_folder(run: Path) -> Path:

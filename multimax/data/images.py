@@ -105,7 +105,7 @@ class FolderSource:
         return len(self.samples)
 
     def load(self, index: int) -> Image.Image:
-        return _decode(self.samples[index][0], self.mode)
+        return decode(self.samples[index][0], self.mode)
 
     def label(self, index: int) -> int:
         return self.samples[index][1]
@@ -139,7 +139,7 @@ class TableSource:
 
     def load(self, index: int) -> Image.Image:
         record = self._record(index)
-        return _decode(BytesIO(record["bytes"]) if record["bytes"] else record["path"], self.mode)
+        return decode(BytesIO(record["bytes"]) if record["bytes"] else record["path"], self.mode)
 
     def label(self, index: int) -> int:
         return int(self.labels[index])
@@ -208,7 +208,7 @@ def _open_files(config: ImageData) -> tuple[ImageSource, ImageSource]:
         raise UserError(
             f"data.root={root} holds neither folders train/ and val/ nor train-*.parquet and val*.parquet, but {found}"
         )
-    mode = _mode(config)
+    mode = image_mode(config)
     return FolderSource(train, mode), FolderSource(val, mode)
 
 
@@ -233,7 +233,7 @@ def _open_tables(path: str, config: ImageData, **options: Any) -> tuple[ImageSou
     except Exception as error:  # gated, absent, offline, a broken file, a full disk: each has a type of its own
         reason = error.__cause__ if isinstance(error, datasets.exceptions.DatasetGenerationError) else None
         raise UserError(f"cannot load {config.root or config.hub}: {_one_line(reason or error)}") from error
-    mode = _mode(config)
+    mode = image_mode(config)
     for split in ("train", "validation"):
         if split not in tables:
             raise UserError(f"{config.root or config.hub} has no {split} split, but {', '.join(tables)}")
@@ -255,11 +255,12 @@ def _check(config: ImageData, train: ImageSource, val: ImageSource) -> None:
         raise UserError(f"{place} has {len(val)} validation images, but data.num_val={config.num_val}")
 
 
-def _mode(config: ImageData) -> str:
+def image_mode(config: ImageData) -> str:
     return "L" if config.in_chans == 1 else "RGB"
 
 
-def _decode(file: str | BytesIO, mode: str) -> Image.Image:
+def decode(file: str | BytesIO, mode: str) -> Image.Image:
+    """The image in a file, in mode RGB or L; raises UnreadableImage."""
     try:
         with Image.open(file) as image:
             return image.convert(mode)
