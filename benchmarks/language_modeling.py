@@ -1,23 +1,21 @@
 """Speed and memory of training steps of both language models beside others on the same weights and batch.
 
-    python -m benchmarks.language_modeling [--device cuda] [--reweight softmax multimax ...] [--repeats 10]
+    python -m benchmarks.language_modeling [--device cuda] [--functions softmax multimax ...] [--quick]
 
 transformer_lm stands beside fairseq's (where fairseq is installed), and Transformer-XL beside its formula without the
-shift of rows: a position vector for each query and key. Both pairs are checked to agree before they are timed. Prints
-one JSON object a line: median seconds of forward and backward, tokens per second, and on a GPU peak memory in bytes.
+shift of rows: a position vector for each query and key. Both pairs are checked to agree before they are timed. A step
+is forward and backward.
 """
 
-import argparse
 import copy
-import json
-import time
 from argparse import Namespace
-from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from benchmarks.bench import BOTH, Benchmark, parser
 from multimax import reweight
 from multimax.attention import attention
 from multimax.integrations.fairseq.weights import to_fairseq
@@ -85,68 +83,52 @@ def fairseq_model(model: TransformerLM) -> nn.Module:
     return theirs
 
 
-def measure(name: str, loss: Callable[[], Tensor], tokens: Tensor, repeats: int) -> None:
-    """Print what a step of forward and backward takes."""
-    on_gpu, seconds = tokens.is_cuda, []
-    if on_gpu:
-        torch.cuda.reset_peak_memory_stats()
-    for _ in range(repeats + 2):
-        started = time.perf_counter()
-        loss().backward()
-        if on_gpu:
-            torch.cuda.synchronize()
-        seconds.append(time.perf_counter() - started)
-    median = sorted(seconds[2:])[repeats // 2]
-    result = {"name": name, "seconds": median, "tokens_per_second": tokens.numel() / median}
-    print(json.dumps(result | ({"peak_memory_bytes": torch.cuda.max_memory_allocated()} if on_gpu else {})), flush=True)
+def step(model: nn.Module, tokens: Tensor, *memory: Tensor) -> None:
+    model(tokens, tokens, *memory)[0].backward()
+    model.zero_grad()
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--reweight", nargs="+", default=["softmax", "multimax"], choices=reweight.available())
-    parser.add_argument("--batch-size", type=int, default=4)
-    parser.add_argument("--length", type=int, default=128)
-    parser.add_argument("--repeats", type=int, default=10)
-    arguments = parser.parse_args()
-    torch.manual_seed(0)
+def fairseq_step(model: nn.Module, tokens: Tensor) -> None:
+    F.cross_entropy(model(tokens)[0].flatten(0, 1), tokens.flatten(), reduction="sum").backward()
+    model.zero_grad()
+
+
+def run(benchmark: Benchmark, batch_size: int, length: int) -> None:
+    device = benchmark.device
     # Token 1 is padding for fairseq.
-    tokens = torch.randint(2, NUM_TOKENS, (arguments.batch_size, arguments.length), device=arguments.device)
-    length = arguments.length
-    for name in arguments.reweight:
+    tokens = torch.randint(2, NUM_TOKENS, (batch_size, length), device=device)
+    case = f"{batch_size} x {length} tokens"
+    measure = partial(benchmark.measure, direction=BOTH, units=tokens.numel())
+    for name in benchmark.arguments.functions:
         site, output = {"name": name}, {"name": name if reweight.get(name).positive else "softmax"}
-        config = LanguageModelConfig("transformer_lm", **SIZES, segment_length=length)
-        lm = TransformerLM(config, site, output, NUM_TOKENS).to(arguments.device)
-        measure(f"transformer_lm, {name}", lambda lm=lm: lm(tokens, tokens)[0], tokens, arguments.repeats)
         if name == "softmax":
-            compare_with_fairseq(lm, tokens, arguments.repeats)
+            config = LanguageModelConfig("transformer_lm", **SIZES, segment_length=length)
+            lm = TransformerLM(config, site, output, NUM_TOKENS).to(device)
+            try:
+                theirs = fairseq_model(lm).to(device)
+            except ImportError as error:
+                benchmark.leave_out(f"fairseq is not installed ({error})")
+            else:
+                logits = lm.embedding.scores(0, lm.encode(tokens)[0])
+                torch.testing.assert_close(theirs(tokens)[0], logits, rtol=1e-3, atol=1e-3)
+                calls = [partial(fairseq_step, theirs, tokens), partial(step, lm, tokens)]
+                measure("transformer_lm", case, names=[(name, "fairseq"), (name, "ours")], calls=calls)
         config = LanguageModelConfig("transformer_xl", **SIZES, memory_length=length, segment_length=length)
-        xl = TransformerXL(config, site, output, NUM_TOKENS).to(arguments.device)
+        xl = TransformerXL(config, site, output, NUM_TOKENS).to(device)
         _, memory = xl(tokens, tokens)
         plain = plain_formula(xl)
         torch.testing.assert_close(plain.encode(tokens, memory)[0], xl.encode(tokens, memory)[0], rtol=1e-3, atol=1e-4)
-        for label, model in (("transformer_xl", xl), ("plain formula of transformer_xl", plain)):
-            measure(
-                f"{label}, {name}",
-                lambda model=model, memory=memory: model(tokens, tokens, memory)[0],
-                tokens,
-                arguments.repeats,
-            )
+        calls = [partial(step, model, tokens, memory) for model in (plain, xl)]
+        measure("transformer_xl", case, names=[(name, "plain formula"), (name, "ours")], calls=calls)
 
 
-def compare_with_fairseq(model: TransformerLM, tokens: Tensor, repeats: int) -> None:
-    try:
-        theirs = fairseq_model(model).to(tokens.device)
-    except ImportError as error:
-        print(f"fairseq's transformer_lm is left out: it is not installed ({error})")
-        return
-    logits = model.embedding.scores(0, model.encode(tokens)[0])
-    torch.testing.assert_close(theirs(tokens)[0], logits, rtol=1e-3, atol=1e-3)
-
-    def loss() -> Tensor:
-        return F.cross_entropy(theirs(tokens)[0].flatten(0, 1), tokens.flatten(), reduction="sum")
-
-    measure("fairseq's transformer_lm, softmax", loss, tokens, repeats)
+def main() -> None:
+    options = parser(__doc__)
+    options.add_argument("--batch-size", type=int, default=4)
+    options.add_argument("--length", type=int, default=128)
+    benchmark = Benchmark("language_modeling", options.parse_args())
+    run(benchmark, *((1, 5) if benchmark.quick else (benchmark.arguments.batch_size, benchmark.arguments.length)))
+    benchmark.save()
 
 
 if __name__ == "__main__":

@@ -1,24 +1,15 @@
 """Speed and memory of the encoder-decoder beside fairseq's, in training and in beam search.
 
-    python -m benchmarks.translation [--size paper] [--device cuda] [--reweight softmax multimax ...] [--output CSV]
+    python -m benchmarks.translation [--size paper] [--device cuda] [--functions softmax multimax ...] [--quick]
 
-Both have the same weights and see the same batches, in one process and by turns; each number is a median. They are
-checked to agree, in loss and in translations, before they are timed. For softmax fairseq's model is its own, and for
-the other functions that of ``multimax.integrations.fairseq``. A training step is forward and backward with label
-smoothing and dropout. Weights are random, so that hypotheses run to the longest length, which is the same for both.
-Peak memory is what a run takes on top of what was in use before it: of the GPU, or on the CPU of resident memory.
+Both have the same weights and see the same batches. They are checked to agree, in loss and in translations, before
+they are timed. For softmax fairseq's model is its own, and for the other functions that of
+``multimax.integrations.fairseq``. A training step is forward and backward with label smoothing and dropout. Weights are
+random, so that hypotheses run to the longest length, which is the same for both.
 """
 
-import argparse
-import csv
-import ctypes
-import io
-import time
 from argparse import Namespace
-from collections.abc import Callable
 from functools import partial
-from pathlib import Path
-from statistics import median
 from typing import Any
 
 import torch
@@ -28,24 +19,22 @@ from fairseq.models.transformer import TransformerModel, base_architecture
 from fairseq.sequence_generator import SequenceGenerator
 from torch import Tensor
 
+from benchmarks.bench import Benchmark, parser
 from multimax import reweight
 from multimax.data.segments import IGNORED
 from multimax.data.token_batches import TranslationBatch
 from multimax.decoding import Search, translate
-from multimax.engine.provenance import environment, revision
-from multimax.engine.run_folder import write_atomic
 from multimax.integrations.fairseq.models import ReweightedTransformer
 from multimax.integrations.fairseq.weights import to_fairseq
 from multimax.models.encoder_decoder import END, PAD, AttentionSites, EncoderDecoder, EncoderDecoderConfig
 
 SIZES = {
+    "tiny": EncoderDecoderConfig(encoder_depth=1, decoder_depth=1, dim=16, ffn_dim=16),
     "small": EncoderDecoderConfig(encoder_depth=3, decoder_depth=3, dim=256, ffn_dim=512),
     "paper": EncoderDecoderConfig(),
 }
 SMOOTHING = 0.1
 LENGTHS = (6, 36)  # of the sentences, both included
-
-COLUMNS = ("function", "model", "train_tokens_per_s", "beam_sentences_per_s", "train_peak_mb", "beam_peak_mb")
 
 
 def fairseq_model(
@@ -98,39 +87,6 @@ def fairseq_sample(batch: TranslationBatch) -> dict[str, Any]:
     return {"id": batch.indices, "net_input": inputs, "target": targets, "ntokens": int((targets != PAD).sum())}
 
 
-def compare(calls: dict[str, Callable[[], Any]], repeats: int, device: torch.device) -> dict[str, tuple[float, float]]:
-    """Median seconds and bytes of each call, by turns; the first turn does not count."""
-    turns: dict[str, list[tuple[float, int]]] = {name: [] for name in calls}
-    for _ in range(repeats + 1):
-        for name, call in calls.items():
-            before = reset_peak(device)
-            started = time.perf_counter()
-            call()
-            if device.type == "cuda":
-                torch.cuda.synchronize()
-            turns[name].append((time.perf_counter() - started, peak(device) - before))
-    return {name: (median(t for t, _ in turn[1:]), median(m for _, m in turn[1:])) for name, turn in turns.items()}
-
-
-def reset_peak(device: torch.device) -> int:
-    """Begin a new peak and return the bytes in use."""
-    if device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats()
-        return torch.cuda.memory_allocated()
-    ctypes.CDLL(None).malloc_trim(0)  # memory that was freed is given back, or the next call gets it for nothing
-    Path("/proc/self/clear_refs").write_text("5")  # Linux: the peak of resident memory begins anew
-    return resident("VmRSS")
-
-
-def peak(device: torch.device) -> int:
-    return torch.cuda.max_memory_allocated() if device.type == "cuda" else resident("VmHWM")
-
-
-def resident(which: str) -> int:
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(which))
-
-
 class Ours:
     def __init__(self, model: EncoderDecoder, arguments: Namespace):
         self.model = model
@@ -161,14 +117,15 @@ class Fairseq:
         return [hypotheses[0]["tokens"].tolist() for hypotheses in found]
 
 
-def benchmark(name: str, arguments: Namespace) -> list[dict[str, Any]]:
-    """Rows of the table for one function: ours and fairseq's."""
-    device, config = torch.device(arguments.device), SIZES[arguments.size]
+def run(benchmark: Benchmark, name: str) -> None:
+    """Fairseq's model and ours with one function, in training and in beam search."""
+    device, arguments = benchmark.device, benchmark.arguments
+    config = SIZES[arguments.size]
     site, output = {"name": name}, {"name": name if reweight.get(name).positive else "softmax"}
     torch.manual_seed(0)
     model = EncoderDecoder(config, AttentionSites(site, site, site), output, arguments.vocabulary, arguments.vocabulary)
     theirs, dictionary = fairseq_model(model, config, name, output["name"])
-    sides = {"ours": Ours(model.to(device), arguments), "fairseq": Fairseq(theirs.to(device), dictionary, arguments)}
+    sides = {"fairseq": Fairseq(theirs.to(device), dictionary, arguments), "ours": Ours(model.to(device), arguments)}
     lengths = torch.linspace(*LENGTHS, arguments.batches).int().tolist()
     train = [random_batch(arguments.tokens, arguments.vocabulary, length).to(device) for length in lengths]
     test = [random_batch(arguments.beam_tokens, arguments.vocabulary, length).to(device) for length in lengths]
@@ -194,60 +151,35 @@ def benchmark(name: str, arguments: Namespace) -> list[dict[str, Any]]:
     agreeing = sum(a == b for a, b in zip(*found, strict=True)) / len(found[0])
     if agreeing < (0.5 if arguments.bf16 else 0.98):  # a tie may be broken either way
         raise SystemExit(f"error: {name}: only {agreeing:.0%} of the translations agree")
-    training = compare({key: partial(train_on_all, side) for key, side in sides.items()}, arguments.repeats, device)
-    searching = compare({key: partial(translate_all, side) for key, side in sides.items()}, arguments.repeats, device)
+    names = [(name, way) for way in sides]
     tokens = sum(int((batch.targets != IGNORED).sum()) for batch in train)
-    return [
-        {
-            "function": name,
-            "model": key,
-            "train_tokens_per_s": round(tokens / training[key][0], 1),
-            "beam_sentences_per_s": round(len(found[0]) / searching[key][0], 2),
-            "train_peak_mb": round(training[key][1] / 2**20, 1),
-            "beam_peak_mb": round(searching[key][1] / 2**20, 1),
-        }
-        for key in sides
-    ]
+    calls = [partial(train_on_all, side) for side in sides.values()]
+    case = f"{arguments.size}, {'bf16' if arguments.bf16 else 'fp32'}"
+    benchmark.measure("training", f"{case}, {tokens} tokens", "training step", names, calls, units=tokens)
+    searches = [partial(translate_all, side) for side in sides.values()]
+    sentences = len(found[0])
+    benchmark.measure("beam search", f"{case}, {sentences} sentences", "forward", names, searches, units=sentences)
 
 
 def main() -> None:
     on_gpu = torch.cuda.is_available()
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--device", default="cuda" if on_gpu else "cpu")
-    parser.add_argument("--reweight", nargs="+", default=list(reweight.available()), choices=reweight.available())
-    parser.add_argument("--size", choices=SIZES, default="paper" if on_gpu else "small")
-    parser.add_argument("--bf16", action="store_true", help="both under autocast")
-    parser.add_argument("--vocabulary", type=int, default=8192)
-    parser.add_argument("--tokens", type=int, default=4096 if on_gpu else 1024, help="of a training batch, one side")
-    parser.add_argument("--beam-tokens", type=int, default=4096 if on_gpu else 256, help="of a batch to translate")
-    parser.add_argument("--batches", type=int, default=3, help="of each kind, from short sentences to long ones")
-    parser.add_argument("--beam", type=int, default=5)
-    parser.add_argument("--beam-length", type=int, default=30, help="tokens of the longest hypothesis")
-    parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--output", type=Path, help="CSV to write, such as results/benchmarks/translation_cpu.csv")
-    arguments = parser.parse_args()
-    rows = []
-    print(*(f"{name:>20}" for name in COLUMNS))
-    for name in arguments.reweight:
-        for row in benchmark(name, arguments):
-            rows.append(row)
-            print(*(f"{row[column]:>20}" for column in COLUMNS), flush=True)
-    if arguments.output:
-        machine = environment()
-        setting = {
-            "size": arguments.size,
-            "precision": "bf16" if arguments.bf16 else "fp32",
-            "device": (machine["gpu"] or "cuda") if arguments.device.startswith("cuda") else machine["cpu"],
-            "threads": machine["threads"],
-            "torch": machine["torch"],
-            "revision": revision(),
-        }
-        text = io.StringIO()
-        table = csv.DictWriter(text, [*COLUMNS, *setting], lineterminator="\n")
-        table.writeheader()
-        table.writerows(row | setting for row in rows)
-        arguments.output.parent.mkdir(parents=True, exist_ok=True)
-        write_atomic(arguments.output, text.getvalue())
+    options = parser(__doc__)
+    options.add_argument("--size", choices=SIZES, default="paper" if on_gpu else "small")
+    options.add_argument("--bf16", action="store_true", help="both under autocast")
+    options.add_argument("--vocabulary", type=int, default=8192)
+    options.add_argument("--tokens", type=int, default=4096 if on_gpu else 1024, help="of a training batch, one side")
+    options.add_argument("--beam-tokens", type=int, default=4096 if on_gpu else 256, help="of a batch to translate")
+    options.add_argument("--batches", type=int, default=3, help="of each kind, from short sentences to long ones")
+    options.add_argument("--beam", type=int, default=5)
+    options.add_argument("--beam-length", type=int, default=30, help="tokens of the longest hypothesis")
+    arguments = options.parse_args()
+    if arguments.quick:
+        tiny = {"size": "tiny", "vocabulary": 50, "tokens": 40, "beam_tokens": 40, "batches": 1, "beam_length": 3}
+        vars(arguments).update(tiny)
+    benchmark = Benchmark("translation", arguments)
+    for name in arguments.functions:
+        run(benchmark, name)
+    benchmark.save()
 
 
 if __name__ == "__main__":

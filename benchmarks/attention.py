@@ -1,0 +1,122 @@
+"""Attention with every function and by every path, against PyTorch's fused softmax and FlexAttention.
+
+    python -m benchmarks.attention [--device cuda] [--functions multimax ...] [--quick]
+
+Parts: DeiT-S's attention; sequences of growing length at a constant number of tokens, causal or not; on a GPU also the
+block sizes of the flash kernel at DeiT's 196 tokens. FlexAttention has MultiMax's parameters frozen: it is forward
+alone on a CPU, and its backward on a GPU has no gradient of them.
+"""
+
+from functools import partial
+from itertools import product
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.nn.attention.flex_attention import create_block_mask, flex_attention
+
+from benchmarks.bench import Benchmark, Contestant, parser
+from benchmarks.functions import written_out
+from multimax import reweight
+from multimax.attention import attention
+from multimax.kernels.flash import flash_attention
+
+SHAPE = (64, 6, 197, 64)
+LENGTHS = (128, 256, 512, 1024, 2048, 4096)
+GROWING = ("multimax", "entmax15")  # of the functions, those measured over the length
+
+
+def sdpa(causal: bool) -> Contestant:
+    return Contestant("softmax", "torch", partial(F.scaled_dot_product_attention, is_causal=causal))
+
+
+def ours(name: str, causal: bool, length: int, heads: int, device: torch.device) -> list[Contestant]:
+    """A registered function by the path that ``attention`` chooses, and by each other one that can serve."""
+    module = reweight.create(name, num_heads=heads).to(device)
+    mask = torch.ones(length, length, dtype=torch.bool, device=device).tril() if causal else None
+    found = []
+    for backend in (None, "reference", "blocked" if device.type == "cpu" else "flash"):
+        call = lambda q, k, v, backend=backend: attention(q, k, v, module, mask, backend=backend)  # noqa: E731
+        found.append(Contestant(name, backend or "default", call, tuple(module.parameters())))
+    return found
+
+
+def flash(name: str, causal: bool, device: torch.device) -> Contestant:
+    """The flash kernel itself, which knows what is causal without a mask; for softmax it is the one without SegLU."""
+    if name == "softmax":
+        call = lambda q, k, v: flash_attention(q, k, v, None, None, (), causal=causal)  # noqa: E731
+        return Contestant(name, "flash", call)
+    module = reweight.create("multimax").to(device)
+    call = lambda q, k, v: flash_attention(q, k, v, module.ranges, module.ts, (1, 1, 2, 2), causal=causal)  # noqa: E731
+    return Contestant(name, "flash", call, tuple(module.parameters()))
+
+
+def materialised(causal: bool, device: torch.device) -> Contestant:
+    """Scores, MultiMax's formula as it is written out, weights: as in the authors' code."""
+    ranges, ts = (torch.nn.Parameter(torch.randn(4, device=device) * 0.02) for _ in range(2))
+
+    def call(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        scores = query @ key.transpose(-2, -1) * query.shape[-1] ** -0.5
+        if causal:
+            later = torch.ones(scores.shape[-2:], dtype=torch.bool, device=device).triu(1)
+            scores = scores.masked_fill(later, float("-inf"))
+        return written_out(scores, ranges, ts) @ value
+
+    return Contestant("multimax", "written out", call, (ranges, ts))
+
+
+def flex(modulated: bool, causal: bool, length: int, device: torch.device) -> Contestant:
+    """FlexAttention, with MultiMax as its score_mod or plain."""
+    ranges, ts = torch.randn(2, 4, device=device) * 0.02
+
+    def multimax(score: Tensor, *_: Tensor) -> Tensor:
+        first = ts[0] * (ranges[0] - score).relu() + ts[1] * (score - ranges[1]).relu()
+        second = ts[2] * (ranges[2] - score).relu() ** 2 + ts[3] * (score - ranges[3]).relu() ** 2
+        return score + first + second
+
+    block_mask = None
+    if causal:
+        block_mask = create_block_mask(lambda b, h, q, k: q >= k, None, None, length, length, device=str(device))
+    compiled = torch.compile(flex_attention, dynamic=False)
+    call = partial(compiled, score_mod=multimax if modulated else None, block_mask=block_mask)
+    return Contestant("multimax" if modulated else "softmax", "FlexAttention", call, trains=device.type == "cuda")
+
+
+def run(benchmark: Benchmark) -> None:
+    device, names, quick = benchmark.device, benchmark.arguments.functions, benchmark.quick
+    on_gpu = device.type == "cuda"
+    flashes = [name for name in ("softmax", "multimax") if name in names] if on_gpu else []
+
+    def inputs(*shape: int) -> list[Tensor]:
+        return [torch.randn(shape, device=device, dtype=benchmark.dtype, requires_grad=True) for _ in range(3)]
+
+    shape = (2, 2, 19, 16) if quick else SHAPE
+    heads, length, dim = shape[1:]
+    contestants = [sdpa(False), *(c for name in names for c in ours(name, False, length, heads, device))]
+    if "multimax" in names:
+        contestants += [materialised(False, device), flex(True, False, length, device)]
+    contestants += [flex(False, False, length, device), *(flash(name, False, device) for name in flashes)]
+    benchmark.race("DeiT-S", "x".join(map(str, shape)), contestants, inputs(*shape), size=length, units=shape[0])
+
+    tokens = 32 if quick else 2**16 if on_gpu else 2**12
+    for length, causal in product((16, 32) if quick else LENGTHS, (False, True)):
+        contestants = [sdpa(causal)]
+        contestants += [c for name in names if name in GROWING for c in ours(name, causal, length, heads, device)]
+        if "multimax" in names:
+            contestants.append(materialised(causal, device))
+        contestants += [flash(name, causal, device) for name in flashes]
+        if on_gpu:
+            contestants += [flex(modulated, causal, length, device) for modulated in (False, True)]
+        case = f"N={length}{', causal' if causal else ''}"
+        shape = (tokens // length, heads, length, dim)
+        benchmark.race("length", case, contestants, inputs(*shape), size=length, units=tokens)
+
+
+def main() -> None:
+    benchmark = Benchmark("attention", parser(__doc__).parse_args())
+    run(benchmark)
+    benchmark.save()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,109 @@
+"""The output layer: cross-entropy of a large vocabulary, whole or in pieces, and adaptive softmax.
+
+    python -m benchmarks.output_layer [--device cuda] [--quick]
+
+Parts: the loss of hidden states against a tied table, for growing vocabularies, with MultiMax on the scores and
+without; and adaptive softmax beside torch's. Gradients are of hidden states, table and MultiMax's parameters. "whole"
+holds all scores at once, "pieces" is ``linear_cross_entropy``. Peers are the whole expression compiled and, on a GPU,
+Liger's fused linear cross-entropy.
+"""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from benchmarks.bench import BOTH, Benchmark, Contestant, parser
+from multimax import reweight
+from multimax.models.adaptive import AdaptiveEmbedding
+from multimax.output import linear_cross_entropy
+
+VOCABULARIES = (8192, 32_768, 267_744)
+CUTOFFS = (20_000, 40_000, 200_000)  # of Transformer-XL on WikiText-103
+
+
+def whole(function: nn.Module, targets: Tensor) -> Callable[[Tensor, Tensor], Tensor]:
+    def loss(hidden: Tensor, table: Tensor) -> Tensor:
+        return F.cross_entropy(function.modulate(hidden @ table.T).float(), targets)
+
+    return loss
+
+
+def contestants(targets: Tensor, device: torch.device, leave_out: Callable[[str], None]) -> list[Contestant]:
+    softmax, multimax = reweight.create("softmax"), reweight.create("multimax").to(device)
+    parameters = tuple(multimax.parameters())
+    modulator = (multimax.ranges, multimax.ts, multimax.order)
+    found = [
+        Contestant("softmax", "whole", whole(softmax, targets)),
+        Contestant("multimax", "whole", whole(multimax, targets), parameters),
+        Contestant("softmax", "pieces", lambda h, t: linear_cross_entropy(h, t, targets)),
+        Contestant("multimax", "pieces", lambda h, t: linear_cross_entropy(h, t, targets, modulator), parameters),
+        Contestant("softmax", "whole, compiled", torch.compile(whole(softmax, targets), dynamic=False)),
+        Contestant("multimax", "whole, compiled", torch.compile(whole(multimax, targets), dynamic=False), parameters),
+    ]
+    if device.type == "cuda":
+        try:
+            from liger_kernel.ops.fused_linear_cross_entropy import LigerFusedLinearCrossEntropyFunction
+
+            liger: Any = LigerFusedLinearCrossEntropyFunction
+            found.append(Contestant("softmax", "Liger", lambda h, t: liger.apply(h, t, targets)[0]))
+        except ImportError as error:
+            leave_out(f"Liger is not installed ({error})")
+    return found
+
+
+class Torchs(nn.AdaptiveLogSoftmaxWithLoss):
+    """torch's adaptive softmax as a sum of losses after hidden states."""
+
+    def loss(self, targets: Tensor, hidden: Tensor) -> Tensor:
+        return -self(hidden, targets).output.sum()
+
+
+def adaptive(benchmark: Benchmark, tokens: int, dim: int, vocabulary: int, cutoffs: tuple[int, ...]) -> None:
+    """Adaptive softmax of both libraries, on words as frequent as Zipf's law has them."""
+    device = benchmark.device
+    words = torch.arange(1, vocabulary + 1, dtype=torch.float64).reciprocal()
+    targets = torch.multinomial(words, tokens, replacement=True).to(device)
+    theirs = Torchs(dim, vocabulary, list(cutoffs), div_value=1.0).to(device)
+    competitors = [Contestant("softmax", "torch", partial(theirs.loss, targets), tuple(theirs.parameters()))]
+    for name in ("softmax", "multimax"):
+        embedding = AdaptiveEmbedding(vocabulary, dim, cutoffs).to(device)
+        embedding.reset_parameters(0.02)
+        function = reweight.create(name).to(device)
+
+        def loss(hidden: Tensor, embedding=embedding, function=function) -> Tensor:
+            parts = embedding.parts(hidden, targets)
+            return sum(function.loss(scores, entries, reduction="sum") for _, scores, entries in parts)
+
+        competitors.append(Contestant(name, "ours", loss, (*embedding.parameters(), *function.parameters())))
+    hidden = torch.randn(tokens, dim, device=device, requires_grad=True)
+    benchmark.race(
+        "adaptive softmax", f"V={vocabulary}", competitors, [hidden], size=vocabulary, units=tokens, directions=[BOTH]
+    )
+
+
+def run(benchmark: Benchmark) -> None:
+    device, quick = benchmark.device, benchmark.quick
+    tokens, dim = (16, 8) if quick else (8192, 512) if device.type == "cuda" else (512, 256)
+    for vocabulary in (64, 128) if quick else VOCABULARIES:
+        targets = torch.randint(vocabulary, (tokens,), device=device)
+        tensors = [torch.randn(tokens, dim, device=device), torch.randn(vocabulary, dim, device=device) * dim**-0.5]
+        inputs = [tensor.to(benchmark.dtype).requires_grad_() for tensor in tensors]
+        case = f"{tokens} tokens, V={vocabulary}"
+        everyone = contestants(targets, device, benchmark.leave_out)
+        benchmark.race("loss", case, everyone, inputs, size=vocabulary, units=tokens, directions=[BOTH])
+    sizes = (128, (16, 32)) if quick else (VOCABULARIES[-1], CUTOFFS)
+    adaptive(benchmark, tokens, dim, *sizes)
+
+
+def main() -> None:
+    benchmark = Benchmark("output_layer", parser(__doc__).parse_args())
+    run(benchmark)
+    benchmark.save()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,190 @@
+"""From measured tables to what is read: each table by contestants and cases, its picture, and the aims beside them.
+
+    python -m benchmarks.report [RESULTS]
+
+Reads ``RESULTS/benchmarks/*.csv`` with their records, prints the aims, and writes ``aims.md`` and, in ``report/``, a
+page and a picture for each table. Tables of tiny sizes are left out; with ``--quick`` they are all that is read.
+"""
+
+import argparse
+import csv
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from benchmarks.aims import AIMS, Aim, Row
+from benchmarks.bench import RESULTS
+
+COLUMNS = ("aim", "bound", "measured", "verdict")
+
+
+@dataclass(frozen=True)
+class Table:
+    """What a benchmark measured, and the record of where and how."""
+
+    path: Path
+    rows: Sequence[Row]
+    record: Mapping[str, Any]
+
+    @property
+    def name(self) -> str:
+        return self.record["benchmark"]
+
+    @property
+    def on_gpu(self) -> bool:
+        return not self.path.stem.endswith("_cpu")
+
+
+def read_tables(folder: Path, quick: bool) -> list[Table]:
+    """The tables of a folder in the order of their names: those of tiny sizes, or the others."""
+    tables = []
+    for path in sorted(folder.glob("*.csv")):
+        sidecar = path.with_suffix(".json")
+        record = json.loads(sidecar.read_text()) if sidecar.is_file() else {}
+        if record.get("quick") == quick and "benchmark" in record:
+            with path.open(newline="") as file:
+                tables.append(Table(path, list(csv.DictReader(file)), record))
+    return tables
+
+
+def verdicts(tables: Sequence[Table]) -> list[Row]:
+    """Each aim, what was measured and whether it is met; more than one device has a row for each."""
+    rows = []
+    for aim in AIMS:
+        fitting = [table for table in tables if table.name == aim.table and table.on_gpu == aim.on_gpu]
+        found = [(table, values) for table in fitting if (values := aim.values(table.rows))]
+        bound = f"{'at least' if aim.at_least else 'at most'} {aim.bound:g}"
+        text = {"aim": f"{'GPU' if aim.on_gpu else 'CPU'}: {aim.text}", "bound": bound}
+        if not found:
+            rows.append(text | {"measured": "", "verdict": "not measured here"})
+        for table, values in found:
+            met = sum(aim.met(value) for _, value in values)
+            verdict = "met" if met == len(values) else f"not met ({met} of {len(values)})" if met else "not met"
+            measured = describe(aim, values) + (f", {table.record['device']}" if aim.on_gpu else "")
+            rows.append(text | {"measured": measured, "verdict": verdict})
+    return rows
+
+
+def describe(aim: Aim, values: Sequence[tuple[Row, float]]) -> str:
+    """The value of each row, or of many the best and the worst."""
+    if len(values) > 4:
+        ranked = sorted(values, key=lambda pair: pair[1] if pair[1] == pair[1] else float("inf"))
+        values = [ranked[0], ranked[-1]]
+    names = [
+        ", ".join(row[key] for key in ("function", "case", "direction") if key not in fixed(aim)) for row, _ in values
+    ]
+    return "; ".join(
+        f"{value:.3g}" + (f" ({name})" if name else "") + (f": {row['note']}" if value != value and row["note"] else "")
+        for (row, value), name in zip(values, names, strict=True)
+    )
+
+
+def fixed(aim: Aim) -> set[str]:
+    return {key for key, value in aim.of.items() if isinstance(value, str)}
+
+
+def markdown(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = ["| " + " | ".join(cells) + " |" for cells in (columns, *rows)]
+    return "\n".join([lines[0], "|" + "---|" * len(columns), *lines[1:]]) + "\n"
+
+
+def page(table: Table) -> str:
+    """A table by contestants and cases, one for each part and direction, under what its record says."""
+    record = table.record
+    allocator = record["allocator"]
+    kept = "kept by mallopt, as in training" if allocator["keeps_freed_memory"] else "torch's CUDA allocator"
+    variables = ", ".join(f"{k}={v}" for k, v in allocator["variables"].items())
+    peers = ", ".join(f"{k} {v}" for k, v in record["peers"].items() if v) or "none"
+    facts = {
+        "device": f"{record['device']}, {record['environment']['threads']} threads, {record['dtype']}",
+        "torch": f"{record['environment']['torch']}; peers: {peers}",
+        "freed memory": kept + (f"; {variables}" if variables else ""),
+        "copy": f"{record['copy_gb_per_s']} GB/s read and written",
+        "measured": f"{record['time']}, {record['seconds']} s, load {record['environment']['load'][0]:.1f} at the end",
+        "revision": str(record["revision"]),
+        "command": f"`{record['command']}`",
+        "left out": "; ".join(record["left_out"]) or "nothing",
+    }
+    text = f"# {table.path.stem}\n\n" + markdown(("", ""), list(facts.items()))
+    text += (
+        "\nMade by `python -m benchmarks.report` from the CSV of the same name. Median milliseconds, and in brackets "
+        "the median ratio to the first row in the same turn.\n"
+    )
+    for part, direction in dict.fromkeys((row["part"], row["direction"]) for row in table.rows):
+        rows = [row for row in table.rows if (row["part"], row["direction"]) == (part, direction)]
+        cases = list(dict.fromkeys(row["case"] for row in rows))
+        cells: dict[tuple[str, str], dict[str, str]] = {}
+        for row in rows:
+            cells.setdefault((row["function"], row["way"]), {})[row["case"]] = cell(row)
+        body = [(*names, *(found.get(case, "") for case in cases)) for names, found in cells.items()]
+        text += f"\n## {part}{', ' if direction else ''}{direction}\n\n" + markdown(("function", "way", *cases), body)
+    return text
+
+
+def cell(row: Row) -> str:
+    if row["error"]:
+        return f"{row['error']}, same bits: {row['same_bits']}"
+    if not row["milliseconds"]:
+        return row["note"].replace("|", "/")
+    return f"{float(row['milliseconds']):.3g} ({float(row['ratio']):.2f})"
+
+
+def aims_page(rows: Sequence[Row]) -> str:
+    text = (
+        "# Aims\n\nMade by `python -m benchmarks.report` from the tables in this folder; benchmarks/README.md says how "
+        "to read it. The worst of the values decides.\n\n"
+    )
+    return text + markdown(COLUMNS, [[row[column] for column in COLUMNS] for row in rows])
+
+
+def outputs(results: Path, quick: bool = False) -> list[Any]:
+    """The pages and pictures, each with the tables that it was made from."""
+    import matplotlib
+
+    from benchmarks.pictures import draw
+    from multimax.report.outputs import Output, csv_table
+    from multimax.report.pictures import drawn
+
+    made_with = {"matplotlib": matplotlib.__version__}
+    tables = read_tables(results / "benchmarks", quick)
+    sources = [path for table in tables for path in (table.path, table.path.with_suffix(".json"))]
+    rows = verdicts(tables)
+    found = [
+        Output("benchmarks/aims", {".csv": csv_table(COLUMNS, rows), ".md": aims_page(rows).encode()}, (), sources)
+    ]
+    for table in tables:
+        files = {".md": page(table).encode()}
+        figure = draw(table.name, table.rows)
+        if figure is not None:
+            files |= {".svg": drawn(figure, "svg"), ".png": drawn(figure, "png")}
+        paths = [table.path, table.path.with_suffix(".json")]
+        found.append(Output(f"benchmarks/report/{table.path.stem}", files, (), paths, made_with))
+    return found
+
+
+def write(results: Path, quick: bool) -> None:
+    """Print the aims and, where the packages for it are installed, write them, the pages and the pictures."""
+    for row in verdicts(read_tables(results / "benchmarks", quick)):
+        measured = f", is {row['measured']}" if row["measured"] else ""
+        print(f"{row['verdict']:>18}  {row['aim']}: {row['bound']}{measured}")
+    try:
+        from multimax.report.outputs import save
+    except ImportError as error:
+        print(f"pages and pictures need pip install -e '.[report]' ({error})")
+    else:
+        for output in outputs(results, quick):
+            save(output, results)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("results", nargs="?", type=Path, default=RESULTS.parent)
+    parser.add_argument("--quick", action="store_true")
+    arguments = parser.parse_args()
+    write(arguments.results, arguments.quick)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,119 @@
+"""How long several ways to compute the same thing take, and how much memory.
+
+They take turns, so that whatever else the machine does falls on all alike, and each is compared with the first one in
+the same turn. The first call of each, which may compile something, is not timed.
+"""
+
+import os
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from statistics import median, quantiles
+
+import torch
+
+Call = Callable[[], object]
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """Median and quartiles of the milliseconds over ``repeats`` turns, ``ratio`` to the first one, memory in bytes.
+
+    ``ratio`` is the median over the turns that both took part in, and ``peak_bytes`` what a call allocates at most on
+    top of what was there before it. ``failure`` says in a line why there are no numbers.
+    """
+
+    milliseconds: float = float("nan")
+    low: float = float("nan")
+    high: float = float("nan")
+    repeats: int = 0
+    ratio: float = float("nan")
+    peak_bytes: int = 0
+    failure: str = ""
+
+
+def compare(calls: Sequence[Call], device: torch.device, *, seconds: float, repeats: int = 50) -> list[Measurement]:
+    """Measure ``calls`` by turns, for about ``seconds`` in all and at most ``repeats`` turns.
+
+    Each call has an equal share of the time: who has used it up sits out after three turns, or after one if that alone
+    took ten shares. A call that raises is left out, and its measurement says why.
+    """
+    results: list[Measurement | None] = []
+    peaks: dict[int, int] = {}
+    for i, call in enumerate(calls):
+        try:
+            call()
+            peaks[i] = peak_memory(call, device)
+            results.append(None)
+        except Exception as error:
+            lines = str(error).strip().splitlines()
+            results.append(Measurement(failure=f"{type(error).__name__}: {lines[0] if lines else ''}"[:160]))
+            if device.type == "cuda":
+                torch.cuda.empty_cache()
+    turns: dict[int, dict[int, float]] = {i: {} for i in peaks}
+    share = seconds / max(1, len(peaks))
+    for turn in range(repeats):
+        # Back and forth, because who comes next finds the caches as the one before left them.
+        for i in list(turns) if turn % 2 == 0 else list(reversed(turns)):
+            spent = sum(turns[i].values())
+            if spent < share or (turn < 3 and spent < 10 * share):
+                turns[i][turn] = timed(calls[i], device)
+    first = turns.get(0, {})
+    return [result or summary(turns[i], first, peaks[i]) for i, result in enumerate(results)]
+
+
+def summary(taken: Mapping[int, float], first: Mapping[int, float], peak: int) -> Measurement:
+    values = list(taken.values())
+    low, _, high = quantiles(values, n=4, method="inclusive") if len(values) > 1 else values * 3
+    ratios = [taken[turn] / first[turn] for turn in taken.keys() & first.keys()]
+    ratio = median(ratios) if ratios else float("nan")
+    return Measurement(1000 * median(values), 1000 * low, 1000 * high, len(values), ratio, peak)
+
+
+def timed(call: Call, device: torch.device) -> float:
+    """Seconds of one call; on a GPU between two events, behind the clearing of its cache."""
+    if device.type != "cuda":
+        started = time.perf_counter()
+        call()
+        return time.perf_counter() - started
+    start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+    # Clearing takes longer than the host needs to queue a few kernels, so that their launch is not what is measured.
+    torch.empty(2**28, dtype=torch.int8, device=device).zero_()
+    start.record()
+    call()
+    end.record()
+    torch.cuda.synchronize(device)
+    return start.elapsed_time(end) / 1000
+
+
+def peak_memory(call: Call, device: torch.device) -> int:
+    """Bytes that torch's allocator holds at most during a call, on top of what it holds before.
+
+    On the CPU these are the allocations that torch's profiler sees, the same each time; scratch memory of libraries
+    that have an allocator of their own is not among them.
+    """
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+        torch.cuda.reset_peak_memory_stats(device)
+        before = torch.cuda.memory_allocated(device)
+        call()
+        torch.cuda.synchronize(device)
+        return torch.cuda.max_memory_allocated(device) - before
+    os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # or the profiler complains that there is no GPU
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
+        call()
+    results = profile.profiler.kineto_results  # type: ignore[union-attr]
+    events = sorted((e.start_ns(), e.nbytes()) for e in results.events() if e.name() == "[memory]")
+    held = peak = 0
+    for _, size in events:
+        held += size
+        peak = max(peak, held)
+    return peak
+
+
+def copy_bandwidth(device: torch.device, megabytes: int) -> float:
+    """Bytes per second, read and written, of copying a tensor of so many megabytes, which should dwarf the caches."""
+    source = torch.zeros(megabytes * 2**20, dtype=torch.int8, device=device)
+    target = torch.empty_like(source)
+    target.copy_(source)
+    return 2 * source.numel() / median(timed(lambda: target.copy_(source), device) for _ in range(9))

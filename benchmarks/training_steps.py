@@ -1,0 +1,130 @@
+"""Training steps of the three models of the paper with each function, against softmax: forward, backward, optimiser.
+
+    python -m benchmarks.training_steps [--device cuda] [--models deit lm mt] [--functions multimax ...] [--quick]
+
+Models and optimisers are those of ``scale=paper`` (``--quick``: of ``scale=demo``), on random batches, so that no data
+are needed: DeiT-S, Transformer-XL base and the IWSLT14 model. On a GPU a step is in bfloat16 and compiled; on a CPU it
+is in float32, of a batch small enough for seconds.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from benchmarks.bench import Benchmark, parser
+from multimax.config import RunConfig
+
+MODELS = {"deit": "DeiT-S", "lm": "Transformer-XL base", "mt": "IWSLT14 model"}
+VOCABULARY = {"lm": 267_735, "mt": 10_000}
+BATCH = {"cpu": {"deit": 8, "lm": 2, "mt": 8}, "cuda": {"deit": 256, "lm": 60, "mt": 128}}  # images, rows, sentences
+SENTENCE = 32  # tokens
+
+Loss = Callable[[], Tensor]
+
+
+def image_classifier(config: Any, batch: int, device: torch.device) -> tuple[nn.Module, Loss, int]:
+    from multimax.tasks.image_classification import build_model
+
+    model = build_model(config, config.model).to(device)
+    images = torch.randn(batch, config.data.in_chans, *2 * [config.data.image_size], device=device)
+    targets = torch.randint(config.data.num_classes, (batch,), device=device)
+    return model, lambda: model(images, targets), batch
+
+
+def language_model(config: Any, batch: int, device: torch.device) -> tuple[nn.Module, Loss, int]:
+    """On a segment with a full memory; words are as frequent as Zipf's law has them."""
+    from multimax.tasks.language_modeling import MODELS
+
+    cutoffs, length = config.model.cutoffs, config.model.segment_length
+    num_tokens = VOCABULARY["lm"] if cutoffs else 1000
+    sites = config.reweight
+    model = MODELS[config.model.name](config.model, sites.attention, sites.output, num_tokens).to(device)
+    frequencies = torch.arange(1, num_tokens + 1, dtype=torch.float64).reciprocal()
+    tokens, targets, before = (
+        torch.multinomial(frequencies, 3 * batch * length, replacement=True).to(device).view(3, batch, length)
+    )
+    with torch.no_grad():
+        _, memory = model.encode(before)
+    return model, lambda: model(tokens, targets, memory)[0], targets.numel()
+
+
+def translator(config: Any, batch: int, device: torch.device) -> tuple[nn.Module, Loss, int]:
+    from multimax.models.encoder_decoder import AttentionSites, EncoderDecoder
+
+    sites, num_tokens = config.reweight, VOCABULARY["mt"]
+    kinds = AttentionSites(*(site or sites.attention for site in (sites.encoder, sites.decoder, sites.cross)))
+    model = EncoderDecoder(config.model, kinds, sites.output, num_tokens, num_tokens).to(device)
+    source, target, targets = torch.randint(4, num_tokens, (3, batch, SENTENCE), device=device)
+    smoothing = config.training.label_smoothing
+    mask = torch.ones_like(source, dtype=torch.bool)
+    return model, lambda: model(source, mask, target, targets, smoothing), targets.numel()
+
+
+BUILD: dict[str, Callable[..., tuple[nn.Module, Loss, int]]] = {
+    "deit": image_classifier,
+    "lm": language_model,
+    "mt": translator,
+}
+
+
+def training_step(
+    config: RunConfig, weights: dict[str, Any], device: torch.device, quick: bool
+) -> tuple[Callable[[], None], int]:
+    """A step as the trainer takes it, and the number of images or target tokens in it.
+
+    Models share ``weights``, which the first one fills, so that several large ones find room.
+    """
+    from multimax.engine.optimization import clip_gradients, create_optimizer, reweighting_parameters
+
+    torch.manual_seed(0)
+    batch = 2 if quick else BATCH[device.type][config.task]
+    model, loss, units = BUILD[config.task](config, batch, device)
+    model.load_state_dict(weights, strict=False, assign=True)
+    weights |= {name: tensor for name, tensor in model.state_dict().items() if name not in weights}
+    optimizer = create_optimizer(model, config.optimizer)
+    own = reweighting_parameters(model)
+    if device.type == "cuda":
+        model.compile()
+
+    def step() -> None:
+        with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
+            total = loss()
+        (total / units).backward()
+        clip_gradients(model, own, config.optimizer.clip_norm)
+        optimizer.step()
+        optimizer.zero_grad()
+
+    return step, units
+
+
+def run(benchmark: Benchmark) -> None:
+    try:
+        from multimax.composition import compose_configuration, typed
+    except ImportError as error:
+        benchmark.leave_out(f"models need the extra train: pip install -e '.[train]' ({error})")
+        return
+    device, quick = benchmark.device, benchmark.quick
+    names = sorted(benchmark.arguments.functions, key=lambda name: name != "softmax")
+    for task in benchmark.arguments.models:
+        steps, units, weights = {}, 0, {}
+        for name in names:
+            overrides = [f"task={task}", f"scale={'demo' if quick else 'paper'}", f"reweight={name}"]
+            steps[name], units = training_step(typed(compose_configuration(overrides)), weights, device, quick)
+        way = "compiled" if device.type == "cuda" else "ours"
+        case = f"{units} {'images' if task == 'deit' else 'tokens'}"
+        pairs = [(name, way) for name in names]
+        benchmark.measure(MODELS[task], case, "training step", pairs, list(steps.values()), units=units)
+
+
+def main() -> None:
+    options = parser(__doc__)
+    options.add_argument("--models", nargs="+", default=list(MODELS), choices=MODELS)
+    benchmark = Benchmark("training_steps", options.parse_args())
+    run(benchmark)
+    benchmark.save()
+
+
+if __name__ == "__main__":
+    main()
