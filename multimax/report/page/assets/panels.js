@@ -1,0 +1,116 @@
+// The curves: a panel for each experiment that is shown, drawn when it comes into view.
+
+const panels = new Map();
+const watcher = new IntersectionObserver((entries) => {
+  for (const entry of entries) {
+    const panel = panels.get(entry.target.dataset.name);
+    if (!panel) continue;
+    panel.visible = entry.isIntersecting;
+    if (panel.visible && panel.stale) drawPanel(panel);
+  }
+}, { rootMargin: "300px" });
+const resizer = new ResizeObserver((entries) => {
+  for (const entry of entries) {
+    const panel = panels.get(entry.target.dataset.name);
+    if (panel && panel.width !== entry.contentRect.width) redraw(panel);
+  }
+});
+
+function panelOf(name) {
+  if (panels.has(name)) return panels.get(name);
+  const panel = { name, visible: false, stale: true };
+  panel.plot = new Plot(name, (range) => {
+    if (range) state.zoom[name] = range;
+    else delete state.zoom[name];
+    writeAddress();
+    drawPanel(panel);
+  });
+  panel.legend = h("ul", { class: "legend" });
+  panel.note = h("p", { class: "note" });
+  panel.what = h("span", { class: "metric" });
+  panel.reset = h("button", { type: "button", class: "reset", hidden: true, onclick: () => panel.plot.onzoom(null) }, "Show all");
+  const { description } = DATA.experiments[name];
+  panel.element = h("article", { class: "panel", "data-name": name, "aria-label": name },
+    h("header", {}, h("h3", {}, ...breakable(name)), panel.what, panel.reset),
+    description ? h("p", { class: "about", title: description }, description) : null,
+    panel.plot.element, panel.legend, panel.note);
+  panels.set(name, panel);
+  watcher.observe(panel.element);
+  resizer.observe(panel.element);
+  return panel;
+}
+
+function redraw(panel) {
+  panel.stale = true;
+  if (panel.visible) drawPanel(panel);
+}
+
+function drawPanel(panel) {
+  const { name, plot } = panel;
+  const { lines, without } = linesOf(panel.runs, metricOf(name));
+  const each = state.spread === "runs";
+  panel.stale = false;
+  panel.width = panel.element.clientWidth - parseFloat(getComputedStyle(panel.element).paddingLeft) * 2;
+  plot.show({
+    lines, each, once: evaluatedOnce(lines), zoom: state.zoom[name], logX: Boolean(state.logx), logY: Boolean(state.logy), xTitle: X_TITLE[state.x],
+    height: panel.element.parentElement.children.length === 1 && panel.width > 600 ? 420 : 290,
+  });
+  panel.reset.hidden = !state.zoom[name];
+  const { higher_is_better: higher } = DATA.experiments[name];
+  const direction = state.metric === "score" ? (higher ? ", higher is better" : ", lower is better") : "";
+  panel.what.textContent = (metricOf(name) ?? "no metric yet") + direction;
+  panel.legend.replaceChildren(...lines.map((line, i) => h("li", {
+    onpointerenter: () => plot.highlight(i), onpointerleave: () => plot.highlight(null),
+  }, swatch(line.attention, line.index), h("span", {}, line.label), h("span", { class: "n" }, seedsText(line.runs)))));
+  panel.note.textContent = without.length
+    ? `No such curve in ${plural(without.length, "run")}: ${without.slice(0, 4).map((run) => run.name).join(", ")}${without.length > 4 ? ", …" : ""}`
+    : "";
+  if (lines.length && !performance.getEntriesByName("first-curve").length) performance.mark("first-curve");
+}
+
+// The step at which all lines have their one point, if they have no more: there is no curve then, but dots in a row.
+function evaluatedOnce(lines) {
+  const steps = new Set(lines.flatMap((line) => line.points.map((point) => point.step)));
+  if (steps.size !== 1) return null;
+  lines.forEach((line, i) => [...line.points, ...line.each.flat()].forEach((point) => { point.x = i + 1; }));
+  return [...steps][0];
+}
+
+function seedsText(runs) {
+  return `seed${runs.length > 1 ? "s" : ""} ${runs.map((run) => run.seed).sort((a, b) => a - b).join(" ")}`;
+}
+
+function renderPanels(runs) {
+  const byExperiment = [...grouped(runs, "experiment")].sort(([a], [b]) => a.localeCompare(b));
+  const shown = byExperiment.filter(([name, group]) => {
+    const metric = metricOf(name);
+    return metric && METRIC.has(metric) && group.some((run) => curveOf(run, metric));
+  });
+  const left = byExperiment.length - shown.length;
+  $("panels").replaceChildren(...shown.map(([name, group]) => {
+    const panel = panelOf(name);
+    panel.runs = group;
+    return panel.element;
+  }));
+  $("panels").classList.toggle("single", shown.length === 1);
+  $("curves-note").textContent = [
+    shown.length ? "" : "Nothing to draw: no run that is shown has this metric.",
+    shown.length && left ? `${plural(left, "experiment")} without this metric ${left === 1 ? "is" : "are"} left out.` : "",
+    spreadNote(), Number(state.smooth) ? `Each run is smoothed by a moving average of weight ${state.smooth}.` : "",
+    `Curves have at most ${DATA.points} points.`,
+    state.x === "time" ? "Time is a run's mean per step, evaluation included." : "",
+  ].filter(Boolean).join(" ");
+  for (const [name] of shown) redraw(panels.get(name));
+}
+
+function spreadNote() {
+  if (state.spread === "runs") return "Each run is a line.";
+  const band = { minmax: " in a band from the least to the greatest run", sd: " in a band of one sample standard deviation to either side", none: "" };
+  return `Lines are means over the seeds that reached the step${band[state.spread]}.`;
+}
+
+function grouped(items, key) {
+  const groups = new Map();
+  for (const item of items) groups.set(item[key], [...(groups.get(item[key]) ?? []), item]);
+  return groups;
+}

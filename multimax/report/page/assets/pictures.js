@@ -1,0 +1,31 @@
+// Pictures side by side: those of each run that is shown, and the figures that lie beside the page.
+
+function picture(title, path, ...more) {
+  const image = h("img", { src: path, alt: title, loading: "lazy", decoding: "async" });
+  return h("figure", {}, link(path, image), h("figcaption", {}, ...(more.length ? more : [title])));
+}
+
+function figureCard({ name, path, files }) {
+  const best = files.includes(".svg") ? ".svg" : ".png";
+  const links = files.flatMap((suffix) => [" ", link(path + suffix, suffix === ".json" ? "made from" : suffix.slice(1).toUpperCase())]);
+  return picture(name, path + best, h("strong", {}, name.replaceAll("_", " ")), ...links);
+}
+
+function renderPictures(runs) {
+  const kinds = [...new Set(DATA.runs.flatMap((run) => run.pictures.map(([kind]) => kind)))].sort();
+  const gallery = $("gallery");
+  $("pictures").hidden = !kinds.length && !DATA.figures.length;
+  gallery.replaceChildren();
+  if (kinds.length) {
+    const kind = kinds.includes(state.picture) ? state.picture : kinds[0];
+    const choose = (event) => { state.picture = event.target.value; render(["pictures"]); };
+    const found = runs.flatMap((run) => run.pictures.filter(([of]) => of === kind).map(([, path]) => [run, path]));
+    gallery.append(
+      h("label", {}, "Picture", h("select", { name: "picture", onchange: choose }, ...kinds.map((of) => h("option", { value: of, selected: of === kind }, of)))),
+      h("div", { class: "pictures" }, ...found.map(([run, path]) => picture(`${kind} of ${run.name}`, path,
+        swatch(run.attention), h("button", { type: "button", class: "open", onclick: () => openRun(run.name) }, `${run.function}, seed ${run.seed}`), ` ${run.experiment}`))));
+    if (!found.length) gallery.append(h("p", {}, "None of the runs that are shown has this picture."));
+  }
+  const own = (name) => !DATA.experiments[name] || !state.filters.experiment.size || state.filters.experiment.has(name);
+  if (DATA.figures.length) gallery.append(h("div", { class: "pictures" }, ...DATA.figures.filter(({ name }) => own(name)).map(figureCard)));
+}

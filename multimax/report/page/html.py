@@ -1,0 +1,47 @@
+"""The page itself: one file, with its style, its scripts and its data in it.
+
+Whatever comes from a run is data, which the script puts on the page as text. The page's own policy (CSP) lets nothing
+else run and nothing be fetched but the pictures beside it.
+"""
+
+import base64
+import hashlib
+import json
+import re
+from collections.abc import Mapping
+from importlib.resources import files
+from typing import Any
+
+SCRIPTS = ("dom", "state", "series", "marks", "plot", "panels", "filters", "tables", "details", "pictures", "main")
+"""Joined in this order into one script."""
+
+
+def page(data: Mapping[str, Any]) -> bytes:
+    """The page for ``data``, which ``data.page_data`` describes; the same bytes for the same data."""
+    style = asset("page.css")
+    script = '"use strict";\n' + "\n".join(asset(f"{name}.js") for name in SCRIPTS)
+    parts = {
+        "policy": f"default-src 'none'; img-src 'self' file:; style-src {source(style)}; script-src {source(script)}; "
+        "base-uri 'none'; form-action 'none'",
+        "style": style,
+        "script": script,
+        "data": embedded(data),
+    }
+    return re.sub(r"\{\{(\w+)\}\}", lambda match: parts[match[1]], asset("page.html")).encode()
+
+
+def asset(name: str) -> str:
+    return (files(__package__) / "assets" / name).read_text(encoding="utf-8")
+
+
+def source(content: str) -> str:
+    """How a policy names an inline script or style."""
+    return f"'sha256-{base64.b64encode(hashlib.sha256(content.encode()).digest()).decode()}'"
+
+
+def embedded(data: Mapping[str, Any]) -> str:
+    """JSON that no string in it can lead out of the script element."""
+    text = json.dumps(data, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+    for character in "<>&\u2028\u2029":
+        text = text.replace(character, f"\\u{ord(character):04x}")
+    return text
