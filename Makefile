@@ -2,7 +2,7 @@ PYTHON ?= python3.11
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: help demo results test test-slow test-gpu setup lint lock clean
+.PHONY: help demo results test test-slow test-gpu bench setup lint lock clean
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*##' Makefile | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -36,6 +36,9 @@ test-slow: $(VENV)/.fairseq ## the tests that take minutes
 
 test-gpu: setup ## the tests that need a CUDA device
 	$(BIN)/python -m pytest -m gpu
+
+bench: $(VENV)/.fairseq ## speed and memory beside other implementations: ten minutes on two quiet cores
+	$(BIN)/python -m benchmarks
 
 lint: setup ## ruff and mypy
 	$(BIN)/ruff check .

@@ -16,7 +16,7 @@ from pathlib import Path
 import torch
 
 from benchmarks import report
-from benchmarks.bench import RESULTS
+from benchmarks.bench import RESULTS, line
 
 # Seconds after which a benchmark begins nothing more, and what else it is told.
 PLAN: dict[str, dict[str, tuple[int, tuple[str, ...]]]] = {
@@ -64,6 +64,9 @@ def main() -> None:
         except subprocess.TimeoutExpired:
             failed.append(name)
         print(f"{name}: {time.monotonic() - started:.0f} s\n", flush=True)
+    for table in report.read_tables(arguments.results / "benchmarks", arguments.quick):
+        if table.on_gpu == (arguments.device == "cuda"):
+            print(*(f"{table.path.stem}: {line(row)}" for row in table.rows), sep="\n")
     report.write(arguments.results, arguments.quick)
     if failed:
         raise SystemExit(f"error: did not come to their ends: {', '.join(failed)}")

@@ -19,7 +19,7 @@ from benchmarks.bench import Benchmark, Contestant, parser
 from benchmarks.functions import written_out
 from multimax import reweight
 from multimax.attention import attention
-from multimax.kernels.flash import flash_attention
+from multimax.kernels.flash import flash_attention, supports
 
 SHAPE = (64, 6, 197, 64)
 LENGTHS = (128, 256, 512, 1024, 2048, 4096)
@@ -65,8 +65,9 @@ def materialised(causal: bool, device: torch.device) -> Contestant:
     return Contestant("multimax", "written out", call, (ranges, ts))
 
 
-def flex(modulated: bool, causal: bool, length: int, device: torch.device) -> Contestant:
+def flex(modulated: bool, causal: bool, length: int, benchmark: Benchmark) -> Contestant:
     """FlexAttention, with MultiMax as its score_mod or plain."""
+    device = benchmark.device
     ranges, ts = torch.randn(2, 4, device=device) * 0.02
 
     def multimax(score: Tensor, *_: Tensor) -> Tensor:
@@ -77,25 +78,25 @@ def flex(modulated: bool, causal: bool, length: int, device: torch.device) -> Co
     block_mask = None
     if causal:
         block_mask = create_block_mask(lambda b, h, q, k: q >= k, None, None, length, length, device=str(device))
-    compiled = torch.compile(flex_attention, dynamic=False)
-    call = partial(compiled, score_mod=multimax if modulated else None, block_mask=block_mask)
+    call = partial(benchmark.compile(flex_attention), score_mod=multimax if modulated else None, block_mask=block_mask)
     return Contestant("multimax" if modulated else "softmax", "FlexAttention", call, trains=device.type == "cuda")
 
 
 def run(benchmark: Benchmark) -> None:
     device, names, quick = benchmark.device, benchmark.arguments.functions, benchmark.quick
     on_gpu = device.type == "cuda"
-    flashes = [name for name in ("softmax", "multimax") if name in names] if on_gpu else []
 
     def inputs(*shape: int) -> list[Tensor]:
         return [torch.randn(shape, device=device, dtype=benchmark.dtype, requires_grad=True) for _ in range(3)]
+
+    flashes = [name for name in ("softmax", "multimax") if name in names and supports(*inputs(1, 1, 1, 1)) is None]
 
     shape = (2, 2, 19, 16) if quick else SHAPE
     heads, length, dim = shape[1:]
     contestants = [sdpa(False), *(c for name in names for c in ours(name, False, length, heads, device))]
     if "multimax" in names:
-        contestants += [materialised(False, device), flex(True, False, length, device)]
-    contestants += [flex(False, False, length, device), *(flash(name, False, device) for name in flashes)]
+        contestants += [materialised(False, device), flex(True, False, length, benchmark)]
+    contestants += [flex(False, False, length, benchmark), *(flash(name, False, device) for name in flashes)]
     benchmark.race("DeiT-S", "x".join(map(str, shape)), contestants, inputs(*shape), size=length, units=shape[0])
 
     tokens = 32 if quick else 2**16 if on_gpu else 2**12
@@ -106,7 +107,7 @@ def run(benchmark: Benchmark) -> None:
             contestants.append(materialised(causal, device))
         contestants += [flash(name, causal, device) for name in flashes]
         if on_gpu:
-            contestants += [flex(modulated, causal, length, device) for modulated in (False, True)]
+            contestants += [flex(modulated, causal, length, benchmark) for modulated in (False, True)]
         case = f"N={length}{', causal' if causal else ''}"
         shape = (tokens // length, heads, length, dim)
         benchmark.race("length", case, contestants, inputs(*shape), size=length, units=tokens)

@@ -13,6 +13,7 @@ import os
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import partial
@@ -40,7 +41,8 @@ FORWARD, BOTH = "forward", "forward + backward"
 class Contestant:
     """A function, a way to compute it, and the call that does so.
 
-    ``parameters`` are what gradients are taken of beside the inputs; without ``trains`` it has no backward.
+    ``parameters`` are what gradients are taken of beside the inputs; without ``trains`` it has no backward. ``within``
+    makes the context in which all of it runs.
     """
 
     function: str
@@ -48,13 +50,15 @@ class Contestant:
     call: Callable[..., Tensor]
     parameters: Sequence[Tensor] = ()
     trains: bool = True
+    within: Callable[[], AbstractContextManager[object]] = nullcontext
 
     def forward(self, inputs: Sequence[Tensor]) -> object:
-        with torch.no_grad():
-            return self.call(*inputs)
+        with self.within(), torch.no_grad():
+            return self.call(*(tensor.detach() for tensor in inputs))
 
     def both(self, inputs: Sequence[Tensor], grad: Tensor) -> object:
-        return torch.autograd.grad(self.call(*inputs), [*inputs, *self.parameters], grad)
+        with self.within():
+            return torch.autograd.grad(self.call(*inputs), [*inputs, *self.parameters], grad)
 
 
 def parser(doc: str | None) -> argparse.ArgumentParser:
@@ -157,6 +161,10 @@ class Benchmark:
                 }
             self.add(row)
         self.save()  # now, lest a crash take it along
+
+    def compile(self, function: Callable[..., Tensor]) -> Callable[..., Tensor]:
+        """``function`` as ``torch.compile`` has it, for fixed shapes; of tiny sizes without its long compilation."""
+        return torch.compile(function, dynamic=False, backend="eager" if self.quick else "inductor")
 
     def add(self, row: Mapping[str, Any]) -> None:
         known = {column: "" if row.get(column) is None else str(row[column]) for column in COLUMNS}

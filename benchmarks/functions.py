@@ -15,7 +15,6 @@ weights and their gradient and writes that of the scores.
 
 import copy
 import os
-from collections.abc import Callable
 from functools import partial
 from itertools import product
 from math import prod
@@ -30,6 +29,8 @@ from multimax import kernels, reweight
 SHAPES = ((384, 197, 197), (8, 512, 512), (512, 32000))
 LENGTHS = (64, 197, 512, 1024, 4096, 16384, 65536, 267_744)
 
+MODES = {"kernel": "require", "eager": "eager"}
+
 SOFTMAX = Contestant("softmax", "torch", partial(torch.softmax, dim=-1))
 
 
@@ -43,20 +44,16 @@ def written_out(x: Tensor, ranges: Tensor, ts: Tensor) -> Tensor:
 def ours(name: str, path: str, device: torch.device) -> Contestant:
     """A registered function by one path, "kernel" or "eager"."""
     module = reweight.create(name).to(device)
-
-    def call(scores: Tensor) -> Tensor:
-        with kernels.use(path):
-            return module(scores)
-
-    return Contestant(name, path, call, tuple(module.parameters()))
+    return Contestant(name, path, module, tuple(module.parameters()), within=partial(kernels.use, MODES[path]))
 
 
-def peers(names: list[str], device: torch.device, leave_out: Callable[[str], None]) -> list[Contestant]:
-    """Other implementations of the functions ``names``; ``leave_out`` is told of those that are not installed."""
+def peers(benchmark: Benchmark) -> list[Contestant]:
+    """Other implementations of the functions, but for those that are not installed."""
+    names, device = benchmark.arguments.functions, benchmark.device
     found = []
     if "multimax" in names:
         parameters = [nn.Parameter(torch.randn(4, device=device) * 0.02) for _ in range(2)]
-        compiled = torch.compile(written_out, dynamic=False)
+        compiled = benchmark.compile(written_out)
         for way, formula in (("written out", written_out), ("written out, compiled", compiled)):
             call = lambda x, formula=formula: formula(x, *parameters)  # noqa: E731
             found.append(Contestant("multimax", way, call, parameters))
@@ -72,7 +69,7 @@ def peers(names: list[str], device: torch.device, leave_out: Callable[[str], Non
             Contestant("entmax", "entmax package, bisection", lambda x: entmax.entmax_bisect(x, alpha, dim=-1), [alpha])
         )
     except ImportError as error:
-        leave_out(f"the entmax package is not installed ({error})")
+        benchmark.leave_out(f"the entmax package is not installed ({error})")
     if device.type == "cuda":
         try:
             from liger_kernel.ops.sparsemax import LigerSparsemaxFunction
@@ -80,7 +77,7 @@ def peers(names: list[str], device: torch.device, leave_out: Callable[[str], Non
             liger: Any = LigerSparsemaxFunction
             found.append(Contestant("sparsemax", "Liger", lambda x: liger.apply(x, -1)))
         except ImportError as error:
-            leave_out(f"Liger is not installed ({error})")
+            benchmark.leave_out(f"Liger is not installed ({error})")
     return [contestant for contestant in found if contestant.function in names]
 
 
@@ -90,7 +87,7 @@ def gradients(benchmark: Benchmark, name: str, path: str, shape: tuple[int, ...]
     scores, grad = torch.randn(2, *shape, device=benchmark.device, dtype=benchmark.dtype)
 
     def of_parameters(path: str, module: nn.Module, scores: Tensor, grad: Tensor) -> Tensor:
-        with kernels.use(path):
+        with kernels.use(MODES[path]):
             found = torch.autograd.grad(module(scores), list(module.parameters()), grad)
         return torch.cat([part.flatten() for part in found])
 
@@ -127,7 +124,7 @@ def run(benchmark: Benchmark) -> None:
         contestants = [SOFTMAX, *kernel_paths]
         benchmark.race("row length", f"{length}", contestants, [x], size=length, moved=moved(x))
     everyone = [SOFTMAX, *kernel_paths, *(ours(name, "eager", device) for name in names)]
-    everyone += peers(names, device, benchmark.leave_out)
+    everyone += peers(benchmark)
     shapes = ((2, 3, 7), (3, 33)) if quick else SHAPES
     for shape in shapes:
         x = scores(*shape)

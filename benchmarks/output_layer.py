@@ -32,7 +32,8 @@ def whole(function: nn.Module, targets: Tensor) -> Callable[[Tensor, Tensor], Te
     return loss
 
 
-def contestants(targets: Tensor, device: torch.device, leave_out: Callable[[str], None]) -> list[Contestant]:
+def contestants(benchmark: Benchmark, targets: Tensor) -> list[Contestant]:
+    device = benchmark.device
     softmax, multimax = reweight.create("softmax"), reweight.create("multimax").to(device)
     parameters = tuple(multimax.parameters())
     modulator = (multimax.ranges, multimax.ts, multimax.order)
@@ -41,8 +42,8 @@ def contestants(targets: Tensor, device: torch.device, leave_out: Callable[[str]
         Contestant("multimax", "whole", whole(multimax, targets), parameters),
         Contestant("softmax", "pieces", lambda h, t: linear_cross_entropy(h, t, targets)),
         Contestant("multimax", "pieces", lambda h, t: linear_cross_entropy(h, t, targets, modulator), parameters),
-        Contestant("softmax", "whole, compiled", torch.compile(whole(softmax, targets), dynamic=False)),
-        Contestant("multimax", "whole, compiled", torch.compile(whole(multimax, targets), dynamic=False), parameters),
+        Contestant("softmax", "whole, compiled", benchmark.compile(whole(softmax, targets))),
+        Contestant("multimax", "whole, compiled", benchmark.compile(whole(multimax, targets)), parameters),
     ]
     if device.type == "cuda":
         try:
@@ -51,7 +52,7 @@ def contestants(targets: Tensor, device: torch.device, leave_out: Callable[[str]
             liger: Any = LigerFusedLinearCrossEntropyFunction
             found.append(Contestant("softmax", "Liger", lambda h, t: liger.apply(h, t, targets)[0]))
         except ImportError as error:
-            leave_out(f"Liger is not installed ({error})")
+            benchmark.leave_out(f"Liger is not installed ({error})")
     return found
 
 
@@ -93,7 +94,7 @@ def run(benchmark: Benchmark) -> None:
         tensors = [torch.randn(tokens, dim, device=device), torch.randn(vocabulary, dim, device=device) * dim**-0.5]
         inputs = [tensor.to(benchmark.dtype).requires_grad_() for tensor in tensors]
         case = f"{tokens} tokens, V={vocabulary}"
-        everyone = contestants(targets, device, benchmark.leave_out)
+        everyone = contestants(benchmark, targets)
         benchmark.race("loss", case, everyone, inputs, size=vocabulary, units=tokens, directions=[BOTH])
     sizes = (128, (16, 32)) if quick else (VOCABULARIES[-1], CUTOFFS)
     adaptive(benchmark, tokens, dim, *sizes)

@@ -1,0 +1,158 @@
+"""The benchmarks run, at tiny sizes, and give the rows that they promise; how fast is for a quiet machine to say."""
+
+import importlib.util
+import json
+from functools import partial
+from itertools import product
+
+import pytest
+import torch
+
+from benchmarks import aims, report, timing
+from benchmarks.aims import AIMS, Aim
+from benchmarks.bench import BOTH, COLUMNS, FORWARD
+from multimax import reweight
+from tests.benchmark_runs import run
+
+STEP = "training step"
+FUNCTIONS = ("softmax", "multimax", "entmax")
+
+
+def contestants(rows, part, direction):
+    return {(row["function"], row["way"]) for row in rows if (row["part"], row["direction"]) == (part, direction)}
+
+
+def test_functions(tmp_path, monkeypatch):
+    rows, record = run("functions", tmp_path, monkeypatch)
+    ours = {("softmax", "torch"), *((name, "kernel") for name in reweight.available())}
+    peers = {("sparsemax", "entmax package, sorted"), ("entmax15", "entmax package, sorted")}
+    peers |= {("entmax", "entmax package, bisection")}
+    peers |= {("multimax", "written out"), ("multimax", "written out, compiled")}
+    for direction in (FORWARD, BOTH):
+        assert contestants(rows, "row length", direction) == contestants(rows, "threads", direction) == ours
+        assert contestants(rows, "shapes", direction) == ours | peers | {(n, "eager") for n in reweight.available()}
+    bits = {(row["function"], row["way"], row["same_bits"]) for row in rows if row["same_bits"]}
+    assert bits == set(product(("multimax", "entmax"), ("kernel", "eager"), ("yes",)))
+    assert all(float(row["error"]) < 1e-4 for row in rows if row["same_bits"])
+    assert record["environment"]["torch"] == torch.__version__
+    assert record["allocator"]["keeps_freed_memory"]
+    assert record["peers"]["entmax"]
+    assert not record["left_out"]
+
+
+def test_output_layer(tmp_path, monkeypatch):
+    rows, _ = run("output_layer", tmp_path, monkeypatch)
+    ways = ("whole", "pieces", "whole, compiled")
+    assert contestants(rows, "loss", BOTH) == set(product(("softmax", "multimax"), ways))
+    adaptive = {("softmax", "torch"), ("softmax", "ours"), ("multimax", "ours")}
+    assert contestants(rows, "adaptive softmax", BOTH) == adaptive
+    assert all(float(row["per_s"]) > 0 for row in rows)
+
+
+def test_training_steps(tmp_path, monkeypatch):
+    rows, _ = run("training_steps", tmp_path, monkeypatch, "--functions", *FUNCTIONS)
+    for model in ("DeiT-S", "Transformer-XL base", "IWSLT14 model"):
+        assert contestants(rows, model, STEP) == {(name, "ours") for name in FUNCTIONS}
+    assert {row["ratio"] for row in rows if row["function"] == "softmax"} == {"1.000"}
+
+
+def test_a_comparison_is_by_turns_and_within_turns(monkeypatch):
+    seconds = {"a": iter([1.0, 2.0, 4.0, 1.0]), "b": iter([3.0, 6.0, 12.0, 3.0])}
+    order = []
+
+    def timed(call, device):
+        order.append(call())
+        return next(seconds[order[-1]])
+
+    monkeypatch.setattr(timing, "timed", timed)
+    calls = [lambda: "a", lambda: "b"]
+    first, second = timing.compare(calls, torch.device("cpu"), seconds=1e6, repeats=4)
+    assert order == ["a", "b", "b", "a", "a", "b", "b", "a"]
+    assert (first.milliseconds, first.ratio, first.repeats) == (1500, 1, 4)
+    assert (second.milliseconds, second.ratio) == (4500, 3)
+
+
+def test_who_has_used_up_its_time_sits_out_and_who_fails_is_left_out(monkeypatch):
+    monkeypatch.setattr(timing, "timed", lambda call, device: call())
+
+    def broken():
+        raise ValueError("not today\nat all")
+
+    calls = [lambda: 0.01, lambda: 0.5, lambda: 30.0, broken]
+    fast, slow, slowest, failed = timing.compare(calls, torch.device("cpu"), seconds=1.5, repeats=20)
+    assert (fast.repeats, slow.repeats, slowest.repeats) == (20, 3, 1)
+    assert failed.failure == "ValueError: not today"
+    assert failed.repeats == 0
+
+
+def test_peak_memory_counts_what_is_held_at_once():
+    size = 2**20
+
+    def call():
+        first = torch.empty(size, dtype=torch.int8)
+        del first
+        second, third = torch.empty(size, dtype=torch.int8), torch.empty(size, dtype=torch.int8)
+        return second, third
+
+    assert timing.peak_memory(call, torch.device("cpu")) == 2 * size
+
+
+ROW = dict.fromkeys(COLUMNS, "") | {"part": "p", "case": "c", "function": "multimax", "way": "kernel"}
+
+
+def table(*rows, on_gpu=False):
+    rows = [ROW | {"size": "10", "direction": BOTH, "milliseconds": "1"} | row for row in rows]
+    path = f"functions_{'some_gpu' if on_gpu else 'cpu'}.csv"
+    return report.Table(report.Path(path), rows, {"benchmark": "functions", "device": "some GPU"})
+
+
+def test_an_aim_is_met_where_all_its_rows_are_within_the_bound(monkeypatch):
+    make = partial(Aim, "text", "functions", {"part": "p", "function": "multimax"}, 1.3)
+    monkeypatch.setattr(report, "AIMS", [make()])
+
+    def verdict(*tables):
+        return [row["verdict"] for row in report.verdicts(tables)]
+
+    assert verdict() == ["not measured here"]
+    assert verdict(table({"ratio": "1.3"})) == ["met"]
+    assert verdict(table({"ratio": "1.2"}, {"ratio": "1.4"})) == ["not met (1 of 2)"]
+    assert verdict(table({"ratio": "", "milliseconds": "", "note": "OutOfMemoryError"})) == ["not met"]
+    assert verdict(table({"ratio": "1"}, on_gpu=True)) == ["not measured here"]
+    monkeypatch.setattr(report, "AIMS", [make(sizes=(11, 20))])
+    assert verdict(table({"ratio": "1"})) == ["not measured here"]
+    monkeypatch.setattr(report, "AIMS", [make(over={"function": "softmax"})])
+    assert verdict(table({"ratio": "2.4"}, {"ratio": "2", "function": "softmax"})) == ["met"]
+    assert verdict(table({"ratio": "2.8"}, {"ratio": "2", "function": "softmax"})) == ["not met"]
+    monkeypatch.setattr(report, "AIMS", [make(at_least=True)])
+    assert verdict(table({"ratio": "2"})) == ["met"]
+
+
+def test_the_share_of_the_logits_is_of_tokens_by_vocabulary_in_float32():
+    row = ROW | {"peak_mb": "2", "size": "1024", "per_s": "512000", "milliseconds": "1"}
+    assert aims.share_of_logits(row) == pytest.approx(1.0)
+
+
+def test_every_aim_is_about_a_table_that_some_benchmark_makes():
+    assert all(importlib.util.find_spec(f"benchmarks.{aim.table}") for aim in AIMS)
+
+
+def test_tiny_tables_become_pages_and_pictures(tmp_path, monkeypatch):
+    run(
+        "training_steps", tmp_path / "benchmarks", monkeypatch, "--functions", "softmax", "multimax", "--models", "deit"
+    )
+    outputs = {output.name: output for output in report.outputs(tmp_path, quick=True)}
+    assert set(outputs) == {"benchmarks/aims", "benchmarks/report/training_steps_cpu"}
+    page = outputs["benchmarks/report/training_steps_cpu"].files
+    assert b"## DeiT-S, training step" in page[".md"]
+    assert page[".png"].startswith(b"\x89PNG")
+    assert not report.read_tables(tmp_path / "benchmarks", quick=False)
+
+
+def test_making_the_report_again_changes_nothing(root):
+    results = root / "results"
+    for output in report.outputs(results):
+        kept = json.loads((results / f"{output.name}.json").read_text())
+        kept.pop("revision")
+        assert kept == output.sidecar(results), f"{output.name} is out of date: python -m benchmarks.report"
+        for suffix, content in output.files.items():
+            assert (results / f"{output.name}{suffix}").read_bytes() == content, f"{output.name}{suffix}"
