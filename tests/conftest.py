@@ -4,15 +4,16 @@ from pathlib import Path
 import pytest
 import torch
 
+# Without a GPU the Triton kernels are interpreted. Triton reads this when it is imported, which any import may do.
+if not torch.cuda.is_available():
+    os.environ["TRITON_INTERPRET"] = "1"
+
 from multimax.reweight import _registry
 
 # Two test processes on two cores: more threads would only get in each other's way.
 torch.set_num_threads(1)
 os.environ["OMP_NUM_THREADS"] = "1"
 os.environ["HF_HUB_OFFLINE"] = "1"
-# Without a GPU the Triton kernels are interpreted. Triton reads this when it is imported, which any test may do first.
-if not torch.cuda.is_available():
-    os.environ["TRITON_INTERPRET"] = "1"
 
 ROOT = Path(__file__).resolve().parent.parent
 
