@@ -6,6 +6,7 @@ seeds, and wide for few: with three, 2.5 standard deviations to either side of t
 """
 
 import math
+from bisect import bisect_right
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from statistics import fmean, stdev
@@ -72,4 +73,6 @@ def half_width(deviation: float, n: int) -> float:
 
 def pairs_needed(mean: float, deviation: float, most: int = 1000) -> int | None:
     """Least n whose interval around ``mean`` leaves zero out; None beyond ``most``."""
-    return next((n for n in range(2, most + 1) if half_width(deviation, n) < abs(mean)), None)
+    counts = range(2, most + 1)  # more pairs, narrower intervals
+    found = bisect_right(counts, -abs(mean), key=lambda n: -half_width(deviation, n))
+    return counts[found] if found < len(counts) else None

@@ -22,7 +22,7 @@ from multimax.config import digest, identity
 from multimax.errors import UserError
 from multimax.report.page.command import command
 from multimax.report.page.curves import POINTS, Curves, packed, thinned
-from multimax.report.page.data import finished_run, page_data
+from multimax.report.page.data import page_data, read_run
 from multimax.report.page.html import page
 from multimax.report.page.results_page import results_page, table
 from multimax.report.page.serve import Runs, server
@@ -64,7 +64,7 @@ def data_in(content):
 
 
 def data_of(folder):
-    return page_data([finished_run(path, f"{path.name}/") for path in sorted(folder.iterdir())], "Runs", "Made up.")
+    return page_data([read_run(path) for path in sorted(folder.iterdir())], "Runs", "Made up.")
 
 
 def test_the_page_in_the_repository_is_what_the_records_give(root):

@@ -27,26 +27,29 @@ SCORES = {"deit": ("top1",), "lm": ("ppl@", "smoothed_ppl@"), "mt": ("bleu",)}
 class PageRun:
     """A run as the page sees it; ``pictures`` are kinds of picture and where they are, relative to the page."""
 
-    files: RunFiles
+    name: str
+    config: Mapping[str, Any]
+    summary: Mapping[str, Any]  # empty for an unfinished run
+    start: Mapping[str, Any]  # the newest; empty for a record
     curves: Curves
+    experiment: str
+    function: str
+    setting: Mapping[str, Any]
+    command: str | None
     status: str = "finished"  # finished | running | stopped
     seconds_per_step: float | None = None
     pictures: Sequence[tuple[str, str]] = ()
     folder: str | None = None  # where its files are, relative to the page
 
     @property
-    def config(self) -> Mapping[str, Any]:
-        return self.files.config
-
-    @property
     def final(self) -> Mapping[str, float]:
-        return (self.files.summary or {}).get("metrics", {})
+        return self.summary.get("metrics", {})
 
     @property
     def metric(self) -> str | None:
         """What the run is scored by."""
-        if self.files.summary:
-            return self.files.summary["metric"]
+        if self.summary:
+            return self.summary["metric"]
         logged = [name.removeprefix("val/") for name in self.curves.by_metric if name.startswith("val/")]
         return next((name for name in logged if name.startswith(SCORES[self.config["task"]])), None)
 
@@ -59,23 +62,29 @@ class PageRun:
     def of_steps(self) -> int | None:
         """How long the run is, or will be where that is known."""
         training = self.config["training"]
-        if self.files.summary or training.get("steps"):
-            return (self.files.summary or training).get("steps")
+        if self.summary or training.get("steps"):
+            return (self.summary or training).get("steps")
         each = self.curves.steps_per_epoch
         return math.ceil(training["epochs"] * each - 1e-6) if each and training.get("epochs") else None
 
-    @property
-    def setting(self) -> dict[str, Any]:
-        return setting(self.config, task_module(self.config["task"]).Config)
 
-
-def finished_run(path: Path, folder: str, pictures: Sequence[tuple[str, str]] = ()) -> PageRun:
-    """The run of a record."""
+def read_run(path: Path) -> PageRun:
+    """A run folder, finished or not, or a record. Raises UserError, ValueError or KeyError for one that is damaged."""
     files = RunFiles(path)
-    assert files.summary is not None
-    taken = files.summary.get("throughput", {}).get("seconds")
-    seconds = taken / files.summary["steps"] if taken else None
-    return PageRun(files, read_curves(files), "finished", seconds, pictures, folder)
+    summary, starts = files.summary or {}, files.starts
+    seconds = summary.get("throughput", {}).get("seconds")
+    return PageRun(
+        name=files.name,
+        config=files.config,
+        summary=summary,
+        start=starts[-1] if starts else {},
+        curves=read_curves(files),
+        experiment=files.experiment,
+        function=files.function,
+        setting=setting(files.config, task_module(files.config["task"]).Config),
+        command=command(files.config),
+        seconds_per_step=seconds / summary["steps"] if seconds else None,
+    )
 
 
 def page_data(
@@ -91,7 +100,7 @@ def page_data(
     ``problems`` are lines about runs that could not be read. Runs of one experiment that differ in more than their
     functions and their seed are told apart by what differs, and never averaged.
     """
-    runs = sorted(runs, key=lambda run: run.files.name)
+    runs = sorted(runs, key=lambda run: run.name)
     variants = variants_of(runs)
     metrics, curves, points = packed([run.curves for run in runs])
     names = sorted({run.config["reweight"]["attention"]["name"] for run in runs})
@@ -115,14 +124,13 @@ def page_data(
 
 
 def run_data(run: PageRun, variant: str) -> dict[str, Any]:
-    config, summary = run.config, run.files.summary or {}
-    headline = run.headline
+    config, headline = run.config, run.headline
     return {
-        "name": run.files.name,
+        "name": run.name,
         "task": config["task"],
         "scale": config["scale"],
-        "experiment": run.files.experiment,
-        "function": run.files.function,
+        "experiment": run.experiment,
+        "function": run.function,
         "variant": variant,
         "attention": config["reweight"]["attention"]["name"],
         "seed": config["seed"],
@@ -132,13 +140,13 @@ def run_data(run: PageRun, variant: str) -> dict[str, Any]:
         "metric": run.metric,
         "headline": headline,
         "value": rounded(run.final.get(headline)) if headline else None,
-        "parameters": summary.get("parameters", {}).get("total"),
+        "parameters": run.summary.get("parameters", {}).get("total"),
         "steps_per_epoch": rounded(run.curves.steps_per_epoch),
         "seconds_per_step": rounded(run.seconds_per_step),
         "facts": facts(run),
         "final": {name: rounded(value) for name, value in run.final.items()},
         "config": {key: value for key, value in flatten(config) if key != "description"},
-        "command": command(config),
+        "command": run.command,
         "pictures": [list(picture) for picture in run.pictures],
         "folder": run.folder,
     }
@@ -146,15 +154,14 @@ def run_data(run: PageRun, variant: str) -> dict[str, Any]:
 
 def facts(run: PageRun) -> dict[str, str]:
     """What the details of a run begin with."""
-    summary = run.files.summary or {}
-    starts = run.files.starts
-    environment = summary.get("environment") or (starts[-1]["environment"] if starts else {})
+    summary = run.summary
+    environment = summary.get("environment") or run.start.get("environment", {})
     memory = summary.get("peak_memory_bytes")
     where = [environment.get("gpu") or environment.get("cpu"), f"{environment.get('threads')} threads"]
     parameters = summary.get("parameters", {})
     result = {
         "configuration": summary.get("config_hash"),
-        "revision": run.files.revision,
+        "revision": run.start.get("revision") or summary.get("revision"),
         "finished": summary.get("finished"),
         "machine": ", ".join(filter(None, where)) if environment else None,
         "versions": f"Python {environment.get('python')}, torch {environment.get('torch')}" if environment else None,
@@ -169,14 +176,14 @@ def variants_of(runs: Sequence[PageRun]) -> list[str]:
     """For each run what, beside functions and seed, is not the same for all runs of its experiment; mostly nothing."""
     groups = defaultdict(list)
     for run in runs:
-        groups[run.files.experiment].append(run.setting)
+        groups[run.experiment].append(run.setting)
     differ = {
         experiment: [key for key in sorted(set().union(*group)) if len({repr(s.get(key)) for s in group}) > 1]
         for experiment, group in groups.items()
     }
     flat = [dict(flatten(run.config)) for run in runs]
     return [
-        ", ".join(f"{key}={values.get(key)}" for key in differ[run.files.experiment])
+        ", ".join(f"{key}={values.get(key)}" for key in differ[run.experiment])
         for run, values in zip(runs, flat, strict=True)
     ]
 
@@ -184,10 +191,10 @@ def variants_of(runs: Sequence[PageRun]) -> list[str]:
 def experiments(runs: Sequence[PageRun]) -> dict[str, dict[str, Any]]:
     """By name what an experiment's runs have in common."""
     result: dict[str, dict[str, Any]] = {}
-    for run in sorted(runs, key=lambda run: run.files.experiment):
+    for run in sorted(runs, key=lambda run: run.experiment):
         headline = HEADLINE[run.config["task"]]
         known = result.setdefault(
-            run.files.experiment,
+            run.experiment,
             {
                 "task": run.config["task"],
                 "data": run.config["data"]["name"],
@@ -209,7 +216,7 @@ def means(runs: Sequence[PageRun], variants: Sequence[str]) -> list[dict[str, An
     groups: dict[tuple[str, str, str], list[PageRun]] = defaultdict(list)
     for run, variant in zip(runs, variants, strict=True):
         if run.headline in run.final:
-            groups[run.files.experiment, variant, run.files.function].append(run)
+            groups[run.experiment, variant, run.function].append(run)
     result = []
     for (experiment, variant, function), group in groups.items():
         mean = mean_over_seeds(run.final[str(run.headline)] for run in group)

@@ -2,12 +2,13 @@
 
 import csv
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
 from multimax.report.outputs import Output
-from multimax.report.page.data import finished_run, page_data
+from multimax.report.page.data import page_data, read_run
 from multimax.report.page.html import page
 from multimax.report.records import read_records
 
@@ -23,10 +24,10 @@ def results_page(results: Path) -> Iterator[Output]:
     records = read_records(results / "runs")
     experiments = {record.experiment for record in records}
     paths = [path for path in sorted((results / "tables").glob("*.csv")) if path.stem not in experiments]
-    runs = [
-        finished_run(record.path, f"runs/{record.path.name}/", pictures_in(record.path, f"runs/{record.path.name}/"))
-        for record in records
-    ]
+    runs = []
+    for record in records:
+        place = f"runs/{record.path.name}/"
+        runs.append(replace(read_run(record.path), pictures=pictures_in(record.path, place), folder=place))
     data = page_data(runs, "Recorded runs", MADE_BY, [table(path) for path in paths], figures(results / "figures"))
     yield Output("index", {".html": page(data)}, records, paths)
 

@@ -1,7 +1,9 @@
 """``python -m multimax.report serve RUNS``: the page of run folders as they are when it is loaded, on this machine."""
 
+import os
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from datetime import datetime
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -9,9 +11,7 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 from multimax.errors import UserError
-from multimax.loggers.run_files import RunFiles
-from multimax.report.page.curves import Curves, read_curves
-from multimax.report.page.data import PageRun, page_data
+from multimax.report.page.data import PageRun, page_data, read_run
 from multimax.report.page.html import page
 from multimax.report.page.results_page import pictures_in
 
@@ -26,7 +26,7 @@ class Runs:
 
     def __init__(self, paths: Sequence[Path]):
         self.paths = paths
-        self.known: dict[Path, tuple[object, RunFiles, Curves]] = {}
+        self.known: dict[Path, tuple[object, PageRun]] = {}
         self.pictures: dict[str, Path] = {}  # by their place relative to the page
 
     def folders(self) -> list[Path]:
@@ -64,36 +64,25 @@ class Runs:
         signature = [(s.st_mtime_ns, s.st_size) for name in FILES if (s := stat(folder / name))]
         known = self.known.get(folder)
         if known is None or known[0] != signature:
-            files = RunFiles(folder)
-            known = self.known[folder] = signature, files, read_curves(files)
-        _, files, curves = known
+            known = self.known[folder] = signature, read_run(folder)
+        run, pictures = known[1], pictures_in(folder, place)
+        if run.summary:
+            return replace(run, pictures=pictures)
         last = max(written for written, _ in signature) / 1e9
-        unfinished = "running" if time.time() - last < QUIET else "stopped"
-        return PageRun(
-            files,
-            curves,
-            "finished" if files.summary else unfinished,
-            seconds_per_step(files, curves),
-            pictures_in(folder, place),
-        )
+        status = "running" if time.time() - last < QUIET else "stopped"
+        return replace(run, pictures=pictures, status=status, seconds_per_step=seconds_per_step(folder, run))
 
 
-def stat(path: Path):
+def stat(path: Path) -> os.stat_result | None:
     return path.stat() if path.exists() else None
 
 
-def seconds_per_step(files: RunFiles, curves: Curves) -> float | None:
-    """From the summary, or of an unfinished run from its newest start to its newest line."""
-    if files.summary:
-        taken = files.summary.get("throughput", {}).get("seconds")
-        return taken / files.summary["steps"] if taken else None
-    if not files.starts:
+def seconds_per_step(folder: Path, run: PageRun) -> float | None:
+    """Of an unfinished run, from its newest start to its newest line."""
+    written, steps = stat(folder / "metrics.jsonl"), run.curves.step - run.start.get("step", 0)
+    if written is None or steps <= 0 or not run.start:
         return None
-    start, written = files.starts[-1], stat(files.path / "metrics.jsonl")
-    steps = curves.step - start["step"]
-    if written is None or steps <= 0:
-        return None
-    return max(0.0, written.st_mtime - datetime.fromisoformat(start["time"]).timestamp()) / steps or None
+    return max(0.0, written.st_mtime - datetime.fromisoformat(run.start["time"]).timestamp()) / steps or None
 
 
 def server(runs: Runs, port: int) -> ThreadingHTTPServer:

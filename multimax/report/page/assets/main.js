@@ -29,7 +29,6 @@ function begin() {
     event.preventDefault();
     jump("curves");
   });
-  document.querySelector("nav").append(...["curves", "results", "pictures"].map((id) => h("button", { type: "button", onclick: () => jump(id) }, $(`${id}-title`).textContent)));
   readAddress();
   makeFilters();
   makeOptions();
@@ -37,6 +36,7 @@ function begin() {
   makeDetails();
   render();
   renderDetails();
+  document.querySelector("nav").append(...["curves", "results", "pictures"].filter((id) => !$(id).hidden).map((id) => h("button", { type: "button", onclick: () => jump(id) }, $(`${id}-title`).textContent)));
   addEventListener("hashchange", () => {
     readAddress();
     render();

@@ -1,7 +1,7 @@
 // A plot of one experiment's lines. Drag selects a range, the wheel zooms once the plot has the focus (or with Ctrl),
 // a double click shows all; arrows move a cursor, + and - zoom around it, Escape shows all.
 
-const MARGIN = { left: 54, right: 14, top: 12, bottom: 38 };
+const MARGIN = { left: 54, right: 20, top: 12, bottom: 38 };
 
 function niceTicks(low, high, count) {
   const rough = (high - low) / count;
@@ -165,7 +165,7 @@ class Plot {
       group.append(svg("line", { class: "grid", x1: left, x2: right, y1: y, y2: y }),
         svg("text", { x: left - 8, y: y + 4, "text-anchor": "end" }, plain(tick)));
     }
-    for (const tick of this.once !== null ? [] : this.x.ticks(Math.max(3, Math.floor(width / 110)))) {
+    for (const tick of this.once !== null ? [] : this.x.ticks(Math.max(4, Math.floor(width / 90)))) {
       const x = this.x.at(tick);
       group.append(svg("line", { class: "tick", x1: x, x2: x, y1: bottom, y2: bottom + 5 }),
         svg("text", { x, y: bottom + 18, "text-anchor": "middle" }, plain(tick)));
@@ -259,9 +259,10 @@ class Plot {
     this.dots.replaceChildren(...rows.map(({ line, point }) => marker(line.attention, line.index, this.x.at(point.x), this.y.at(point.mean))));
     this.tip.replaceChildren(this.table(best, rows));
     this.tip.hidden = false;
-    const room = this.element.clientWidth - this.tip.offsetWidth;
-    const beside = at + 14 <= room ? at + 14 : at - 14 - this.tip.offsetWidth;
-    this.tip.style.left = `${Math.max(0, Math.min(room, beside))}px`;
+    // Below the plot, where it covers the legend and no curve; above it where the window ends.
+    const { top, bottom } = this.svg.getBoundingClientRect();
+    const below = bottom + this.tip.offsetHeight <= innerHeight || top < this.tip.offsetHeight;
+    this.tip.style.setProperty("top", `${below ? this.height : -this.tip.offsetHeight}px`);
   }
 
   table(best, rows) {
