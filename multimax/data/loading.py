@@ -50,6 +50,7 @@ class Stream(IntEnum):
     EXAMPLE = 1
     MIX = 2
     PLACE = 3
+    PATCH_MIX = 4
 
 
 def random_seeds(stream: Stream, seed: int, step: int, count: int) -> list[int]:

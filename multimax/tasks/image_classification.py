@@ -13,8 +13,9 @@ from multimax.config import RunConfig, check_bounds, one_of
 from multimax.data.augment import ImageBatch, create_mix
 from multimax.data.image_dataset import ImageDataset
 from multimax.data.images import ImageData, open_images
-from multimax.data.loading import EpochOrder, check_batch_size, eval_batches, train_batches
+from multimax.data.loading import EpochOrder, Stream, check_batch_size, eval_batches, random_seeds, train_batches
 from multimax.errors import UserError
+from multimax.models.anti_smoothing import LOSSES, random_box
 from multimax.models.deit import DeiTConfig, ImageClassifier, create_deit
 from multimax.tasks.base import Sample, Shard, Task
 
@@ -38,6 +39,14 @@ class Config(RunConfig):
         one_of("model.init", model.init, ("timm", "lecun"))
         if model.pool == "token" and not model.class_token:
             raise UserError("model.pool=token needs model.class_token=true")
+        for name in model.patch_diversification:
+            one_of("model.patch_diversification", name, LOSSES)
+        mixing = "mixing" in model.patch_diversification
+        if mixing and data.cutmix:
+            raise UserError(
+                "model.patch_diversification with mixing mixes images along their patches, whose classes it has to "
+                "know: set data.cutmix=0, which mixes them across"
+            )
         check_bounds(
             self,
             {
@@ -57,7 +66,7 @@ class Config(RunConfig):
             },
         )
         self.check_model()
-        if data.mixup or data.cutmix:
+        if data.mixup or data.cutmix or mixing:
             self.check_loss(soft_targets=True)
             if data.mix_group and data.mix_group % 2:
                 raise UserError(f"data.mix_group={data.mix_group} is odd, but mixup and cutmix mix pairs")
@@ -73,6 +82,8 @@ class Config(RunConfig):
         for side in backbone.patch_embed.patch_size:
             if self.data.image_size % side:
                 raise UserError(f"data.image_size={self.data.image_size} is not a multiple of the patch size {side}")
+        if self.model.patch_diversification and min(backbone.patch_embed.num_patches, len(backbone.blocks)) < 2:
+            raise UserError("model.patch_diversification compares two patches, and two layers: this model has one")
 
 
 def build_model(config: Config, model: DeiTConfig) -> ImageClassifier:
@@ -138,7 +149,11 @@ class ImageClassification(Task):
         images = batch.images.to(device)
         if self.mix:  # here and not in train_batches, because the device is faster at it
             images = self.mix(images, batch.step, self.config.seed, batch.part)
-        return model(images.images, images.targets)
+        if "mixing" not in self.config.model.patch_diversification:
+            return model(images.images, images.targets)
+        (seed,) = random_seeds(Stream.PATCH_MIX, self.config.seed, batch.step, count=1)  # one box for a global batch
+        box = random_box(torch.Generator().manual_seed(seed))
+        return model(images.images, images.targets, box.to(device))
 
     def evaluate(self, model: nn.Module, device: torch.device, shard: Shard) -> dict[str, float]:
         assert isinstance(model, ImageClassifier)
