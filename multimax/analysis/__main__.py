@@ -11,6 +11,8 @@ COMMANDS = {
     "maps": ("image_maps", "where one patch of an image looks, layer by layer"),
     "rollout": ("image_maps", "attention followed through all layers of an image classifier"),
     "gradcam": ("image_maps", "which patches of an image speak for its class"),
+    "alignment": ("text_maps", "which words a translation looks at, layer by layer"),
+    "heads": ("text_maps", "which tokens each head of a language model looks at"),
     "oversmoothing": ("oversmoothing_command", "how alike tokens become, by layer and over training"),
 }
 """The module of each command, with a function of the command's name, and what it does."""

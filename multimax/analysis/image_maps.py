@@ -36,9 +36,9 @@ def maps(arguments: Sequence[str]) -> None:
         backbone = run.model.backbone
         query, first = chosen_query(parsed.query, run), backbone.num_prefix_tokens
         layers = attention_layers(run, images)
-        heads = chosen(parsed.head, "--head", "head", layers[0].shape[1], run)
+        heads = chosen(parsed.head, "--head", "heads", layers[0].shape[1], run)
         panels = []
-        for i in chosen(parsed.layers, "--layers", "layer", len(layers), run):
+        for i in chosen(parsed.layers, "--layers", "layers", len(layers), run):
             row = layers[i][0, heads, 0 if query is None else first + query, first:].mean(0)
             panels.append(panel(f"layer {i}", row.view(backbone.patch_embed.grid_size)))
         return {"query": query, "rows": [{"label": "", "panels": panels}]}
@@ -125,7 +125,7 @@ def chosen_query(given: str | None, run: TrainedRun) -> int | None:
         return None
     if given is None:
         return rows // 2 * columns + columns // 2
-    return chosen(given, "--query", "patch", rows * columns, run)[0]
+    return chosen(given, "--query", "patches", rows * columns, run)[0]
 
 
 def one_panel(title: str, values: Tensor) -> dict[str, Any]:

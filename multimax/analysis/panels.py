@@ -14,6 +14,7 @@ from typing import Any
 import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from PIL import Image
@@ -22,7 +23,7 @@ from multimax.analysis.style import figure
 
 Row = dict[str, str]
 Maps = Mapping[str, Any]
-COLORS = matplotlib.colormaps["cividis"].with_extremes(bad="white")
+COLORS = ListedColormap(matplotlib.colormaps["Blues"](np.linspace(0.15, 1, 256))).with_extremes(bad="white")
 INVISIBLE = {"\n": "\N{RETURN SYMBOL}", " ": "\N{OPEN BOX}", "\t": "\N{RIGHTWARDS ARROW TO BAR}"}
 
 
@@ -48,7 +49,7 @@ def draw_maps(of: Mapping[str, Maps]) -> tuple[Figure, list[Row]]:
 
 
 def explain(drawing: Figure) -> None:
-    drawing.supxlabel("dark: near 0 | yellow: the largest of its map | white: exactly 0", fontsize=7)
+    drawing.supxlabel("white: exactly 0 | pale: near 0 | dark: the largest of its map", fontsize=7)
 
 
 def is_single(found: Maps) -> bool:

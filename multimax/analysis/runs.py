@@ -12,7 +12,7 @@ import torch
 from matplotlib.figure import Figure
 
 from multimax.analysis.panels import draw_maps
-from multimax.cli import add_checkpoint_options, autocast, find_checkpoints, open_model, open_task
+from multimax.cli import add_checkpoint_options, autocast, find_checkpoints, open_model, open_task, read_config
 from multimax.config import reweight_label
 from multimax.engine.provenance import revision
 from multimax.engine.run_folder import write_atomic, writing
@@ -68,13 +68,18 @@ def parse(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> argparse
 
 
 def open_runs(arguments: argparse.Namespace, needs: str | None = None) -> Iterator[TrainedRun]:
-    """The runs of ``arguments``, each opened when it is asked for. Raises UserError as ``open_task`` does."""
-    for path in arguments.runs:
-        one = argparse.Namespace(**vars(arguments), run=path)
+    """The runs of ``arguments``, each opened when it is asked for.
+
+    Raises UserError as ``open_task`` does; where a later run is none, or of another task, before the first is opened.
+    """
+    each = [argparse.Namespace(**vars(arguments), run=path) for path in arguments.runs]
+    for one in each:
+        read_config(one, needs)
+    for one in each:
         task = open_task(one, needs)
         model, device, _ = open_model(one, task)
         names = [found.name for found in find_checkpoints(one, task.config, task.higher_is_better)]
-        yield TrainedRun(path, task, model, device, " ".join(names))
+        yield TrainedRun(one.run, task, model, device, " ".join(names))
 
 
 def chosen(given: str | None, option: str, what: str, count: int, run: TrainedRun) -> list[int]:
@@ -85,7 +90,7 @@ def chosen(given: str | None, option: str, what: str, count: int, run: TrainedRu
     if given is None:
         return list(range(count))
     if not all(number.strip().isdecimal() and int(number) < count for number in given.split(",")):
-        raise UserError(f"{option} {given}: {run.path} has {what}s 0 to {count - 1}")
+        raise UserError(f"{option} {given}: {run.path} has {what} 0 to {count - 1}")
     return [int(number) for number in given.split(",")]
 
 

@@ -127,10 +127,11 @@ class Bitext:
         source, target = self.recipe.tokenizers(self.root)
         return source, target
 
-    def prepare(self, line: str) -> list[int]:
-        """Ids of a raw source sentence, with EOS at the end, as ``Pairs.source`` has them."""
-        tokenizer = self.tokenizers[0]
-        return self.source_dictionary.encode(tokenizer.pieces(tokenizer.words(line)), end=True)
+    def prepare(self, line: str, target: bool = False) -> list[int]:
+        """Ids of a raw source (or target) sentence, with EOS at the end, as ``Pairs`` has them."""
+        tokenizer = self.tokenizers[target]
+        dictionary = self.target_dictionary if target else self.source_dictionary
+        return dictionary.encode(tokenizer.pieces(tokenizer.words(line)), end=True)
 
     def tokenized(self, ids: Iterable[int]) -> str:
         """Words of target ids up to EOS: what tokenised BLEU compares."""

@@ -198,12 +198,12 @@ class Translation(Task):
         found = decoding.translate(model, source, source_mask, self.config.decoding)
         return [hypotheses[0].tokens.tolist() for hypotheses in found]
 
-    def encode(self, line: str, where: str = "a line") -> Tensor:
-        """Ids int64 [length] of a raw line, END included.
+    def encode(self, line: str, where: str = "a line", target: bool = False) -> Tensor:
+        """Ids int64 [length] of a raw source (or target) line, END included.
 
         Raises UserError, which says ``where``, if it is longer than the model takes.
         """
-        ids, limit = self.bitext.prepare(line), self.config.model.max_length
+        ids, limit = self.bitext.prepare(line, target), self.config.model.max_length
         if len(ids) > limit:
             raise UserError(
                 f"{where} has {len(ids)} tokens, more than model.max_length={limit}: shorten or split it: "
