@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from multimax.output import linear_loss
 from multimax.reweight import Reweighting
 
 
@@ -49,7 +50,9 @@ class AdaptiveEmbedding(nn.Module):
         self.bias = nn.Parameter(torch.zeros(num_tokens)) if bias else None
         if tails:
             self.tail_vectors = nn.Parameter(torch.empty(tails, dim))
-            self.tail_bias = nn.Parameter(torch.zeros(tails))
+            self.tail_bias = nn.Parameter(torch.zeros(tails)) if bias else None
+        # The vectors of the tail entries are not projected: with projections the head's scores are of two features.
+        self.head_in_two = tails > 0 and div_val > 1
         self.cutoffs: Tensor
         self.register_buffer("cutoffs", torch.tensor(cutoffs, dtype=torch.long), persistent=False)
 
@@ -75,30 +78,62 @@ class AdaptiveEmbedding(nn.Module):
             vectors = vectors.index_put(here.nonzero(as_tuple=True), found.to(vectors.dtype))
         return vectors
 
+    def layers(self) -> list[tuple[Tensor, Tensor | None]]:
+        """Weight [entries, narrow] and bias [entries] of each cluster's scores, the head first.
+
+        With the head in two its first part alone.
+        """
+        sizes = [stop - start for start, stop in pairwise(self.edges)]
+        # One split, not a slice for each cluster: the gradient of a slice is as large as the whole table.
+        weights = list(self.tables if len(self.projections) else self.tables[0].split(sizes))
+        biases = [None] * len(sizes) if self.bias is None else list(self.bias.split(sizes))
+        if len(self.cutoffs) and not self.head_in_two:
+            weights[0] = torch.cat([weights[0], self.tail_vectors])
+            if self.bias is not None and self.tail_bias is not None:
+                biases[0] = torch.cat([biases[0], self.tail_bias])
+        return list(zip(weights, biases, strict=True))
+
+    def features(self, cluster: int, hidden: Tensor) -> Tensor:
+        """What the scores of a cluster are linear in, [N, narrow], of hidden states [N, dim]."""
+        return hidden @ self.projections[cluster].T if len(self.projections) else hidden
+
     def scores(self, cluster: int, hidden: Tensor) -> Tensor:
         """Scores [N, entries] in float32 of hidden states [N, dim] for the entries of one cluster; 0 is the head."""
-        start, stop = self.edges[cluster : cluster + 2]
-        if len(self.projections):
-            table, features = self.tables[cluster], hidden @ self.projections[cluster].T
-        else:
-            table, features = self.tables[0][start:stop], hidden
-        scores = F.linear(features, table, None if self.bias is None else self.bias[start:stop])
-        if cluster == 0 and len(self.cutoffs):
+        weight, bias = self.layers()[cluster]
+        scores = F.linear(self.features(cluster, hidden), weight, bias)
+        if cluster == 0 and self.head_in_two:
             scores = torch.cat([scores, F.linear(hidden, self.tail_vectors, self.tail_bias)], -1)
         return scores.float() if scores.dtype in (torch.float16, torch.bfloat16) else scores
 
-    def parts(self, hidden: Tensor, targets: Tensor) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-        """The normalisations whose product is the probability of ``targets`` int64 [N]: head, then tails that occur.
+    def routes(self, targets: Tensor) -> Iterator[tuple[int, Tensor | slice, Tensor]]:
+        """The normalisations whose product is the probability of ``targets`` int64 [N]: head, then tails.
 
-        Yields the rows that a normalisation concerns [n], their scores [n, entries] and the targets' entries [n].
+        Yields the cluster, the rows that it concerns and the targets' entries [n] in it. Also where there are none:
+        every parameter takes part in every step, as DDP wants it.
         """
         cluster = torch.bucketize(targets, self.cutoffs, right=True)
-        head = torch.where(cluster == 0, targets, self.edges[1] + cluster - 1)
-        yield torch.arange(len(targets), device=targets.device), self.scores(0, hidden), head
+        yield 0, slice(None), torch.where(cluster == 0, targets, self.edges[1] + cluster - 1)
         for i in range(1, len(self.cutoffs) + 1):
             rows = (cluster == i).nonzero().squeeze(-1)
-            if len(rows):
-                yield rows, self.scores(i, hidden[rows]), targets[rows] - self.edges[i]
+            yield i, rows, targets[rows] - self.edges[i]
+
+    def parts(self, hidden: Tensor, targets: Tensor) -> Iterator[tuple[Tensor | slice, Tensor, Tensor]]:
+        """Rows, scores [n, entries] and the targets' entries [n] of each normalisation, for hidden states [N, dim]."""
+        for cluster, rows, entries in self.routes(targets):
+            yield rows, self.scores(cluster, hidden[rows]), entries
+
+    def losses(
+        self, hidden: Tensor, targets: Tensor, reweight: Reweighting, reduction: str
+    ) -> Iterator[tuple[Tensor | slice, Tensor]]:
+        """Rows and loss, by the function at the output, of each normalisation, for hidden states [N, dim]."""
+        layers = self.layers()
+        for cluster, rows, entries in self.routes(targets):
+            part = hidden[rows]
+            if cluster == 0 and self.head_in_two:
+                yield rows, reweight.loss(self.scores(0, part), entries, reduction=reduction)
+            else:
+                features = self.features(cluster, part)
+                yield rows, linear_loss(reweight, features, *layers[cluster], entries, reduction=reduction)
 
     def weights(self, hidden: Tensor, reweight: Reweighting) -> Tensor:
         """Probabilities [N, num_tokens] of all tokens after hidden states [N, dim]."""

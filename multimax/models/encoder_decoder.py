@@ -19,6 +19,7 @@ from multimax.errors import UserError
 from multimax.models.decoder_cache import DecoderCache
 from multimax.models.layers import FIRST_POSITION, FeedForward, VocabularyModel, sinusoids
 from multimax.models.sites import Site, create_site
+from multimax.output import linear_loss
 from multimax.reweight import Reweighting, Softmax
 
 PAD, END = 1, 2  # in fairseq's dictionaries; END also begins the decoder's input
@@ -157,8 +158,15 @@ class EncoderDecoder(VocabularyModel):
         eps / (V - 1): its loss at eps is this one at eps * V / (V - 1).
         """
         hidden, _ = self.decode(target, self.encode(source, source_mask), source_mask)
-        scores = self.scores(hidden).flatten(0, 1)
-        return self.output.loss(scores, targets.flatten(), label_smoothing=label_smoothing, reduction="sum")
+        return linear_loss(
+            self.output,
+            hidden.flatten(0, 1),
+            self.target_embedding.weight,
+            None,
+            targets.flatten(),
+            label_smoothing=label_smoothing,
+            reduction="sum",
+        )
 
     def scores(self, hidden: Tensor) -> Tensor:
         """Scores [..., target_tokens], before the output's reweighting, after hidden states [..., dim]."""

@@ -61,13 +61,14 @@ class LanguageModel(VocabularyModel):
     def forward(self, tokens: Tensor, targets: Tensor, memory: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
         """Loss of ``targets`` int64 [batch, length] summed over all of them, and the memory after ``tokens``."""
         hidden, memory = self.encode(tokens, memory)
-        return self.losses(hidden.flatten(0, 1), targets.flatten()).sum(), memory
+        parts = self.embedding.losses(hidden.flatten(0, 1), targets.flatten(), self.output, reduction="sum")
+        return torch.stack([loss for _, loss in parts]).sum(), memory
 
     def losses(self, hidden: Tensor, targets: Tensor) -> Tensor:
         """Training loss [N] of targets int64 [N] after hidden states [N, dim]; -log P if the function is positive."""
         losses = hidden.new_zeros(len(targets), dtype=torch.promote_types(hidden.dtype, torch.float32))
-        for rows, scores, entries in self.embedding.parts(hidden, targets):
-            losses = losses.index_add(0, rows, self.output.loss(scores, entries, reduction="none"))
+        for rows, part in self.embedding.losses(hidden, targets, self.output, reduction="none"):
+            losses[rows] += part
         return losses
 
     def target_weights(self, hidden: Tensor, targets: Tensor) -> Tensor:

@@ -1,0 +1,244 @@
+"""Cross-entropy of SegLU(hidden @ weight^T + bias) in chunks of rows, so that the logits [N, V] never exist.
+
+A chunk has its logits, its losses and in the same pass its gradients; then the next one takes its place. Nothing is
+computed twice, as in Liger's fused linear cross-entropy (Hsu et al. 2024, arXiv 2410.10989).
+
+With y the modulated logits x of a row, p = softmax(y), q the mass of its targets and w what its loss counts,
+
+    L = w sum_j q_j (logsumexp(y) - y_j),      dy = w (p sum q - q),      dx = dy SegLU'(x).
+
+SegLU's parameters get sums over all entries in a fixed order, the same bits in each run; no small probability is left
+out of them.
+
+    multimax::linear_cross_entropy(...) -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)
+        the sum of the losses, each times its count, and that sum's gradients
+    multimax::linear_cross_entropy_losses(...) -> Tensor
+        the loss of each row; its backward, which alone knows the counts, computes the logits anew
+
+Both take hidden [N, dim], weight [V, dim], bias [V] or None, targets int64 [N] or floating point [N, V], ranges and ts
+[k] or None and the powers of SegLU's hinges (k of them, or none), and label_smoothing. Losses, counts, and the sums of
+products that are of half precision, are in float32 at least (below: the compute dtype).
+"""
+
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+# Logits of a chunk. On a CPU the matrix products of 128 rows took half as long again per row as those of 512, and more
+# rows gained nothing; the gradient of the weights is gone through once per chunk. The GPU's is a guess.
+CHUNK = {"cpu": 2**24, "cuda": 2**28}
+MIN_ROWS = 256
+# Logits that go together through what is between the matrix products: on a CPU as many as stay in a core's cache.
+BLOCK = {"cpu": 2**17, "cuda": 2**25}
+
+
+@torch.library.custom_op("multimax::linear_cross_entropy", mutates_args=())
+def loss_and_gradients(
+    hidden: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    targets: Tensor,
+    ranges: Tensor | None,
+    ts: Tensor | None,
+    counts: Tensor,
+    powers: Sequence[int],
+    label_smoothing: float,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """sum_i counts_i loss_i, and its gradients by hidden, weight, bias, ranges and ts; an empty one of what is None."""
+    total = counts.new_zeros((), dtype=torch.float64)
+    by_hidden = torch.empty_like(hidden, memory_format=torch.contiguous_format)
+    by_weight = counts.new_zeros(weight.shape)
+    by_bias = counts.new_zeros(0 if bias is None else len(weight))
+    sums = [counts.new_zeros(2 * len(powers), dtype=torch.float64)]
+    with torch.autocast(hidden.device.type, enabled=False):
+        for rows, logits in _chunks(hidden, weight, bias):
+            for part, block in _blocks(rows, logits):
+                x = block.to(counts.dtype)
+                losses, by_y = _losses(x, targets[part], ranges, ts, powers, label_smoothing)
+                total += (losses * counts[part]).sum()
+                by_y.mul_(counts[part].unsqueeze(-1))
+                if ranges is not None and ts is not None:
+                    sums.append(_through_seglu(by_y, x, ranges, ts, powers))
+                block.copy_(by_y)
+            torch.mm(logits, weight, out=by_hidden[rows])
+            if logits.dtype == by_weight.dtype:
+                by_weight.addmm_(logits.T, hidden[rows])
+            else:
+                by_weight += logits.T @ hidden[rows]
+            if bias is not None:
+                by_bias += logits.sum(0, dtype=by_bias.dtype)
+    by_parameters = torch.stack(sums).sum(0)
+    by_ranges, by_ts = by_parameters[: len(powers)], by_parameters[len(powers) :]
+    if ranges is not None:
+        by_ranges = by_ranges.view(-1, len(ranges)).sum(0)  # the orders may share them
+    return (
+        total.to(counts.dtype),
+        by_hidden,
+        by_weight.to(weight.dtype),
+        by_bias.to(weight.dtype),
+        by_ranges.to(counts.dtype, copy=True),
+        by_ts.to(counts.dtype, copy=True),
+    )
+
+
+@torch.library.custom_op("multimax::linear_cross_entropy_losses", mutates_args=())
+def losses(
+    hidden: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    targets: Tensor,
+    ranges: Tensor | None,
+    ts: Tensor | None,
+    powers: Sequence[int],
+    label_smoothing: float,
+) -> Tensor:
+    """Losses [N] in the compute dtype."""
+    found = hidden.new_empty(len(hidden), dtype=torch.promote_types(hidden.dtype, torch.float32))
+    with torch.autocast(hidden.device.type, enabled=False):
+        for rows, logits in _chunks(hidden, weight, bias):
+            for part, block in _blocks(rows, logits):
+                found[part], _ = _losses(block.to(found.dtype), targets[part], ranges, ts, powers, label_smoothing)
+    return found
+
+
+def _chunks(hidden: Tensor, weight: Tensor, bias: Tensor | None) -> Iterator[tuple[slice, Tensor]]:
+    """Slices of rows and their logits, which are the next slice's memory."""
+    n, v = len(hidden), len(weight)
+    rows = min(n, max(MIN_ROWS, CHUNK["cpu" if hidden.device.type == "cpu" else "cuda"] // max(v, 1)))
+    buffer = hidden.new_empty(rows, v)
+    for start in range(0, n, max(rows, 1)):
+        part = hidden[start : start + rows]
+        logits = buffer[: len(part)]
+        if bias is None:
+            torch.mm(part, weight.T, out=logits)
+        else:
+            torch.addmm(bias, part, weight.T, out=logits)
+        yield slice(start, start + len(part)), logits
+
+
+def _blocks(rows: slice, logits: Tensor) -> Iterator[tuple[slice, Tensor]]:
+    """Slices of a chunk's rows, counted from the first of all rows, and their logits."""
+    size = BLOCK["cpu"] * torch.get_num_threads() if logits.device.type == "cpu" else BLOCK["cuda"]
+    start = rows.start
+    for block in logits.split(max(1, size // max(logits.shape[1], 1))):
+        yield slice(start, start + len(block)), block
+        start += len(block)
+
+
+def _losses(
+    x: Tensor,
+    targets: Tensor,
+    ranges: Tensor | None,
+    ts: Tensor | None,
+    powers: Sequence[int],
+    label_smoothing: float,
+) -> tuple[Tensor, Tensor]:
+    """Losses [n] of logits x [n, V], and the gradients of their sum by the modulated logits."""
+    y = x if ranges is None or ts is None else _seglu(x, ranges, ts, powers)
+    by_y = torch.softmax(y, -1)
+    # The largest probability is known to the last digits, so that the sum of the exponentials need not be taken again.
+    log_sum = (y.amax(-1) - by_y.amax(-1).log()).unsqueeze(-1)
+    if targets.is_floating_point():
+        mass = targets.to(y.dtype) * (1 - label_smoothing) + label_smoothing / y.shape[-1]
+        return (mass * (log_sum - y)).sum(-1), by_y.mul_(mass.sum(-1, keepdim=True)).sub_(mass)
+    targets = targets.unsqueeze(-1)
+    found = (log_sum - y.gather(-1, targets)).squeeze(-1)
+    if label_smoothing:
+        found = (1 - label_smoothing) * found + label_smoothing * (log_sum - y).mean(-1)
+        by_y.sub_(label_smoothing / y.shape[-1])
+    return found, by_y.scatter_add_(-1, targets, by_y.new_full((), label_smoothing - 1).expand_as(targets))
+
+
+def _seglu(x: Tensor, ranges: Tensor, ts: Tensor, powers: Sequence[int]) -> Tensor:
+    y = x.clone()
+    for i, power in enumerate(powers):
+        h = _hinge(x, ranges, i)
+        y.add_(h * ts[i]) if power == 1 else y.addcmul_(h, h * ts[i])
+    largest = torch.finfo(x.dtype).max
+    return y.clamp_(-largest, largest)
+
+
+def _through_seglu(by_y: Tensor, x: Tensor, ranges: Tensor, ts: Tensor, powers: Sequence[int]) -> Tensor:
+    """Turn ``by_y`` into the gradient by x in place; returns those by each term's range and by ts, [2 k] in float64."""
+    slope = torch.ones_like(x)
+    by_ranges, by_ts = [], []
+    for i, power in enumerate(powers):
+        h = _hinge(x, ranges, i)
+        by_ts.append((by_y * h).mul_(h).sum() if power == 2 else (by_y * h).sum())
+        step = h.mul_(2) if power == 2 else h.sign_()
+        direction = -ts[i] if i % 2 == 0 else ts[i]
+        by_ranges.append(-direction * (by_y * step).sum())
+        slope.add_(step.mul_(direction))
+    by_y.mul_(slope)
+    return torch.stack([*by_ranges, *by_ts]).double()
+
+
+def _hinge(x: Tensor, ranges: Tensor, i: int) -> Tensor:
+    """Left of its range for even i, right of it for odd i; bounded as ``multimax.reweight.seglu`` bounds it."""
+    r = ranges[i % len(ranges)]
+    return (r - x if i % 2 == 0 else x - r).clamp_(0, torch.finfo(x.dtype).max ** 0.4)
+
+
+@loss_and_gradients.register_fake
+def _(hidden, weight, bias, targets, ranges, ts, counts, powers, label_smoothing):
+    return (
+        counts.new_empty(()),
+        torch.empty_like(hidden, memory_format=torch.contiguous_format),
+        torch.empty_like(weight, memory_format=torch.contiguous_format),
+        weight.new_empty(0 if bias is None else len(weight)),
+        counts.new_empty(0 if ranges is None else len(ranges)),
+        counts.new_empty(0 if ts is None else len(ts)),
+    )
+
+
+@losses.register_fake
+def _(hidden, weight, bias, targets, ranges, ts, powers, label_smoothing):
+    return hidden.new_empty(len(hidden), dtype=torch.promote_types(hidden.dtype, torch.float32))
+
+
+def _save_gradients(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+    ctx.set_materialize_grads(False)
+    ctx.mark_non_differentiable(*output[1:])
+    ctx.dtypes = _dtypes(inputs)
+    ctx.save_for_backward(*output[1:])
+
+
+def _dtypes(inputs: tuple[Any, ...]) -> list[torch.dtype | None]:
+    hidden, weight, bias, _, ranges, ts, *_ = inputs
+    return [None if t is None else t.dtype for t in (hidden, weight, bias, ranges, ts)]
+
+
+def _scale_gradients(ctx: Any, grad: Tensor | None, *_: Any) -> tuple[Tensor | None, ...]:
+    if grad is None:
+        return (None,) * 9
+    return _gradients(ctx, (grad.to(found.dtype) * found for found in ctx.saved_tensors), others=3)
+
+
+def _save_inputs(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    ctx.set_materialize_grads(False)
+    *tensors, ctx.powers, ctx.label_smoothing = inputs
+    ctx.dtypes = _dtypes(inputs)
+    ctx.save_for_backward(*tensors)
+
+
+def _compute_gradients(ctx: Any, counts: Tensor | None) -> tuple[Tensor | None, ...]:
+    if counts is None:
+        return (None,) * 8
+    _, *found = loss_and_gradients(*ctx.saved_tensors, counts, ctx.powers, ctx.label_smoothing)
+    return _gradients(ctx, found, others=2)
+
+
+def _gradients(ctx: Any, found: Iterable[Tensor], others: int) -> tuple[Tensor | None, ...]:
+    """The gradients that were found, in the order of an operator's arguments; the last ``others`` of them have none."""
+    if torch.is_grad_enabled():
+        raise RuntimeError("linear_cross_entropy cannot be differentiated twice; take F.cross_entropy of the logits")
+    hidden, weight, bias, ranges, ts = (
+        None if dtype is None else gradient.to(dtype) for dtype, gradient in zip(ctx.dtypes, found, strict=True)
+    )
+    return hidden, weight, bias, None, ranges, ts, *(None,) * others
+
+
+loss_and_gradients.register_autograd(_scale_gradients, setup_context=_save_gradients)
+losses.register_autograd(_compute_gradients, setup_context=_save_inputs)
