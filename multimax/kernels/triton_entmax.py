@@ -11,11 +11,21 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from multimax.kernels.triton_launch import add_partial_sums, live_entries, rows_of, rows_of_tile
+from multimax.kernels.triton_launch import (
+    SUMMING,
+    add_partial_sums,
+    exponential,
+    live_entries,
+    rows_of,
+    rows_of_tile,
+    sums_by_thread,
+    whole_row,
+)
 from multimax.reweight._tsallis import SMALLEST_D
 
 FORWARD_BLOCK = 16384
 BACKWARD_BLOCK = 16384
+COLUMNS = 16
 PROGRAMS_PER_PROCESSOR = 16
 MAX_STEPS = 32
 
@@ -47,7 +57,7 @@ def _launch_forward(scores: Tensor, mask: Tensor | None, alpha: Tensor, power: i
     scores = scores.contiguous()
     weights = torch.empty_like(scores)
     if scores.numel():
-        rows = rows_of(scores, mask, alpha.shape[0], FORWARD_BLOCK)
+        rows = rows_of(scores, mask, alpha.shape[0], FORWARD_BLOCK, COLUMNS)
         with rows.on_device():
             _forward[rows.programs(), rows.heads](
                 scores, alpha, weights, POWER=power, MAX_STEPS=MAX_STEPS, SMALLEST_D=SMALLEST_D, **rows.options()
@@ -59,7 +69,7 @@ def _launch_backward(grad: Tensor, weights: Tensor, alpha: Tensor, power: int, g
     weights = weights.contiguous()
     grad_scores = torch.empty_like(weights)
     if weights.numel():
-        rows = rows_of(weights, None, alpha.shape[0], BACKWARD_BLOCK)
+        rows = rows_of(weights, None, alpha.shape[0], BACKWARD_BLOCK, COLUMNS)
         programs = rows.programs(None if grad_alpha is None else PROGRAMS_PER_PROCESSOR)
         partial = None if grad_alpha is None else alpha.new_empty(rows.heads, programs)
         with rows.on_device():
@@ -74,7 +84,7 @@ def _launch_backward(grad: Tensor, weights: Tensor, alpha: Tensor, power: int, g
                 **rows.options(),
             )
             if grad_alpha is not None:
-                add_partial_sums[rows.heads,](partial, grad_alpha, None, programs, K=1, BLOCK=128)
+                add_partial_sums[rows.heads,](partial, grad_alpha, None, programs, K=1, **SUMMING)
     return grad_scores
 
 
@@ -87,7 +97,7 @@ def _log1p(u):
 
 @triton.jit
 def _expm1(u):
-    w = tl.exp(u)
+    w = exponential(u)
     exact = w == 1
     return tl.where(exact, u, (w - 1) * (u / tl.where(exact, 1.0, tl.log(w))))
 
@@ -101,10 +111,10 @@ def _weights(z, a, d, POWER: tl.constexpr):
     if POWER == 2:
         s = tl.maximum(0.5 * z + a, 0.0, propagate_nan=tl.PropagateNan.ALL)
         return s * s, s
-    u = d * z / tl.exp(d * a)
+    u = d * z / exponential(d * a)
     out = u <= -1
     log_p = a + _log1p(tl.where(out, 0.0, u)) / d
-    return tl.where(out, 0.0, tl.exp(log_p)), tl.where(out, 0.0, tl.exp((1 - d) * log_p))
+    return tl.where(out, 0.0, exponential(log_p)), tl.where(out, 0.0, exponential((1 - d) * log_p))
 
 
 @triton.jit
@@ -117,7 +127,7 @@ def _lowered(a, total, slope, d, POWER: tl.constexpr):
         following = a - (total - tl.sqrt(total)) / slope
     else:
         total = tl.where(total == 0, 1.0, total)
-        following = a + _log1p(total * _expm1(-d * tl.log(total)) / (tl.exp(d * a) * slope)) / d
+        following = a + _log1p(total * _expm1(-d * tl.log(total)) / (exponential(d * a) * slope)) / d
     return tl.minimum(following, a)
 
 
@@ -139,6 +149,9 @@ def _forward(
     ROWS: tl.constexpr,
     BLOCK: tl.constexpr,
     WHOLE: tl.constexpr,
+    SURE: tl.constexpr,
+    THREADS: tl.constexpr,
+    VECTOR: tl.constexpr,
     INDEX: tl.constexpr,
 ):
     COMPUTE: tl.constexpr = alpha.dtype.element_ty
@@ -152,9 +165,9 @@ def _forward(
         moving = 1
         steps = 0
         if WHOLE:
-            inside = exists & (columns < n)
-            live = live_entries(inside, row, columns, mask, layout)
-            x = tl.load(scores + start + columns, mask=live, other=-float("inf")).to(COMPUTE)
+            _, within = whole_row(n, BLOCK, SURE, THREADS)
+            live = live_entries(within, exists, row, columns, mask, layout)
+            x = tl.load(scores + start + columns, mask=live & exists, other=-float("inf")).to(COMPUTE)
             top = tl.max(x, 1)[:, None]
             z = tl.where(live, x - top, -float("inf"))
             while (moving > 0) & (steps < MAX_STEPS):
@@ -166,13 +179,13 @@ def _forward(
             p, s = _weights(z, a, d, POWER)
             total = tl.sum(p, 1)[:, None]
             p = p / tl.where(total == 0, 1.0, total)
-            tl.store(weights + start + columns, p.to(weights.dtype.element_ty), mask=inside)
+            tl.store(weights + start + columns, p.to(weights.dtype.element_ty), mask=within & exists)
         else:
             tops = tl.full([ROWS, BLOCK], -float("inf"), COMPUTE)
             for first in range(0, n, BLOCK):
                 column = first + columns
-                live = live_entries(exists & (column < n), row, column, mask, layout)
-                x = tl.load(scores + start + column, mask=live, other=-float("inf")).to(COMPUTE)
+                live = live_entries(column < n, exists, row, column, mask, layout)
+                x = tl.load(scores + start + column, mask=live & exists, other=-float("inf")).to(COMPUTE)
                 tops = tl.maximum(tops, x)
             top = tl.max(tops, 1)[:, None]
             total = tl.zeros([ROWS, 1], COMPUTE)
@@ -181,8 +194,8 @@ def _forward(
                 slopes = tl.zeros([ROWS, BLOCK], COMPUTE)
                 for first in range(0, n, BLOCK):
                     column = first + columns
-                    live = live_entries(exists & (column < n), row, column, mask, layout)
-                    x = tl.load(scores + start + column, mask=live, other=-float("inf")).to(COMPUTE)
+                    live = live_entries(column < n, exists, row, column, mask, layout)
+                    x = tl.load(scores + start + column, mask=live & exists, other=-float("inf")).to(COMPUTE)
                     p, s = _weights(tl.where(live, x - top, -float("inf")), a, d, POWER)
                     totals += p
                     slopes += s
@@ -193,12 +206,12 @@ def _forward(
                 a = tl.where(steps < MAX_STEPS, lower, a)  # the total that divides is that of the weights
             for first in range(0, n, BLOCK):
                 column = first + columns
-                inside = exists & (column < n)
-                live = live_entries(inside, row, column, mask, layout)
-                x = tl.load(scores + start + column, mask=live, other=-float("inf")).to(COMPUTE)
+                within = column < n
+                live = live_entries(within, exists, row, column, mask, layout)
+                x = tl.load(scores + start + column, mask=live & exists, other=-float("inf")).to(COMPUTE)
                 p, s = _weights(tl.where(live, x - top, -float("inf")), a, d, POWER)
                 p = p / tl.where(total == 0, 1.0, total)
-                tl.store(weights + start + column, p.to(weights.dtype.element_ty), mask=inside)
+                tl.store(weights + start + column, p.to(weights.dtype.element_ty), mask=within & exists)
 
 
 @triton.jit
@@ -209,7 +222,7 @@ def _slope_of(p, d, POWER: tl.constexpr):
     if POWER == 2:
         return tl.sqrt(p), p
     log_p = tl.log(tl.where(p > 0, p, 1.0))
-    return tl.where(p > 0, tl.exp((1 - d) * log_p), 0.0), log_p
+    return tl.where(p > 0, exponential((1 - d) * log_p), 0.0), log_p
 
 
 @triton.jit
@@ -227,7 +240,7 @@ def _psi(log_p, d, NEAR: tl.constexpr):
     series = series * x + 2 / 6
     series = series * x + 1 / 2
     far = tl.minimum(x, NEAR)
-    closed = (1 - tl.exp(far) * (1 - far)) / (far * far)
+    closed = (1 - exponential(far) * (1 - far)) / (far * far)
     return log_p * log_p * tl.where(x > NEAR, series, closed)
 
 
@@ -250,6 +263,9 @@ def _backward(
     ROWS: tl.constexpr,
     BLOCK: tl.constexpr,
     WHOLE: tl.constexpr,
+    SURE: tl.constexpr,
+    THREADS: tl.constexpr,
+    VECTOR: tl.constexpr,
     INDEX: tl.constexpr,
 ):
     COMPUTE: tl.constexpr = alpha.dtype.element_ty
@@ -257,41 +273,43 @@ def _backward(
     head = tl.program_id(1)
     d = tl.minimum(tl.maximum(tl.load(alpha + head) - 1, SMALLEST_D), 1.0)
     columns = tl.arange(0, BLOCK)[None, :]
-    by_alpha = tl.zeros([ROWS], COMPUTE)
+    by_alpha = tl.zeros([ROWS, THREADS], COMPUTE)
     for tile in range(tl.program_id(0), tiles, tl.num_programs(0)):
         row, exists = rows_of_tile(tile, head, count, heads, queries, ROWS, INDEX)
         start = row.to(tl.int64) * n
         if WHOLE:
-            inside = exists & (columns < n)
-            p = tl.load(weights + start + columns, mask=inside, other=0.0).to(COMPUTE)
-            g = tl.load(grad + start + columns, mask=inside, other=0.0).to(COMPUTE)
+            _, within = whole_row(n, BLOCK, SURE, THREADS)
+            p = tl.load(weights + start + columns, mask=within & exists, other=0.0).to(COMPUTE)
+            g = tl.load(grad + start + columns, mask=within & exists, other=0.0).to(COMPUTE)
             s, log_p = _slope_of(p, d, POWER)
             total = tl.sum(s, 1)[:, None]
             mean = tl.sum(s * g, 1)[:, None] / tl.where(total == 0, 1.0, total)
             dx = s * (g - mean)
-            tl.store(grad_scores + start + columns, dx.to(grad_scores.dtype.element_ty), mask=inside)
+            tl.store(grad_scores + start + columns, dx.to(grad_scores.dtype.element_ty), mask=within & exists)
             if partial is not None:
-                by_alpha -= tl.sum(_psi(log_p, d, NEAR) * dx, 1)
+                by_alpha -= sums_by_thread(_psi(log_p, d, NEAR) * dx, THREADS, VECTOR)
         else:
             totals = tl.zeros([ROWS, BLOCK], COMPUTE)
             sums = tl.zeros([ROWS, BLOCK], COMPUTE)
             for first in range(0, n, BLOCK):
-                inside = exists & (first + columns < n)
-                p = tl.load(weights + start + first + columns, mask=inside, other=0.0).to(COMPUTE)
-                g = tl.load(grad + start + first + columns, mask=inside, other=0.0).to(COMPUTE)
+                within = first + columns < n
+                p = tl.load(weights + start + first + columns, mask=within & exists, other=0.0).to(COMPUTE)
+                g = tl.load(grad + start + first + columns, mask=within & exists, other=0.0).to(COMPUTE)
                 s, log_p = _slope_of(p, d, POWER)
                 totals += s
                 sums += s * g
             total = tl.sum(totals, 1)[:, None]
             mean = tl.sum(sums, 1)[:, None] / tl.where(total == 0, 1.0, total)
             for first in range(0, n, BLOCK):
-                inside = exists & (first + columns < n)
-                p = tl.load(weights + start + first + columns, mask=inside, other=0.0).to(COMPUTE)
-                g = tl.load(grad + start + first + columns, mask=inside, other=0.0).to(COMPUTE)
+                within = first + columns < n
+                p = tl.load(weights + start + first + columns, mask=within & exists, other=0.0).to(COMPUTE)
+                g = tl.load(grad + start + first + columns, mask=within & exists, other=0.0).to(COMPUTE)
                 s, log_p = _slope_of(p, d, POWER)
                 dx = s * (g - mean)
-                tl.store(grad_scores + start + first + columns, dx.to(grad_scores.dtype.element_ty), mask=inside)
+                tl.store(
+                    grad_scores + start + first + columns, dx.to(grad_scores.dtype.element_ty), mask=within & exists
+                )
                 if partial is not None:
-                    by_alpha -= tl.sum(_psi(log_p, d, NEAR) * dx, 1)
+                    by_alpha -= sums_by_thread(_psi(log_p, d, NEAR) * dx, THREADS, VECTOR)
     if partial is not None:
-        tl.store(partial + head * tl.num_programs(0) + tl.program_id(0), tl.sum(by_alpha, 0))
+        tl.store(partial + head * tl.num_programs(0) + tl.program_id(0), tl.sum(by_alpha))

@@ -9,16 +9,17 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from multimax.kernels.triton_launch import live_entries, rows_of, rows_of_tile
+from multimax.kernels.triton_launch import exponential, live_entries, rows_of, rows_of_tile, whole_row
 
 FORWARD_BLOCK = 16384
+COLUMNS = 16
 
 
 def evsoftmax_forward(scores: Tensor, mask: Tensor | None, epsilon: float) -> Tensor:
     scores = scores.contiguous()
     weights = torch.empty_like(scores)
     if scores.numel():
-        rows = rows_of(scores, mask, 1, FORWARD_BLOCK)
+        rows = rows_of(scores, mask, 1, FORWARD_BLOCK, COLUMNS)
         dtype = torch.promote_types(scores.dtype, torch.float32)
         with rows.on_device():
             _forward[rows.programs(), 1](
@@ -34,7 +35,7 @@ def evsoftmax_forward(scores: Tensor, mask: Tensor | None, epsilon: float) -> Te
 
 @triton.jit
 def _exponentials(z, mean, MARGIN: tl.constexpr, TRACE: tl.constexpr):
-    e = tl.exp(z)
+    e = exponential(z)
     return tl.where(z >= mean * MARGIN, e, e * TRACE)
 
 
@@ -55,6 +56,9 @@ def _forward(
     ROWS: tl.constexpr,
     BLOCK: tl.constexpr,
     WHOLE: tl.constexpr,
+    SURE: tl.constexpr,
+    THREADS: tl.constexpr,
+    VECTOR: tl.constexpr,
     INDEX: tl.constexpr,
 ):
     COMPUTE: tl.constexpr = tl.float64 if DOUBLE else tl.float32
@@ -64,9 +68,9 @@ def _forward(
         row, exists = rows_of_tile(tile, 0, count, heads, queries, ROWS, INDEX)
         start = row.to(tl.int64) * n
         if WHOLE:
-            inside = exists & (columns < n)
-            live = live_entries(inside, row, columns, mask, layout)
-            x = tl.load(scores + start + columns, mask=live, other=LOWEST).to(COMPUTE)
+            _, within = whole_row(n, BLOCK, SURE, THREADS)
+            live = live_entries(within, exists, row, columns, mask, layout)
+            x = tl.load(scores + start + columns, mask=live & exists, other=LOWEST).to(COMPUTE)
             top = tl.max(x, 1)[:, None]
             finite = live & (x != LOWEST)
             z = tl.where(finite, x - top, 0.0)
@@ -74,20 +78,20 @@ def _forward(
             e = tl.where(finite, _exponentials(z, mean, MARGIN, TRACE), 0.0)
             total = tl.sum(e, 1)[:, None]
             p = e / tl.where(total == 0, 1.0, total)
-            tl.store(weights + start + columns, p.to(weights.dtype.element_ty), mask=inside)
+            tl.store(weights + start + columns, p.to(weights.dtype.element_ty), mask=within & exists)
         else:
             tops = tl.full([ROWS, BLOCK], LOWEST, COMPUTE)
             for first in range(0, n, BLOCK):
                 column = first + columns
-                live = live_entries(exists & (column < n), row, column, mask, layout)
-                tops = tl.maximum(tops, tl.load(scores + start + column, mask=live, other=LOWEST).to(COMPUTE))
+                live = live_entries(column < n, exists, row, column, mask, layout)
+                tops = tl.maximum(tops, tl.load(scores + start + column, mask=live & exists, other=LOWEST).to(COMPUTE))
             top = tl.max(tops, 1)[:, None]
             sums = tl.zeros([ROWS, BLOCK], COMPUTE)
             counts = tl.zeros([ROWS, BLOCK], COMPUTE)
             for first in range(0, n, BLOCK):
                 column = first + columns
-                live = live_entries(exists & (column < n), row, column, mask, layout)
-                x = tl.load(scores + start + column, mask=live, other=LOWEST).to(COMPUTE)
+                live = live_entries(column < n, exists, row, column, mask, layout)
+                x = tl.load(scores + start + column, mask=live & exists, other=LOWEST).to(COMPUTE)
                 finite = live & (x != LOWEST)
                 sums += tl.where(finite, x - top, 0.0)
                 counts += finite.to(COMPUTE)
@@ -95,15 +99,15 @@ def _forward(
             totals = tl.zeros([ROWS, BLOCK], COMPUTE)
             for first in range(0, n, BLOCK):
                 column = first + columns
-                live = live_entries(exists & (column < n), row, column, mask, layout)
-                x = tl.load(scores + start + column, mask=live, other=LOWEST).to(COMPUTE)
+                live = live_entries(column < n, exists, row, column, mask, layout)
+                x = tl.load(scores + start + column, mask=live & exists, other=LOWEST).to(COMPUTE)
                 totals += tl.where(live & (x != LOWEST), _exponentials(x - top, mean, MARGIN, TRACE), 0.0)
             total = tl.sum(totals, 1)[:, None]
             for first in range(0, n, BLOCK):
                 column = first + columns
-                inside = exists & (column < n)
-                live = live_entries(inside, row, column, mask, layout)
-                x = tl.load(scores + start + column, mask=live, other=LOWEST).to(COMPUTE)
+                within = column < n
+                live = live_entries(within, exists, row, column, mask, layout)
+                x = tl.load(scores + start + column, mask=live & exists, other=LOWEST).to(COMPUTE)
                 e = tl.where(live & (x != LOWEST), _exponentials(x - top, mean, MARGIN, TRACE), 0.0)
                 p = e / tl.where(total == 0, 1.0, total)
-                tl.store(weights + start + column, p.to(weights.dtype.element_ty), mask=inside)
+                tl.store(weights + start + column, p.to(weights.dtype.element_ty), mask=within & exists)

@@ -13,6 +13,7 @@ interpreter if TRITON_INTERPRET=1 was set before Triton was imported.
 import math
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import triton
@@ -20,7 +21,8 @@ import triton.language as tl
 from torch import Tensor
 
 MAX_PROGRAMS = 2**20  # tiles beyond are a program's next; far from the grid's limit, and from where sums of int32 end
-MAX_BLOCK = 16384
+PART = 4096  # columns of a block where a row does not fit one: small, for some programs to load while others compute
+SUMMING = {"BLOCK": 128, "enable_fp_fusion": True}  # options of ``add_partial_sums``
 
 
 @dataclass(frozen=True)
@@ -28,12 +30,13 @@ class Rows:
     """Rows of scores [..., n] by heads, the mask over them and the tiles that they are cut into."""
 
     device: torch.device
+    itemsize: int  # of the scores
     count: int  # of rows of one head
     n: int
     heads: int
     queries: int  # rows of one head that follow each other
     mask: Tensor | None
-    mask_layout: tuple[int, ...]  # see ``live_entries``
+    mask_layout: tuple[int, ...] | None  # see ``live_entries``
     tile_rows: int
     block: int
     num_warps: int
@@ -48,8 +51,9 @@ class Rows:
             return min(self.tiles, MAX_PROGRAMS)
         return min(self.tiles, triton.cdiv(processors(self.device) * per_processor, self.heads))
 
-    def options(self) -> dict:
+    def options(self) -> dict[str, Any]:
         """Arguments by which a kernel knows the rows."""
+        threads = 32 * self.num_warps
         index = tl.int64 if self.count * self.heads + MAX_PROGRAMS * self.tile_rows >= 2**31 else tl.int32
         return {
             "count": self.count,
@@ -62,8 +66,12 @@ class Rows:
             "ROWS": self.tile_rows,
             "BLOCK": self.block,
             "WHOLE": self.n <= self.block,
+            "THREADS": threads,
+            "SURE": self.n // threads * threads if self.n % 16 else None,
+            "VECTOR": 1 if self.n % 16 else min(16 // self.itemsize, self.block // threads),
             "INDEX": index,
             "num_warps": self.num_warps,
+            "enable_fp_fusion": True,  # of products and sums; said, because Triton's default changes
         }
 
     def on_device(self) -> AbstractContextManager:
@@ -71,37 +79,30 @@ class Rows:
         return torch.cuda.device(self.device) if self.device.type == "cuda" else nullcontext()
 
 
-def rows_of(scores: Tensor, mask: Tensor | None, heads: int, max_block: int = MAX_BLOCK) -> Rows:
-    """The rows of contiguous ``scores`` [..., n], or [..., heads, queries, n] if there is more than one head."""
+def rows_of(scores: Tensor, mask: Tensor | None, heads: int, max_block: int, columns: int) -> Rows:
+    """The rows of contiguous ``scores`` [..., n], or [..., heads, queries, n] if there is more than one head.
+
+    A row of up to ``max_block`` fits one block, and a thread has ``columns`` entries of a tile. Rows that need no more
+    than 32 threads so have a warp each, or share it: their sums need no shared memory.
+    """
     n = scores.shape[-1]
-    block, tile_rows, num_warps = tile_shape(n, max_block)
-    rows = scores.numel() // max(n, 1)
-    layout: tuple[int, ...] = ()
+    block = max(triton.next_power_of_2(n), 32) if n <= max_block else min(max_block, PART)
+    layout: tuple[int, ...] | None = None
     if mask is not None:
         mask, layout = _mask_layout(mask, scores.shape)
     return Rows(
         device=scores.device,
-        count=rows // heads,
+        itemsize=scores.itemsize,
+        count=scores.numel() // n // heads,
         n=n,
         heads=heads,
         queries=scores.shape[-2] if heads > 1 else 1,
         mask=mask,
         mask_layout=layout,
-        tile_rows=tile_rows,
+        tile_rows=max(32 * columns // block, 1),
         block=block,
-        num_warps=num_warps,
+        num_warps=max(block // (32 * columns), 1),
     )
-
-
-def tile_shape(n: int, max_block: int) -> tuple[int, int, int]:
-    """Columns of a block, rows of a tile and warps of a program for rows of ``n``.
-
-    Up to 512 columns a row belongs to one warp, so that its sums need no shared memory; beyond, a thread has 16.
-    """
-    block = min(triton.next_power_of_2(max(n, 1)), max_block)
-    if block <= 512:
-        return block, max(512 // max(block, 32), 1), 1
-    return block, 1, min(block // 512, 32)
 
 
 def processors(device: torch.device) -> int:
@@ -136,18 +137,53 @@ def rows_of_tile(tile, head, count, heads, queries, ROWS: tl.constexpr, INDEX: t
 
 
 @triton.jit
-def live_entries(inside, row, column, mask, layout):
-    """Which entries of rows [ROWS, 1] and columns [1, BLOCK] are ``inside`` the scores and not masked.
+def whole_row(n, BLOCK: tl.constexpr, SURE: tl.constexpr, THREADS: tl.constexpr):
+    """Columns [1, BLOCK], and which of them a row of ``n`` has.
+
+    SURE, if it is not None, is the largest multiple of the program's threads in n. It tells the compiler which of a
+    thread's columns need no look at n, and which no row has.
+    """
+    column = tl.arange(0, BLOCK)[None, :]
+    within = column < n
+    if SURE is not None:
+        within = (column < SURE) | (within & (column < SURE + THREADS))
+    return column, within
+
+
+@triton.jit
+def live_entries(within, exists, row, column, mask, layout):
+    """Which entries of rows [ROWS, 1] and columns [1, BLOCK] are ``within`` a row and not masked.
 
     The layout is the number of rows (inner) that the mask's inner stride spans, of such groups (middle), then the
     strides of the inner, middle and outer groups and of the columns.
     """
-    if mask is None:
-        return inside
-    group = row // layout[0]
-    offset = (row % layout[0]).to(tl.int64) * layout[2]
-    offset += (group % layout[1]).to(tl.int64) * layout[3] + (group // layout[1]).to(tl.int64) * layout[4]
-    return inside & (tl.load(mask + offset + column * layout[5], mask=inside, other=0) != 0)
+    live = within
+    if mask is not None:
+        group = row // layout[0]
+        offset = (row % layout[0]).to(tl.int64) * layout[2]
+        offset += (group % layout[1]).to(tl.int64) * layout[3] + (group // layout[1]).to(tl.int64) * layout[4]
+        live = within & (tl.load(mask + offset + column * layout[5], mask=within & exists, other=0) != 0)
+    return live
+
+
+@triton.jit
+def exponential(x):
+    if x.dtype == tl.float64:
+        return tl.exp(x)
+    return tl.exp2(x * 1.4426950408889634)  # unlike exp it spends nothing on subnormal results
+
+
+@triton.jit
+def sums_by_thread(terms, THREADS: tl.constexpr, VECTOR: tl.constexpr):
+    """Sums [ROWS, THREADS] of ``terms`` [ROWS, BLOCK] over what one thread holds, if VECTOR neighbours are together.
+
+    It is right for any way in which the terms are spread over threads; for this one it needs no exchange between them.
+    """
+    ROWS: tl.constexpr = terms.shape[0]
+    if VECTOR == 1:
+        return tl.sum(tl.reshape(terms, [ROWS, terms.shape[1] // THREADS, THREADS]), 1)
+    spread = tl.reshape(terms, [ROWS, terms.shape[1] // (THREADS * VECTOR), THREADS, VECTOR])
+    return tl.sum(tl.sum(spread, 3), 1)
 
 
 @triton.jit

@@ -18,10 +18,21 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from multimax.kernels.triton_launch import add_partial_sums, live_entries, rows_of, rows_of_tile
+from multimax.kernels.triton_launch import (
+    SUMMING,
+    add_partial_sums,
+    exponential,
+    live_entries,
+    rows_of,
+    rows_of_tile,
+    sums_by_thread,
+    whole_row,
+)
 
 FORWARD_BLOCK = 16384
-BACKWARD_BLOCK = 8192
+BACKWARD_BLOCK = 4096
+FORWARD_COLUMNS = 16
+BACKWARD_COLUMNS = 8
 PROGRAMS_PER_PROCESSOR = 16
 
 
@@ -32,7 +43,7 @@ def multimax_forward(
     weights = torch.empty_like(scores)
     statistics = ranges.new_zeros(2, *scores.shape[:-1])
     if scores.numel():
-        rows = rows_of(scores, mask, ranges.shape[0], FORWARD_BLOCK)
+        rows = rows_of(scores, mask, ranges.shape[0], FORWARD_BLOCK, FORWARD_COLUMNS)
         with rows.on_device():
             _forward[rows.programs(), rows.heads](
                 scores,
@@ -58,7 +69,7 @@ def multimax_backward(
     scores = scores.contiguous()
     grad_scores, grad_ranges, grad_ts = torch.empty_like(scores), torch.zeros_like(ranges), torch.zeros_like(ts)
     if scores.numel():
-        rows = rows_of(scores, mask, ranges.shape[0], BACKWARD_BLOCK)
+        rows = rows_of(scores, mask, ranges.shape[0], BACKWARD_BLOCK, BACKWARD_COLUMNS)
         programs = rows.programs(PROGRAMS_PER_PROCESSOR)
         partial = ranges.new_empty(rows.heads, programs, 2, len(powers))
         with rows.on_device():
@@ -73,7 +84,7 @@ def multimax_backward(
                 **_shape(ranges, powers),
                 **rows.options(),
             )
-            add_partial_sums[rows.heads,](partial, grad_ranges, grad_ts, programs, K=len(powers), BLOCK=128)
+            add_partial_sums[rows.heads,](partial, grad_ranges, grad_ts, programs, K=len(powers), **SUMMING)
     return grad_scores, grad_ranges, grad_ts
 
 
@@ -102,7 +113,7 @@ def _four(parameter, head, FIRST: tl.constexpr, SECOND: tl.constexpr):
 @triton.jit
 def _modulated(x, live, r, t, FIRST: tl.constexpr, SECOND: tl.constexpr, LIMIT: tl.constexpr, LARGEST: tl.constexpr):
     """SegLU up to a constant, -inf where not live; like the reference, its hinges and itself are bounded."""
-    bounded = tl.minimum(tl.maximum(x, -LIMIT), LIMIT)
+    bounded = tl.clamp(x, -LIMIT, LIMIT)
     y = x
     if FIRST:
         y = y - t[0] * tl.minimum(bounded, r[0]) + t[1] * tl.maximum(bounded, r[1])
@@ -136,6 +147,9 @@ def _forward(
     ROWS: tl.constexpr,
     BLOCK: tl.constexpr,
     WHOLE: tl.constexpr,
+    SURE: tl.constexpr,
+    THREADS: tl.constexpr,
+    VECTOR: tl.constexpr,
     INDEX: tl.constexpr,
 ):
     COMPUTE: tl.constexpr = ranges.dtype.element_ty
@@ -146,71 +160,84 @@ def _forward(
         row, exists = rows_of_tile(tile, head, count, heads, queries, ROWS, INDEX)
         start = row.to(tl.int64) * n
         if WHOLE:
-            column = tl.arange(0, BLOCK)[None, :]
-            inside = exists & (column < n)
-            live = live_entries(inside, row, column, mask, layout)
-            x = tl.load(scores + start + column, mask=live, other=0.0).to(COMPUTE)
+            column, within = whole_row(n, BLOCK, SURE, THREADS)
+            live = live_entries(within, exists, row, column, mask, layout)
+            x = tl.load(scores + start + column, mask=live & exists, other=0.0).to(COMPUTE)
             y = _modulated(x, live, r, t, FIRST, SECOND, LIMIT, LARGEST)
             top = tl.max(y, 1)[:, None]
             top = tl.where(top == -float("inf"), 0.0, top)
-            e = tl.exp(y - top)
+            e = exponential(y - top)
             total = tl.sum(e, 1)[:, None]
             empty = total == 0
             scale = tl.where(empty, 0.0, 1 / tl.where(empty, 1.0, total))
-            tl.store(weights + start + column, (e * scale).to(weights.dtype.element_ty), mask=inside)
+            tl.store(weights + start + column, (e * scale).to(weights.dtype.element_ty), mask=within & exists)
         else:
             tops_so_far = tl.full([ROWS, BLOCK], -LARGEST, COMPUTE)
             totals = tl.zeros([ROWS, BLOCK], COMPUTE)
             for first in range(0, n, BLOCK):
                 column = first + tl.arange(0, BLOCK)[None, :]
-                live = live_entries(exists & (column < n), row, column, mask, layout)
-                x = tl.load(scores + start + column, mask=live, other=0.0).to(COMPUTE)
+                live = live_entries(column < n, exists, row, column, mask, layout)
+                x = tl.load(scores + start + column, mask=live & exists, other=0.0).to(COMPUTE)
                 y = _modulated(x, live, r, t, FIRST, SECOND, LIMIT, LARGEST)
                 higher = tl.maximum(tops_so_far, y)
-                totals = totals * tl.exp(tops_so_far - higher) + tl.exp(y - higher)
+                totals = totals * exponential(tops_so_far - higher) + exponential(y - higher)
                 tops_so_far = higher
             top = tl.max(tops_so_far, 1)[:, None]
-            total = tl.sum(totals * tl.exp(tops_so_far - top), 1)[:, None]
+            total = tl.sum(totals * exponential(tops_so_far - top), 1)[:, None]
             empty = total == 0
             top = tl.where(empty, 0.0, top)
             scale = tl.where(empty, 0.0, 1 / tl.where(empty, 1.0, total))
             for first in range(0, n, BLOCK):
                 column = first + tl.arange(0, BLOCK)[None, :]
-                inside = exists & (column < n)
-                live = live_entries(inside, row, column, mask, layout)
-                x = tl.load(scores + start + column, mask=live, other=0.0).to(COMPUTE)
+                within = column < n
+                live = live_entries(within, exists, row, column, mask, layout)
+                x = tl.load(scores + start + column, mask=live & exists, other=0.0).to(COMPUTE)
                 y = _modulated(x, live, r, t, FIRST, SECOND, LIMIT, LARGEST)
-                p = tl.exp(y - top) * scale
-                tl.store(weights + start + column, p.to(weights.dtype.element_ty), mask=inside)
+                p = exponential(y - top) * scale
+                tl.store(weights + start + column, p.to(weights.dtype.element_ty), mask=within & exists)
         tl.store(tops + row, top, mask=exists)
         tl.store(scales + row, scale, mask=exists)
 
 
 @triton.jit
-def _slope(x, dy, r, t, sums, FIRST: tl.constexpr, SECOND: tl.constexpr, LIMIT: tl.constexpr):
-    """dx, and the eight ``sums`` [ROWS] that the parameters' gradients are made of, these entries' terms added."""
-    s0, s1, s2, s3, s4, s5, s6, s7 = sums
-    bounded = tl.minimum(tl.maximum(x, -LIMIT), LIMIT)
+def _through_modulator(
+    x,
+    dy,
+    r,
+    t,
+    sums,
+    FIRST: tl.constexpr,
+    SECOND: tl.constexpr,
+    LIMIT: tl.constexpr,
+    THREADS: tl.constexpr,
+    VECTOR: tl.constexpr,
+):
+    """dx, and the ``sums`` for the parameters with these entries' terms added.
+
+    Over a row dy sums to zero, so that a constant beside a hinge of the first order may be left out here too.
+    """
+    below, above, second_below, second_above, lows, highs, left_squares, right_squares = sums
+    bounded = tl.clamp(x, -LIMIT, LIMIT)
     dx = dy
     if FIRST:
-        below = tl.where(x < r[0], dy, 0.0)
-        above = tl.where(x > r[1], dy, 0.0)
-        dx = dx - t[0] * below + t[1] * above
-        s0 += tl.sum(below, 1)
-        s1 += tl.sum(above, 1)
-        s4 += tl.sum(below * (r[0] - bounded), 1)
-        s5 += tl.sum(above * (bounded - r[1]), 1)
+        dy_below = tl.where(x < r[0], dy, 0.0)
+        dy_above = tl.where(x > r[1], dy, 0.0)
+        dx = dx - t[0] * dy_below + t[1] * dy_above
+        below += sums_by_thread(dy_below, THREADS, VECTOR)
+        above += sums_by_thread(dy_above, THREADS, VECTOR)
+        lows += sums_by_thread(dy * tl.minimum(bounded, r[0]), THREADS, VECTOR)
+        highs += sums_by_thread(dy * tl.maximum(bounded, r[1]), THREADS, VECTOR)
     if SECOND:
         left = tl.maximum(r[2] - bounded, 0.0)
         right = tl.maximum(bounded - r[3], 0.0)
         dy_left = dy * left
         dy_right = dy * right
         dx = dx - 2 * t[2] * dy_left + 2 * t[3] * dy_right
-        s2 += tl.sum(dy_left, 1)
-        s3 += tl.sum(dy_right, 1)
-        s6 += tl.sum(dy_left * left, 1)
-        s7 += tl.sum(dy_right * right, 1)
-    return dx, (s0, s1, s2, s3, s4, s5, s6, s7)
+        second_below += sums_by_thread(dy_left, THREADS, VECTOR)
+        second_above += sums_by_thread(dy_right, THREADS, VECTOR)
+        left_squares += sums_by_thread(dy_left * left, THREADS, VECTOR)
+        right_squares += sums_by_thread(dy_right * right, THREADS, VECTOR)
+    return dx, (below, above, second_below, second_above, lows, highs, left_squares, right_squares)
 
 
 @triton.jit
@@ -237,13 +264,16 @@ def _backward(
     ROWS: tl.constexpr,
     BLOCK: tl.constexpr,
     WHOLE: tl.constexpr,
+    SURE: tl.constexpr,
+    THREADS: tl.constexpr,
+    VECTOR: tl.constexpr,
     INDEX: tl.constexpr,
 ):
     COMPUTE: tl.constexpr = ranges.dtype.element_ty
     head = tl.program_id(1)
     r = _four(ranges, head, FIRST, SECOND)
     t = _four(ts, head, FIRST, SECOND)
-    zero = tl.zeros([ROWS], COMPUTE)
+    zero = tl.zeros([ROWS, THREADS], COMPUTE)
     sums = (zero, zero, zero, zero, zero, zero, zero, zero)
     for tile in range(tl.program_id(0), tiles, tl.num_programs(0)):
         row, exists = rows_of_tile(tile, head, count, heads, queries, ROWS, INDEX)
@@ -251,44 +281,43 @@ def _backward(
         top = tl.load(tops + row, mask=exists, other=0.0)
         scale = tl.load(scales + row, mask=exists, other=0.0)
         if WHOLE:
-            column = tl.arange(0, BLOCK)[None, :]
-            inside = exists & (column < n)
-            live = live_entries(inside, row, column, mask, layout)
-            x = tl.load(scores + start + column, mask=live, other=0.0).to(COMPUTE)
-            g = tl.load(grad + start + column, mask=live, other=0.0).to(COMPUTE)
-            p = tl.exp(_modulated(x, live, r, t, FIRST, SECOND, LIMIT, LARGEST) - top) * scale
+            column, within = whole_row(n, BLOCK, SURE, THREADS)
+            live = live_entries(within, exists, row, column, mask, layout)
+            x = tl.load(scores + start + column, mask=live & exists, other=0.0).to(COMPUTE)
+            g = tl.load(grad + start + column, mask=live & exists, other=0.0).to(COMPUTE)
+            p = exponential(_modulated(x, live, r, t, FIRST, SECOND, LIMIT, LARGEST) - top) * scale
             dy = p * (g - tl.sum(p * g, 1)[:, None])
-            dx, sums = _slope(x, dy, r, t, sums, FIRST, SECOND, LIMIT)
-            tl.store(grad_scores + start + column, dx.to(grad_scores.dtype.element_ty), mask=inside)
+            dx, sums = _through_modulator(x, dy, r, t, sums, FIRST, SECOND, LIMIT, THREADS, VECTOR)
+            tl.store(grad_scores + start + column, dx.to(grad_scores.dtype.element_ty), mask=within & exists)
         else:
             means = tl.zeros([ROWS, BLOCK], COMPUTE)
             for first in range(0, n, BLOCK):
                 column = first + tl.arange(0, BLOCK)[None, :]
-                live = live_entries(exists & (column < n), row, column, mask, layout)
-                x = tl.load(scores + start + column, mask=live, other=0.0).to(COMPUTE)
-                g = tl.load(grad + start + column, mask=live, other=0.0).to(COMPUTE)
-                means += tl.exp(_modulated(x, live, r, t, FIRST, SECOND, LIMIT, LARGEST) - top) * scale * g
+                live = live_entries(column < n, exists, row, column, mask, layout)
+                x = tl.load(scores + start + column, mask=live & exists, other=0.0).to(COMPUTE)
+                g = tl.load(grad + start + column, mask=live & exists, other=0.0).to(COMPUTE)
+                means += exponential(_modulated(x, live, r, t, FIRST, SECOND, LIMIT, LARGEST) - top) * scale * g
             mean = tl.sum(means, 1)[:, None]
             for first in range(0, n, BLOCK):
                 column = first + tl.arange(0, BLOCK)[None, :]
-                inside = exists & (column < n)
-                live = live_entries(inside, row, column, mask, layout)
-                x = tl.load(scores + start + column, mask=live, other=0.0).to(COMPUTE)
-                g = tl.load(grad + start + column, mask=live, other=0.0).to(COMPUTE)
-                p = tl.exp(_modulated(x, live, r, t, FIRST, SECOND, LIMIT, LARGEST) - top) * scale
-                dx, sums = _slope(x, p * (g - mean), r, t, sums, FIRST, SECOND, LIMIT)
-                tl.store(grad_scores + start + column, dx.to(grad_scores.dtype.element_ty), mask=inside)
-    s0, s1, s2, s3, s4, s5, s6, s7 = sums
+                within = column < n
+                live = live_entries(within, exists, row, column, mask, layout)
+                x = tl.load(scores + start + column, mask=live & exists, other=0.0).to(COMPUTE)
+                g = tl.load(grad + start + column, mask=live & exists, other=0.0).to(COMPUTE)
+                p = exponential(_modulated(x, live, r, t, FIRST, SECOND, LIMIT, LARGEST) - top) * scale
+                dx, sums = _through_modulator(x, p * (g - mean), r, t, sums, FIRST, SECOND, LIMIT, THREADS, VECTOR)
+                tl.store(grad_scores + start + column, dx.to(grad_scores.dtype.element_ty), mask=within & exists)
+    below, above, second_below, second_above, lows, highs, left_squares, right_squares = sums
     K: tl.constexpr = 4 if FIRST and SECOND else 2
-    LAST: tl.constexpr = K - 2
-    out = partial + (head * tl.num_programs(0) + tl.program_id(0)) * 2 * K
+    by_ranges = partial + (head * tl.num_programs(0) + tl.program_id(0)) * 2 * K
+    by_ts = by_ranges + K
     if FIRST:
-        tl.store(out, t[0] * tl.sum(s0, 0))
-        tl.store(out + 1, -t[1] * tl.sum(s1, 0))
-        tl.store(out + K, tl.sum(s4, 0))
-        tl.store(out + K + 1, tl.sum(s5, 0))
+        tl.store(by_ranges, t[0] * tl.sum(below))
+        tl.store(by_ranges + 1, -t[1] * tl.sum(above))
+        tl.store(by_ts, -tl.sum(lows))
+        tl.store(by_ts + 1, tl.sum(highs))
     if SECOND:
-        tl.store(out + LAST, 2 * t[2] * tl.sum(s2, 0))
-        tl.store(out + LAST + 1, -2 * t[3] * tl.sum(s3, 0))
-        tl.store(out + K + LAST, tl.sum(s6, 0))
-        tl.store(out + K + LAST + 1, tl.sum(s7, 0))
+        tl.store(by_ranges + K - 2, 2 * t[2] * tl.sum(second_below))
+        tl.store(by_ranges + K - 1, -2 * t[3] * tl.sum(second_above))
+        tl.store(by_ts + K - 2, tl.sum(left_squares))
+        tl.store(by_ts + K - 1, tl.sum(right_squares))
