@@ -1,0 +1,140 @@
+"""What the Triton kernels of ``flash`` share, tile by tile. Importing this file imports Triton.
+
+A tile of scores lives in registers: u = scale log2(e) q.k, so that exponentials are powers of two, with SegLU's
+parameters brought to the same unit. Softmax does not see what is added to a whole row, so SegLU is evaluated without
+its constants: t0 relu(r0 - u) as -t0 min(u, r0), t1 relu(u - r1) as t1 max(u, r1), and likewise the squares. The
+running maximum is of the modulated scores, since SegLU need not be monotone; what the forward stores for the backward
+is log2 sum exp2 of them, for a row without a live key +inf, which makes its weights there zero.
+
+Backward, with y the modulated scores, p = exp2(y - lse), delta = output . grad and dp = grad . v:
+
+    dy = p (dp - delta),    dx = dy SegLU'(x),    dq = scale dx k,    dk = scale dx^T q,    dv = p^T grad
+
+One kernel walks over the keys for a block of queries: it makes delta, dq and, for every hinge, the two sums that the
+gradients of its range and its t are made of. One walks over the queries for a block of keys, for dk and dv. Each output
+is written once by one program, so the same inputs give the same bits.
+
+Names: i numbers queries, j keys; a block is BLOCK_M queries by BLOCK_N keys. The last block of a walk may reach beyond
+the end or across the causal diagonal; the loop is split there, so that only these blocks, EDGE, pay for the checks.
+"""
+
+import triton
+import triton.language as tl
+
+LOG2E = tl.constexpr(1.4426950408889634)
+
+# Scores, in units of log2, are held within this, that their squares times any sensible t stay finite.
+LIMIT = tl.constexpr(2.0**50)
+
+
+@triton.jit
+def load_parameters(RANGES, TS, head, FIRST: tl.constexpr, SECOND: tl.constexpr, SHARED: tl.constexpr):
+    """(r, r, r, r, t, t, t, t): left and right, first and second order; zero where the order is absent."""
+    count: tl.constexpr = 4 if FIRST and SECOND else 2
+    after: tl.constexpr = 2 if FIRST else 0
+    ranges = RANGES + head * (2 if SHARED else count)
+    ts = TS + head * count
+    second: tl.constexpr = 0 if SHARED else after
+    r0, r1, r2, r3, t0, t1, t2, t3 = 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0
+    if FIRST:
+        r0, r1 = tl.load(ranges) * LOG2E, tl.load(ranges + 1) * LOG2E
+        t0, t1 = tl.load(ts), tl.load(ts + 1)
+    if SECOND:
+        r2, r3 = tl.load(ranges + second) * LOG2E, tl.load(ranges + second + 1) * LOG2E
+        t2, t3 = tl.load(ts + after) / LOG2E, tl.load(ts + after + 1) / LOG2E
+    return r0, r1, r2, r3, t0, t1, t2, t3
+
+
+@triton.jit
+def modulate(u, parameters, FIRST: tl.constexpr, SECOND: tl.constexpr):
+    """SegLU of u, up to a constant."""
+    r0, r1, r2, r3, t0, t1, t2, t3 = parameters
+    y = u
+    if FIRST:
+        y += t1 * tl.maximum(u, r1) - t0 * tl.minimum(u, r0)
+    if SECOND:
+        left, right = tl.minimum(u, r2), tl.maximum(u, r3)
+        y += left * (t2 * left - 2 * t2 * r2)
+        y += right * (t3 * right - 2 * t3 * r3)
+    return y
+
+
+@triton.jit
+def slope(u, parameters, FIRST: tl.constexpr, SECOND: tl.constexpr):
+    """SegLU'(u)."""
+    r0, r1, r2, r3, t0, t1, t2, t3 = parameters
+    slope = tl.full(u.shape, 1.0, tl.float32)
+    if FIRST:
+        slope += tl.where(u > r1, t1, 0.0) - tl.where(u < r0, t0, 0.0)
+    if SECOND:
+        slope += 2 * t3 * (tl.maximum(u, r3) - r3) - 2 * t2 * (r2 - tl.minimum(u, r2))
+    return slope
+
+
+@triton.jit
+def block_of_program(count, BLOCK: tl.constexpr, CAUSAL: tl.constexpr):
+    """(block of rows, number of (batch, head)) of this program; of the causal ones the longest walks begin first."""
+    blocks = tl.cdiv(count, BLOCK)
+    block = tl.program_id(0) % blocks
+    return (blocks - 1 - block if CAUSAL else block), tl.program_id(0) // blocks
+
+
+@triton.jit
+def range_of_keys(block, queries, keys, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, CAUSAL: tl.constexpr):
+    """(where the blocks of keys that need checks begin, the end) for a block of queries."""
+    if CAUSAL:
+        last = tl.minimum(keys, tl.minimum((block + 1) * BLOCK_M, queries))
+        return tl.minimum(keys, block * BLOCK_M + 1) // BLOCK_N * BLOCK_N, last
+    return keys // BLOCK_N * BLOCK_N, keys
+
+
+@triton.jit
+def scores(a, b, scale, CLAMP: tl.constexpr):
+    """u of a tile of queries and one of keys, or transposed."""
+    u = tl.dot(a, b, input_precision="ieee") * (scale * LOG2E)
+    return tl.clamp(u, -LIMIT, LIMIT) if CLAMP else u
+
+
+@triton.jit
+def live_scores(
+    i, j, MASK, mask_i, mask_j, queries, keys, HAS_MASK: tl.constexpr, MASK_OF_KEYS: tl.constexpr,
+    CAUSAL: tl.constexpr, EDGE: tl.constexpr,
+):  # fmt: skip
+    """Which scores of a tile count; i and j have its two dimensions, in either order."""
+    live = (i >= 0) & (j >= 0)
+    if EDGE:
+        live &= j < keys
+        if CAUSAL:
+            live &= j <= i
+    if HAS_MASK:
+        if MASK_OF_KEYS:
+            live &= tl.load(MASK + j.to(tl.int64) * mask_j, mask=j < keys, other=0) != 0
+        else:
+            within = (i < queries) & (j < keys)
+            live &= tl.load(MASK + i.to(tl.int64) * mask_i + j.to(tl.int64) * mask_j, mask=within, other=0) != 0
+    return live
+
+
+@triton.jit
+def kept_by_dropout(SEED, i, j, row_of_heads, dropout):
+    """Which weights dropout keeps: Philox, counted by query, key and (batch, head), so any tiling draws the same."""
+    zero = i * 0 + j * 0
+    bits, _, _, _ = tl.philox(tl.load(SEED), zero + i, zero + j, zero + row_of_heads, zero)
+    return tl.uint_to_uniform_float(bits) >= dropout
+
+
+@triton.jit
+def load_tile(pointer, rows, columns, count, SIZE: tl.constexpr, WIDTH: tl.constexpr, EDGE: tl.constexpr):
+    """A tile; zeros beyond ``count`` rows and SIZE of WIDTH columns."""
+    if SIZE == WIDTH:
+        if EDGE:
+            return tl.load(pointer, mask=rows < count, other=0.0)
+        return tl.load(pointer)
+    if EDGE:
+        return tl.load(pointer, mask=(rows < count) & (columns < SIZE), other=0.0)
+    return tl.load(pointer, mask=columns < SIZE, other=0.0)
+
+
+@triton.jit
+def of_head(tensor, strides, batch, head):
+    return tensor + batch.to(tl.int64) * strides[0] + head.to(tl.int64) * strides[1]
