@@ -21,7 +21,7 @@ def page(data: Mapping[str, Any]) -> bytes:
     style = asset("page.css")
     script = '"use strict";\n' + "\n".join(asset(f"{name}.js") for name in SCRIPTS)
     parts = {
-        "policy": f"default-src 'none'; img-src 'self' file:; style-src {source(style)}; script-src {source(script)}; "
+        "policy": f"default-src 'none'; img-src 'self' file: data:; style-src {source(style)}; script-src {source(script)}; "
         "base-uri 'none'; form-action 'none'",
         "style": style,
         "script": script,

@@ -43,6 +43,12 @@ function plain(value, digits = 4) {
   return String(Number(value.toPrecision(digits)));
 }
 
+// As many digits whatever they are, for numbers below one another.
+function digits(value, count) {
+  const size = Math.abs(value);
+  return size === 0 || (size >= 1e-3 && size < 1e5) ? value.toPrecision(count) : plain(value, count);
+}
+
 function fixed(value, digits = 2, sign = false) {
   if (value === null || value === undefined) return "";
   return (sign && value >= 0 ? "+" : "") + value.toFixed(digits);

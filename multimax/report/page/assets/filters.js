@@ -67,12 +67,13 @@ function makeOptions() {
     h("label", { class: "check" }, h("input", { name: "logy", type: "checkbox" }), "log y"),
     h("p", { class: "hint" }, "Drag over a plot to zoom in, double-click to see all. Click it to zoom with the wheel or with + and −, and to move along it with the arrow keys."));
   $("options").addEventListener("submit", (event) => event.preventDefault());
-  $("options").addEventListener("input", (event) => {
-    const { name, type, checked, value } = event.target;
+  const take = ({ target: { name, type, checked, value } }) => {
     state[name] = type === "checkbox" ? (checked ? "1" : "") : value;
     if (name === "x") state.zoom = {};
     render(["panels"]);
-  });
+  };
+  $("options").addEventListener("change", take);
+  $("options").elements.smooth.addEventListener("input", take); // while it is dragged
 }
 
 function renderOptions() {

@@ -16,6 +16,10 @@ const resizer = new ResizeObserver((entries) => {
   }
 });
 
+addEventListener("beforeprint", () => {
+  for (const panel of panels.values()) if (panel.stale && panel.element.isConnected) drawPanel(panel);
+});
+
 function panelOf(name) {
   if (panels.has(name)) return panels.get(name);
   const panel = { name, visible: false, stale: true };
@@ -105,7 +109,7 @@ function renderPanels(runs) {
 
 function spreadNote() {
   if (state.spread === "runs") return "Each run is a line.";
-  const band = { minmax: " in a band from the least to the greatest run", sd: " in a band of one sample standard deviation to either side", none: "" };
+  const band = { minmax: ", in a band from the least to the greatest run", sd: ", in a band of one sample standard deviation to either side", none: "" };
   return `Lines are means over the seeds that reached the step${band[state.spread]}.`;
 }
 

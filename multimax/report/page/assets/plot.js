@@ -6,7 +6,7 @@ const MARGIN = { left: 54, right: 20, top: 12, bottom: 38 };
 function niceTicks(low, high, count) {
   const rough = (high - low) / count;
   const power = 10 ** Math.floor(Math.log10(rough));
-  const step = [1, 2, 5, 10].map((k) => k * power).find((k) => k >= rough * 0.999);
+  const step = [1, 2, 5, 10].map((k) => k * power).find((k) => k >= rough * 0.75);
   const first = Math.ceil(low / step - 1e-9);
   return Array.from({ length: Math.max(0, Math.floor(high / step + 1e-9) - first + 1) }, (_, i) => Number(((first + i) * step).toPrecision(12)));
 }
@@ -250,7 +250,11 @@ class Plot {
     if (x === undefined || !found.length) return;
     const best = found.reduce((a, b) => (Math.abs(b.point.x - x) < Math.abs(a.point.x - x) ? b : a)).point;
     const near = this.once !== null ? Infinity : Math.abs(this.x.invert(this.x.at(best.x) + 6) - best.x);
-    const rows = found.filter(({ point }) => Math.abs(point.x - best.x) <= near && point.x >= this.x.low - near && point.x <= this.x.high + near);
+    const rows = found.filter(({ line, i, point }) => {
+      const points = line.paths[i];
+      const reaches = points[0].x - near <= best.x && best.x <= points.at(-1).x + near;
+      return reaches && point.x >= this.x.low - near && point.x <= this.x.high + near;
+    });
     this.cursor = best.x;
     const at = this.x.at(best.x);
     for (const name of ["x1", "x2"]) this.rule.setAttribute(name, at);
@@ -259,18 +263,21 @@ class Plot {
     this.dots.replaceChildren(...rows.map(({ line, point }) => marker(line.attention, line.index, this.x.at(point.x), this.y.at(point.mean))));
     this.tip.replaceChildren(this.table(best, rows));
     this.tip.hidden = false;
-    // Below the plot, where it covers the legend and no curve; above it where the window ends.
+    // Below the plot, where it hides the legend and no curve; above it where the window ends.
     const { top, bottom } = this.svg.getBoundingClientRect();
     const below = bottom + this.tip.offsetHeight <= innerHeight || top < this.tip.offsetHeight;
+    const room = this.element.clientWidth - this.tip.offsetWidth;
+    this.tip.style.setProperty("left", `${Math.max(0, Math.min(room, at - this.tip.offsetWidth / 2))}px`);
     this.tip.style.setProperty("top", `${below ? this.height : -this.tip.offsetHeight}px`);
   }
 
   table(best, rows) {
     const shown = rows.slice(0, 14);
-    const title = this.xTitle === "step" || this.once !== null ? `step ${plain(best.step, 7)}` : `${plain(best.x)} ${this.xTitle}, step ${plain(best.step, 7)}`;
+    const title = this.xTitle === "step" || this.once !== null ? `step ${plain(best.step, 7)}` : `${plain(best.x)} ${this.xTitle}`;
+    const own = (point) => (this.xTitle === "minutes of training" || point.step !== best.step ? `step ${plain(point.step, 7)}` : "");
     return h("table", {}, h("caption", {}, title), h("tbody", {}, ...shown.map(({ line, i, point }) =>
       h("tr", {}, h("th", { scope: "row" }, swatch(line.attention, line.index), this.each ? `${line.label}, seed ${line.runs[i].seed}` : line.label),
-        h("td", {}, plain(point.mean, 5)), h("td", { class: "spread" }, spreadText(point))))),
+        h("td", {}, digits(point.mean, 5)), h("td", { class: "spread" }, [spreadText(point), own(point)].filter(Boolean).join(", "))))),
     rows.length > shown.length ? h("tfoot", {}, h("tr", {}, h("td", { colspan: 3 }, `and ${rows.length - shown.length} more`))) : null);
   }
 
@@ -288,6 +295,6 @@ function nearest(points, x) {
 
 function spreadText({ low, high, sd, n }) {
   if (n < 2) return "";
-  if (sd !== undefined) return `± ${plain(sd, 2)} (n=${n})`;
-  return low === high ? `(n=${n})` : `${plain(low)} – ${plain(high)} (n=${n})`;
+  if (sd !== undefined) return `± ${digits(sd, 2)} (n=${n})`;
+  return low === high ? `(n=${n})` : `${digits(low, 4)} – ${digits(high, 4)} (n=${n})`;
 }

@@ -34,7 +34,7 @@ const MEANS = {
 
 const RUNS = {
   title: "Runs",
-  note: "Click a run for its configuration, its machine and the command that repeats it. The value is that of the finished run.",
+  note: "Click a run for its configuration, its machine and the command that repeats it. Of a run that is not finished the value is its newest score on the validation data.",
   rows: () => DATA.runs.filter((run) => chosen(run)),
   columns: [
     column("function", "Function", (r) => r.function + r.variant, (r) => h("button", { type: "button", class: "open", title: r.name, onclick: () => openRun(r.name) }, ...functionCell(r, r.attention))),
@@ -42,7 +42,7 @@ const RUNS = {
     column("seed", "Seed", (r) => r.seed, null, true),
     column("status", "Status", (r) => r.status, (r) => (r.status === "finished" ? "finished" : `${r.status} at ${r.step}`)),
     column("metric", "Metric", (r) => r.headline),
-    column("value", "Value", (r) => r.value, (r) => fixed(r.value), true),
+    column("value", "Value", (r) => valueOf(r), (r) => (r.value === null && valueOf(r) !== undefined ? `${fixed(valueOf(r))} so far` : fixed(r.value)), true),
     column("loss", "Last train loss", (r) => lastOf(r, "train/loss"), (r) => plain(lastOf(r, "train/loss")), true),
     column("steps", "Steps", (r) => r.of_steps ?? r.step, (r) => String(r.of_steps ?? r.step), true),
     column("time", "Time", (r) => r.seconds_per_step && r.seconds_per_step * r.step, (r) => duration(r.seconds_per_step * r.step), true),
@@ -55,16 +55,23 @@ function lastOf(run, metric) {
   return curveOf(run, metric)?.values.at(-1);
 }
 
+function valueOf(run) {
+  return run.value ?? lastOf(run, `val/${run.metric}`);
+}
+
 function made(table) {
   const at = table.columns.indexOf("experiment");
+  const told = table.columns.find((title) => title === "verdict" || title === "these runs");
   const number = (text) => (/^[+-]?[\d.]+(e[+-]?\d+)?( |$)/i.test(text) ? parseFloat(text) : text);
   return {
     title: table.title,
     note: table.text.replace(/[`*]/g, ""),
     rows: () => table.rows.filter((row) => at < 0 || !state.filters.experiment.size || state.filters.experiment.has(row[at])),
-    columns: table.columns.flatMap((title, i) => {
+    // the verdict beside what it is about, where it is seen without scrolling
+    columns: (told ? [table.columns[0], "claim", told, ...table.columns] : table.columns).filter((title, i, all) => table.columns.includes(title) && all.indexOf(title) === i).flatMap((title) => {
+      const i = table.columns.indexOf(title);
       if (title === "id" && table.columns.includes("claim")) return [];
-      const filled = table.rows.map((row) => row[i]).filter(Boolean);
+      const filled = table.rows.map((row) => row[i]).filter((text) => text && !VERDICTS[text]);
       const numeric = filled.length > 0 && filled.every((text) => typeof number(text) === "number");
       return [column(title, title, (row) => (row[i] === "" ? null : number(row[i])), (row) => madeCell(row[i], title), numeric)];
     }),
@@ -85,7 +92,7 @@ const VIEWS = new Map([["means", MEANS], ["runs", RUNS], ...DATA.tables.map((tab
 
 function makeTableBar() {
   const short = { claims_numbers: "Claims: numbers", claims_comparisons: "Claims in words", stand_ins: "Stand-ins", figure1: "Figure 1" };
-  const tab = ([name, view]) => h("button", { type: "button", "data-view": name, "aria-pressed": "false", onclick: () => { state.view = name; render(["table"]); } }, short[name] ?? (view.title.length < 24 ? view.title : name.replaceAll("_", " ")));
+  const tab = ([name, view]) => h("button", { type: "button", "data-view": name, "aria-pressed": "false", onclick: () => { state.view = name; render(["table"]); } }, short[name] ?? (view.title.length < 24 ? view.title : name[0].toUpperCase() + name.slice(1).replaceAll("_", " ")));
   $("table-bar").replaceChildren(
     h("div", { class: "tabs", role: "group", "aria-label": "Tables" }, ...[...VIEWS].map(tab)),
     h("input", { id: "find", type: "search", placeholder: "Find in this table", "aria-label": "Find in this table", oninput: (event) => { state.find = event.target.value; render(["table"]); } }));
