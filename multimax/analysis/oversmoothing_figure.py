@@ -38,11 +38,10 @@ def oversmoothing_figure(runs: Sequence[Smoothing], title: str = "") -> tuple[Fi
         panels = drawing.subplots(1, 2 + over_time)
         for group in by_label.values():
             for axes, name in zip(panels, ("patch_similarity", "mad"), strict=False):
-                last = [run.measured[-1][name] for run in group]
-                draw(axes, group[0], [(range(1, len(values) + 1), values) for values in last])
+                draw(axes, group[0], [dict(enumerate(run.measured[-1][name], 1)) for run in group])
             if over_time:
                 courses = [
-                    ([at["epoch"] for at in run.measured], [summary(at)["patch_similarity"] for at in run.measured])
+                    {at["epoch"]: summary(at)["patch_similarity"] for at in run.measured}
                     for run in group
                     if len(run.measured) > 1
                 ]
@@ -67,15 +66,15 @@ def oversmoothing_figure(runs: Sequence[Smoothing], title: str = "") -> tuple[Fi
     ]
 
 
-def draw(axes: Axes, run: Smoothing, lines: Sequence[tuple[Sequence[float], Sequence[float]]]) -> None:
-    """Lines of the runs of one function, which share their x, and their mean."""
+def draw(axes: Axes, run: Smoothing, lines: Sequence[Mapping[float, float]]) -> None:
+    """Lines, y by x, of the runs of one function, and their mean where all of them have a value."""
     style = style_of(run.function)
     if len(lines) > 1:
-        for x, y in lines:
-            axes.plot(x, y, color=style.color, linewidth=0.8, alpha=0.35)
+        for line in lines:
+            axes.plot(list(line), list(line.values()), color=style.color, linewidth=0.8, alpha=0.35)
     if lines:
-        mean = [fmean(values) for values in zip(*(y for _, y in lines), strict=False)]
+        shared = sorted(set(lines[0]).intersection(*lines))
         axes.plot(
-            lines[0][0][: len(mean)], mean, color=style.color, linestyle=style.line, marker=style.marker,
-            markersize=0.7 * style.size, label=run.label,
+            shared, [fmean(line[x] for line in lines) for x in shared], color=style.color, linestyle=style.line,
+            marker=style.marker, markersize=0.7 * style.size, label=run.label,
         )  # fmt: skip

@@ -108,9 +108,9 @@ def comparison_row(result: ComparisonResult) -> Row:
         "claim": claim.claim,
         "against": result.other,
         "seeds": seeds_text(result.difference, claim),
-        "difference": mean_text(result.difference, "+"),
-        "deviation": deviation_text(result.difference),
-        "interval": interval_text(result.difference, "+"),
+        "difference": mean_text(result.difference, "+", claim.digits),
+        "deviation": deviation_text(result.difference, claim.digits),
+        "interval": interval_text(result.difference, "+", claim.digits),
         "p": p_text(result),
         "verdict": result.verdict,
         "to test": what_it_takes(claim, result.other),
@@ -122,7 +122,7 @@ def stand_in_row(result: ComparisonResult) -> Row:
     assert difference is not None
     assert result.experiment is not None
     decided_by = None if difference.interval is None else difference.pairs_needed
-    first = result.records[0]
+    first, digits = result.records[0], result.claim.digits
     return {
         "id": result.claim.id,
         "claim": result.claim.claim,
@@ -131,10 +131,10 @@ def stand_in_row(result: ComparisonResult) -> Row:
         "metric": result.claim.metric or first.summary["metric"],
         "against": result.other,
         "seeds": " ".join(map(str, difference.seeds)),
-        "ours": mean_text(result.ours),
-        "other's": mean_text(result.others),
-        "difference": mean_text(difference, "+"),
-        "interval": interval_text(difference, "+"),
+        "ours": mean_text(result.ours, digits=digits),
+        "other's": mean_text(result.others, digits=digits),
+        "difference": mean_text(difference, "+", digits),
+        "interval": interval_text(difference, "+", digits),
         "p": p_text(result),
         "these runs": SHOWS.get(result.verdict, result.verdict),
         "pairs needed": "" if decided_by is None else str(decided_by),
@@ -159,16 +159,18 @@ def seeds_text(value: Mean | None, claim: Number | Comparison) -> str:
     return str(n) if n >= needed else f"{n} of {needed}"
 
 
-def mean_text(value: Mean | None, sign: str = "") -> str:
-    return f"{value.mean:{sign}.2f}" if value else ""
+def mean_text(value: Mean | None, sign: str = "", digits: int = 2) -> str:
+    return f"{value.mean:{sign}.{digits}f}" if value else ""
 
 
-def deviation_text(value: Mean | None) -> str:
-    return f"{value.deviation:.2f}" if value and value.deviation is not None else ""
+def deviation_text(value: Mean | None, digits: int = 2) -> str:
+    return f"{value.deviation:.{digits}f}" if value and value.deviation is not None else ""
 
 
-def interval_text(value: Mean | None, sign: str = "") -> str:
-    return f"{value.interval[0]:{sign}.2f} to {value.interval[1]:{sign}.2f}" if value and value.interval else ""
+def interval_text(value: Mean | None, sign: str = "", digits: int = 2) -> str:
+    if value is None or value.interval is None:
+        return ""
+    return " to ".join(f"{bound:{sign}.{digits}f}" for bound in value.interval)
 
 
 def p_text(result: ComparisonResult) -> str:

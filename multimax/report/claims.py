@@ -59,6 +59,7 @@ class Comparison(Claim):
     ours: str
     others: Sequence[str]
     margin: float = 0.0
+    digits: int = 2  # of what is shown behind the point
 
 
 @dataclass(frozen=True)
@@ -123,7 +124,7 @@ def by_seed(records: Iterable[Record], metric: str | None) -> dict[int, float]:
     """
     values: dict[int, float] = {}
     for record in records:
-        value = record.summary["metrics"].get(metric or record.summary["metric"])
+        value = record.metrics.get(metric or record.summary["metric"])
         if value is None:
             continue
         seed = record.config["seed"]

@@ -7,6 +7,7 @@ from typing import Any
 
 import yaml
 
+from multimax.analysis.oversmoothing import summary as oversmoothing_summary
 from multimax.config import experiment_name, reweight_label, setting
 from multimax.engine.run_folder import write_atomic
 from multimax.errors import UserError
@@ -35,6 +36,15 @@ class Record:
     @property
     def setting(self) -> dict[str, Any]:
         return setting(self.config, task_module(self.config["task"]).Config)
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        """Of the last step: the summary's, and if they were measured ``patch_similarity`` and ``mad``, over layers."""
+        metrics = dict(self.summary["metrics"])
+        if found := self.analysis("oversmoothing"):
+            last = found["measured"][-1]
+            metrics |= oversmoothing_summary(last) if last["step"] == self.summary["steps"] else {}
+        return metrics
 
     def analysis(self, kind: str) -> dict[str, Any] | None:
         """What ``python -m multimax.analysis`` kept of the run in KIND.json; None if that was not run."""

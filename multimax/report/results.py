@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from pathlib import Path
 
+from multimax.report.ablation_table import ablation_table
 from multimax.report.claim_tables import claim_tables
 from multimax.report.claims import read_claims
 from multimax.report.cost_table import cost_table
@@ -10,24 +11,27 @@ from multimax.report.defect_table import defect_table
 from multimax.report.experiment_figure import experiment_figures
 from multimax.report.figures import figure1_picture, figure1_table, figure2_picture
 from multimax.report.outputs import Output
+from multimax.report.oversmoothing_figures import oversmoothing_figures
 from multimax.report.records import read_records
 from multimax.report.tables import tables
 
 
 def all_tables(results: Path) -> Iterator[Output]:
-    """One table for each experiment that has runs, and those of the claims, defects and cost. Raises UserError."""
+    """One table for each experiment that has runs, and the claims, ablation, defects and cost. Raises UserError."""
     records, path = read_records(results / "runs"), results / "claims.yaml"
     claims = read_claims(path)
     yield from tables(records)
     yield from claim_tables(claims, path, records)
+    yield from ablation_table(records)
     yield figure1_table(claims.figure1, path)
     yield defect_table(records)
     yield cost_table()
 
 
 def all_figures(results: Path) -> Iterator[Output]:
-    """One figure for each experiment that has runs, and those of the paper. Raises UserError."""
-    path = results / "claims.yaml"
-    yield from experiment_figures(read_records(results / "runs"))
+    """One figure for each experiment that has runs, its over-smoothing, and those of the paper. Raises UserError."""
+    records, path = read_records(results / "runs"), results / "claims.yaml"
+    yield from experiment_figures(records)
+    yield from oversmoothing_figures(records)
     yield figure1_picture(read_claims(path).figure1, path)
     yield figure2_picture()
