@@ -21,7 +21,7 @@ from benchmarks.bench import RESULTS, line
 # Seconds after which a benchmark begins nothing more, and what else it is told.
 PLAN: dict[str, dict[str, tuple[int, tuple[str, ...]]]] = {
     "cpu": {
-        "functions": (210, ("--seconds", "3")),
+        "functions": (240, ("--seconds", "2.5")),
         "attention": (130, ("--seconds", "4")),
         "output_layer": (70, ("--seconds", "8")),
         "training_steps": (110, ("--seconds", "40")),
@@ -31,7 +31,7 @@ PLAN: dict[str, dict[str, tuple[int, tuple[str, ...]]]] = {
     "cuda": {
         "functions": (60, ("--seconds", "0.5")),
         "attention": (90, ("--seconds", "0.5", "--functions", "softmax", "multimax", "entmax15")),
-        "flash_blocks": (40, ("--seconds", "1")),
+        "flash_blocks": (50, ("--seconds", "1")),
         "output_layer": (40, ("--seconds", "1")),
         "training_steps": (90, ("--seconds", "4", "--functions", "softmax", "multimax")),
     },

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.attention.flex_attention import create_block_mask, flex_attention
 
-from benchmarks.bench import Benchmark, Contestant, parser
+from benchmarks.bench import BOTH, FORWARD, Benchmark, Contestant, parser
 from benchmarks.functions import written_out
 from multimax import reweight
 from multimax.attention import attention
@@ -46,7 +46,7 @@ def flash(name: str, causal: bool, device: torch.device) -> Contestant:
     if name == "softmax":
         call = lambda q, k, v: flash_attention(q, k, v, None, None, (), causal=causal)  # noqa: E731
         return Contestant(name, "flash", call)
-    module = reweight.create("multimax").to(device)
+    module = reweight.MultiMax().to(device)
     call = lambda q, k, v: flash_attention(q, k, v, module.ranges, module.ts, (1, 1, 2, 2), causal=causal)  # noqa: E731
     return Contestant(name, "flash", call, tuple(module.parameters()))
 
@@ -79,7 +79,8 @@ def flex(modulated: bool, causal: bool, length: int, benchmark: Benchmark) -> Co
     if causal:
         block_mask = create_block_mask(lambda b, h, q, k: q >= k, None, None, length, length, device=str(device))
     call = partial(benchmark.compile(flex_attention), score_mod=multimax if modulated else None, block_mask=block_mask)
-    return Contestant("multimax" if modulated else "softmax", "FlexAttention", call, trains=device.type == "cuda")
+    directions = (FORWARD, BOTH) if device.type == "cuda" else (FORWARD,)
+    return Contestant("multimax" if modulated else "softmax", "FlexAttention", call, directions=directions)
 
 
 def run(benchmark: Benchmark) -> None:

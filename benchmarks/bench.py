@@ -31,8 +31,10 @@ from multimax.engine.provenance import environment, revision
 RESULTS = Path(__file__).resolve().parent.parent / "results" / "benchmarks"
 PEERS = ("entmax", "liger_kernel", "adasplash", "fairseq_fixed", "timm", "triton")
 
-COLUMNS = ("part", "case", "size", "function", "way", "direction", "milliseconds", "low", "high", "repeats", "ratio")
-COLUMNS += ("peak_mb", "gb_per_s", "of_copy", "per_s", "error", "same_bits", "note")
+COLUMNS = (
+    *("part", "case", "size", "function", "way", "direction", "milliseconds", "low", "high", "repeats", "ratio"),
+    *("peak_mb", "gb_per_s", "of_copy", "per_s", "error", "same_bits", "note"),
+)
 
 FORWARD, BOTH = "forward", "forward + backward"
 
@@ -41,15 +43,15 @@ FORWARD, BOTH = "forward", "forward + backward"
 class Contestant:
     """A function, a way to compute it, and the call that does so.
 
-    ``parameters`` are what gradients are taken of beside the inputs; without ``trains`` it has no backward. ``within``
-    makes the context in which all of it runs.
+    ``parameters`` are what gradients are taken of beside the inputs, ``directions`` what it takes part in, and
+    ``within`` makes the context in which all of it runs.
     """
 
     function: str
     way: str
     call: Callable[..., Tensor]
     parameters: Sequence[Tensor] = ()
-    trains: bool = True
+    directions: Sequence[str] = (FORWARD, BOTH)
     within: Callable[[], AbstractContextManager[object]] = nullcontext
 
     def forward(self, inputs: Sequence[Tensor]) -> object:
@@ -114,7 +116,7 @@ class Benchmark:
             directions: FORWARD, without a graph, and BOTH, with gradients of all inputs and parameters.
         """
         for direction in directions:
-            runners = [c for c in contestants if direction == FORWARD or c.trains]
+            runners = [c for c in contestants if direction in c.directions]
             if direction == FORWARD:
                 calls: list[Call] = [partial(c.forward, inputs) for c in runners]
             else:

@@ -39,7 +39,7 @@ def blocks_of(kernel: str, blocks: dict[str, int]) -> Iterator[None]:
 
 def run(benchmark: Benchmark) -> None:
     device, quick = benchmark.device, benchmark.quick
-    module = reweight.create("multimax").to(device)
+    module = reweight.MultiMax().to(device)
     parameters = tuple(module.parameters())
 
     def fused(query: Tensor, key: Tensor, value: Tensor) -> Tensor:

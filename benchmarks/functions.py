@@ -15,6 +15,7 @@ weights and their gradient and writes that of the scores.
 
 import copy
 import os
+from collections.abc import Callable, Sequence
 from functools import partial
 from itertools import product
 from math import prod
@@ -60,14 +61,14 @@ def peers(benchmark: Benchmark) -> list[Contestant]:
     try:
         import entmax
 
-        found += [
-            Contestant("sparsemax", "entmax package, sorted", partial(entmax.sparsemax, dim=-1)),
-            Contestant("entmax15", "entmax package, sorted", partial(entmax.entmax15, dim=-1)),
-        ]
         alpha = nn.Parameter(torch.tensor(1.5, device=device))
-        found.append(
-            Contestant("entmax", "entmax package, bisection", lambda x: entmax.entmax_bisect(x, alpha, dim=-1), [alpha])
+        theirs: Sequence[tuple[str, str, Callable[..., Tensor], Sequence[Tensor]]] = (
+            ("sparsemax", "sorted", entmax.sparsemax, ()),
+            ("entmax15", "sorted", entmax.entmax15, ()),
+            ("entmax", "bisection", lambda x: entmax.entmax_bisect(x, alpha), (alpha,)),
         )
+        for name, way, of_rows, learned in theirs:  # all are along the last dimension
+            found.append(Contestant(name, f"entmax package, {way}", of_rows, learned, directions=[BOTH]))
     except ImportError as error:
         benchmark.leave_out(f"the entmax package is not installed ({error})")
     if device.type == "cuda":

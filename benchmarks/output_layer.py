@@ -25,7 +25,7 @@ VOCABULARIES = (8192, 32_768, 267_744)
 CUTOFFS = (20_000, 40_000, 200_000)  # of Transformer-XL on WikiText-103
 
 
-def whole(function: nn.Module, targets: Tensor) -> Callable[[Tensor, Tensor], Tensor]:
+def whole(function: reweight.Reweighting, targets: Tensor) -> Callable[[Tensor, Tensor], Tensor]:
     def loss(hidden: Tensor, table: Tensor) -> Tensor:
         return F.cross_entropy(function.modulate(hidden @ table.T).float(), targets)
 
@@ -34,7 +34,7 @@ def whole(function: nn.Module, targets: Tensor) -> Callable[[Tensor, Tensor], Te
 
 def contestants(benchmark: Benchmark, targets: Tensor) -> list[Contestant]:
     device = benchmark.device
-    softmax, multimax = reweight.create("softmax"), reweight.create("multimax").to(device)
+    softmax, multimax = reweight.Softmax(), reweight.MultiMax().to(device)
     parameters = tuple(multimax.parameters())
     modulator = (multimax.ranges, multimax.ts, multimax.order)
     found = [
@@ -76,8 +76,7 @@ def adaptive(benchmark: Benchmark, tokens: int, dim: int, vocabulary: int, cutof
         function = reweight.create(name).to(device)
 
         def loss(hidden: Tensor, embedding=embedding, function=function) -> Tensor:
-            parts = embedding.parts(hidden, targets)
-            return sum(function.loss(scores, entries, reduction="sum") for _, scores, entries in parts)
+            return torch.stack([part for _, part in embedding.losses(hidden, targets, function, "sum")]).sum()
 
         competitors.append(Contestant(name, "ours", loss, (*embedding.parameters(), *function.parameters())))
     hidden = torch.randn(tokens, dim, device=device, requires_grad=True)

@@ -51,7 +51,7 @@ def read_tables(folder: Path, quick: bool) -> list[Table]:
 
 def verdicts(tables: Sequence[Table]) -> list[Row]:
     """Each aim, what was measured and whether it is met; more than one device has a row for each."""
-    rows = []
+    rows: list[Row] = []
     for aim in AIMS:
         fitting = [table for table in tables if table.name == aim.table and table.on_gpu == aim.on_gpu]
         found = [(table, values) for table in fitting if (values := aim.values(table.rows))]

@@ -38,26 +38,33 @@ def compare(calls: Sequence[Call], device: torch.device, *, seconds: float, repe
     Each call has an equal share of the time: who has used it up sits out after three turns, or after one if that alone
     took ten shares. A call that raises is left out, and its measurement says why.
     """
-    results: list[Measurement | None] = []
+    share = seconds / max(1, len(calls))
+    results: list[Measurement | None] = [None] * len(calls)
     peaks: dict[int, int] = {}
+    slow: dict[int, float] = {}  # seconds of first calls that were slow, maybe because they compiled
     for i, call in enumerate(calls):
         try:
-            call()
+            started = time.perf_counter()
             peaks[i] = peak_memory(call, device)
-            results.append(None)
+            if (took := time.perf_counter() - started) > 10 * share:
+                slow[i] = took
+            else:
+                peaks[i] = peak_memory(call, device)
         except Exception as error:
             lines = str(error).strip().splitlines()
-            results.append(Measurement(failure=f"{type(error).__name__}: {lines[0] if lines else ''}"[:160]))
+            results[i] = Measurement(failure=f"{type(error).__name__}: {lines[0] if lines else ''}"[:160])
             if device.type == "cuda":
                 torch.cuda.empty_cache()
-    turns: dict[int, dict[int, float]] = {i: {} for i in peaks}
-    share = seconds / max(1, len(peaks))
+    turns: dict[int, dict[int, float]] = {i: {} for i, result in enumerate(results) if result is None}
     for turn in range(repeats):
         # Back and forth, because who comes next finds the caches as the one before left them.
         for i in list(turns) if turn % 2 == 0 else list(reversed(turns)):
             spent = sum(turns[i].values())
             if spent < share or (turn < 3 and spent < 10 * share):
                 turns[i][turn] = timed(calls[i], device)
+    for i, first_time in slow.items():
+        if i in turns and median(turns[i].values()) < first_time / 2:
+            peaks[i] = peak_memory(calls[i], device)
     first = turns.get(0, {})
     return [result or summary(turns[i], first, peaks[i]) for i, result in enumerate(results)]
 
@@ -102,7 +109,7 @@ def peak_memory(call: Call, device: torch.device) -> int:
     os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # or the profiler complains that there is no GPU
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
         call()
-    results = profile.profiler.kineto_results  # type: ignore[union-attr]
+    results = profile.profiler.kineto_results
     events = sorted((e.start_ns(), e.nbytes()) for e in results.events() if e.name() == "[memory]")
     held = peak = 0
     for _, size in events:

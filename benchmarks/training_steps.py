@@ -108,7 +108,9 @@ def run(benchmark: Benchmark) -> None:
     device, quick = benchmark.device, benchmark.quick
     names = sorted(benchmark.arguments.functions, key=lambda name: name != "softmax")
     for task in benchmark.arguments.models:
-        steps, units, weights = {}, 0, {}
+        steps: dict[str, Callable[[], None]] = {}
+        weights: dict[str, Any] = {}
+        units = 0
         for name in names:
             overrides = [f"task={task}", f"scale={'demo' if quick else 'paper'}", f"reweight={name}"]
             steps[name], units = training_step(typed(compose_configuration(overrides)), weights, device, quick)

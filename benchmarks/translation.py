@@ -125,7 +125,8 @@ def run(benchmark: Benchmark, name: str) -> None:
     torch.manual_seed(0)
     model = EncoderDecoder(config, AttentionSites(site, site, site), output, arguments.vocabulary, arguments.vocabulary)
     theirs, dictionary = fairseq_model(model, config, name, output["name"])
-    sides = {"fairseq": Fairseq(theirs.to(device), dictionary, arguments), "ours": Ours(model.to(device), arguments)}
+    sides: dict[str, Ours | Fairseq] = {"fairseq": Fairseq(theirs.to(device), dictionary, arguments)}
+    sides["ours"] = Ours(model.to(device), arguments)
     lengths = torch.linspace(*LENGTHS, arguments.batches).int().tolist()
     train = [random_batch(arguments.tokens, arguments.vocabulary, length).to(device) for length in lengths]
     test = [random_batch(arguments.beam_tokens, arguments.vocabulary, length).to(device) for length in lengths]
