@@ -1,17 +1,20 @@
-"""Figures of a trained model: its attention layer by layer, the scores behind it, and how it learned to bend them."""
+"""Figures of trained models side by side: their attention by layer, its scores, and how they learned to bend these.
 
+Each draws what ``multimax.analysis.statistics.numbers`` found in each run, by the run's label.
+"""
+
+import math
 from collections.abc import Mapping, Sequence
 from itertools import takewhile
+from typing import Any
 
 import matplotlib
-import torch
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from torch import Tensor, nn
 
 from multimax.analysis.attention_rows import MEASURES
-from multimax.analysis.streaming import SCORE_EDGES, WEIGHT_EDGES, AttentionSite
+from multimax.analysis.streaming import WEIGHT_EDGES
 from multimax.analysis.style import figure, style_of
-from multimax.reweight import MultiMax
 
 TITLES = {
     "sparsity": "sparsity S",
@@ -20,107 +23,130 @@ TITLES = {
     "support": "weights above 0",
     "gini": "Gini index",
 }
+SCORE_STEP = 0.1  # width of a bin of scores
+Found = Mapping[str, Mapping[str, Any]]
 Row = dict[str, str]
+Made = tuple[Figure, list[Row]]
 
 
-def attention_figure(sites: Mapping[str, AttentionSite], function: str) -> tuple[Figure, list[Row]]:
-    """Each measure by layer: a dot for each head, a bar for their mean; and a row for each layer and head."""
-    style, names = style_of(function), list(sites)
+def attention_figure(of: Found) -> Made:
+    """Each measure by layer: a dot for each head, a bar for their mean; and a row for each run, layer and head."""
     rows = [
-        {"attention": name, "head": str(head)}
-        | {key: f"{value:.5f}" for key, value in zip(MEASURES, values, strict=True)}
-        | {"rows": f"{count:.0f}"}
-        for name, site in sites.items()
-        for head, (values, count) in enumerate(zip(site.means.T.tolist(), site.rows.amax(0).tolist(), strict=True))
+        {"run": label, "attention": name, "head": str(head)}
+        | {measure: number(values[head]) for measure, values in attention["means"].items()}
+        | {"rows": str(count)}
+        for label, found in of.items()
+        for name, attention in found["attentions"].items()
+        for head, count in enumerate(attention["rows"])
     ]
-    with figure(2.4 * len(MEASURES), 3.2) as drawing:
-        for i, axes in enumerate(drawing.subplots(1, len(MEASURES))):
-            for at, site in enumerate(sites.values()):
-                heads = site.means[i].tolist()
-                axes.plot([at] * len(heads), heads, style.marker, color=style.color, alpha=0.35, markersize=4)
-            means = [float(site.means[i].nanmean()) for site in sites.values()]
-            axes.plot(range(len(names)), means, "_", color=style.color, markersize=12, markeredgewidth=2)
-            axes.set_title(TITLES[MEASURES[i]])
-            axes.set_xticks(range(len(names)), short(names), rotation=90, fontsize=7)
-        drawing.supxlabel(f"attention ({style.label}); a dot for each head", fontsize=9)
+    longest = max(len(found["attentions"]) for found in of.values())
+    with figure(len(MEASURES) * max(2.4, 0.1 * longest * len(of)), 3.5) as drawing:
+        panels = drawing.subplots(1, len(MEASURES))
+        for axes, measure in zip(panels, MEASURES, strict=True):
+            for i, (label, found) in enumerate(of.items()):
+                style = style_of(found["function"])
+                shift = 0.8 * ((i + 0.5) / len(of) - 0.5)
+                for at, attention in enumerate(found["attentions"].values()):
+                    heads = [value for value in attention["means"][measure] if value is not None]
+                    x, mean, half = at + shift, sum(heads) / len(heads) if heads else math.nan, 0.35 / len(of)
+                    axes.plot([x] * len(heads), heads, style.marker, color=style.color, alpha=0.35, markersize=4)
+                    name = label if at == 0 else None
+                    axes.plot([x - half, x + half], [mean] * 2, color=style.color, linewidth=2, label=name)
+            axes.set_title(TITLES[measure])
+            names = next(iter(of.values()))["attentions"]
+            axes.set_xticks(range(len(names)), short(list(names)), rotation=90, fontsize=7)
+        drawing.supxlabel("attention; a dot for each head, a bar for their mean", fontsize=9)
+        drawing.legend(*panels[0].get_legend_handles_labels(), loc="outside upper center", ncols=len(of))
     return drawing, rows
 
 
-def histogram_figure(sites: Mapping[str, AttentionSite]) -> tuple[Figure, list[Row]]:
-    """Shares of scores and of weights in their bins, one line for each attention, dark ones first."""
+def histogram_figure(of: Found) -> Made:
+    """Shares of scores and of weights in their bins: a line of panels for each run, a line for each attention."""
     rows: list[Row] = []
-    with figure(9, 3.6) as drawing:
-        panels = drawing.subplots(1, 2)
-        for name, site, color, label in zip(sites, sites.values(), colors(len(sites)), short(list(sites)), strict=True):
-            for axes, kind, counts, edges, total in (
-                (panels[0], "score", site.scores, SCORE_EDGES, site.scores.sum()),
-                (panels[1], "log10 weight", site.weights, WEIGHT_EDGES, site.weights.sum() + site.tiny),
+    lowest = min(attention["middle"][0] for found in of.values() for attention in found["attentions"].values())
+    highest = max(attention["middle"][1] for found in of.values() for attention in found["attentions"].values())
+    with figure(9, 0.6 + 2.4 * len(of)) as drawing:
+        grid = drawing.subplots(len(of), 2, squeeze=False, sharex="col", sharey="col")
+        for panels, (label, found) in zip(grid, of.items(), strict=True):
+            attentions = found["attentions"]
+            for (name, attention), color, line in zip(
+                attentions.items(), colors(len(attentions)), short(list(attentions)), strict=True
             ):
-                if not total:
-                    continue  # timm's own softmax keeps its scores to itself
-                shares = (counts / total).tolist()
-                axes.stairs(shares, edges.tolist(), color=color, label=label, linewidth=1.2)
-                rows += [
-                    {"attention": name, "of": kind, "from": f"{a:.2f}", "to": f"{b:.2f}", "share": f"{share:.6f}"}
-                    for a, b, share in zip(edges.tolist(), edges[1:].tolist(), shares, strict=False)
-                ]
-            rows.append(
-                {"attention": name, "of": "weight", "from": "0", "to": "1e-8"}
-                | {"share": f"{site.tiny / float(site.weights.sum() + site.tiny):.6f}"}
-            )
-        panels[0].set_title("a  Scores")
-        lowest, highest = spread(sites) or (-1.0, 1.0)
-        panels[0].set_xlim(max(lowest, float(SCORE_EDGES[0])), min(highest, float(SCORE_EDGES[-1])))
-        panels[0].set_xlabel("score")
-        panels[0].set_ylabel("share")
-        panels[1].set_title("b  Weights above 1e-8")
-        panels[1].set_xlabel("logarithm of the weight, base 10")
-        drawing.legend(*panels[1].get_legend_handles_labels(), loc="outside right upper", fontsize=7, title="attention")
+                first = attention["scores_from"]
+                edges = [first + SCORE_STEP * i for i in range(len(attention["scores"]) + 1)]
+                for axes, kind, shares, at in (
+                    (panels[0], "score", attention["scores"], edges),
+                    (panels[1], "log10 weight", attention["weights"], WEIGHT_EDGES.tolist()),
+                ):
+                    axes.stairs(shares, at, color=color, label=line, linewidth=1.2)
+                    rows += [
+                        {"run": label, "attention": name, "of": kind, "from": f"{a:.2f}", "to": f"{b:.2f}"}
+                        | {"share": number(share)}
+                        for a, b, share in zip(at, at[1:], shares, strict=False)
+                    ]
+                rows.append(
+                    {"run": label, "attention": name, "of": "weight", "from": "0", "to": "1e-8"}
+                    | {"share": number(attention["tiny"])}
+                )
+            panels[0].set_ylabel(f"{label}\nshare")
+        grid[0][0].set_title("a  Scores")
+        grid[0][0].set_xlim(lowest, highest)
+        grid[-1][0].set_xlabel("score")
+        grid[0][1].set_title("b  Weights above 1e-8")
+        grid[-1][1].set_xlabel("logarithm of the weight, base 10")
+        drawing.legend(
+            *grid[0][1].get_legend_handles_labels(), loc="outside right upper", fontsize=7, title="attention"
+        )
     return drawing, rows
 
 
-def modulators(model: nn.Module) -> dict[str, MultiMax]:
-    """The MultiMax modules of a model by the name of their attention, or "output"."""
-    return {
-        name.removesuffix(".reweight"): module for name, module in model.named_modules() if isinstance(module, MultiMax)
-    }
+def modulator_figure(of: Found) -> Made | None:
+    """What the learned SegLU of each attention adds to the scores that it met, and the output's; None without any."""
+    of = {label: found for label, found in of.items() if found["modulators"]}
+    if not of:
+        return None
+    with figure(8, 0.6 + 2.6 * len(of)) as drawing:
+        grid = drawing.subplots(len(of), 2, squeeze=False)
+        for panels, (label, found) in zip(grid, of.items(), strict=True):
+            names = [name for name in found["modulators"] if name != "output"]
+            for name, color, line in zip(names, colors(len(names)), short(names), strict=True):
+                draw_modulator(panels[0], found["modulators"][name], color=color, label=line)
+            panels[1].set_visible("output" in found["modulators"])
+            if "output" in found["modulators"]:
+                draw_modulator(panels[1], found["modulators"]["output"], color=style_of("multimax").color)
+            panels[0].set_ylabel(f"{label}\nSegLU(score) - score")
+        grid[0][0].set_title("a  Attention, where 99.9% of its scores lie")
+        grid[0][1].set_title("b  Output")
+        for axes in grid[-1]:
+            axes.set_xlabel("score")
+        drawing.legend(
+            *grid[0][0].get_legend_handles_labels(), loc="outside right upper", fontsize=7, title="attention"
+        )
+    return drawing, [
+        {"run": label, "attention": name, "head": str(head), "score": number(x), "modulated": number(y)}
+        for label, found in of.items()
+        for name, curve in found["modulators"].items()
+        for head, line in enumerate(curve["modulated"])
+        for x, y in zip(curve["scores"], line, strict=True)
+    ]
 
 
-def modulator_figure(of: Mapping[str, MultiMax], sites: Mapping[str, AttentionSite]) -> tuple[Figure, list[Row]]:
-    """What the learned SegLU of each attention adds to the scores that it met, and the output's to all of these."""
-    rows: list[Row] = []
-    lowest, highest = spread(sites) or (-1.0, 1.0)
-    with figure(6.5, 4) as drawing:
-        axes = drawing.subplots()
-        axes.axhline(0, color="0.8", linewidth=1, zorder=0)
-        color_of = dict(zip(sites, colors(len(sites)), strict=True))
-        for (name, module), label in zip(of.items(), short(list(of)), strict=True):
-            met = sites.get(name)
-            x = torch.linspace(met.lowest if met else lowest, met.highest if met else highest, 201)
-            for head, y in enumerate(curves(module, x)):
-                line = {"color": color_of[name]} if met else {"color": style_of("multimax").color, "linestyle": "--"}
-                axes.plot(x, y - x, **line, label=label if head == 0 else None)
-                rows += [
-                    {"attention": name, "head": str(head), "score": f"{a:.4f}", "modulated": f"{b:.4f}"}
-                    for a, b in zip(x.tolist(), y.tolist(), strict=True)
-                ]
-        axes.set_xlabel("score")
-        axes.set_ylabel("SegLU(score) - score")
-        drawing.legend(loc="outside right upper", fontsize=7, title="attention")
-    return drawing, rows
+KINDS = {"attention": attention_figure, "histograms": histogram_figure, "modulators": modulator_figure}
 
 
-def spread(sites: Mapping[str, AttentionSite]) -> tuple[float, float] | None:
-    """The least and the greatest score that was met; None where no attention shows its scores."""
-    lowest, highest = min(site.lowest for site in sites.values()), max(site.highest for site in sites.values())
-    return (lowest, highest) if lowest < highest else None
+def draw_modulator(axes: Axes, curve: Mapping[str, Any], label: str | None = None, **line: Any) -> None:
+    axes.axhline(0, color="0.8", linewidth=1, zorder=0)
+    for i, modulated in enumerate(curve["modulated"]):
+        added = [y - x for x, y in zip(curve["scores"], modulated, strict=True)]
+        axes.plot(curve["scores"], added, label=label if i == 0 else None, **line)
 
 
-@torch.no_grad()
-def curves(module: MultiMax, x: Tensor) -> Tensor:
-    """Modulated scores [heads, n] of scores [n]; one row where all heads share their parameters."""
-    device = module.ts.device
-    return module.modulate(x.to(device).expand(module.num_heads, 1, -1))[:, 0].float().cpu()
+def legend_of_attentions(drawing: Figure, axes: Axes) -> None:
+    drawing.legend(*axes.get_legend_handles_labels(), loc="outside right upper", fontsize=7, title="attention")
+
+
+def number(value: float | None) -> str:
+    return "nan" if value is None else f"{value:.6g}"
 
 
 def colors(count: int) -> list[tuple[float, float, float, float]]:

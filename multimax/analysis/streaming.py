@@ -27,13 +27,17 @@ class AttentionSite:
     scores: Tensor
     weights: Tensor
     tiny: float = 0.0
-    lowest: float = torch.inf
-    highest: float = -torch.inf
 
     @property
     def means(self) -> Tensor:
         """[measures, heads]; NaN where a measure was defined for no row."""
         return self.sums / self.rows
+
+    def middle(self, share: float = 0.999) -> tuple[float, float]:
+        """Edges between which that share of the scores lies, with as many beyond either edge."""
+        up_to = self.scores.cumsum(0) / self.scores.sum()
+        first, last = int((up_to <= (1 - share) / 2).sum()), int((up_to < (1 + share) / 2).sum())
+        return float(SCORE_EDGES[first]), float(SCORE_EDGES[last + 1])
 
     def add(self, weights: Tensor, scores: Tensor, mask: Tensor | None) -> None:
         values = torch.stack([measure.double() for measure in row_measures(weights, scores, mask).values()])
@@ -45,10 +49,7 @@ class AttentionSite:
         inside = logarithms >= WEIGHT_EDGES[0]
         self.weights += count(logarithms[inside], WEIGHT_EDGES)
         self.tiny += float((~inside).sum())
-        if live.any():
-            seen = scores[live].float().cpu()
-            self.scores += count(seen, SCORE_EDGES)
-            self.lowest, self.highest = min(self.lowest, float(seen.min())), max(self.highest, float(seen.max()))
+        self.scores += count(scores[live].float().cpu(), SCORE_EDGES)
 
 
 def count(values: Tensor, edges: Tensor) -> Tensor:

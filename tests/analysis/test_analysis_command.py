@@ -1,13 +1,15 @@
 """python -m multimax.analysis on a run: its numbers add up over the data set, and mistakes end in one line."""
 
 import csv
+import json
 
 import pytest
 import torch
 
 from multimax import cli
 from multimax.analysis.__main__ import main
-from multimax.analysis.checkpoint_figures import curves, short
+from multimax.analysis.checkpoint_figures import short
+from multimax.analysis.statistics import curves
 from multimax.reweight import MultiMax, seglu
 
 
@@ -24,7 +26,7 @@ def test_a_run_of_the_demo(name, tmp_path, monkeypatch, capsys):
     call(monkeypatch, main, "statistics", run)
     made = {path.name for path in (run / "analysis").iterdir()}
     kinds = {"attention", "histograms"} | ({"modulators"} if name == "multimax" else set())
-    assert made == {f"{kind}{suffix}" for kind in kinds for suffix in (".csv", ".svg", ".png")}
+    assert made == {f"{kind}{suffix}" for kind in kinds for suffix in (".csv", ".svg", ".png")} | {"statistics.json"}
     assert str(run / "analysis" / "attention.csv") in capsys.readouterr().out
 
     rows = list(csv.DictReader((run / "analysis" / "attention.csv").open()))
@@ -40,6 +42,8 @@ def test_a_run_of_the_demo(name, tmp_path, monkeypatch, capsys):
         shares[key] = shares.get(key, 0) + float(row["share"])
     assert len(shares) == 8
     assert all(share == pytest.approx(1, abs=1e-3) for share in shares.values())
+    kept = json.loads((run / "analysis" / "statistics.json").read_text())
+    assert set(kept["modulators"]) == ({*kept["attentions"], "output"} if name == "multimax" else set())
 
 
 def test_a_mistake_ends_in_one_line(tmp_path, monkeypatch, capsys):

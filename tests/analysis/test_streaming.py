@@ -79,3 +79,29 @@ def test_every_value_is_counted_once():
     counts = count(values, SCORE_EDGES)
     assert (counts[:2].sum(), counts[300:302].sum(), counts[-2:].sum(), counts.sum()) == (3, 1, 2, 6)
     assert len(count(torch.zeros(0), WEIGHT_EDGES)) == len(WEIGHT_EDGES) - 1
+
+
+def test_the_middle_holds_the_share_that_it_says():
+    scores = torch.randn(1, 2, 50, 400, generator=torch.Generator().manual_seed(0)) * 3 + 1
+    statistics = site_of(scores)
+    for share in (0.5, 0.9, 0.999):
+        expected = scores.flatten().quantile(torch.tensor([(1 - share) / 2, (1 + share) / 2]))
+        torch.testing.assert_close(torch.tensor(statistics.middle(share)), expected, atol=0.11, rtol=0)
+
+
+def test_scores_beyond_the_bins_leave_a_middle():
+    statistics = site_of(torch.tensor([-100.0, 100.0, 50.0, -40.0]).view(1, 1, 2, 2))
+    assert statistics.middle() == (-30, 30)
+
+
+def site_of(scores):
+    class Attention(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.reweight = reweight.create("softmax")
+
+    model = Attention()
+    with attention_statistics(model) as sites:
+        model.reweight(scores)
+    (found,) = sites.values()
+    return found
