@@ -155,7 +155,9 @@ def _alpha_entmax_backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
     if torch.is_grad_enabled():
         from multimax.reweight._entmax import gradient
 
-        by_scores, by_alpha = gradient(grad, weights, alpha)
+        of_heads = alpha.reshape(()) if len(alpha) == 1 else alpha[:, None, None]
+        by_scores, by_alpha = gradient(grad, weights, of_heads, of_alpha=True)
+        by_alpha = by_alpha.reshape(-1) if by_alpha is not None else None
     else:
         by_scores, by_alpha = _operators.alpha_entmax_backward(grad, weights, alpha)
     return by_scores, None, by_alpha

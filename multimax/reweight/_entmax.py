@@ -19,10 +19,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from multimax import kernels
+from multimax.kernels import operators
 from multimax.reweight._base import Reweighting
 from multimax.reweight._losses import fenchel_young
 from multimax.reweight._registry import register
-from multimax.reweight._rows import compute_dtype, over_live_entries, per_head
+from multimax.reweight._rows import check_arguments, compute_dtype, over_live_entries, per_head
 from multimax.reweight._softmax import softmax
 from multimax.reweight._tsallis import distance_from_one, log_of_support, psi
 
@@ -69,12 +71,17 @@ def entmax(scores: Tensor, alpha: float | Tensor, mask: Tensor | None = None) ->
         ValueError: ``scores`` without a dimension, a ``mask`` that does not broadcast to them, a float ``alpha``
             outside [1, 2], or one per head for scores with another number of heads.
     """
+    check_arguments(scores, mask)
     if isinstance(alpha, Tensor):
-        return over_live_entries(lambda x: _Entmax.apply(x, per_head(alpha, x).to(x.dtype)), scores, mask)
+        if kernels.path(scores) == "eager":
+            return over_live_entries(lambda x: _Entmax.apply(x, per_head(alpha, x).to(x.dtype)), scores, mask)
+        return operators.entmax(scores, mask, per_head(alpha, scores).reshape(-1).to(compute_dtype(scores)))
     _check_alpha(alpha)
     if alpha == 1:
         return softmax(scores, mask)
-    return over_live_entries(lambda x: _Entmax.apply(x, float(alpha)), scores, mask)
+    if kernels.path(scores) == "eager":
+        return over_live_entries(lambda x: _Entmax.apply(x, float(alpha)), scores, mask)
+    return operators.entmax(scores, mask, float(alpha))
 
 
 def _check_alpha(alpha: float) -> None:
@@ -107,13 +114,20 @@ class _Entmax(torch.autograd.Function):
         (grad,) = grad_outputs
         p, *rest = ctx.saved_tensors
         alpha = rest[0] if rest else ctx.alpha
-        d = distance_from_one(alpha)
-        s = p.where(p > 0, 1).pow(1 - d) * (p > 0)
-        grad_x = s * (grad - (s * grad).sum(-1, keepdim=True) / s.sum(-1, keepdim=True))
-        grad_alpha = None
-        if ctx.needs_input_grad[1]:
-            grad_alpha = -(psi(log_of_support(p), d) * grad_x).sum_to_size(alpha.shape)
-        return grad_x, grad_alpha
+        return gradient(grad, p, alpha, of_alpha=ctx.needs_input_grad[1])
+
+
+def gradient(
+    grad: Tensor, weights: Tensor, alpha: float | Tensor, *, of_alpha: bool = False
+) -> tuple[Tensor, Tensor | None]:
+    """Gradients of the scores and, if wanted, of ``alpha``, which broadcasts to the weights; differentiable."""
+    d = distance_from_one(alpha)
+    s = weights.where(weights > 0, 1).pow(1 - d) * (weights > 0)
+    total = s.sum(-1, keepdim=True)
+    grad_x = s * (grad - (s * grad).sum(-1, keepdim=True) / total.where(total > 0, 1))
+    if not (of_alpha and isinstance(alpha, Tensor)):
+        return grad_x, None
+    return grad_x, -(psi(log_of_support(weights), d) * grad_x).sum_to_size(alpha.shape)
 
 
 def _iterate(step: Callable[[Tensor], tuple[Tensor, Tensor]], normaliser: Tensor) -> Tensor:

@@ -13,9 +13,11 @@ import math
 import torch
 from torch import Tensor
 
+from multimax import kernels
+from multimax.kernels import operators
 from multimax.reweight._base import Reweighting
 from multimax.reweight._registry import register
-from multimax.reweight._rows import compute_dtype, over_live_entries
+from multimax.reweight._rows import check_arguments, compute_dtype, over_live_entries
 
 TRAINING_EPSILON = 1e-6  # the paper's
 
@@ -37,7 +39,10 @@ def evsoftmax(scores: Tensor, mask: Tensor | None = None, epsilon: float = 0.0) 
     """
     if epsilon < 0:
         raise ValueError(f"epsilon must not be negative, got {epsilon}")
-    return over_live_entries(lambda x: torch.softmax(_log_weights(x, epsilon), -1), scores, mask)
+    check_arguments(scores, mask)
+    if kernels.path(scores) == "eager":
+        return over_live_entries(lambda x: torch.softmax(_log_weights(x, epsilon), -1), scores, mask)
+    return operators.evsoftmax(scores, mask, epsilon)
 
 
 def _log_weights(x: Tensor, epsilon: float) -> Tensor:

@@ -10,15 +10,17 @@ and t0 = 1 - t_b, t1 = t_d - 1. Backward, with dy = p (g - sum p g) from the sof
 parameter gets the sum, over all entries (of its head), of dy times SegLU's derivative by it.
 """
 
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from multimax import kernels
+from multimax.kernels import operators
 from multimax.reweight._base import Reweighting
 from multimax.reweight._registry import register
-from multimax.reweight._rows import check_arguments, compute_dtype, per_head
-from multimax.reweight._softmax import softmax
+from multimax.reweight._rows import check_arguments, compute_dtype, over_live_entries, per_head
 
 Order = int | str
 
@@ -46,22 +48,31 @@ def multimax(scores: Tensor, ranges: Tensor, ts: Tensor, mask: Tensor | None = N
             dimension; a ``mask`` that does not broadcast to them.
     """
     check_arguments(scores, mask)
+    powers = _powers_of(order)
+    _check_parameters(ranges, ts, powers, order)
+    if kernels.path(scores) == "eager":
+        return eager(scores, ranges, ts, mask, powers)
+    ranges, ts = (_rows_of_heads(p, scores).to(compute_dtype(scores)) for p in (ranges, ts))
+    if ranges.shape[-1] < len(powers):
+        ranges = torch.cat([ranges, ranges], -1)
+    heads = max(len(ranges), len(ts))
+    return operators.multimax(scores, mask, ranges.expand(heads, -1), ts.expand(heads, -1), powers)
+
+
+def eager(scores: Tensor, ranges: Tensor, ts: Tensor, mask: Tensor | None, powers: tuple[int, ...]) -> Tensor:
+    """``multimax`` by tensor operations, each of them differentiable any number of times."""
     x = scores.to(compute_dtype(scores))
     if mask is not None:
         x = x.where(mask, 0)  # whatever is there must not reach the sums for the parameters' gradients
-    return softmax(seglu(x, ranges, ts, order=order), mask).to(scores.dtype)
+    modulated = _SegLU.apply(x, ranges.to(x.dtype), ts.to(x.dtype), powers)
+    return over_live_entries(partial(torch.softmax, dim=-1), modulated, mask).to(scores.dtype)
 
 
 def seglu(scores: Tensor, ranges: Tensor, ts: Tensor, *, order: Order = 2) -> Tensor:
     """The segmented linear unit, element by element; arguments, result and errors as for ``multimax``."""
     check_arguments(scores, None)
     powers = _powers_of(order)
-    for name, parameter, allowed in (("ts", ts, {len(powers)}), ("ranges", ranges, {2, len(powers)})):
-        if parameter.dim() not in (1, 2) or parameter.shape[-1] not in allowed:
-            sizes = " or ".join(map(str, sorted(allowed)))
-            raise ValueError(
-                f"{name} must be [k] or [heads, k] with k = {sizes} for order {order}, got {tuple(parameter.shape)}"
-            )
+    _check_parameters(ranges, ts, powers, order)
     x = scores.to(compute_dtype(scores))
     return _SegLU.apply(x, ranges.to(x.dtype), ts.to(x.dtype), powers).to(scores.dtype)
 
@@ -70,6 +81,21 @@ def _powers_of(order: Order) -> tuple[int, ...]:
     if order not in _POWERS:
         raise ValueError(f"order must be 1, 2 or 'second_only', got {order!r}")
     return _POWERS[order]
+
+
+def _check_parameters(ranges: Tensor, ts: Tensor, powers: tuple[int, ...], order: Order) -> None:
+    for name, parameter, allowed in (("ts", ts, {len(powers)}), ("ranges", ranges, {2, len(powers)})):
+        if parameter.dim() not in (1, 2) or parameter.shape[-1] not in allowed:
+            sizes = " or ".join(map(str, sorted(allowed)))
+            raise ValueError(
+                f"{name} must be [k] or [heads, k] with k = {sizes} for order {order}, got {tuple(parameter.shape)}"
+            )
+
+
+def _rows_of_heads(parameter: Tensor, scores: Tensor) -> Tensor:
+    """A parameter, [k] or [heads, k], as [1, k] or [heads, k]."""
+    per_head(parameter[..., 0], scores)  # which refuses other numbers of heads
+    return torch.atleast_2d(parameter)
 
 
 class _SegLU(torch.autograd.Function):

@@ -1,0 +1,211 @@
+// MultiMax of one row, y_i = SegLU(x_i), p_i = exp(y_i - m) s, and its gradients.
+//
+// A row is n live scores, padded to whole vectors; what the padding holds is said with each function.
+
+#pragma once
+
+#include <algorithm>
+#include <cmath>
+
+#include "vectors.h"
+
+namespace multimax {
+
+// Ranges and ts of one head: those of the first-order hinges at 0 (left) and 1 (right), of the second-order ones at 2, 3.
+template <class T>
+struct SegluParameters {
+  T ranges[4] = {}, ts[4] = {};
+  T near = 0;  // the |x| up to which no limit of SegLU is reached
+};
+
+// Hinges stop growing so far out that their squares times any sensible t stay finite, as in the eager form.
+template <class T>
+const T kHingeLimit = std::pow(std::numeric_limits<T>::max(), T(0.4));
+
+// SegLU on vectors. `limited` is the form for any score; the other is the same, bit for bit, for scores up to `near`.
+template <class T, bool first, bool second, bool limited>
+struct Seglu {
+  Vec<T> r[4], t[4];
+  T near;
+
+  INLINE explicit Seglu(const SegluParameters<T>& p) : near(p.near) {
+#pragma GCC unroll 4
+    for (int k = 0; k < 4; ++k) r[k] = splat<T>(p.ranges[k]), t[k] = splat<T>(p.ts[k]);
+  }
+
+  INLINE Vec<T> hinge(int k, Vec<T> x) const {
+    Vec<T> h = k % 2 == 0 ? r[k] - x : x - r[k];
+    if constexpr (!limited) return max(h, Vec<T>{});
+    h = h < Vec<T>{} ? Vec<T>{} : h;  // a NaN of a range stays
+    return h > kHingeLimit<T> ? splat<T>(kHingeLimit<T>) : h;
+  }
+
+  INLINE Vec<T> operator()(Vec<T> x) const {
+    Vec<T> y = x;
+    if constexpr (first) y = y + t[0] * hinge(0, x) + t[1] * hinge(1, x);
+    if constexpr (second) {
+      Vec<T> left = hinge(2, x), right = hinge(3, x);
+      y = y + t[2] * left * left + t[3] * right * right;
+    }
+    if constexpr (limited) {
+      const Vec<T> largest = splat<T>(std::numeric_limits<T>::max());
+      y = y > largest ? largest : y;
+      y = y < -largest ? -largest : y;
+    }
+    return y;
+  }
+};
+
+// The |x| up to which no limit is reached whatever the hinges are; not positive, or NaN, where there is no such.
+template <class T>
+T nearness(const SegluParameters<T>& p) {
+  T range = 0, t = 1;
+  for (int k = 0; k < 4; ++k) range += std::abs(p.ranges[k]), t += std::abs(p.ts[k]);
+  T reach = std::min(kHingeLimit<T>, std::sqrt(std::numeric_limits<T>::max() / t) / 4);
+  return reach / 2 - range;
+}
+
+// y = SegLU(x) and its maximum; false where a score is not near, and then y is not to be used.
+// Padding of x: a copy of some entry.
+template <class T, class Form>
+INLINE bool modulate(const T* x, int64_t n, const Form& seglu, T* y, T& largest) {
+  Vec<T> top = splat<T>(-std::numeric_limits<T>::infinity()), far{};
+  for (int64_t i = 0; i < n; i += kLanes<T>) {
+    Vec<T> v = load(x + i), modulated = seglu(v);
+    store(y + i, modulated);
+    top = max(modulated, top);
+    far = max(abs<T>(v), far);
+  }
+  largest = horizontal_max<T>(top);
+  return horizontal_max<T>(far) <= seglu.near;
+}
+
+template <class T>
+INLINE void fill_padding(T* row, int64_t n, T value) {
+  for (int64_t i = n; i < padded<T>(n); ++i) row[i] = value;
+}
+
+// Weights of the n scores x into p, with m and s. Padding of x: a copy of some entry; of p: nothing of use.
+template <class T, bool first, bool second>
+void multimax_forward_row(const T* x, int64_t n, const SegluParameters<T>& parameters, T* p, T& m, T& s) {
+  const int64_t end = padded<T>(n);
+  if (!modulate(x, end, Seglu<T, first, second, false>(parameters), p, m))
+    modulate(x, end, Seglu<T, first, second, true>(parameters), p, m);
+  fill_padding(p, n, -std::numeric_limits<T>::infinity());
+  const Vec<T> largest = splat(m);
+  T total[1];
+  add_up(end, total, [&](int64_t i, auto& sums) INLINED {
+    Vec<T> e = exponential<T>(load(p + i) - largest);
+    store(p + i, e);
+    sums[0] += e;
+  });
+  s = 1 / total[0];
+  const Vec<T> scale = splat(s);
+  for (int64_t i = 0; i < end; i += kLanes<T>) store(p + i, load(p + i) * scale);
+}
+
+// Sums for the parameters' gradients, a lane of each entry's.
+template <class T>
+struct SegluSums {
+  Vec<T> ranges[4] = {}, ts[4] = {};
+
+  INLINE void add(const SegluSums& other) {
+#pragma GCC unroll 4
+    for (int k = 0; k < 4; ++k) ranges[k] += other.ranges[k], ts[k] += other.ts[k];
+  }
+};
+
+// dx from the weights p and the incoming gradient g with sum p g = `dot`; dx may be p. False, and the sums are as they
+// were, where a score is not near.
+template <class T, bool first, bool second, bool limited>
+INLINE bool multimax_slopes(const T* x, const T* g, const T* p, int64_t end, const SegluParameters<T>& parameters,
+                            T dot, T* dx, SegluSums<T>& sums) {
+  const Seglu<T, first, second, limited> seglu(parameters);
+  const Vec<T> mean = splat(dot);
+  Vec<T> far{};
+  SegluSums<T> row;
+  for (int64_t block = 0; block < end; block += kBlock<T>) {
+    SegluSums<T> local;
+    for (int64_t i = block; i < std::min(end, block + kBlock<T>); i += kLanes<T>) {
+      Vec<T> v = load(x + i), dy = load(p + i) * (load(g + i) - mean), slope = dy;
+      if constexpr (first) {
+        Vec<T> left = seglu.hinge(0, v), right = seglu.hinge(1, v);
+        Vec<T> by_left = left > Vec<T>{} ? dy : Vec<T>{}, by_right = right > Vec<T>{} ? dy : Vec<T>{};
+        local.ts[0] += dy * left;
+        local.ts[1] += dy * right;
+        local.ranges[0] += by_left;
+        local.ranges[1] += by_right;
+        slope = slope - seglu.t[0] * by_left + seglu.t[1] * by_right;
+      }
+      if constexpr (second) {
+        Vec<T> left = seglu.hinge(2, v), right = seglu.hinge(3, v);
+        Vec<T> by_left = dy * left, by_right = dy * right;
+        local.ts[2] += by_left * left;
+        local.ts[3] += by_right * right;
+        local.ranges[2] += by_left;
+        local.ranges[3] += by_right;
+        slope = slope - (seglu.t[2] + seglu.t[2]) * by_left + (seglu.t[3] + seglu.t[3]) * by_right;
+      }
+      if constexpr (!limited) far = max(abs<T>(v), far);
+      store(dx + i, slope);
+    }
+    row.add(local);
+  }
+  if (!limited && !(horizontal_max<T>(far) <= seglu.near)) return false;
+  sums.add(row);
+  return true;
+}
+
+// The weights p of the n scores x from m and s, and sum p g; false where a score is not near.
+template <class T, bool first, bool second, bool limited>
+INLINE bool weigh(const T* x, const T* g, int64_t n, const SegluParameters<T>& parameters, T m, T s, T* p,
+                  T& dot) {
+  const Seglu<T, first, second, limited> seglu(parameters);
+  const Vec<T> largest = splat(m), scale = splat(s);
+  Vec<T> far{};
+  T total[1];
+  add_up(padded<T>(n), total, [&](int64_t i, auto& sums) INLINED {
+    Vec<T> v = load(x + i), weight = exponential<T>(seglu(v) - largest) * scale;
+    store(p + i, weight);
+    far = max(abs<T>(v), far);
+    sums[0] += weight * load(g + i);
+  });
+  fill_padding(p, n, T(0));
+  dot = total[0];
+  return horizontal_max<T>(far) <= seglu.near;
+}
+
+// Gradient dx by the n scores x, and `sums` increased; g is the incoming gradient, m and s are the forward's, and so are
+// the weights, or null. Padding of x: a copy of some entry; of g: zero; of the weights: zero.
+template <class T, bool first, bool second>
+void multimax_backward_row(const T* x, const T* g, const T* weights, int64_t n, const SegluParameters<T>& parameters,
+                           T m, T s, T* dx, SegluSums<T>& sums) {
+  const int64_t end = padded<T>(n);
+  T dot;
+  bool is_near = true;
+  if (weights == nullptr) {
+    is_near = weigh<T, first, second, false>(x, g, n, parameters, m, s, dx, dot);
+    if (!is_near) weigh<T, first, second, true>(x, g, n, parameters, m, s, dx, dot);
+    weights = dx;
+  } else {
+    T total[1];
+    add_up(end, total, [&](int64_t i, auto& sums) INLINED { sums[0] += load(weights + i) * load(g + i); });
+    dot = total[0];
+  }
+  if (is_near)
+    is_near = multimax_slopes<T, first, second, false>(x, g, weights, end, parameters, dot, dx, sums);
+  if (!is_near) multimax_slopes<T, first, second, true>(x, g, weights, end, parameters, dot, dx, sums);
+}
+
+// Adds the sums so far to `totals`, [ranges, ts] by four, as the gradients that they make, and clears them.
+template <class T>
+INLINE void collect(SegluSums<T>& sums, const SegluParameters<T>& p, double* totals) {
+  for (int k = 0; k < 4; ++k) {
+    double slope = (k % 2 == 0 ? 1.0 : -1.0) * (k < 2 ? 1 : 2) * p.ts[k];
+    totals[k] += slope * horizontal_sum<T>(sums.ranges[k]);
+    totals[4 + k] += horizontal_sum<T>(sums.ts[k]);
+  }
+  sums = {};
+}
+
+}  // namespace multimax

@@ -1,0 +1,146 @@
+// From tensors to rows of live scores: masks, half precision and the division of the work.
+
+#pragma once
+
+#include <algorithm>
+#include <memory>
+#include <vector>
+
+#include "vectors.h"
+
+namespace multimax {
+
+// Where a row's live entries are: a run of it, or, where they are scattered, at `index`.
+struct Live {
+  int64_t first, count;
+  const uint32_t* index;
+
+  int64_t operator[](int64_t i) const { return index ? index[i] : first + i; }
+};
+
+// A mask that broadcasts to the scores: its strides over their leading dimensions and over the last one, 0 where its
+// size is 1. Over the last dimension the stride is 0 or 1.
+struct RowMask {
+  const bool* data = nullptr;  // null: all is live
+  int64_t last_stride = 0;
+  std::vector<int64_t> sizes, strides;
+
+  const bool* row(int64_t r) const {
+    const bool* at = data;
+    for (size_t k = sizes.size(); k-- > 0; r /= sizes[k]) at += r % sizes[k] * strides[k];
+    return at;
+  }
+};
+
+// The live entries of one row after the other; rows that share their part of a mask are looked at once.
+class LiveEntries {
+ public:
+  LiveEntries(const RowMask& mask, int64_t n) : mask_(mask), n_(n), live_{0, n, nullptr} {}
+
+  const Live& operator()(int64_t r) {
+    if (mask_.data == nullptr) return live_;
+    const bool* row = mask_.row(r);
+    if (row == seen_) return live_;
+    seen_ = row;
+    if (mask_.last_stride == 0)
+      live_ = {0, *row ? n_ : 0, nullptr};
+    else
+      look(row);
+    return live_;
+  }
+
+ private:
+  void look(const bool* row) {
+    int64_t count = 0;
+    for (int64_t i = 0; i < n_; ++i) count += row[i];
+    if (count == 0 || count == n_) {
+      live_ = {0, count, nullptr};
+      return;
+    }
+    int64_t first = static_cast<const bool*>(std::memchr(row, 1, n_)) - row, last = n_ - 1;
+    while (!row[last]) --last;
+    live_ = {first, count, nullptr};
+    if (last - first + 1 == count) return;
+    index_.resize(n_);
+    int64_t k = 0;
+    for (int64_t i = first; i <= last; ++i) {
+      index_[k] = static_cast<uint32_t>(i);
+      k += row[i];
+    }
+    live_.index = index_.data();
+  }
+
+  const RowMask& mask_;
+  const int64_t n_;
+  const bool* seen_ = nullptr;
+  Live live_;
+  std::vector<uint32_t> index_;
+};
+
+// A row of live entries as the kernels take it, filled up to whole vectors: `row` itself where it is one already.
+template <class S, class T>
+const T* fetch(const S* row, const Live& live, T padding, T* scratch) {
+  if (live.index) {
+    for (int64_t i = 0; i < live.count; ++i) scratch[i] = static_cast<T>(row[live.index[i]]);
+  } else {
+    row += live.first;
+    if constexpr (std::is_same_v<S, T>)
+      if (live.count % kLanes<T> == 0) return row;
+    for (int64_t i = 0; i < live.count; ++i) scratch[i] = static_cast<T>(row[i]);
+  }
+  for (int64_t i = live.count; i < padded<T>(live.count); ++i) scratch[i] = padding;
+  return scratch;
+}
+
+// Where the kernels may write a row that `deliver` will put into `row`: there itself, if it consists of whole vectors.
+template <class S, class T>
+T* destination(S* row, const Live& live, T* scratch) {
+  if constexpr (std::is_same_v<S, T>)
+    if (live.index == nullptr && live.count % kLanes<T> == 0) return row + live.first;
+  return scratch;
+}
+
+// The live entries of `row` from `values`, and zero for the others.
+template <class S, class T>
+void deliver(const T* values, const Live& live, int64_t n, S* row) {
+  if (live.index) {
+    std::fill(row, row + n, S(0));
+    for (int64_t i = 0; i < live.count; ++i) row[live.index[i]] = static_cast<S>(values[i]);
+    return;
+  }
+  std::fill(row, row + live.first, S(0));
+  S* to = row + live.first;
+  if (static_cast<const void*>(values) != to)
+    for (int64_t i = 0; i < live.count; ++i) to[i] = static_cast<S>(values[i]);
+  std::fill(to + live.count, row + n, S(0));
+}
+
+template <class T>
+std::unique_ptr<T[]> scratch_row(int64_t n) {
+  return std::unique_ptr<T[]>(new T[padded<T>(n)]);
+}
+
+// Rows in chunks that depend on the shape alone and lie within one head each, so that sums per chunk, added in order,
+// are the same bits for any number of threads.
+struct Chunks {
+  static constexpr int64_t kEntries = 16384;
+  int64_t rows, rows_per_group, heads, rows_per_chunk, chunks_per_group;
+
+  // `queries`: rows that one head has in succession.
+  Chunks(int64_t rows, int64_t n, int64_t queries, int64_t heads)
+      : rows(rows), rows_per_group(heads == 1 ? rows : queries), heads(heads) {
+    rows_per_chunk = std::max<int64_t>(1, kEntries / std::max<int64_t>(1, n));
+    chunks_per_group = (rows_per_group + rows_per_chunk - 1) / rows_per_chunk;
+  }
+
+  int64_t count() const { return rows == 0 ? 0 : rows / rows_per_group * chunks_per_group; }
+  int64_t head(int64_t chunk) const { return chunk / chunks_per_group % heads; }
+  int64_t begin(int64_t chunk) const {
+    return chunk / chunks_per_group * rows_per_group + chunk % chunks_per_group * rows_per_chunk;
+  }
+  int64_t end(int64_t chunk) const {
+    return std::min(begin(chunk) + rows_per_chunk, (chunk / chunks_per_group + 1) * rows_per_group);
+  }
+};
+
+}  // namespace multimax
