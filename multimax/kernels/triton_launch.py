@@ -21,7 +21,8 @@ import triton.language as tl
 from torch import Tensor
 
 MAX_PROGRAMS = 2**20  # tiles beyond are a program's next; far from the grid's limit, and from where sums of int32 end
-PART = 4096  # columns of a block where a row does not fit one: small, for some programs to load while others compute
+PART = 4096  # columns of a block where a row does not fit one
+REGISTERS = 65536  # of a processor, for two programs at least, so that one loads while the other computes
 SUMMING = {"BLOCK": 128, "enable_fp_fusion": True}  # options of ``add_partial_sums``
 
 
@@ -71,6 +72,7 @@ class Rows:
             "VECTOR": 1 if self.n % 16 else min(16 // self.itemsize, self.block // threads),
             "INDEX": index,
             "num_warps": self.num_warps,
+            **({} if torch.version.hip else {"maxnreg": min(max(REGISTERS // (2 * threads), 64), 255)}),
             "enable_fp_fusion": True,  # of products and sums; said, because Triton's default changes
         }
 

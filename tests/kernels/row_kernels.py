@@ -1,0 +1,105 @@
+"""The Triton row kernels and, in float64, what they should give: weights, gradient of the scores, of the parameters."""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from multimax import reweight
+from multimax.kernels import triton_rows
+
+ORDERS = {1: (1, 1), 2: (1, 1, 2, 2), "second_only": (2, 2)}
+ALPHAS = {"sparsemax": 2.0, "entmax15": 1.5, "entmax-1.25": 1.25, "entmax-1.01": 1.01}
+EPSILONS = {"evsoftmax": 0.0, "evsoftmax-epsilon": 1e-6}
+NAMES = [*(f"multimax-{order}" for order in ORDERS), *ALPHAS, "learned-alpha", *EPSILONS]
+
+Arguments = tuple[Tensor, Tensor | None, list[Tensor], Tensor]  # scores, mask, parameters [heads, ...], gradient
+
+
+def draw_parameters(name: str, heads: int, dtype: torch.dtype, generator: torch.Generator) -> list[Tensor]:
+    """In the compute dtype of scores of ``dtype``; large enough to matter."""
+    kind = torch.promote_types(dtype, torch.float32)
+    if name == "learned-alpha":
+        return [(1 + torch.rand(heads, generator=generator)).to(kind)]
+    if not name.startswith("multimax"):
+        return []
+    k = len(ORDERS[_order(name)])
+    return [(0.4 * torch.randn(heads, k, generator=generator)).to(kind) for _ in range(2)]
+
+
+def computed(name: str, scores: Tensor, mask: Tensor | None, parameters: list[Tensor], grad: Tensor) -> list[Tensor]:
+    """By the kernels; of ev-softmax, whose backward is softmax's, the weights alone."""
+    if name.startswith("multimax"):
+        powers = ORDERS[_order(name)]
+        weights, statistics = triton_rows.multimax_forward(scores, mask, *parameters, powers)
+        return [weights, *triton_rows.multimax_backward(grad, scores, mask, statistics, *parameters, powers)]
+    if name in EPSILONS:
+        return [triton_rows.evsoftmax_forward(scores, mask, EPSILONS[name])]
+    if name in ALPHAS:
+        weights = triton_rows.entmax_forward(scores, mask, ALPHAS[name])
+        return [weights, triton_rows.entmax_backward(grad, weights, ALPHAS[name])]
+    weights = triton_rows.alpha_entmax_forward(scores, mask, *parameters)
+    return [weights, *triton_rows.alpha_entmax_backward(grad, weights, *parameters)]
+
+
+def expected(name: str, scores: Tensor, mask: Tensor | None, parameters: list[Tensor], grad: Tensor) -> list[Tensor]:
+    """By ``multimax.reweight`` and autograd, on the CPU."""
+    leaves = [tensor.detach().cpu().double().requires_grad_() for tensor in (scores, *parameters)]
+    alone = [p if p.shape[0] > 1 else p.squeeze(0) for p in leaves[1:]]
+    weights = _function(name, *alone)(leaves[0], None if mask is None else mask.cpu())
+    if name in EPSILONS:
+        return [weights]
+    return [weights, *torch.autograd.grad(weights, leaves, grad.cpu().double())]
+
+
+def _order(name: str) -> int | str:
+    order = name.removeprefix("multimax-")
+    return int(order) if order.isdigit() else order
+
+
+def _function(name: str, *parameters: Tensor) -> Callable[[Tensor, Tensor | None], Tensor]:
+    if name.startswith("multimax"):
+        return lambda scores, mask: reweight.multimax(scores, *parameters, mask, order=_order(name))
+    if name in EPSILONS:
+        return lambda scores, mask: reweight.evsoftmax(scores, mask, EPSILONS[name])
+    alpha = ALPHAS[name] if name in ALPHAS else parameters[0]
+    return lambda scores, mask: reweight.entmax(scores, alpha, mask)
+
+
+def check(name: str, scores: Tensor, mask: Tensor | None, parameters: list[Tensor], grad: Tensor) -> list[Tensor]:
+    """Compare the two, within what the dtypes resolve, and return what was computed.
+
+    An entmax's gradient jumps where an entry enters the support: it is compared in the rows whose supports agree, and
+    the gradient of alpha where all do. Elsewhere the weights must be too small to tell from zero.
+    """
+    ours = computed(name, scores, mask, parameters, grad)
+    assert all(tensor.device == scores.device and tensor.is_contiguous() for tensor in ours)
+    assert [tensor.dtype for tensor in ours] == [scores.dtype, scores.dtype, *(p.dtype for p in parameters)][
+        : len(ours)
+    ]
+    ours = [tensor.double().cpu() for tensor in ours]
+    theirs = [tensor.detach() for tensor in expected(name, scores, mask, parameters, grad)]
+    size = float((1 + scores.double().abs().nan_to_num(0, 0).where(_live(scores, mask), 0).max()) ** 2)
+    calculated = 8 * torch.finfo(torch.promote_types(scores.dtype, torch.float32)).eps * size
+    stored = 4 * torch.finfo(scores.dtype).eps
+    torch.testing.assert_close(ours[0], theirs[0], rtol=stored + calculated, atol=stored / 16 + calculated)
+    if len(ours) == 1:
+        return ours
+    differ = (ours[0] > 0) != (theirs[0] > 0)
+    assert float(theirs[0][differ].max() if differ.any() else 0) <= stored + calculated
+    agree = ~differ.any(-1, keepdim=True)
+    if not name.startswith("multimax"):
+        calculated += 4 * stored  # the backward has the weights as they were stored
+    largest = max(float(theirs[1].abs().max()), 1e-6)
+    torch.testing.assert_close(
+        (ours[1] * agree) / largest, (theirs[1] * agree) / largest, rtol=0, atol=2 * (stored + calculated)
+    )
+    terms = float(grad.abs().max()) * scores.shape[:-1].numel() * size
+    for our, their in zip(ours[2:], theirs[2:], strict=True):
+        if agree.all() or name.startswith("multimax"):
+            torch.testing.assert_close(our, their, rtol=1e-4, atol=calculated * max(terms, 1e-6))
+    return ours
+
+
+def _live(scores: Tensor, mask: Tensor | None) -> Tensor:
+    return torch.ones_like(scores, dtype=torch.bool) if mask is None else mask.expand_as(scores)
