@@ -1,0 +1,67 @@
+"""Flash attention for entmax through the package adasplash, if it is installed.
+
+    flash_entmax(query, key, value, alpha, causal=, scale=) -> output
+    supports(query, key, value, alpha, mask, dropout=) -> None, or the reason why it cannot
+
+Gonçalves, Treviso, Martins, "AdaSplash: Adaptive Sparse Flash Attention", ICML 2025. Of the package's two kernels the
+first, which takes any alpha and need not be causal, and agrees with ``multimax.reweight.entmax`` to rounding; the
+second takes alpha = 1.5 in causal attention alone and tunes itself when it is first called. The kernel waits for the
+device once per call, to count the blocks that are not zero, and breaks the graph of ``torch.compile``.
+"""
+
+import importlib.util
+
+import torch
+from torch import Tensor
+
+_SIZES = (16, 32, 64, 128, 256)
+_MIN_LENGTH = 128  # its kernels load whole blocks of up to 128 rows, unchecked
+
+
+def flash_entmax(
+    query: Tensor, key: Tensor, value: Tensor, alpha: float, *, causal: bool = False, scale: float | None = None
+) -> Tensor:
+    """Attention [batch, heads, length, size] whose weights are entmax of the scores, for query, key and value like it.
+
+    Raises:
+        ValueError: what ``supports`` says.
+    """
+    reason = supports(query, key, value, alpha)
+    if reason is not None:
+        raise ValueError(f"adasplash cannot serve: {reason}")
+    from adasplash import adasplash_v1
+
+    if scale is not None:
+        query = query * (scale * query.shape[-1] ** 0.5)  # the package scales by size ** -0.5 and no other
+    return adasplash_v1(query.contiguous(), key.contiguous(), value.contiguous(), alpha=alpha, is_causal=causal)
+
+
+def supports(
+    query: Tensor, key: Tensor, value: Tensor, alpha: float | Tensor, mask: Tensor | None = None, *, dropout: float = 0
+) -> str | None:
+    """Why this cannot be served, in one line, or None."""
+    if importlib.util.find_spec("adasplash") is None:
+        return "adasplash is not installed"
+    if isinstance(alpha, Tensor):
+        return "adasplash has no gradient of alpha"
+    if not 1 < alpha <= 2:
+        return f"alpha must be above 1 and at most 2, got {alpha}"
+    if dropout:
+        return "adasplash has no dropout"
+    if mask is not None:
+        return "adasplash takes no mask"
+    if query.dim() != 4 or not query.shape == key.shape == value.shape:
+        return (
+            "query, key and value must be [batch, heads, length, size], all alike, got "
+            f"{tuple(query.shape)}, {tuple(key.shape)} and {tuple(value.shape)}"
+        )
+    length, size = query.shape[-2:]
+    if length < _MIN_LENGTH or length.bit_count() != 1:
+        return f"the length must be a power of two from {_MIN_LENGTH} on, got {length}"
+    if size not in _SIZES:
+        return f"the size of the heads must be one of {_SIZES}, got {size}"
+    if not query.dtype == key.dtype == value.dtype or query.dtype not in (torch.bfloat16, torch.float16, torch.float32):
+        return f"dtypes must be one of bfloat16, float16 and float32, got {query.dtype}, {key.dtype} and {value.dtype}"
+    if query.device.type != "cuda":
+        return f"it needs a GPU, the tensors are on {query.device.type}"
+    return None
