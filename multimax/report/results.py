@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from multimax.report.ablation_table import ablation_table
+from multimax.report.analysis_figures import analysis_figures
 from multimax.report.claim_tables import claim_tables
 from multimax.report.claims import read_claims
 from multimax.report.cost_table import cost_table
@@ -29,9 +30,10 @@ def all_tables(results: Path) -> Iterator[Output]:
 
 
 def all_figures(results: Path) -> Iterator[Output]:
-    """One figure for each experiment that has runs, its over-smoothing, and those of the paper. Raises UserError."""
+    """One figure for each experiment that has runs, those of its analysis, and those of the paper. Raises UserError."""
     records, path = read_records(results / "runs"), results / "claims.yaml"
     yield from experiment_figures(records)
     yield from oversmoothing_figures(records)
+    yield from analysis_figures(records)
     yield figure1_picture(read_claims(path).figure1, path)
     yield figure2_picture()
