@@ -146,7 +146,7 @@ def legend_of_attentions(drawing: Figure, axes: Axes) -> None:
 
 
 def number(value: float | None) -> str:
-    return "nan" if value is None else f"{value:.6g}"
+    return "" if value is None else f"{value:.6g}"
 
 
 def colors(count: int) -> list[tuple[float, float, float, float]]:
