@@ -89,7 +89,7 @@ class AdaptiveEmbedding(nn.Module):
         biases = [None] * len(sizes) if self.bias is None else list(self.bias.split(sizes))
         if len(self.cutoffs) and not self.head_in_two:
             weights[0] = torch.cat([weights[0], self.tail_vectors])
-            if self.bias is not None and self.tail_bias is not None:
+            if biases[0] is not None and self.tail_bias is not None:
                 biases[0] = torch.cat([biases[0], self.tail_bias])
         return list(zip(weights, biases, strict=True))
 
