@@ -381,6 +381,7 @@ def test_a_served_page_shows_pictures_and_what_came_since(browser, tmp_path):
         make_run(tmp_path, "softmax", 0, finished=False, steps=500)
         browser.driver.refresh()
         browser.wait(lambda: browser.one("#counts").text.startswith("2 runs"))
+        assert browser.texts(".metric") == ["val/top1, higher is better"]
         browser.click('[data-filter="status"] [data-value="running"]')
         browser.click('[data-view="runs"]')
         assert "running at 500" in browser.one("#table tbody").text

@@ -30,9 +30,9 @@ function link(path, ...children) {
   return safe ? h("a", { href: path }, ...children) : h("span", {}, ...children);
 }
 
-// Text that may be broken after underscores and hyphens.
+// Text that may be broken between the parts of a name.
 function breakable(text) {
-  return text.split(/(?<=[_-])/).flatMap((part, i) => (i ? [h("wbr"), part] : [part]));
+  return text.split(/(?<=[-_=(,])/).flatMap((part, i) => (i ? [h("wbr"), part] : [part]));
 }
 
 function plain(value, digits = 4) {
@@ -51,7 +51,9 @@ function digits(value, count) {
 
 function fixed(value, digits = 2, sign = false) {
   if (value === null || value === undefined) return "";
-  return (sign && value >= 0 ? "+" : "") + value.toFixed(digits);
+  const text = value.toFixed(digits);
+  if (Number(text) < 0) return text;
+  return (sign ? "+" : "") + text.replace("-", ""); // no -0.00
 }
 
 function plural(count, word) {

@@ -60,12 +60,12 @@ function drawPanel(panel) {
     height: panel.element.parentElement.children.length === 1 && panel.width > 600 ? 420 : 290,
   });
   panel.reset.hidden = !state.zoom[name];
-  const { higher_is_better: higher } = DATA.experiments[name];
-  const direction = state.metric === "score" ? (higher ? ", higher is better" : ", lower is better") : "";
-  panel.what.textContent = (metricOf(name) ?? "no metric yet") + direction;
+  const { metric: score, higher_is_better: higher } = DATA.experiments[name];
+  const direction = state.metric === "score" && score ? (higher ? ", higher is better" : ", lower is better") : "";
+  panel.what.textContent = metricOf(name) + direction;
   panel.legend.replaceChildren(...lines.map((line, i) => h("li", {
     onpointerenter: () => plot.highlight(i), onpointerleave: () => plot.highlight(null),
-  }, swatch(line.attention, line.index), h("span", {}, line.label), h("span", { class: "n" }, seedsText(line.runs)))));
+  }, swatch(line.attention, line.index), h("span", {}, ...breakable(line.label)), h("span", { class: "n" }, seedsText(line.runs)))));
   panel.note.textContent = without.length
     ? `No such curve in ${plural(without.length, "run")}: ${without.slice(0, 4).map((run) => run.name).join(", ")}${without.length > 4 ? ", …" : ""}`
     : "";
@@ -88,7 +88,7 @@ function renderPanels(runs) {
   const byExperiment = [...grouped(runs, "experiment")].sort(([a], [b]) => a.localeCompare(b));
   const shown = byExperiment.filter(([name, group]) => {
     const metric = metricOf(name);
-    return metric && METRIC.has(metric) && group.some((run) => curveOf(run, metric));
+    return METRIC.has(metric) && group.some((run) => curveOf(run, metric));
   });
   const left = byExperiment.length - shown.length;
   $("panels").replaceChildren(...shown.map(([name, group]) => {

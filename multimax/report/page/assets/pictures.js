@@ -2,7 +2,9 @@
 
 function picture(title, path, ...more) {
   const image = h("img", { src: path, alt: title, loading: "lazy", decoding: "async" });
-  return h("figure", {}, link(path, image), h("figcaption", {}, ...(more.length ? more : [title])));
+  const figure = h("figure", {}, link(path, image), h("figcaption", {}, ...(more.length ? more : [title])));
+  image.addEventListener("load", () => figure.classList.toggle("wide", image.naturalWidth > 2.2 * image.naturalHeight));
+  return figure;
 }
 
 function figureCard({ name, path, files }) {
@@ -27,5 +29,6 @@ function renderPictures(runs) {
     if (!found.length) gallery.append(h("p", {}, "None of the runs that are shown has this picture."));
   }
   const own = (name) => !DATA.experiments[name] || !state.filters.experiment.size || state.filters.experiment.has(name);
-  if (DATA.figures.length) gallery.append(h("div", { class: "pictures" }, ...DATA.figures.filter(({ name }) => own(name)).map(figureCard)));
+  const figures = DATA.figures.filter(({ name }) => own(name)).sort((a, b) => (a.name in DATA.experiments) - (b.name in DATA.experiments));
+  gallery.append(h("div", { class: "pictures" }, ...figures.map(figureCard)));
 }

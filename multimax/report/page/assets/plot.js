@@ -276,7 +276,7 @@ class Plot {
     const title = this.xTitle === "step" || this.once !== null ? `step ${plain(best.step, 7)}` : `${plain(best.x)} ${this.xTitle}`;
     const own = (point) => (this.xTitle === "minutes of training" || point.step !== best.step ? `step ${plain(point.step, 7)}` : "");
     return h("table", {}, h("caption", {}, title), h("tbody", {}, ...shown.map(({ line, i, point }) =>
-      h("tr", {}, h("th", { scope: "row" }, swatch(line.attention, line.index), this.each ? `${line.label}, seed ${line.runs[i].seed}` : line.label),
+      h("tr", {}, h("th", { scope: "row" }, swatch(line.attention, line.index), ...breakable(this.each ? `${line.label}, seed ${line.runs[i].seed}` : line.label)),
         h("td", {}, digits(point.mean, 5)), h("td", { class: "spread" }, [spreadText(point), own(point)].filter(Boolean).join(", "))))),
     rows.length > shown.length ? h("tfoot", {}, h("tr", {}, h("td", { colspan: 3 }, `and ${rows.length - shown.length} more`))) : null);
   }

@@ -2,11 +2,12 @@
 
 const METRIC = new Map(DATA.metrics.map((name, index) => [name, index]));
 
-// Name of the metric that is shown of a run; "score" is the one that its task is judged by on the validation data.
+// Name of the metric that is shown of an experiment; "score" is the one that its task is judged by on the validation
+// data, or the training loss before there is any.
 function metricOf(experiment) {
   if (state.metric !== "score") return state.metric;
   const metric = DATA.experiments[experiment].metric;
-  return metric && `val/${metric}`;
+  return metric ? `val/${metric}` : "train/loss";
 }
 
 function curveOf(run, metric) {
@@ -57,7 +58,7 @@ function linesOf(runs, metric) {
   const without = [];
   const weight = Number(state.smooth);
   for (const run of runs) {
-    const curve = metric ? curveOf(run, metric) : null;
+    const curve = curveOf(run, metric);
     if (!curve || perStep(run) === null) {
       without.push(run);
       continue;

@@ -1,6 +1,6 @@
 // What the reader chose. It is in the address after #, so that a view can be bookmarked and shared.
 
-const FILTERS = ["task", "function", "scale", "experiment", "seed", "status"];
+const FILTERS = ["task", "function", "scale", "seed", "status", "experiment"];
 const SPREADS = { minmax: "least to greatest", sd: "± standard deviation", runs: "each run", none: "none" };
 const START = { metric: "score", x: "step", logx: "", logy: "", smooth: "0", spread: "minmax", view: "means", find: "", run: "", picture: "" };
 

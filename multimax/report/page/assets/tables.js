@@ -10,7 +10,7 @@ const VERDICTS = {
 const column = (key, title, value, cell = null, numeric = false) => ({ key, title, value, cell, numeric });
 
 const intervalText = (bounds, sign = false) => (bounds ? `${fixed(bounds[0], 2, sign)} to ${fixed(bounds[1], 2, sign)}` : "");
-const functionCell = (row, attention) => [swatch(attention), h("span", {}, row.function + (row.variant ? ` · ${row.variant}` : ""))];
+const functionCell = (row, attention) => [swatch(attention), h("span", {}, ...breakable(row.function + (row.variant ? ` · ${row.variant}` : "")))];
 const attentionOf = new Map(DATA.runs.map((run) => [run.function, run.attention]));
 
 const MEANS = {
