@@ -14,6 +14,7 @@ from torch._decomp import get_decompositions
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
+from multimax import kernels
 from multimax.reweight import Reweighting
 
 REDUCTIONS = {"sum", "amax", "mean", "any"}
@@ -49,7 +50,7 @@ def operations(function: Reweighting, scores: Tensor) -> int:
 
     Those that iterate do so until they converge: as often as these scores need.
     """
-    with CountOperations() as counter, torch.no_grad():
+    with kernels.use("eager"), CountOperations() as counter, torch.no_grad():
         function(scores)
     return counter.total
 
