@@ -82,7 +82,8 @@ def _dq_over_keys(
         p = tl.exp2(modulate(u, parameters, FIRST, SECOND) - lse[:, None])
         dp = tl.dot(grad, v, input_precision="ieee")
         if DROPOUT:
-            dp = tl.where(kept_by_dropout(SEED, i[:, None], j[None, :], row_of_heads, dropout), dp / (1 - dropout), 0.0)
+            kept = kept_by_dropout(SEED, i, start, row_of_heads, dropout, BLOCK_N)
+            dp = tl.where(kept, dp / (1 - dropout), 0.0)
         dy = p * (dp - delta[:, None])
         if EDGE or HAS_MASK:
             live = live_scores(
@@ -147,12 +148,13 @@ def backward_of_queries(
 
 @triton.jit
 def _dk_dv_over_queries(
-    first, last, dk, dv, k, v, j, Q, GRAD, LSE, DELTA, q_stride, grad_stride, MASK, mask_i, mask_j, SEED, row_of_heads,
-    queries, keys, scale, dropout, parameters,
+    first, last, dk, dv, k, v, first_key, Q, GRAD, LSE, DELTA, q_stride, grad_stride, MASK, mask_i, mask_j, SEED,
+    row_of_heads, queries, keys, scale, dropout, parameters,
     HEAD: tl.constexpr, VALUE: tl.constexpr, HEAD_BLOCK: tl.constexpr, VALUE_BLOCK: tl.constexpr,
     BLOCK_M: tl.constexpr, FIRST: tl.constexpr, SECOND: tl.constexpr, CLAMP: tl.constexpr, CAUSAL: tl.constexpr,
     HAS_MASK: tl.constexpr, MASK_OF_KEYS: tl.constexpr, DROPOUT: tl.constexpr, EDGE: tl.constexpr,
 ):  # fmt: skip
+    j = first_key + tl.arange(0, k.shape[0])
     m, d, c = tl.arange(0, BLOCK_M), tl.arange(0, HEAD_BLOCK)[None, :], tl.arange(0, VALUE_BLOCK)[None, :]
     for start in range(first, last, BLOCK_M):
         i = start + m
@@ -172,7 +174,7 @@ def _dk_dv_over_queries(
         dp = tl.dot(v, tl.trans(grad), input_precision="ieee")
         given = p
         if DROPOUT:
-            kept = kept_by_dropout(SEED, i[None, :], j[:, None], row_of_heads, dropout)
+            kept = tl.trans(kept_by_dropout(SEED, i, first_key, row_of_heads, dropout, k.shape[0]))
             given, dp = tl.where(kept, p / (1 - dropout), 0.0), tl.where(kept, dp / (1 - dropout), 0.0)
         dv = tl.dot(given.to(grad.dtype), grad, dv, input_precision="ieee")
         dx = p * (dp - delta[None, :]) * slope(u, parameters, FIRST, SECOND)
@@ -219,7 +221,7 @@ def backward_of_keys(
         dk, dv = _dk_dv_over_queries(
             first if PART == 0 else (middle if PART == 1 else whole),
             middle if PART == 0 else (whole if PART == 1 else queries),
-            dk, dv, k, v, j, Q, GRAD, LSE, DELTA, q_strides[2], grad_strides[2],
+            dk, dv, k, v, block * BLOCK_N, Q, GRAD, LSE, DELTA, q_strides[2], grad_strides[2],
             MASK, mask_strides[2], mask_strides[3], SEED, row_of_heads, queries, keys, scale, dropout, parameters,
             HEAD, VALUE, HEAD_BLOCK, VALUE_BLOCK, BLOCK_M, FIRST, SECOND, CLAMP, CAUSAL,
             HAS_MASK, MASK_OF_KEYS, DROPOUT, PART != 1,

@@ -43,7 +43,7 @@ def _walk_over_keys(
         shrink = tl.exp2(largest - base)
         sums = sums * shrink + tl.sum(p, 1)
         if DROPOUT:
-            p = tl.where(kept_by_dropout(SEED, i[:, None], j[None, :], row_of_heads, dropout), p, 0.0)
+            p = tl.where(kept_by_dropout(SEED, i, start, row_of_heads, dropout, BLOCK_N), p, 0.0)
         v = load_tile(V + far * v_stride + (n[:, None] * v_stride + dv), j[:, None], dv, keys, VALUE, VALUE_BLOCK, EDGE)
         total = tl.dot(p.to(v.dtype), v, total * shrink[:, None], input_precision="ieee")
         largest = larger

@@ -98,7 +98,9 @@ def check(leaves: list[Tensor], powers: tuple[int, ...], mask: Tensor | None = N
 
 def close(tensor: Tensor, expected: Tensor, dtype: torch.dtype) -> None:
     largest = expected.abs().max().item() if expected.numel() else 0.0
-    torch.testing.assert_close(tensor.double(), expected, rtol=0, atol=TOLERANCE[dtype] * max(largest, 1e-3))
+    # A parameter's gradient sums as many terms of either sign as there are scores.
+    tolerance = TOLERANCE[dtype] if tensor.dim() == 4 else max(TOLERANCE[dtype], 1e-4)
+    torch.testing.assert_close(tensor.double(), expected, rtol=0, atol=tolerance * max(largest, 1e-3))
 
 
 @pytest.mark.parametrize("powers", ORDERS)
@@ -141,7 +143,7 @@ def test_masks(device, shape, causal):
 
 def test_masks_and_tensors_are_read_where_they_lie(device):
     query, key, value, ranges, ts = (leaf.detach() for leaf in draw(device, (1, 2, 70, 70), (32, 16)))
-    mask = (torch.rand(70, 2, 70) > 0.4).to(device).permute(1, 2, 0)[None]
+    mask = (torch.rand(70, 2, 70, generator=torch.Generator().manual_seed(0)) > 0.4).to(device).permute(1, 2, 0)[None]
     strided = query[..., ::2].requires_grad_(), key[..., :16].requires_grad_(), value.flip(2).requires_grad_()
     check([*strided, ranges.requires_grad_(), ts.requires_grad_()], (1, 1, 2, 2), mask)
 
@@ -224,7 +226,7 @@ def test_dropout_drops_the_same_weights_in_the_backward(device):
     query, key, value, ranges, ts = doubles
     expected = weights_of(query, key, ranges, ts, (1, 1, 2, 2)) * kept / (1 - probability) @ value
     output = flash_attention(*leaves, (1, 1, 2, 2), **options)
-    incoming = torch.randn_like(output)
+    incoming = torch.randn(output.shape, generator=torch.Generator().manual_seed(1)).to(output)
     output.backward(incoming)
     expected.backward(incoming.double())
     close(output, expected, torch.float32)
@@ -298,7 +300,7 @@ def test_memory_is_linear(device):
 
 def test_compiles_without_a_graph_break(device):
     leaves = draw(device, (1, 2, 20, 33))
-    mask = torch.rand(20, 33, device=device) > 0.3
+    mask = (torch.rand(20, 33, generator=torch.Generator().manual_seed(0)) > 0.3).to(device)
 
     def attend(*leaves: Tensor) -> Tensor:
         return flash_attention(*leaves, (1, 1, 2, 2), mask, causal=True, dropout=0.1).transpose(1, 2).flatten(2) * 2
