@@ -51,7 +51,10 @@ def runs_parser(command: Callable[[Sequence[str]], None]) -> argparse.ArgumentPa
         "runs", nargs="+", metavar="RUN", help="run folders; KEY=VALUE among them, such as data.root=PATH, is for all"
     )
     parser.add_argument(
-        "--to", type=Path, metavar="FOLDER", help="where pictures go; default: RUN/analysis, of the first"
+        "--to",
+        type=Path,
+        metavar="FOLDER",
+        help="where the pictures that compare several runs go; default: RUN/analysis of the first",
     )
     add_checkpoint_options(parser)
     return parser
@@ -97,14 +100,28 @@ def chosen(given: str | None, option: str, what: str, count: int, run: TrainedRu
 def compare(
     arguments: argparse.Namespace, needs: str, kind: str, find: Callable[[TrainedRun], Mapping[str, Any]]
 ) -> None:
-    """Keep what ``find`` gives for each run, and draw it side by side (multimax.analysis.panels)."""
+    """Keep what ``find`` gives for each run, and draw it (multimax.analysis.panels)."""
     configs, found = [], []
     for run in open_runs(arguments, needs):
         configs.append(asdict(run.task.config))
         found.append(find(run))
         run.keep(kind, found[-1])
-    drawing, rows = draw_maps(dict(zip(labels(configs), found, strict=True)))
-    save_figure(arguments.to or analysis_folder(arguments.runs[0]), kind, drawing, rows)
+    save_figures(arguments, configs, found, {kind: draw_maps})
+
+
+def save_figures(
+    arguments: argparse.Namespace,
+    configs: Sequence[Mapping[str, Any]],
+    found: Sequence[Mapping[str, Any]],
+    kinds: Mapping[str, Callable[[Mapping[str, Any]], tuple[Figure, Sequence[Row]] | None]],
+) -> None:
+    """Draw each kind of figure of what was ``found`` in each run, to RUN/analysis, and KIND_compared of several."""
+    for kind, draw in kinds.items():
+        for path, config, one in zip(arguments.runs, configs, found, strict=True):
+            if made := draw({labels([config])[0]: one}):
+                save_figure(analysis_folder(path), kind, *made)
+        if len(found) > 1 and (made := draw(dict(zip(labels(configs), found, strict=True)))):
+            save_figure(arguments.to or analysis_folder(arguments.runs[0]), f"{kind}_compared", *made)
 
 
 def labels(configs: Sequence[Mapping[str, Any]]) -> list[str]:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from multimax.analysis import checkpoint_figures as figures
 from multimax.analysis.attention_rows import MEASURES
-from multimax.analysis.runs import analysis_folder, labels, open_runs, parse, runs_parser, save_figure
+from multimax.analysis.runs import open_runs, parse, runs_parser, save_figures
 from multimax.analysis.streaming import SCORE_EDGES, AttentionSite, attention_statistics
 from multimax.reweight import MultiMax
 from multimax.tasks.base import Shard
@@ -20,7 +20,7 @@ OUTPUT_RANGE = (-10.0, 10.0)  # of scores for which the output's curve is drawn:
 
 
 def statistics(arguments: Sequence[str]) -> None:
-    """Statistics of the attention over each RUN's validation data, to its analysis folder, and figures of all of them.
+    """Statistics of the attention over each RUN's validation data, to its analysis folder.
 
     attention: sparsity, multi-modality, entropy, support and Gini index of each layer and head. histograms: the scores
     and the weights of each layer. modulators: MultiMax's learned curves, where a run has it.
@@ -37,10 +37,7 @@ def statistics(arguments: Sequence[str]) -> None:
         configs.append(asdict(config))
         found.append({"function": config.reweight.attention["name"], **numbers(sites, run.model)})
         run.keep("statistics", found[-1])
-    of = dict(zip(labels(configs), found, strict=True))
-    for kind, draw in figures.KINDS.items():
-        if made := draw(of):
-            save_figure(parsed.to or analysis_folder(parsed.runs[0]), kind, *made)
+    save_figures(parsed, configs, found, figures.KINDS)
 
 
 def numbers(sites: Mapping[str, AttentionSite], model: nn.Module) -> dict[str, Any]:

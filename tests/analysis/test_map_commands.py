@@ -62,10 +62,12 @@ def test_maps_of_a_patch(runs, tmp_path):
         (weights,) = values(found)
         assert weights.shape == (4, 4)
         assert 0 < weights.sum() < 1, "the rest is the class token's"
-    rows = list(csv.DictReader((tmp_path / "maps.csv").open()))
+    rows = list(csv.DictReader((tmp_path / "maps_compared.csv").open()))
     assert len(rows) == 2 * 16
     assert {row["run"] for row in rows} == {"softmax", "sparsemax-softmax"}
-    assert (tmp_path / "maps.png").stat().st_size > 0
+    alone = {row["run"] for row in csv.DictReader((pair[1] / "analysis" / "maps.csv").open())}
+    assert alone == {"sparsemax-softmax"}
+    assert (pair[1] / "analysis" / "maps.png").stat().st_size > 0
     # All layers, one head, of the class token: other numbers than those of a patch.
     call("maps", pair[0], "--image", runs / "noise.png", "--query", "class", "--head", "2")
     assert len(values(kept(pair[0], "maps"))) == 2
