@@ -24,9 +24,7 @@ def alignment(arguments: Sequence[str]) -> None:
     parser = runs_parser(alignment)
     parser.add_argument("--source", required=True, metavar="TEXT", help="sentence to translate")
     parser.add_argument("--target", metavar="TEXT", help="its translation; default: that of each run's beam search")
-    parser.add_argument(
-        "--layer", help="number from 0: the heads of that layer, not the mean of each layer"
-    )
+    parser.add_argument("--layer", help="number from 0: the heads of that layer, not the mean of each layer")
     parsed = parse(parser, arguments)
 
     def find(run: TrainedRun) -> dict[str, Any]:
