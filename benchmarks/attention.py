@@ -7,6 +7,7 @@ block sizes of the flash kernel at DeiT's 196 tokens. FlexAttention has MultiMax
 alone on a CPU, and its backward on a GPU has no gradient of them.
 """
 
+from collections.abc import Sequence
 from functools import partial
 from itertools import product
 
@@ -18,7 +19,7 @@ from torch.nn.attention.flex_attention import create_block_mask, flex_attention
 from benchmarks.bench import BOTH, FORWARD, Benchmark, Contestant, parser
 from benchmarks.functions import written_out
 from multimax import reweight
-from multimax.attention import attention
+from multimax.attention import BACKENDS, attention, attention_path
 from multimax.kernels.flash import flash_attention, supports
 
 SHAPE = (64, 6, 197, 64)
@@ -30,14 +31,25 @@ def sdpa(causal: bool) -> Contestant:
     return Contestant("softmax", "torch", partial(F.scaled_dot_product_attention, is_causal=causal))
 
 
-def ours(name: str, causal: bool, length: int, heads: int, device: torch.device) -> list[Contestant]:
-    """A registered function by the path that ``attention`` chooses, and by each other one that can serve."""
-    module = reweight.create(name, num_heads=heads).to(device)
-    mask = torch.ones(length, length, dtype=torch.bool, device=device).tril() if causal else None
+def ours(name: str, causal: bool, inputs: Sequence[Tensor]) -> list[Contestant]:
+    """A registered function by the path that ``attention`` takes by itself, and by each other one that can serve."""
+    query, key, value = (tensor.detach() for tensor in inputs)
+    module = reweight.create(name, num_heads=query.shape[1]).to(query.device)
+    lengths = query.shape[2], key.shape[2]
+    mask = torch.ones(lengths, dtype=torch.bool, device=query.device).tril() if causal else None
+    taken = attention_path(query, key, value, module, mask)
     found = []
-    for backend in (None, "reference", "blocked" if device.type == "cpu" else "flash"):
+    for backend in (None, *BACKENDS):
+        if backend in ("sdpa", "flash"):  # which stand by themselves, with a flag for what is causal
+            continue
+        try:
+            with torch.no_grad():
+                attention(query[:1], key[:1], value[:1], module, mask, backend=backend)
+        except ValueError:
+            continue
         call = lambda q, k, v, backend=backend: attention(q, k, v, module, mask, backend=backend)  # noqa: E731
-        found.append(Contestant(name, backend or "default", call, tuple(module.parameters())))
+        way, note = ("default", taken) if backend is None else (backend, "")
+        found.append(Contestant(name, way, call, tuple(module.parameters()), note=note))
     return found
 
 
@@ -92,26 +104,27 @@ def run(benchmark: Benchmark) -> None:
 
     flashes = [name for name in ("softmax", "multimax") if name in names and supports(*inputs(1, 1, 1, 1)) is None]
 
-    shape = (2, 2, 19, 16) if quick else SHAPE
-    heads, length, dim = shape[1:]
-    contestants = [sdpa(False), *(c for name in names for c in ours(name, False, length, heads, device))]
+    shape = (1, 1, 19, 16) if quick else SHAPE
+    _, heads, length, dim = shape
+    tensors = inputs(*shape)
+    contestants = [sdpa(False), *(c for name in names for c in ours(name, False, tensors))]
     if "multimax" in names:
         contestants += [materialised(False, device), flex(True, False, length, benchmark)]
     contestants += [flex(False, False, length, benchmark), *(flash(name, False, device) for name in flashes)]
-    benchmark.race("DeiT-S", "x".join(map(str, shape)), contestants, inputs(*shape), size=length, units=shape[0])
+    benchmark.race("DeiT-S", "x".join(map(str, shape)), contestants, tensors, size=length, units=shape[0])
 
-    tokens = 32 if quick else 2**16 if on_gpu else 2**12
-    for length, causal in product((16, 32) if quick else LENGTHS, (False, True)):
+    tokens = 16 if quick else 2**16 if on_gpu else 2**12
+    for length, causal in product((8, 16) if quick else LENGTHS, (False, True)):
+        tensors = inputs(tokens // length, heads, length, dim)
         contestants = [sdpa(causal)]
-        contestants += [c for name in names if name in GROWING for c in ours(name, causal, length, heads, device)]
+        contestants += [c for name in names if name in GROWING for c in ours(name, causal, tensors)]
         if "multimax" in names:
             contestants.append(materialised(causal, device))
         contestants += [flash(name, causal, device) for name in flashes]
         if on_gpu:
             contestants += [flex(modulated, causal, length, benchmark) for modulated in (False, True)]
         case = f"N={length}{', causal' if causal else ''}"
-        shape = (tokens // length, heads, length, dim)
-        benchmark.race("length", case, contestants, inputs(*shape), size=length, units=tokens)
+        benchmark.race("length", case, contestants, tensors, size=length, units=tokens)
 
 
 def main() -> None:

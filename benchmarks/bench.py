@@ -43,8 +43,8 @@ FORWARD, BOTH = "forward", "forward + backward"
 class Contestant:
     """A function, a way to compute it, and the call that does so.
 
-    ``parameters`` are what gradients are taken of beside the inputs, ``directions`` what it takes part in, and
-    ``within`` makes the context in which all of it runs.
+    ``parameters`` are what gradients are taken of beside the inputs, ``directions`` what it takes part in,
+    ``within`` makes the context in which all of it runs, and ``note`` goes into its rows.
     """
 
     function: str
@@ -53,6 +53,7 @@ class Contestant:
     parameters: Sequence[Tensor] = ()
     directions: Sequence[str] = (FORWARD, BOTH)
     within: Callable[[], AbstractContextManager[object]] = nullcontext
+    note: str = ""
 
     def forward(self, inputs: Sequence[Tensor]) -> object:
         with self.within(), torch.no_grad():
@@ -123,7 +124,7 @@ class Benchmark:
                 with torch.no_grad():
                     out = contestants[0].call(*inputs)
                 calls = [partial(c.both, inputs, torch.randn_like(out)) for c in runners]
-            names = [(c.function, c.way) for c in runners]
+            names = [(c.function, c.way, c.note) for c in runners]
             least = (moved or {}).get(direction)
             self.measure(part, case, direction, names, calls, size=size, moved=least, units=units)
 
@@ -132,22 +133,22 @@ class Benchmark:
         part: str,
         case: str,
         direction: str,
-        names: Sequence[tuple[str, str]],
+        names: Sequence[tuple[str, str] | tuple[str, str, str]],
         calls: Sequence[Call],
         *,
         size: int | None = None,
         moved: float | None = None,
         units: int | None = None,
     ) -> None:
-        """One row for each call; its name is (function, way). The rest is as for ``race``."""
+        """One row for each call; its name is (function, way), or with a note behind. The rest is as for ``race``."""
         if time.monotonic() - self.started > self.arguments.limit:
             self.left_out.append(f"{part}, {case}, {direction}: out of time")
             return
         seconds, repeats = (0.01, 3) if self.quick else (self.arguments.seconds, 50)
         results = compare(calls, self.device, seconds=seconds, repeats=repeats)
-        for (function, way), found in zip(names, results, strict=True):
+        for (function, way, *note), found in zip(names, results, strict=True):
             row: dict[str, Any] = {"part": part, "case": case, "size": size, "function": function, "way": way}
-            row |= {"direction": direction, "note": found.failure}
+            row |= {"direction": direction, "note": found.failure or "".join(note)}
             if not found.failure:
                 rate = moved and moved / found.milliseconds * 1000
                 row |= {

@@ -23,7 +23,7 @@ from multimax.attention import attention
 from multimax.kernels import flash, flash_blocks
 
 KERNELS = {"forward": FORWARD, "backward_of_queries": BOTH, "backward_of_keys": BOTH}
-BLOCKS = ((64, 32), (64, 64), (128, 32), (128, 64))
+BLOCKS = ((64, 32), (64, 64), (128, 32), (128, 64))  # rows that stay, queries but in the last kernel; rows walked over
 WARPS = (4, 8)
 
 
@@ -54,7 +54,8 @@ def run(benchmark: Benchmark) -> None:
     for kernel, direction in KERNELS.items():
         contestants = [sdpa(False), Contestant("multimax", "reference", whole, parameters)]
         contestants.append(Contestant("multimax", "default", fused, parameters))
-        for (queries, keys), warps in sizes:
+        for blocks, warps in sizes:
+            queries, keys = blocks[::-1] if kernel == "backward_of_keys" else blocks
             within = partial(blocks_of, kernel, {"BLOCK_M": queries, "BLOCK_N": keys, "num_warps": warps})
             way = f"{queries} x {keys}, {warps} warps"
             contestants.append(Contestant("multimax", way, fused, parameters, within=within))

@@ -2,6 +2,9 @@
 
 import importlib.util
 import json
+import os
+import subprocess
+import sys
 from functools import partial
 from itertools import product
 
@@ -12,6 +15,7 @@ from benchmarks import aims, report, timing
 from benchmarks.aims import AIMS, Aim
 from benchmarks.bench import BOTH, COLUMNS, FORWARD
 from multimax import reweight
+from multimax.attention import BACKENDS
 from tests.benchmark_runs import run
 
 STEP = "training step"
@@ -40,6 +44,25 @@ def test_functions(tmp_path, monkeypatch):
     assert record["allocator"]["keeps_freed_memory"]
     assert record["peers"]["entmax"]
     assert not record["left_out"]
+
+
+def test_attention(tmp_path, monkeypatch):
+    rows, _ = run("attention", tmp_path, monkeypatch, "--functions", *FUNCTIONS)
+    paths = set(product(FUNCTIONS, ("default", "reference", "blocked")))
+    fixed = {("softmax", "torch"), ("multimax", "written out"), ("multimax", "flash"), ("softmax", "flash")}
+    flex = {("softmax", "FlexAttention"), ("multimax", "FlexAttention")}
+    assert paths | fixed | flex <= contestants(rows, "DeiT-S", FORWARD)
+    assert paths | fixed <= contestants(rows, "DeiT-S", BOTH)
+    assert not flex & contestants(rows, "DeiT-S", BOTH)
+    assert {row["note"] for row in rows if row["function"] == "softmax" and row["way"] == "default"} == {"sdpa"}
+    assert {row["note"] for row in rows if row["way"] == "default"} <= set(BACKENDS)
+    assert {row["case"] for row in rows if row["part"] == "length"} == {"N=8", "N=8, causal", "N=16", "N=16, causal"}
+
+
+def test_flash_blocks(tmp_path, monkeypatch):
+    rows, _ = run("flash_blocks", tmp_path, monkeypatch)
+    kernels = {("forward", FORWARD), ("backward_of_queries", BOTH), ("backward_of_keys", BOTH)}
+    assert {(row["part"], row["direction"]) for row in rows} == kernels
 
 
 def test_output_layer(tmp_path, monkeypatch):
@@ -136,6 +159,35 @@ def test_the_share_of_the_logits_is_of_tokens_by_vocabulary_in_float32():
 
 def test_every_aim_is_about_a_table_that_some_benchmark_makes():
     assert all(importlib.util.find_spec(f"benchmarks.{aim.table}") for aim in AIMS)
+
+
+def test_the_script_for_a_gpu_goes_through_its_paces_on_a_cpu(root, tmp_path):
+    script = [
+        str(root / "benchmarks" / "gpu.sh"),
+        "--device",
+        "cpu",
+        "--quick",
+        "--results",
+        str(tmp_path),
+        "output_layer",
+    ]
+    done = subprocess.run(script, capture_output=True, text=True, env=os.environ | {"PYTHON": sys.executable})
+    assert done.returncode == 0, done.stderr
+    assert "output_layer_cpu: loss, 16 tokens, V=64, multimax, pieces" in done.stdout
+    assert "not measured here  GPU" in done.stdout
+    assert (tmp_path / "benchmarks" / "aims.md").is_file()
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
+def test_the_script_for_a_gpu_says_that_there_is_none(root):
+    done = subprocess.run(
+        [str(root / "benchmarks" / "gpu.sh")],
+        capture_output=True,
+        text=True,
+        env=os.environ | {"PYTHON": sys.executable},
+    )
+    assert done.returncode == 1
+    assert "sees no CUDA device" in done.stderr
 
 
 def test_tiny_tables_become_pages_and_pictures(tmp_path, monkeypatch):
