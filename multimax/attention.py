@@ -6,13 +6,36 @@
 
 The mask never enters the scores: it is handed to the reweighting, which alone knows what a missing entry means for it
 (an ev-softmax whose mean runs over -inf, say, is softmax under another name).
+
+There are several ways to compute it. "reference" is the three lines above and serves always; the others agree with it
+up to rounding, and serve where their limits allow:
+
+    sdpa        softmax, PyTorch's fused kernels
+    blocked     on the CPU, with the C++ row kernels: in blocks that stay in the cache; memory linear in the lengths
+    flash       MultiMax on an NVIDIA GPU, in Triton; memory linear in the lengths
+    adasplash   entmax with a fixed alpha on a GPU, through the package of that name
 """
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from multimax.reweight import Reweighting, Softmax
+from multimax import kernels
+from multimax.kernels import adasplash, flash
+from multimax.kernels.blocked_attention import Rows, blocked_attention
+from multimax.reweight import Entmax, Entmax15, EvSoftmax, MultiMax, Reweighting, Softmax, Sparsemax
+from multimax.reweight._multimax import _powers_of
+
+BACKENDS = ("reference", "sdpa", "blocked", "flash", "adasplash")
+
+# Scores of one call from which on the CPU makes them in blocks. It is for the memory: on one core of a Zen 4, forward
+# and backward of MultiMax took 1.07 times the reference's time at (48, 6, 197, 64) and 1.29 times at (1, 8, 2048, 64),
+# since the blocks' backward makes the scores a second time. These many take 256 MB in float32, and as much again for
+# the weights, in each layer.
+BLOCKED_FROM = 2**26
+# Keys from which on a GPU takes a flash kernel. From arithmetic, not measured: up to a few hundred keys the scores'
+# traffic is little beside what SegLU costs in the flash kernel's two backward loops.
+FLASH_FROM = 512
 
 
 def attention_scores(query: Tensor, key: Tensor, *, bias: Tensor | None = None, scale: float | None = None) -> Tensor:
@@ -36,6 +59,7 @@ def attention(
     bias: Tensor | None = None,
     scale: float | None = None,
     dropout: float = 0.0,
+    backend: str | None = None,
 ) -> Tensor:
     """Attention output [..., heads, queries, value_dim] in the dtype of ``value``.
 
@@ -43,15 +67,150 @@ def attention(
     mask is bool, True where a key may be attended to, broadcastable to [..., heads, queries, keys]. A query whose
     mask has no live key gets zeros. ``dropout`` is the probability of dropping a weight; pass 0 outside training.
 
-    Softmax takes PyTorch's fused path, which agrees with the materialised one up to rounding, unless a forward hook on
-    ``reweight`` waits for the weights.
+    ``backend`` is one of ``BACKENDS``, or None for the one that ``attention_path`` names.
+
+    Raises:
+        ValueError: an unknown backend, or one that cannot serve; the message says why.
     """
-    if isinstance(reweight, Softmax) and bias is None and not reweight._forward_hooks:
+    if backend is None:
+        backend = attention_path(query, key, value, reweight, mask, bias=bias, dropout=dropout)
+    elif reason := _obstacle(backend, query, key, value, reweight, mask, bias, dropout):
+        raise ValueError(f"backend {backend!r} cannot serve: {reason}")
+    scale = query.shape[-1] ** -0.5 if scale is None else scale
+    if backend == "sdpa":
         mask = None if mask is None else torch.atleast_2d(mask)  # a mask over keys alone is one for every query
         output = F.scaled_dot_product_attention(query, key, value, attn_mask=mask, dropout_p=dropout, scale=scale)
         # The fused kernels disagree on a row without a live key: some give NaN, some a mean over dead values.
         return output if mask is None else torch.where(mask.any(-1, keepdim=True), output, 0.0)
+    if backend == "blocked":
+        rows = _rows(reweight, query)
+        assert rows is not None
+        return blocked_attention(query, key, value, mask, rows, scale)
+    if backend == "flash":
+        return flash.flash_attention(query, key, value, *_segments(reweight), mask, scale=scale, dropout=dropout)
+    if backend == "adasplash":
+        alpha = _alpha(reweight)
+        assert not isinstance(alpha, Tensor)
+        return adasplash.flash_entmax(*_autocast(query, key, value), alpha, scale=scale)
     weights = reweight(attention_scores(query, key, bias=bias, scale=scale), mask)
     if dropout:
         weights = F.dropout(weights, dropout)
     return weights @ value
+
+
+def attention_path(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    reweight: Reweighting,
+    mask: Tensor | None = None,
+    *,
+    bias: Tensor | None = None,
+    dropout: float = 0.0,
+) -> str:
+    """The backend that ``attention`` takes for these arguments if it is not told one.
+
+    Softmax takes "sdpa" wherever it can. Others take one of the kernels where it pays, unless ``multimax.kernels`` is
+    set to "eager".
+    """
+
+    def serves(backend: str) -> bool:
+        return _obstacle(backend, query, key, value, reweight, mask, bias, dropout) is None
+
+    if serves("sdpa"):
+        return "sdpa"
+    keys = key.shape[-2]
+    if query.shape[:-1].numel() * keys >= BLOCKED_FROM and serves("blocked"):
+        return "blocked"
+    if query.is_cuda and keys >= FLASH_FROM and kernels.mode() != "eager":
+        return next(filter(serves, ("flash", "adasplash")), "reference")
+    return "reference"
+
+
+def _obstacle(
+    backend: str,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    reweight: Reweighting,
+    mask: Tensor | None,
+    bias: Tensor | None,
+    dropout: float,
+) -> str | None:
+    """Why a backend cannot serve, in one line, or None."""
+    if backend not in BACKENDS:
+        return f"there is no such; it must be one of {', '.join(BACKENDS)}"
+    if backend == "reference":
+        return None
+    if bias is not None:
+        return "it takes no bias"
+    if reweight._forward_hooks:
+        return "a hook waits for the weights"
+    name = type(reweight).__name__
+    if backend == "sdpa":
+        return None if isinstance(reweight, Softmax) else f"it is for softmax, not {name}"
+    if reweight._forward_pre_hooks:
+        return "a hook waits for the scores"
+    if backend == "flash":
+        if type(reweight) not in (MultiMax, Softmax):
+            return f"it is for MultiMax and softmax, not {name}"
+        return flash.supports(*_autocast(query, key, value), mask, dropout=dropout)
+    if backend == "adasplash":
+        if type(reweight) not in (Sparsemax, Entmax15, Entmax):
+            return f"it is for entmax, not {name}"
+        return adasplash.supports(*_autocast(query, key, value), _alpha(reweight), mask, dropout=dropout)
+    if dropout:
+        return "it has no dropout"
+    if kernels.path(query) != "cpp":
+        return "it needs the C++ kernels of the CPU"
+    if not query.dim() == key.dim() == value.dim() == 4:
+        return f"it takes 4 dimensions, got {query.dim()}, {key.dim()} and {value.dim()}"
+    if not query.shape[:2] == key.shape[:2] == value.shape[:2]:
+        return "query, key and value must be of the same batches and heads"
+    if not query.dtype == key.dtype == value.dtype and not torch.is_autocast_enabled("cpu"):
+        return f"dtypes must be the same, got {query.dtype}, {key.dtype} and {value.dtype}"
+    return None if _rows(reweight, query) is not None else f"it has no kernel for {name} on these heads"
+
+
+def _rows(reweight: Reweighting, query: Tensor) -> Rows | None:
+    """How the row kernels are told of a function, or None if they have none for it."""
+    dtype = torch.promote_types(query.dtype, torch.float32)
+    heads = (1, query.shape[-3])
+    if type(reweight) is Softmax:
+        nothing = query.new_zeros(1, 2, dtype=dtype)  # softmax is MultiMax whose ts are zero
+        return Rows("multimax", nothing, nothing, (1, 1))
+    if type(reweight) is MultiMax and reweight.num_heads in heads:
+        ranges, ts, powers = _segments(reweight)
+        assert ranges is not None
+        assert ts is not None
+        ranges, ts = torch.atleast_2d(ranges).to(dtype), torch.atleast_2d(ts).to(dtype)
+        return Rows("multimax", ranges.repeat(1, ts.shape[1] // ranges.shape[1]), ts, powers)
+    if type(reweight) in (Sparsemax, Entmax15, Entmax):
+        alpha = _alpha(reweight)
+        if isinstance(alpha, Tensor):
+            return Rows("alpha_entmax", alpha.to(dtype)) if alpha.numel() in heads else None
+        return Rows("entmax", number=alpha) if alpha > 1 else None
+    if type(reweight) is EvSoftmax:
+        return Rows("evsoftmax", number=reweight.epsilon)
+    return None
+
+
+def _segments(reweight: Reweighting) -> tuple[Tensor | None, Tensor | None, tuple[int, ...]]:
+    """Ranges and ts, [k] or [heads, k], and the powers of the hinges; softmax has none."""
+    if not isinstance(reweight, MultiMax):
+        return None, None, ()
+    return *reweight._by_head(), _powers_of(reweight.order)
+
+
+def _alpha(reweight: Reweighting) -> float | Tensor:
+    assert isinstance(reweight, Sparsemax | Entmax15 | Entmax)
+    return reweight.alpha
+
+
+def _autocast(query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """In autocast's dtype, where it is on: as the factors of a matrix product would be."""
+    device = query.device.type
+    if not torch.is_autocast_enabled(device):
+        return query, key, value
+    dtype = torch.get_autocast_dtype(device)
+    return query.to(dtype), key.to(dtype), value.to(dtype)

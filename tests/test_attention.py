@@ -1,10 +1,10 @@
-"""Attention with any reweighting against one query at a time, written out."""
+"""Attention with any reweighting against one query at a time, written out; and which path it takes."""
 
 import pytest
 import torch
 
-from multimax import reweight
-from multimax.attention import attention
+from multimax import kernels, reweight
+from multimax.attention import attention, attention_path
 
 HEADS, QUERIES, KEYS, DIM = 3, 4, 5, 8
 
@@ -70,3 +70,80 @@ def test_dropout_zeroes_weights_and_keeps_the_mean():
     weights = attention(query, key, value, reweight.create("sparsemax"), dropout=0.25)
     assert (weights == 0).float().mean().item() == pytest.approx(0.25, abs=0.02)
     assert weights.sum(-1).mean().item() == pytest.approx(1, abs=0.02)
+
+
+def path(name, shape=(1, 2, 64, 16), **options):
+    query = torch.zeros(1).expand(shape)
+    return attention_path(query, query, query, reweight.create(name, num_heads=shape[1]), **options)
+
+
+needs_kernels = pytest.mark.skipif(kernels.path(torch.zeros(1)) != "cpp", reason="there is no C++ compiler")
+DEIT_S, LONG = (64, 6, 196, 64), (1, 8, 4096, 64)
+MASK = torch.ones(1, dtype=torch.bool)
+BIAS = torch.zeros(1)
+
+
+def test_softmax_takes_pytorchs_kernels_but_for_a_bias():
+    for shape in (DEIT_S, LONG):
+        assert path("softmax", shape, mask=MASK, dropout=0.1) == "sdpa"
+        assert path("softmax", shape, bias=BIAS) == "reference"
+
+
+@needs_kernels
+@pytest.mark.parametrize("name", [name for name in reweight.available() if name != "softmax"])
+def test_long_sequences_go_in_blocks_on_the_cpu(name):
+    assert path(name, DEIT_S) == "reference"
+    assert path(name, LONG) == path(name, LONG, mask=MASK) == "blocked"
+    assert path(name, LONG, bias=BIAS) == path(name, LONG, dropout=0.1) == "reference"
+    with kernels.use("eager"):
+        assert path(name, LONG) == "reference"
+
+
+@needs_kernels
+def test_who_waits_for_the_weights_gets_them():
+    module = reweight.create("multimax")
+    query = torch.zeros(1).expand(LONG)
+    for register in (module.register_forward_hook, module.register_forward_pre_hook):
+        handle = register(lambda *_: None)
+        assert attention_path(query, query, query, module) == "reference"
+        handle.remove()
+    assert attention_path(query, query, query, module) == "blocked"
+
+
+def test_a_function_of_the_user_takes_the_reference():
+    @reweight.register("halves")
+    def halves(scores, mask=None):
+        return reweight.softmax(scores / 2, mask)
+
+    assert path("halves", LONG) == "reference"
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "message"),
+    [
+        ("multimax", {"backend": "fastest"}, "must be one of reference, sdpa"),
+        ("multimax", {"backend": "sdpa"}, "it is for softmax, not MultiMax"),
+        ("multimax", {"backend": "blocked", "bias": BIAS}, "it takes no bias"),
+        ("multimax", {"backend": "blocked", "dropout": 0.1}, "it has no dropout|needs the C"),
+        ("sparsemax", {"backend": "flash"}, "it is for MultiMax and softmax, not Sparsemax"),
+        ("evsoftmax", {"backend": "adasplash"}, "it is for entmax, not EvSoftmax"),
+        ("entmax", {"backend": "adasplash"}, "adasplash"),
+    ],
+)
+def test_a_backend_that_cannot_serve_says_why(name, options, message):
+    query, key, value, _ = inputs()
+    with pytest.raises(ValueError, match=message):
+        attention(query, key, value, reweight.create(name, num_heads=HEADS).double(), **options)
+
+
+@needs_kernels
+@pytest.mark.parametrize("name", reweight.available())
+def test_backends_agree(name):
+    query, key, value, mask = inputs()
+    attend = reweight.create(name, num_heads=HEADS).double()
+    expected = attention(query, key, value, attend, mask, backend="reference", scale=0.3)
+    others = ["blocked", None, *(["sdpa"] if name == "softmax" else [])]
+    for backend in others:
+        torch.testing.assert_close(
+            attention(query, key, value, attend, mask, backend=backend, scale=0.3), expected, msg=str(backend)
+        )

@@ -1,0 +1,184 @@
+"""Attention in blocks on the CPU against the reference, the three lines of ``multimax.attention``, in float64."""
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from multimax import kernels, reweight
+from multimax.attention import attention
+from multimax.kernels import blocked_attention
+
+OPTIONS = {"multimax": {"per_head": True, "num_heads": 3}, "entmax": {"num_heads": 3}}
+FUNCTIONS = {
+    **{name: lambda name=name: reweight.create(name, **OPTIONS.get(name, {})) for name in reweight.available()},
+    "first order": lambda: reweight.MultiMax(order=1),
+    "second order alone": lambda: reweight.MultiMax(order="second_only"),
+    "shared ranges": lambda: reweight.MultiMax(shared_ranges=True),
+    "one alpha": lambda: reweight.Entmax(per_head=False),
+    "alpha 1.25": lambda: reweight.Entmax(alpha=1.25),
+    "epsilon": lambda: reweight.EvSoftmax(epsilon=0.01),
+}
+
+pytestmark = pytest.mark.skipif(kernels.path(torch.zeros(1)) != "cpp", reason="there is no C++ compiler")
+
+
+def case(name, batch=2, queries=6, keys=7, dim=5, value_dim=4, dtype=torch.float64, seed=0, scale=1.0):
+    torch.manual_seed(seed)
+    query, key, value = (
+        torch.randn(batch, 3, n, d, dtype=dtype) for n, d in ((queries, dim * 1), (keys, dim), (keys, value_dim))
+    )
+    module = FUNCTIONS[name]()
+    for parameter in module.parameters():
+        torch.nn.init.normal_(parameter, std=0.5)
+    return (query * scale).requires_grad_(), key.requires_grad_(), value.requires_grad_(), module.to(dtype)
+
+
+def check(query, key, value, module, mask=None, tolerance=1e-9, **options):
+    wide = [t.detach().double().requires_grad_() for t in (query, key, value)]
+    expected = attention(*wide, module.double(), mask, backend="reference", **options)
+    incoming = torch.randn_like(expected)
+    right = torch.autograd.grad(expected, [*wide, *module.parameters()], incoming)
+    module.to(query.dtype)
+    output = attention(query, key, value, module, mask, backend="blocked", **options)
+    assert output.dtype == value.dtype
+    found = torch.autograd.grad(output, [query, key, value, *module.parameters()], incoming.to(output.dtype))
+    for gradient, other in zip((output, *found), (expected, *right), strict=True):
+        torch.testing.assert_close(gradient.double(), other, rtol=tolerance, atol=tolerance)
+
+
+@pytest.mark.parametrize("block", [2**17, 45, 16, 1])  # all heads; one head; some queries of one; one query
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_equals_the_reference(monkeypatch, name, block):
+    monkeypatch.setattr(blocked_attention, "BLOCK", block)
+    mask = torch.rand(2, 1, 6, 7, generator=torch.Generator().manual_seed(1)) > 0.4
+    mask[0, 0, 1] = False  # a query that may attend to nothing
+    check(*case(name))
+    check(*case(name), mask)
+    check(*case(name), mask[1, 0], scale=0.3)
+    check(*case(name), mask[1, 0, 0])
+
+
+@settings(max_examples=120, deadline=None, derandomize=True)
+@given(
+    name=st.sampled_from(sorted(FUNCTIONS)),
+    batch=st.integers(0, 3),
+    queries=st.integers(0, 20),
+    keys=st.integers(0, 20),
+    dim=st.integers(1, 9),
+    value_dim=st.integers(1, 9),
+    block=st.integers(1, 400),
+    live=st.sampled_from([None, 0.0, 0.3, 1.0]),
+    scale=st.sampled_from([0.0, 1.0, 1e4]),
+    seed=st.integers(0, 1000),
+)
+def test_any_shape(name, batch, queries, keys, dim, value_dim, block, live, scale, seed):
+    arguments = case(name, batch, queries, keys, dim, value_dim, seed=seed, scale=scale)
+    mask = None if live is None else torch.rand(batch, 3, queries, keys) < live
+    before, blocked_attention.BLOCK = blocked_attention.BLOCK, block
+    try:
+        check(*arguments, mask, tolerance=1e-7)
+    finally:
+        blocked_attention.BLOCK = before
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-4), (torch.bfloat16, 0.1)])
+def test_other_dtypes(monkeypatch, name, dtype, tolerance):
+    monkeypatch.setattr(blocked_attention, "BLOCK", 16)
+    *tensors, module = case(name, dtype=dtype)
+    module.float()
+    wide = [t.detach().float() for t in tensors]
+    expected = attention(*wide, module, backend="reference")
+    torch.testing.assert_close(
+        attention(*tensors, module, backend="blocked").float(), expected, rtol=tolerance, atol=tolerance
+    )
+    if dtype == torch.float32:
+        check(*tensors, module, tolerance=tolerance)
+
+
+def test_autocast_is_as_for_the_reference():
+    *tensors, module = case("multimax", dtype=torch.float32)
+    with torch.autocast("cpu", torch.bfloat16):
+        expected = attention(*tensors, module, backend="reference")
+        output = attention(*tensors, module, backend="blocked")
+    assert output.dtype == expected.dtype == torch.bfloat16
+    torch.testing.assert_close(output, expected, rtol=0.05, atol=0.05)
+    for gradient in torch.autograd.grad(output.sum(), [*tensors, *module.parameters()]):
+        assert gradient.dtype == torch.float32
+
+
+@pytest.mark.parametrize("name", ["multimax", "entmax"])
+def test_parameters_get_the_same_bits_each_time(monkeypatch, name):
+    monkeypatch.setattr(blocked_attention, "BLOCK", 1000)
+    *tensors, module = case(name, 3, 50, 60, 8, 8, dtype=torch.float32)
+    found = []
+    for _ in range(3):
+        output = attention(*tensors, module, backend="blocked")
+        found.append(torch.autograd.grad(output.square().sum(), list(module.parameters())))
+    for first, *others in zip(*found, strict=True):
+        assert all(torch.equal(first, other) for other in others)
+
+
+def test_twice_differentiable():
+    *tensors, module = case("multimax")
+    mask = torch.rand(2, 3, 6, 7) > 0.3
+    mask[..., 0] = True
+    parameters = list(module.parameters())
+
+    def attend(*tensors):
+        return attention(*tensors[:3], module, mask, backend="blocked")
+
+    def slopes(backend):
+        output = attention(*tensors, module, mask, backend=backend).square().sum()
+        first = torch.autograd.grad(output, [*tensors, *parameters], create_graph=True)
+        return torch.autograd.grad(sum(gradient.square().sum() for gradient in first), [*tensors, *parameters])
+
+    assert torch.autograd.gradcheck(attend, tuple(tensors))
+    for found, right in zip(slopes("blocked"), slopes("reference"), strict=True):
+        torch.testing.assert_close(found, right)
+
+
+def test_no_matrix_of_all_queries_by_all_keys(monkeypatch):
+    """What is held at most, as torch's profiler counts it, grows with the length and not with its square."""
+    monkeypatch.setattr(blocked_attention, "BLOCK", 2**12)
+    peaks = []
+    for length in (256, 1024):
+        *tensors, module = case("multimax", 1, length, length, 8, 8, dtype=torch.float32)
+        with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
+            attention(*tensors, module, backend="blocked").sum().backward()
+        held = peak = 0
+        for event in profile.profiler.kineto_results.events():
+            if event.name() == "[memory]":
+                held += event.nbytes()
+                peak = max(peak, held)
+        peaks.append(peak)
+    assert peaks[1] < 5 * peaks[0]
+    assert peaks[1] < 4 * 3 * 1024**2 / 4  # a quarter of the scores
+
+
+@pytest.mark.parametrize("name", ["multimax", "sparsemax", "entmax", "evsoftmax"])
+def test_no_graph_break(name):
+    torch.compiler.reset()
+    *tensors, module = case(name, dtype=torch.float32)
+    mask = torch.rand(2, 1, 6, 7) > 0.3
+
+    def attend(query, key, value, mask):
+        return attention(query, key, value, module, mask, backend="blocked")
+
+    compiled = torch.compile(attend, fullgraph=True, backend="aot_eager")
+    leaves = [*tensors, *module.parameters()]
+    expected, output = attend(*tensors, mask), compiled(*tensors, mask)
+    torch.testing.assert_close(output, expected)
+    for found, right in zip(
+        torch.autograd.grad(output.sum(), leaves), torch.autograd.grad(expected.sum(), leaves), strict=True
+    ):
+        torch.testing.assert_close(found, right)
+
+
+def test_operators_are_registered_as_torch_wants_them():
+    query, key, value, module = case("multimax", dtype=torch.float32)
+    ranges, ts = (p.detach().view(3, 4).requires_grad_() for p in (module.ranges, module.ts))
+    arguments = (query, key, value, None, ranges, ts, (1, 1, 2, 2), 0.0, "multimax", 0.5)
+    torch.library.opcheck(blocked_attention._forward, arguments)
+    torch.library.opcheck(blocked_attention._forward, (query, key, value, None, None, None, (), 1.5, "entmax", 0.5))
