@@ -16,6 +16,7 @@ from multimax.kernels.triton_launch import (
     add_partial_sums,
     exponential,
     live_entries,
+    load_live,
     rows_of,
     rows_of_tile,
     sums_by_thread,
@@ -26,7 +27,6 @@ from multimax.reweight._tsallis import SMALLEST_D
 FORWARD_BLOCK = 16384
 BACKWARD_BLOCK = 16384
 COLUMNS = 16
-PROGRAMS_PER_PROCESSOR = 16
 MAX_STEPS = 32
 
 _POWERS = {2.0: 1, 1.5: 2}  # 1 / (alpha - 1) where it has a loop of its own; 0: any alpha
@@ -70,7 +70,7 @@ def _launch_backward(grad: Tensor, weights: Tensor, alpha: Tensor, power: int, g
     grad_scores = torch.empty_like(weights)
     if weights.numel():
         rows = rows_of(weights, None, alpha.shape[0], BACKWARD_BLOCK, COLUMNS)
-        programs = rows.programs(None if grad_alpha is None else PROGRAMS_PER_PROCESSOR)
+        programs = rows.programs(summing=grad_alpha is not None)
         partial = None if grad_alpha is None else alpha.new_empty(rows.heads, programs)
         with rows.on_device():
             _backward[programs, rows.heads](
@@ -167,7 +167,7 @@ def _forward(
         if WHOLE:
             _, within = whole_row(n, BLOCK, SURE, THREADS)
             live = live_entries(within, exists, row, columns, mask, layout)
-            x = tl.load(scores + start + columns, mask=live & exists, other=-float("inf")).to(COMPUTE)
+            x = load_live(scores + start + columns, within, exists, live, mask, -float("inf")).to(COMPUTE)
             top = tl.max(x, 1)[:, None]
             z = tl.where(live, x - top, -float("inf"))
             while (moving > 0) & (steps < MAX_STEPS):
@@ -184,8 +184,9 @@ def _forward(
             tops = tl.full([ROWS, BLOCK], -float("inf"), COMPUTE)
             for first in range(0, n, BLOCK):
                 column = first + columns
-                live = live_entries(column < n, exists, row, column, mask, layout)
-                x = tl.load(scores + start + column, mask=live & exists, other=-float("inf")).to(COMPUTE)
+                within = column < n
+                live = live_entries(within, exists, row, column, mask, layout)
+                x = load_live(scores + start + column, within, exists, live, mask, -float("inf")).to(COMPUTE)
                 tops = tl.maximum(tops, x)
             top = tl.max(tops, 1)[:, None]
             total = tl.zeros([ROWS, 1], COMPUTE)
@@ -194,8 +195,9 @@ def _forward(
                 slopes = tl.zeros([ROWS, BLOCK], COMPUTE)
                 for first in range(0, n, BLOCK):
                     column = first + columns
-                    live = live_entries(column < n, exists, row, column, mask, layout)
-                    x = tl.load(scores + start + column, mask=live & exists, other=-float("inf")).to(COMPUTE)
+                    within = column < n
+                    live = live_entries(within, exists, row, column, mask, layout)
+                    x = load_live(scores + start + column, within, exists, live, mask, -float("inf")).to(COMPUTE)
                     p, s = _weights(tl.where(live, x - top, -float("inf")), a, d, POWER)
                     totals += p
                     slopes += s
@@ -208,7 +210,7 @@ def _forward(
                 column = first + columns
                 within = column < n
                 live = live_entries(within, exists, row, column, mask, layout)
-                x = tl.load(scores + start + column, mask=live & exists, other=-float("inf")).to(COMPUTE)
+                x = load_live(scores + start + column, within, exists, live, mask, -float("inf")).to(COMPUTE)
                 p, s = _weights(tl.where(live, x - top, -float("inf")), a, d, POWER)
                 p = p / tl.where(total == 0, 1.0, total)
                 tl.store(weights + start + column, p.to(weights.dtype.element_ty), mask=within & exists)

@@ -9,7 +9,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from multimax.kernels.triton_launch import exponential, live_entries, rows_of, rows_of_tile, whole_row
+from multimax.kernels.triton_launch import exponential, live_entries, load_live, rows_of, rows_of_tile, whole_row
 
 FORWARD_BLOCK = 16384
 COLUMNS = 16
@@ -70,7 +70,7 @@ def _forward(
         if WHOLE:
             _, within = whole_row(n, BLOCK, SURE, THREADS)
             live = live_entries(within, exists, row, columns, mask, layout)
-            x = tl.load(scores + start + columns, mask=live & exists, other=LOWEST).to(COMPUTE)
+            x = load_live(scores + start + columns, within, exists, live, mask, LOWEST).to(COMPUTE)
             top = tl.max(x, 1)[:, None]
             finite = live & (x != LOWEST)
             z = tl.where(finite, x - top, 0.0)
@@ -83,15 +83,19 @@ def _forward(
             tops = tl.full([ROWS, BLOCK], LOWEST, COMPUTE)
             for first in range(0, n, BLOCK):
                 column = first + columns
-                live = live_entries(column < n, exists, row, column, mask, layout)
-                tops = tl.maximum(tops, tl.load(scores + start + column, mask=live & exists, other=LOWEST).to(COMPUTE))
+                within = column < n
+                live = live_entries(within, exists, row, column, mask, layout)
+                tops = tl.maximum(
+                    tops, load_live(scores + start + column, within, exists, live, mask, LOWEST).to(COMPUTE)
+                )
             top = tl.max(tops, 1)[:, None]
             sums = tl.zeros([ROWS, BLOCK], COMPUTE)
             counts = tl.zeros([ROWS, BLOCK], COMPUTE)
             for first in range(0, n, BLOCK):
                 column = first + columns
-                live = live_entries(column < n, exists, row, column, mask, layout)
-                x = tl.load(scores + start + column, mask=live & exists, other=LOWEST).to(COMPUTE)
+                within = column < n
+                live = live_entries(within, exists, row, column, mask, layout)
+                x = load_live(scores + start + column, within, exists, live, mask, LOWEST).to(COMPUTE)
                 finite = live & (x != LOWEST)
                 sums += tl.where(finite, x - top, 0.0)
                 counts += finite.to(COMPUTE)
@@ -99,15 +103,16 @@ def _forward(
             totals = tl.zeros([ROWS, BLOCK], COMPUTE)
             for first in range(0, n, BLOCK):
                 column = first + columns
-                live = live_entries(column < n, exists, row, column, mask, layout)
-                x = tl.load(scores + start + column, mask=live & exists, other=LOWEST).to(COMPUTE)
+                within = column < n
+                live = live_entries(within, exists, row, column, mask, layout)
+                x = load_live(scores + start + column, within, exists, live, mask, LOWEST).to(COMPUTE)
                 totals += tl.where(live & (x != LOWEST), _exponentials(x - top, mean, MARGIN, TRACE), 0.0)
             total = tl.sum(totals, 1)[:, None]
             for first in range(0, n, BLOCK):
                 column = first + columns
                 within = column < n
                 live = live_entries(within, exists, row, column, mask, layout)
-                x = tl.load(scores + start + column, mask=live & exists, other=LOWEST).to(COMPUTE)
+                x = load_live(scores + start + column, within, exists, live, mask, LOWEST).to(COMPUTE)
                 e = tl.where(live & (x != LOWEST), _exponentials(x - top, mean, MARGIN, TRACE), 0.0)
                 p = e / tl.where(total == 0, 1.0, total)
                 tl.store(weights + start + column, p.to(weights.dtype.element_ty), mask=within & exists)

@@ -22,8 +22,9 @@ from torch import Tensor
 
 MAX_PROGRAMS = 2**20  # tiles beyond are a program's next; far from the grid's limit, and from where sums of int32 end
 PART = 4096  # columns of a block where a row does not fit one
-REGISTERS = 65536  # of a processor, for two programs at least, so that one loads while the other computes
-SUMMING = {"BLOCK": 128, "enable_fp_fusion": True}  # options of ``add_partial_sums``
+REGISTERS = 65536  # of a processor, for two programs at least: one loads while the other computes
+WARPS_PER_PROCESSOR = 32
+SUMMING = {"BLOCK": 1024, "num_warps": 8, "enable_fp_fusion": True}  # options of ``add_partial_sums``
 
 
 @dataclass(frozen=True)
@@ -46,15 +47,18 @@ class Rows:
     def tiles(self) -> int:
         return triton.cdiv(self.count, self.tile_rows)
 
-    def programs(self, per_processor: int | None = None) -> int:
-        """Programs per head: one per tile, or as many in all as fill the device with ``per_processor`` on each."""
-        if per_processor is None:
+    def programs(self, summing: bool = False) -> int:
+        """Programs per head: one per tile, or, if they leave partial sums, no more in all than keep the device busy."""
+        if not summing:
             return min(self.tiles, MAX_PROGRAMS)
+        per_processor = max(WARPS_PER_PROCESSOR // self.num_warps, 2)
         return min(self.tiles, triton.cdiv(processors(self.device) * per_processor, self.heads))
 
     def options(self) -> dict[str, Any]:
         """Arguments by which a kernel knows the rows."""
         threads = 32 * self.num_warps
+        smallest = self.itemsize if self.mask is None else 1  # of what is read; of it a thread gets 16 bytes together
+        registers = min(max(REGISTERS // (2 * threads), 64), 255)
         index = tl.int64 if self.count * self.heads + MAX_PROGRAMS * self.tile_rows >= 2**31 else tl.int32
         return {
             "count": self.count,
@@ -69,11 +73,11 @@ class Rows:
             "WHOLE": self.n <= self.block,
             "THREADS": threads,
             "SURE": self.n // threads * threads if self.n % 16 else None,
-            "VECTOR": 1 if self.n % 16 else min(16 // self.itemsize, self.block // threads),
+            "VECTOR": 1 if self.n % 16 else min(16 // smallest, self.block // threads),
             "INDEX": index,
             "num_warps": self.num_warps,
-            **({} if torch.version.hip else {"maxnreg": min(max(REGISTERS // (2 * threads), 64), 255)}),
             "enable_fp_fusion": True,  # of products and sums; said, because Triton's default changes
+            **({"maxnreg": registers} if self.itemsize < 8 and torch.version.hip is None else {}),
         }
 
     def on_device(self) -> AbstractContextManager:
@@ -88,6 +92,8 @@ def rows_of(scores: Tensor, mask: Tensor | None, heads: int, max_block: int, col
     than 32 threads so have a warp each, or share it: their sums need no shared memory.
     """
     n = scores.shape[-1]
+    if mask is not None:  # read 16 bytes at a time it would be spread over threads otherwise than half precision is
+        columns = min(columns, 8)
     block = max(triton.next_power_of_2(n), 32) if n <= max_block else min(max_block, PART)
     layout: tuple[int, ...] | None = None
     if mask is not None:
@@ -169,10 +175,20 @@ def live_entries(within, exists, row, column, mask, layout):
 
 
 @triton.jit
+def load_live(pointers, within, exists, live, mask, other: tl.constexpr):
+    """What is ``within`` rows that exist, as it lies there, with ``other`` for whatever is not live."""
+    values = tl.load(pointers, mask=within & exists, other=other)
+    if mask is not None:
+        values = tl.where(live, values, other)
+    return values
+
+
+@triton.jit
 def exponential(x):
     if x.dtype == tl.float64:
         return tl.exp(x)
-    return tl.exp2(x * 1.4426950408889634)  # unlike exp it spends nothing on subnormal results
+    else:  # noqa: RET505 -- Triton compiles what follows a return
+        return tl.exp2(x * 1.4426950408889634)  # unlike exp it spends nothing on subnormal results
 
 
 @triton.jit
@@ -182,8 +198,6 @@ def sums_by_thread(terms, THREADS: tl.constexpr, VECTOR: tl.constexpr):
     It is right for any way in which the terms are spread over threads; for this one it needs no exchange between them.
     """
     ROWS: tl.constexpr = terms.shape[0]
-    if VECTOR == 1:
-        return tl.sum(tl.reshape(terms, [ROWS, terms.shape[1] // THREADS, THREADS]), 1)
     spread = tl.reshape(terms, [ROWS, terms.shape[1] // (THREADS * VECTOR), THREADS, VECTOR])
     return tl.sum(tl.sum(spread, 3), 1)
 

@@ -23,6 +23,7 @@ from multimax.kernels.triton_launch import (
     add_partial_sums,
     exponential,
     live_entries,
+    load_live,
     rows_of,
     rows_of_tile,
     sums_by_thread,
@@ -33,7 +34,6 @@ FORWARD_BLOCK = 16384
 BACKWARD_BLOCK = 4096
 FORWARD_COLUMNS = 16
 BACKWARD_COLUMNS = 8
-PROGRAMS_PER_PROCESSOR = 16
 
 
 def multimax_forward(
@@ -70,7 +70,7 @@ def multimax_backward(
     grad_scores, grad_ranges, grad_ts = torch.empty_like(scores), torch.zeros_like(ranges), torch.zeros_like(ts)
     if scores.numel():
         rows = rows_of(scores, mask, ranges.shape[0], BACKWARD_BLOCK, BACKWARD_COLUMNS)
-        programs = rows.programs(PROGRAMS_PER_PROCESSOR)
+        programs = rows.programs(summing=True)
         partial = ranges.new_empty(rows.heads, programs, 2, len(powers))
         with rows.on_device():
             _backward[programs, rows.heads](
@@ -111,9 +111,19 @@ def _four(parameter, head, FIRST: tl.constexpr, SECOND: tl.constexpr):
 
 
 @triton.jit
+def _clamped(x, limit: tl.constexpr):
+    """Between -limit and limit; a NaN stays one."""
+    if x.dtype == tl.float64:  # for which tl.clamp does not compile
+        y = tl.maximum(x, -limit, propagate_nan=tl.PropagateNan.ALL)
+        return tl.minimum(y, limit, propagate_nan=tl.PropagateNan.ALL)
+    else:  # noqa: RET505 -- Triton compiles what follows a return
+        return tl.clamp(x, -limit, limit, propagate_nan=tl.PropagateNan.ALL)
+
+
+@triton.jit
 def _modulated(x, live, r, t, FIRST: tl.constexpr, SECOND: tl.constexpr, LIMIT: tl.constexpr, LARGEST: tl.constexpr):
     """SegLU up to a constant, -inf where not live; like the reference, its hinges and itself are bounded."""
-    bounded = tl.clamp(x, -LIMIT, LIMIT)
+    bounded = _clamped(x, LIMIT)
     y = x
     if FIRST:
         y = y - t[0] * tl.minimum(bounded, r[0]) + t[1] * tl.maximum(bounded, r[1])
@@ -121,7 +131,7 @@ def _modulated(x, live, r, t, FIRST: tl.constexpr, SECOND: tl.constexpr, LIMIT: 
         left = tl.maximum(r[2] - bounded, 0.0)
         right = tl.maximum(bounded - r[3], 0.0)
         y = y + t[2] * left * left + t[3] * right * right
-    y = tl.clamp(y, -LARGEST, LARGEST, propagate_nan=tl.PropagateNan.ALL)
+    y = _clamped(y, LARGEST)
     return tl.where(live, y, -float("inf"))
 
 
@@ -162,7 +172,7 @@ def _forward(
         if WHOLE:
             column, within = whole_row(n, BLOCK, SURE, THREADS)
             live = live_entries(within, exists, row, column, mask, layout)
-            x = tl.load(scores + start + column, mask=live & exists, other=0.0).to(COMPUTE)
+            x = load_live(scores + start + column, within, exists, live, mask, 0.0).to(COMPUTE)
             y = _modulated(x, live, r, t, FIRST, SECOND, LIMIT, LARGEST)
             top = tl.max(y, 1)[:, None]
             top = tl.where(top == -float("inf"), 0.0, top)
@@ -176,8 +186,9 @@ def _forward(
             totals = tl.zeros([ROWS, BLOCK], COMPUTE)
             for first in range(0, n, BLOCK):
                 column = first + tl.arange(0, BLOCK)[None, :]
-                live = live_entries(column < n, exists, row, column, mask, layout)
-                x = tl.load(scores + start + column, mask=live & exists, other=0.0).to(COMPUTE)
+                within = column < n
+                live = live_entries(within, exists, row, column, mask, layout)
+                x = load_live(scores + start + column, within, exists, live, mask, 0.0).to(COMPUTE)
                 y = _modulated(x, live, r, t, FIRST, SECOND, LIMIT, LARGEST)
                 higher = tl.maximum(tops_so_far, y)
                 totals = totals * exponential(tops_so_far - higher) + exponential(y - higher)
@@ -191,7 +202,7 @@ def _forward(
                 column = first + tl.arange(0, BLOCK)[None, :]
                 within = column < n
                 live = live_entries(within, exists, row, column, mask, layout)
-                x = tl.load(scores + start + column, mask=live & exists, other=0.0).to(COMPUTE)
+                x = load_live(scores + start + column, within, exists, live, mask, 0.0).to(COMPUTE)
                 y = _modulated(x, live, r, t, FIRST, SECOND, LIMIT, LARGEST)
                 p = exponential(y - top) * scale
                 tl.store(weights + start + column, p.to(weights.dtype.element_ty), mask=within & exists)
@@ -217,7 +228,7 @@ def _through_modulator(
     Over a row dy sums to zero, so that a constant beside a hinge of the first order may be left out here too.
     """
     below, above, second_below, second_above, lows, highs, left_squares, right_squares = sums
-    bounded = tl.clamp(x, -LIMIT, LIMIT)
+    bounded = _clamped(x, LIMIT)
     dx = dy
     if FIRST:
         dy_below = tl.where(x < r[0], dy, 0.0)
@@ -283,8 +294,8 @@ def _backward(
         if WHOLE:
             column, within = whole_row(n, BLOCK, SURE, THREADS)
             live = live_entries(within, exists, row, column, mask, layout)
-            x = tl.load(scores + start + column, mask=live & exists, other=0.0).to(COMPUTE)
-            g = tl.load(grad + start + column, mask=live & exists, other=0.0).to(COMPUTE)
+            x = load_live(scores + start + column, within, exists, live, mask, 0.0).to(COMPUTE)
+            g = load_live(grad + start + column, within, exists, live, mask, 0.0).to(COMPUTE)
             p = exponential(_modulated(x, live, r, t, FIRST, SECOND, LIMIT, LARGEST) - top) * scale
             dy = p * (g - tl.sum(p * g, 1)[:, None])
             dx, sums = _through_modulator(x, dy, r, t, sums, FIRST, SECOND, LIMIT, THREADS, VECTOR)
@@ -293,17 +304,18 @@ def _backward(
             means = tl.zeros([ROWS, BLOCK], COMPUTE)
             for first in range(0, n, BLOCK):
                 column = first + tl.arange(0, BLOCK)[None, :]
-                live = live_entries(column < n, exists, row, column, mask, layout)
-                x = tl.load(scores + start + column, mask=live & exists, other=0.0).to(COMPUTE)
-                g = tl.load(grad + start + column, mask=live & exists, other=0.0).to(COMPUTE)
+                within = column < n
+                live = live_entries(within, exists, row, column, mask, layout)
+                x = load_live(scores + start + column, within, exists, live, mask, 0.0).to(COMPUTE)
+                g = load_live(grad + start + column, within, exists, live, mask, 0.0).to(COMPUTE)
                 means += exponential(_modulated(x, live, r, t, FIRST, SECOND, LIMIT, LARGEST) - top) * scale * g
             mean = tl.sum(means, 1)[:, None]
             for first in range(0, n, BLOCK):
                 column = first + tl.arange(0, BLOCK)[None, :]
                 within = column < n
                 live = live_entries(within, exists, row, column, mask, layout)
-                x = tl.load(scores + start + column, mask=live & exists, other=0.0).to(COMPUTE)
-                g = tl.load(grad + start + column, mask=live & exists, other=0.0).to(COMPUTE)
+                x = load_live(scores + start + column, within, exists, live, mask, 0.0).to(COMPUTE)
+                g = load_live(grad + start + column, within, exists, live, mask, 0.0).to(COMPUTE)
                 p = exponential(_modulated(x, live, r, t, FIRST, SECOND, LIMIT, LARGEST) - top) * scale
                 dx, sums = _through_modulator(x, p * (g - mean), r, t, sums, FIRST, SECOND, LIMIT, THREADS, VECTOR)
                 tl.store(grad_scores + start + column, dx.to(grad_scores.dtype.element_ty), mask=within & exists)

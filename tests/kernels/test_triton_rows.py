@@ -26,7 +26,7 @@ def arguments(name, shape, dtype, device, mask_shape=None, density=0.7, scale=2.
 
 
 @pytest.mark.parametrize("name", NAMES)
-@settings(max_examples=12, deadline=None, derandomize=True)
+@settings(max_examples=10, deadline=None, derandomize=True)
 @given(data=st.data())
 def test_weights_and_gradients(device, name, data):
     draw = data.draw
@@ -59,18 +59,18 @@ def test_weights_and_gradients(device, name, data):
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
 @pytest.mark.parametrize("name", NAMES)
-def test_hundreds_of_rows_with_extremes_among_them(device, name, dtype):
-    scores, _, parameters, grad = arguments(name, (320, 8), dtype, device, scale=1.0)
+def test_many_rows_with_extremes_among_them(device, name, dtype):
+    scores, _, parameters, grad = arguments(name, (128, 8), dtype, device, scale=1.0)
     mask = torch.ones_like(scores, dtype=torch.bool)
-    scores[:40, 3:] = scores[:40, :1]  # ties, of the largest entries too
-    scores[40:80] *= 1e-42 if dtype == torch.float32 else 1e-310  # subnormal
-    mask[80:120, 1:] = False  # one live entry
-    mask[120:160] = False  # none
-    scores[160:200] = scores[160:200].round()
-    scores[200:240, 2] = -1e4  # SegLU lifts it up to 1e8 times t
+    scores[:16, 3:] = scores[:16, :1]  # ties, of the largest entries too
+    scores[16:32] *= 1e-42 if dtype == torch.float32 else 1e-310  # subnormal
+    mask[32:48, 1:] = False  # one live entry
+    mask[48:64] = False  # none
+    scores[64:32] = scores[64:32].round()
+    scores[32:96, 2] = -1e4  # SegLU lifts it up to 1e8 times t
     if name.startswith("multimax"):
         parameters[1][0, 2::2] = -parameters[1][0, 2::2].abs()
-        scores[200:240, 2] = -30
+        scores[32:96, 2] = -30
     check(name, scores, mask, parameters, grad)
 
 
@@ -139,7 +139,7 @@ def test_few_programs_and_long_indices(device, name, monkeypatch):
     """As for more rows than a grid has programs, or than an int32 counts."""
     case = arguments(name, (2, 3, 20, 30), torch.float32, device, (2, 1, 20, 30), per_head=True)
     expected = computed(name, *case)
-    monkeypatch.setattr(triton_launch.Rows, "programs", lambda *_: 2)
+    monkeypatch.setattr(triton_launch.Rows, "programs", lambda *_, **__: 2)
     options = triton_launch.Rows.options
     monkeypatch.setattr(triton_launch.Rows, "options", lambda rows: options(rows) | {"INDEX": triton_launch.tl.int64})
     for ours, theirs in zip(computed(name, *case), expected, strict=True):
