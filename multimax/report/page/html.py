@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from importlib.resources import files
 from typing import Any
 
-SCRIPTS = ("dom", "state", "series", "marks", "plot", "panels", "filters", "tables", "details", "pictures", "main")
+SCRIPTS = ("dom", "state", "series", "marks", "scale", "plot", "panels", "filters", "tables", "details", "pictures", "main")
 """Joined in this order into one script."""
 
 
@@ -21,8 +21,8 @@ def page(data: Mapping[str, Any]) -> bytes:
     style = asset("page.css")
     script = '"use strict";\n' + "\n".join(asset(f"{name}.js") for name in SCRIPTS)
     parts = {
-        "policy": f"default-src 'none'; img-src 'self' file: data:; style-src {source(style)}; script-src {source(script)}; "
-        "base-uri 'none'; form-action 'none'",
+        "policy": "default-src 'none'; base-uri 'none'; form-action 'none'; img-src 'self' file: data:; "
+        f"style-src {source(style)}; script-src {source(script)}",
         "style": style,
         "script": script,
         "data": embedded(data),

@@ -1,5 +1,8 @@
 // All about one run.
 
+const NO_COMMAND = "A function of this run is not registered where this page was made: train.py with the configuration " +
+  "below, and with its imports.";
+
 function openRun(name) {
   state.run = name;
   writeAddress();
@@ -18,21 +21,31 @@ function renderDetails() {
     return;
   }
   const { description } = DATA.experiments[run.experiment];
-  const progress = run.status === "finished" ? plural(run.step, "step") : `${run.status} at step ${run.step}${run.of_steps ? ` of ${run.of_steps}` : ""}`;
+  const of = run.of_steps ? ` of ${run.of_steps}` : "";
+  const progress = run.status === "finished" ? plural(run.step, "step") : `${run.status} at step ${run.step}${of}`;
+  const final = Object.entries(run.final);
   const text = (value) => (value === null ? "null" : typeof value === "object" ? JSON.stringify(value) : String(value));
   dialog.replaceChildren(
-    h("header", {}, h("h2", { id: "details-title" }, ...breakable(run.name)), h("button", { type: "button", class: "close", "aria-label": "Close", onclick: () => dialog.close() }, "×")),
+    h("header", {}, h("h2", { id: "details-title" }, ...breakable(run.name)),
+      h("button", { type: "button", class: "close", "aria-label": "Close", onclick: () => dialog.close() }, "×")),
     h("p", {}, description),
-    pairs([["function", [swatch(run.attention), run.function]], ["experiment", run.experiment], ["task, scale, seed", `${run.task}, ${run.scale}, ${run.seed}`], ["progress", progress],
-      ["time", duration(run.seconds_per_step * run.step) || "not known"], ...Object.entries(run.facts), ...(run.folder ? [["files", link(run.folder, run.folder)]] : [])]),
+    pairs([
+      ["function", [swatch(run.attention), run.function]],
+      ["experiment", run.experiment],
+      ["task, scale, seed", `${run.task}, ${run.scale}, ${run.seed}`],
+      ["progress", progress],
+      ["time", duration(run.seconds_per_step * run.step) || "not known"],
+      ...Object.entries(run.facts),
+      ...(run.folder ? [["files", link(run.folder, run.folder)]] : []),
+    ]),
     h("h3", {}, "The command that repeats it"),
-    run.command ? commandBox(run.command) : h("p", {}, "A function of this run is not registered where this page was made: train.py with the configuration below, and with its imports."),
+    run.command ? commandBox(run.command) : h("p", {}, NO_COMMAND),
     run.command?.includes("data.root=PATH") ? h("p", { class: "note" }, "PATH is the folder of the data.") : null,
-    Object.keys(run.final).length ? h("h3", {}, "Final metrics") : null,
-    Object.keys(run.final).length ? pairs(Object.entries(run.final).map(([name, value]) => [name, plain(value, 5)])) : null,
+    ...(final.length ? [h("h3", {}, "Final metrics"), pairs(final.map(([name, value]) => [name, plain(value, 5)]))] : []),
     run.pictures.length ? h("h3", {}, "Pictures") : null,
     ...run.pictures.map(([kind, path]) => picture(kind, path)),
-    h("details", { class: "config" }, h("summary", {}, "Configuration"), pairs(Object.entries(run.config).map(([name, value]) => [name, text(value)]))));
+    h("details", { class: "config" }, h("summary", {}, "Configuration"),
+      pairs(Object.entries(run.config).map(([name, value]) => [name, text(value)]))));
   if (!dialog.open) dialog.showModal();
 }
 

@@ -1,6 +1,10 @@
 // What is shown: chips for the runs, and how the curves are drawn.
 
-const FILTER_TITLES = { task: "Task", function: "Reweighting", scale: "Scale", experiment: "Experiment", seed: "Seed", status: "Status" };
+const FILTER_TITLES = {
+  task: "Task", function: "Reweighting", scale: "Scale", seed: "Seed", status: "Status", experiment: "Experiment",
+};
+const HINT = "Drag over a plot to zoom in, double-click to see all. Click it to zoom with the wheel or with + and −, and " +
+  "to move along it with the arrow keys.";
 
 function values(name) {
   const found = [...new Set(DATA.runs.map((run) => String(run[name])))];
@@ -12,10 +16,13 @@ function values(name) {
 
 function makeFilters() {
   const attention = new Map(DATA.runs.map((run) => [run.function, run.attention]));
+  const chip = (name, value) =>
+    h("button", { type: "button", class: "chip", "data-value": value, onclick: () => toggle(name, value) },
+      name === "function" ? swatch(attention.get(value)) : null,
+      h("span", {}, ...breakable(value)), h("span", { class: "n" }));
   $("chips").replaceChildren(...FILTERS.map((name) =>
-    h("fieldset", { "data-filter": name }, h("legend", {}, FILTER_TITLES[name]), ...values(name).map((value) =>
-      h("button", { type: "button", class: "chip", "data-value": value, "aria-pressed": "false", onclick: () => toggle(name, value) },
-        name === "function" ? swatch(attention.get(value)) : null, h("span", {}, ...breakable(value)), h("span", { class: "n" }))))),
+    h("fieldset", { "data-filter": name }, h("legend", {}, FILTER_TITLES[name]),
+      ...values(name).map((value) => chip(name, value)))),
   h("button", { type: "button", id: "clear", onclick: clearFilters }, "Clear all filters"));
   if (matchMedia("(max-width: 899px)").matches) $("filters").open = false;
 }
@@ -36,7 +43,9 @@ function renderFilters() {
   for (const fieldset of $("chips").querySelectorAll("fieldset")) {
     const name = fieldset.dataset.filter;
     const counts = new Map();
-    for (const run of DATA.runs) if (chosen(run, name)) counts.set(String(run[name]), (counts.get(String(run[name])) ?? 0) + 1);
+    for (const run of DATA.runs.filter((run) => chosen(run, name))) {
+      counts.set(String(run[name]), (counts.get(String(run[name])) ?? 0) + 1);
+    }
     for (const chip of fieldset.querySelectorAll(".chip")) {
       const pressed = state.filters[name].has(chip.dataset.value);
       const count = counts.get(chip.dataset.value) ?? 0;
@@ -53,7 +62,8 @@ function renderFilters() {
 function makeOptions() {
   const select = (name, title, options) => h("label", {}, title, h("select", { name }, ...options));
   const option = (value, text) => h("option", { value }, text);
-  const groups = grouped(DATA.metrics.map((name) => ({ name, kind: name.includes("/") ? name.split("/")[0] : "other" })), "kind");
+  const kindOf = (name) => (name.includes("/") ? name.split("/")[0] : "other");
+  const groups = grouped(DATA.metrics.map((name) => ({ name, kind: kindOf(name) })), "kind");
   const order = ["train", "val", "sparsity", "multi_modality", "reweight"];
   const rank = (kind) => (order.indexOf(kind) + 1 || order.length + 1);
   const kinds = [...groups].sort(([a], [b]) => rank(a) - rank(b));
@@ -65,7 +75,7 @@ function makeOptions() {
     h("label", {}, "Smoothing", h("input", { name: "smooth", type: "range", min: 0, max: 0.95, step: 0.05 })),
     h("label", { class: "check" }, h("input", { name: "logx", type: "checkbox" }), "log x"),
     h("label", { class: "check" }, h("input", { name: "logy", type: "checkbox" }), "log y"),
-    h("p", { class: "hint" }, "Drag over a plot to zoom in, double-click to see all. Click it to zoom with the wheel or with + and −, and to move along it with the arrow keys."));
+    h("p", { class: "hint" }, HINT));
   $("options").addEventListener("submit", (event) => event.preventDefault());
   const take = ({ target: { name, type, checked, value } }) => {
     state[name] = type === "checkbox" ? (checked ? "1" : "") : value;

@@ -6,9 +6,10 @@ function render(parts = ["filters", "panels", "table", "pictures"]) {
   renderOptions();
   if (parts.includes("filters")) {
     renderFilters();
-    const count = (name) => new Set(runs.map((run) => run[name])).size;
-    const all = runs.length === DATA.runs.length ? "" : ` of ${DATA.runs.length}`;
-    $("counts").textContent = `${runs.length}${all} ${DATA.runs.length === 1 ? "run" : "runs"}, ${plural(count("function"), "function")}, ${plural(count("experiment"), "experiment")}, ${plural(count("task"), "task")}`;
+    const all = plural(DATA.runs.length, "run");
+    const different = (name) => new Set(runs.map((run) => run[name])).size;
+    const kinds = ["function", "experiment", "task"].map((name) => plural(different(name), name));
+    $("counts").textContent = [runs.length === DATA.runs.length ? all : `${runs.length} of ${all}`, ...kinds].join(", ");
   }
   if (parts.includes("panels")) renderPanels(runs);
   if (parts.includes("table")) renderTable();
@@ -36,7 +37,9 @@ function begin() {
   makeDetails();
   render();
   renderDetails();
-  document.querySelector("nav").append(...["curves", "results", "pictures"].filter((id) => !$(id).hidden).map((id) => h("button", { type: "button", onclick: () => jump(id) }, $(`${id}-title`).textContent)));
+  const sections = ["curves", "results", "pictures"].filter((id) => !$(id).hidden);
+  document.querySelector("nav").append(...sections.map((id) =>
+    h("button", { type: "button", onclick: () => jump(id) }, $(`${id}-title`).textContent)));
   addEventListener("hashchange", () => {
     readAddress();
     render();

@@ -30,7 +30,10 @@ function markerPath(letter, r) {
   if (letter === "v") return turn([[0, 1], [1, -0.8], [-1, -0.8]]);
   if (letter === "X") {
     const a = 0.4;
-    return turn([[-1, -1 + a], [-1 + a, -1], [0, -a], [1 - a, -1], [1, -1 + a], [a, 0], [1, 1 - a], [1 - a, 1], [0, a], [-1 + a, 1], [-1, 1 - a], [-a, 0]]);
+    return turn([
+      [-1, -1 + a], [-1 + a, -1], [0, -a], [1 - a, -1], [1, -1 + a], [a, 0],
+      [1, 1 - a], [1 - a, 1], [0, a], [-1 + a, 1], [-1, 1 - a], [-a, 0],
+    ]);
   }
   return `M${-r},0A${r},${r},0,1,0,${r},0A${r},${r},0,1,0,${-r},0Z`;
 }
@@ -38,17 +41,18 @@ function markerPath(letter, r) {
 function marker(attention, index, x, y) {
   const { marker: letter, size } = DATA.functions[attention];
   const color = colorOf(attention, index);
-  const hollow = index % 2 === 1;
+  const [fill, stroke, width] = index % 2 ? ["var(--card)", color, "1.6px"] : [color, "var(--card)", "1px"];
   return svg("path", {
     d: markerPath(letter, size * 0.62),
     transform: `translate(${x.toFixed(1)},${y.toFixed(1)})`,
-    style: { fill: hollow ? "var(--card)" : color, stroke: hollow ? color : "var(--card)", "stroke-width": hollow ? "1.6px" : "1px" },
+    style: { fill, stroke, "stroke-width": width },
   });
 }
 
 // A piece of a line with its marker, for legends.
 function swatch(attention, index = 0) {
-  const stroke = { stroke: colorOf(attention, index), "stroke-width": "2px", "stroke-dasharray": dashesOf(attention, index, 2) };
+  const dashes = dashesOf(attention, index, 2);
+  const stroke = { stroke: colorOf(attention, index), "stroke-width": "2px", "stroke-dasharray": dashes };
   return svg("svg", { class: "swatch", width: 34, height: 14, viewBox: "0 0 34 14", "aria-hidden": "true" },
     svg("line", { x1: 1, x2: 33, y1: 7, y2: 7, style: stroke }),
     marker(attention, index, 17, 7));

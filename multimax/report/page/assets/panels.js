@@ -32,7 +32,8 @@ function panelOf(name) {
   panel.legend = h("ul", { class: "legend" });
   panel.note = h("p", { class: "note" });
   panel.what = h("span", { class: "metric" });
-  panel.reset = h("button", { type: "button", class: "reset", hidden: true, onclick: () => panel.plot.onzoom(null) }, "Show all");
+  const showAll = () => panel.plot.onzoom(null);
+  panel.reset = h("button", { type: "button", class: "reset", hidden: true, onclick: showAll }, "Show all");
   const { description } = DATA.experiments[name];
   panel.element = h("article", { class: "panel", "data-name": name, "aria-label": name },
     h("header", {}, h("h3", {}, ...breakable(name)), panel.what, panel.reset),
@@ -56,7 +57,8 @@ function drawPanel(panel) {
   panel.stale = false;
   panel.width = panel.element.clientWidth - parseFloat(getComputedStyle(panel.element).paddingLeft) * 2;
   plot.show({
-    lines, each, once: evaluatedOnce(lines), zoom: state.zoom[name], logX: Boolean(state.logx), logY: Boolean(state.logy), xTitle: X_TITLE[state.x],
+    lines, each, once: evaluatedOnce(lines), zoom: state.zoom[name],
+    logX: Boolean(state.logx), logY: Boolean(state.logy), xTitle: X_TITLE[state.x],
     height: panel.element.parentElement.children.length === 1 && panel.width > 600 ? 420 : 290,
   });
   panel.reset.hidden = !state.zoom[name];
@@ -65,10 +67,10 @@ function drawPanel(panel) {
   panel.what.textContent = metricOf(name) + direction;
   panel.legend.replaceChildren(...lines.map((line, i) => h("li", {
     onpointerenter: () => plot.highlight(i), onpointerleave: () => plot.highlight(null),
-  }, swatch(line.attention, line.index), h("span", {}, ...breakable(line.label)), h("span", { class: "n" }, seedsText(line.runs)))));
-  panel.note.textContent = without.length
-    ? `No such curve in ${plural(without.length, "run")}: ${without.slice(0, 4).map((run) => run.name).join(", ")}${without.length > 4 ? ", …" : ""}`
-    : "";
+  }, swatch(line.attention, line.index), h("span", {}, ...breakable(line.label)),
+  h("span", { class: "n" }, seedsText(line.runs)))));
+  const names = [...without.slice(0, 4).map((run) => run.name), ...(without.length > 4 ? ["…"] : [])].join(", ");
+  panel.note.textContent = without.length ? `No such curve in ${plural(without.length, "run")}: ${names}` : "";
   if (lines.length && !performance.getEntriesByName("first-curve").length) performance.mark("first-curve");
 }
 
@@ -99,7 +101,7 @@ function renderPanels(runs) {
   $("panels").classList.toggle("single", shown.length === 1);
   $("curves-note").textContent = [
     shown.length ? "" : "Nothing to draw: no run that is shown has this metric.",
-    shown.length && left ? `${plural(left, "experiment")} without this metric ${left === 1 ? "is" : "are"} left out.` : "",
+    shown.length && left ? `Without this metric and left out: ${plural(left, "experiment")}.` : "",
     spreadNote(), Number(state.smooth) ? `Each run is smoothed by a moving average of weight ${state.smooth}.` : "",
     `Curves have at most ${DATA.points} points.`,
     state.x === "time" ? "Time is a run's mean per step, evaluation included." : "",
@@ -109,7 +111,11 @@ function renderPanels(runs) {
 
 function spreadNote() {
   if (state.spread === "runs") return "Each run is a line.";
-  const band = { minmax: ", in a band from the least to the greatest run", sd: ", in a band of one sample standard deviation to either side", none: "" };
+  const band = {
+    minmax: ", in a band from the least to the greatest run",
+    sd: ", in a band of one sample standard deviation to either side",
+    none: "",
+  };
   return `Lines are means over the seeds that reached the step${band[state.spread]}.`;
 }
 

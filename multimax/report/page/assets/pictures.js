@@ -9,7 +9,8 @@ function picture(title, path, ...more) {
 
 function figureCard({ name, path, files }) {
   const best = files.includes(".svg") ? ".svg" : ".png";
-  const links = files.flatMap((suffix) => [" ", link(path + suffix, suffix === ".json" ? "made from" : suffix.slice(1).toUpperCase())]);
+  const nameOf = (suffix) => (suffix === ".json" ? "made from" : suffix.slice(1).toUpperCase());
+  const links = files.map((suffix) => link(path + suffix, nameOf(suffix)));
   return picture(name, path + best, h("strong", {}, name.replaceAll("_", " ")), ...links);
 }
 
@@ -21,14 +22,18 @@ function renderPictures(runs) {
   if (kinds.length) {
     const kind = kinds.includes(state.picture) ? state.picture : kinds[0];
     const choose = (event) => { state.picture = event.target.value; render(["pictures"]); };
+    const options = kinds.map((of) => h("option", { value: of, selected: of === kind }, of));
+    const open = (run) => h("button", { type: "button", class: "open", onclick: () => openRun(run.name) },
+      `${run.function}, seed ${run.seed}`);
     const found = runs.flatMap((run) => run.pictures.filter(([of]) => of === kind).map(([, path]) => [run, path]));
     gallery.append(
-      h("label", {}, "Picture", h("select", { name: "picture", onchange: choose }, ...kinds.map((of) => h("option", { value: of, selected: of === kind }, of)))),
+      h("label", {}, "Picture", h("select", { name: "picture", onchange: choose }, ...options)),
       h("div", { class: "pictures" }, ...found.map(([run, path]) => picture(`${kind} of ${run.name}`, path,
-        swatch(run.attention), h("button", { type: "button", class: "open", onclick: () => openRun(run.name) }, `${run.function}, seed ${run.seed}`), ` ${run.experiment}`))));
+        swatch(run.attention), open(run), run.experiment))));
     if (!found.length) gallery.append(h("p", {}, "None of the runs that are shown has this picture."));
   }
   const own = (name) => !DATA.experiments[name] || !state.filters.experiment.size || state.filters.experiment.has(name);
-  const figures = DATA.figures.filter(({ name }) => own(name)).sort((a, b) => (a.name in DATA.experiments) - (b.name in DATA.experiments));
+  const ofExperiment = ({ name }) => Number(Object.hasOwn(DATA.experiments, name)); // the others come first
+  const figures = DATA.figures.filter(({ name }) => own(name)).sort((a, b) => ofExperiment(a) - ofExperiment(b));
   gallery.append(h("div", { class: "pictures" }, ...figures.map(figureCard)));
 }

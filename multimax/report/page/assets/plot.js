@@ -3,47 +3,6 @@
 
 const MARGIN = { left: 54, right: 20, top: 12, bottom: 38 };
 
-function niceTicks(low, high, count) {
-  const rough = (high - low) / count;
-  const power = 10 ** Math.floor(Math.log10(rough));
-  const step = [1, 2, 5, 10].map((k) => k * power).find((k) => k >= rough * 0.75);
-  const first = Math.ceil(low / step - 1e-9);
-  return Array.from({ length: Math.max(0, Math.floor(high / step + 1e-9) - first + 1) }, (_, i) => Number(((first + i) * step).toPrecision(12)));
-}
-
-function logTicks(low, high, count) {
-  const decades = Math.log10(high / low);
-  if (decades < 1) return niceTicks(low, high, count);
-  const wanted = decades > 3 ? [1] : [1, 2, 5];
-  const ticks = [];
-  for (let power = Math.floor(Math.log10(low)); power <= Math.log10(high); power += Math.ceil(decades / 8)) {
-    ticks.push(...wanted.map((k) => k * 10 ** power));
-  }
-  return ticks.filter((tick) => tick >= low * 0.999 && tick <= high * 1.001);
-}
-
-class Scale {
-  constructor(low, high, from, to, log) {
-    Object.assign(this, { low, high, from, to, log });
-    this.of = log ? Math.log : (value) => value;
-    this.back = log ? Math.exp : (value) => value;
-  }
-
-  at(value) {
-    const [a, b] = [this.of(this.low), this.of(this.high)];
-    return this.from + ((this.of(value) - a) / (b - a)) * (this.to - this.from);
-  }
-
-  invert(pixel) {
-    const [a, b] = [this.of(this.low), this.of(this.high)];
-    return this.back(a + ((pixel - this.from) / (this.to - this.from)) * (b - a));
-  }
-
-  ticks(count) {
-    return this.log ? logTicks(this.low, this.high, count) : niceTicks(this.low, this.high, count);
-  }
-}
-
 class Plot {
   // onzoom(range or null) is called when the reader has chosen another range of x.
   constructor(name, onzoom) {
@@ -55,8 +14,9 @@ class Plot {
       class: "plot", tabindex: 0, role: "application", "aria-label": `Curves of ${name}`,
       "aria-description": "Arrow keys move along the curves, plus and minus zoom, Escape shows all",
       onpointerdown: (event) => this.press(event), onpointermove: (event) => this.move(event),
-      onpointerup: (event) => this.release(event), onpointercancel: () => this.leave(), onpointerleave: () => this.leave(),
-      ondblclick: () => this.onzoom(null), onkeydown: (event) => this.key(event), onblur: () => this.leave(),
+      onpointerup: (event) => this.release(event), onpointercancel: () => this.leave(),
+      onpointerleave: () => this.leave(), ondblclick: () => this.onzoom(null),
+      onkeydown: (event) => this.key(event), onblur: () => this.leave(),
     });
     this.svg.addEventListener("wheel", (event) => this.wheel(event), { passive: false });
     this.tip = h("div", { class: "tip", role: "status", hidden: true });
@@ -86,7 +46,8 @@ class Plot {
     this.svg.replaceChildren();
     this.leave();
     if (!points.length) return;
-    this.full = this.padded(Math.min(...points.map((p) => p.x)), Math.max(...points.map((p) => p.x)), this.logX, this.once === null ? 0.015 : 0.2);
+    const ends = extent(points.map((p) => p.x));
+    this.full = this.padded(...ends, this.logX, this.once === null ? 0.015 : 0.2);
     const [x0, x1] = this.zoom ?? this.full;
     const [y0, y1] = this.rangeOfY(x0, x1);
     this.x = new Scale(x0, x1, MARGIN.left, width - MARGIN.right, this.logX);
@@ -97,10 +58,11 @@ class Plot {
     inner.append(...this.groups);
     this.rule = svg("line", { class: "rule", y1: MARGIN.top, y2: this.height - MARGIN.bottom, visibility: "hidden" });
     this.dots = svg("g", {});
-    this.brush = svg("rect", { class: "brush", y: MARGIN.top, height: this.height - MARGIN.top - MARGIN.bottom, visibility: "hidden" });
+    const [wide, high] = [width - MARGIN.left - MARGIN.right, this.height - MARGIN.top - MARGIN.bottom];
+    this.brush = svg("rect", { class: "brush", y: MARGIN.top, height: high, visibility: "hidden" });
+    const seen = { x: MARGIN.left - 7, y: MARGIN.top - 6, width: wide + 14, height: high + 12 };
     this.svg.append(
-      svg("clipPath", { id: clip }, svg("rect", { x: MARGIN.left - 7, y: MARGIN.top - 6, width: width - MARGIN.left - MARGIN.right + 14, height: this.height - MARGIN.top - MARGIN.bottom + 12 })),
-      this.axes(width), inner, this.rule, this.dots, this.brush);
+      svg("clipPath", { id: clip }, svg("rect", seen)), this.axes(width), inner, this.rule, this.dots, this.brush);
   }
 
   padded(low, high, log, share = 0.05) {
@@ -132,19 +94,21 @@ class Plot {
   drawLine(line) {
     const color = colorOf(line.attention, line.index);
     const group = svg("g", { class: "line" });
-    const path = (points) => points.map((p, i) => `${i ? "L" : "M"}${this.x.at(p.x).toFixed(1)},${this.y.at(p.mean).toFixed(1)}`).join("");
+    const at = (p) => `${this.x.at(p.x).toFixed(1)},${this.y.at(p.mean).toFixed(1)}`;
     if (!this.each && line.runs.length > 1 && state.spread !== "none") {
       const edge = (value) => this.y.at(this.positive(value) ? value : this.y.low).toFixed(1);
       const upper = line.points.map((p) => `${this.x.at(p.x).toFixed(1)},${edge(p.high)}`);
       const lower = line.points.map((p) => `${this.x.at(p.x).toFixed(1)},${edge(p.low)}`).reverse();
       group.append(this.once === null
         ? svg("path", { class: "band", d: `M${[...upper, ...lower].join("L")}Z`, style: { fill: color } })
-        : svg("path", { class: "curve", d: `M${upper[0]}L${lower[0]}`, style: { stroke: color, "stroke-width": "2px" } }));
+        : svg("path", { class: "curve whisker", d: `M${upper[0]}L${lower[0]}`, style: { stroke: color } }));
     }
     for (const points of line.paths) {
-      const dashes = dashesOf(line.attention, line.index, this.each ? 1.2 : 2);
-      group.append(svg("path", { class: "curve", d: path(points), style: { stroke: color, "stroke-width": this.each ? "1.2px" : "2px", "stroke-dasharray": dashes || "none" } }));
-      group.append(...this.markersOf(points, line));
+      const width = this.each ? 1.2 : 2;
+      const dashes = dashesOf(line.attention, line.index, width) || "none";
+      const style = { stroke: color, "stroke-width": `${width}px`, "stroke-dasharray": dashes };
+      const d = points.length ? `M${points.map(at).join("L")}` : "";
+      group.append(svg("path", { class: "curve", d, style }), ...this.markersOf(points, line));
     }
     return group;
   }
@@ -154,7 +118,11 @@ class Plot {
     const seen = points.filter((p) => p.x >= this.x.low && p.x <= this.x.high);
     const stride = seen.length > 12 ? Math.ceil(seen.length / 6) : 1;
     const shift = stride > 1 ? Math.floor((stride * ((this.lines.indexOf(line) * 3) % 7)) / 7) : 0;
-    return seen.filter((_, i) => i % stride === shift).map((p) => marker(line.attention, line.index, this.x.at(p.x), this.y.at(p.mean)));
+    return seen.filter((_, i) => i % stride === shift).map((p) => this.mark(line, p));
+  }
+
+  mark(line, point) {
+    return marker(line.attention, line.index, this.x.at(point.x), this.y.at(point.mean));
   }
 
   axes(width) {
@@ -179,7 +147,8 @@ class Plot {
 
   place(event) {
     const box = this.svg.getBoundingClientRect();
-    return Math.min(this.width - MARGIN.right, Math.max(MARGIN.left, ((event.clientX - box.left) * this.width) / box.width));
+    const x = ((event.clientX - box.left) * this.width) / box.width;
+    return Math.min(this.width - MARGIN.right, Math.max(MARGIN.left, x));
   }
 
   press(event) {
@@ -233,7 +202,8 @@ class Plot {
 
   key(event) {
     if (!this.x) return;
-    const xs = [...new Set(this.lines.flatMap((line) => line.paths.flat().map((p) => p.x)))].filter((x) => x >= this.x.low && x <= this.x.high).sort((a, b) => a - b);
+    const all = this.lines.flatMap((line) => line.paths.flat().map((p) => p.x)).sort((a, b) => a - b);
+    const xs = all.filter((x) => x >= this.x.low && x <= this.x.high);
     const center = this.cursor ?? (this.x.low + this.x.high) / 2;
     if (event.key === "Escape") this.onzoom(null);
     else if (event.key === "+" || event.key === "=") this.scaleAround(center, 0.7);
@@ -246,7 +216,8 @@ class Plot {
 
   // Show the values at the step nearest to x.
   point(x) {
-    const found = this.lines.flatMap((line) => line.paths.map((points, i) => ({ line, i, point: nearest(points, x) }))).filter(({ point }) => point);
+    const paths = this.lines.flatMap((line) => line.paths.map((points, i) => ({ line, i, point: nearest(points, x) })));
+    const found = paths.filter(({ point }) => point);
     if (x === undefined || !found.length) return;
     const best = found.reduce((a, b) => (Math.abs(b.point.x - x) < Math.abs(a.point.x - x) ? b : a)).point;
     const near = this.once !== null ? Infinity : Math.abs(this.x.invert(this.x.at(best.x) + 6) - best.x);
@@ -260,8 +231,8 @@ class Plot {
     for (const name of ["x1", "x2"]) this.rule.setAttribute(name, at);
     this.rule.setAttribute("visibility", "visible");
     rows.sort((a, b) => b.point.mean - a.point.mean);
-    this.dots.replaceChildren(...rows.map(({ line, point }) => marker(line.attention, line.index, this.x.at(point.x), this.y.at(point.mean))));
-    this.tip.replaceChildren(this.table(best, rows));
+    this.dots.replaceChildren(...rows.map(({ line, point }) => this.mark(line, point)));
+    this.tip.replaceChildren(this.readings(best, rows));
     this.tip.hidden = false;
     // Below the plot, where it hides the legend and no curve; above it where the window ends.
     const { top, bottom } = this.svg.getBoundingClientRect();
@@ -271,14 +242,21 @@ class Plot {
     this.tip.style.setProperty("top", `${below ? this.height : -this.tip.offsetHeight}px`);
   }
 
-  table(best, rows) {
+  readings(best, rows) {
     const shown = rows.slice(0, 14);
-    const title = this.xTitle === "step" || this.once !== null ? `step ${plain(best.step, 7)}` : `${plain(best.x)} ${this.xTitle}`;
-    const own = (point) => (this.xTitle === "minutes of training" || point.step !== best.step ? `step ${plain(point.step, 7)}` : "");
-    return h("table", {}, h("caption", {}, title), h("tbody", {}, ...shown.map(({ line, i, point }) =>
-      h("tr", {}, h("th", { scope: "row" }, swatch(line.attention, line.index), ...breakable(this.each ? `${line.label}, seed ${line.runs[i].seed}` : line.label)),
-        h("td", {}, digits(point.mean, 5)), h("td", { class: "spread" }, [spreadText(point), own(point)].filter(Boolean).join(", "))))),
-    rows.length > shown.length ? h("tfoot", {}, h("tr", {}, h("td", { colspan: 3 }, `and ${rows.length - shown.length} more`))) : null);
+    const left = rows.length - shown.length;
+    const step = (point) => `step ${plain(point.step, 7)}`;
+    const bySteps = this.xTitle === X_TITLE.step || this.once !== null;
+    const row = ({ line, i, point }) => {
+      const label = this.each ? `${line.label}, seed ${line.runs[i].seed}` : line.label;
+      const own = this.xTitle === X_TITLE.time || point.step !== best.step ? step(point) : "";
+      return h("tr", {}, h("th", { scope: "row" }, swatch(line.attention, line.index), ...breakable(label)),
+        h("td", {}, digits(point.mean, 5)),
+        h("td", { class: "spread" }, [spreadText(point), own].filter(Boolean).join(", ")));
+    };
+    return h("table", {}, h("caption", {}, bySteps ? step(best) : `${plain(best.x)} ${this.xTitle}`),
+      h("tbody", {}, ...shown.map(row)),
+      left ? h("tfoot", {}, h("tr", {}, h("td", { colspan: 3 }, `and ${left} more`))) : null);
   }
 
   // Let one line stand out, or with null none.

@@ -2,7 +2,10 @@
 
 const FILTERS = ["task", "function", "scale", "seed", "status", "experiment"];
 const SPREADS = { minmax: "least to greatest", sd: "± standard deviation", runs: "each run", none: "none" };
-const START = { metric: "score", x: "step", logx: "", logy: "", smooth: "0", spread: "minmax", view: "means", find: "", run: "", picture: "" };
+const START = {
+  metric: "score", x: "step", logx: "", logy: "", smooth: "0", spread: "minmax", view: "means",
+  find: "", run: "", picture: "",
+};
 
 const state = { filters: {}, zoom: {}, sort: {}, ...START };
 
@@ -24,8 +27,12 @@ function address() {
   const query = new URLSearchParams();
   for (const name of FILTERS) for (const value of state.filters[name]) query.append(name, value);
   for (const [name, value] of Object.entries(START)) if (state[name] !== value) query.set(name, state[name]);
-  for (const [name, range] of Object.entries(state.zoom)) query.set(`zoom.${name}`, range.map((x) => plain(x, 6)).join(","));
-  for (const [name, [column, down]] of Object.entries(state.sort)) query.set(`sort.${name}`, (down ? "-" : "") + column);
+  for (const [name, range] of Object.entries(state.zoom)) {
+    query.set(`zoom.${name}`, range.map((x) => plain(x, 6)).join(","));
+  }
+  for (const [name, [column, down]] of Object.entries(state.sort)) {
+    query.set(`sort.${name}`, (down ? "-" : "") + column);
+  }
   return `#${query}`;
 }
 
@@ -34,5 +41,6 @@ function writeAddress() {
 }
 
 function chosen(run, but = null) {
-  return FILTERS.every((name) => name === but || !state.filters[name].size || state.filters[name].has(String(run[name])));
+  const passes = (of, value) => !of.size || of.has(String(value));
+  return FILTERS.every((name) => name === but || passes(state.filters[name], run[name]));
 }
