@@ -25,23 +25,29 @@ def sum_columns(tile):
 
 
 @triton.jit
-def _by_parameters(sums, u, dy, parameters, FIRST: tl.constexpr, SECOND: tl.constexpr):
-    """``sums`` with this tile's added: for each hinge h, of power w, sum dy w h^(w - 1) and sum dy h^w."""
-    r0, r1, r2, r3, _, _, _, _ = parameters
+def _through_segments(sums, u, dy, parameters, FIRST: tl.constexpr, SECOND: tl.constexpr):
+    """dx, and ``sums`` with this tile's added: for each hinge h, of power w, sum dy w h^(w - 1) and sum dy h^w."""
+    r0, r1, r2, r3, t0, t1, t2, t3 = parameters
     a0, b0, a1, b1, a2, b2, a3, b3 = sums
+    dx = dy
+    if SECOND:
+        left, right = r2 - tl.minimum(u, r2), tl.maximum(u, r3) - r3
+        by_left, by_right = dy * left, dy * right
+        dx += 2 * t3 * by_right
+        dx -= 2 * t2 * by_left
+        a2 += sum_columns(by_left)
+        b2 += sum_columns(by_left * left)
+        a3 += sum_columns(by_right)
+        b3 += sum_columns(by_right * right)
     if FIRST:
         left, right = tl.where(u < r0, dy, 0.0), tl.where(u > r1, dy, 0.0)
+        dx += t1 * right
+        dx -= t0 * left
         a0 += sum_columns(left)
         b0 += sum_columns(left * (r0 - u))
         a1 += sum_columns(right)
         b1 += sum_columns(right * (u - r1))
-    if SECOND:
-        left, right = r2 - tl.minimum(u, r2), tl.maximum(u, r3) - r3
-        a2 += sum_columns(dy * left)
-        b2 += sum_columns(dy * left * left)
-        a3 += sum_columns(dy * right)
-        b3 += sum_columns(dy * right * right)
-    return a0, b0, a1, b1, a2, b2, a3, b3
+    return dx, (a0, b0, a1, b1, a2, b2, a3, b3)
 
 
 @triton.jit
@@ -90,8 +96,7 @@ def _dq_over_keys(
                 i[:, None], j[None, :], MASK, mask_i, mask_j, queries, keys, HAS_MASK, MASK_OF_KEYS, CAUSAL, EDGE
             )
             dy = tl.where(live, dy, 0.0)
-        sums = _by_parameters(sums, u, dy, parameters, FIRST, SECOND)
-        dx = dy * slope(u, parameters, FIRST, SECOND)
+        dx, sums = _through_segments(sums, u, dy, parameters, FIRST, SECOND)
         dq = tl.dot(dx.to(k.dtype), tl.trans(k), dq, input_precision="ieee")
     return dq, sums
 

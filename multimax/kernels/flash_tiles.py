@@ -51,7 +51,8 @@ def modulate(u, parameters, FIRST: tl.constexpr, SECOND: tl.constexpr):
     r0, r1, r2, r3, t0, t1, t2, t3 = parameters
     y = u
     if FIRST:
-        y += t1 * tl.maximum(u, r1) - t0 * tl.minimum(u, r0)
+        y -= t0 * tl.minimum(u, r0)
+        y += t1 * tl.maximum(u, r1)
     if SECOND:
         left, right = tl.minimum(u, r2), tl.maximum(u, r3)
         y += left * (t2 * left - 2 * t2 * r2)
@@ -64,10 +65,13 @@ def slope(u, parameters, FIRST: tl.constexpr, SECOND: tl.constexpr):
     """SegLU'(u)."""
     r0, r1, r2, r3, t0, t1, t2, t3 = parameters
     slope = tl.full(u.shape, 1.0, tl.float32)
+    if SECOND:  # 1 + 2 t3 (max(u, r3) - r3) - 2 t2 (r2 - min(u, r2)), its constants first
+        slope += -2 * t3 * r3 - 2 * t2 * r2
+        slope += 2 * t3 * tl.maximum(u, r3)
+        slope += 2 * t2 * tl.minimum(u, r2)
     if FIRST:
-        slope += tl.where(u > r1, t1, 0.0) - tl.where(u < r0, t0, 0.0)
-    if SECOND:
-        slope += 2 * t3 * (tl.maximum(u, r3) - r3) - 2 * t2 * (r2 - tl.minimum(u, r2))
+        slope += tl.where(u > r1, t1, 0.0)
+        slope -= tl.where(u < r0, t0, 0.0)
     return slope
 
 
