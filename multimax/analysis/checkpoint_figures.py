@@ -4,8 +4,9 @@ Each draws what ``multimax.analysis.statistics.numbers`` found in each run, by t
 """
 
 import math
+import re
 from collections.abc import Mapping, Sequence
-from itertools import takewhile
+from itertools import cycle, takewhile
 from typing import Any
 
 import matplotlib
@@ -66,19 +67,17 @@ def histogram_figure(of: Found) -> Made:
     lowest = min(attention["middle"][0] for found in of.values() for attention in found["attentions"].values())
     highest = max(attention["middle"][1] for found in of.values() for attention in found["attentions"].values())
     with figure(9, 0.6 + 2.4 * len(of)) as drawing:
-        grid = drawing.subplots(len(of), 2, squeeze=False, sharex="col", sharey="col")
+        grid = drawing.subplots(len(of), 2, squeeze=False, sharex="col")
         for panels, (label, found) in zip(grid, of.items(), strict=True):
             attentions = found["attentions"]
-            for (name, attention), color, line in zip(
-                attentions.items(), colors(len(attentions)), short(list(attentions)), strict=True
-            ):
+            for (name, attention), line in zip(attentions.items(), lines(list(attentions)), strict=True):
                 first = attention["scores_from"]
                 edges = [first + SCORE_STEP * i for i in range(len(attention["scores"]) + 1)]
                 for axes, kind, shares, at in (
                     (panels[0], "score", attention["scores"], edges),
                     (panels[1], "log10 weight", attention["weights"], WEIGHT_EDGES.tolist()),
                 ):
-                    axes.stairs(shares, at, color=color, label=line, linewidth=1.2)
+                    axes.stairs(shares, at, linewidth=1.2, **line)
                     rows += [
                         {"run": label, "attention": name, "of": kind, "from": f"{a:.2f}", "to": f"{b:.2f}"}
                         | {"share": number(share)}
@@ -89,14 +88,13 @@ def histogram_figure(of: Found) -> Made:
                     | {"share": number(attention["tiny"])}
                 )
             panels[0].set_ylabel(f"{label}\nshare")
+            panels[1].sharey(grid[0][1])
         grid[0][0].set_title("a  Scores")
         grid[0][0].set_xlim(lowest, highest)
         grid[-1][0].set_xlabel("score")
         grid[0][1].set_title("b  Weights above 1e-8")
         grid[-1][1].set_xlabel("logarithm of the weight, base 10")
-        drawing.legend(
-            *grid[0][1].get_legend_handles_labels(), loc="outside right upper", fontsize=7, title="attention"
-        )
+        legend_of_attentions(drawing, grid[0][1])
     return drawing, rows
 
 
@@ -109,19 +107,17 @@ def modulator_figure(of: Found) -> Made | None:
         grid = drawing.subplots(len(of), 2, squeeze=False)
         for panels, (label, found) in zip(grid, of.items(), strict=True):
             names = [name for name in found["modulators"] if name != "output"]
-            for name, color, line in zip(names, colors(len(names)), short(names), strict=True):
-                draw_modulator(panels[0], found["modulators"][name], color=color, label=line)
+            for name, line in zip(names, lines(names), strict=True):
+                draw_modulator(panels[0], found["modulators"][name], **line)
             panels[1].set_visible("output" in found["modulators"])
             if "output" in found["modulators"]:
                 draw_modulator(panels[1], found["modulators"]["output"], color=style_of("multimax").color)
             panels[0].set_ylabel(f"{label}\nSegLU(score) - score")
-        grid[0][0].set_title("a  Attention, where 99.9% of its scores lie")
+        grid[0][0].set_title("a  Attention")
         grid[0][1].set_title("b  Output")
-        for axes in grid[-1]:
-            axes.set_xlabel("score")
-        drawing.legend(
-            *grid[0][0].get_legend_handles_labels(), loc="outside right upper", fontsize=7, title="attention"
-        )
+        grid[-1][0].set_xlabel("score, where 99.9% of each lie")
+        grid[-1][1].set_xlabel("score")
+        legend_of_attentions(drawing, grid[0][0])
     return drawing, [
         {"run": label, "attention": name, "head": str(head), "score": number(x), "modulated": number(y)}
         for label, found in of.items()
@@ -149,9 +145,20 @@ def number(value: float | None) -> str:
     return "" if value is None else f"{value:.6g}"
 
 
-def colors(count: int) -> list[tuple[float, float, float, float]]:
-    """From dark to light, also for the colour-blind, and short of what is too light on white."""
-    return [matplotlib.colormaps["cividis"](0.9 * i / max(1, count - 1)) for i in range(count)]
+def lines(names: Sequence[str]) -> list[dict[str, Any]]:
+    """How the line of each attention looks: a stroke for each kind of it, and for its layers from dark to light.
+
+    The colours are some for the colour-blind too, and short of what is too light on white.
+    """
+    kinds = [re.sub(r"\d+", "", name) for name in names]
+    strokes = dict(zip(dict.fromkeys(kinds), cycle(("-", "--", ":", "-."))))
+    looks = []
+    for i, (kind, label) in enumerate(zip(kinds, short(names), strict=True)):
+        layer = kinds[:i].count(kind) / max(1, kinds.count(kind) - 1)
+        looks.append(
+            {"color": matplotlib.colormaps["cividis"](0.9 * layer), "linestyle": strokes[kind], "label": label}
+        )
+    return looks
 
 
 def short(names: Sequence[str]) -> list[str]:

@@ -8,7 +8,7 @@ import torch
 
 from multimax import cli
 from multimax.analysis.__main__ import main
-from multimax.analysis.checkpoint_figures import short
+from multimax.analysis.checkpoint_figures import lines, short
 from multimax.analysis.statistics import curves
 from multimax.reweight import MultiMax, seglu
 
@@ -67,3 +67,12 @@ def test_names_without_what_they_share():
     mixed = ["encoder.0.attention.branch", "decoder.0.attention.branch", "decoder.0.cross_attention.branch"]
     assert short(mixed) == ["encoder.0.attention", "decoder.0.attention", "decoder.0.cross_attention"]
     assert short(["blocks.0"]) == ["blocks.0"]
+
+
+def test_lines_of_each_kind_of_attention_have_a_stroke_and_run_from_dark_to_light():
+    looks = lines([f"{side}.{i}.attention" for side in ("encoder", "decoder") for i in range(3)])
+    strokes, shades = [look["linestyle"] for look in looks], [sum(look["color"][:3]) for look in looks]
+    assert len(set(strokes[:3])) == len(set(strokes[3:])) == 1
+    assert strokes[0] != strokes[3]
+    assert shades[:3] == shades[3:] == sorted(shades[:3])
+    assert len({(look["linestyle"], look["color"]) for look in looks}) == 6
