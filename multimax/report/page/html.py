@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from importlib.resources import files
 from typing import Any
 
-SCRIPTS = ("dom", "state", "series", "marks", "scale", "plot", "panels", "filters", "tables", "details", "pictures", "main")
+SCRIPTS = "dom state series marks scale plot panels filters tables details pictures main".split()
 """Joined in this order into one script."""
 
 

@@ -1,7 +1,7 @@
 // All about one run.
 
-const NO_COMMAND = "A function of this run is not registered where this page was made: train.py with the configuration " +
-  "below, and with its imports.";
+const NO_COMMAND = "A function of this run is not registered where this page was made: train.py with the " +
+  "configuration below, and with its imports.";
 
 function openRun(name) {
   state.run = name;
@@ -23,7 +23,7 @@ function renderDetails() {
   const { description } = DATA.experiments[run.experiment];
   const of = run.of_steps ? ` of ${run.of_steps}` : "";
   const progress = run.status === "finished" ? plural(run.step, "step") : `${run.status} at step ${run.step}${of}`;
-  const final = Object.entries(run.final);
+  const final = Object.entries(run.final).map(([name, value]) => [name, plain(value, 5)]);
   const text = (value) => (value === null ? "null" : typeof value === "object" ? JSON.stringify(value) : String(value));
   dialog.replaceChildren(
     h("header", {}, h("h2", { id: "details-title" }, ...breakable(run.name)),
@@ -41,7 +41,7 @@ function renderDetails() {
     h("h3", {}, "The command that repeats it"),
     run.command ? commandBox(run.command) : h("p", {}, NO_COMMAND),
     run.command?.includes("data.root=PATH") ? h("p", { class: "note" }, "PATH is the folder of the data.") : null,
-    ...(final.length ? [h("h3", {}, "Final metrics"), pairs(final.map(([name, value]) => [name, plain(value, 5)]))] : []),
+    ...(final.length ? [h("h3", {}, "Final metrics"), pairs(final)] : []),
     run.pictures.length ? h("h3", {}, "Pictures") : null,
     ...run.pictures.map(([kind, path]) => picture(kind, path)),
     h("details", { class: "config" }, h("summary", {}, "Configuration"),

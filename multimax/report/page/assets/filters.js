@@ -3,8 +3,8 @@
 const FILTER_TITLES = {
   task: "Task", function: "Reweighting", scale: "Scale", seed: "Seed", status: "Status", experiment: "Experiment",
 };
-const HINT = "Drag over a plot to zoom in, double-click to see all. Click it to zoom with the wheel or with + and −, and " +
-  "to move along it with the arrow keys.";
+const HINT = "Drag over a plot to zoom in, double-click to see all. Click it to zoom with the wheel or with + and −, " +
+  "and to move along it with the arrow keys.";
 
 function values(name) {
   const found = [...new Set(DATA.runs.map((run) => String(run[name])))];

@@ -9,7 +9,8 @@ function render(parts = ["filters", "panels", "table", "pictures"]) {
     const all = plural(DATA.runs.length, "run");
     const different = (name) => new Set(runs.map((run) => run[name])).size;
     const kinds = ["function", "experiment", "task"].map((name) => plural(different(name), name));
-    $("counts").textContent = [runs.length === DATA.runs.length ? all : `${runs.length} of ${all}`, ...kinds].join(", ");
+    const shown = runs.length === DATA.runs.length ? all : `${runs.length} of ${all}`;
+    $("counts").textContent = [shown, ...kinds].join(", ");
   }
   if (parts.includes("panels")) renderPanels(runs);
   if (parts.includes("table")) renderTable();

@@ -26,8 +26,8 @@ function intervalText(bounds, sign = false) {
 
 const MEANS = {
   title: "Means over seeds",
-  note: `Each function within its experiment over all of its finished seeds, with the 95% interval of the mean (Student's
-    t), and its difference to ${DATA.baseline} over the seeds that both have run, with interval and two-sided p-value;
+  note: `Each function within its experiment over all of its finished seeds, with the 95% interval of the mean
+    (Student's t), and its difference to ${DATA.baseline} over the seeds that both have run, with interval and two-sided p-value;
     neither is corrected for the number of rows. A filter for seeds does not change these means.`,
   rows: () => {
     const shown = new Set(DATA.runs.filter((run) => chosen(run)).map((run) => `${run.experiment}\n${labelOf(run)}`));
@@ -55,11 +55,13 @@ const RUNS = {
     the value is its newest score on the validation data.`,
   rows: () => DATA.runs.filter((run) => chosen(run)),
   columns: [
-    column("function", "Function", labelOf, (r) =>
-      h("button", { type: "button", class: "open", title: r.name, onclick: () => openRun(r.name) }, ...functionCell(r))),
+    column("function", "Function", labelOf, (r) => {
+      const open = () => openRun(r.name);
+      return h("button", { type: "button", class: "open", title: r.name, onclick: open }, ...functionCell(r));
+    }),
     column("experiment", "Experiment", (r) => r.experiment),
     numbers("seed", "Seed", (r) => r.seed),
-    column("status", "Status", (r) => r.status, (r) => (r.status === "finished" ? r.status : `${r.status} at ${r.step}`)),
+    column("status", "Status", (r) => r.status, (r) => r.status + (r.status === "finished" ? "" : ` at ${r.step}`)),
     column("metric", "Metric", (r) => r.headline),
     numbers("value", "Value", newestValue, (r) => {
       const text = fixed(newestValue(r));
