@@ -1,12 +1,14 @@
 """The loss of an output layer in chunks against F.cross_entropy of its logits in float64, and the memory it takes."""
 
+from itertools import product
+
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn import functional as F
 
-from multimax import reweight
+from multimax import kernels, reweight
 from multimax.kernels import linear_cross_entropy as chunked
 from multimax.output import linear_cross_entropy, linear_loss
 from multimax.reweight import seglu
@@ -67,8 +69,9 @@ def check(leaves, targets, order, rtol=1e-9, atol=1e-9, **options):
 @pytest.mark.parametrize("kind", ["hard", "soft"])
 @pytest.mark.parametrize("order", [None, 1, 2, "second_only", "shared"])
 def test_value_and_gradients(order, kind, reduction):
-    for label_smoothing in (0.0, 0.1):
-        check(*case(order=order, kind=kind), reduction=reduction, label_smoothing=label_smoothing)
+    for mode, label_smoothing in product(("auto", "eager"), (0.0, 0.1)):
+        with kernels.use(mode):
+            check(*case(order=order, kind=kind), reduction=reduction, label_smoothing=label_smoothing)
 
 
 @settings(max_examples=150, deadline=None, derandomize=True)
@@ -82,14 +85,13 @@ def test_value_and_gradients(order, kind, reduction):
     label_smoothing=st.sampled_from([0.0, 0.3]),
     reduction=st.sampled_from(["mean", "sum", "none"]),
     scale=st.sampled_from([0.0, 1e-30, 1.0, 1e3]),
+    mode=st.sampled_from(["auto", "eager"]),
     seed=st.integers(0, 1000),
 )
-def test_any_shape(n, v, dim, order, kind, with_bias, label_smoothing, reduction, scale, seed):
-    check(
-        *case(n, v, dim, order, kind, with_bias, seed=seed, scale=scale),
-        reduction=reduction,
-        label_smoothing=label_smoothing,
-    )
+def test_any_shape(n, v, dim, order, kind, with_bias, label_smoothing, reduction, scale, mode, seed):
+    arguments = case(n, v, dim, order, kind, with_bias, seed=seed, scale=scale)
+    with kernels.use(mode):
+        check(*arguments, reduction=reduction, label_smoothing=label_smoothing)
 
 
 @pytest.mark.parametrize("reduction", ["mean", "sum", "none"])

@@ -21,10 +21,13 @@ products that are of half precision, are in float32 at least (below: the compute
 """
 
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+
+from multimax import kernels
+from multimax.kernels import operators  # noqa: F401 the row kernels' names
 
 # Logits of a chunk. On a CPU the matrix products of 128 rows took half as long again per row as those of 512, and more
 # rows gained nothing; the gradient of the weights is gone through once per chunk. The GPU's is a guess.
@@ -52,16 +55,19 @@ def loss_and_gradients(
     by_weight = counts.new_zeros(weight.shape)
     by_bias = counts.new_zeros(0 if bias is None else len(weight))
     sums = [counts.new_zeros(2 * len(powers), dtype=torch.float64)]
+    seglu = SegLU.of(ranges, ts, powers, hidden)
     with torch.autocast(hidden.device.type, enabled=False):
         for rows, logits in _chunks(hidden, weight, bias):
             for part, block in _blocks(rows, logits):
-                x = block.to(counts.dtype)
-                losses, by_y = _losses(x, targets[part], ranges, ts, powers, label_smoothing)
-                total += (losses * counts[part]).sum()
-                by_y.mul_(counts[part].unsqueeze(-1))
-                if ranges is not None and ts is not None:
-                    sums.append(_through_seglu(by_y, x, ranges, ts, powers))
-                block.copy_(by_y)
+                x, of_row = block.to(counts.dtype), counts[part].unsqueeze(-1)
+                losses, by_logits, statistics = _losses(x, targets[part], seglu, label_smoothing)
+                total += losses @ counts[part]
+                if seglu is None:
+                    by_logits.mul_(of_row)
+                else:
+                    by_logits, by_parameters = seglu.gradients(by_logits, of_row, x, statistics)
+                    sums.append(by_parameters)
+                block.copy_(by_logits)
             torch.mm(logits, weight, out=by_hidden[rows])
             if logits.dtype == by_weight.dtype:
                 by_weight.addmm_(logits.T, hidden[rows])
@@ -96,10 +102,11 @@ def losses(
 ) -> Tensor:
     """Losses [N] in the compute dtype."""
     found = hidden.new_empty(len(hidden), dtype=torch.promote_types(hidden.dtype, torch.float32))
+    seglu = SegLU.of(ranges, ts, powers, hidden)
     with torch.autocast(hidden.device.type, enabled=False):
         for rows, logits in _chunks(hidden, weight, bias):
             for part, block in _blocks(rows, logits):
-                found[part], _ = _losses(block.to(found.dtype), targets[part], ranges, ts, powers, label_smoothing)
+                found[part], *_ = _losses(block.to(found.dtype), targets[part], seglu, label_smoothing)
     return found
 
 
@@ -128,57 +135,88 @@ def _blocks(rows: slice, logits: Tensor) -> Iterator[tuple[slice, Tensor]]:
 
 
 def _losses(
-    x: Tensor,
-    targets: Tensor,
-    ranges: Tensor | None,
-    ts: Tensor | None,
-    powers: Sequence[int],
-    label_smoothing: float,
-) -> tuple[Tensor, Tensor]:
-    """Losses [n] of logits x [n, V], and the gradients of their sum by the modulated logits."""
-    y = x if ranges is None or ts is None else _seglu(x, ranges, ts, powers)
-    by_y = torch.softmax(y, -1)
-    # The largest probability is known to the last digits, so that the sum of the exponentials need not be taken again.
-    log_sum = (y.amax(-1) - by_y.amax(-1).log()).unsqueeze(-1)
-    if targets.is_floating_point():
-        mass = targets.to(y.dtype) * (1 - label_smoothing) + label_smoothing / y.shape[-1]
-        return (mass * (log_sum - y)).sum(-1), by_y.mul_(mass.sum(-1, keepdim=True)).sub_(mass)
+    x: Tensor, targets: Tensor, seglu: "SegLU | None", label_smoothing: float
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Losses [n] of logits x [n, V], the gradients of their sum by the modulated logits, and what SegLU's want."""
+    statistics = None
+    if seglu is not None and seglu.compiled:
+        by_y, statistics = seglu.weights(x)
+        log_sum = (statistics[0] - statistics[1].log()).unsqueeze(-1)
+    else:
+        y = x if seglu is None else seglu(x)
+        by_y = torch.softmax(y, -1)
+        # The largest probability is known to the last digits: the sum of the exponentials need not be taken again.
+        log_sum = (y.amax(-1) - by_y.amax(-1).log()).unsqueeze(-1)
+    hard = not targets.is_floating_point()
+    if statistics is not None and (label_smoothing or not hard):
+        assert seglu is not None
+        y = seglu(x)
+    if not hard:
+        mass = targets.to(x.dtype) * (1 - label_smoothing) + label_smoothing / x.shape[-1]
+        by_y.mul_(mass.sum(-1, keepdim=True)).sub_(mass)
+        return (mass * (log_sum - y)).sum(-1), by_y, statistics
     targets = targets.unsqueeze(-1)
-    found = (log_sum - y.gather(-1, targets)).squeeze(-1)
+    of_targets = x.gather(-1, targets) if seglu is None else seglu(x.gather(-1, targets))
+    found = (log_sum - of_targets).squeeze(-1)
     if label_smoothing:
         found = (1 - label_smoothing) * found + label_smoothing * (log_sum - y).mean(-1)
-        by_y.sub_(label_smoothing / y.shape[-1])
-    return found, by_y.scatter_add_(-1, targets, by_y.new_full((), label_smoothing - 1).expand_as(targets))
+        by_y.sub_(label_smoothing / x.shape[-1])
+    by_y.scatter_add_(-1, targets, by_y.new_full((), label_smoothing - 1).expand_as(targets))
+    return found, by_y, statistics
 
 
-def _seglu(x: Tensor, ranges: Tensor, ts: Tensor, powers: Sequence[int]) -> Tensor:
-    y = x.clone()
-    for i, power in enumerate(powers):
-        h = _hinge(x, ranges, i)
-        y.add_(h * ts[i]) if power == 1 else y.addcmul_(h, h * ts[i])
-    largest = torch.finfo(x.dtype).max
-    return y.clamp_(-largest, largest)
+class SegLU(NamedTuple):
+    """The modulator by tensor operations or, ``compiled``, by the row kernels."""
 
+    ranges: Tensor
+    ts: Tensor
+    powers: tuple[int, ...]
+    compiled: bool
 
-def _through_seglu(by_y: Tensor, x: Tensor, ranges: Tensor, ts: Tensor, powers: Sequence[int]) -> Tensor:
-    """Turn ``by_y`` into the gradient by x in place; returns those by each term's range and by ts, [2 k] in float64."""
-    slope = torch.ones_like(x)
-    by_ranges, by_ts = [], []
-    for i, power in enumerate(powers):
-        h = _hinge(x, ranges, i)
-        by_ts.append((by_y * h).mul_(h).sum() if power == 2 else (by_y * h).sum())
-        step = h.mul_(2) if power == 2 else h.sign_()
-        direction = -ts[i] if i % 2 == 0 else ts[i]
-        by_ranges.append(-direction * (by_y * step).sum())
-        slope.add_(step.mul_(direction))
-    by_y.mul_(slope)
-    return torch.stack([*by_ranges, *by_ts]).double()
+    @classmethod
+    def of(cls, ranges: Tensor | None, ts: Tensor | None, powers: Sequence[int], hidden: Tensor) -> "SegLU | None":
+        if ranges is None or ts is None:
+            return None
+        dtype = torch.promote_types(hidden.dtype, torch.float32)
+        ranges = ranges.repeat(len(powers) // len(ranges))  # the orders may share them
+        # CUDA's leave another number in the statistics than the largest score.
+        return cls(ranges.to(dtype), ts.to(dtype), tuple(powers), kernels.path(hidden) == "cpp")
 
+    def __call__(self, x: Tensor) -> Tensor:
+        y = x.clone()
+        for i, power in enumerate(self.powers):
+            h = self.hinge(x, i)
+            y.add_(h * self.ts[i]) if power == 1 else y.addcmul_(h, h * self.ts[i])
+        largest = torch.finfo(x.dtype).max
+        return y.clamp_(-largest, largest)
 
-def _hinge(x: Tensor, ranges: Tensor, i: int) -> Tensor:
-    """Left of its range for even i, right of it for odd i; bounded as ``multimax.reweight.seglu`` bounds it."""
-    r = ranges[i % len(ranges)]
-    return (r - x if i % 2 == 0 else x - r).clamp_(0, torch.finfo(x.dtype).max ** 0.4)
+    def weights(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        return torch.ops.multimax.multimax_forward(x, None, self.ranges[None], self.ts[None], self.powers)
+
+    def gradients(self, by_y: Tensor, counts: Tensor, x: Tensor, statistics: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Those by x and, [2 k], by ranges and ts, of ``counts`` [n, 1] times what has the gradient ``by_y``."""
+        if self.compiled:
+            # The kernel's dy = p (g - sum p g) is counts by_y with by_y in the place of p, since its rows sum to zero.
+            by_x, *others = torch.ops.multimax.multimax_backward(
+                counts.expand_as(x), x, None, statistics, self.ranges[None], self.ts[None], self.powers, by_y
+            )
+            return by_x, torch.cat(others, -1)[0].double()
+        by_y.mul_(counts)
+        slope = torch.ones_like(x)
+        by_ranges, by_ts = [], []
+        for i, power in enumerate(self.powers):
+            h = self.hinge(x, i)
+            by_ts.append((by_y * h).mul_(h).sum() if power == 2 else (by_y * h).sum())
+            step = h.mul_(2) if power == 2 else h.sign_()
+            direction = -self.ts[i] if i % 2 == 0 else self.ts[i]
+            by_ranges.append(-direction * (by_y * step).sum())
+            slope.add_(step.mul_(direction))
+        return by_y.mul_(slope), torch.stack([*by_ranges, *by_ts]).double()
+
+    def hinge(self, x: Tensor, i: int) -> Tensor:
+        """Left of its range for even i, right of it for odd i; bounded as ``multimax.reweight.seglu`` bounds it."""
+        h = self.ranges[i] - x if i % 2 == 0 else x - self.ranges[i]
+        return h.clamp_(0, torch.finfo(x.dtype).max ** 0.4)
 
 
 @loss_and_gradients.register_fake
