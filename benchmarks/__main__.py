@@ -21,19 +21,19 @@ from benchmarks.bench import RESULTS, line
 # Seconds after which a benchmark begins nothing more, and what else it is told.
 PLAN: dict[str, dict[str, tuple[int, str]]] = {
     "cpu": {
-        "functions": (240, "--seconds 2.5"),
-        "attention": (130, "--seconds 4"),
+        "functions": (220, "--seconds 2.5"),
+        "attention": (170, "--seconds 3"),
         "output_layer": (70, "--seconds 8"),
         "training_steps": (120, "--seconds 30"),
         "translation": (60, "--seconds 8 --functions multimax softmax --size paper --tokens 192 --beam-tokens 72"),
         "language_modeling": (20, "--seconds 3 --functions softmax multimax"),
     },
     "cuda": {
-        "functions": (60, "--seconds 0.5"),
+        "functions": (80, "--seconds 0.5"),
         "attention": (90, "--seconds 0.5 --functions softmax multimax entmax15"),
-        "flash_blocks": (50, "--seconds 1"),
-        "output_layer": (40, "--seconds 1"),
-        "training_steps": (90, "--seconds 4 --functions softmax multimax"),
+        "flash_blocks": (40, "--seconds 0.5"),
+        "output_layer": (30, "--seconds 1"),
+        "training_steps": (60, "--seconds 4 --functions softmax multimax --models deit"),
     },
 }
 NEEDS = {"translation": "fairseq"}

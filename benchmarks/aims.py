@@ -155,12 +155,17 @@ AIMS = [
         )
         for name, bound in (("sparsemax", 1.3), ("entmax15", 1.3), ("evsoftmax", 1.3), ("entmax", 4.0))
     ),
-    Aim(
-        "MultiMax's attention, N <= 512, forward + backward, over torch's fused softmax",
-        "attention",
-        {"function": "multimax", "way": "default", "direction": BOTH},
-        1.0,
-        sizes=(0, 512),
+    *(
+        Aim(
+            f"MultiMax's attention, N <= 512{causal}, forward + backward, over torch's fused softmax",
+            "attention",
+            {"function": "multimax", "way": "default", "direction": BOTH, "case": cases},
+            1.0,
+        )
+        for causal, cases in (
+            ("", ("64x6x197x64", "N=128", "N=256", "N=512")),
+            (", causal", ("N=128, causal", "N=256, causal", "N=512, causal")),
+        )
     ),
     Aim("training step of DeiT-S with MultiMax, over softmax", "training_steps", STEP | {"function": "multimax"}, 1.03),
     Aim(

@@ -167,6 +167,7 @@ class Benchmark:
 
     def compile(self, function: Callable[..., Tensor]) -> Callable[..., Tensor]:
         """``function`` as ``torch.compile`` has it, for fixed shapes; of tiny sizes without its long compilation."""
+        torch.compiler.reset()  # or after a few shapes of one function it would run uncompiled, without a word
         return torch.compile(function, dynamic=False, backend="eager" if self.quick else "inductor")
 
     def add(self, row: Mapping[str, Any]) -> None:

@@ -4,7 +4,7 @@
 #     [PYTHON=python3] benchmarks/gpu.sh [options of python -m benchmarks]
 #
 # Needs torch with Triton and this package; what else is missing is said and left out. The tests of the kernels come
-# first and get two minutes. Tables land in results/benchmarks; all rows, and the aims, are printed at the end. With
+# first and get a hundred seconds. Tables land in results/benchmarks; all rows, and the aims, are printed at the end. With
 # --device cpu --quick it goes through its paces where there is no GPU, without these tests.
 set -u
 cd "$(dirname "$0")/.."
@@ -15,7 +15,7 @@ if [[ " $* " != *" --device cpu "* ]]; then
   "$python" -c 'import torch; raise SystemExit(not torch.cuda.is_available())' ||
     { echo "error: $python sees no CUDA device: run this where torch.cuda.is_available()" >&2; exit 1; }
   if "$python" -c 'import pytest, hypothesis' 2>/dev/null; then
-    timeout 120 "$python" -m pytest -q -p no:cacheprovider -m gpu tests/kernels || failed+=("the tests of the kernels")
+    timeout 100 "$python" -m pytest -q -p no:cacheprovider -m gpu tests/kernels || failed+=("the tests of the kernels")
   else
     echo "the tests of the kernels are left out: they need pytest and hypothesis"
   fi

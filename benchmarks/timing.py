@@ -84,8 +84,10 @@ def timed(call: Call, device: torch.device) -> float:
         call()
         return time.perf_counter() - started
     start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-    # Clearing takes longer than the host needs to queue a few kernels, so that their launch is not what is measured.
-    torch.empty(2**28, dtype=torch.int8, device=device).zero_()
+    # Clearing 2 GiB takes most of a millisecond, longer than the host needs to queue a forward and a backward of a few
+    # kernels, so that their launch is not what is measured.
+    memory = torch.cuda.get_device_properties(device).total_memory
+    torch.empty(min(2**31, memory // 16), dtype=torch.int8, device=device).zero_()
     start.record()
     call()
     end.record()
