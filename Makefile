@@ -2,7 +2,7 @@ PYTHON ?= python3.11
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: help demo results test test-slow test-gpu bench setup lint lock clean
+.PHONY: help demo results test test-slow test-gpu sanitize bench setup lint lock clean
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*##' Makefile | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -39,6 +39,18 @@ test-gpu: setup ## the tests that need a CUDA device
 
 bench: $(VENV)/.fairseq ## speed and memory beside other implementations: ten minutes on two quiet cores
 	$(BIN)/python -m benchmarks
+
+# The address sanitizer must be loaded before Python is. torch's OpenMP is not instrumented: threads have a program of
+# their own.
+sanitize: setup ## the C++ kernels under the address, undefined-behaviour and thread sanitizers
+	mkdir -p .cache
+	g++ -std=c++20 -O1 -g -march=native -fsanitize=thread -Wno-psabi -Wno-ignored-attributes -Imultimax/kernels \
+		tests/kernels/threads.cpp -o .cache/threads -pthread
+	.cache/threads
+	CXX=g++ CXXFLAGS='-O1 -g -fsanitize=address,undefined -fno-sanitize-recover=undefined' \
+		TORCH_EXTENSIONS_DIR=.cache/sanitize ASAN_OPTIONS=detect_leaks=0 \
+		LD_PRELOAD="$$(g++ -print-file-name=libasan.so) $$(g++ -print-file-name=libubsan.so)" \
+		$(BIN)/python -m pytest -p no:cacheprovider tests/kernels/test_cpp_rows.py
 
 lint: setup ## ruff and mypy
 	$(BIN)/ruff check .

@@ -92,17 +92,17 @@ def _torch() -> list[str]:
 
 
 def _command() -> list[str]:
-    """The compiler, for this processor, with all flags."""
+    """The compiler, that of CXX if set, for this processor, with all flags, those of CXXFLAGS the last."""
     if os.name != "posix":
         raise RuntimeError(f"they are not made for {os.name}")
-    named = os.environ.get("CXX")
+    named, flags = os.environ.get("CXX"), [*FLAGS, *os.environ.get("CXXFLAGS", "").split()]
     compiler = next(filter(None, map(shutil.which, [named] if named else ["g++", "clang++", "c++"])), None)
     if compiler is None:
         raise RuntimeError(f"no C++ compiler: {named or 'g++'} is not there; install g++ or name one in CXX")
     for processor in ("-march=native", "-mcpu=native"):  # ARM's compilers have not always known the first
         if _predefined(compiler, processor) is not None:
-            return [compiler, processor, *FLAGS]
-    return [compiler, *FLAGS]
+            return [compiler, processor, *flags]
+    return [compiler, *flags]
 
 
 @cache

@@ -11,7 +11,8 @@
 
 namespace multimax {
 
-// Ranges and ts of one head: those of the first-order hinges at 0 (left) and 1 (right), of the second-order ones at 2, 3.
+// Ranges and ts of one head: those of the first-order hinges at 0 (left) and 1 (right), those of the second-order ones at
+// 2 and 3.
 template <class T>
 struct SegluParameters {
   T ranges[4] = {}, ts[4] = {};
@@ -68,11 +69,11 @@ T nearness(const SegluParameters<T>& p) {
 // y = SegLU(x) and its maximum; false where a score is not near, and then y is not to be used.
 // Padding of x: a copy of some entry.
 template <class T, class Form>
-INLINE bool modulate(const T* x, int64_t n, const Form& seglu, T* y, T& largest) {
+INLINE bool modulate(Row<const T> x, int64_t n, const Form& seglu, Row<T> y, T& largest) {
   Vec<T> top = splat<T>(-std::numeric_limits<T>::infinity()), far{};
   for (int64_t i = 0; i < n; i += kLanes<T>) {
-    Vec<T> v = load(x + i), modulated = seglu(v);
-    store(y + i, modulated);
+    Vec<T> v = x[i], modulated = seglu(v);
+    y.set(i, modulated);
     top = max(modulated, top);
     far = max(abs<T>(v), far);
   }
@@ -80,28 +81,23 @@ INLINE bool modulate(const T* x, int64_t n, const Form& seglu, T* y, T& largest)
   return horizontal_max<T>(far) <= seglu.near;
 }
 
-template <class T>
-INLINE void fill_padding(T* row, int64_t n, T value) {
-  for (int64_t i = n; i < padded<T>(n); ++i) row[i] = value;
-}
-
 // Weights of the n scores x into p, with m and s. Padding of x: a copy of some entry; of p: nothing of use.
 template <class T, bool first, bool second>
-void multimax_forward_row(const T* x, int64_t n, const SegluParameters<T>& parameters, T* p, T& m, T& s) {
+void multimax_forward_row(Row<const T> x, int64_t n, const SegluParameters<T>& parameters, Row<T> p, T& m, T& s) {
   const int64_t end = padded<T>(n);
   if (!modulate(x, end, Seglu<T, first, second, false>(parameters), p, m))
     modulate(x, end, Seglu<T, first, second, true>(parameters), p, m);
-  fill_padding(p, n, -std::numeric_limits<T>::infinity());
+  p.pad(n, -std::numeric_limits<T>::infinity());
   const Vec<T> largest = splat(m);
   T total[1];
   add_up(end, total, [&](int64_t i, auto& sums) INLINED {
-    Vec<T> e = exponential<T>(load(p + i) - largest);
-    store(p + i, e);
+    Vec<T> e = exponential<T>(p[i] - largest);
+    p.set(i, e);
     sums[0] += e;
   });
   s = 1 / total[0];
   const Vec<T> scale = splat(s);
-  for (int64_t i = 0; i < end; i += kLanes<T>) store(p + i, load(p + i) * scale);
+  for (int64_t i = 0; i < end; i += kLanes<T>) p.set(i, p[i] * scale);
 }
 
 // Sums for the parameters' gradients, a lane of each entry's.
@@ -118,8 +114,8 @@ struct SegluSums {
 // dx from the weights p and the incoming gradient g with sum p g = `dot`; dx may be p. False, and the sums are as they
 // were, where a score is not near.
 template <class T, bool first, bool second, bool limited>
-INLINE bool multimax_slopes(const T* x, const T* g, const T* p, int64_t end, const SegluParameters<T>& parameters,
-                            T dot, T* dx, SegluSums<T>& sums) {
+INLINE bool multimax_slopes(Row<const T> x, Row<const T> g, Row<const T> p, int64_t end,
+                            const SegluParameters<T>& parameters, T dot, Row<T> dx, SegluSums<T>& sums) {
   const Seglu<T, first, second, limited> seglu(parameters);
   const Vec<T> mean = splat(dot);
   Vec<T> far{};
@@ -127,7 +123,7 @@ INLINE bool multimax_slopes(const T* x, const T* g, const T* p, int64_t end, con
   for (int64_t block = 0; block < end; block += kBlock<T>) {
     SegluSums<T> local;
     for (int64_t i = block; i < std::min(end, block + kBlock<T>); i += kLanes<T>) {
-      Vec<T> v = load(x + i), dy = load(p + i) * (load(g + i) - mean), slope = dy;
+      Vec<T> v = x[i], dy = p[i] * (g[i] - mean), slope = dy;
       if constexpr (first) {
         Vec<T> left = seglu.hinge(0, v), right = seglu.hinge(1, v);
         Vec<T> by_left = left > Vec<T>{} ? dy : Vec<T>{}, by_right = right > Vec<T>{} ? dy : Vec<T>{};
@@ -147,7 +143,7 @@ INLINE bool multimax_slopes(const T* x, const T* g, const T* p, int64_t end, con
         slope = slope - (seglu.t[2] + seglu.t[2]) * by_left + (seglu.t[3] + seglu.t[3]) * by_right;
       }
       if constexpr (!limited) far = max(abs<T>(v), far);
-      store(dx + i, slope);
+      dx.set(i, slope);
     }
     row.add(local);
   }
@@ -158,43 +154,41 @@ INLINE bool multimax_slopes(const T* x, const T* g, const T* p, int64_t end, con
 
 // The weights p of the n scores x from m and s, and sum p g; false where a score is not near.
 template <class T, bool first, bool second, bool limited>
-INLINE bool weigh(const T* x, const T* g, int64_t n, const SegluParameters<T>& parameters, T m, T s, T* p,
+INLINE bool weigh(Row<const T> x, Row<const T> g, int64_t n, const SegluParameters<T>& parameters, T m, T s, Row<T> p,
                   T& dot) {
   const Seglu<T, first, second, limited> seglu(parameters);
   const Vec<T> largest = splat(m), scale = splat(s);
   Vec<T> far{};
   T total[1];
   add_up(padded<T>(n), total, [&](int64_t i, auto& sums) INLINED {
-    Vec<T> v = load(x + i), weight = exponential<T>(seglu(v) - largest) * scale;
-    store(p + i, weight);
+    Vec<T> v = x[i], weight = exponential<T>(seglu(v) - largest) * scale;
+    p.set(i, weight);
     far = max(abs<T>(v), far);
-    sums[0] += weight * load(g + i);
+    sums[0] += weight * g[i];
   });
-  fill_padding(p, n, T(0));
+  p.pad(n, T(0));
   dot = total[0];
   return horizontal_max<T>(far) <= seglu.near;
 }
 
-// Gradient dx by the n scores x, and `sums` increased; g is the incoming gradient, m and s are the forward's, and so are
-// the weights, or null. Padding of x: a copy of some entry; of g: zero; of the weights: zero.
+// Gradient dx by the n scores x, and `sums` increased; g is the incoming gradient, m and s are the forward's, and so
+// are the weights, or null. Padding of x: a copy of some entry; of g: zero; of the weights: zero.
 template <class T, bool first, bool second>
-void multimax_backward_row(const T* x, const T* g, const T* weights, int64_t n, const SegluParameters<T>& parameters,
-                           T m, T s, T* dx, SegluSums<T>& sums) {
+void multimax_backward_row(Row<const T> x, Row<const T> g, const Row<const T>* weights, int64_t n,
+                           const SegluParameters<T>& parameters, T m, T s, Row<T> dx, SegluSums<T>& sums) {
   const int64_t end = padded<T>(n);
-  T dot;
+  Row<const T> p{dx.data, dx.tail, dx.whole};
+  T dot[1];
   bool is_near = true;
   if (weights == nullptr) {
-    is_near = weigh<T, first, second, false>(x, g, n, parameters, m, s, dx, dot);
-    if (!is_near) weigh<T, first, second, true>(x, g, n, parameters, m, s, dx, dot);
-    weights = dx;
+    is_near = weigh<T, first, second, false>(x, g, n, parameters, m, s, dx, dot[0]);
+    if (!is_near) weigh<T, first, second, true>(x, g, n, parameters, m, s, dx, dot[0]);
   } else {
-    T total[1];
-    add_up(end, total, [&](int64_t i, auto& sums) INLINED { sums[0] += load(weights + i) * load(g + i); });
-    dot = total[0];
+    p = *weights;
+    add_up(end, dot, [&](int64_t i, auto& sums) INLINED { sums[0] += p[i] * g[i]; });
   }
-  if (is_near)
-    is_near = multimax_slopes<T, first, second, false>(x, g, weights, end, parameters, dot, dx, sums);
-  if (!is_near) multimax_slopes<T, first, second, true>(x, g, weights, end, parameters, dot, dx, sums);
+  if (is_near) is_near = multimax_slopes<T, first, second, false>(x, g, p, end, parameters, dot[0], dx, sums);
+  if (!is_near) multimax_slopes<T, first, second, true>(x, g, p, end, parameters, dot[0], dx, sums);
 }
 
 // Adds the sums so far to `totals`, [ranges, ts] by four, as the gradients that they make, and clears them.

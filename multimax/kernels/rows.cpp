@@ -140,13 +140,12 @@ std::tuple<Tensor, Tensor> multimax_forward(Tensor scores, std::optional<Tensor>
     T *m = mutable_data<T>(statistics), *s = m + statistics.numel() / 2;
     by_order(powers, [&]<class First, class Second>(First, Second) {
       for_each_row(chunks, n, rows, [&] {
-        return [&, scratch_x = scratch_row<T>(n), scratch_p = scratch_row<T>(n)](int64_t r, int64_t head,
-                                                                                 const Live& live) {
-          T* out = destination(p + r * n, live, scratch_p.get());
+        return [&, of_x = Scratch<T>(n), of_p = Scratch<T>(n)](int64_t r, int64_t head, const Live& live) mutable {
+          const Row<T> out = of_p.destination(p + r * n, live);
           m[r] = s[r] = 0;
           if (live.count > 0) {
             const S* row = x + r * n;
-            const T* in = fetch(row, live, static_cast<T>(row[live[0]]), scratch_x.get());
+            const Row<const T> in = of_x.fetch(row, live, static_cast<T>(row[live[0]]));
             multimax_forward_row<T, First::value, Second::value>(in, live.count, parameters[head], out, m[r], s[r]);
           }
           deliver(out, live, n, p + r * n);
@@ -181,21 +180,21 @@ std::tuple<Tensor, Tensor, Tensor> multimax_backward(Tensor grad, Tensor scores,
     by_order(powers, [&]<class First, class Second>(First, Second) {
       in_parallel(chunks, n, [&](int64_t begin, int64_t end) {
         LiveEntries live_entries(rows, n);
-        auto scratch_x = scratch_row<T>(n), scratch_g = scratch_row<T>(n), scratch_dx = scratch_row<T>(n),
-             scratch_p = scratch_row<T>(p ? n : 0);
+        Scratch<T> of_x(n), of_g(n), of_p(p ? n : 0), of_dx(n);
         SegluSums<T> sums;
         for (int64_t chunk = begin; chunk < end; ++chunk) {
           const auto& of_head = parameters[chunks.head(chunk)];
           for (int64_t r = chunks.begin(chunk); r < chunks.end(chunk); ++r) {
             const Live& live = live_entries(r);
-            T* out = destination(dx + r * n, live, scratch_dx.get());
+            const Row<T> out = of_dx.destination(dx + r * n, live);
             if (live.count > 0) {
               const S* row = x + r * n;
-              const T* in = fetch(row, live, static_cast<T>(row[live[0]]), scratch_x.get());
-              const T* incoming = fetch(g + r * n, live, T(0), scratch_g.get());
-              const T* weight = p ? fetch(p + r * n, live, T(0), scratch_p.get()) : nullptr;
-              multimax_backward_row<T, First::value, Second::value>(in, incoming, weight, live.count, of_head, m[r],
-                                                                    s[r], out, sums);
+              const Row<const T> in = of_x.fetch(row, live, static_cast<T>(row[live[0]]));
+              const Row<const T> incoming = of_g.fetch(g + r * n, live, T(0));
+              Row<const T> weight;
+              if (p) weight = of_p.fetch(p + r * n, live, T(0));
+              multimax_backward_row<T, First::value, Second::value>(in, incoming, p ? &weight : nullptr, live.count,
+                                                                    of_head, m[r], s[r], out, sums);
             }
             deliver(out, live, n, dx + r * n);
           }
@@ -232,12 +231,12 @@ Tensor forward(Tensor scores, const std::optional<Tensor>& mask, int64_t heads, 
     const S* x = data<S>(scores);
     S* p = mutable_data<S>(weights);
     for_each_row(chunks, n, rows, [&] {
-      return [&, scratch_x = scratch_row<T>(n), scratch_p = scratch_row<T>(n),
-              scratch = scratch_row<T>(n)](int64_t r, int64_t head, const Live& live) {
-        T* out = destination(p + r * n, live, scratch_p.get());
+      return [&, of_x = Scratch<T>(n), of_p = Scratch<T>(n),
+              scratch = std::vector<T>(padded<T>(n))](int64_t r, int64_t head, const Live& live) mutable {
+        const Row<T> out = of_p.destination(p + r * n, live);
         if (live.count > 0) {
-          const T* in = fetch(x + r * n, live, -std::numeric_limits<T>::infinity(), scratch_x.get());
-          weigh(in, live.count, head, scratch.get(), out);
+          const Row<const T> in = of_x.fetch(x + r * n, live, -std::numeric_limits<T>::infinity());
+          weigh(in, live.count, head, scratch.data(), out);
         }
         deliver(out, live, n, p + r * n);
       };
@@ -253,7 +252,7 @@ T distance_from_one(double alpha) {
 }
 
 Tensor entmax_forward(Tensor scores, std::optional<Tensor> mask, double alpha) {
-  return forward(scores, mask, 1, [&]<class T>(const T* x, int64_t n, int64_t, T* scratch, T* p) {
+  return forward(scores, mask, 1, [&]<class T>(Row<const T> x, int64_t n, int64_t, T* scratch, Row<T> p) {
     if (alpha == 2)
       entmax_forward_row(x, n, SparsemaxForm<T>{}, scratch, p);
     else if (alpha == 1.5)
@@ -265,22 +264,23 @@ Tensor entmax_forward(Tensor scores, std::optional<Tensor> mask, double alpha) {
 
 Tensor alpha_entmax_forward(Tensor scores, std::optional<Tensor> mask, Tensor alpha) {
   alpha = torch::stable::contiguous(alpha);
-  return forward(scores, mask, alpha.numel(), [&]<class T>(const T* x, int64_t n, int64_t head, T* scratch, T* p) {
+  auto weigh = [&]<class T>(Row<const T> x, int64_t n, int64_t head, T* scratch, Row<T> p) {
     const T d = distance_from_one<T>(data<T>(alpha)[head]);
     entmax_forward_row(x, n, AlphaEntmaxForm<T>(d), scratch, p);
-  });
+  };
+  return forward(scores, mask, alpha.numel(), weigh);
 }
 
 Tensor evsoftmax_forward(Tensor scores, std::optional<Tensor> mask, double epsilon) {
-  return forward(scores, mask, 1, [&]<class T>(const T* x, int64_t n, int64_t, T*, T* p) {
+  return forward(scores, mask, 1, [&]<class T>(Row<const T> x, int64_t n, int64_t, T*, Row<T> p) {
     evsoftmax_forward_row(x, n, static_cast<T>(epsilon / (1 + epsilon)), p);
   });
 }
 
-// Gradients of all rows by row(p, g, n, d, dx, terms), where `terms` are summed per head into the gradient of alpha.
-template <class D, class Row>
+// Gradients of all rows by kernel(p, g, n, d, dx, terms), where `terms` are summed per head into the gradient of alpha.
+template <class D, class Kernel>
 std::tuple<Tensor, std::vector<double>> backward(Tensor grad, Tensor weights, int64_t heads, const D& distance,
-                                                 const Row& row) {
+                                                 const Kernel& kernel) {
   grad = torch::stable::contiguous(grad);
   weights = torch::stable::contiguous(weights);
   Tensor by_scores = like(weights);
@@ -292,14 +292,13 @@ std::tuple<Tensor, std::vector<double>> backward(Tensor grad, Tensor weights, in
     S* dx = mutable_data<S>(by_scores);
     in_parallel(chunks, n, [&](int64_t begin, int64_t end) {
       const Live all{0, n, nullptr};
-      auto scratch_p = scratch_row<T>(n), scratch_g = scratch_row<T>(n), scratch_dx = scratch_row<T>(n);
+      Scratch<T> of_p(n), of_g(n), of_dx(n);
       for (int64_t chunk = begin; chunk < end; ++chunk) {
         const T d = distance_from_one<T>(distance(chunks.head(chunk)));
         Vec<T> terms{};
         for (int64_t r = chunks.begin(chunk); r < chunks.end(chunk); ++r) {
-          T* out = destination(dx + r * n, all, scratch_dx.get());
-          row(fetch(p + r * n, all, T(0), scratch_p.get()), fetch(g + r * n, all, T(0), scratch_g.get()), n, d, out,
-              terms);
+          const Row<T> out = of_dx.destination(dx + r * n, all);
+          kernel(of_p.fetch(p + r * n, all, T(0)), of_g.fetch(g + r * n, all, T(0)), n, d, out, terms);
           deliver(out, all, n, dx + r * n);
         }
         totals[chunk] = horizontal_sum<T>(terms);
@@ -311,15 +310,17 @@ std::tuple<Tensor, std::vector<double>> backward(Tensor grad, Tensor weights, in
 }
 
 Tensor entmax_backward(Tensor grad, Tensor weights, double alpha) {
-  auto row = [&]<class T>(const T* p, const T* g, int64_t n, T d, T* dx, Vec<T>&) {
+  auto kernel = [&]<class T>(Row<const T> p, Row<const T> g, int64_t n, T d, Row<T> dx, Vec<T>&) {
     if (alpha == 2)
       entmax_backward_row(p, g, n, SparsemaxSlope<T>{}, dx);
     else if (alpha == 1.5)
       entmax_backward_row(p, g, n, Entmax15Slope<T>{}, dx);
+    else if (alpha == 1)
+      entmax_backward_row(p, g, n, SoftmaxSlope<T>{}, dx);
     else
       entmax_backward_row(p, g, n, AlphaEntmaxSlope<T>{d}, dx);
   };
-  return std::get<0>(backward(grad, weights, 1, [&](int64_t) { return alpha; }, row));
+  return std::get<0>(backward(grad, weights, 1, [&](int64_t) { return alpha; }, kernel));
 }
 
 std::tuple<Tensor, Tensor> alpha_entmax_backward(Tensor grad, Tensor weights, Tensor alpha) {
@@ -328,9 +329,10 @@ std::tuple<Tensor, Tensor> alpha_entmax_backward(Tensor grad, Tensor weights, Te
   auto value = [&](int64_t head) { return is_double ? data<double>(alpha)[head] : data<float>(alpha)[head]; };
   auto [by_scores, by_head] =
       backward(grad, weights, alpha.numel(), value,
-               []<class T>(const T* p, const T* g, int64_t n, T d, T* dx, Vec<T>& terms) {
-                 entmax_backward_row(p, g, n, AlphaEntmaxSlope<T>{d}, dx);
-                 add_alpha_terms(p, dx, n, d, terms);
+               []<class T>(Row<const T> p, Row<const T> g, int64_t n, T d, Row<T> dx, Vec<T>& terms) {
+                 thread_local std::vector<T> psis;
+                 psis.resize(padded<T>(n));
+                 alpha_entmax_backward_row(p, g, n, d, psis.data(), dx, terms);
                });
   Tensor by_alpha = like(alpha);
   for (int64_t head = 0; head < alpha.numel(); ++head) {

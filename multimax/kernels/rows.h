@@ -77,47 +77,58 @@ class LiveEntries {
   std::vector<uint32_t> index_;
 };
 
-// A row of live entries as the kernels take it, filled up to whole vectors: `row` itself where it is one already.
-template <class S, class T>
-const T* fetch(const S* row, const Live& live, T padding, T* scratch) {
-  if (live.index) {
-    for (int64_t i = 0; i < live.count; ++i) scratch[i] = static_cast<T>(row[live.index[i]]);
-  } else {
-    row += live.first;
-    if constexpr (std::is_same_v<S, T>)
-      if (live.count % kLanes<T> == 0) return row;
-    for (int64_t i = 0; i < live.count; ++i) scratch[i] = static_cast<T>(row[i]);
-  }
-  for (int64_t i = live.count; i < padded<T>(live.count); ++i) scratch[i] = padding;
-  return scratch;
-}
+// The memory of one row beside the tensors: as many entries as it can have live, and a vector for the end of one that
+// can stay where it is.
+template <class T>
+class Scratch {
+ public:
+  explicit Scratch(int64_t n) : entries_(new T[padded<T>(n) + kLanes<T>]) {}
 
-// Where the kernels may write a row that `deliver` will put into `row`: there itself, if it consists of whole vectors.
-template <class S, class T>
-T* destination(S* row, const Live& live, T* scratch) {
-  if constexpr (std::is_same_v<S, T>)
-    if (live.index == nullptr && live.count % kLanes<T> == 0) return row + live.first;
-  return scratch;
-}
+  // A row of live entries as the kernels take it.
+  template <class S>
+  Row<const T> fetch(const S* row, const Live& live, T padding) {
+    Row<T> fetched{entries_.get() + kLanes<T>, entries_.get(), padded<T>(live.count)};
+    if constexpr (std::is_same_v<S, T>)
+      if (live.index == nullptr) {
+        const int64_t whole = live.count / kLanes<T> * kLanes<T>;
+        std::memcpy(fetched.tail, row + live.first + whole, (live.count - whole) * sizeof(T));
+        fetched.whole = whole;
+        fetched.pad(live.count, padding);
+        return {row + live.first, fetched.tail, whole};
+      }
+    for (int64_t i = 0; i < live.count; ++i) fetched.data[i] = static_cast<T>(row[live[i]]);
+    fetched.pad(live.count, padding);
+    return {fetched.data, fetched.tail, fetched.whole};
+  }
+
+  // Where the kernels write what `deliver` will put into `row`.
+  template <class S>
+  Row<T> destination(S* row, const Live& live) {
+    if constexpr (std::is_same_v<S, T>)
+      if (live.index == nullptr)
+        return {row + live.first, entries_.get(), live.count / kLanes<T> * kLanes<T>};
+    return {entries_.get() + kLanes<T>, entries_.get(), padded<T>(live.count)};
+  }
+
+ private:
+  std::unique_ptr<T[]> entries_;
+};
 
 // The live entries of `row` from `values`, and zero for the others.
 template <class S, class T>
-void deliver(const T* values, const Live& live, int64_t n, S* row) {
-  if (live.index) {
-    std::fill(row, row + n, S(0));
-    for (int64_t i = 0; i < live.count; ++i) row[live.index[i]] = static_cast<S>(values[i]);
-    return;
+void deliver(const Row<T>& values, const Live& live, int64_t n, S* row) {
+  if (live.count < n) {
+    if (live.index) {
+      std::fill(row, row + n, S(0));
+    } else {
+      std::fill(row, row + live.first, S(0));
+      std::fill(row + live.first + live.count, row + n, S(0));
+    }
   }
-  std::fill(row, row + live.first, S(0));
-  S* to = row + live.first;
-  if (static_cast<const void*>(values) != to)
-    for (int64_t i = 0; i < live.count; ++i) to[i] = static_cast<S>(values[i]);
-  std::fill(to + live.count, row + n, S(0));
-}
-
-template <class T>
-std::unique_ptr<T[]> scratch_row(int64_t n) {
-  return std::unique_ptr<T[]>(new T[padded<T>(n)]);
+  if (static_cast<const void*>(values.data) == row + live.first)
+    std::memcpy(row + live.first + values.whole, values.tail, (live.count - values.whole) * sizeof(T));
+  else
+    for (int64_t i = 0; i < live.count; ++i) row[live[i]] = static_cast<S>(values.data[i]);
 }
 
 // Rows in chunks that depend on the shape alone and lie within one head each, so that sums per chunk, added in order,

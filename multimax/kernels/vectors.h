@@ -65,6 +65,27 @@ INLINE void store(T* to, Vec<T> v) {
   std::memcpy(to, &v, sizeof v);
 }
 
+// A row as vectors: the whole ones where it lies, the padded rest in `tail`.
+template <class Entry>
+struct Row {
+  using T = std::remove_const_t<Entry>;
+
+  Entry* data;
+  Entry* tail;
+  int64_t whole;  // entries in whole vectors at `data`
+
+  INLINE Entry* at(int64_t i) const { return i < whole ? data + i : tail; }
+  INLINE Vec<T> operator[](int64_t i) const { return load<T>(at(i)); }
+  INLINE void set(int64_t i, Vec<T> v) const { store(at(i), v); }
+
+  // Sets the padding behind n entries.
+  INLINE void pad(int64_t n, T value) const {
+    Entry* last = at(n / kLanes<T> * kLanes<T>);
+    if (n % kLanes<T> != 0)
+      for (int64_t i = n % kLanes<T>; i < kLanes<T>; ++i) last[i] = value;
+  }
+};
+
 template <class T>
 INLINE Vec<T> splat(T value) {
   Vec<T> v;
@@ -113,15 +134,15 @@ INLINE T horizontal_sum(Vec<T> v) {
   return folded<kLanes<T>>(lanes, [](T a, T b) { return a + b; });
 }
 
-// Totals of k quantities over the vectors of a row: add(i, sums) adds those of the vector at i to sums[0..k). In blocks,
-// so that a long row's small terms are not rounded to a large sum.
+// Totals of k quantities over the vectors of a row, or of those `apart` entries from each other: add(i, sums) adds those
+// of the vector at i to sums[0..k). In blocks, so that a long row's small terms are not rounded to a large sum.
 template <class T, int k, class Add>
-INLINE void add_up(int64_t end, T (&totals)[k], const Add& add) {
+INLINE void add_up(int64_t end, T (&totals)[k], const Add& add, int64_t apart = kLanes<T>) {
   Vec<T> outer[k] = {};
   for (int64_t block = 0; block < end; block += kBlock<T>) {
     const int64_t stop = block + kBlock<T> < end ? block + kBlock<T> : end;
     Vec<T> sums[k] = {};
-    for (int64_t i = block; i < stop; i += kLanes<T>) add(i, sums);
+    for (int64_t i = block; i < stop; i += apart) add(i, sums);
     for (int j = 0; j < k; ++j) outer[j] += sums[j];
   }
   for (int j = 0; j < k; ++j) totals[j] = horizontal_sum<T>(outer[j]);
@@ -149,8 +170,8 @@ struct Constants<float> {
 
 template <>
 struct Constants<double> {
-  static constexpr double round = 6755399441055744.0, ln2_high = 6.93145751953125e-1, ln2_low = 1.42860682030941723212e-6,
-                          smallest = -708.0;
+  static constexpr double round = 6755399441055744.0, ln2_high = 6.93145751953125e-1,
+                          ln2_low = 1.42860682030941723212e-6, smallest = -708.0;
   static constexpr int64_t bias = 1023, bits = 52;
   // Taylor's, to 4e-18.
   static constexpr double exponential[] = {1.6059043836821613e-10, 2.08767569878681e-9, 2.505210838544172e-8,

@@ -1,12 +1,13 @@
-"""Every registered function, with these options, goes through the tests that ask for ``make``."""
+"""Every registered function, with these options, goes through the tests that ask for ``make``, on both paths."""
 
 import itertools
+from collections.abc import Iterator
 from functools import partial
 
 import pytest
 import torch
 
-from multimax import reweight
+from multimax import kernels, reweight
 
 HEADS = 3
 
@@ -34,8 +35,20 @@ def module(name: str, options: dict, num_heads: int | None = HEADS) -> reweight.
     return made
 
 
+@pytest.fixture(autouse=True)
+def _path(request: pytest.FixtureRequest) -> Iterator[None]:
+    """The kernels, which must then be there, or tensor operations alone."""
+    with kernels.use(getattr(request, "param", "require")):
+        yield
+
+
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    if "make" in metafunc.fixturenames:
-        cases = [(name, options) for name in reweight.available() for options in VARIANTS.get(name, [{}])]
-        ids = ["-".join([name, *map(str, itertools.chain(*options.items()))]) for name, options in cases]
-        metafunc.parametrize("make", [partial(module, *case) for case in cases], ids=ids)
+    if "make" not in metafunc.fixturenames:
+        return
+    cases, ids = [], []
+    for name in reweight.available():
+        for options in VARIANTS.get(name, [{}]):
+            for path in ("require", "eager") if name != "softmax" else ("eager",):
+                cases.append((partial(module, name, options), path))
+                ids.append("-".join([name, *map(str, itertools.chain(*options.items())), path]))
+    metafunc.parametrize(("make", "_path"), cases, ids=ids, indirect=["_path"])

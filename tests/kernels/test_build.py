@@ -1,0 +1,143 @@
+"""Compiling the CPU's kernels: without a compiler, by several processes at once, and after a kill."""
+
+import multiprocessing
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+
+from multimax import kernels, reweight
+from multimax.kernels import build
+
+forked = multiprocessing.get_context("fork")
+
+# Stands in for g++: preprocesses as it does, and takes its time to "compile" what was compiled before.
+COMPILER = """#!/bin/sh
+case "$*" in *-dM*) exec g++ "$@" ;; esac
+echo $$ >> {log}
+while [ $# -gt 0 ]; do [ "$1" = -o ] && output=$2; shift; done
+head -c 1000 {library} > "$output"
+sleep {seconds}
+cp {library} "$output"
+"""
+
+
+@pytest.fixture
+def compiler(tmp_path, monkeypatch):
+    """Installs the stand-in, for an empty cache; returns its log and a function that sets how long it takes."""
+    library, log, script = build.library(), tmp_path / "log", tmp_path / "compiler"
+    log.touch()
+
+    def takes(seconds):
+        script.write_text(COMPILER.format(log=log, library=library, seconds=seconds))
+        script.chmod(0o755)
+
+    takes(0)
+    monkeypatch.setenv("CXX", str(script))
+    monkeypatch.setenv("TORCH_EXTENSIONS_DIR", str(tmp_path / "cache"))
+    return log, takes
+
+
+def wait_for(condition):
+    deadline = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def test_processes_that_start_together_compile_once(compiler):
+    log, takes = compiler
+    takes(1)
+    children = [forked.Process(target=build.library) for _ in range(4)]
+    for child in children:
+        child.start()
+    for child in children:
+        child.join(60)
+        assert child.exitcode == 0
+    assert len(log.read_text().split()) == 1
+    assert build.library().stat().st_size > 1000
+    assert len(log.read_text().split()) == 1
+
+
+def test_a_build_that_was_killed_is_done_anew(compiler):
+    log, takes = compiler
+    takes(3600)
+    child = forked.Process(target=build.library)
+    child.start()
+    wait_for(lambda: log.read_text().strip())
+    os.kill(child.pid, signal.SIGKILL)
+    child.join()
+    takes(0)
+    assert build.library().stat().st_size > 1000
+    orphan, _ = map(int, log.read_text().split())
+    os.kill(orphan, signal.SIGKILL)
+
+
+def test_a_damaged_library_is_compiled_anew(compiler):
+    log, _ = compiler
+    build.library().write_bytes(b"not a library")
+    assert build.load() is None
+    assert len(log.read_text().split()) == 2
+
+
+def test_a_build_that_fails_says_so_in_one_line(compiler, monkeypatch):
+    monkeypatch.setenv("CXXFLAGS", "-no-such-flag")
+    monkeypatch.setenv("CXX", shutil.which("g++"))
+    why_not = build.load()
+    assert "g++ failed" in why_not
+    assert "no-such-flag" in why_not
+    assert "\n" not in why_not
+
+
+@pytest.mark.parametrize("mode", ["auto", "require"])
+def test_without_a_compiler(mode, tmp_path):
+    code = """
+import torch
+from multimax import kernels, reweight
+scores = torch.randn(4, 9)
+for name in ("multimax", "sparsemax", "evsoftmax"):
+    reweight.create(name)(scores)
+print(kernels.path(scores))
+"""
+    environment = {**os.environ, "CXX": "no-such-compiler", "XDG_CACHE_HOME": str(tmp_path), "MULTIMAX_KERNELS": mode}
+    environment.pop("TORCH_EXTENSIONS_DIR", None)
+    result = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
+    last_line = result.stderr.strip().splitlines()[-1]
+    assert "no C++ compiler: no-such-compiler is not there" in last_line
+    if mode == "auto":
+        assert result.stderr.count("\n") == 1
+        assert result.stdout == "eager\n"
+    else:
+        assert last_line.startswith("RuntimeError")
+
+
+def test_modes():
+    scores = torch.randn(3)
+    assert kernels.path(scores) == "cpp"
+    with kernels.use("eager"):
+        assert kernels.path(scores) == "eager"
+        with kernels.use("auto"):
+            assert kernels.mode() == "auto"
+        assert kernels.path(scores) == "eager"
+    assert kernels.path(scores) == "cpp"
+    with pytest.raises(ValueError, match="one of auto, eager, require"):
+        kernels.use("fast")
+    assert kernels.path(scores.to(torch.float8_e5m2)) == "eager"
+    assert kernels.path(torch.func.vmap(lambda row: row)(scores)) == "cpp"
+    asked = []
+    torch.func.vmap(lambda row: asked.append(kernels.path(row)) or row)(scores[:, None])
+    assert asked == ["eager"]
+
+
+def test_every_function_takes_the_path_that_is_announced():
+    scores = torch.randn(2, 3, 5, 7, requires_grad=True)
+    for name in ("multimax", "sparsemax", "entmax15", "entmax", "evsoftmax"):
+        attend = reweight.create(name, num_heads=3)
+        for mode, ours in (("auto", True), ("eager", False)):
+            with kernels.use(mode):
+                assert ("GeneratedBackwardFor_multimax" in attend(scores).grad_fn.name()) == ours
