@@ -117,6 +117,7 @@ def address(tmp_path_factory):
 def opened(browser, address):
     browser.size(1300, 1000)
     browser.open(address)
+    ActionChains(browser.driver).move_to_element(browser.one("#title")).perform()  # off the plots
     return browser
 
 

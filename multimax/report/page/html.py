@@ -12,7 +12,9 @@ from collections.abc import Mapping
 from importlib.resources import files
 from typing import Any
 
-SCRIPTS = "dom state series marks scale plot panels filters tables details pictures main".split()
+SCRIPTS = (
+    "dom", "state", "series", "marks", "scale", "plot", "panels", "filters", "tables", "details", "pictures", "main",
+)  # fmt: skip
 """Joined in this order into one script."""
 
 
