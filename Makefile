@@ -14,6 +14,7 @@ $(VENV)/.ready: pyproject.toml constraints.txt
 	@command -v $(PYTHON) >/dev/null || { echo "error: no $(PYTHON) here; install Python 3.11 or name another with make PYTHON=..." >&2; exit 1; }
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	-$(BIN)/python -m multimax.kernels
 	@touch $@
 
 # Its C++ is compiled, minutes on two cores, against the torch that is here: pip would else fetch another one for it.
@@ -44,9 +45,11 @@ bench: $(VENV)/.fairseq ## speed and memory beside other implementations: ten mi
 # their own.
 sanitize: setup ## the C++ kernels under the address, undefined-behaviour and thread sanitizers
 	mkdir -p .cache
-	g++ -std=c++20 -O1 -g -march=native -fsanitize=thread -Wno-psabi -Wno-ignored-attributes -Imultimax/kernels \
-		tests/kernels/threads.cpp -o .cache/threads -pthread
-	.cache/threads
+	for sanitizer in thread address,undefined; do \
+		g++ -std=c++20 -O1 -g -march=native -fsanitize=$$sanitizer -fno-sanitize-recover=undefined -Wno-psabi \
+			-Wno-ignored-attributes -Imultimax/kernels tests/kernels/threads.cpp -o .cache/threads -pthread && \
+		.cache/threads || exit 1; \
+	done
 	CXX=g++ CXXFLAGS='-O1 -g -fsanitize=address,undefined -fno-sanitize-recover=undefined' \
 		TORCH_EXTENSIONS_DIR=.cache/sanitize ASAN_OPTIONS=detect_leaks=0 \
 		LD_PRELOAD="$$(g++ -print-file-name=libasan.so) $$(g++ -print-file-name=libubsan.so)" \

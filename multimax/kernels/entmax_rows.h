@@ -245,8 +245,8 @@ INLINE Vec<T> psi(Vec<T> l, Vec<T> x, Vec<T> exp_x) {
   return l * l * (x > T(-0.5) ? series : closed);
 }
 
-// dx at alpha = 1 + d as `entmax_backward_row` has it; sum psi_i dx_i, the gradient of alpha but for its sign, is added to
-// `terms`. psis is scratch.
+// dx at alpha = 1 + d as `entmax_backward_row` has it; sum psi_i dx_i, the gradient of alpha but for its sign, is added
+// to `terms`. psis is scratch.
 template <class T>
 void alpha_entmax_backward_row(Row<const T> p, Row<const T> g, int64_t n, T d, T* psis, Row<T> dx, Vec<T>& terms) {
   const int64_t end = padded<T>(n);

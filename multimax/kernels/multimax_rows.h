@@ -11,8 +11,8 @@
 
 namespace multimax {
 
-// Ranges and ts of one head: those of the first-order hinges at 0 (left) and 1 (right), those of the second-order ones at
-// 2 and 3.
+// Ranges and ts of one head: those of the first-order hinges at 0 (left) and 1 (right), those of the second-order ones
+// at 2 and 3.
 template <class T>
 struct SegluParameters {
   T ranges[4] = {}, ts[4] = {};

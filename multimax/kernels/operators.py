@@ -25,8 +25,8 @@ What holds for all of them:
 [2, *scores.shape[:-1]] in the compute dtype are per row the largest modulated live score m and 1 / sum exp(y - m), from
 which the backward has the weights again, p = exp(y - m) * s, without the rounding of ``weights``; for rows without a
 live entry s = 0 and m = 0. Reading the weights is the faster on a CPU: there the backward gets them too where they are
-in the compute dtype. ``alpha`` in [1, 2] is a number, or [heads]. The backward of ev-softmax is softmax's, that of entmax
-at alpha = 1.
+in the compute dtype. ``alpha`` in [1, 2] is a number, or [heads]. The backward of ev-softmax is softmax's, which is
+that of entmax at alpha = 1.
 
 The CPU's are C++ (``rows.cpp``), CUDA's the functions of the same names in ``triton_rows``, which take no ``weights``
 where they are None. Differentiated twice, each falls back on differentiable tensor operations.

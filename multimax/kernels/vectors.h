@@ -26,18 +26,22 @@ template <>
 struct Simd<float> {
   typedef float V __attribute__((vector_size(kVectorBytes)));
   typedef int32_t I __attribute__((vector_size(kVectorBytes)));
+  typedef uint32_t U __attribute__((vector_size(kVectorBytes)));
 };
 
 template <>
 struct Simd<double> {
   typedef double V __attribute__((vector_size(kVectorBytes)));
   typedef int64_t I __attribute__((vector_size(kVectorBytes)));
+  typedef uint64_t U __attribute__((vector_size(kVectorBytes)));
 };
 
 template <class T>
 using Vec = typename Simd<T>::V;
 template <class T>
 using Mask = typename Simd<T>::I;  // all bits of a lane set: true
+template <class T>
+using Bits = typename Simd<T>::U;  // they may overflow
 
 template <class T>
 constexpr int64_t kLanes = kVectorBytes / sizeof(T);
@@ -106,8 +110,8 @@ INLINE V min(V a, V b) {
 
 template <class T>
 INLINE Vec<T> abs(Vec<T> v) {
-  using Bits = std::remove_reference_t<decltype(Mask<T>{}[0])>;
-  return (Vec<T>)((Mask<T>)v & std::numeric_limits<Bits>::max());
+  using Integer = std::remove_reference_t<decltype(Mask<T>{}[0])>;
+  return (Vec<T>)((Mask<T>)v & std::numeric_limits<Integer>::max());
 }
 
 // Lanes folded in halves, an order that does not depend on the data.
@@ -134,8 +138,8 @@ INLINE T horizontal_sum(Vec<T> v) {
   return folded<kLanes<T>>(lanes, [](T a, T b) { return a + b; });
 }
 
-// Totals of k quantities over the vectors of a row, or of those `apart` entries from each other: add(i, sums) adds those
-// of the vector at i to sums[0..k). In blocks, so that a long row's small terms are not rounded to a large sum.
+// Totals of k quantities over the vectors of a row, or those `apart` entries from each other: add(i, sums) adds what
+// the vector at i has to sums[0..k). In blocks, so that a long row's small terms are not rounded to a large sum.
 template <class T, int k, class Add>
 INLINE void add_up(int64_t end, T (&totals)[k], const Add& add, int64_t apart = kLanes<T>) {
   Vec<T> outer[k] = {};
@@ -162,7 +166,8 @@ struct Constants;
 template <>
 struct Constants<float> {
   static constexpr float round = 12582912.0f, ln2_high = 0.693359375f, ln2_low = -2.12194440e-4f, smallest = -87.0f;
-  static constexpr int32_t bias = 127, bits = 23;
+  static constexpr uint32_t bias = 127;
+  static constexpr int bits = 23;
   // (e^r - 1 - r) / r^2 for |r| <= ln 2 / 2, interpolated at Chebyshev's points: e^r to 1e-8.
   static constexpr float exponential[] = {1.3932533e-3f, 8.3631815e-3f, 4.1666465e-2f, 0.16666577f, 0.5f};
   static constexpr int logarithm_terms = 5;
@@ -172,7 +177,8 @@ template <>
 struct Constants<double> {
   static constexpr double round = 6755399441055744.0, ln2_high = 6.93145751953125e-1,
                           ln2_low = 1.42860682030941723212e-6, smallest = -708.0;
-  static constexpr int64_t bias = 1023, bits = 52;
+  static constexpr uint64_t bias = 1023;
+  static constexpr int bits = 52;
   // Taylor's, to 4e-18.
   static constexpr double exponential[] = {1.6059043836821613e-10, 2.08767569878681e-9, 2.505210838544172e-8,
                                            2.755731922398589e-7,   2.7557319223985893e-6, 2.48015873015873e-5,
@@ -186,7 +192,7 @@ template <class T>
 INLINE Vec<T> exponential(Vec<T> x) {
   using C = Constants<T>;
   Vec<T> n = x * T(1.4426950408889634) + C::round;
-  Mask<T> power = ((Mask<T>)n + C::bias) << C::bits;
+  Bits<T> power = ((Bits<T>)n + C::bias) << C::bits;
   n -= C::round;
   Vec<T> r = x - n * C::ln2_high;
   r = r - n * C::ln2_low;
@@ -201,9 +207,9 @@ INLINE Vec<T> exponential(Vec<T> x) {
 template <class T>
 INLINE Vec<T> logarithm(Vec<T> u) {
   using C = Constants<T>;
-  const Mask<T> half = (Mask<T>)splat<T>(T(0.70710678118654752));
-  Mask<T> steps = ((Mask<T>)u - half) >> C::bits;  // of the exponent, above that of sqrt(1/2)
-  Vec<T> f = (Vec<T>)((Mask<T>)u - (steps << C::bits)) - T(1);
+  const Bits<T> half = (Bits<T>)splat<T>(T(0.70710678118654752));
+  Mask<T> steps = (Mask<T>)((Bits<T>)u - half) >> C::bits;  // of the exponent, above that of sqrt(1/2)
+  Vec<T> f = (Vec<T>)((Bits<T>)u - ((Bits<T>)steps << C::bits)) - T(1);
   // Small integers to floating point, by adding them to a number with its last bit worth one.
   Vec<T> n = (Vec<T>)(steps + (Mask<T>)splat<T>(C::round)) - C::round;
   Vec<T> s = f / (f + T(2)), square = s * s;
