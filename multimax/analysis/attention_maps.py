@@ -18,10 +18,10 @@ Listener = Callable[[str, Tensor, Tensor, Tensor | None], None]
 def listen_to_attention(model: nn.Module, heard: Listener) -> Iterator[None]:
     """Call ``heard(name, weights, scores, mask)`` for every attention of ``model`` in each forward within the context.
 
-    ``name`` is that of the attention's submodule, weights are [batch, heads, queries, keys], before dropout, scores
-    likewise, the mask broadcastable to them or None; weights are those before AttnScale, too. It hears the models of this project, and timm's own attention with
-    softmax. Within the context softmax is computed step by step, which agrees with PyTorch's fused attention up to
-    rounding; outside nothing is slower.
+    ``name`` is that of the attention's submodule, weights are [batch, heads, queries, keys], before dropout and
+    AttnScale, scores likewise, the mask broadcastable to them or None. It hears the models of this project, and timm's
+    own attention with softmax. Within the context softmax is computed step by step, which agrees with PyTorch's fused
+    attention up to rounding; outside nothing is slower.
     """
     with ExitStack() as stack:
 
