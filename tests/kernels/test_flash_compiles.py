@@ -44,4 +44,4 @@ def test_heads_of_64_on_an_h100_stay_in_registers(tmp_path):
 @pytest.mark.parametrize("features", [["bfloat16", "causal"], ["float16", "mask", "dropout"], ["bfloat16", "softmax"]])
 def test_every_size_on_every_gpu(tmp_path, capability, size, features):
     for kernel in compile_for(tmp_path, capability, size, *features).values():
-        assert kernel["stack"] <= 1024
+        assert kernel["stack"] <= 2048
