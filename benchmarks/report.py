@@ -72,17 +72,12 @@ def describe(aim: Aim, values: Sequence[tuple[Row, float]]) -> str:
     if len(values) > 4:
         ranked = sorted(values, key=lambda pair: pair[1] if pair[1] == pair[1] else float("inf"))
         values = [ranked[0], ranked[-1]]
-    names = [
-        ", ".join(row[key] for key in ("function", "case", "direction") if key not in fixed(aim)) for row, _ in values
-    ]
+    keys = [key for key in ("function", "case", "direction") if not isinstance(aim.of.get(key), str)]
+    names = [", ".join(filter(None, (row[key] for key in keys))) for row, _ in values]
     return "; ".join(
         f"{value:.3g}" + (f" ({name})" if name else "") + (f": {row['note']}" if value != value and row["note"] else "")
         for (row, value), name in zip(values, names, strict=True)
     )
-
-
-def fixed(aim: Aim) -> set[str]:
-    return {key for key, value in aim.of.items() if isinstance(value, str)}
 
 
 def markdown(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -114,7 +109,8 @@ def page(table: Table) -> str:
     )
     for part, direction in dict.fromkeys((row["part"], row["direction"]) for row in table.rows):
         rows = [row for row in table.rows if (row["part"], row["direction"]) == (part, direction)]
-        cases = list(dict.fromkeys(row["case"] for row in rows))
+        sizes = {row["case"]: float(row["size"] or 0) for row in rows}
+        cases = sorted(sizes, key=lambda case: sizes[case])
         cells: dict[tuple[str, str], dict[str, str]] = {}
         for row in rows:
             cells.setdefault((row["function"], row["way"]), {})[row["case"]] = cell(row)

@@ -1,5 +1,6 @@
 """The benchmarks run, at tiny sizes, and give the rows that they promise; how fast is for a quiet machine to say."""
 
+import importlib
 import importlib.util
 import json
 import os
@@ -12,8 +13,9 @@ import pytest
 import torch
 
 from benchmarks import aims, report, timing
+from benchmarks.__main__ import NEEDS, PLAN
 from benchmarks.aims import AIMS, Aim
-from benchmarks.bench import BOTH, COLUMNS, FORWARD
+from benchmarks.bench import BOTH, COLUMNS, FORWARD, Benchmark
 from multimax import reweight
 from multimax.attention import BACKENDS
 from tests.benchmark_runs import run
@@ -162,6 +164,20 @@ def test_the_share_of_the_logits_is_of_tokens_by_vocabulary_in_float32():
 
 def test_every_aim_is_about_a_table_that_some_benchmark_makes():
     assert all(importlib.util.find_spec(f"benchmarks.{aim.table}") for aim in AIMS)
+
+
+@pytest.mark.parametrize(("device", "name"), [(d, n) for d in PLAN for n in PLAN[d] if n not in NEEDS])
+def test_a_benchmark_takes_the_options_of_the_plan(device, name, monkeypatch):
+    class Begun(Exception):
+        pass
+
+    def begin(benchmark):
+        raise Begun
+
+    monkeypatch.setattr(Benchmark, "__post_init__", begin)
+    monkeypatch.setattr(sys, "argv", [name, "--device", device, *PLAN[device][name][1].split()])
+    with pytest.raises(Begun):
+        importlib.import_module(f"benchmarks.{name}").main()
 
 
 def test_the_script_for_a_gpu_goes_through_its_paces_on_a_cpu(root, tmp_path):
