@@ -168,6 +168,12 @@ def test_learned_alpha_from_softmax_to_sparsemax(device, alpha):
         check("learned-alpha", scores, None, [torch.tensor([alpha], dtype=dtype, device=device)], grad)
 
 
+def test_an_entry_at_the_mean_is_kept_however_the_mean_is_rounded(device):
+    distance = torch.rand(200, 1, generator=torch.Generator().manual_seed(0)).to(device)
+    weights = triton_rows.evsoftmax_forward(torch.cat([-distance, 0 * distance, distance], 1), None, 0.0)
+    assert (weights > 0).all(0).tolist() == [False, True, True]
+
+
 def test_a_thousand_equal_scores(device):
     """Newton's method needs the most steps where weights are many and nearly equal."""
     scores = 1e-3 * torch.randn(2, 3000, generator=torch.Generator().manual_seed(0)).to(device)
