@@ -92,7 +92,7 @@ def run(benchmark: Benchmark) -> None:
         targets = torch.randint(vocabulary, (tokens,), device=device)
         tensors = [torch.randn(tokens, dim, device=device), torch.randn(vocabulary, dim, device=device) * dim**-0.5]
         inputs = [tensor.to(benchmark.dtype).requires_grad_() for tensor in tensors]
-        case = f"{tokens} tokens, V={vocabulary}"
+        case = f"{tokens} tokens of {dim}, V={vocabulary}"
         everyone = contestants(benchmark, targets)
         benchmark.race("loss", case, everyone, inputs, size=vocabulary, units=tokens, directions=[BOTH])
     sizes = (128, (16, 32)) if quick else (VOCABULARIES[0], CUTOFFS)

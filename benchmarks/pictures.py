@@ -14,7 +14,9 @@ from benchmarks.bench import BOTH, FORWARD
 from multimax.analysis.style import figure, style_of
 
 # Lines by way: the path that is ours is drawn through, what holds everything at once dashed, all else dotted.
-LINES = dict.fromkeys(("kernel", "default", "pieces", "ours", "flash"), "-") | dict.fromkeys(("eager", "whole"), "--")
+LINES = dict.fromkeys(("kernel", "default", "pieces", "ours", "flash"), "-") | dict.fromkeys(
+    ("eager", "whole", "blocked"), "--"
+)
 UNITS = {
     "ratio": "time, over the first",
     "of_copy": "bandwidth, over a copy's",
