@@ -193,27 +193,33 @@ INLINE void entmax_backward_row(Row<const T> p, Row<const T> g, int64_t n, const
   T totals[2];
   add_up(end, totals, [&](int64_t i, auto& sums) INLINED {
     Vec<T> s = slope(p[i]);
-    dx.set(i, s);
+    if constexpr (!Slope::is_cheap) dx.set(i, s);
     sums[0] += s;
     sums[1] += s * g[i];
   });
   const Vec<T> mean = splat(totals[0] == 0 ? T(0) : totals[1] / totals[0]);
-  for (int64_t i = 0; i < end; i += kLanes<T>) dx.set(i, dx[i] * (g[i] - mean));
+  for (int64_t i = 0; i < end; i += kLanes<T>) {
+    Vec<T> s = Slope::is_cheap ? slope(p[i]) : dx[i];
+    dx.set(i, s * (g[i] - mean));
+  }
 }
 
 // Softmax's, alpha = 1, and so ev-softmax's too.
 template <class T>
 struct SoftmaxSlope {
+  static constexpr bool is_cheap = true;  // to compute twice rather than keep
   INLINE Vec<T> operator()(Vec<T> p) const { return p; }
 };
 
 template <class T>
 struct SparsemaxSlope {
+  static constexpr bool is_cheap = true;
   INLINE Vec<T> operator()(Vec<T> p) const { return p > Vec<T>{} ? splat<T>(1) : p; }  // NaN stays
 };
 
 template <class T>
 struct Entmax15Slope {
+  static constexpr bool is_cheap = false;
   INLINE Vec<T> operator()(Vec<T> p) const {
     Vec<T> root;
     for (int64_t i = 0; i < kLanes<T>; ++i) root[i] = std::sqrt(p[i]);
@@ -224,6 +230,7 @@ struct Entmax15Slope {
 // p^(1 - d).
 template <class T>
 struct AlphaEntmaxSlope {
+  static constexpr bool is_cheap = false;
   T d;
   INLINE Vec<T> operator()(Vec<T> p) const {
     Mask<T> positive = p > Vec<T>{};
