@@ -5,6 +5,8 @@ import torch
 
 from multimax import reweight
 
+pytestmark = pytest.mark.parametrize("_path", ["require", "eager"], indirect=True)
+
 
 def formula(scores, epsilon):
     kept = (scores >= scores.mean(-1, keepdim=True)).to(scores.dtype) + epsilon
