@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+import tomllib
 
 import pytest
 import torch
@@ -141,3 +142,9 @@ def test_every_function_takes_the_path_that_is_announced():
         for mode, ours in (("auto", True), ("eager", False)):
             with kernels.use(mode):
                 assert ("GeneratedBackwardFor_multimax" in attend(scores).grad_fn.name()) == ours
+
+
+def test_the_sources_are_part_of_what_is_installed(root):
+    installed = tomllib.loads((root / "pyproject.toml").read_text())["tool"]["setuptools"]["package-data"]
+    assert build.SOURCES
+    assert all(any(source.match(pattern) for pattern in installed["multimax.kernels"]) for source in build.SOURCES)
