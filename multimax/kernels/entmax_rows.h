@@ -25,6 +25,7 @@ INLINE T finite_max(Row<const T> x, int64_t end) {
   Vec<T> top = splat<T>(-std::numeric_limits<T>::infinity());
   Mask<T> is_nan{};
   for (int64_t i = 0; i < end; i += kLanes<T>) {
+    x.prefetch(i);
     Vec<T> v = x[i];
     is_nan |= v != v;
     top = max(v, top);
@@ -33,43 +34,51 @@ INLINE T finite_max(Row<const T> x, int64_t end) {
   return any<T>(is_nan) || std::isinf(largest) ? std::numeric_limits<T>::quiet_NaN() : largest;
 }
 
-// z = (x - largest) * scale of the vectors that have an entry above `bound`, one after the other; returns their extent.
-template <class T>
-INLINE int64_t candidates(Row<const T> x, int64_t end, T largest, T scale, T bound, T* z) {
+// z = (x - largest) * form.scale of the entries where it is above form.bound, one after the other, with a padding of
+// -infinity that no form gives a weight; returns their number, and what form.measure() makes of all z at form.start.
+template <class T, class Form>
+INLINE int64_t candidates(Row<const T> x, int64_t end, T largest, const Form& form, T* z, T (&totals)[2]) {
   int64_t kept = 0;
-  for (int64_t i = 0; i < end; i += kLanes<T>) {
-    Vec<T> v = (x[i] - largest) * scale;
-    store(z + kept, v);
-    kept += any<T>(v > bound) ? kLanes<T> : 0;
-  }
+  const Vec<T> start = splat(form.start);
+  add_up(end, totals, [&](int64_t i, auto& sums) INLINED {
+    const Vec<T> v = (x[i] - largest) * form.scale;
+    kept += compress<T>(v, v > form.bound, z + kept);
+    form.measure(v, start, sums);
+  });
+  Row<T>{z, z, padded<T>(kept)}.pad(kept, -std::numeric_limits<T>::infinity());
   return kept;
 }
 
-// Each form: the scale and bound of the candidates z, the weight of an entry at the normaliser a, and Newton's way to
-// the root of its total, which is convex and increasing in a, until the rest of the way is below rounding.
+// Each form: the scale and bound of the candidates z, the weights at the normaliser a as a function of z, and Newton's
+// way to the root of their total, until the rest of it is below rounding. That total, or a power of it, is convex and
+// increasing in a: the first step, from wherever it starts, leads to the root or above it, and the others down to it.
+// Where it starts, the sums come with the candidates.
 
 // p = relu(z + a), z = x - max x, a the largest weight.
 template <class T>
 struct SparsemaxForm {
-  static constexpr T scale = 1, bound = -1;
+  static constexpr T scale = 1, bound = -1, start = T(0.5);
 
-  INLINE Vec<T> weight(Vec<T> z, Vec<T> a) const { return max(z + a, Vec<T>{}); }
+  INLINE auto weights(T a) const {
+    return [a = splat(a)](Vec<T> z) INLINED { return max(z + a, Vec<T>{}); };
+  }
 
-  T solve(const T* z, int64_t end) const {
-    T a = 1, support = -1;
+  INLINE void measure(Vec<T> z, Vec<T> a, Vec<T> (&sums)[2]) const {
+    const Vec<T> p = max(z + a, Vec<T>{}), one = splat<T>(1);
+    sums[0] += p;
+    sums[1] += p > Vec<T>{} ? one : Vec<T>{};
+  }
+
+  T solve(const T* z, int64_t end, T (&totals)[2]) const {
+    T a = start, support = 0;
     for (int step = 0; step < kMaxSteps; ++step) {
-      const Vec<T> offset = splat(a), one = splat<T>(1);
-      T totals[2];
-      add_up(end, totals, [&](int64_t i, auto& sums) INLINED {
-        Vec<T> p = weight(load(z + i), offset);
-        sums[0] += p;
-        sums[1] += p > Vec<T>{} ? one : Vec<T>{};
-      });
-      T next = a - (totals[0] - 1) / totals[1];
+      const T next = a - (totals[0] - 1) / totals[1];
       // On the same support the step before was exact.
-      if (totals[1] == support || !(next < a)) break;
+      if (totals[1] == support || (step > 0 && !(next < a))) break;
       support = totals[1];
       a = next;
+      const Vec<T> at = splat(a);
+      add_up(end, totals, [&](int64_t i, auto& sums) INLINED { measure(load(z + i), at, sums); });
     }
     return a;
   }
@@ -78,39 +87,45 @@ struct SparsemaxForm {
 // p = relu(y + a)^2, y = (x - max x) / 2; Newton on the Euclidean norm of relu(y + a), less 1.
 template <class T>
 struct Entmax15Form {
-  static constexpr T scale = T(0.5), bound = -1;
+  static constexpr T scale = T(0.5), bound = -1, start = T(0.6);
 
-  INLINE Vec<T> weight(Vec<T> y, Vec<T> a) const {
-    Vec<T> root = max(y + a, Vec<T>{});
-    return root * root;
+  INLINE auto weights(T a) const {
+    return [a = splat(a)](Vec<T> y) INLINED {
+      const Vec<T> root = max(y + a, Vec<T>{});
+      return root * root;
+    };
   }
 
-  T solve(const T* y, int64_t end) const {
-    T a = 1;
-    for (int step = 0; step < kMaxSteps; ++step) {
-      const Vec<T> offset = splat(a);
-      T totals[2];
-      add_up(end, totals, [&](int64_t i, auto& sums) INLINED {
-        Vec<T> root = max(load(y + i) + offset, Vec<T>{});
-        sums[0] += root * root;
-        sums[1] += root;
-      });
-      T next = a - (totals[0] - std::sqrt(totals[0])) / totals[1];
-      if (!(next < a)) break;
-      const bool last = a - next < nearly<T>() * a;
+  INLINE void measure(Vec<T> y, Vec<T> a, Vec<T> (&sums)[2]) const {
+    const Vec<T> root = max(y + a, Vec<T>{});
+    sums[0] += root * root;
+    sums[1] += root;
+  }
+
+  static T step(const T (&totals)[2]) { return (totals[0] - std::sqrt(totals[0])) / totals[1]; }
+
+  T solve(const T* y, int64_t end, T (&totals)[2]) const {
+    T a = start;
+    for (int k = 0; k < kMaxSteps; ++k) {
+      const T next = a - step(totals);
+      if (k > 0 && !(next < a)) break;
+      const bool last = std::abs(a - next) < nearly<T>() * a;
       a = next;
       if (last) break;
+      const Vec<T> at = splat(a);
+      add_up(end, totals, [&](int64_t i, auto& sums) INLINED { measure(load(y + i), at, sums); });
     }
     return a;
   }
 };
 
 // p = exp(m + log1p(d z / e^(d m)) / d), z = x - max x, d = alpha - 1, m the logarithm of the largest weight: sound
-// down to the limit d = 0. Newton on the (1/d)-norm of relu(d z + e^(d m)), less 1.
+// down to the limit d = 0. Newton on the (1/d)-norm of relu(d z + e^(d m)), less 1, from where one step for 1.5-entmax
+// leads.
 template <class T>
 struct AlphaEntmaxForm {
   T d, inverse, bound;
-  static constexpr T scale = 1;
+  static constexpr T scale = 1, start = Entmax15Form<T>::start;
 
   explicit AlphaEntmaxForm(T d) : d(d), inverse(1 / d), bound(-1 / d) {}
 
@@ -124,32 +139,33 @@ struct AlphaEntmaxForm {
     return base > Vec<T>{} ? p : Vec<T>{};
   }
 
-  T shrunk(T m) const { return d / std::exp(d * m); }
-
-  T solve(const T* z, int64_t end) const {
-    // From a guess: the root for every eighth vector, as many times each.
-    const int64_t apart = 8 * kLanes<T>;
-    T m = end < 4 * apart ? T(0) : newton(z, end, apart, T(0));
-    return newton(z, end, kLanes<T>, m);
+  INLINE auto weights(T m) const {
+    return [*this, m = splat(m), factor = shrunk(m)](Vec<T> z) INLINED {
+      Vec<T> base;
+      return weight(z, m, factor, base);
+    };
   }
 
-  T newton(const T* z, int64_t end, int64_t apart, T m) const {
-    const T copies = static_cast<T>(apart / kLanes<T>);
+  INLINE void measure(Vec<T> z, Vec<T> a, Vec<T> (&sums)[2]) const {
+    Entmax15Form<T>{}.measure(z * T(0.5), a, sums);
+  }
+
+  T shrunk(T m) const { return d / std::exp(d * m); }
+
+  T solve(const T* z, int64_t end, T (&totals)[2]) const {
+    T m = 2 * std::log(std::min(start - Entmax15Form<T>::step(totals), T(1)));
     for (int step = 0; step < kMaxSteps; ++step) {
       const Vec<T> offset = splat(m);
       const T factor = shrunk(m);
-      T totals[2];
       add_up(end, totals, [&](int64_t i, auto& sums) INLINED {
         Vec<T> base, p = weight(load(z + i), offset, factor, base);
         sums[0] += p;
         sums[1] += p > Vec<T>{} ? p / base : Vec<T>{};
-      }, apart);
+      });
       // totals[1] is e^(d m) sum p^(1 - d).
-      const T total = totals[0] * copies, slope = totals[1] * copies;
-      if (total == 0) return 0;  // a guess that saw too little
-      T share = -total * std::expm1(-d * std::log(total)) / slope;
+      T share = -totals[0] * std::expm1(-d * std::log(totals[0])) / totals[1];
       T next = m + std::log1p(-share) / d;
-      if (!(next < m) && (step > 0 || !(total < 1))) break;  // from below the root one step leads above it
+      if (step > 0 && !(next < m)) break;
       const bool last = std::abs(m - next) < nearly<T>();
       m = std::min(next, T(0));
       if (last) break;
@@ -167,23 +183,21 @@ void entmax_forward_row(Row<const T> x, int64_t n, const Form& form, T* z, Row<T
     for (int64_t i = 0; i < end; i += kLanes<T>) p.set(i, splat(largest));
     return;
   }
-  const T root = form.solve(z, candidates(x, end, largest, form.scale, form.bound, z));
-  const Vec<T> offset = splat(root);
-  T total[1];
-  add_up(end, total, [&](int64_t i, auto& sums) INLINED {
-    Vec<T> v = (x[i] - largest) * form.scale, weight{};
-    if constexpr (std::is_same_v<Form, AlphaEntmaxForm<T>>) {
-      Vec<T> base;
-      if (any<T>(v > form.bound)) weight = form.weight(v, offset, form.shrunk(root), base);
-    } else {
-      weight = form.weight(v, offset);
-    }
-    p.set(i, weight);
+  T totals[2], total[1];
+  const int64_t kept = padded<T>(candidates(x, end, largest, form, z, totals));
+  const auto weigh = form.weights(form.solve(z, kept, totals));
+  add_up(kept, total, [&](int64_t i, auto& sums) INLINED {
+    const Vec<T> weight = weigh(load(z + i));
+    store(z + i, weight);
     sums[0] += weight;
   });
   // With many entries one unit in the last place of the normaliser shows in the sum.
   const Vec<T> scale = splat(1 / total[0]);
-  for (int64_t i = 0; i < end; i += kLanes<T>) p.set(i, p[i] * scale);
+  const T* weight = z;
+  for (int64_t i = 0; i < end; i += kLanes<T>) {
+    p.prefetch(i);
+    p.set(i, expand<T>((x[i] - largest) * form.scale > form.bound, weight) * scale);
+  }
 }
 
 // dx_i = s_i (g_i - sum_j s_j g_j / sum_j s_j), with s the slopes of the weights p given by `slope`.
@@ -192,6 +206,8 @@ INLINE void entmax_backward_row(Row<const T> p, Row<const T> g, int64_t n, const
   const int64_t end = padded<T>(n);
   T totals[2];
   add_up(end, totals, [&](int64_t i, auto& sums) INLINED {
+    p.prefetch(i);
+    g.prefetch(i);
     Vec<T> s = slope(p[i]);
     if constexpr (!Slope::is_cheap) dx.set(i, s);
     sums[0] += s;
@@ -199,6 +215,7 @@ INLINE void entmax_backward_row(Row<const T> p, Row<const T> g, int64_t n, const
   });
   const Vec<T> mean = splat(totals[0] == 0 ? T(0) : totals[1] / totals[0]);
   for (int64_t i = 0; i < end; i += kLanes<T>) {
+    dx.prefetch(i);
     Vec<T> s = Slope::is_cheap ? slope(p[i]) : dx[i];
     dx.set(i, s * (g[i] - mean));
   }
@@ -252,37 +269,45 @@ INLINE Vec<T> psi(Vec<T> l, Vec<T> x, Vec<T> exp_x) {
   return l * l * (x > T(-0.5) ? series : closed);
 }
 
-// dx at alpha = 1 + d as `entmax_backward_row` has it; sum psi_i dx_i, the gradient of alpha but for its sign, is added
-// to `terms`. psis is scratch.
+// dx at alpha = 1 + d as `entmax_backward_row` has it, and the gradient of alpha but for its sign, sum psi_i dx_i.
+// Of the scratch three rows are used.
 template <class T>
-void alpha_entmax_backward_row(Row<const T> p, Row<const T> g, int64_t n, T d, T* psis, Row<T> dx, Vec<T>& terms) {
+T alpha_entmax_backward_row(Row<const T> p, Row<const T> g, int64_t n, T d, T* scratch, Row<T> dx) {
   const int64_t end = padded<T>(n);
+  T *slopes = scratch, *grads = slopes + end, *psis = grads + end;
+  int64_t count = 0;
+  for (int64_t i = 0; i < end; i += kLanes<T>) {
+    p.prefetch(i);
+    g.prefetch(i);
+    const Mask<T> chosen = p[i] != Vec<T>{};
+    compress<T>(g[i], chosen, grads + count);
+    count += compress<T>(p[i], chosen, slopes + count);
+  }
+  const int64_t kept = padded<T>(count);
+  for (T* row : {slopes, grads}) Row<T>{row, row, kept}.pad(count, T(0));
   T totals[2];
-  add_up(end, totals, [&](int64_t i, auto& sums) INLINED {
-    Vec<T> weight = p[i], s = weight, of_alpha{};
-    Mask<T> positive = weight > Vec<T>{};
-    if (any<T>(positive)) {
-      Vec<T> l = logarithm<T>(positive ? weight : splat<T>(1)), exp_x = exponential<T>(l * d);
-      s = positive ? weight / exp_x : weight;
-      of_alpha = psi<T>(l, l * d, exp_x);
-    }
-    dx.set(i, s);
-    store(psis + i, of_alpha);
+  add_up(kept, totals, [&](int64_t i, auto& sums) INLINED {
+    const Vec<T> weight = load(slopes + i), one = splat<T>(1);
+    const Vec<T> l = logarithm<T>(weight > Vec<T>{} ? weight : one), exp_x = exponential<T>(l * d);
+    const Vec<T> s = weight / exp_x;
+    store(slopes + i, s);
+    store(psis + i, psi<T>(l, l * d, exp_x));
     sums[0] += s;
-    sums[1] += s * g[i];
+    sums[1] += s * load(grads + i);
   });
   const Vec<T> mean = splat(totals[0] == 0 ? T(0) : totals[1] / totals[0]);
-  Vec<T> outer{};
-  for (int64_t block = 0; block < end; block += kBlock<T>) {
-    Vec<T> sum{};
-    for (int64_t i = block; i < std::min(end, block + kBlock<T>); i += kLanes<T>) {
-      Vec<T> slope = dx[i] * (g[i] - mean);
-      dx.set(i, slope);
-      sum += load(psis + i) * slope;
-    }
-    outer += sum;
+  T of_alpha[1];
+  add_up(kept, of_alpha, [&](int64_t i, auto& sums) INLINED {
+    const Vec<T> slope = load(slopes + i) * (load(grads + i) - mean);
+    store(slopes + i, slope);
+    sums[0] += load(psis + i) * slope;
+  });
+  const T* slope = slopes;
+  for (int64_t i = 0; i < end; i += kLanes<T>) {
+    dx.prefetch(i);
+    dx.set(i, expand<T>(p[i] != Vec<T>{}, slope));
   }
-  terms += outer;
+  return of_alpha[0];
 }
 
 // Softmax of the n scores x over those not below their mean, the others times `rest`, into p.
@@ -291,7 +316,10 @@ void evsoftmax_forward_row(Row<const T> x, int64_t n, T rest, Row<T> p) {
   const int64_t end = padded<T>(n);
   const T none = -std::numeric_limits<T>::infinity();
   Vec<T> top = splat(none);
-  for (int64_t i = 0; i < end; i += kLanes<T>) top = max(x[i], top);
+  for (int64_t i = 0; i < end; i += kLanes<T>) {
+    x.prefetch(i);
+    top = max(x[i], top);
+  }
   const Vec<T> largest = splat(horizontal_max<T>(top));
   // Relative to the maximum all terms have one sign, and the mean is as exact as one of them.
   Mask<T> dead{};
@@ -308,6 +336,7 @@ void evsoftmax_forward_row(Row<const T> x, int64_t n, T rest, Row<T> p) {
   add_up(end, total, [&](int64_t i, auto& sums) INLINED {
     Vec<T> v = x[i] - largest, e = exponential<T>(v);
     e = v >= mean ? e : e * rest;
+    p.prefetch(i);
     p.set(i, e);
     sums[0] += e;
   });

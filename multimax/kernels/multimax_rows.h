@@ -34,6 +34,8 @@ struct Seglu {
     for (int k = 0; k < 4; ++k) r[k] = splat<T>(p.ranges[k]), t[k] = splat<T>(p.ts[k]);
   }
 
+  INLINE bool all_near(Vec<T> far) const { return !any<T>(~(far <= near)); }
+
   INLINE Vec<T> hinge(int k, Vec<T> x) const {
     Vec<T> h = k % 2 == 0 ? r[k] - x : x - r[k];
     if constexpr (!limited) return max(h, Vec<T>{});
@@ -72,13 +74,15 @@ template <class T, class Form>
 INLINE bool modulate(Row<const T> x, int64_t n, const Form& seglu, Row<T> y, T& largest) {
   Vec<T> top = splat<T>(-std::numeric_limits<T>::infinity()), far{};
   for (int64_t i = 0; i < n; i += kLanes<T>) {
+    x.prefetch(i);
+    y.prefetch(i);
     Vec<T> v = x[i], modulated = seglu(v);
     y.set(i, modulated);
     top = max(modulated, top);
     far = max(abs<T>(v), far);
   }
   largest = horizontal_max<T>(top);
-  return horizontal_max<T>(far) <= seglu.near;
+  return seglu.all_near(far);
 }
 
 // Weights of the n scores x into p, with m and s. Padding of x: a copy of some entry; of p: nothing of use.
@@ -123,6 +127,8 @@ INLINE bool multimax_slopes(Row<const T> x, Row<const T> g, Row<const T> p, int6
   for (int64_t block = 0; block < end; block += kBlock<T>) {
     SegluSums<T> local;
     for (int64_t i = block; i < std::min(end, block + kBlock<T>); i += kLanes<T>) {
+      x.prefetch(i);
+      dx.prefetch(i);
       Vec<T> v = x[i], dy = p[i] * (g[i] - mean), slope = dy;
       if constexpr (first) {
         Vec<T> left = seglu.hinge(0, v), right = seglu.hinge(1, v);
@@ -147,7 +153,7 @@ INLINE bool multimax_slopes(Row<const T> x, Row<const T> g, Row<const T> p, int6
     }
     row.add(local);
   }
-  if (!limited && !(horizontal_max<T>(far) <= seglu.near)) return false;
+  if (!limited && !seglu.all_near(far)) return false;
   sums.add(row);
   return true;
 }
@@ -168,7 +174,7 @@ INLINE bool weigh(Row<const T> x, Row<const T> g, int64_t n, const SegluParamete
   });
   p.pad(n, T(0));
   dot = total[0];
-  return horizontal_max<T>(far) <= seglu.near;
+  return seglu.all_near(far);
 }
 
 // Gradient dx by the n scores x, and `sums` increased; g is the incoming gradient, m and s are the forward's, and so
@@ -185,7 +191,11 @@ void multimax_backward_row(Row<const T> x, Row<const T> g, const Row<const T>* w
     if (!is_near) weigh<T, first, second, true>(x, g, n, parameters, m, s, dx, dot[0]);
   } else {
     p = *weights;
-    add_up(end, dot, [&](int64_t i, auto& sums) INLINED { sums[0] += p[i] * g[i]; });
+    add_up(end, dot, [&](int64_t i, auto& sums) INLINED {
+      p.prefetch(i);
+      g.prefetch(i);
+      sums[0] += p[i] * g[i];
+    });
   }
   if (is_near) is_near = multimax_slopes<T, first, second, false>(x, g, p, end, parameters, dot[0], dx, sums);
   if (!is_near) multimax_slopes<T, first, second, true>(x, g, p, end, parameters, dot[0], dx, sums);

@@ -277,7 +277,7 @@ Tensor evsoftmax_forward(Tensor scores, std::optional<Tensor> mask, double epsil
   });
 }
 
-// Gradients of all rows by kernel(p, g, n, d, dx, terms), where `terms` are summed per head into the gradient of alpha.
+// Gradients of all rows by kernel(p, g, n, d, dx), and for each head the sum of what it returns.
 template <class D, class Kernel>
 std::tuple<Tensor, std::vector<double>> backward(Tensor grad, Tensor weights, int64_t heads, const D& distance,
                                                  const Kernel& kernel) {
@@ -295,13 +295,11 @@ std::tuple<Tensor, std::vector<double>> backward(Tensor grad, Tensor weights, in
       Scratch<T> of_p(n), of_g(n), of_dx(n);
       for (int64_t chunk = begin; chunk < end; ++chunk) {
         const T d = distance_from_one<T>(distance(chunks.head(chunk)));
-        Vec<T> terms{};
         for (int64_t r = chunks.begin(chunk); r < chunks.end(chunk); ++r) {
           const Row<T> out = of_dx.destination(dx + r * n, all);
-          kernel(of_p.fetch(p + r * n, all, T(0)), of_g.fetch(g + r * n, all, T(0)), n, d, out, terms);
+          totals[chunk] += kernel(of_p.fetch(p + r * n, all, T(0)), of_g.fetch(g + r * n, all, T(0)), n, d, out);
           deliver(out, all, n, dx + r * n);
         }
-        totals[chunk] = horizontal_sum<T>(terms);
       }
     });
   });
@@ -310,7 +308,7 @@ std::tuple<Tensor, std::vector<double>> backward(Tensor grad, Tensor weights, in
 }
 
 Tensor entmax_backward(Tensor grad, Tensor weights, double alpha) {
-  auto kernel = [&]<class T>(Row<const T> p, Row<const T> g, int64_t n, T d, Row<T> dx, Vec<T>&) {
+  auto kernel = [&]<class T>(Row<const T> p, Row<const T> g, int64_t n, T d, Row<T> dx) {
     if (alpha == 2)
       entmax_backward_row(p, g, n, SparsemaxSlope<T>{}, dx);
     else if (alpha == 1.5)
@@ -319,6 +317,7 @@ Tensor entmax_backward(Tensor grad, Tensor weights, double alpha) {
       entmax_backward_row(p, g, n, SoftmaxSlope<T>{}, dx);
     else
       entmax_backward_row(p, g, n, AlphaEntmaxSlope<T>{d}, dx);
+    return 0;
   };
   return std::get<0>(backward(grad, weights, 1, [&](int64_t) { return alpha; }, kernel));
 }
@@ -329,10 +328,10 @@ std::tuple<Tensor, Tensor> alpha_entmax_backward(Tensor grad, Tensor weights, Te
   auto value = [&](int64_t head) { return is_double ? data<double>(alpha)[head] : data<float>(alpha)[head]; };
   auto [by_scores, by_head] =
       backward(grad, weights, alpha.numel(), value,
-               []<class T>(Row<const T> p, Row<const T> g, int64_t n, T d, Row<T> dx, Vec<T>& terms) {
-                 thread_local std::vector<T> psis;
-                 psis.resize(padded<T>(n));
-                 alpha_entmax_backward_row(p, g, n, d, psis.data(), dx, terms);
+               []<class T>(Row<const T> p, Row<const T> g, int64_t n, T d, Row<T> dx) {
+                 thread_local std::vector<T> scratch;
+                 scratch.resize(3 * padded<T>(n));
+                 return alpha_entmax_backward_row(p, g, n, d, scratch.data(), dx);
                });
   Tensor by_alpha = like(alpha);
   for (int64_t head = 0; head < alpha.numel(); ++head) {

@@ -82,7 +82,7 @@ class LiveEntries {
 template <class T>
 class Scratch {
  public:
-  explicit Scratch(int64_t n) : entries_(new T[padded<T>(n) + kLanes<T>]) {}
+  explicit Scratch(int64_t n) : entries_(new T[padded<T>(n) + kLanes<T>]), ahead_(std::min<int64_t>(n, 1024)) {}
 
   // A row of live entries as the kernels take it.
   template <class S>
@@ -91,10 +91,10 @@ class Scratch {
     if constexpr (std::is_same_v<S, T>)
       if (live.index == nullptr) {
         const int64_t whole = live.count / kLanes<T> * kLanes<T>;
-        std::memcpy(fetched.tail, row + live.first + whole, (live.count - whole) * sizeof(T));
+        store(fetched.tail, load_some(row + live.first + whole, live.count - whole));
         fetched.whole = whole;
         fetched.pad(live.count, padding);
-        return {row + live.first, fetched.tail, whole};
+        return {row + live.first, fetched.tail, whole, ahead_};
       }
     for (int64_t i = 0; i < live.count; ++i) fetched.data[i] = static_cast<T>(row[live[i]]);
     fetched.pad(live.count, padding);
@@ -106,12 +106,13 @@ class Scratch {
   Row<T> destination(S* row, const Live& live) {
     if constexpr (std::is_same_v<S, T>)
       if (live.index == nullptr)
-        return {row + live.first, entries_.get(), live.count / kLanes<T> * kLanes<T>};
+        return {row + live.first, entries_.get(), live.count / kLanes<T> * kLanes<T>, ahead_};
     return {entries_.get() + kLanes<T>, entries_.get(), padded<T>(live.count)};
   }
 
  private:
   std::unique_ptr<T[]> entries_;
+  int64_t ahead_;
 };
 
 // The live entries of `row` from `values`, and zero for the others.
@@ -125,10 +126,10 @@ void deliver(const Row<T>& values, const Live& live, int64_t n, S* row) {
       std::fill(row + live.first + live.count, row + n, S(0));
     }
   }
-  if (static_cast<const void*>(values.data) == row + live.first)
-    std::memcpy(row + live.first + values.whole, values.tail, (live.count - values.whole) * sizeof(T));
-  else
-    for (int64_t i = 0; i < live.count; ++i) row[live[i]] = static_cast<S>(values.data[i]);
+  if constexpr (std::is_same_v<S, T>)
+    if (values.data == row + live.first)
+      return store_some(row + live.first + values.whole, live.count - values.whole, load(values.tail));
+  for (int64_t i = 0; i < live.count; ++i) row[live[i]] = static_cast<S>(values.data[i]);
 }
 
 // Rows in chunks that depend on the shape alone and lie within one head each, so that sums per chunk, added in order,

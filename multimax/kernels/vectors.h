@@ -1,6 +1,7 @@
 // Vectors as wide as the processor's, with the exponential and the logarithm that the row kernels need.
 //
-// GCC's and Clang's vector extension: one source for AVX2, AVX-512 and NEON, and no other header.
+// GCC's and Clang's vector extension: one source for AVX2, AVX-512 and NEON. The extension has nothing for lanes that
+// move by a mask; AVX-512 has.
 
 #pragma once
 
@@ -8,6 +9,10 @@
 #include <cstring>
 #include <limits>
 #include <type_traits>
+
+#if defined(__AVX__)
+#include <immintrin.h>
+#endif
 
 namespace multimax {
 
@@ -69,26 +74,18 @@ INLINE void store(T* to, Vec<T> v) {
   std::memcpy(to, &v, sizeof v);
 }
 
-// A row as vectors: the whole ones where it lies, the padded rest in `tail`.
-template <class Entry>
-struct Row {
-  using T = std::remove_const_t<Entry>;
-
-  Entry* data;
-  Entry* tail;
-  int64_t whole;  // entries in whole vectors at `data`
-
-  INLINE Entry* at(int64_t i) const { return i < whole ? data + i : tail; }
-  INLINE Vec<T> operator[](int64_t i) const { return load<T>(at(i)); }
-  INLINE void set(int64_t i, Vec<T> v) const { store(at(i), v); }
-
-  // Sets the padding behind n entries.
-  INLINE void pad(int64_t n, T value) const {
-    Entry* last = at(n / kLanes<T> * kLanes<T>);
-    if (n % kLanes<T> != 0)
-      for (int64_t i = n % kLanes<T>; i < kLanes<T>; ++i) last[i] = value;
-  }
-};
+#if defined(__AVX512F__)
+INLINE __mmask16 bits(Mask<float> mask) { return _mm512_test_epi32_mask((__m512i)mask, (__m512i)mask); }
+INLINE __mmask8 bits(Mask<double> mask) { return _mm512_test_epi64_mask((__m512i)mask, (__m512i)mask); }
+INLINE Vec<float> compressed(__mmask16 chosen, Vec<float> v) { return _mm512_maskz_compress_ps(chosen, v); }
+INLINE Vec<double> compressed(__mmask8 chosen, Vec<double> v) { return _mm512_maskz_compress_pd(chosen, v); }
+INLINE Vec<float> expanded(__mmask16 chosen, Vec<float> v) { return _mm512_maskz_expand_ps(chosen, v); }
+INLINE Vec<double> expanded(__mmask8 chosen, Vec<double> v) { return _mm512_maskz_expand_pd(chosen, v); }
+INLINE Vec<float> chosen_from(__mmask16 chosen, const float* from) { return _mm512_maskz_loadu_ps(chosen, from); }
+INLINE Vec<double> chosen_from(__mmask8 chosen, const double* from) { return _mm512_maskz_loadu_pd(chosen, from); }
+INLINE void chosen_to(__mmask16 chosen, float* to, Vec<float> v) { _mm512_mask_storeu_ps(to, chosen, v); }
+INLINE void chosen_to(__mmask8 chosen, double* to, Vec<double> v) { _mm512_mask_storeu_pd(to, chosen, v); }
+#endif
 
 template <class T>
 INLINE Vec<T> splat(T value) {
@@ -97,15 +94,70 @@ INLINE Vec<T> splat(T value) {
   return v;
 }
 
-// The larger lanes; `b` where `a` is NaN.
-template <class V>
-INLINE V max(V a, V b) {
-  return a > b ? a : b;
+// The first `count` lanes.
+template <class T>
+INLINE Mask<T> first(int64_t count) {
+  Mask<T> lane;
+  for (int64_t i = 0; i < kLanes<T>; ++i) lane[i] = i;
+  return lane < (Mask<T>{} + static_cast<std::remove_reference_t<decltype(lane[0])>>(count));
 }
 
+// `count` entries, fewer than a vector has, and zeros. A copy of single entries would stall the next load of them all.
+template <class T>
+INLINE Vec<T> load_some(const T* from, int64_t count) {
+#if defined(__AVX512F__)
+  return chosen_from(bits(first<T>(count)), from);
+#else
+  Vec<T> v{};
+  std::memcpy(&v, from, count * sizeof(T));
+  return v;
+#endif
+}
+
+template <class T>
+INLINE void store_some(T* to, int64_t count, Vec<T> v) {
+#if defined(__AVX512F__)
+  chosen_to(bits(first<T>(count)), to, v);
+#else
+  std::memcpy(to, &v, count * sizeof(T));
+#endif
+}
+
+// A row as vectors: the whole ones where it lies, the padded rest in `tail`.
+template <class Entry>
+struct Row {
+  using T = std::remove_const_t<Entry>;
+
+  Entry* data;
+  Entry* tail;
+  int64_t whole;      // entries in whole vectors at `data`
+  int64_t ahead = 0;  // entries from here to those that will be needed soon, such as the next row's
+
+  INLINE Entry* at(int64_t i) const { return i < whole ? data + i : tail; }
+  INLINE Vec<T> operator[](int64_t i) const { return load<T>(at(i)); }
+  INLINE void set(int64_t i, Vec<T> v) const { store(at(i), v); }
+
+  // Has the memory at work for what comes while this row is computed; short rows keep it idle else.
+  INLINE void prefetch(int64_t i) const { __builtin_prefetch(data + ahead + i, !std::is_const_v<Entry>); }
+
+  // Sets the padding behind n entries.
+  INLINE void pad(int64_t n, T value) const {
+    Entry* last = at(n / kLanes<T> * kLanes<T>);
+    if (n % kLanes<T> != 0) store(last, first<T>(n % kLanes<T>) ? load<T>(last) : splat(value));
+  }
+};
+
+// The larger lanes; `b` where one is NaN. GCC does not see that one instruction does it.
 template <class V>
-INLINE V min(V a, V b) {
-  return a < b ? a : b;
+INLINE V max(V a, V b) {
+#if defined(__AVX512F__)
+  if constexpr (std::is_same_v<V, Vec<float>>) return _mm512_max_ps(a, b);
+  if constexpr (std::is_same_v<V, Vec<double>>) return _mm512_max_pd(a, b);
+#elif defined(__AVX__)
+  if constexpr (std::is_same_v<V, Vec<float>>) return _mm256_max_ps(a, b);
+  if constexpr (std::is_same_v<V, Vec<double>>) return _mm256_max_pd(a, b);
+#endif
+  return a > b ? a : b;
 }
 
 template <class T>
@@ -138,26 +190,67 @@ INLINE T horizontal_sum(Vec<T> v) {
   return folded<kLanes<T>>(lanes, [](T a, T b) { return a + b; });
 }
 
-// Totals of k quantities over the vectors of a row, or those `apart` entries from each other: add(i, sums) adds what
-// the vector at i has to sums[0..k). In blocks, so that a long row's small terms are not rounded to a large sum.
+// Totals of k quantities over the vectors of a row: add(i, sums) adds what the vector at i has to sums[0..k). In
+// blocks, whose sums are added with Kahan's correction, so that a long row is as exact as a short one.
 template <class T, int k, class Add>
-INLINE void add_up(int64_t end, T (&totals)[k], const Add& add, int64_t apart = kLanes<T>) {
-  Vec<T> outer[k] = {};
+INLINE void add_up(int64_t end, T (&totals)[k], const Add& add) {
+  Vec<T> outer[k] = {}, lost[k] = {};
   for (int64_t block = 0; block < end; block += kBlock<T>) {
     const int64_t stop = block + kBlock<T> < end ? block + kBlock<T> : end;
     Vec<T> sums[k] = {};
-    for (int64_t i = block; i < stop; i += apart) add(i, sums);
-    for (int j = 0; j < k; ++j) outer[j] += sums[j];
+    for (int64_t i = block; i < stop; i += kLanes<T>) add(i, sums);
+    for (int j = 0; j < k; ++j) {
+      const Vec<T> before = outer[j], term = sums[j] - lost[j];
+      outer[j] = before + term;
+      lost[j] = (outer[j] - before) - term;
+    }
   }
   for (int j = 0; j < k; ++j) totals[j] = horizontal_sum<T>(outer[j]);
 }
 
 template <class T>
 INLINE bool any(Mask<T> mask) {
+#if defined(__AVX512F__)
+  return bits(mask) != 0;
+#else
   uint64_t words[kVectorBytes / 8], all = 0;
   std::memcpy(words, &mask, sizeof mask);
   for (uint64_t word : words) all |= word;
   return all != 0;
+#endif
+}
+
+// Puts the lanes of v that the mask chooses at `to`, one after the other, and returns how many they are. What lies
+// behind them, up to a whole vector, is lost.
+template <class T>
+INLINE int64_t compress(Vec<T> v, Mask<T> mask, T* to) {
+#if defined(__AVX512F__)
+  const auto chosen = bits(mask);
+  store<T>(to, compressed(chosen, v));
+  return __builtin_popcount(chosen);
+#else
+  int64_t count = 0;
+  if (any<T>(mask))
+    for (int64_t i = 0; i < kLanes<T>; ++i) to[count] = v[i], count -= mask[i];
+  return count;
+#endif
+}
+
+// The reverse: a vector with the lanes that the mask chooses from `from`, where a whole vector can be read, and zero
+// elsewhere; `from` is moved past them.
+template <class T>
+INLINE Vec<T> expand(Mask<T> mask, const T*& from) {
+#if defined(__AVX512F__)
+  const auto chosen = bits(mask);
+  const Vec<T> v = expanded(chosen, load(from));
+  from += __builtin_popcount(chosen);
+  return v;
+#else
+  Vec<T> v{};
+  if (any<T>(mask))
+    for (int64_t i = 0; i < kLanes<T>; ++i) v[i] = mask[i] ? *from : T(0), from -= mask[i];
+  return v;
+#endif
 }
 
 template <class T>

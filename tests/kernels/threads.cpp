@@ -33,9 +33,8 @@ int main() {
     auto work = [&](int64_t begin, int64_t end) {
       LiveEntries live_entries(mask, n);
       Scratch<float> of_x(n), of_g(n), of_p(n), of_dx(n);
-      std::vector<float> scratch(padded<float>(n));
+      std::vector<float> scratch(3 * padded<float>(n));
       SegluSums<float> sums;
-      Vec<float> terms{};
       for (int64_t chunk = begin; chunk < end; ++chunk) {
         for (int64_t r = chunks.begin(chunk); r < chunks.end(chunk); ++r) {
           const Live& entries = live_entries(r);
@@ -53,9 +52,8 @@ int main() {
           entmax_forward_row(again, count, Entmax15Form<float>{}, scratch.data(), weights);
           evsoftmax_forward_row(again, count, 0.0f, weights);
           entmax_forward_row(again, count, AlphaEntmaxForm<float>(0.3f), scratch.data(), weights);
-          weights.pad(count, 0.0f);
           alpha_entmax_backward_row(Row<const float>{weights.data, weights.tail, weights.whole}, incoming, count, 0.3f,
-                                    scratch.data(), slopes, terms);
+                                    scratch.data(), slopes);
           deliver(weights, entries, n, &p[r * n]);
           deliver(slopes, entries, n, &dx[r * n]);
         }
