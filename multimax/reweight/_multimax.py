@@ -55,8 +55,10 @@ def multimax(scores: Tensor, ranges: Tensor, ts: Tensor, mask: Tensor | None = N
     ranges, ts = (_rows_of_heads(p, scores).to(compute_dtype(scores)) for p in (ranges, ts))
     if ranges.shape[-1] < len(powers):
         ranges = torch.cat([ranges, ranges], -1)
-    heads = max(len(ranges), len(ts))
-    return operators.multimax(scores, mask, ranges.expand(heads, -1), ts.expand(heads, -1), powers)
+    if ranges.shape[0] != ts.shape[0]:
+        heads = max(ranges.shape[0], ts.shape[0])
+        ranges, ts = ranges.expand(heads, -1), ts.expand(heads, -1)
+    return operators.multimax(scores, mask, ranges, ts, powers)
 
 
 def eager(scores: Tensor, ranges: Tensor, ts: Tensor, mask: Tensor | None, powers: tuple[int, ...]) -> Tensor:
@@ -94,8 +96,11 @@ def _check_parameters(ranges: Tensor, ts: Tensor, powers: tuple[int, ...], order
 
 def _rows_of_heads(parameter: Tensor, scores: Tensor) -> Tensor:
     """A parameter, [k] or [heads, k], as [1, k] or [heads, k]."""
-    per_head(parameter[..., 0], scores)  # which refuses other numbers of heads
-    return torch.atleast_2d(parameter)
+    if parameter.dim() == 1:
+        return parameter.unsqueeze(0)
+    if parameter.shape[0] != 1:
+        per_head(parameter[:, 0], scores)  # which refuses other numbers of heads
+    return parameter
 
 
 class _SegLU(torch.autograd.Function):
