@@ -2,6 +2,7 @@
 
 import multiprocessing
 import os
+import platform
 import shutil
 import signal
 import subprocess
@@ -148,3 +149,13 @@ def test_the_sources_are_part_of_what_is_installed(root):
     installed = tomllib.loads((root / "pyproject.toml").read_text())["tool"]["setuptools"]["package-data"]
     assert build.SOURCES
     assert all(any(source.match(pattern) for pattern in installed["multimax.kernels"]) for source in build.SOURCES)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(platform.machine() not in ("x86_64", "AMD64"), reason="the flags are those of x86")
+@pytest.mark.parametrize("flag", ["-mno-avx512f", "-mno-avx"])
+def test_the_kernels_are_right_on_narrower_vectors(flag, root, tmp_path):
+    environment = os.environ | {"CXXFLAGS": flag, "TORCH_EXTENSIONS_DIR": str(tmp_path)}
+    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "tests/kernels/test_cpp_rows.py"]
+    result = subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True)
+    assert result.returncode == 0, result.stdout[-3000:]
