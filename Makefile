@@ -38,7 +38,7 @@ test-slow: $(VENV)/.fairseq ## the tests that take minutes
 test-gpu: setup ## the tests that need a CUDA device
 	$(BIN)/python -m pytest -m gpu
 
-bench: $(VENV)/.fairseq ## speed and memory beside other implementations: ten minutes on two quiet cores
+bench: $(VENV)/.fairseq ## speed and memory beside other implementations: a quarter of an hour on two quiet cores
 	$(BIN)/python -m benchmarks
 
 # The address sanitizer must be loaded before Python is. torch's OpenMP is not instrumented: threads have a program of

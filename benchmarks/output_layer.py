@@ -87,7 +87,7 @@ def adaptive(benchmark: Benchmark, tokens: int, dim: int, vocabulary: int, cutof
 
 def run(benchmark: Benchmark) -> None:
     device, quick = benchmark.device, benchmark.quick
-    tokens, dim = (16, 8) if quick else (8192, 512) if device.type == "cuda" else (512, 256)
+    tokens, dim = (16, 8) if quick else (8192, 512) if device.type == "cuda" else (256, 256)
     for vocabulary in (64, 128) if quick else VOCABULARIES:
         targets = torch.randint(vocabulary, (tokens,), device=device)
         tensors = [torch.randn(tokens, dim, device=device), torch.randn(vocabulary, dim, device=device) * dim**-0.5]

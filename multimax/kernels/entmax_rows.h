@@ -194,10 +194,8 @@ void entmax_forward_row(Row<const T> x, int64_t n, const Form& form, T* z, Row<T
   // With many entries one unit in the last place of the normaliser shows in the sum.
   const Vec<T> scale = splat(1 / total[0]);
   const T* weight = z;
-  for (int64_t i = 0; i < end; i += kLanes<T>) {
-    p.prefetch(i);
+  for (int64_t i = 0; i < end; i += kLanes<T>)
     p.set(i, expand<T>((x[i] - largest) * form.scale > form.bound, weight) * scale);
-  }
 }
 
 // dx_i = s_i (g_i - sum_j s_j g_j / sum_j s_j), with s the slopes of the weights p given by `slope`.
@@ -215,7 +213,6 @@ INLINE void entmax_backward_row(Row<const T> p, Row<const T> g, int64_t n, const
   });
   const Vec<T> mean = splat(totals[0] == 0 ? T(0) : totals[1] / totals[0]);
   for (int64_t i = 0; i < end; i += kLanes<T>) {
-    dx.prefetch(i);
     Vec<T> s = Slope::is_cheap ? slope(p[i]) : dx[i];
     dx.set(i, s * (g[i] - mean));
   }
@@ -303,10 +300,7 @@ T alpha_entmax_backward_row(Row<const T> p, Row<const T> g, int64_t n, T d, T* s
     sums[0] += load(psis + i) * slope;
   });
   const T* slope = slopes;
-  for (int64_t i = 0; i < end; i += kLanes<T>) {
-    dx.prefetch(i);
-    dx.set(i, expand<T>(p[i] != Vec<T>{}, slope));
-  }
+  for (int64_t i = 0; i < end; i += kLanes<T>) dx.set(i, expand<T>(p[i] != Vec<T>{}, slope));
   return of_alpha[0];
 }
 
@@ -336,7 +330,6 @@ void evsoftmax_forward_row(Row<const T> x, int64_t n, T rest, Row<T> p) {
   add_up(end, total, [&](int64_t i, auto& sums) INLINED {
     Vec<T> v = x[i] - largest, e = exponential<T>(v);
     e = v >= mean ? e : e * rest;
-    p.prefetch(i);
     p.set(i, e);
     sums[0] += e;
   });

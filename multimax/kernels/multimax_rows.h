@@ -75,7 +75,6 @@ INLINE bool modulate(Row<const T> x, int64_t n, const Form& seglu, Row<T> y, T& 
   Vec<T> top = splat<T>(-std::numeric_limits<T>::infinity()), far{};
   for (int64_t i = 0; i < n; i += kLanes<T>) {
     x.prefetch(i);
-    y.prefetch(i);
     Vec<T> v = x[i], modulated = seglu(v);
     y.set(i, modulated);
     top = max(modulated, top);
@@ -128,7 +127,6 @@ INLINE bool multimax_slopes(Row<const T> x, Row<const T> g, Row<const T> p, int6
     SegluSums<T> local;
     for (int64_t i = block; i < std::min(end, block + kBlock<T>); i += kLanes<T>) {
       x.prefetch(i);
-      dx.prefetch(i);
       Vec<T> v = x[i], dy = p[i] * (g[i] - mean), slope = dy;
       if constexpr (first) {
         Vec<T> left = seglu.hinge(0, v), right = seglu.hinge(1, v);

@@ -137,8 +137,8 @@ struct Row {
   INLINE Vec<T> operator[](int64_t i) const { return load<T>(at(i)); }
   INLINE void set(int64_t i, Vec<T> v) const { store(at(i), v); }
 
-  // Has the memory at work for what comes while this row is computed; short rows keep it idle else.
-  INLINE void prefetch(int64_t i) const { __builtin_prefetch(data + ahead + i, !std::is_const_v<Entry>); }
+  // Has the memory at work for what is read next while this row is computed; short rows keep it idle else.
+  INLINE void prefetch(int64_t i) const { __builtin_prefetch(data + ahead + i); }
 
   // Sets the padding behind n entries.
   INLINE void pad(int64_t n, T value) const {
