@@ -2,8 +2,8 @@
 
     python -m benchmarks [NAME ...] [--device cuda] [--quick] [--results FOLDER]
 
-On two CPU cores this takes a quarter of an hour, on a GPU about six, what is least known first. A benchmark that fails or
-takes too long leaves behind what it has measured, and the next one follows.
+On two CPU cores this takes a quarter of an hour, on a GPU six minutes, what is least known first. A benchmark that
+fails or takes too long leaves behind what it has measured, and the next one follows.
 """
 
 import argparse
