@@ -24,7 +24,7 @@ PLAN: dict[str, dict[str, tuple[int, str]]] = {
         "functions": (220, "--seconds 2.5"),
         "attention": (170, "--seconds 3"),
         "output_layer": (110, "--seconds 8"),
-        "training_steps": (120, "--seconds 30"),
+        "training_steps": (150, "--seconds 60"),
         "translation": (60, "--seconds 8 --functions multimax softmax --size paper --tokens 192 --beam-tokens 72"),
         "language_modeling": (20, "--seconds 3 --functions softmax multimax"),
     },

@@ -1,60 +1,21 @@
-"""Compile the row kernels for the GPU of a compute capability, without one: every launch is a warm-up.
+"""Compile the row kernels for the GPU of a compute capability, without one.
 
-``python compile_row_kernels.py 90 197 bfloat16`` prints what ran and what it takes, a line each: registers and bytes of
-stack (spills) per thread, from cuobjdump, and of shared memory per program.
+``python compile_row_kernels.py 90 197 bfloat16`` prints what each kernel takes.
 """
 
 import os
-import re
-import subprocess
 import sys
-import tempfile
-from pathlib import Path
 
 os.environ.pop("TRITON_INTERPRET", None)
 
 import torch
-import triton
-from triton.backends.compiler import GPUTarget
-from triton.runtime.jit import JITFunction
+from without_gpu import compile_only
 
 from multimax.kernels import triton_launch, triton_rows
 
-CUOBJDUMP = Path(triton.__file__).parent / "backends/nvidia/bin/cuobjdump"
-
-
-class NoGPU:
-    """What Triton asks of a device's driver until it launches."""
-
-    def __init__(self, capability: int) -> None:
-        self.capability = capability
-
-    def get_current_target(self) -> GPUTarget:
-        return GPUTarget("cuda", self.capability, 32)
-
-    def get_current_device(self) -> int:
-        return 0
-
-    def get_current_stream(self, device: int) -> int:
-        return 0
-
 
 def main(capability: int, n: int, dtype: torch.dtype) -> None:
-    run = JITFunction.run
-
-    def warm_up(self, *args, grid, warmup, **kwargs):
-        compiled = run(self, *args, grid=grid, warmup=True, **kwargs)
-        name = f"{self.fn.__module__.rpartition('.')[2]}.{self.fn.__name__}"
-        with tempfile.NamedTemporaryFile(suffix=".cubin") as cubin:
-            cubin.write(compiled.asm["cubin"])
-            cubin.flush()
-            usage = subprocess.run([CUOBJDUMP, "-res-usage", cubin.name], capture_output=True, text=True, check=True)
-        registers, stack = (re.search(rf"{what}:(\d+)", usage.stdout)[1] for what in ("REG", "STACK"))
-        print(f"{name} registers={registers} stack={stack} shared={compiled.metadata.shared}")
-        return compiled
-
-    triton.runtime.driver.set_active(NoGPU(capability))
-    JITFunction.run = warm_up
+    compile_only(capability)
     triton_launch.processors = lambda device: 132
     scores = torch.zeros(2, 3, 20, n, dtype=dtype)
     mask = torch.ones(2, 1, 1, n, dtype=torch.bool)

@@ -23,7 +23,7 @@ def compile_for(tmp_path, capability: int, *arguments: str) -> dict[str, dict[st
     environment["TRITON_CACHE_DIR"] = str(tmp_path)
     command = [sys.executable, SCRIPT, str(capability), *arguments]
     output = subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout
-    kernels = {line.split()[0]: line for line in output.splitlines()}
+    kernels = {line.split()[0].rpartition(".")[2]: line for line in output.splitlines()}
     assert set(kernels) == {"forward", "backward_of_queries", "backward_of_keys"}
     usage = {
         name: {what: int(number) for what, number in re.findall(r"(\w+)=(\d+)", line)} for name, line in kernels.items()
