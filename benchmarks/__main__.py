@@ -57,12 +57,9 @@ def main() -> None:
             print(f"{name}: left out, {NEEDS[name]} is not installed", flush=True)
             continue
         command = [sys.executable, "-m", f"benchmarks.{name}", "--device", arguments.device, "--limit", str(limit)]
-        command += [
-            *options.split(),
-            "--output",
-            str(arguments.results / "benchmarks"),
-            *(["--quick"] * arguments.quick),
-        ]
+        command += [*options.split(), *(["--quick"] * arguments.quick)]
+        if arguments.results != RESULTS.parent:  # else the record would name a folder of this machine
+            command += ["--output", str(arguments.results / "benchmarks")]
         started = time.monotonic()
         try:
             failed += [name] * (subprocess.run(command, timeout=limit + GRACE).returncode != 0)
