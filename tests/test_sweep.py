@@ -106,6 +106,7 @@ def test_ctrl_c_stops_local_runs_with_checkpoints(root, tmp_path):
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # ignored where the tests are a background job
     )
     try:
         while process.poll() is None and not any(read_metrics(run) for run in tmp_path.glob("runs/deit-*")):
