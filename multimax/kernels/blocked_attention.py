@@ -60,9 +60,8 @@ class Rows(NamedTuple):
             )
         if self.kind == "alpha_entmax":
             return *kernels.alpha_entmax_backward(grad, weights, self.first), None
-        if self.kind == "entmax":
-            return kernels.entmax_backward(grad, weights, self.number), None, None
-        return torch._softmax_backward_data(grad, weights, -1, weights.dtype), None, None
+        alpha = self.number if self.kind == "entmax" else 1.0  # the backward of ev-softmax is softmax's
+        return kernels.entmax_backward(grad, weights, alpha), None, None
 
     def differentiable(self, scores: Tensor, mask: Tensor | None) -> Tensor:
         """Weights that remember where they come from."""
