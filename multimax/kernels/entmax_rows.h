@@ -241,18 +241,6 @@ struct Entmax15Slope {
   }
 };
 
-// p^(1 - d).
-template <class T>
-struct AlphaEntmaxSlope {
-  static constexpr bool is_cheap = false;
-  T d;
-  INLINE Vec<T> operator()(Vec<T> p) const {
-    Mask<T> positive = p > Vec<T>{};
-    if (!any<T>(positive)) return p;
-    return positive ? exponential<T>(logarithm<T>(p) * (1 - d)) : p;
-  }
-};
-
 // psi = (1 - e^x (1 - x)) / d^2 with x = d log p = d l and e^x given.
 template <class T>
 INLINE Vec<T> psi(Vec<T> l, Vec<T> x, Vec<T> exp_x) {

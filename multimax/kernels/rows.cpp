@@ -277,7 +277,7 @@ Tensor evsoftmax_forward(Tensor scores, std::optional<Tensor> mask, double epsil
   });
 }
 
-// Gradients of all rows by kernel(p, g, n, d, dx), and for each head the sum of what it returns.
+// Gradients of all rows by kernel(p, g, n, d, scratch, dx), and for each head the sum of what it returns.
 template <class D, class Kernel>
 std::tuple<Tensor, std::vector<double>> backward(Tensor grad, Tensor weights, int64_t heads, const D& distance,
                                                  const Kernel& kernel) {
@@ -293,11 +293,14 @@ std::tuple<Tensor, std::vector<double>> backward(Tensor grad, Tensor weights, in
     in_parallel(chunks, n, [&](int64_t begin, int64_t end) {
       const Live all{0, n, nullptr};
       Scratch<T> of_p(n), of_g(n), of_dx(n);
+      std::vector<T> scratch(3 * padded<T>(n));
       for (int64_t chunk = begin; chunk < end; ++chunk) {
         const T d = distance_from_one<T>(distance(chunks.head(chunk)));
         for (int64_t r = chunks.begin(chunk); r < chunks.end(chunk); ++r) {
           const Row<T> out = of_dx.destination(dx + r * n, all);
-          totals[chunk] += kernel(of_p.fetch(p + r * n, all, T(0)), of_g.fetch(g + r * n, all, T(0)), n, d, out);
+          const Row<const T> weights_of_row = of_p.fetch(p + r * n, all, T(0));
+          const Row<const T> incoming = of_g.fetch(g + r * n, all, T(0));
+          totals[chunk] += kernel(weights_of_row, incoming, n, d, scratch.data(), out);
           deliver(out, all, n, dx + r * n);
         }
       }
@@ -308,7 +311,7 @@ std::tuple<Tensor, std::vector<double>> backward(Tensor grad, Tensor weights, in
 }
 
 Tensor entmax_backward(Tensor grad, Tensor weights, double alpha) {
-  auto kernel = [&]<class T>(Row<const T> p, Row<const T> g, int64_t n, T d, Row<T> dx) {
+  auto kernel = [&]<class T>(Row<const T> p, Row<const T> g, int64_t n, T d, T* scratch, Row<T> dx) {
     if (alpha == 2)
       entmax_backward_row(p, g, n, SparsemaxSlope<T>{}, dx);
     else if (alpha == 1.5)
@@ -316,7 +319,7 @@ Tensor entmax_backward(Tensor grad, Tensor weights, double alpha) {
     else if (alpha == 1)
       entmax_backward_row(p, g, n, SoftmaxSlope<T>{}, dx);
     else
-      entmax_backward_row(p, g, n, AlphaEntmaxSlope<T>{d}, dx);
+      alpha_entmax_backward_row(p, g, n, d, scratch, dx);
     return 0;
   };
   return std::get<0>(backward(grad, weights, 1, [&](int64_t) { return alpha; }, kernel));
@@ -328,10 +331,8 @@ std::tuple<Tensor, Tensor> alpha_entmax_backward(Tensor grad, Tensor weights, Te
   auto value = [&](int64_t head) { return is_double ? data<double>(alpha)[head] : data<float>(alpha)[head]; };
   auto [by_scores, by_head] =
       backward(grad, weights, alpha.numel(), value,
-               []<class T>(Row<const T> p, Row<const T> g, int64_t n, T d, Row<T> dx) {
-                 thread_local std::vector<T> scratch;
-                 scratch.resize(3 * padded<T>(n));
-                 return alpha_entmax_backward_row(p, g, n, d, scratch.data(), dx);
+               []<class T>(Row<const T> p, Row<const T> g, int64_t n, T d, T* scratch, Row<T> dx) {
+                 return alpha_entmax_backward_row(p, g, n, d, scratch, dx);
                });
   Tensor by_alpha = like(alpha);
   for (int64_t head = 0; head < alpha.numel(); ++head) {

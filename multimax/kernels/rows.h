@@ -106,7 +106,7 @@ class Scratch {
   Row<T> destination(S* row, const Live& live) {
     if constexpr (std::is_same_v<S, T>)
       if (live.index == nullptr)
-        return {row + live.first, entries_.get(), live.count / kLanes<T> * kLanes<T>, ahead_};
+        return {row + live.first, entries_.get(), live.count / kLanes<T> * kLanes<T>};
     return {entries_.get() + kLanes<T>, entries_.get(), padded<T>(live.count)};
   }
 
