@@ -18,7 +18,9 @@ never a matter of the tensor's size, so that a computation gives the same bits w
 import importlib.util
 import os
 import sys
+from collections.abc import Callable
 from functools import cache
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -27,6 +29,8 @@ from multimax.kernels import build
 
 MODES = ("auto", "eager", "require")
 DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+
+F = TypeVar("F", bound=Callable[..., object])
 
 
 def _checked(mode: str, where: str) -> str:
@@ -55,6 +59,12 @@ class use:
     def __exit__(self, *_: object) -> None:
         global _mode
         _mode = self._before
+
+
+def constant(function: F) -> F:
+    """torch.compiler.assume_constant_result, without the import of all of torch._dynamo that it begins with."""
+    function._dynamo_marked_constant = True  # type: ignore[attr-defined]
+    return function
 
 
 def mode() -> str:
@@ -87,6 +97,7 @@ def _is_transformed() -> bool:
     return torch._C._functorch.peek_interpreter_stack() is not None or torch.autograd.forward_ad._current_level >= 0
 
 
+@constant
 def _is_there(name: str, required: bool) -> bool:
     why_not = _obstacle(name)
     if why_not is None:
@@ -95,10 +106,6 @@ def _is_there(name: str, required: bool) -> bool:
         raise RuntimeError(f"MULTIMAX_KERNELS=require, but the {name} kernels cannot be had: {why_not}")
     _say_once(name, why_not)
     return False
-
-
-# torch.compiler.assume_constant_result(_is_there), without the import of all of torch._dynamo that it begins with.
-_is_there._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
 @cache

@@ -23,7 +23,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from multimax.kernels import flash_blocks
+from multimax.kernels import constant, flash_blocks
 
 _DTYPES = (torch.bfloat16, torch.float16, torch.float32)
 
@@ -122,6 +122,7 @@ def supports(
     return _supports_device(query.device.type, query.device.index)
 
 
+@constant
 def _supports_device(kind: str, index: int | None) -> str | None:
     if importlib.util.find_spec("triton") is None:
         return "Triton is not installed"
@@ -131,10 +132,6 @@ def _supports_device(kind: str, index: int | None) -> str | None:
         return f"it needs an NVIDIA GPU, the tensors are on {kind}"
     capability = torch.cuda.get_device_capability(index)
     return None if capability >= (8, 0) else f"it needs compute capability 8.0, the device has {capability}"
-
-
-# torch.compiler.assume_constant_result, without the import of all of torch._dynamo that it begins with.
-_supports_device._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
 def _by_head(parameter: Tensor | None, like: Tensor) -> Tensor:
