@@ -24,7 +24,7 @@ from multimax import kernels
 from multimax.kernels import adasplash, flash
 from multimax.kernels.blocked_attention import Rows, blocked_attention
 from multimax.reweight import Entmax, Entmax15, EvSoftmax, MultiMax, Reweighting, Softmax, Sparsemax
-from multimax.reweight._multimax import _powers_of
+from multimax.reweight._multimax import _powers_of, operator_parameters
 
 BACKENDS = ("reference", "sdpa", "blocked", "flash", "adasplash")
 
@@ -180,11 +180,8 @@ def _rows(reweight: Reweighting, query: Tensor) -> Rows | None:
         nothing = query.new_zeros(1, 2, dtype=dtype)  # softmax is MultiMax whose ts are zero
         return Rows("multimax", nothing, nothing, (1, 1))
     if type(reweight) is MultiMax and reweight.num_heads in heads:
-        ranges, ts, powers = _segments(reweight)
-        assert ranges is not None
-        assert ts is not None
-        ranges, ts = torch.atleast_2d(ranges).to(dtype), torch.atleast_2d(ts).to(dtype)
-        return Rows("multimax", ranges.repeat(1, ts.shape[1] // ranges.shape[1]), ts, powers)
+        powers = _powers_of(reweight.order)
+        return Rows("multimax", *operator_parameters(query, *reweight._by_head(), powers), powers)
     if type(reweight) in (Sparsemax, Entmax15, Entmax):
         alpha = _alpha(reweight)
         if isinstance(alpha, Tensor):

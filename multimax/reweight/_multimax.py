@@ -52,13 +52,7 @@ def multimax(scores: Tensor, ranges: Tensor, ts: Tensor, mask: Tensor | None = N
     _check_parameters(ranges, ts, powers, order)
     if kernels.path(scores) == "eager":
         return eager(scores, ranges, ts, mask, powers)
-    ranges, ts = (_rows_of_heads(p, scores).to(compute_dtype(scores)) for p in (ranges, ts))
-    if ranges.shape[-1] < len(powers):
-        ranges = torch.cat([ranges, ranges], -1)
-    if ranges.shape[0] != ts.shape[0]:
-        heads = max(ranges.shape[0], ts.shape[0])
-        ranges, ts = ranges.expand(heads, -1), ts.expand(heads, -1)
-    return operators.multimax(scores, mask, ranges, ts, powers)
+    return operators.multimax(scores, mask, *operator_parameters(scores, ranges, ts, powers), powers)
 
 
 def eager(scores: Tensor, ranges: Tensor, ts: Tensor, mask: Tensor | None, powers: tuple[int, ...]) -> Tensor:
@@ -92,6 +86,17 @@ def _check_parameters(ranges: Tensor, ts: Tensor, powers: tuple[int, ...], order
             raise ValueError(
                 f"{name} must be [k] or [heads, k] with k = {sizes} for order {order}, got {tuple(parameter.shape)}"
             )
+
+
+def operator_parameters(scores: Tensor, ranges: Tensor, ts: Tensor, powers: tuple[int, ...]) -> tuple[Tensor, Tensor]:
+    """Ranges and ts as the operators take them for ``scores``, or for a query with as many heads: [heads or 1, k]."""
+    ranges, ts = (_rows_of_heads(p, scores).to(compute_dtype(scores)) for p in (ranges, ts))
+    if ranges.shape[-1] < len(powers):
+        ranges = torch.cat([ranges, ranges], -1)
+    if ranges.shape[0] != ts.shape[0]:
+        heads = max(ranges.shape[0], ts.shape[0])
+        ranges, ts = ranges.expand(heads, -1), ts.expand(heads, -1)
+    return ranges, ts
 
 
 def _rows_of_heads(parameter: Tensor, scores: Tensor) -> Tensor:
