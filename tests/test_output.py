@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn import functional as F
 
+from benchmarks.timing import peak_memory
 from multimax import kernels, reweight
 from multimax.kernels import linear_cross_entropy as chunked
 from multimax.output import linear_cross_entropy, linear_loss
@@ -189,14 +190,11 @@ def test_memory_is_that_of_a_chunk(monkeypatch, reduction):
     peaks = {}
     for n in (64, 1024):
         leaves, targets, order = case(n, v, dim, dtype=torch.float32, kind="hard")
-        with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
+
+        def step(leaves=leaves, targets=targets, order=order):
             ours(leaves, targets, order, reduction=reduction).sum().backward()
-        held = peak = 0
-        for event in profile.profiler.kineto_results.events():
-            if event.name() == "[memory]":
-                held += event.nbytes()
-                peak = max(peak, held)
-        peaks[n] = peak
+
+        peaks[n] = peak_memory(step, torch.device("cpu"))
     chunk, weights, row = 4 * 16 * v, 4 * v * dim, 4 * dim + 100
     assert peaks[1024] - peaks[64] < (1024 - 64) * row
     assert peaks[1024] < 4 * chunk + 6 * weights + 1024 * row
