@@ -81,9 +81,7 @@ def path(scores: Tensor) -> str:
     Raises:
         RuntimeError: in the mode "require", where only the lack of a compiler or of Triton stands in the way.
     """
-    if _mode == "eager" or scores.dtype not in DTYPES or type(scores) not in (Tensor, torch.nn.Parameter):
-        return "eager"
-    if torch.compiler.is_exporting() or (not torch.compiler.is_compiling() and _is_transformed()):
+    if _mode == "eager" or not _is_ordinary(scores):
         return "eager"
     kind = scores.device.type
     if kind == "cpu":
@@ -91,6 +89,18 @@ def path(scores: Tensor) -> str:
     if kind == "cuda":
         return "triton" if _is_there("triton", _mode == "require") else "eager"
     return "eager"
+
+
+def can_be_blocked(scores: Tensor) -> bool:
+    """Whether tensor operations may compute with ``scores`` block by block: on a CPU, and nothing looks on."""
+    is_watched = torch.compiler.is_compiling() or torch._C._len_torch_dispatch_stack() > 0
+    return scores.device.type == "cpu" and scores.numel() > 0 and _is_ordinary(scores) and not is_watched
+
+
+def _is_ordinary(scores: Tensor) -> bool:
+    if scores.dtype not in DTYPES or type(scores) not in (Tensor, torch.nn.Parameter):
+        return False
+    return not torch.compiler.is_exporting() and (torch.compiler.is_compiling() or not _is_transformed())
 
 
 def _is_transformed() -> bool:

@@ -122,12 +122,9 @@ def _save_multimax(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tens
 def _multimax_backward(ctx: Any, grad: Tensor, _: Tensor | None) -> tuple[Tensor | None, ...]:
     scores, mask, statistics, ranges, ts, weights = ctx.saved_tensors
     if torch.is_grad_enabled():
-        from multimax.reweight._multimax import eager
+        from multimax.reweight._multimax import gradients
 
-        leaves = [tensor for tensor in (scores, ranges, ts) if tensor.requires_grad]
-        again = eager(scores, ranges, ts, mask, ctx.powers)
-        gradients = iter(torch.autograd.grad(again, leaves, grad, create_graph=True))
-        by_scores, by_ranges, by_ts = (next(gradients) if t.requires_grad else None for t in (scores, ranges, ts))
+        by_scores, by_ranges, by_ts = gradients(grad, scores, mask, ranges, ts, ctx.powers)
     else:
         by_scores, by_ranges, by_ts = _operators.multimax_backward(
             grad, scores, mask, statistics, ranges, ts, ctx.powers, weights

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from multimax import kernels
-from multimax.kernels import operators
+from multimax.kernels import blocked_multimax, operators
 from multimax.reweight._base import Reweighting
 from multimax.reweight._registry import register
 from multimax.reweight._rows import check_arguments, compute_dtype, over_live_entries, per_head
@@ -50,9 +50,11 @@ def multimax(scores: Tensor, ranges: Tensor, ts: Tensor, mask: Tensor | None = N
     check_arguments(scores, mask)
     powers = _powers_of(order)
     _check_parameters(ranges, ts, powers, order)
-    if kernels.path(scores) == "eager":
+    is_eager = kernels.path(scores) == "eager"
+    if is_eager and not kernels.can_be_blocked(scores):
         return eager(scores, ranges, ts, mask, powers)
-    return operators.multimax(scores, mask, *operator_parameters(scores, ranges, ts, powers), powers)
+    by_rows = (blocked_multimax if is_eager else operators).multimax
+    return by_rows(scores, mask, *operator_parameters(scores, ranges, ts, powers), powers)
 
 
 def eager(scores: Tensor, ranges: Tensor, ts: Tensor, mask: Tensor | None, powers: tuple[int, ...]) -> Tensor:
@@ -62,6 +64,16 @@ def eager(scores: Tensor, ranges: Tensor, ts: Tensor, mask: Tensor | None, power
         x = x.where(mask, 0)  # whatever is there must not reach the sums for the parameters' gradients
     modulated = _SegLU.apply(x, ranges.to(x.dtype), ts.to(x.dtype), powers)
     return over_live_entries(partial(torch.softmax, dim=-1), modulated, mask).to(scores.dtype)
+
+
+def gradients(
+    grad: Tensor, scores: Tensor, mask: Tensor | None, ranges: Tensor, ts: Tensor, powers: tuple[int, ...]
+) -> tuple[Tensor | None, ...]:
+    """Those of ``eager`` by scores, ranges and ts, where they are wanted, to be differentiated again."""
+    leaves = [tensor for tensor in (scores, ranges, ts) if tensor.requires_grad]
+    weights = eager(scores, ranges, ts, mask, powers)
+    found = iter(torch.autograd.grad(weights, leaves, grad, create_graph=True))
+    return tuple(next(found) if tensor.requires_grad else None for tensor in (scores, ranges, ts))
 
 
 def seglu(scores: Tensor, ranges: Tensor, ts: Tensor, *, order: Order = 2) -> Tensor:

@@ -12,6 +12,7 @@ import tomllib
 
 import pytest
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 
 from multimax import kernels, reweight
 from multimax.kernels import build
@@ -100,6 +101,7 @@ def test_a_build_that_fails_says_so_in_one_line(compiler, monkeypatch):
 def test_without_a_compiler(mode, tmp_path):
     code = """
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 from multimax import kernels, reweight
 scores = torch.randn(4, 9)
 for name in ("multimax", "sparsemax", "evsoftmax"):
@@ -145,6 +147,15 @@ def test_every_function_takes_the_path_that_is_announced():
                 assert ("GeneratedBackwardFor_multimax" in attend(scores).grad_fn.name()) == ours
 
 
+def test_tensor_operations_go_block_by_block_unless_something_traces_them():
+    attend, scores = reweight.create("multimax"), torch.randn(2, 3, 5, 7, requires_grad=True)
+    with kernels.use("eager"):
+        assert "_MultiMax" in attend(scores).grad_fn.name()
+        with FlopCounterMode(display=False):
+            assert "_MultiMax" not in attend(scores).grad_fn.name()
+        assert "_MultiMax" not in attend(scores.to("meta")).grad_fn.name()
+
+
 def test_the_sources_are_part_of_what_is_installed(root):
     installed = tomllib.loads((root / "pyproject.toml").read_text())["tool"]["setuptools"]["package-data"]
     assert build.SOURCES
@@ -156,6 +167,6 @@ def test_the_sources_are_part_of_what_is_installed(root):
 @pytest.mark.parametrize("flag", ["-mno-avx512f", "-mno-avx"])
 def test_the_kernels_are_right_on_narrower_vectors(flag, root, tmp_path):
     environment = os.environ | {"CXXFLAGS": flag, "TORCH_EXTENSIONS_DIR": str(tmp_path)}
-    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "tests/kernels/test_cpp_rows.py"]
+    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "tests/kernels/test_cpu_rows.py"]
     result = subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True)
     assert result.returncode == 0, result.stdout[-3000:]

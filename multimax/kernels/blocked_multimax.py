@@ -1,0 +1,160 @@
+"""MultiMax by tensor operations on blocks of rows that stay in a CPU's cache, for where there is no C++ kernel.
+
+Of the expression as a whole each operation goes through memory, and autograd keeps most of their results. Here they go
+through the cache; the backward is in closed form and keeps the scores and the weights. Gradients of parameters are
+added up block after block: the same bits in each run.
+"""
+
+from collections.abc import Iterator
+from itertools import product
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+# Entries of a block. Larger ones leave the cache; with smaller ones the calls take longer than the work. With two cores
+# of 1 MB each, and 32 MB that they share, this was the fastest.
+BLOCK = 2**19
+
+
+def multimax(scores: Tensor, mask: Tensor | None, ranges: Tensor, ts: Tensor, powers: tuple[int, ...]) -> Tensor:
+    """Weights of ``scores``; arguments as for ``multimax.kernels.operators.multimax``, and differentiable like it."""
+    weights: Tensor = _MultiMax.apply(scores, mask, ranges, ts, powers)
+    return weights
+
+
+class _MultiMax(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, scores: Tensor, mask: Tensor | None, ranges: Tensor, ts: Tensor, powers: tuple[int, ...]
+    ) -> Tensor:
+        weights = torch.empty_like(scores, memory_format=torch.contiguous_format)
+        scratch, hinges = _scratch(scores, 2, ranges.dtype), _hinges(ranges, ts, powers)
+        for head, x, live, out in _blocks(len(ts), scores, mask, weights):
+            _weigh(_live(x, live, ranges.dtype), live, hinges[head], scratch, out)
+        ctx.powers = powers
+        ctx.save_for_backward(scores, mask, ranges, ts, weights if weights.dtype == ranges.dtype else None)
+        return weights
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        (grad,) = grads
+        scores, mask, ranges, ts, weights = ctx.saved_tensors
+        if torch.is_grad_enabled():
+            from multimax.reweight._multimax import gradients
+
+            by_scores, by_ranges, by_ts = gradients(grad, scores, mask, ranges, ts, ctx.powers)
+        else:
+            by_scores, by_ranges, by_ts = _backward(grad, scores, mask, ranges, ts, ctx.powers, weights)
+        return by_scores, None, by_ranges, by_ts, None
+
+
+def _backward(
+    grad: Tensor,
+    scores: Tensor,
+    mask: Tensor | None,
+    ranges: Tensor,
+    ts: Tensor,
+    powers: tuple[int, ...],
+    weights: Tensor | None,
+) -> tuple[Tensor, Tensor, Tensor]:
+    by_scores = torch.empty_like(scores, memory_format=torch.contiguous_format)
+    scratch, hinges = _scratch(scores, 4, ranges.dtype), _hinges(ranges, ts, powers)
+    sums = []
+    for head, x, live, g, p, out in _blocks(len(ts), scores, mask, grad, weights, by_scores):
+        x = _live(x, live, ranges.dtype)
+        dy, height, by_hinge, slope = (part[: x.numel()].view(x.shape) for part in scratch)
+        if p is None:
+            p = _weigh(x, live, hinges[head], scratch, slope)
+        torch._softmax_backward_data(g.to(x.dtype), p, -1, x.dtype, grad_input=dy)
+        slope, before = out if out.dtype == x.dtype else slope, dy
+        for hinge in hinges[head]:
+            torch.sub(*((hinge.r, x) if hinge.is_left else (x, hinge.r)), out=height).clamp_(0, _limit(x.dtype))
+            if hinge.power == 1:
+                torch.ops.aten.threshold_backward.grad_input(dy, height, 0, grad_input=by_hinge)
+                by_t = torch.dot(dy.view(-1), height.view(-1))
+            else:
+                torch.mul(dy, height, out=by_hinge)
+                by_t = torch.dot(by_hinge.view(-1), height.view(-1))
+            sums += [by_t, by_hinge.sum() * -hinge.slope]
+            before = torch.add(before, by_hinge, alpha=hinge.slope, out=slope)
+        if slope is not out:
+            out.copy_(slope)
+    by_ts, by_ranges = torch.stack(sums).view(len(ts), -1, len(powers), 2).double().sum(1).to(ts.dtype).unbind(-1)
+    return by_scores, by_ranges, by_ts
+
+
+class _Hinge(NamedTuple):
+    r: Tensor
+    t: float
+    power: int
+    is_left: bool
+
+    @property
+    def slope(self) -> float:
+        """Of its term, over its height to the power less one."""
+        return (-self.t if self.is_left else self.t) * self.power
+
+
+def _hinges(ranges: Tensor, ts: Tensor, powers: tuple[int, ...]) -> list[list[_Hinge]]:
+    """Those of each head."""
+    return [
+        [_Hinge(r, t, power, i % 2 == 0) for i, (r, t, power) in enumerate(zip(*of_head, powers, strict=True))]
+        for of_head in zip(ranges, ts.tolist(), strict=True)
+    ]
+
+
+def _weigh(x: Tensor, live: Tensor | None, hinges: list[_Hinge], scratch: list[Tensor], out: Tensor) -> Tensor:
+    """Weights of the block ``x`` into ``out``, which is returned."""
+    y, height = (part[: x.numel()].view(x.shape) for part in scratch[:2])
+    limit, largest = _limit(x.dtype), torch.finfo(x.dtype).max
+    before = x
+    for hinge in hinges:
+        low, high = (-limit, 0) if hinge.is_left else (0, limit)
+        if hinge.power == 1:  # with r added to the height, a constant that the softmax takes away
+            r = hinge.r.item()
+            torch.clamp(x, r + low, r + high, out=height)
+            before = torch.add(before, height, alpha=hinge.slope, out=y)
+        else:
+            torch.sub(x, hinge.r, out=height).clamp_(low, high)
+            before = torch.addcmul(before, height, height, value=hinge.t, out=y)
+    y.clamp_(-largest, largest)
+    if live is not None:
+        y.masked_fill_(~live, -torch.inf)
+    weights = out if out.dtype == x.dtype and out.is_contiguous() else height
+    torch.softmax(y, -1, out=weights)
+    if live is not None:
+        weights.masked_fill_(~live, 0)  # rows without a live entry are NaN until here
+    return weights if weights is out else out.copy_(weights)
+
+
+def _live(x: Tensor, live: Tensor | None, dtype: torch.dtype) -> Tensor:
+    """A block in the compute dtype, zero where it is dead: what is there must not reach the sums."""
+    return x.to(dtype) if live is None else x.to(dtype).where(live, 0)
+
+
+def _limit(dtype: torch.dtype) -> float:
+    """Where hinges stop growing, as in the expression as a whole."""
+    return float(torch.finfo(dtype).max ** 0.4)
+
+
+def _scratch(scores: Tensor, count: int, dtype: torch.dtype) -> list[Tensor]:
+    """Flat memory for blocks, ``count`` times; a block has at least a row."""
+    size = min(scores.numel(), max(BLOCK, scores.shape[-1]))
+    return [torch.empty(size, dtype=dtype) for _ in range(count)]
+
+
+def _blocks(heads: int, scores: Tensor, mask: Tensor | None, *others: Tensor | None) -> Iterator[tuple[Any, ...]]:
+    """For each block its head and the parts there, [.., .., n], of the tensors, of which some may be None.
+
+    All blocks of a head follow one another, and each head has as many.
+    """
+    n = scores.shape[-1]
+    queries = scores.shape[-2] if heads > 1 else 1
+    rows = max(1, BLOCK // n)
+    at_once = max(1, rows // queries)
+    live = None if mask is None else mask.expand(scores.shape)
+    tensors = [t if t is None else t.reshape(-1, heads, queries, n) for t in (scores, live, *others)]
+    groups = range(0, scores.numel() // (heads * queries * n), at_once)
+    for head, first, row in product(range(heads), groups, range(0, queries, rows)):
+        yield head, *(t if t is None else t[first : first + at_once, head, row : row + rows] for t in tensors)
