@@ -1,6 +1,4 @@
 // Sparsemax, 1.5-entmax and alpha-entmax of one row, and their gradients; ev-softmax of one row.
-//
-// A row is n live scores; its padding to whole vectors is -infinity in scores and zero in weights and gradients.
 
 #pragma once
 
@@ -21,31 +19,39 @@ INLINE T nearly() {
 
 // The largest score, or NaN where the row has none that is finite or has a NaN in it.
 template <class T>
-INLINE T finite_max(Row<const T> x, int64_t end) {
-  Vec<T> top = splat<T>(-std::numeric_limits<T>::infinity());
+INLINE T finite_max(Row<const T> x, int64_t n) {
+  constexpr T none = -std::numeric_limits<T>::infinity();
+  Vec<T> top = splat(none);
   Mask<T> is_nan{};
-  for (int64_t i = 0; i < end; i += kLanes<T>) {
-    x.prefetch(i);
-    Vec<T> v = x[i];
+  each<T>(n, [&](auto at) INLINED {
+    Vec<T> v = x[at];
     is_nan |= v != v;
-    top = max(v, top);
-  }
+    top = max(padded(at, v, none), top);
+  });
   T largest = horizontal_max<T>(top);
   return any<T>(is_nan) || std::isinf(largest) ? std::numeric_limits<T>::quiet_NaN() : largest;
 }
 
-// z = (x - largest) * form.scale of the entries where it is above form.bound, one after the other, with a padding of
-// -infinity that no form gives a weight; returns their number, and what form.measure() makes of all z at form.start.
+// (x - largest) * form.scale of the vector at a place, and where it is above form.bound: its candidates.
+template <class T, class Place, class Form>
+INLINE Mask<T> is_candidate(Row<const T> x, Place at, T largest, const Form& form, Vec<T>& z) {
+  z = padded(at, (x[at] - largest) * form.scale, -std::numeric_limits<T>::infinity());
+  return z > form.bound;
+}
+
+// The candidates, one after the other, into z, with a padding of -infinity that no form gives a weight; returns their
+// number, and what form.measure() makes of all z at form.start.
 template <class T, class Form>
-INLINE int64_t candidates(Row<const T> x, int64_t end, T largest, const Form& form, T* z, T (&totals)[2]) {
+INLINE int64_t candidates(Row<const T> x, int64_t n, T largest, const Form& form, T* z, T (&totals)[2]) {
   int64_t kept = 0;
   const Vec<T> start = splat(form.start);
-  add_up(end, totals, [&](int64_t i, auto& sums) INLINED {
-    const Vec<T> v = (x[i] - largest) * form.scale;
-    kept += compress<T>(v, v > form.bound, z + kept);
+  add_up(n, totals, [&](auto at, auto& sums) INLINED {
+    Vec<T> v;
+    const Mask<T> chosen = is_candidate(x, at, largest, form, v);
+    kept += compress<T>(v, chosen, z + kept);
     form.measure(v, start, sums);
   });
-  Row<T>{z, z, padded<T>(kept)}.pad(kept, -std::numeric_limits<T>::infinity());
+  pad(z, kept, -std::numeric_limits<T>::infinity());
   return kept;
 }
 
@@ -77,8 +83,8 @@ struct SparsemaxForm {
       if (totals[1] == support || (step > 0 && !(next < a))) break;
       support = totals[1];
       a = next;
-      const Vec<T> at = splat(a);
-      add_up(end, totals, [&](int64_t i, auto& sums) INLINED { measure(load(z + i), at, sums); });
+      const Vec<T> offset = splat(a);
+      add_up(end, totals, [&](auto at, auto& sums) INLINED { measure(load(z + at.i), offset, sums); });
     }
     return a;
   }
@@ -112,8 +118,8 @@ struct Entmax15Form {
       const bool last = std::abs(a - next) < nearly<T>() * a;
       a = next;
       if (last) break;
-      const Vec<T> at = splat(a);
-      add_up(end, totals, [&](int64_t i, auto& sums) INLINED { measure(load(y + i), at, sums); });
+      const Vec<T> offset = splat(a);
+      add_up(end, totals, [&](auto at, auto& sums) INLINED { measure(load(y + at.i), offset, sums); });
     }
     return a;
   }
@@ -157,8 +163,8 @@ struct AlphaEntmaxForm {
     for (int step = 0; step < kMaxSteps; ++step) {
       const Vec<T> offset = splat(m);
       const T factor = shrunk(m);
-      add_up(end, totals, [&](int64_t i, auto& sums) INLINED {
-        Vec<T> base, p = weight(load(z + i), offset, factor, base);
+      add_up(end, totals, [&](auto at, auto& sums) INLINED {
+        Vec<T> base, p = weight(load(z + at.i), offset, factor, base);
         sums[0] += p;
         sums[1] += p > Vec<T>{} ? p / base : Vec<T>{};
       });
@@ -177,45 +183,41 @@ struct AlphaEntmaxForm {
 // Weights of the n scores x into p; z is scratch.
 template <class T, class Form>
 void entmax_forward_row(Row<const T> x, int64_t n, const Form& form, T* z, Row<T> p) {
-  const int64_t end = padded<T>(n);
-  const T largest = finite_max(x, end);
-  if (std::isnan(largest)) {
-    for (int64_t i = 0; i < end; i += kLanes<T>) p.set(i, splat(largest));
-    return;
-  }
+  const T largest = finite_max(x, n);
+  if (std::isnan(largest)) return std::fill(p.data, p.data + n, largest);
   T totals[2], total[1];
-  const int64_t kept = padded<T>(candidates(x, end, largest, form, z, totals));
+  const int64_t kept = whole_vectors<T>(candidates(x, n, largest, form, z, totals));
   const auto weigh = form.weights(form.solve(z, kept, totals));
-  add_up(kept, total, [&](int64_t i, auto& sums) INLINED {
-    const Vec<T> weight = weigh(load(z + i));
-    store(z + i, weight);
+  add_up(kept, total, [&](auto at, auto& sums) INLINED {
+    const Vec<T> weight = weigh(load(z + at.i));
+    store(z + at.i, weight);
     sums[0] += weight;
   });
   // With many entries one unit in the last place of the normaliser shows in the sum.
   const Vec<T> scale = splat(1 / total[0]);
   const T* weight = z;
-  for (int64_t i = 0; i < end; i += kLanes<T>)
-    p.set(i, expand<T>((x[i] - largest) * form.scale > form.bound, weight) * scale);
+  each<T>(n, [&](auto at) INLINED {
+    Vec<T> v;
+    const Mask<T> chosen = is_candidate(x, at, largest, form, v);
+    p.set(at, expand<T>(chosen, weight) * scale);
+  });
 }
 
 // dx_i = s_i (g_i - sum_j s_j g_j / sum_j s_j), with s the slopes of the weights p given by `slope`.
 template <class T, class Slope>
 INLINE void entmax_backward_row(Row<const T> p, Row<const T> g, int64_t n, const Slope& slope, Row<T> dx) {
-  const int64_t end = padded<T>(n);
   T totals[2];
-  add_up(end, totals, [&](int64_t i, auto& sums) INLINED {
-    p.prefetch(i);
-    g.prefetch(i);
-    Vec<T> s = slope(p[i]);
-    if constexpr (!Slope::is_cheap) dx.set(i, s);
+  add_up(n, totals, [&](auto at, auto& sums) INLINED {
+    Vec<T> s = slope(p[at]);
+    if constexpr (!Slope::is_cheap) dx.set(at, s);
     sums[0] += s;
-    sums[1] += s * g[i];
+    sums[1] += s * g[at];
   });
   const Vec<T> mean = splat(totals[0] == 0 ? T(0) : totals[1] / totals[0]);
-  for (int64_t i = 0; i < end; i += kLanes<T>) {
-    Vec<T> s = Slope::is_cheap ? slope(p[i]) : dx[i];
-    dx.set(i, s * (g[i] - mean));
-  }
+  each<T>(n, [&](auto at) INLINED {
+    Vec<T> s = Slope::is_cheap ? slope(p[at]) : dx[at];
+    dx.set(at, s * (g[at] - mean));
+  });
 }
 
 // Softmax's, alpha = 1, and so ev-softmax's too.
@@ -258,71 +260,65 @@ INLINE Vec<T> psi(Vec<T> l, Vec<T> x, Vec<T> exp_x) {
 // Of the scratch three rows are used.
 template <class T>
 T alpha_entmax_backward_row(Row<const T> p, Row<const T> g, int64_t n, T d, T* scratch, Row<T> dx) {
-  const int64_t end = padded<T>(n);
-  T *slopes = scratch, *grads = slopes + end, *psis = grads + end;
+  T *slopes = scratch, *grads = slopes + whole_vectors<T>(n), *psis = grads + whole_vectors<T>(n);
   int64_t count = 0;
-  for (int64_t i = 0; i < end; i += kLanes<T>) {
-    p.prefetch(i);
-    g.prefetch(i);
-    const Mask<T> chosen = p[i] != Vec<T>{};
-    compress<T>(g[i], chosen, grads + count);
-    count += compress<T>(p[i], chosen, slopes + count);
-  }
-  const int64_t kept = padded<T>(count);
-  for (T* row : {slopes, grads}) Row<T>{row, row, kept}.pad(count, T(0));
+  each<T>(n, [&](auto at) INLINED {
+    const Vec<T> weight = p[at];
+    const Mask<T> chosen = weight != Vec<T>{};
+    compress<T>(g[at], chosen, grads + count);
+    count += compress<T>(weight, chosen, slopes + count);
+  });
+  const int64_t kept = whole_vectors<T>(count);
+  for (T* row : {slopes, grads}) pad(row, count, T(0));
   T totals[2];
-  add_up(kept, totals, [&](int64_t i, auto& sums) INLINED {
-    const Vec<T> weight = load(slopes + i), one = splat<T>(1);
+  add_up(kept, totals, [&](auto at, auto& sums) INLINED {
+    const Vec<T> weight = load(slopes + at.i), one = splat<T>(1);
     const Vec<T> l = logarithm<T>(weight > Vec<T>{} ? weight : one), exp_x = exponential<T>(l * d);
     const Vec<T> s = weight / exp_x;
-    store(slopes + i, s);
-    store(psis + i, psi<T>(l, l * d, exp_x));
+    store(slopes + at.i, s);
+    store(psis + at.i, psi<T>(l, l * d, exp_x));
     sums[0] += s;
-    sums[1] += s * load(grads + i);
+    sums[1] += s * load(grads + at.i);
   });
   const Vec<T> mean = splat(totals[0] == 0 ? T(0) : totals[1] / totals[0]);
   T of_alpha[1];
-  add_up(kept, of_alpha, [&](int64_t i, auto& sums) INLINED {
-    const Vec<T> slope = load(slopes + i) * (load(grads + i) - mean);
-    store(slopes + i, slope);
-    sums[0] += load(psis + i) * slope;
+  add_up(kept, of_alpha, [&](auto at, auto& sums) INLINED {
+    const Vec<T> slope = load(slopes + at.i) * (load(grads + at.i) - mean);
+    store(slopes + at.i, slope);
+    sums[0] += load(psis + at.i) * slope;
   });
   const T* slope = slopes;
-  for (int64_t i = 0; i < end; i += kLanes<T>) dx.set(i, expand<T>(p[i] != Vec<T>{}, slope));
+  each<T>(n, [&](auto at) INLINED { dx.set(at, expand<T>(p[at] != Vec<T>{}, slope)); });
   return of_alpha[0];
 }
 
 // Softmax of the n scores x over those not below their mean, the others times `rest`, into p.
 template <class T>
 void evsoftmax_forward_row(Row<const T> x, int64_t n, T rest, Row<T> p) {
-  const int64_t end = padded<T>(n);
-  const T none = -std::numeric_limits<T>::infinity();
+  constexpr T none = -std::numeric_limits<T>::infinity();
   Vec<T> top = splat(none);
-  for (int64_t i = 0; i < end; i += kLanes<T>) {
-    x.prefetch(i);
-    top = max(x[i], top);
-  }
+  each<T>(n, [&](auto at) INLINED { top = max(padded(at, x[at], none), top); });
   const Vec<T> largest = splat(horizontal_max<T>(top));
   // Relative to the maximum all terms have one sign, and the mean is as exact as one of them.
   Mask<T> dead{};
   T sum[1], total[1];
-  add_up(end, sum, [&](int64_t i, auto& sums) INLINED {
-    Vec<T> v = x[i];
+  add_up(n, sum, [&](auto at, auto& sums) INLINED {
+    Vec<T> v = padded(at, x[at], none);
     sums[0] += v == none ? Vec<T>{} : v - largest;
     dead -= v == none;
   });
-  int64_t live = end;
+  int64_t live = whole_vectors<T>(n);
   for (int64_t i = 0; i < kLanes<T>; ++i) live -= dead[i];
   // An entry at the mean stays, however the mean was rounded.
   const Vec<T> mean = splat(sum[0] / live * (1 + 8 * std::numeric_limits<T>::epsilon()));
-  add_up(end, total, [&](int64_t i, auto& sums) INLINED {
-    Vec<T> v = x[i] - largest, e = exponential<T>(v);
+  add_up(n, total, [&](auto at, auto& sums) INLINED {
+    Vec<T> v = x[at] - largest, e = exponential<T>(v);
     e = v >= mean ? e : e * rest;
-    p.set(i, e);
-    sums[0] += e;
+    p.set(at, e);
+    sums[0] += padded(at, e, T(0));
   });
   const Vec<T> scale = splat(1 / total[0]);
-  for (int64_t i = 0; i < end; i += kLanes<T>) p.set(i, p[i] * scale);
+  each<T>(n, [&](auto at) INLINED { p.set(at, p[at] * scale); });
 }
 
 }  // namespace multimax

@@ -1,6 +1,4 @@
 // MultiMax of one row, y_i = SegLU(x_i), p_i = exp(y_i - m) s, and its gradients.
-//
-// A row is n live scores, padded to whole vectors; what the padding holds is said with each function.
 
 #pragma once
 
@@ -69,38 +67,35 @@ T nearness(const SegluParameters<T>& p) {
 }
 
 // y = SegLU(x) and its maximum; false where a score is not near, and then y is not to be used.
-// Padding of x: a copy of some entry.
 template <class T, class Form>
 INLINE bool modulate(Row<const T> x, int64_t n, const Form& seglu, Row<T> y, T& largest) {
-  Vec<T> top = splat<T>(-std::numeric_limits<T>::infinity()), far{};
-  for (int64_t i = 0; i < n; i += kLanes<T>) {
-    x.prefetch(i);
-    Vec<T> v = x[i], modulated = seglu(v);
-    y.set(i, modulated);
-    top = max(modulated, top);
+  constexpr T none = -std::numeric_limits<T>::infinity();
+  Vec<T> top = splat(none), far{};
+  each<T>(n, [&](auto at) INLINED {
+    Vec<T> v = x[at], modulated = seglu(v);
+    y.set(at, modulated);
+    top = max(padded(at, modulated, none), top);
     far = max(abs<T>(v), far);
-  }
+  });
   largest = horizontal_max<T>(top);
   return seglu.all_near(far);
 }
 
-// Weights of the n scores x into p, with m and s. Padding of x: a copy of some entry; of p: nothing of use.
+// Weights of the n scores x into p, with m and s.
 template <class T, bool first, bool second>
 void multimax_forward_row(Row<const T> x, int64_t n, const SegluParameters<T>& parameters, Row<T> p, T& m, T& s) {
-  const int64_t end = padded<T>(n);
-  if (!modulate(x, end, Seglu<T, first, second, false>(parameters), p, m))
-    modulate(x, end, Seglu<T, first, second, true>(parameters), p, m);
-  p.pad(n, -std::numeric_limits<T>::infinity());
+  if (!modulate(x, n, Seglu<T, first, second, false>(parameters), p, m))
+    modulate(x, n, Seglu<T, first, second, true>(parameters), p, m);
   const Vec<T> largest = splat(m);
   T total[1];
-  add_up(end, total, [&](int64_t i, auto& sums) INLINED {
-    Vec<T> e = exponential<T>(p[i] - largest);
-    p.set(i, e);
-    sums[0] += e;
+  add_up(n, total, [&](auto at, auto& sums) INLINED {
+    Vec<T> e = exponential<T>(p[at] - largest);
+    p.set(at, e);
+    sums[0] += padded(at, e, T(0));
   });
   s = 1 / total[0];
   const Vec<T> scale = splat(s);
-  for (int64_t i = 0; i < end; i += kLanes<T>) p.set(i, p[i] * scale);
+  each<T>(n, [&](auto at) INLINED { p.set(at, p[at] * scale); });
 }
 
 // Sums for the parameters' gradients, a lane of each entry's.
@@ -117,40 +112,39 @@ struct SegluSums {
 // dx from the weights p and the incoming gradient g with sum p g = `dot`; dx may be p. False, and the sums are as they
 // were, where a score is not near.
 template <class T, bool first, bool second, bool limited>
-INLINE bool multimax_slopes(Row<const T> x, Row<const T> g, Row<const T> p, int64_t end,
+INLINE bool multimax_slopes(Row<const T> x, Row<const T> g, Row<const T> p, int64_t n,
                             const SegluParameters<T>& parameters, T dot, Row<T> dx, SegluSums<T>& sums) {
   const Seglu<T, first, second, limited> seglu(parameters);
   const Vec<T> mean = splat(dot);
   Vec<T> far{};
-  SegluSums<T> row;
-  for (int64_t block = 0; block < end; block += kBlock<T>) {
-    SegluSums<T> local;
-    for (int64_t i = block; i < std::min(end, block + kBlock<T>); i += kLanes<T>) {
-      x.prefetch(i);
-      Vec<T> v = x[i], dy = p[i] * (g[i] - mean), slope = dy;
-      if constexpr (first) {
-        Vec<T> left = seglu.hinge(0, v), right = seglu.hinge(1, v);
-        Vec<T> by_left = left > Vec<T>{} ? dy : Vec<T>{}, by_right = right > Vec<T>{} ? dy : Vec<T>{};
-        local.ts[0] += dy * left;
-        local.ts[1] += dy * right;
-        local.ranges[0] += by_left;
-        local.ranges[1] += by_right;
-        slope = slope - seglu.t[0] * by_left + seglu.t[1] * by_right;
-      }
-      if constexpr (second) {
-        Vec<T> left = seglu.hinge(2, v), right = seglu.hinge(3, v);
-        Vec<T> by_left = dy * left, by_right = dy * right;
-        local.ts[2] += by_left * left;
-        local.ts[3] += by_right * right;
-        local.ranges[2] += by_left;
-        local.ranges[3] += by_right;
-        slope = slope - (seglu.t[2] + seglu.t[2]) * by_left + (seglu.t[3] + seglu.t[3]) * by_right;
-      }
-      if constexpr (!limited) far = max(abs<T>(v), far);
-      dx.set(i, slope);
+  SegluSums<T> row, local;
+  auto add = [&](auto at) INLINED {
+    Vec<T> v = x[at], dy = p[at] * (g[at] - mean), slope = dy;
+    if constexpr (first) {
+      Vec<T> left = seglu.hinge(0, v), right = seglu.hinge(1, v);
+      Vec<T> by_left = left > Vec<T>{} ? dy : Vec<T>{}, by_right = right > Vec<T>{} ? dy : Vec<T>{};
+      local.ts[0] += dy * left;
+      local.ts[1] += dy * right;
+      local.ranges[0] += by_left;
+      local.ranges[1] += by_right;
+      slope = slope - seglu.t[0] * by_left + seglu.t[1] * by_right;
     }
+    if constexpr (second) {
+      Vec<T> left = seglu.hinge(2, v), right = seglu.hinge(3, v);
+      Vec<T> by_left = dy * left, by_right = dy * right;
+      local.ts[2] += by_left * left;
+      local.ts[3] += by_right * right;
+      local.ranges[2] += by_left;
+      local.ranges[3] += by_right;
+      slope = slope - (seglu.t[2] + seglu.t[2]) * by_left + (seglu.t[3] + seglu.t[3]) * by_right;
+    }
+    if constexpr (!limited) far = max(abs<T>(v), far);
+    dx.set(at, slope);
+  };
+  each<T>(n, add, [&]() INLINED {
     row.add(local);
-  }
+    local = {};
+  });
   if (!limited && !seglu.all_near(far)) return false;
   sums.add(row);
   return true;
@@ -164,24 +158,22 @@ INLINE bool weigh(Row<const T> x, Row<const T> g, int64_t n, const SegluParamete
   const Vec<T> largest = splat(m), scale = splat(s);
   Vec<T> far{};
   T total[1];
-  add_up(padded<T>(n), total, [&](int64_t i, auto& sums) INLINED {
-    Vec<T> v = x[i], weight = exponential<T>(seglu(v) - largest) * scale;
-    p.set(i, weight);
+  add_up(n, total, [&](auto at, auto& sums) INLINED {
+    Vec<T> v = x[at], weight = exponential<T>(seglu(v) - largest) * scale;
+    p.set(at, weight);
     far = max(abs<T>(v), far);
-    sums[0] += weight * g[i];
+    sums[0] += padded(at, weight, T(0)) * g[at];
   });
-  p.pad(n, T(0));
   dot = total[0];
   return seglu.all_near(far);
 }
 
 // Gradient dx by the n scores x, and `sums` increased; g is the incoming gradient, m and s are the forward's, and so
-// are the weights, or null. Padding of x: a copy of some entry; of g: zero; of the weights: zero.
+// are the weights, or null.
 template <class T, bool first, bool second>
 void multimax_backward_row(Row<const T> x, Row<const T> g, const Row<const T>* weights, int64_t n,
                            const SegluParameters<T>& parameters, T m, T s, Row<T> dx, SegluSums<T>& sums) {
-  const int64_t end = padded<T>(n);
-  Row<const T> p{dx.data, dx.tail, dx.whole};
+  Row<const T> p{dx.data};
   T dot[1];
   bool is_near = true;
   if (weights == nullptr) {
@@ -189,14 +181,10 @@ void multimax_backward_row(Row<const T> x, Row<const T> g, const Row<const T>* w
     if (!is_near) weigh<T, first, second, true>(x, g, n, parameters, m, s, dx, dot[0]);
   } else {
     p = *weights;
-    add_up(end, dot, [&](int64_t i, auto& sums) INLINED {
-      p.prefetch(i);
-      g.prefetch(i);
-      sums[0] += p[i] * g[i];
-    });
+    add_up(n, dot, [&](auto at, auto& sums) INLINED { sums[0] += p[at] * g[at]; });
   }
-  if (is_near) is_near = multimax_slopes<T, first, second, false>(x, g, p, end, parameters, dot[0], dx, sums);
-  if (!is_near) multimax_slopes<T, first, second, true>(x, g, p, end, parameters, dot[0], dx, sums);
+  if (is_near) is_near = multimax_slopes<T, first, second, false>(x, g, p, n, parameters, dot[0], dx, sums);
+  if (!is_near) multimax_slopes<T, first, second, true>(x, g, p, n, parameters, dot[0], dx, sums);
 }
 
 // Adds the sums so far to `totals`, [ranges, ts] by four, as the gradients that they make, and clears them.

@@ -144,8 +144,7 @@ std::tuple<Tensor, Tensor> multimax_forward(Tensor scores, std::optional<Tensor>
           const Row<T> out = of_p.destination(p + r * n, live);
           m[r] = s[r] = 0;
           if (live.count > 0) {
-            const S* row = x + r * n;
-            const Row<const T> in = of_x.fetch(row, live, static_cast<T>(row[live[0]]));
+            const Row<const T> in = of_x.fetch(x + r * n, live);
             multimax_forward_row<T, First::value, Second::value>(in, live.count, parameters[head], out, m[r], s[r]);
           }
           deliver(out, live, n, p + r * n);
@@ -188,11 +187,10 @@ std::tuple<Tensor, Tensor, Tensor> multimax_backward(Tensor grad, Tensor scores,
             const Live& live = live_entries(r);
             const Row<T> out = of_dx.destination(dx + r * n, live);
             if (live.count > 0) {
-              const S* row = x + r * n;
-              const Row<const T> in = of_x.fetch(row, live, static_cast<T>(row[live[0]]));
-              const Row<const T> incoming = of_g.fetch(g + r * n, live, T(0));
+              const Row<const T> in = of_x.fetch(x + r * n, live);
+              const Row<const T> incoming = of_g.fetch(g + r * n, live);
               Row<const T> weight;
-              if (p) weight = of_p.fetch(p + r * n, live, T(0));
+              if (p) weight = of_p.fetch(p + r * n, live);
               multimax_backward_row<T, First::value, Second::value>(in, incoming, p ? &weight : nullptr, live.count,
                                                                     of_head, m[r], s[r], out, sums);
             }
@@ -218,7 +216,7 @@ std::tuple<Tensor, Tensor, Tensor> multimax_backward(Tensor grad, Tensor scores,
   return {by_scores, by_ranges, by_ts};
 }
 
-// Weights of all rows by weigh(x, count, head, scratch, p), which takes padding of -infinity.
+// Weights of all rows by weigh(x, count, head, scratch, p).
 template <class Weigh>
 Tensor forward(Tensor scores, const std::optional<Tensor>& mask, int64_t heads, const Weigh& weigh) {
   scores = torch::stable::contiguous(scores);
@@ -232,10 +230,10 @@ Tensor forward(Tensor scores, const std::optional<Tensor>& mask, int64_t heads, 
     S* p = mutable_data<S>(weights);
     for_each_row(chunks, n, rows, [&] {
       return [&, of_x = Scratch<T>(n), of_p = Scratch<T>(n),
-              scratch = std::vector<T>(padded<T>(n))](int64_t r, int64_t head, const Live& live) mutable {
+              scratch = std::vector<T>(whole_vectors<T>(n))](int64_t r, int64_t head, const Live& live) mutable {
         const Row<T> out = of_p.destination(p + r * n, live);
         if (live.count > 0) {
-          const Row<const T> in = of_x.fetch(x + r * n, live, -std::numeric_limits<T>::infinity());
+          const Row<const T> in = of_x.fetch(x + r * n, live);
           weigh(in, live.count, head, scratch.data(), out);
         }
         deliver(out, live, n, p + r * n);
@@ -293,13 +291,13 @@ std::tuple<Tensor, std::vector<double>> backward(Tensor grad, Tensor weights, in
     in_parallel(chunks, n, [&](int64_t begin, int64_t end) {
       const Live all{0, n, nullptr};
       Scratch<T> of_p(n), of_g(n), of_dx(n);
-      std::vector<T> scratch(3 * padded<T>(n));
+      std::vector<T> scratch(3 * whole_vectors<T>(n));
       for (int64_t chunk = begin; chunk < end; ++chunk) {
         const T d = distance_from_one<T>(distance(chunks.head(chunk)));
         for (int64_t r = chunks.begin(chunk); r < chunks.end(chunk); ++r) {
           const Row<T> out = of_dx.destination(dx + r * n, all);
-          const Row<const T> weights_of_row = of_p.fetch(p + r * n, all, T(0));
-          const Row<const T> incoming = of_g.fetch(g + r * n, all, T(0));
+          const Row<const T> weights_of_row = of_p.fetch(p + r * n, all);
+          const Row<const T> incoming = of_g.fetch(g + r * n, all);
           totals[chunk] += kernel(weights_of_row, incoming, n, d, scratch.data(), out);
           deliver(out, all, n, dx + r * n);
         }

@@ -77,42 +77,31 @@ class LiveEntries {
   std::vector<uint32_t> index_;
 };
 
-// The memory of one row beside the tensors: as many entries as it can have live, and a vector for the end of one that
-// can stay where it is.
+// The memory of a row's live entries where they cannot be used in the tensor: of another type, or scattered.
 template <class T>
 class Scratch {
  public:
-  explicit Scratch(int64_t n) : entries_(new T[padded<T>(n) + kLanes<T>]), ahead_(std::min<int64_t>(n, 1024)) {}
+  explicit Scratch(int64_t n) : entries_(new T[n]) {}
 
-  // A row of live entries as the kernels take it.
+  // A row's live entries, side by side.
   template <class S>
-  Row<const T> fetch(const S* row, const Live& live, T padding) {
-    Row<T> fetched{entries_.get() + kLanes<T>, entries_.get(), padded<T>(live.count)};
+  Row<const T> fetch(const S* row, const Live& live) {
     if constexpr (std::is_same_v<S, T>)
-      if (live.index == nullptr) {
-        const int64_t whole = live.count / kLanes<T> * kLanes<T>;
-        store(fetched.tail, load_some(row + live.first + whole, live.count - whole));
-        fetched.whole = whole;
-        fetched.pad(live.count, padding);
-        return {row + live.first, fetched.tail, whole, ahead_};
-      }
-    for (int64_t i = 0; i < live.count; ++i) fetched.data[i] = static_cast<T>(row[live[i]]);
-    fetched.pad(live.count, padding);
-    return {fetched.data, fetched.tail, fetched.whole};
+      if (live.index == nullptr) return {row + live.first};
+    for (int64_t i = 0; i < live.count; ++i) entries_[i] = static_cast<T>(row[live[i]]);
+    return {entries_.get()};
   }
 
   // Where the kernels write what `deliver` will put into `row`.
   template <class S>
   Row<T> destination(S* row, const Live& live) {
     if constexpr (std::is_same_v<S, T>)
-      if (live.index == nullptr)
-        return {row + live.first, entries_.get(), live.count / kLanes<T> * kLanes<T>};
-    return {entries_.get() + kLanes<T>, entries_.get(), padded<T>(live.count)};
+      if (live.index == nullptr) return {row + live.first};
+    return {entries_.get()};
   }
 
  private:
   std::unique_ptr<T[]> entries_;
-  int64_t ahead_;
 };
 
 // The live entries of `row` from `values`, and zero for the others.
@@ -127,8 +116,7 @@ void deliver(const Row<T>& values, const Live& live, int64_t n, S* row) {
     }
   }
   if constexpr (std::is_same_v<S, T>)
-    if (values.data == row + live.first)
-      return store_some(row + live.first + values.whole, live.count - values.whole, load(values.tail));
+    if (values.data == row + live.first) return;
   for (int64_t i = 0; i < live.count; ++i) row[live[i]] = static_cast<S>(values.data[i]);
 }
 

@@ -55,7 +55,7 @@ template <class T>
 constexpr int64_t kBlock = 32 * kLanes<T>;
 
 template <class T>
-constexpr int64_t padded(int64_t n) {
+constexpr int64_t whole_vectors(int64_t n) {
   return (n + kLanes<T> - 1) / kLanes<T> * kLanes<T>;
 }
 
@@ -123,29 +123,65 @@ INLINE void store_some(T* to, int64_t count, Vec<T> v) {
 #endif
 }
 
-// A row as vectors: the whole ones where it lies, the padded rest in `tail`.
+// A vector's place in a row: a whole one from entry i, or its last `count` entries, fewer than a vector has.
+struct Whole {
+  int64_t i;
+};
+struct Part {
+  int64_t i, count;
+};
+
+// A row of entries as vectors; those of a part have zeros in their other lanes. A part is loaded where its turn comes,
+// not before: the processor foresees only accesses in order.
 template <class Entry>
 struct Row {
   using T = std::remove_const_t<Entry>;
 
   Entry* data;
-  Entry* tail;
-  int64_t whole;      // entries in whole vectors at `data`
-  int64_t ahead = 0;  // entries from here to those that will be needed soon, such as the next row's
 
-  INLINE Entry* at(int64_t i) const { return i < whole ? data + i : tail; }
-  INLINE Vec<T> operator[](int64_t i) const { return load<T>(at(i)); }
-  INLINE void set(int64_t i, Vec<T> v) const { store(at(i), v); }
-
-  // Has the memory at work for what is read next while this row is computed; short rows keep it idle else.
-  INLINE void prefetch(int64_t i) const { __builtin_prefetch(data + ahead + i); }
-
-  // Sets the padding behind n entries.
-  INLINE void pad(int64_t n, T value) const {
-    Entry* last = at(n / kLanes<T> * kLanes<T>);
-    if (n % kLanes<T> != 0) store(last, first<T>(n % kLanes<T>) ? load<T>(last) : splat(value));
-  }
+  INLINE Vec<T> operator[](Whole at) const { return load<T>(data + at.i); }
+  INLINE Vec<T> operator[](Part at) const { return load_some<T>(data + at.i, at.count); }
+  INLINE void set(Whole at, Vec<T> v) const { store(data + at.i, v); }
+  INLINE void set(Part at, Vec<T> v) const { store_some(data + at.i, at.count, v); }
 };
+
+// v, with `padding` in the lanes that hold no entry.
+template <class T>
+INLINE Vec<T> padded(Whole, Vec<T> v, T) {
+  return v;
+}
+
+template <class T>
+INLINE Vec<T> padded(Part at, Vec<T> v, T padding) {
+  return first<T>(at.count) ? v : splat(padding);
+}
+
+// Sets what lies behind n entries, up to a whole vector.
+template <class T>
+INLINE void pad(T* row, int64_t n, T padding) {
+  T* last = row + n / kLanes<T> * kLanes<T>;
+  if (n % kLanes<T> != 0) store(last, padded<T>(Part{0, n % kLanes<T>}, load(last), padding));
+}
+
+// Calls body(at) for each vector of a row of n entries, and after_block() behind every kBlock of them and at the end.
+template <class T, class Body, class AfterBlock>
+INLINE void each(int64_t n, const Body& body, const AfterBlock& after_block) {
+  const int64_t whole = n / kLanes<T> * kLanes<T>;
+  int64_t i = 0;
+  do {
+    const int64_t stop = whole - i > kBlock<T> ? i + kBlock<T> : whole;
+    for (; i < stop; i += kLanes<T>) body(Whole{i});
+    if (i == whole && whole < n) body(Part{whole, n - whole});
+    after_block();
+  } while (i < whole);
+}
+
+template <class T, class Body>
+INLINE void each(int64_t n, const Body& body) {
+  const int64_t whole = n / kLanes<T> * kLanes<T>;
+  for (int64_t i = 0; i < whole; i += kLanes<T>) body(Whole{i});
+  if (whole < n) body(Part{whole, n - whole});
+}
 
 // The larger lanes; `b` where one is NaN. GCC does not see that one instruction does it.
 template <class V>
@@ -190,21 +226,20 @@ INLINE T horizontal_sum(Vec<T> v) {
   return folded<kLanes<T>>(lanes, [](T a, T b) { return a + b; });
 }
 
-// Totals of k quantities over the vectors of a row: add(i, sums) adds what the vector at i has to sums[0..k). In
+// Totals of k quantities over a row of n entries: add(at, sums) adds what the vector at a place has to sums[0..k). In
 // blocks, whose sums are added with Kahan's correction, so that a long row is as exact as a short one.
 template <class T, int k, class Add>
-INLINE void add_up(int64_t end, T (&totals)[k], const Add& add) {
-  Vec<T> outer[k] = {}, lost[k] = {};
-  for (int64_t block = 0; block < end; block += kBlock<T>) {
-    const int64_t stop = block + kBlock<T> < end ? block + kBlock<T> : end;
-    Vec<T> sums[k] = {};
-    for (int64_t i = block; i < stop; i += kLanes<T>) add(i, sums);
+INLINE void add_up(int64_t n, T (&totals)[k], const Add& add) {
+  Vec<T> outer[k] = {}, lost[k] = {}, sums[k] = {};
+  auto keep = [&]() INLINED {
     for (int j = 0; j < k; ++j) {
       const Vec<T> before = outer[j], term = sums[j] - lost[j];
       outer[j] = before + term;
       lost[j] = (outer[j] - before) - term;
+      sums[j] = Vec<T>{};
     }
-  }
+  };
+  each<T>(n, [&](auto at) INLINED { add(at, sums); }, keep);
   for (int j = 0; j < k; ++j) totals[j] = horizontal_sum<T>(outer[j]);
 }
 

@@ -33,7 +33,7 @@ int main() {
     auto work = [&](int64_t begin, int64_t end) {
       LiveEntries live_entries(mask, n);
       Scratch<float> of_x(n), of_g(n), of_p(n), of_dx(n);
-      std::vector<float> scratch(3 * padded<float>(n));
+      std::vector<float> scratch(3 * whole_vectors<float>(n));
       SegluSums<float> sums;
       for (int64_t chunk = begin; chunk < end; ++chunk) {
         for (int64_t r = chunks.begin(chunk); r < chunks.end(chunk); ++r) {
@@ -41,19 +41,17 @@ int main() {
           if (entries.count == 0) continue;
           const Row<float> weights = of_p.destination(&p[r * n], entries);
           const Row<float> slopes = of_dx.destination(&dx[r * n], entries);
-          const Row<const float> in = of_x.fetch(&x[r * n], entries, x[r * n + entries[0]]);
+          const Row<const float> in = of_x.fetch(&x[r * n], entries);
           multimax_forward_row<float, true, true>(in, entries.count, parameters, weights, m[r], s[r]);
-          const Row<const float> incoming = of_g.fetch(&g[r * n], entries, 0.0f);
+          const Row<const float> incoming = of_g.fetch(&g[r * n], entries);
           multimax_backward_row<float, true, true>(in, incoming, nullptr, entries.count, parameters, m[r], s[r], slopes,
                                                    sums);
-          const Row<const float> again = of_x.fetch(&x[r * n], entries, -INFINITY);
           const int64_t count = entries.count;
-          entmax_forward_row(again, count, SparsemaxForm<float>{}, scratch.data(), weights);
-          entmax_forward_row(again, count, Entmax15Form<float>{}, scratch.data(), weights);
-          evsoftmax_forward_row(again, count, 0.0f, weights);
-          entmax_forward_row(again, count, AlphaEntmaxForm<float>(0.3f), scratch.data(), weights);
-          alpha_entmax_backward_row(Row<const float>{weights.data, weights.tail, weights.whole}, incoming, count, 0.3f,
-                                    scratch.data(), slopes);
+          entmax_forward_row(in, count, SparsemaxForm<float>{}, scratch.data(), weights);
+          entmax_forward_row(in, count, Entmax15Form<float>{}, scratch.data(), weights);
+          evsoftmax_forward_row(in, count, 0.0f, weights);
+          entmax_forward_row(in, count, AlphaEntmaxForm<float>(0.3f), scratch.data(), weights);
+          alpha_entmax_backward_row(Row<const float>{weights.data}, incoming, count, 0.3f, scratch.data(), slopes);
           deliver(weights, entries, n, &p[r * n]);
           deliver(slopes, entries, n, &dx[r * n]);
         }
