@@ -209,33 +209,26 @@ INLINE void entmax_backward_row(Row<const T> p, Row<const T> g, int64_t n, const
   T totals[2];
   add_up(n, totals, [&](auto at, auto& sums) INLINED {
     Vec<T> s = slope(p[at]);
-    if constexpr (!Slope::is_cheap) dx.set(at, s);
     sums[0] += s;
     sums[1] += s * g[at];
   });
   const Vec<T> mean = splat(totals[0] == 0 ? T(0) : totals[1] / totals[0]);
-  each<T>(n, [&](auto at) INLINED {
-    Vec<T> s = Slope::is_cheap ? slope(p[at]) : dx[at];
-    dx.set(at, s * (g[at] - mean));
-  });
+  each<T>(n, [&](auto at) INLINED { dx.set(at, slope(p[at]) * (g[at] - mean)); });
 }
 
 // Softmax's, alpha = 1, and so ev-softmax's too.
 template <class T>
 struct SoftmaxSlope {
-  static constexpr bool is_cheap = true;  // to compute twice rather than keep
   INLINE Vec<T> operator()(Vec<T> p) const { return p; }
 };
 
 template <class T>
 struct SparsemaxSlope {
-  static constexpr bool is_cheap = true;
   INLINE Vec<T> operator()(Vec<T> p) const { return p > Vec<T>{} ? splat<T>(1) : p; }  // NaN stays
 };
 
 template <class T>
 struct Entmax15Slope {
-  static constexpr bool is_cheap = false;
   INLINE Vec<T> operator()(Vec<T> p) const {
     Vec<T> root;
     for (int64_t i = 0; i < kLanes<T>; ++i) root[i] = std::sqrt(p[i]);
