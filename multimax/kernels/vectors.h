@@ -227,10 +227,17 @@ INLINE T horizontal_sum(Vec<T> v) {
 }
 
 // Totals of k quantities over a row of n entries: add(at, sums) adds what the vector at a place has to sums[0..k). In
-// blocks, whose sums are added with Kahan's correction, so that a long row is as exact as a short one.
+// blocks, whose sums are added with Kahan's correction, so that a long row is as exact as a short one. A row of one
+// block, of which the kernels await one total after another, goes without.
 template <class T, int k, class Add>
 INLINE void add_up(int64_t n, T (&totals)[k], const Add& add) {
-  Vec<T> outer[k] = {}, lost[k] = {}, sums[k] = {};
+  Vec<T> sums[k] = {};
+  if (n <= kBlock<T>) {
+    each<T>(n, [&](auto at) INLINED { add(at, sums); });
+    for (int j = 0; j < k; ++j) totals[j] = horizontal_sum<T>(sums[j]);
+    return;
+  }
+  Vec<T> outer[k] = {}, lost[k] = {};
   auto keep = [&]() INLINED {
     for (int j = 0; j < k; ++j) {
       const Vec<T> before = outer[j], term = sums[j] - lost[j];
