@@ -5,7 +5,7 @@
 #include <algorithm>
 #include <cmath>
 
-#include "vectors.h"
+#include "row_loops.h"
 
 namespace multimax {
 
@@ -32,11 +32,11 @@ INLINE T finite_max(Row<const T> x, int64_t n) {
   return any<T>(is_nan) || std::isinf(largest) ? std::numeric_limits<T>::quiet_NaN() : largest;
 }
 
-// (x - largest) * form.scale of the vector at a place, and where it is above form.bound: its candidates.
+// (x - largest) * form.scale of the vector at a place, and the lanes where it is above form.bound: its candidates.
 template <class T, class Place, class Form>
-INLINE Mask<T> is_candidate(Row<const T> x, Place at, T largest, const Form& form, Vec<T>& z) {
+INLINE Lanes<T> candidates_at(Row<const T> x, Place at, T largest, const Form& form, Vec<T>& z) {
   z = padded(at, (x[at] - largest) * form.scale, -std::numeric_limits<T>::infinity());
-  return z > form.bound;
+  return Lanes<T>::above(z, form.bound);
 }
 
 // The candidates, one after the other, into z, with a padding of -infinity that no form gives a weight; returns their
@@ -47,8 +47,8 @@ INLINE int64_t candidates(Row<const T> x, int64_t n, T largest, const Form& form
   const Vec<T> start = splat(form.start);
   add_up(n, totals, [&](auto at, auto& sums) INLINED {
     Vec<T> v;
-    const Mask<T> chosen = is_candidate(x, at, largest, form, v);
-    kept += compress<T>(v, chosen, z + kept);
+    const Lanes<T> chosen = candidates_at(x, at, largest, form, v);
+    kept += compress(chosen, v, z + kept);
     form.measure(v, start, sums);
   });
   pad(z, kept, -std::numeric_limits<T>::infinity());
@@ -197,9 +197,8 @@ void entmax_forward_row(Row<const T> x, int64_t n, const Form& form, T* z, Row<T
   const Vec<T> scale = splat(1 / total[0]);
   const T* weight = z;
   each<T>(n, [&](auto at) INLINED {
-    Vec<T> v;
-    const Mask<T> chosen = is_candidate(x, at, largest, form, v);
-    p.set(at, expand<T>(chosen, weight) * scale);
+    Vec<T> unused;
+    p.set(at, expand(candidates_at(x, at, largest, form, unused), weight) * scale);
   });
 }
 
@@ -257,9 +256,9 @@ T alpha_entmax_backward_row(Row<const T> p, Row<const T> g, int64_t n, T d, T* s
   int64_t count = 0;
   each<T>(n, [&](auto at) INLINED {
     const Vec<T> weight = p[at];
-    const Mask<T> chosen = weight != Vec<T>{};
-    compress<T>(g[at], chosen, grads + count);
-    count += compress<T>(weight, chosen, slopes + count);
+    const auto chosen = Lanes<T>::not_zero(weight);
+    compress(chosen, g[at], grads + count);
+    count += compress(chosen, weight, slopes + count);
   });
   const int64_t kept = whole_vectors<T>(count);
   for (T* row : {slopes, grads}) pad(row, count, T(0));
@@ -281,7 +280,7 @@ T alpha_entmax_backward_row(Row<const T> p, Row<const T> g, int64_t n, T d, T* s
     sums[0] += load(psis + at.i) * slope;
   });
   const T* slope = slopes;
-  each<T>(n, [&](auto at) INLINED { dx.set(at, expand<T>(p[at] != Vec<T>{}, slope)); });
+  each<T>(n, [&](auto at) INLINED { dx.set(at, expand(Lanes<T>::not_zero(p[at]), slope)); });
   return of_alpha[0];
 }
 

@@ -5,7 +5,7 @@
 #include <algorithm>
 #include <cmath>
 
-#include "vectors.h"
+#include "row_loops.h"
 
 namespace multimax {
 

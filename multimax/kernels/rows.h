@@ -6,7 +6,7 @@
 #include <memory>
 #include <vector>
 
-#include "vectors.h"
+#include "row_loops.h"
 
 namespace multimax {
 

@@ -1,7 +1,6 @@
 // Vectors as wide as the processor's, with the exponential and the logarithm that the row kernels need.
 //
-// GCC's and Clang's vector extension: one source for AVX2, AVX-512 and NEON. The extension has nothing for lanes that
-// move by a mask; AVX-512 has.
+// GCC's and Clang's vector extension: one source for AVX2, AVX-512 and NEON.
 
 #pragma once
 
@@ -51,14 +50,6 @@ using Bits = typename Simd<T>::U;  // they may overflow
 template <class T>
 constexpr int64_t kLanes = kVectorBytes / sizeof(T);
 
-template <class T>
-constexpr int64_t kBlock = 32 * kLanes<T>;
-
-template <class T>
-constexpr int64_t whole_vectors(int64_t n) {
-  return (n + kLanes<T> - 1) / kLanes<T> * kLanes<T>;
-}
-
 #define INLINE inline __attribute__((always_inline))
 #define INLINED __attribute__((always_inline))  // of a lambda
 
@@ -74,19 +65,6 @@ INLINE void store(T* to, Vec<T> v) {
   std::memcpy(to, &v, sizeof v);
 }
 
-#if defined(__AVX512F__)
-INLINE __mmask16 bits(Mask<float> mask) { return _mm512_test_epi32_mask((__m512i)mask, (__m512i)mask); }
-INLINE __mmask8 bits(Mask<double> mask) { return _mm512_test_epi64_mask((__m512i)mask, (__m512i)mask); }
-INLINE Vec<float> compressed(__mmask16 chosen, Vec<float> v) { return _mm512_maskz_compress_ps(chosen, v); }
-INLINE Vec<double> compressed(__mmask8 chosen, Vec<double> v) { return _mm512_maskz_compress_pd(chosen, v); }
-INLINE Vec<float> expanded(__mmask16 chosen, Vec<float> v) { return _mm512_maskz_expand_ps(chosen, v); }
-INLINE Vec<double> expanded(__mmask8 chosen, Vec<double> v) { return _mm512_maskz_expand_pd(chosen, v); }
-INLINE Vec<float> chosen_from(__mmask16 chosen, const float* from) { return _mm512_maskz_loadu_ps(chosen, from); }
-INLINE Vec<double> chosen_from(__mmask8 chosen, const double* from) { return _mm512_maskz_loadu_pd(chosen, from); }
-INLINE void chosen_to(__mmask16 chosen, float* to, Vec<float> v) { _mm512_mask_storeu_ps(to, chosen, v); }
-INLINE void chosen_to(__mmask8 chosen, double* to, Vec<double> v) { _mm512_mask_storeu_pd(to, chosen, v); }
-#endif
-
 template <class T>
 INLINE Vec<T> splat(T value) {
   Vec<T> v;
@@ -100,87 +78,6 @@ INLINE Mask<T> first(int64_t count) {
   Mask<T> lane;
   for (int64_t i = 0; i < kLanes<T>; ++i) lane[i] = i;
   return lane < (Mask<T>{} + static_cast<std::remove_reference_t<decltype(lane[0])>>(count));
-}
-
-// `count` entries, fewer than a vector has, and zeros. A copy of single entries would stall the next load of them all.
-template <class T>
-INLINE Vec<T> load_some(const T* from, int64_t count) {
-#if defined(__AVX512F__)
-  return chosen_from(bits(first<T>(count)), from);
-#else
-  Vec<T> v{};
-  std::memcpy(&v, from, count * sizeof(T));
-  return v;
-#endif
-}
-
-template <class T>
-INLINE void store_some(T* to, int64_t count, Vec<T> v) {
-#if defined(__AVX512F__)
-  chosen_to(bits(first<T>(count)), to, v);
-#else
-  std::memcpy(to, &v, count * sizeof(T));
-#endif
-}
-
-// A vector's place in a row: a whole one from entry i, or its last `count` entries, fewer than a vector has.
-struct Whole {
-  int64_t i;
-};
-struct Part {
-  int64_t i, count;
-};
-
-// A row of entries as vectors; those of a part have zeros in their other lanes. A part is loaded where its turn comes,
-// not before: the processor foresees only accesses in order.
-template <class Entry>
-struct Row {
-  using T = std::remove_const_t<Entry>;
-
-  Entry* data;
-
-  INLINE Vec<T> operator[](Whole at) const { return load<T>(data + at.i); }
-  INLINE Vec<T> operator[](Part at) const { return load_some<T>(data + at.i, at.count); }
-  INLINE void set(Whole at, Vec<T> v) const { store(data + at.i, v); }
-  INLINE void set(Part at, Vec<T> v) const { store_some(data + at.i, at.count, v); }
-};
-
-// v, with `padding` in the lanes that hold no entry.
-template <class T>
-INLINE Vec<T> padded(Whole, Vec<T> v, T) {
-  return v;
-}
-
-template <class T>
-INLINE Vec<T> padded(Part at, Vec<T> v, T padding) {
-  return first<T>(at.count) ? v : splat(padding);
-}
-
-// Sets what lies behind n entries, up to a whole vector.
-template <class T>
-INLINE void pad(T* row, int64_t n, T padding) {
-  T* last = row + n / kLanes<T> * kLanes<T>;
-  if (n % kLanes<T> != 0) store(last, padded<T>(Part{0, n % kLanes<T>}, load(last), padding));
-}
-
-// Calls body(at) for each vector of a row of n entries, and after_block() behind every kBlock of them and at the end.
-template <class T, class Body, class AfterBlock>
-INLINE void each(int64_t n, const Body& body, const AfterBlock& after_block) {
-  const int64_t whole = n / kLanes<T> * kLanes<T>;
-  int64_t i = 0;
-  do {
-    const int64_t stop = whole - i > kBlock<T> ? i + kBlock<T> : whole;
-    for (; i < stop; i += kLanes<T>) body(Whole{i});
-    if (i == whole && whole < n) body(Part{whole, n - whole});
-    after_block();
-  } while (i < whole);
-}
-
-template <class T, class Body>
-INLINE void each(int64_t n, const Body& body) {
-  const int64_t whole = n / kLanes<T> * kLanes<T>;
-  for (int64_t i = 0; i < whole; i += kLanes<T>) body(Whole{i});
-  if (whole < n) body(Part{whole, n - whole});
 }
 
 // The larger lanes; `b` where one is NaN. GCC does not see that one instruction does it.
@@ -202,97 +99,43 @@ INLINE Vec<T> abs(Vec<T> v) {
   return (Vec<T>)((Mask<T>)v & std::numeric_limits<Integer>::max());
 }
 
-// Lanes folded in halves, an order that does not depend on the data.
+// Lanes folded half by half, an order that does not depend on the data. As vectors to the end: of a loop over single
+// lanes GCC makes single additions as soon as there are two such loops.
 template <int64_t width, class T, class Fold>
-INLINE T folded(T* lanes, Fold fold) {
-  if constexpr (width > 1) {
-    for (int64_t i = 0; i < width / 2; ++i) lanes[i] = fold(lanes[i], lanes[i + width / 2]);
-    return folded<width / 2>(lanes, fold);
+INLINE T folded(const T* lanes, const Fold& fold) {
+  if constexpr (width == 1) {
+    return *lanes;
+  } else {
+    typedef T Half __attribute__((vector_size(width / 2 * sizeof(T))));
+    Half halves[2];
+    std::memcpy(halves, lanes, sizeof halves);
+    const Half half = fold(halves[0], halves[1]);
+    T rest[width / 2];
+    std::memcpy(rest, &half, sizeof half);
+    return folded<width / 2>(rest, fold);
   }
-  return lanes[0];
 }
 
 template <class T>
 INLINE T horizontal_max(Vec<T> v) {
   T lanes[kLanes<T>];
   store(lanes, v);
-  return folded<kLanes<T>>(lanes, [](T a, T b) { return a > b ? a : b; });
+  return folded<kLanes<T>>(lanes, [](auto a, auto b) INLINED { return a > b ? a : b; });
 }
 
 template <class T>
 INLINE T horizontal_sum(Vec<T> v) {
   T lanes[kLanes<T>];
   store(lanes, v);
-  return folded<kLanes<T>>(lanes, [](T a, T b) { return a + b; });
-}
-
-// Totals of k quantities over a row of n entries: add(at, sums) adds what the vector at a place has to sums[0..k). In
-// blocks, whose sums are added with Kahan's correction, so that a long row is as exact as a short one. A row of one
-// block, of which the kernels await one total after another, goes without.
-template <class T, int k, class Add>
-INLINE void add_up(int64_t n, T (&totals)[k], const Add& add) {
-  Vec<T> sums[k] = {};
-  if (n <= kBlock<T>) {
-    each<T>(n, [&](auto at) INLINED { add(at, sums); });
-    for (int j = 0; j < k; ++j) totals[j] = horizontal_sum<T>(sums[j]);
-    return;
-  }
-  Vec<T> outer[k] = {}, lost[k] = {};
-  auto keep = [&]() INLINED {
-    for (int j = 0; j < k; ++j) {
-      const Vec<T> before = outer[j], term = sums[j] - lost[j];
-      outer[j] = before + term;
-      lost[j] = (outer[j] - before) - term;
-      sums[j] = Vec<T>{};
-    }
-  };
-  each<T>(n, [&](auto at) INLINED { add(at, sums); }, keep);
-  for (int j = 0; j < k; ++j) totals[j] = horizontal_sum<T>(outer[j]);
+  return folded<kLanes<T>>(lanes, [](auto a, auto b) INLINED { return a + b; });
 }
 
 template <class T>
 INLINE bool any(Mask<T> mask) {
-#if defined(__AVX512F__)
-  return bits(mask) != 0;
-#else
   uint64_t words[kVectorBytes / 8], all = 0;
   std::memcpy(words, &mask, sizeof mask);
   for (uint64_t word : words) all |= word;
   return all != 0;
-#endif
-}
-
-// Puts the lanes of v that the mask chooses at `to`, one after the other, and returns how many they are. What lies
-// behind them, up to a whole vector, is lost.
-template <class T>
-INLINE int64_t compress(Vec<T> v, Mask<T> mask, T* to) {
-#if defined(__AVX512F__)
-  const auto chosen = bits(mask);
-  store<T>(to, compressed(chosen, v));
-  return __builtin_popcount(chosen);
-#else
-  int64_t count = 0;
-  if (any<T>(mask))
-    for (int64_t i = 0; i < kLanes<T>; ++i) to[count] = v[i], count -= mask[i];
-  return count;
-#endif
-}
-
-// The reverse: a vector with the lanes that the mask chooses from `from`, where a whole vector can be read, and zero
-// elsewhere; `from` is moved past them.
-template <class T>
-INLINE Vec<T> expand(Mask<T> mask, const T*& from) {
-#if defined(__AVX512F__)
-  const auto chosen = bits(mask);
-  const Vec<T> v = expanded(chosen, load(from));
-  from += __builtin_popcount(chosen);
-  return v;
-#else
-  Vec<T> v{};
-  if (any<T>(mask))
-    for (int64_t i = 0; i < kLanes<T>; ++i) v[i] = mask[i] ? *from : T(0), from -= mask[i];
-  return v;
-#endif
 }
 
 template <class T>

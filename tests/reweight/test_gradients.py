@@ -51,6 +51,7 @@ def test_gradients_are_the_same_bits_run_to_run(make):
 
 
 def test_float32_parameter_gradients_are_those_of_float64(make):
+    torch.manual_seed(0)  # one draw in some hundred has a gradient so near zero that nothing is exact relative to it
     scores = torch.randn(8, 3, 64, 64)
     incoming = torch.randn_like(scores)
     gradients = [
