@@ -101,7 +101,6 @@ def test_a_build_that_fails_says_so_in_one_line(compiler, monkeypatch):
 def test_without_a_compiler(mode, tmp_path):
     code = """
 import torch
-from torch.utils.flop_counter import FlopCounterMode
 from multimax import kernels, reweight
 scores = torch.randn(4, 9)
 for name in ("multimax", "sparsemax", "evsoftmax"):
