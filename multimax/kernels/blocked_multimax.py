@@ -69,7 +69,7 @@ def _backward(
         torch._softmax_backward_data(g.to(x.dtype), p, -1, x.dtype, grad_input=dy)
         slope, before = out if out.dtype == x.dtype else slope, dy
         for hinge in hinges[head]:
-            torch.sub(*((hinge.r, x) if hinge.is_left else (x, hinge.r)), out=height).clamp_(0, _limit(x.dtype))
+            torch.sub(*((hinge.r, x) if hinge.is_left else (x, hinge.r)), out=height).clamp_(0, hinge_limit(x.dtype))
             if hinge.power == 1:
                 torch.ops.aten.threshold_backward.grad_input(dy, height, 0, grad_input=by_hinge)
                 by_t = torch.dot(dy.view(-1), height.view(-1))
@@ -107,7 +107,7 @@ def _hinges(ranges: Tensor, ts: Tensor, powers: tuple[int, ...]) -> list[list[_H
 def _weigh(x: Tensor, live: Tensor | None, hinges: list[_Hinge], scratch: list[Tensor], out: Tensor) -> Tensor:
     """Weights of the block ``x`` into ``out``, which is returned."""
     y, height = (part[: x.numel()].view(x.shape) for part in scratch[:2])
-    limit, largest = _limit(x.dtype), torch.finfo(x.dtype).max
+    limit, largest = hinge_limit(x.dtype), torch.finfo(x.dtype).max
     before = x
     for hinge in hinges:
         low, high = (-limit, 0) if hinge.is_left else (0, limit)
@@ -133,8 +133,8 @@ def _live(x: Tensor, live: Tensor | None, dtype: torch.dtype) -> Tensor:
     return x.to(dtype) if live is None else x.to(dtype).where(live, 0)
 
 
-def _limit(dtype: torch.dtype) -> float:
-    """Where hinges stop growing, as in the expression as a whole."""
+def hinge_limit(dtype: torch.dtype) -> float:
+    """So far out hinges stop growing, that their squares times any sensible t stay finite."""
     return float(torch.finfo(dtype).max ** 0.4)
 
 

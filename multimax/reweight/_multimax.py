@@ -164,8 +164,7 @@ class _SegLU(torch.autograd.Function):
 
 def _hinges(x: Tensor, ranges: Tensor, ts: Tensor, powers: tuple[int, ...]) -> Any:
     """For each term its hinge, its t, the hinge's direction along x (-1 left, 1 right) and its power."""
-    # So far out hinges stop growing, that their squares times any sensible t stay finite; x itself is not bounded.
-    limit = torch.finfo(x.dtype).max ** 0.4
+    limit = blocked_multimax.hinge_limit(x.dtype)  # of the hinges; x itself is not bounded
     for i, power in enumerate(powers):
         r = per_head(ranges[..., i % ranges.shape[-1]], x)
         t = per_head(ts[..., i], x)
