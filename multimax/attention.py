@@ -11,7 +11,7 @@ There are several ways to compute it. "reference" is the three lines above and s
 up to rounding, and serve where their limits allow:
 
     sdpa        softmax, PyTorch's fused kernels
-    blocked     on the CPU, with the C++ row kernels: in blocks that stay in the cache; memory linear in the lengths
+    blocked     on the CPU, in C++: in blocks that stay in the cache; memory linear in the lengths
     flash       MultiMax on an NVIDIA GPU, in Triton; memory linear in the lengths
     adasplash   entmax with a fixed alpha on a GPU, through the package of that name
 """
@@ -22,17 +22,18 @@ from torch.nn import functional as F
 
 from multimax import kernels
 from multimax.kernels import adasplash, flash
-from multimax.kernels.blocked_attention import Rows, blocked_attention
+from multimax.kernels.attention import Rows, blocked_attention
 from multimax.reweight import Entmax, Entmax15, EvSoftmax, MultiMax, Reweighting, Softmax, Sparsemax
 from multimax.reweight._multimax import _powers_of, operator_parameters
 
 BACKENDS = ("reference", "sdpa", "blocked", "flash", "adasplash")
 
-# Scores of one call from which on the CPU makes them in blocks. It is for the memory: on one core of a Zen 4, forward
-# and backward of MultiMax took 1.07 times the reference's time at (48, 6, 197, 64) and 1.29 times at (1, 8, 2048, 64),
-# since the blocks' backward makes the scores a second time. These many take 256 MB in float32, and as much again for
-# the weights, in each layer.
-BLOCKED_FROM = 2**26
+# On the CPU: scores of one head from which on blocks are as fast as the reference or faster. In ones of 32 by 32 scores
+# they take twice its time, of 96 by 96 as much, of 128 by 128 and more 0.9 to 1 of it.
+BLOCKED_FROM = 2**14
+# Half precision they compute in float32, at up to 1.6 of the reference's time where the processor has products for it.
+# There they are for the memory: scores of one call that take 128 MB in each layer, and as much again for the weights.
+HALF_BLOCKED_FROM = 2**26
 # Keys from which on a GPU takes a flash kernel. From arithmetic, not measured: up to a few hundred keys the scores'
 # traffic is little beside what SegLU costs in the flash kernel's two backward loops.
 FLASH_FROM = 512
@@ -120,7 +121,12 @@ def attention_path(
     if serves("sdpa"):
         return "sdpa"
     keys = key.shape[-2]
-    if query.shape[:-1].numel() * keys >= BLOCKED_FROM and serves("blocked"):
+    in_half = query.dtype.itemsize < 4 or torch.is_autocast_enabled("cpu")
+    if in_half:
+        has_enough = query.shape[:-1].numel() * keys >= HALF_BLOCKED_FROM
+    else:
+        has_enough = query.shape[-2] * keys >= BLOCKED_FROM
+    if has_enough and serves("blocked"):
         return "blocked"
     if query.is_cuda and keys >= FLASH_FROM and kernels.mode() != "eager":
         return next(filter(serves, ("flash", "adasplash")), "reference")

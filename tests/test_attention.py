@@ -72,8 +72,8 @@ def test_dropout_zeroes_weights_and_keeps_the_mean():
     assert weights.sum(-1).mean().item() == pytest.approx(1, abs=0.02)
 
 
-def path(name, shape=(1, 2, 64, 16), **options):
-    query = torch.zeros(1).expand(shape)
+def path(name, shape=(1, 2, 64, 16), dtype=torch.float32, **options):
+    query = torch.zeros(1, dtype=dtype).expand(shape)
     return attention_path(query, query, query, reweight.create(name, num_heads=shape[1]), **options)
 
 
@@ -91,8 +91,12 @@ def test_softmax_takes_pytorchs_kernels_but_for_a_bias():
 
 @needs_kernels
 @pytest.mark.parametrize("name", [name for name in reweight.available() if name != "softmax"])
-def test_long_sequences_go_in_blocks_on_the_cpu(name):
-    assert path(name, DEIT_S) == "reference"
+def test_what_pays_goes_in_blocks_on_the_cpu(name):
+    assert path(name) == "reference"
+    assert path(name, DEIT_S, dtype=torch.bfloat16) == "reference"
+    with torch.autocast("cpu", torch.bfloat16):
+        assert path(name, DEIT_S) == "reference"
+    assert path(name, DEIT_S) == path(name, LONG, dtype=torch.bfloat16) == "blocked"
     assert path(name, LONG) == path(name, LONG, mask=MASK) == "blocked"
     assert path(name, LONG, bias=BIAS) == path(name, LONG, dropout=0.1) == "reference"
     with kernels.use("eager"):

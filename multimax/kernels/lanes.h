@@ -115,7 +115,7 @@ struct Lanes {
 };
 #endif
 
-// Puts these lanes of v at `to`, and the others too where they cannot be moved; returns how many. What lies behind them,
+// Puts these lanes of v at `to`, and the others too where they cannot be moved; returns how many. What lies behind,
 // up to a whole vector, is lost.
 template <class T>
 INLINE int64_t compress(Lanes<T> lanes, Vec<T> v, T* to) {

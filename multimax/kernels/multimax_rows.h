@@ -168,23 +168,28 @@ INLINE bool weigh(Row<const T> x, Row<const T> g, int64_t n, const SegluParamete
   return seglu.all_near(far);
 }
 
-// Gradient dx by the n scores x, and `sums` increased; g is the incoming gradient, m and s are the forward's, and so
-// are the weights, or null.
+// Gradient dx by the n scores x, and `sums` increased; g is the incoming gradient, p are the weights.
 template <class T, bool first, bool second>
-void multimax_backward_row(Row<const T> x, Row<const T> g, const Row<const T>* weights, int64_t n,
-                           const SegluParameters<T>& parameters, T m, T s, Row<T> dx, SegluSums<T>& sums) {
-  Row<const T> p{dx.data};
+void multimax_backward_row(Row<const T> x, Row<const T> p, Row<const T> g, int64_t n,
+                           const SegluParameters<T>& parameters, Row<T> dx, SegluSums<T>& sums) {
   T dot[1];
-  bool is_near = true;
-  if (weights == nullptr) {
-    is_near = weigh<T, first, second, false>(x, g, n, parameters, m, s, dx, dot[0]);
-    if (!is_near) weigh<T, first, second, true>(x, g, n, parameters, m, s, dx, dot[0]);
+  add_up(n, dot, [&](auto at, auto& sums) INLINED { sums[0] += p[at] * g[at]; });
+  if (!multimax_slopes<T, first, second, false>(x, g, p, n, parameters, dot[0], dx, sums))
+    multimax_slopes<T, first, second, true>(x, g, p, n, parameters, dot[0], dx, sums);
+}
+
+// The same where the weights are not there: made from the forward's m and s, into p. dx may be p or g.
+template <class T, bool first, bool second>
+void multimax_backward_row_anew(Row<const T> x, Row<const T> g, int64_t n, const SegluParameters<T>& parameters, T m,
+                                T s, Row<T> p, Row<T> dx, SegluSums<T>& sums) {
+  const Row<const T> made{p.data};
+  T dot;
+  if (weigh<T, first, second, false>(x, g, n, parameters, m, s, p, dot)) {
+    multimax_slopes<T, first, second, false>(x, g, made, n, parameters, dot, dx, sums);
   } else {
-    p = *weights;
-    add_up(n, dot, [&](auto at, auto& sums) INLINED { sums[0] += p[at] * g[at]; });
+    weigh<T, first, second, true>(x, g, n, parameters, m, s, p, dot);
+    multimax_slopes<T, first, second, true>(x, g, made, n, parameters, dot, dx, sums);
   }
-  if (is_near) is_near = multimax_slopes<T, first, second, false>(x, g, p, n, parameters, dot[0], dx, sums);
-  if (!is_near) multimax_slopes<T, first, second, true>(x, g, p, n, parameters, dot[0], dx, sums);
 }
 
 // Adds the sums so far to `totals`, [ranges, ts] by four, as the gradients that they make, and clears them.

@@ -3,7 +3,9 @@
 #pragma once
 
 #include <algorithm>
+#include <cstring>
 #include <memory>
+#include <utility>
 #include <vector>
 
 #include "row_loops.h"
@@ -47,6 +49,21 @@ class LiveEntries {
     else
       look(row);
     return live_;
+  }
+
+  // Behind the last entry that is live in any of the rows [begin, end).
+  int64_t reach(int64_t begin, int64_t end) const {
+    if (mask_.data == nullptr) return n_;
+    int64_t reach = 0;
+    const bool* seen = nullptr;
+    for (int64_t r = end; r-- > begin && reach < n_;) {
+      const bool* row = mask_.row(r);
+      if (row == std::exchange(seen, row)) continue;
+      int64_t i = n_;
+      while (i > reach && !row[mask_.last_stride * (i - 1)]) --i;
+      reach = i;
+    }
+    return reach;
   }
 
  private:

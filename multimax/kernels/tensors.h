@@ -1,0 +1,111 @@
+// What the operators have in common: torch's tensors as the row kernels take them.
+//
+// Through torch's stable ABI: built once, the library serves every torch that is not older than TORCH_TARGET_VERSION.
+
+#pragma once
+
+#include <torch/csrc/stable/library.h>
+#include <torch/csrc/stable/ops.h>
+#include <torch/csrc/stable/tensor.h>
+#include <torch/headeronly/core/ScalarType.h>
+
+#include <optional>
+
+#include "row_kernels.h"
+
+namespace multimax {
+
+using torch::headeronly::ScalarType;
+using torch::stable::Tensor;
+
+template <class S>
+const S* data(const Tensor& t) {
+  return static_cast<const S*>(t.data_ptr());
+}
+
+template <class S>
+S* mutable_data(const Tensor& t) {
+  return static_cast<S*>(t.data_ptr());
+}
+
+inline std::vector<int64_t> sizes_of(const Tensor& t) { return {t.sizes().begin(), t.sizes().end()}; }
+
+// The mask, of as many dimensions as `sizes`, with its last one dense, and its strides; `held` keeps the memory.
+inline RowMask row_mask(const std::optional<Tensor>& mask, const std::vector<int64_t>& sizes,
+                        std::optional<Tensor>& held) {
+  RowMask rows;
+  if (!mask) return rows;
+  const int64_t last = static_cast<int64_t>(sizes.size()) - 1;
+  STD_TORCH_CHECK(mask->dim() == last + 1, "mask must have as many dimensions as scores");
+  for (int64_t k = 0; k <= last; ++k)
+    STD_TORCH_CHECK(mask->size(k) == 1 || mask->size(k) == sizes[k], "mask must broadcast to the scores");
+  for (int64_t size : sizes)
+    if (size == 0) return rows;
+  const bool dense = mask->size(last) == 1 || mask->stride(last) == 0 || mask->stride(last) == 1;
+  held = dense ? *mask : torch::stable::contiguous(*mask);
+  rows.data = data<bool>(*held);
+  rows.last_stride = held->size(last) == 1 ? 0 : held->stride(last);
+  for (int64_t k = 0; k < last; ++k) {
+    rows.sizes.push_back(sizes[k]);
+    rows.strides.push_back(held->size(k) == 1 ? 0 : held->stride(k));
+  }
+  return rows;
+}
+
+// Calls f with MultiMax's kernel for ranges and ts [heads, k] of T and the hinges' powers.
+template <class T, class F>
+void with_multimax(Tensor ranges, Tensor ts, const std::vector<int64_t>& powers, const F& f) {
+  ranges = torch::stable::contiguous(ranges);
+  ts = torch::stable::contiguous(ts);
+  const bool first = powers[0] == 1, second = powers.back() == 2;
+  const int64_t k = ranges.size(1);
+  std::vector<SegluParameters<T>> of_heads(ranges.size(0));
+  for (size_t head = 0; head < of_heads.size(); ++head) {
+    auto& of_head = of_heads[head];
+    for (int64_t i = 0; i < k; ++i) {
+      of_head.ranges[first ? i : i + 2] = data<T>(ranges)[head * k + i];
+      of_head.ts[first ? i : i + 2] = data<T>(ts)[head * k + i];
+    }
+    of_head.near = nearness(of_head);
+  }
+  if (first && second)
+    f(MultimaxKernel<T, true, true>(of_heads));
+  else if (first)
+    f(MultimaxKernel<T, true, false>(of_heads));
+  else
+    f(MultimaxKernel<T, false, true>(of_heads));
+}
+
+// Alpha [heads] as numbers.
+template <class T>
+std::vector<double> alphas_of(const Tensor& alpha) {
+  const Tensor dense = torch::stable::contiguous(alpha);
+  return {data<T>(dense), data<T>(dense) + dense.numel()};
+}
+
+// Of totals, k for each unit of work, the sum for each head.
+template <class HeadOf>
+std::vector<double> sums_by_head(const std::vector<double>& totals, int k, int64_t heads, const HeadOf& head_of) {
+  std::vector<double> sums(k * heads);
+  for (size_t i = 0; i < totals.size(); ++i) sums[head_of(i / k) * k + i % k] += totals[i];
+  return sums;
+}
+
+// Gradients by ranges and ts from what MultiMax's kernel totalled for each head.
+template <class T>
+void set_multimax_gradients(const std::vector<double>& sums, const std::vector<int64_t>& powers,
+                            const Tensor& by_ranges, const Tensor& by_ts) {
+  const int64_t offset = powers[0] == 1 ? 0 : 2, k = by_ranges.size(1);
+  for (int64_t i = 0; i < by_ranges.numel(); ++i) {
+    const double* of_head = &sums[i / k * 8];
+    mutable_data<T>(by_ranges)[i] = static_cast<T>(of_head[offset + i % k]);
+    mutable_data<T>(by_ts)[i] = static_cast<T>(of_head[4 + offset + i % k]);
+  }
+}
+
+template <class T>
+void set_alpha_gradients(const std::vector<double>& sums, const Tensor& by_alpha) {
+  std::copy(sums.begin(), sums.end(), mutable_data<T>(by_alpha));
+}
+
+}  // namespace multimax
