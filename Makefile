@@ -41,14 +41,14 @@ test-gpu: setup ## the tests that need a CUDA device
 bench: $(VENV)/.fairseq ## speed and memory beside other implementations: a quarter of an hour on two quiet cores
 	$(BIN)/python -m benchmarks
 
-# The address sanitizer must be loaded before Python is. torch's OpenMP is not instrumented: threads have a program of
-# their own.
+# The address sanitizer must be loaded before Python is. torch's OpenMP is not instrumented: the thread sanitizer has a
+# program without torch.
 sanitize: setup ## the C++ kernels under the address, undefined-behaviour and thread sanitizers
 	mkdir -p .cache
 	for sanitizer in thread address,undefined; do \
 		g++ -std=c++20 -O1 -g -march=native -fsanitize=$$sanitizer -fno-sanitize-recover=undefined -Wno-psabi \
-			-Wno-ignored-attributes -Imultimax/kernels tests/kernels/threads.cpp -o .cache/threads -pthread && \
-		.cache/threads || exit 1; \
+			-Wno-ignored-attributes -Imultimax/kernels tests/kernels/rows_alone.cpp -o .cache/rows_alone -pthread && \
+		.cache/rows_alone || exit 1; \
 	done
 	CXX=g++ CXXFLAGS='-O1 -g -fsanitize=address,undefined -fno-sanitize-recover=undefined' \
 		TORCH_EXTENSIONS_DIR=.cache/sanitize ASAN_OPTIONS=detect_leaks=0 \

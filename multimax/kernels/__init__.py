@@ -10,7 +10,7 @@ Three modes: "auto" takes the fastest path that is there; "eager" takes tensor o
 RuntimeError, with the reason, where "auto" would fall back on them. The environment variable MULTIMAX_KERNELS names the
 mode of the start, "auto" if unset.
 
-The CPU's path is C++ that is compiled at its first use, some fifteen seconds, and then kept; ``python -m
+The CPU's path is C++ that is compiled at its first use, some thirty seconds, and then kept; ``python -m
 multimax.kernels`` compiles it ahead of that. Where it cannot be had, one line on stderr says why, and the eager path
 serves. The path is never a matter of the tensor's size, so that a computation gives the same bits wherever in a process
 it stands.

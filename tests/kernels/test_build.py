@@ -169,3 +169,18 @@ def test_the_kernels_are_right_on_narrower_vectors(flag, root, tmp_path):
     command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "tests/kernels/test_cpu_rows.py"]
     result = subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True)
     assert result.returncode == 0, result.stdout[-3000:]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("compiler", ["clang++ -march=native", "aarch64-linux-gnu-g++ -static"])
+def test_the_kernels_are_right_by_another_compiler_and_on_neon(compiler, root, tmp_path):
+    compiler, *flags = compiler.split()
+    emulator = ["qemu-aarch64"] if "aarch64" in compiler else []
+    for program in (compiler, *emulator):
+        if shutil.which(program) is None:
+            pytest.skip(f"{program} is not there; apt-get install clang g++-aarch64-linux-gnu qemu-user")
+    source, folder = root / "tests/kernels/rows_alone.cpp", root / "multimax/kernels"
+    flags += [flag for flag in build.FLAGS if flag not in ("-fPIC", "-shared")]
+    subprocess.run([compiler, *flags, f"-I{folder}", source, "-o", tmp_path / "program", "-pthread"], check=True)
+    result = subprocess.run([*emulator, tmp_path / "program"], capture_output=True, text=True)
+    assert result.returncode == 0, result.stdout
