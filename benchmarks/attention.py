@@ -36,26 +36,24 @@ def ours(name: str, causal: bool, inputs: Sequence[Tensor]) -> list[Contestant]:
     """A registered function by the path that ``attention`` takes by itself, and by each other one that can serve."""
     query, key, value = (tensor.detach() for tensor in inputs)
     module = reweight.create(name, num_heads=query.shape[1]).to(query.device)
-    lengths = query.shape[2], key.shape[2]
-    mask = torch.ones(lengths, dtype=torch.bool, device=query.device).tril() if causal else None
-    taken = attention_path(query, key, value, module, mask)
+    taken = attention_path(query, key, value, module)
     found = []
     for backend in (None, *BACKENDS):
-        if backend in ("sdpa", "flash", taken):  # the first two stand by themselves, with a flag for what is causal
+        if backend in ("sdpa", "flash", taken):  # the first two stand by themselves
             continue
         try:
             with torch.no_grad():
-                attention(query[:1], key[:1], value[:1], module, mask, backend=backend)
+                attention(query[:1], key[:1], value[:1], module, causal=causal, backend=backend)
         except ValueError:
             continue
-        call = lambda q, k, v, backend=backend: attention(q, k, v, module, mask, backend=backend)  # noqa: E731
+        call = lambda q, k, v, backend=backend: attention(q, k, v, module, causal=causal, backend=backend)  # noqa: E731
         way, note = ("default", taken) if backend is None else (backend, "")
         found.append(Contestant(name, way, call, tuple(module.parameters()), note=note))
     return found
 
 
 def flash(name: str, causal: bool, device: torch.device) -> Contestant:
-    """The flash kernel itself, which knows what is causal without a mask; for softmax it is the one without SegLU."""
+    """The flash kernel itself, whatever ``attention`` would take; for softmax it is the one without SegLU."""
     if name == "softmax":
         call = lambda q, k, v: flash_attention(q, k, v, None, None, (), causal=causal)  # noqa: E731
         return Contestant(name, "flash", call)

@@ -63,6 +63,18 @@ def test_a_mask_over_keys_alone_holds_for_every_query(name):
     torch.testing.assert_close(attention(query, key, value, attend, mask), expected)
 
 
+@pytest.mark.parametrize("name", reweight.available())
+@pytest.mark.parametrize("with_mask", [False, True])
+def test_causal_is_the_mask_that_it_stands_for(name, with_mask):
+    query, key, value, mask = inputs()
+    attend = reweight.create(name, num_heads=HEADS).double()
+    up_to_own = torch.tensor([[k <= q for k in range(KEYS)] for q in range(QUERIES)])
+    expected = attention(query, key, value, attend, mask & up_to_own if with_mask else up_to_own, backend="reference")
+    for backend in ("reference", None, *(["blocked"] if kernels.path(query) == "cpp" else [])):
+        output = attention(query, key, value, attend, mask if with_mask else None, causal=True, backend=backend)
+        torch.testing.assert_close(output, expected, msg=str(backend))
+
+
 def test_dropout_zeroes_weights_and_keeps_the_mean():
     torch.manual_seed(0)
     query, key = torch.zeros(1, 1, 2000, 4), torch.zeros(1, 1, 10, 4)

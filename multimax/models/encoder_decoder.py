@@ -136,7 +136,7 @@ class EncoderDecoder(VocabularyModel):
             assert encoded is not None
             assert source_mask is not None
             x = self.embed(target, self.target_embedding)
-            mask = torch.ones(2 * target.shape[1:], dtype=torch.bool, device=target.device).tril()
+            mask = None
             source_mask, sources = source_mask[:, None, None], [layer.keys_values(encoded) for layer in self.decoder]
         for i, layer in enumerate(self.decoder):
             append = None if cache is None else partial(cache.append, i)
@@ -216,7 +216,7 @@ class DecoderLayer(nn.Module):
         return self.cross_attention.branch.keys_values(encoded)
 
     def forward(
-        self, x: Tensor, mask: Tensor, append: Append | None, keys: Tensor, values: Tensor, source_mask: Tensor
+        self, x: Tensor, mask: Tensor | None, append: Append | None, keys: Tensor, values: Tensor, source_mask: Tensor
     ) -> Tensor:
         x = self.attention(x, mask, append)
         return self.feed_forward(self.cross_attention(x, keys, values, source_mask))
@@ -257,14 +257,17 @@ class Attention(nn.Module):
         """[batch, length, parts * dim] to ``parts`` times [batch, heads, length, head_dim]."""
         return x.unflatten(-1, (parts, self.num_heads, -1)).permute(2, 0, 3, 1, 4).unbind()
 
-    def attend(self, query: Tensor, keys: Tensor, values: Tensor, mask: Tensor, reweight: Reweighting) -> Tensor:
+    def attend(self, query: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None, reweight: Reweighting) -> Tensor:
         dropout = self.attention_dropout if self.training else 0.0
-        attended = attention(query, keys, values, reweight, mask, dropout=dropout)
+        attended = attention(query, keys, values, reweight, mask, causal=mask is None, dropout=dropout)
         return self.dropout(self.projection(attended.transpose(1, 2).flatten(-2)))
 
 
 class SelfAttention(Attention):
-    """Attention of x [batch, length, dim] to itself, or with ``append`` also to what was appended before."""
+    """Attention of x [batch, length, dim] to itself, or with ``append`` also to what was appended before.
+
+    Without a mask each position attends to those up to its own.
+    """
 
     def __init__(self, config: EncoderDecoderConfig, site: Site):
         super().__init__(config, site)
@@ -274,7 +277,7 @@ class SelfAttention(Attention):
     def input_matrices(self) -> tuple[Tensor, ...]:
         return self.query_key_value.weight.chunk(3)
 
-    def forward(self, x: Tensor, mask: Tensor, append: Append | None = None) -> Tensor:
+    def forward(self, x: Tensor, mask: Tensor | None, append: Append | None = None) -> Tensor:
         query, keys, values = self.split_heads(self.query_key_value(x), 3)
         if append is not None:
             keys, values = append(keys, values)

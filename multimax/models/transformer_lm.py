@@ -64,7 +64,9 @@ class TransformerLM(LanguageModel):
                 f"{self.max_length} (model.segment_length): shorten it, or take model=transformer_xl"
             )
         x = self.dropout(self.embedding(tokens) * self.dim**0.5 + self.positions[past : past + length])
-        mask = torch.ones(length, past + length, dtype=torch.bool, device=tokens.device).tril(past)
+        mask = None  # causal attention without a past has kernels of its own
+        if past:
+            mask = torch.ones(length, past + length, dtype=torch.bool, device=tokens.device).tril(past)
         caches = []
         for i, block in enumerate(self.blocks):
             x, cache = block(x, None if memory is None else memory[i], mask)
@@ -86,14 +88,17 @@ class Block(nn.Module):
         self.feed_forward_norm = nn.LayerNorm(config.dim)
         self.feed_forward = FeedForward(config.dim, config.ffn_dim, config.dropout)
 
-    def forward(self, x: Tensor, cache: Tensor | None, mask: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Output [batch, queries, dim] and the cache with the keys and values of x [batch, queries, dim] behind it."""
+    def forward(self, x: Tensor, cache: Tensor | None, mask: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        """Output [batch, queries, dim] and the cache with the keys and values of x [batch, queries, dim] behind it.
+
+        Without a mask each query attends to the keys up to its own.
+        """
         features = self.query_key_value(self.attention_norm(x)).unflatten(-1, (3, self.num_heads, -1))
         query, key, value = features.permute(2, 0, 3, 1, 4)  # each [batch, heads, queries, head_dim]
         if cache is not None:
             cache = torch.cat([cache, torch.stack([key, value]).to(cache.dtype)], -2)
             key, value = cache.to(key.dtype)
         dropout = self.attention_dropout if self.training else 0.0
-        attended = attention(query, key, value, self.reweight, mask, dropout=dropout)
+        attended = attention(query, key, value, self.reweight, mask, causal=mask is None, dropout=dropout)
         x = x + self.dropout(self.projection(attended.transpose(1, 2).flatten(-2)))
         return x + self.feed_forward(self.feed_forward_norm(x)), cache

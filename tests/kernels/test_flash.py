@@ -9,6 +9,8 @@ from torch.nn import functional as F
 
 pytest.importorskip("triton", reason="Triton is not installed")
 
+from multimax import reweight
+from multimax.attention import attention
 from multimax.kernels import flash_blocks
 from multimax.kernels.flash import flash_attention, supports
 from multimax.reweight import multimax, softmax
@@ -130,6 +132,17 @@ def test_without_segments_it_is_torchs_attention(device, lengths):
     expected = F.scaled_dot_product_attention(query.double(), key.double(), value.double(), is_causal=True)
     close(output, expected, torch.float32)
     check(draw(device, (1, 1, *lengths), powers=()), ())
+
+
+@pytest.mark.parametrize("name", ["softmax", "multimax"])
+@pytest.mark.parametrize("with_mask", [False, True])
+def test_attention_hands_over_what_it_is_given(device, name, with_mask):
+    query, key, value, _, _ = draw(device, (1, 2, 40, 70))
+    mask = torch.rand(40, 70, device=device) > 0.3 if with_mask else None
+    module = reweight.create(name).to(device)
+    options = {"causal": True, "scale": 0.3}
+    expected = attention(query, key, value, module, mask, backend="reference", **options)
+    close(attention(query, key, value, module, mask, backend="flash", **options), expected.double(), torch.float32)
 
 
 @pytest.mark.parametrize("sizes", [(41, 41), (72, 8), (16, 130), (256, 256), (1, 1)])
