@@ -1,6 +1,10 @@
 """The loss of an output layer in chunks against F.cross_entropy of its logits in float64, and the memory it takes."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.util import find_spec
 from itertools import product
+from unittest import mock
 
 import pytest
 import torch
@@ -15,6 +19,8 @@ from multimax.output import linear_cross_entropy, linear_loss
 from multimax.reweight import seglu
 
 RANGES = {1: 2, 2: 4, "second_only": 2, "shared": 2}
+WAYS = ["cpp", "eager", *(["triton"] if find_spec("triton") else [])]
+pytestmark = pytest.mark.filterwarnings("ignore:.*encountered in:RuntimeWarning:triton")  # where it is interpreted
 
 
 @pytest.fixture(autouse=True)
@@ -23,6 +29,17 @@ def _small_chunks(monkeypatch):
     monkeypatch.setattr(chunked, "CHUNK", {"cpu": 70, "cuda": 70})
     monkeypatch.setattr(chunked, "MIN_ROWS", 1)
     monkeypatch.setattr(chunked, "BLOCK", {"cpu": 30, "cuda": 30})
+
+
+@contextmanager
+def computed_by(way: str) -> Iterator[None]:
+    """By the CPU's kernels, by tensor operations, or by the GPU's kernel, interpreted."""
+    with kernels.use("eager" if way == "eager" else "auto"):
+        if way == "triton":
+            with mock.patch.object(kernels, "path", return_value="triton"):
+                yield
+        else:
+            yield
 
 
 def case(n=13, v=11, dim=5, order=2, kind="hard", with_bias=True, dtype=torch.float64, seed=0, scale=1.0):
@@ -70,8 +87,8 @@ def check(leaves, targets, order, rtol=1e-9, atol=1e-9, **options):
 @pytest.mark.parametrize("kind", ["hard", "soft"])
 @pytest.mark.parametrize("order", [None, 1, 2, "second_only", "shared"])
 def test_value_and_gradients(order, kind, reduction):
-    for mode, label_smoothing in product(("auto", "eager"), (0.0, 0.1)):
-        with kernels.use(mode):
+    for way, label_smoothing in product(WAYS, (0.0, 0.1)):
+        with computed_by(way):
             check(*case(order=order, kind=kind), reduction=reduction, label_smoothing=label_smoothing)
 
 
@@ -86,12 +103,12 @@ def test_value_and_gradients(order, kind, reduction):
     label_smoothing=st.sampled_from([0.0, 0.3]),
     reduction=st.sampled_from(["mean", "sum", "none"]),
     scale=st.sampled_from([0.0, 1e-30, 1.0, 1e3]),
-    mode=st.sampled_from(["auto", "eager"]),
+    way=st.sampled_from(WAYS),
     seed=st.integers(0, 1000),
 )
-def test_any_shape(n, v, dim, order, kind, with_bias, label_smoothing, reduction, scale, mode, seed):
+def test_any_shape(n, v, dim, order, kind, with_bias, label_smoothing, reduction, scale, way, seed):
     arguments = case(n, v, dim, order, kind, with_bias, seed=seed, scale=scale)
-    with kernels.use(mode):
+    with computed_by(way):
         check(*arguments, reduction=reduction, label_smoothing=label_smoothing)
 
 
@@ -110,9 +127,11 @@ def test_another_ignored_class():
 @pytest.mark.parametrize("reduction", ["sum", "none"])
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-4), (torch.bfloat16, 0.05), (torch.float16, 0.01)])
 def test_other_dtypes(dtype, tolerance, reduction):
-    leaves, targets, order = case(dtype=dtype)
-    assert ours(leaves, targets, order, reduction=reduction).dtype == torch.float32
-    check(leaves, targets, order, rtol=tolerance, atol=10 * tolerance, reduction=reduction)
+    for way in WAYS:
+        with computed_by(way):
+            leaves, targets, order = case(dtype=dtype)
+            assert ours(leaves, targets, order, reduction=reduction).dtype == torch.float32
+            check(leaves, targets, order, rtol=tolerance, atol=10 * tolerance, reduction=reduction)
 
 
 def test_float16_waits_for_the_scale_of_the_loss():
@@ -147,11 +166,13 @@ def test_parameters_get_the_same_bits_each_time():
     assert torch.equal(runs[0], runs[2])
 
 
-def test_sums_for_the_parameters_are_exact_for_a_large_vocabulary(monkeypatch):
+@pytest.mark.parametrize("way", WAYS)
+def test_sums_for_the_parameters_are_exact_for_a_large_vocabulary(monkeypatch, way):
     """Every entry counts in them, however improbable it is."""
     monkeypatch.undo()
     leaves, targets, order = case(300, 5000, 32, dtype=torch.float32, kind="hard", with_bias=False)
-    found = torch.autograd.grad(ours(leaves, targets, order), [leaves["ranges"], leaves["ts"]])
+    with computed_by(way):
+        found = torch.autograd.grad(ours(leaves, targets, order), [leaves["ranges"], leaves["ts"]])
     expected = torch.autograd.grad(reference(leaves, targets, order), [leaves["ranges"], leaves["ts"]])
     for gradient, right in zip(found, expected, strict=True):
         torch.testing.assert_close(gradient.double(), right.double(), rtol=1e-4, atol=1e-5)
@@ -239,3 +260,28 @@ def test_the_loss_of_any_function_is_that_of_its_scores(name):
             strict=True,
         ):
             torch.testing.assert_close(gradient, right)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="torch finds no CUDA device here")
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32], ids=str)
+@pytest.mark.parametrize("v", [1, 1000, 10_001, 267_744])
+def test_on_a_gpu(monkeypatch, v, dtype):
+    """Several chunks, the last one not full, of rows of any alignment; the same bits twice."""
+    monkeypatch.undo()
+    monkeypatch.setattr(chunked, "CHUNK", {"cuda": 100 * v})
+    monkeypatch.setattr(chunked, "MIN_ROWS", 100)
+    for kind, order, label_smoothing in (("hard", 2, 0.0), ("hard", None, 0.0), ("hard", 1, 0.1), ("soft", 2, 0.1)):
+        if kind == "soft" and v > 10_001:
+            continue
+        leaves, targets, order = case(250, v, 64, order, kind, dtype=dtype, scale=0.3)
+        leaves = {name: leaf.detach().cuda().requires_grad_() for name, leaf in leaves.items()}
+        found = []
+        for function in (reference, ours, ours):
+            loss = function(leaves, targets.cuda(), order, label_smoothing=label_smoothing)
+            found.append([loss, *torch.autograd.grad(loss, list(leaves.values()))])
+        tolerance = {torch.bfloat16: 3e-2, torch.float16: 4e-3, torch.float32: 1e-4}[dtype]
+        for name, expected, first, second in zip(("loss", *leaves), *found, strict=True):
+            error = (first.double() - expected).norm() / expected.norm().clamp(min=1e-9)
+            assert error < tolerance, (kind, order, name, error)
+            assert torch.equal(first, second), name

@@ -20,6 +20,7 @@ import importlib.util
 import os
 import sys
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from functools import cache
 from typing import TypeVar
 
@@ -66,6 +67,11 @@ def constant(function: F) -> F:
     """torch.compiler.assume_constant_result, without the import of all of torch._dynamo that it begins with."""
     function._dynamo_marked_constant = True  # type: ignore[attr-defined]
     return function
+
+
+def on_device(tensor: Tensor) -> AbstractContextManager[object]:
+    """Within it, Triton launches on the device of ``tensor``; otherwise it does on the current one."""
+    return torch.cuda.device(tensor.device) if tensor.is_cuda else nullcontext()
 
 
 def mode() -> str:

@@ -17,13 +17,12 @@ The kernels are in ``flash_forward`` and ``flash_backward`` and are imported at 
 
 import importlib.util
 import os
-from contextlib import nullcontext
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from multimax.kernels import constant, flash_blocks
+from multimax.kernels import constant, flash_blocks, on_device
 
 _DTYPES = (torch.bfloat16, torch.float16, torch.float32)
 
@@ -170,7 +169,7 @@ def _forward(
     common = _common(query, key, value, ranges, ts, mask, powers, causal, scale, dropout)
     blocks = flash_blocks.choose("forward", query, value)
     grid = (-(-queries // blocks["BLOCK_M"]) * batch * heads,)
-    with _on(query):
+    with on_device(query):
         forward[grid](
             query, key, value, output, lse, _or(mask, query), ranges, ts, _or(seed, query),
             query.stride(), key.stride(), value.stride(), output.stride(), **common, **blocks,
@@ -209,7 +208,7 @@ def _backward(
     batch, heads, queries, _ = query.shape
     common = _common(query, key, value, ranges, ts, mask, powers, causal, scale, dropout)
     delta = torch.empty_like(lse)
-    with _on(query):
+    with on_device(query):
         blocks = flash_blocks.choose("backward_of_queries", query, value)
         programs = -(-queries // blocks["BLOCK_M"])
         sums = torch.empty(batch, heads, programs, len(powers), 2, device=query.device)
@@ -262,10 +261,6 @@ def _or(tensor: Tensor | None, placeholder: Tensor) -> Tensor:
     if tensor is None:
         return placeholder
     return tensor.view(torch.uint8) if tensor.dtype == torch.bool else tensor
-
-
-def _on(tensor: Tensor) -> Any:
-    return torch.cuda.device(tensor.device) if tensor.is_cuda else nullcontext()
 
 
 def _common(

@@ -7,8 +7,9 @@ With y the modulated logits x of a row, p = softmax(y), q the mass of its target
 
     L = w sum_j q_j (logsumexp(y) - y_j),      dy = w (p sum q - q),      dx = dy SegLU'(x).
 
-SegLU's parameters get sums over all entries in a fixed order, the same bits in each run; no small probability is left
-out of them.
+On a GPU one Triton kernel (``triton_cross_entropy``) does all that lies between a chunk's matrix products. SegLU's
+parameters get sums over all entries in a fixed order, the same bits in each run; no small probability is left out of
+them.
 
     multimax::linear_cross_entropy(...) -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)
         the sum of the losses, each times its count, and that sum's gradients
@@ -31,7 +32,7 @@ from multimax.kernels import operators  # noqa: F401 the row kernels' names
 
 # Logits of a chunk. On a CPU the matrix products of 128 rows took half as long again per row as those of 512, and more
 # rows gained nothing; the gradient of the weights is gone through once per chunk. The GPU's is a guess.
-CHUNK = {"cpu": 2**24, "cuda": 2**28}
+CHUNK = {"cpu": 2**24, "cuda": 2**29}
 MIN_ROWS = 256
 # Logits that go together through what is between the matrix products: on a CPU as many as stay in a core's cache.
 BLOCK = {"cpu": 2**17, "cuda": 2**25}
@@ -56,21 +57,19 @@ def loss_and_gradients(
     by_bias = counts.new_zeros(0 if bias is None else len(weight))
     sums = [counts.new_zeros(2 * len(powers), dtype=torch.float64)]
     seglu = SegLU.of(ranges, ts, powers, hidden)
+    in_one = kernels.path(hidden) == "triton"
+    differentiate = _by_triton if in_one else _by_tensor_operations
     with torch.autocast(hidden.device.type, enabled=False):
         for rows, logits in _chunks(hidden, weight, bias):
-            for part, block in _blocks(rows, logits):
-                x, of_row = block.to(counts.dtype), counts[part].unsqueeze(-1)
-                losses, by_logits, statistics = _losses(x, targets[part], seglu, label_smoothing)
+            for part, block in [(rows, logits)] if in_one else _blocks(rows, logits):
+                losses, by_parameters = differentiate(block, targets[part], counts[part], seglu, label_smoothing)
                 total += losses @ counts[part]
-                if seglu is None:
-                    by_logits.mul_(of_row)
-                else:
-                    by_logits, by_parameters = seglu.gradients(by_logits, of_row, x, statistics)
-                    sums.append(by_parameters)
-                block.copy_(by_logits)
+                sums.append(by_parameters)
             torch.mm(logits, weight, out=by_hidden[rows])
             if logits.dtype == by_weight.dtype:
                 by_weight.addmm_(logits.T, hidden[rows])
+            elif logits.is_cuda:
+                torch.addmm(by_weight, logits.T, hidden[rows], by_weight.dtype, out=by_weight)
             else:
                 by_weight += logits.T @ hidden[rows]
             if bias is not None:
@@ -103,8 +102,12 @@ def losses(
     """Losses [N] in the compute dtype."""
     found = hidden.new_empty(len(hidden), dtype=torch.promote_types(hidden.dtype, torch.float32))
     seglu = SegLU.of(ranges, ts, powers, hidden)
+    in_one = kernels.path(hidden) == "triton"
     with torch.autocast(hidden.device.type, enabled=False):
         for rows, logits in _chunks(hidden, weight, bias):
+            if in_one:
+                found[rows], _ = _by_triton(logits, targets[rows], found[rows], seglu, label_smoothing, gradients=False)
+                continue
             for part, block in _blocks(rows, logits):
                 found[part], *_ = _losses(block.to(found.dtype), targets[part], seglu, label_smoothing)
     return found
@@ -113,8 +116,11 @@ def losses(
 def _chunks(hidden: Tensor, weight: Tensor, bias: Tensor | None) -> Iterator[tuple[slice, Tensor]]:
     """Slices of rows and their logits, which are the next slice's memory."""
     n, v = len(hidden), len(weight)
-    rows = min(n, max(MIN_ROWS, CHUNK["cpu" if hidden.device.type == "cpu" else "cuda"] // max(v, 1)))
-    buffer = hidden.new_empty(rows, v)
+    most = max(MIN_ROWS, CHUNK["cpu" if hidden.device.type == "cpu" else "cuda"] // max(v, 1))
+    rows = -(-n // max(-(-n // most), 1))  # chunks alike
+    # A GPU's matrix products are several times slower where rows do not begin at multiples of 16 bytes.
+    width = v if hidden.device.type == "cpu" else -(-v // 16) * 16
+    buffer = hidden.new_empty(rows, width)[:, :v]
     for start in range(0, n, max(rows, 1)):
         part = hidden[start : start + rows]
         logits = buffer[: len(part)]
@@ -132,6 +138,40 @@ def _blocks(rows: slice, logits: Tensor) -> Iterator[tuple[slice, Tensor]]:
     for block in logits.split(max(1, size // max(logits.shape[1], 1))):
         yield slice(start, start + len(block)), block
         start += len(block)
+
+
+def _by_triton(
+    logits: Tensor,
+    targets: Tensor,
+    counts: Tensor,
+    seglu: "SegLU | None",
+    label_smoothing: float,
+    gradients: bool = True,
+) -> tuple[Tensor, Tensor]:
+    """Losses of the rows, and of their sum, each times its count, the gradients by SegLU's parameters, [2 k].
+
+    ``logits`` become the gradients by them, if these are wanted.
+    """
+    from multimax.kernels.triton_cross_entropy import cross_entropy  # imports Triton
+
+    ranges, ts, powers = (None, None, ()) if seglu is None else seglu[:3]
+    found, by_parameters = cross_entropy(logits, targets, counts, ranges, ts, powers, label_smoothing, gradients)
+    return found, by_parameters.sum(0, dtype=torch.float64).flatten()
+
+
+def _by_tensor_operations(
+    logits: Tensor, targets: Tensor, counts: Tensor, seglu: "SegLU | None", label_smoothing: float
+) -> tuple[Tensor, Tensor]:
+    """The same by operations on tensors and, of SegLU on a CPU, by the row kernels."""
+    x, of_row = logits.to(counts.dtype), counts.unsqueeze(-1)
+    found, by_logits, statistics = _losses(x, targets, seglu, label_smoothing)
+    if seglu is None:
+        by_parameters = counts.new_zeros(0, dtype=torch.float64)
+        by_logits.mul_(of_row)
+    else:
+        by_logits, by_parameters = seglu.gradients(by_logits, of_row, x, statistics)
+    logits.copy_(by_logits)
+    return found, by_parameters
 
 
 def _losses(
@@ -179,7 +219,6 @@ class SegLU(NamedTuple):
             return None
         dtype = torch.promote_types(hidden.dtype, torch.float32)
         ranges = ranges.repeat(len(powers) // len(ranges))  # the orders may share them
-        # CUDA's leave another number in the statistics than the largest score.
         return cls(ranges.to(dtype), ts.to(dtype), tuple(powers), kernels.path(hidden) == "cpp")
 
     def __call__(self, x: Tensor) -> Tensor:

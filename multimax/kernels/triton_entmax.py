@@ -11,6 +11,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from multimax.kernels import on_device
 from multimax.kernels.triton_launch import (
     SUMMING,
     add_partial_sums,
@@ -33,7 +34,7 @@ _POWERS = {2.0: 1, 1.5: 2}  # 1 / (alpha - 1) where it has a loop of its own; 0:
 
 
 def entmax_forward(scores: Tensor, mask: Tensor | None, alpha: float) -> Tensor:
-    return _launch_forward(scores, mask, _on_device(scores, alpha), _POWERS.get(alpha, 0))
+    return _launch_forward(scores, mask, _in_tensor(scores, alpha), _POWERS.get(alpha, 0))
 
 
 def alpha_entmax_forward(scores: Tensor, mask: Tensor | None, alpha: Tensor) -> Tensor:
@@ -41,7 +42,7 @@ def alpha_entmax_forward(scores: Tensor, mask: Tensor | None, alpha: Tensor) -> 
 
 
 def entmax_backward(grad: Tensor, weights: Tensor, alpha: float) -> Tensor:
-    return _launch_backward(grad, weights, _on_device(weights, alpha), _POWERS.get(alpha, 0), None)
+    return _launch_backward(grad, weights, _in_tensor(weights, alpha), _POWERS.get(alpha, 0), None)
 
 
 def alpha_entmax_backward(grad: Tensor, weights: Tensor, alpha: Tensor) -> tuple[Tensor, Tensor]:
@@ -49,7 +50,7 @@ def alpha_entmax_backward(grad: Tensor, weights: Tensor, alpha: Tensor) -> tuple
     return _launch_backward(grad, weights, alpha.contiguous(), 0, grad_alpha), grad_alpha
 
 
-def _on_device(scores: Tensor, alpha: float) -> Tensor:
+def _in_tensor(scores: Tensor, alpha: float) -> Tensor:
     return torch.full((1,), alpha, dtype=torch.promote_types(scores.dtype, torch.float32), device=scores.device)
 
 
@@ -58,7 +59,7 @@ def _launch_forward(scores: Tensor, mask: Tensor | None, alpha: Tensor, power: i
     weights = torch.empty_like(scores)
     if scores.numel():
         rows = rows_of(scores, mask, alpha.shape[0], FORWARD_BLOCK, COLUMNS)
-        with rows.on_device():
+        with on_device(scores):
             _forward[rows.programs(), rows.heads](
                 scores, alpha, weights, POWER=power, MAX_STEPS=MAX_STEPS, SMALLEST_D=SMALLEST_D, **rows.options()
             )
@@ -72,7 +73,7 @@ def _launch_backward(grad: Tensor, weights: Tensor, alpha: Tensor, power: int, g
         rows = rows_of(weights, None, alpha.shape[0], BACKWARD_BLOCK, COLUMNS)
         programs = rows.programs(summing=grad_alpha is not None)
         partial = None if grad_alpha is None else alpha.new_empty(rows.heads, programs)
-        with rows.on_device():
+        with on_device(weights):
             _backward[programs, rows.heads](
                 grad.contiguous(),
                 weights,

@@ -9,6 +9,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from multimax.kernels import on_device
 from multimax.kernels.triton_launch import exponential, live_entries, load_live, rows_of, rows_of_tile, whole_row
 
 FORWARD_BLOCK = 16384
@@ -21,7 +22,7 @@ def evsoftmax_forward(scores: Tensor, mask: Tensor | None, epsilon: float) -> Te
     if scores.numel():
         rows = rows_of(scores, mask, 1, FORWARD_BLOCK, COLUMNS)
         dtype = torch.promote_types(scores.dtype, torch.float32)
-        with rows.on_device():
+        with on_device(scores):
             _forward[rows.programs(), 1](
                 scores,
                 weights,

@@ -11,7 +11,6 @@ interpreter if TRITON_INTERPRET=1 was set before Triton was imported.
 """
 
 import math
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -79,10 +78,6 @@ class Rows:
             "enable_fp_fusion": True,  # of products and sums; said, because Triton's default changes
             **({"maxnreg": registers} if self.itemsize < 8 and torch.version.hip is None else {}),
         }
-
-    def on_device(self) -> AbstractContextManager:
-        """Triton launches on the current device, which need not be the tensors'."""
-        return torch.cuda.device(self.device) if self.device.type == "cuda" else nullcontext()
 
 
 def rows_of(scores: Tensor, mask: Tensor | None, heads: int, max_block: int, columns: int) -> Rows:

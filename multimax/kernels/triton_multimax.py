@@ -18,6 +18,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from multimax.kernels import on_device
 from multimax.kernels.triton_launch import (
     SUMMING,
     add_partial_sums,
@@ -44,14 +45,14 @@ def multimax_forward(
     statistics = ranges.new_zeros(2, *scores.shape[:-1])
     if scores.numel():
         rows = rows_of(scores, mask, ranges.shape[0], FORWARD_BLOCK, FORWARD_COLUMNS)
-        with rows.on_device():
+        with on_device(scores):
             _forward[rows.programs(), rows.heads](
                 scores,
                 ranges.contiguous(),
                 ts.contiguous(),
                 weights,
                 *statistics,
-                **_shape(ranges, powers),
+                **shape_of(ranges.dtype, powers),
                 **rows.options(),
             )
     return weights, statistics
@@ -72,7 +73,7 @@ def multimax_backward(
         rows = rows_of(scores, mask, ranges.shape[0], BACKWARD_BLOCK, BACKWARD_COLUMNS)
         programs = rows.programs(summing=True)
         partial = ranges.new_empty(rows.heads, programs, 2, len(powers))
-        with rows.on_device():
+        with on_device(scores):
             _backward[programs, rows.heads](
                 grad.contiguous(),
                 scores,
@@ -81,20 +82,21 @@ def multimax_backward(
                 ts.contiguous(),
                 grad_scores,
                 partial,
-                **_shape(ranges, powers),
+                **shape_of(ranges.dtype, powers),
                 **rows.options(),
             )
             add_partial_sums[rows.heads,](partial, grad_ranges, grad_ts, programs, K=len(powers), **SUMMING)
     return grad_scores, grad_ranges, grad_ts
 
 
-def _shape(ranges: Tensor, powers: Sequence[int]) -> dict[str, Any]:
-    largest = torch.finfo(ranges.dtype).max
+def shape_of(dtype: torch.dtype, powers: Sequence[int]) -> dict[str, Any]:
+    """What the kernels are told of SegLU's shape and of how large its results may be, by the dtype computed in."""
+    largest = torch.finfo(dtype).max
     return {"FIRST": 1 in powers, "SECOND": 2 in powers, "LIMIT": largest**0.4, "LARGEST": largest}
 
 
 @triton.jit
-def _four(parameter, head, FIRST: tl.constexpr, SECOND: tl.constexpr):
+def hinge_parameters(parameter, head, FIRST: tl.constexpr, SECOND: tl.constexpr):
     """The r, or the t, of the first order left and right and the second left and right; 0 where there is none."""
     K: tl.constexpr = 4 if FIRST and SECOND else 2
     first_left = 0.0
@@ -121,7 +123,7 @@ def _clamped(x, limit: tl.constexpr):
 
 
 @triton.jit
-def _modulated(x, live, r, t, FIRST: tl.constexpr, SECOND: tl.constexpr, LIMIT: tl.constexpr, LARGEST: tl.constexpr):
+def modulated(x, live, r, t, FIRST: tl.constexpr, SECOND: tl.constexpr, LIMIT: tl.constexpr, LARGEST: tl.constexpr):
     """SegLU up to a constant, -inf where not live; like the reference, its hinges and itself are bounded."""
     bounded = _clamped(x, LIMIT)
     y = x
@@ -164,8 +166,8 @@ def _forward(
 ):
     COMPUTE: tl.constexpr = ranges.dtype.element_ty
     head = tl.program_id(1)
-    r = _four(ranges, head, FIRST, SECOND)
-    t = _four(ts, head, FIRST, SECOND)
+    r = hinge_parameters(ranges, head, FIRST, SECOND)
+    t = hinge_parameters(ts, head, FIRST, SECOND)
     for tile in range(tl.program_id(0), tiles, tl.num_programs(0)):
         row, exists = rows_of_tile(tile, head, count, heads, queries, ROWS, INDEX)
         start = row.to(tl.int64) * n
@@ -173,7 +175,7 @@ def _forward(
             column, within = whole_row(n, BLOCK, SURE, THREADS)
             live = live_entries(within, exists, row, column, mask, layout)
             x = load_live(scores + start + column, within, exists, live, mask, 0.0).to(COMPUTE)
-            y = _modulated(x, live, r, t, FIRST, SECOND, LIMIT, LARGEST)
+            y = modulated(x, live, r, t, FIRST, SECOND, LIMIT, LARGEST)
             top = tl.max(y, 1)[:, None]
             top = tl.where(top == -float("inf"), 0.0, top)
             e = exponential(y - top)
@@ -189,7 +191,7 @@ def _forward(
                 within = column < n
                 live = live_entries(within, exists, row, column, mask, layout)
                 x = load_live(scores + start + column, within, exists, live, mask, 0.0).to(COMPUTE)
-                y = _modulated(x, live, r, t, FIRST, SECOND, LIMIT, LARGEST)
+                y = modulated(x, live, r, t, FIRST, SECOND, LIMIT, LARGEST)
                 higher = tl.maximum(tops_so_far, y)
                 totals = totals * exponential(tops_so_far - higher) + exponential(y - higher)
                 tops_so_far = higher
@@ -203,7 +205,7 @@ def _forward(
                 within = column < n
                 live = live_entries(within, exists, row, column, mask, layout)
                 x = load_live(scores + start + column, within, exists, live, mask, 0.0).to(COMPUTE)
-                y = _modulated(x, live, r, t, FIRST, SECOND, LIMIT, LARGEST)
+                y = modulated(x, live, r, t, FIRST, SECOND, LIMIT, LARGEST)
                 p = exponential(y - top) * scale
                 tl.store(weights + start + column, p.to(weights.dtype.element_ty), mask=within & exists)
         tl.store(tops + row, top, mask=exists)
@@ -211,7 +213,7 @@ def _forward(
 
 
 @triton.jit
-def _through_modulator(
+def through_modulator(
     x,
     dy,
     r,
@@ -282,8 +284,8 @@ def _backward(
 ):
     COMPUTE: tl.constexpr = ranges.dtype.element_ty
     head = tl.program_id(1)
-    r = _four(ranges, head, FIRST, SECOND)
-    t = _four(ts, head, FIRST, SECOND)
+    r = hinge_parameters(ranges, head, FIRST, SECOND)
+    t = hinge_parameters(ts, head, FIRST, SECOND)
     zero = tl.zeros([ROWS, THREADS], COMPUTE)
     sums = (zero, zero, zero, zero, zero, zero, zero, zero)
     for tile in range(tl.program_id(0), tiles, tl.num_programs(0)):
@@ -296,9 +298,9 @@ def _backward(
             live = live_entries(within, exists, row, column, mask, layout)
             x = load_live(scores + start + column, within, exists, live, mask, 0.0).to(COMPUTE)
             g = load_live(grad + start + column, within, exists, live, mask, 0.0).to(COMPUTE)
-            p = exponential(_modulated(x, live, r, t, FIRST, SECOND, LIMIT, LARGEST) - top) * scale
+            p = exponential(modulated(x, live, r, t, FIRST, SECOND, LIMIT, LARGEST) - top) * scale
             dy = p * (g - tl.sum(p * g, 1)[:, None])
-            dx, sums = _through_modulator(x, dy, r, t, sums, FIRST, SECOND, LIMIT, THREADS, VECTOR)
+            dx, sums = through_modulator(x, dy, r, t, sums, FIRST, SECOND, LIMIT, THREADS, VECTOR)
             tl.store(grad_scores + start + column, dx.to(grad_scores.dtype.element_ty), mask=within & exists)
         else:
             means = tl.zeros([ROWS, BLOCK], COMPUTE)
@@ -308,7 +310,7 @@ def _backward(
                 live = live_entries(within, exists, row, column, mask, layout)
                 x = load_live(scores + start + column, within, exists, live, mask, 0.0).to(COMPUTE)
                 g = load_live(grad + start + column, within, exists, live, mask, 0.0).to(COMPUTE)
-                means += exponential(_modulated(x, live, r, t, FIRST, SECOND, LIMIT, LARGEST) - top) * scale * g
+                means += exponential(modulated(x, live, r, t, FIRST, SECOND, LIMIT, LARGEST) - top) * scale * g
             mean = tl.sum(means, 1)[:, None]
             for first in range(0, n, BLOCK):
                 column = first + tl.arange(0, BLOCK)[None, :]
@@ -316,12 +318,18 @@ def _backward(
                 live = live_entries(within, exists, row, column, mask, layout)
                 x = load_live(scores + start + column, within, exists, live, mask, 0.0).to(COMPUTE)
                 g = load_live(grad + start + column, within, exists, live, mask, 0.0).to(COMPUTE)
-                p = exponential(_modulated(x, live, r, t, FIRST, SECOND, LIMIT, LARGEST) - top) * scale
-                dx, sums = _through_modulator(x, p * (g - mean), r, t, sums, FIRST, SECOND, LIMIT, THREADS, VECTOR)
+                p = exponential(modulated(x, live, r, t, FIRST, SECOND, LIMIT, LARGEST) - top) * scale
+                dx, sums = through_modulator(x, p * (g - mean), r, t, sums, FIRST, SECOND, LIMIT, THREADS, VECTOR)
                 tl.store(grad_scores + start + column, dx.to(grad_scores.dtype.element_ty), mask=within & exists)
+    store_sums(partial, head * tl.num_programs(0) + tl.program_id(0), sums, t, FIRST, SECOND)
+
+
+@triton.jit
+def store_sums(partial, index, sums, t, FIRST: tl.constexpr, SECOND: tl.constexpr):
+    """The gradients that the ``sums`` make, into row ``index`` of ``partial`` [.., 2, k]: by ranges and by ts."""
     below, above, second_below, second_above, lows, highs, left_squares, right_squares = sums
     K: tl.constexpr = 4 if FIRST and SECOND else 2
-    by_ranges = partial + (head * tl.num_programs(0) + tl.program_id(0)) * 2 * K
+    by_ranges = partial + index * 2 * K
     by_ts = by_ranges + K
     if FIRST:
         tl.store(by_ranges, t[0] * tl.sum(below))

@@ -11,7 +11,7 @@ os.environ.pop("TRITON_INTERPRET", None)
 import torch
 from without_gpu import compile_only
 
-from multimax.kernels import triton_launch, triton_rows
+from multimax.kernels import triton_cross_entropy, triton_launch, triton_rows
 
 
 def main(capability: int, n: int, dtype: torch.dtype) -> None:
@@ -28,6 +28,11 @@ def main(capability: int, n: int, dtype: torch.dtype) -> None:
     alphas = torch.full((3,), 1.5, dtype=kind)
     triton_rows.alpha_entmax_backward(scores, triton_rows.alpha_entmax_forward(scores, mask, alphas), alphas)
     triton_rows.evsoftmax_forward(scores, None, 0.0)
+    logits, targets = scores[0, 0], torch.zeros(20, dtype=torch.int64)
+    for given in (targets, logits):
+        triton_cross_entropy.cross_entropy(
+            logits, given, ranges.new_ones(20), ranges[0], ts[0], (1, 1, 2, 2), 0.1, True
+        )
 
 
 if __name__ == "__main__":

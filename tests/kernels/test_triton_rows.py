@@ -12,6 +12,7 @@ from row_kernels import ALPHAS, EPSILONS, NAMES, check, computed, draw_parameter
 from multimax.kernels import operators, triton_entmax, triton_evsoftmax, triton_launch, triton_multimax, triton_rows
 
 DTYPES = [torch.float16, torch.bfloat16, torch.float32, torch.float64]
+EXAMPLES = 60 if torch.cuda.is_available() else 10  # the interpreter takes long for each
 # In the interpreter, where a row is empty or holds a NaN, or where Newton's method ends.
 pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning")
 
@@ -27,7 +28,7 @@ def arguments(name, shape, dtype, device, mask_shape=None, density=0.7, scale=2.
 
 
 @pytest.mark.parametrize("name", NAMES)
-@settings(max_examples=10, deadline=None, derandomize=True)
+@settings(max_examples=EXAMPLES, deadline=None, derandomize=True)
 @given(data=st.data())
 def test_weights_and_gradients(device, name, data):
     draw = data.draw
