@@ -19,13 +19,27 @@ from multimax.kernels.flash_tiles import (
 
 
 @triton.jit
-def sum_columns(tile):
-    """[m, n] to [m, 8], each the sum of every eighth column, which a thread holds in the layout of a matrix product."""
-    return tl.sum(tl.reshape(tile, [tile.shape[0], tile.shape[1] // 8, 8]), 1)
+def sums_by_thread(tile, WARPS: tl.constexpr):
+    """Sums [warps, 8, 4] over what a thread holds of a tile [m, n] in the layout of a matrix product.
+
+    There a warp has every so many 16 rows, and a thread of it rows 8 apart and pairs of columns 8 apart. The sums are
+    right for any layout; for this one they need no exchange between threads.
+    """
+    rows: tl.constexpr = tile.shape[0] // 16
+    columns: tl.constexpr = tile.shape[1] // 8
+    warps: tl.constexpr = min(WARPS, rows)
+    spread = tl.reshape(tile, [rows // warps, warps, 2, 8, columns, 4, 2])
+    return tl.sum(tl.sum(tl.sum(tl.sum(spread, 6), 4), 2), 0)
 
 
 @triton.jit
-def _through_segments(sums, u, dy, parameters, FIRST: tl.constexpr, SECOND: tl.constexpr):
+def no_sums(m: tl.constexpr, WARPS: tl.constexpr):
+    none = tl.zeros([min(WARPS, m // 16), 8, 4], tl.float32)
+    return none, none, none, none, none, none, none, none
+
+
+@triton.jit
+def through_segments(sums, u, dy, parameters, FIRST: tl.constexpr, SECOND: tl.constexpr, WARPS: tl.constexpr):
     """dx, and ``sums`` with this tile's added: for each hinge h, of power w, sum dy w h^(w - 1) and sum dy h^w."""
     r0, r1, r2, r3, t0, t1, t2, t3 = parameters
     a0, b0, a1, b1, a2, b2, a3, b3 = sums
@@ -35,23 +49,23 @@ def _through_segments(sums, u, dy, parameters, FIRST: tl.constexpr, SECOND: tl.c
         by_left, by_right = dy * left, dy * right
         dx += 2 * t3 * by_right
         dx -= 2 * t2 * by_left
-        a2 += sum_columns(by_left)
-        b2 += sum_columns(by_left * left)
-        a3 += sum_columns(by_right)
-        b3 += sum_columns(by_right * right)
+        a2 += sums_by_thread(by_left, WARPS)
+        b2 += sums_by_thread(by_left * left, WARPS)
+        a3 += sums_by_thread(by_right, WARPS)
+        b3 += sums_by_thread(by_right * right, WARPS)
     if FIRST:
         left, right = tl.where(u < r0, dy, 0.0), tl.where(u > r1, dy, 0.0)
         dx += t1 * right
         dx -= t0 * left
-        a0 += sum_columns(left)
-        b0 += sum_columns(left * (r0 - u))
-        a1 += sum_columns(right)
-        b1 += sum_columns(right * (u - r1))
+        a0 += sums_by_thread(left, WARPS)
+        b0 += sums_by_thread(left * (r0 - u), WARPS)
+        a1 += sums_by_thread(right, WARPS)
+        b1 += sums_by_thread(right * (u - r1), WARPS)
     return dx, (a0, b0, a1, b1, a2, b2, a3, b3)
 
 
 @triton.jit
-def _store_sums(SUMS, sums, parameters, FIRST: tl.constexpr, SECOND: tl.constexpr):
+def store_sums(SUMS, sums, parameters, FIRST: tl.constexpr, SECOND: tl.constexpr):
     """Of each hinge the gradients of its r and of its t, one row per program."""
     _, _, _, _, t0, t1, t2, t3 = parameters
     a0, b0, a1, b1, a2, b2, a3, b3 = sums
@@ -76,7 +90,7 @@ def _dq_over_keys(
     queries, keys, scale, dropout, parameters,
     HEAD: tl.constexpr, VALUE: tl.constexpr, HEAD_BLOCK: tl.constexpr, VALUE_BLOCK: tl.constexpr,
     BLOCK_N: tl.constexpr, FIRST: tl.constexpr, SECOND: tl.constexpr, CLAMP: tl.constexpr, CAUSAL: tl.constexpr,
-    HAS_MASK: tl.constexpr, MASK_OF_KEYS: tl.constexpr, DROPOUT: tl.constexpr, EDGE: tl.constexpr,
+    HAS_MASK: tl.constexpr, MASK_OF_KEYS: tl.constexpr, DROPOUT: tl.constexpr, WARPS: tl.constexpr, EDGE: tl.constexpr,
 ):  # fmt: skip
     n, d, dv = tl.arange(0, BLOCK_N), tl.arange(0, HEAD_BLOCK)[:, None], tl.arange(0, VALUE_BLOCK)[:, None]
     for start in range(first, last, BLOCK_N):
@@ -96,7 +110,7 @@ def _dq_over_keys(
                 i[:, None], j[None, :], MASK, mask_i, mask_j, queries, keys, HAS_MASK, MASK_OF_KEYS, CAUSAL, EDGE
             )
             dy = tl.where(live, dy, 0.0)
-        dx, sums = _through_segments(sums, u, dy, parameters, FIRST, SECOND)
+        dx, sums = through_segments(sums, u, dy, parameters, FIRST, SECOND, WARPS)
         dq = tl.dot(dx.to(k.dtype), tl.trans(k), dq, input_precision="ieee")
     return dq, sums
 
@@ -109,7 +123,7 @@ def backward_of_queries(
     FIRST: tl.constexpr, SECOND: tl.constexpr, SHARED: tl.constexpr, CLAMP: tl.constexpr, CAUSAL: tl.constexpr,
     HAS_MASK: tl.constexpr, MASK_OF_KEYS: tl.constexpr, DROPOUT: tl.constexpr,
     HEAD: tl.constexpr, VALUE: tl.constexpr, HEAD_BLOCK: tl.constexpr, VALUE_BLOCK: tl.constexpr,
-    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
+    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, EDGE_BLOCK: tl.constexpr, WARPS: tl.constexpr,
 ):  # fmt: skip
     block, row_of_heads = block_of_program(queries, BLOCK_M, CAUSAL)
     batch, head = row_of_heads // heads, row_of_heads % heads
@@ -133,19 +147,18 @@ def backward_of_queries(
     lse = tl.load(LSE + at, mask=i < queries, other=float("inf"))
 
     dq = tl.zeros([BLOCK_M, HEAD_BLOCK], tl.float32)
-    none = tl.zeros([BLOCK_M, 8], tl.float32)
-    sums = (none, none, none, none, none, none, none, none)
+    sums = no_sums(BLOCK_M, WARPS)
     middle, last = range_of_keys(block, queries, keys, BLOCK_M, BLOCK_N, CAUSAL)
     for EDGE in tl.static_range(2):
         dq, sums = _dq_over_keys(
             middle if EDGE else 0, last if EDGE else middle, dq, sums, q, grad, lse, delta, i, K, V,
             k_strides[2], v_strides[2], MASK, mask_strides[2], mask_strides[3], SEED, row_of_heads,
             queries, keys, scale, dropout, parameters,
-            HEAD, VALUE, HEAD_BLOCK, VALUE_BLOCK, BLOCK_N, FIRST, SECOND, CLAMP, CAUSAL,
-            HAS_MASK, MASK_OF_KEYS, DROPOUT, EDGE == 1,
+            HEAD, VALUE, HEAD_BLOCK, VALUE_BLOCK, EDGE_BLOCK if EDGE else BLOCK_N, FIRST, SECOND, CLAMP, CAUSAL,
+            HAS_MASK, MASK_OF_KEYS, DROPOUT, WARPS, EDGE == 1,
         )  # fmt: skip
     if FIRST or SECOND:
-        _store_sums(SUMS, sums, parameters, FIRST, SECOND)
+        store_sums(SUMS, sums, parameters, FIRST, SECOND)
     DQ = of_head(DQ, dq_strides, batch, head)
     within = (i[:, None] < queries) & (d < HEAD)
     tl.store(DQ + far * dq_strides[2] + d, (dq * scale).to(DQ.dtype.element_ty), mask=within)
@@ -195,7 +208,7 @@ def backward_of_keys(
     FIRST: tl.constexpr, SECOND: tl.constexpr, SHARED: tl.constexpr, CLAMP: tl.constexpr, CAUSAL: tl.constexpr,
     HAS_MASK: tl.constexpr, MASK_OF_KEYS: tl.constexpr, DROPOUT: tl.constexpr,
     HEAD: tl.constexpr, VALUE: tl.constexpr, HEAD_BLOCK: tl.constexpr, VALUE_BLOCK: tl.constexpr,
-    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
+    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, EDGE_BLOCK: tl.constexpr,
 ):  # fmt: skip
     block, row_of_heads = block_of_program(keys, BLOCK_N, False)
     batch, head = row_of_heads // heads, row_of_heads % heads
@@ -228,7 +241,7 @@ def backward_of_keys(
             middle if PART == 0 else (whole if PART == 1 else queries),
             dk, dv, k, v, block * BLOCK_N, Q, GRAD, LSE, DELTA, q_strides[2], grad_strides[2],
             MASK, mask_strides[2], mask_strides[3], SEED, row_of_heads, queries, keys, scale, dropout, parameters,
-            HEAD, VALUE, HEAD_BLOCK, VALUE_BLOCK, BLOCK_M, FIRST, SECOND, CLAMP, CAUSAL,
+            HEAD, VALUE, HEAD_BLOCK, VALUE_BLOCK, EDGE_BLOCK if PART == 2 else BLOCK_M, FIRST, SECOND, CLAMP, CAUSAL,
             HAS_MASK, MASK_OF_KEYS, DROPOUT, PART != 1,
         )  # fmt: skip
 

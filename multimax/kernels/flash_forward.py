@@ -57,7 +57,7 @@ def forward(
     FIRST: tl.constexpr, SECOND: tl.constexpr, SHARED: tl.constexpr, CLAMP: tl.constexpr, CAUSAL: tl.constexpr,
     HAS_MASK: tl.constexpr, MASK_OF_KEYS: tl.constexpr, DROPOUT: tl.constexpr,
     HEAD: tl.constexpr, VALUE: tl.constexpr, HEAD_BLOCK: tl.constexpr, VALUE_BLOCK: tl.constexpr,
-    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
+    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, EDGE_BLOCK: tl.constexpr,
 ):  # fmt: skip
     block, row_of_heads = block_of_program(queries, BLOCK_M, CAUSAL)
     batch, head = row_of_heads // heads, row_of_heads % heads
@@ -81,7 +81,7 @@ def forward(
             middle if EDGE else 0, last if EDGE else middle, total, sums, largest, q, i, K, V,
             k_strides[2], v_strides[2], MASK, mask_strides[2], mask_strides[3], SEED, row_of_heads,
             queries, keys, scale, dropout, parameters,
-            HEAD, VALUE, HEAD_BLOCK, VALUE_BLOCK, BLOCK_N, FIRST, SECOND, CLAMP, CAUSAL,
+            HEAD, VALUE, HEAD_BLOCK, VALUE_BLOCK, EDGE_BLOCK if EDGE else BLOCK_N, FIRST, SECOND, CLAMP, CAUSAL,
             HAS_MASK, MASK_OF_KEYS, DROPOUT, EDGE == 1,
         )  # fmt: skip
 

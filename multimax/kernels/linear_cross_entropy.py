@@ -21,11 +21,13 @@ Both take hidden [N, dim], weight [V, dim], bias [V] or None, targets int64 [N] 
 products that are of half precision, are in float32 at least (below: the compute dtype).
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from multimax import kernels
 from multimax.kernels import operators  # noqa: F401 the row kernels' names
@@ -53,12 +55,14 @@ def loss_and_gradients(
     """sum_i counts_i loss_i, and its gradients by hidden, weight, bias, ranges and ts; an empty one of what is None."""
     total = counts.new_zeros((), dtype=torch.float64)
     by_hidden = torch.empty_like(hidden, memory_format=torch.contiguous_format)
-    by_weight = counts.new_zeros(weight.shape)
-    by_bias = counts.new_zeros(0 if bias is None else len(weight))
     sums = [counts.new_zeros(2 * len(powers), dtype=torch.float64)]
     seglu = SegLU.of(ranges, ts, powers, hidden)
-    in_one = kernels.path(hidden) == "triton"
-    differentiate = _by_triton if in_one else _by_tensor_operations
+    v, in_one = len(weight), kernels.path(hidden) == "triton"
+    if in_one:
+        weight, bias = _padded(weight), None if bias is None else _padded(bias)
+    differentiate: Callable[..., tuple[Tensor, Tensor]] = partial(_by_triton, v) if in_one else _by_tensor_operations
+    by_weight = counts.new_zeros(weight.shape)
+    by_bias = counts.new_zeros(0 if bias is None else len(weight))
     with torch.autocast(hidden.device.type, enabled=False):
         for rows, logits in _chunks(hidden, weight, bias):
             for part, block in [(rows, logits)] if in_one else _blocks(rows, logits):
@@ -81,8 +85,8 @@ def loss_and_gradients(
     return (
         total.to(counts.dtype),
         by_hidden,
-        by_weight.to(weight.dtype),
-        by_bias.to(weight.dtype),
+        by_weight[:v].to(weight.dtype),
+        by_bias[:v].to(weight.dtype),
         by_ranges.to(counts.dtype, copy=True),
         by_ts.to(counts.dtype, copy=True),
     )
@@ -102,11 +106,14 @@ def losses(
     """Losses [N] in the compute dtype."""
     found = hidden.new_empty(len(hidden), dtype=torch.promote_types(hidden.dtype, torch.float32))
     seglu = SegLU.of(ranges, ts, powers, hidden)
-    in_one = kernels.path(hidden) == "triton"
+    v, in_one = len(weight), kernels.path(hidden) == "triton"
+    if in_one:
+        weight, bias = _padded(weight), None if bias is None else _padded(bias)
     with torch.autocast(hidden.device.type, enabled=False):
         for rows, logits in _chunks(hidden, weight, bias):
             if in_one:
-                found[rows], _ = _by_triton(logits, targets[rows], found[rows], seglu, label_smoothing, gradients=False)
+                of_rows = (logits, targets[rows], found[rows], seglu, label_smoothing)
+                found[rows], _ = _by_triton(v, *of_rows, gradients=False)
                 continue
             for part, block in _blocks(rows, logits):
                 found[part], *_ = _losses(block.to(found.dtype), targets[part], seglu, label_smoothing)
@@ -118,9 +125,7 @@ def _chunks(hidden: Tensor, weight: Tensor, bias: Tensor | None) -> Iterator[tup
     n, v = len(hidden), len(weight)
     most = max(MIN_ROWS, CHUNK["cpu" if hidden.device.type == "cpu" else "cuda"] // max(v, 1))
     rows = -(-n // max(-(-n // most), 1))  # chunks alike
-    # A GPU's matrix products are several times slower where rows do not begin at multiples of 16 bytes.
-    width = v if hidden.device.type == "cpu" else -(-v // 16) * 16
-    buffer = hidden.new_empty(rows, width)[:, :v]
+    buffer = hidden.new_empty(rows, v)
     for start in range(0, n, max(rows, 1)):
         part = hidden[start : start + rows]
         logits = buffer[: len(part)]
@@ -140,7 +145,14 @@ def _blocks(rows: slice, logits: Tensor) -> Iterator[tuple[slice, Tensor]]:
         start += len(block)
 
 
+def _padded(of_classes: Tensor) -> Tensor:
+    """To a multiple of 16 classes: for others a GPU's matrix products take up to six times as long."""
+    missing = -len(of_classes) % 16
+    return F.pad(of_classes, (0,) * (2 * of_classes.dim() - 1) + (missing,)) if missing else of_classes
+
+
 def _by_triton(
+    v: int,
     logits: Tensor,
     targets: Tensor,
     counts: Tensor,
@@ -150,12 +162,12 @@ def _by_triton(
 ) -> tuple[Tensor, Tensor]:
     """Losses of the rows, and of their sum, each times its count, the gradients by SegLU's parameters, [2 k].
 
-    ``logits`` become the gradients by them, if these are wanted.
+    ``logits``, of which the first v columns count, become the gradients by them, if these are wanted.
     """
     from multimax.kernels.triton_cross_entropy import cross_entropy  # imports Triton
 
     ranges, ts, powers = (None, None, ()) if seglu is None else seglu[:3]
-    found, by_parameters = cross_entropy(logits, targets, counts, ranges, ts, powers, label_smoothing, gradients)
+    found, by_parameters = cross_entropy(logits, v, targets, counts, ranges, ts, powers, label_smoothing, gradients)
     return found, by_parameters.sum(0, dtype=torch.float64).flatten()
 
 

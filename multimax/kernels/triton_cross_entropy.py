@@ -26,6 +26,7 @@ COLUMNS = 8  # of a thread in a block
 
 def cross_entropy(
     logits: Tensor,
+    v: int,
     targets: Tensor,
     counts: Tensor,
     ranges: Tensor | None,
@@ -37,13 +38,14 @@ def cross_entropy(
     """Losses [n] and what each row adds to the gradients of ranges and ts, [n, 2, k].
 
     Args:
-        logits: [n, V], rows dense. ``with_gradients`` they become the gradients of sum_i counts_i losses_i, else they
-            stay, and the second tensor is not filled.
+        logits: [n, V or more], rows dense. ``with_gradients`` they become the gradients of sum_i counts_i losses_i,
+            zero beyond V, else they stay, and the second tensor is not filled.
+        v: the number of classes, V.
         targets: int64 [n] from 0 to V - 1, or probabilities in floating point [n, V].
         counts: [n] in the compute dtype, float32 at least.
         ranges, ts: [k] in the compute dtype, k = len(powers); None: logits as they are.
     """
-    n, v = logits.shape
+    n, width = logits.shape
     losses = torch.empty_like(counts)
     by_parameters = counts.new_empty(n, 2, len(powers))
     if n:
@@ -59,6 +61,7 @@ def cross_entropy(
                 losses,
                 by_parameters,
                 v,
+                width,
                 SOFT=targets.is_floating_point(),
                 SMOOTHING=label_smoothing,
                 WITH_GRADIENTS=with_gradients,
@@ -102,6 +105,7 @@ def _rows(
     losses,
     by_parameters,
     v,
+    width,
     SOFT: tl.constexpr,
     SMOOTHING: tl.constexpr,
     WITH_GRADIENTS: tl.constexpr,
@@ -160,7 +164,7 @@ def _rows(
         zero = tl.zeros([1, THREADS], COMPUTE)
         sums = (zero, zero, zero, zero, zero, zero, zero, zero)
         for EDGE in tl.static_range(2):
-            for first in range(whole if EDGE else 0, v if EDGE else whole, BLOCK):
+            for first in range(whole if EDGE else 0, width if EDGE else whole, BLOCK):
                 column = first + columns
                 within = (column < v) if EDGE else (column >= 0)
                 x = _load(logits, column, v, EDGE).to(COMPUTE)
@@ -169,5 +173,5 @@ def _rows(
                 dy = count * (mass_of_row * exponential(y - log_sum) - mass)
                 dy = tl.where(within, dy, 0.0)
                 dx, sums = through_modulator(x, dy, r, t, sums, FIRST, SECOND, LIMIT, THREADS, VECTOR)
-                tl.store(logits + column, dx.to(logits.dtype.element_ty), mask=within)
+                tl.store(logits + column, dx.to(logits.dtype.element_ty), mask=column < width)
         store_sums(by_parameters, row, sums, t, FIRST, SECOND)

@@ -27,10 +27,10 @@ from multimax.reweight._tsallis import SMALLEST_D
 
 FORWARD_BLOCK = 16384
 BACKWARD_BLOCK = 16384
-COLUMNS = 16
 MAX_STEPS = 32
 
 _POWERS = {2.0: 1, 1.5: 2}  # 1 / (alpha - 1) where it has a loop of its own; 0: any alpha
+_SOFTMAX = 3  # in the place of a power, backward alone: alpha = 1
 
 
 def entmax_forward(scores: Tensor, mask: Tensor | None, alpha: float) -> Tensor:
@@ -42,7 +42,8 @@ def alpha_entmax_forward(scores: Tensor, mask: Tensor | None, alpha: Tensor) -> 
 
 
 def entmax_backward(grad: Tensor, weights: Tensor, alpha: float) -> Tensor:
-    return _launch_backward(grad, weights, _in_tensor(weights, alpha), _POWERS.get(alpha, 0), None)
+    power = _SOFTMAX if alpha == 1 else _POWERS.get(alpha, 0)
+    return _launch_backward(grad, weights, _in_tensor(weights, alpha), power, None)
 
 
 def alpha_entmax_backward(grad: Tensor, weights: Tensor, alpha: Tensor) -> tuple[Tensor, Tensor]:
@@ -58,7 +59,8 @@ def _launch_forward(scores: Tensor, mask: Tensor | None, alpha: Tensor, power: i
     scores = scores.contiguous()
     weights = torch.empty_like(scores)
     if scores.numel():
-        rows = rows_of(scores, mask, alpha.shape[0], FORWARD_BLOCK, COLUMNS)
+        columns = 32 if scores.shape[-1] >= (1024 if power == 2 else 8192) else 16
+        rows = rows_of(scores, mask, alpha.shape[0], FORWARD_BLOCK, columns)
         with on_device(scores):
             _forward[rows.programs(), rows.heads](
                 scores, alpha, weights, POWER=power, MAX_STEPS=MAX_STEPS, SMALLEST_D=SMALLEST_D, **rows.options()
@@ -70,7 +72,8 @@ def _launch_backward(grad: Tensor, weights: Tensor, alpha: Tensor, power: int, g
     weights = weights.contiguous()
     grad_scores = torch.empty_like(weights)
     if weights.numel():
-        rows = rows_of(weights, None, alpha.shape[0], BACKWARD_BLOCK, COLUMNS)
+        columns = 8 if grad_alpha is not None and weights.shape[-1] < 512 else 16
+        rows = rows_of(weights, None, alpha.shape[0], BACKWARD_BLOCK, columns)
         programs = rows.programs(summing=grad_alpha is not None)
         partial = None if grad_alpha is None else alpha.new_empty(rows.heads, programs)
         with on_device(weights):
@@ -224,6 +227,8 @@ def _slope_of(p, d, POWER: tl.constexpr):
         return (p > 0).to(p.dtype), p
     if POWER == 2:
         return tl.sqrt(p), p
+    if POWER == 3:
+        return p, p
     log_p = tl.log(tl.where(p > 0, p, 1.0))
     return tl.where(p > 0, exponential((1 - d) * log_p), 0.0), log_p
 

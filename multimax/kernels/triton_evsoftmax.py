@@ -1,7 +1,7 @@
 """Ev-softmax's forward row kernel in Triton, ``evsoftmax_forward`` of ``multimax.kernels.operators``.
 
 The scores are read once, three times where a row does not fit one block. The mean is taken relative to the maximum and
-with the margin that ``multimax.reweight._evsoftmax`` gives the reasons for. The backward is softmax's.
+with the margin that ``multimax.reweight._evsoftmax`` gives the reasons for. The backward is entmax's at alpha = 1.
 """
 
 import torch
@@ -13,14 +13,13 @@ from multimax.kernels import on_device
 from multimax.kernels.triton_launch import exponential, live_entries, load_live, rows_of, rows_of_tile, whole_row
 
 FORWARD_BLOCK = 16384
-COLUMNS = 16
 
 
 def evsoftmax_forward(scores: Tensor, mask: Tensor | None, epsilon: float) -> Tensor:
     scores = scores.contiguous()
     weights = torch.empty_like(scores)
     if scores.numel():
-        rows = rows_of(scores, mask, 1, FORWARD_BLOCK, COLUMNS)
+        rows = rows_of(scores, mask, 1, FORWARD_BLOCK, 32 if scores.shape[-1] >= 512 else 16)
         dtype = torch.promote_types(scores.dtype, torch.float32)
         with on_device(scores):
             _forward[rows.programs(), 1](

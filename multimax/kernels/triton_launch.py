@@ -23,6 +23,7 @@ MAX_PROGRAMS = 2**20  # tiles beyond are a program's next; far from the grid's l
 PART = 4096  # columns of a block where a row does not fit one
 REGISTERS = 65536  # of a processor, for two programs at least: one loads while the other computes
 WARPS_PER_PROCESSOR = 32
+MAX_THREADS = 1024  # of a program
 SUMMING = {"BLOCK": 1024, "num_warps": 8, "enable_fp_fusion": True}  # options of ``add_partial_sums``
 
 
@@ -83,13 +84,15 @@ class Rows:
 def rows_of(scores: Tensor, mask: Tensor | None, heads: int, max_block: int, columns: int) -> Rows:
     """The rows of contiguous ``scores`` [..., n], or [..., heads, queries, n] if there is more than one head.
 
-    A row of up to ``max_block`` fits one block, and a thread has ``columns`` entries of a tile. Rows that need no more
-    than 32 threads so have a warp each, or share it: their sums need no shared memory.
+    A row of up to ``max_block`` fits one block, and a thread has ``columns`` entries of a tile, or more where a program
+    would have too many threads. Rows that need no more than 32 threads so have a warp each, or share it: their sums
+    need no shared memory.
     """
     n = scores.shape[-1]
+    block = max(triton.next_power_of_2(n), 32) if n <= max_block else min(max_block, PART)
     if mask is not None:  # read 16 bytes at a time it would be spread over threads otherwise than half precision is
         columns = min(columns, 8)
-    block = max(triton.next_power_of_2(n), 32) if n <= max_block else min(max_block, PART)
+    columns = max(columns, block // MAX_THREADS)
     layout: tuple[int, ...] | None = None
     if mask is not None:
         mask, layout = _mask_layout(mask, scores.shape)

@@ -33,8 +33,6 @@ from multimax.kernels.triton_launch import (
 
 FORWARD_BLOCK = 16384
 BACKWARD_BLOCK = 4096
-FORWARD_COLUMNS = 16
-BACKWARD_COLUMNS = 8
 
 
 def multimax_forward(
@@ -44,7 +42,7 @@ def multimax_forward(
     weights = torch.empty_like(scores)
     statistics = ranges.new_zeros(2, *scores.shape[:-1])
     if scores.numel():
-        rows = rows_of(scores, mask, ranges.shape[0], FORWARD_BLOCK, FORWARD_COLUMNS)
+        rows = rows_of(scores, mask, ranges.shape[0], FORWARD_BLOCK, 32 if scores.shape[-1] >= 512 else 16)
         with on_device(scores):
             _forward[rows.programs(), rows.heads](
                 scores,
@@ -70,7 +68,7 @@ def multimax_backward(
     scores = scores.contiguous()
     grad_scores, grad_ranges, grad_ts = torch.empty_like(scores), torch.zeros_like(ranges), torch.zeros_like(ts)
     if scores.numel():
-        rows = rows_of(scores, mask, ranges.shape[0], BACKWARD_BLOCK, BACKWARD_COLUMNS)
+        rows = rows_of(scores, mask, ranges.shape[0], BACKWARD_BLOCK, 16 if scores.shape[-1] >= 512 else 8)
         programs = rows.programs(summing=True)
         partial = ranges.new_empty(rows.heads, programs, 2, len(powers))
         with on_device(scores):
@@ -254,6 +252,15 @@ def through_modulator(
 
 
 @triton.jit
+def _load_rows(scores, grad, tops, scales, row, exists, column, within, n):
+    """What the backward of rows [ROWS, 1] reads, as it lies there."""
+    start = row.to(tl.int64) * n + column
+    x = tl.load(scores + start, mask=within & exists, other=0.0)
+    g = tl.load(grad + start, mask=within & exists, other=0.0)
+    return x, g, tl.load(tops + row, mask=exists, other=0.0), tl.load(scales + row, mask=exists, other=0.0)
+
+
+@triton.jit
 def _backward(
     grad,
     scores,
@@ -288,21 +295,31 @@ def _backward(
     t = hinge_parameters(ts, head, FIRST, SECOND)
     zero = tl.zeros([ROWS, THREADS], COMPUTE)
     sums = (zero, zero, zero, zero, zero, zero, zero, zero)
-    for tile in range(tl.program_id(0), tiles, tl.num_programs(0)):
-        row, exists = rows_of_tile(tile, head, count, heads, queries, ROWS, INDEX)
-        start = row.to(tl.int64) * n
-        top = tl.load(tops + row, mask=exists, other=0.0)
-        scale = tl.load(scales + row, mask=exists, other=0.0)
-        if WHOLE:
-            column, within = whole_row(n, BLOCK, SURE, THREADS)
+    if WHOLE:
+        column, within = whole_row(n, BLOCK, SURE, THREADS)
+        row, exists = rows_of_tile(tl.program_id(0), head, count, heads, queries, ROWS, INDEX)
+        x, g, top, scale = _load_rows(scores, grad, tops, scales, row, exists, column, within, n)
+        for tile in range(tl.program_id(0), tiles, tl.num_programs(0)):
+            # What the next tile needs is on its way while this one is computed.
+            next_row, next_exists = rows_of_tile(tile + tl.num_programs(0), head, count, heads, queries, ROWS, INDEX)
+            following = _load_rows(scores, grad, tops, scales, next_row, next_exists, column, within, n)
             live = live_entries(within, exists, row, column, mask, layout)
-            x = load_live(scores + start + column, within, exists, live, mask, 0.0).to(COMPUTE)
-            g = load_live(grad + start + column, within, exists, live, mask, 0.0).to(COMPUTE)
+            x, g = x.to(COMPUTE), g.to(COMPUTE)
+            if mask is not None:
+                x, g = tl.where(live, x, 0.0), tl.where(live, g, 0.0)
             p = exponential(modulated(x, live, r, t, FIRST, SECOND, LIMIT, LARGEST) - top) * scale
             dy = p * (g - tl.sum(p * g, 1)[:, None])
             dx, sums = through_modulator(x, dy, r, t, sums, FIRST, SECOND, LIMIT, THREADS, VECTOR)
-            tl.store(grad_scores + start + column, dx.to(grad_scores.dtype.element_ty), mask=within & exists)
-        else:
+            to = grad_scores + row.to(tl.int64) * n + column
+            tl.store(to, dx.to(grad_scores.dtype.element_ty), mask=within & exists)
+            x, g, top, scale = following
+            row, exists = next_row, next_exists
+    else:
+        for tile in range(tl.program_id(0), tiles, tl.num_programs(0)):
+            row, exists = rows_of_tile(tile, head, count, heads, queries, ROWS, INDEX)
+            start = row.to(tl.int64) * n
+            top = tl.load(tops + row, mask=exists, other=0.0)
+            scale = tl.load(scales + row, mask=exists, other=0.0)
             means = tl.zeros([ROWS, BLOCK], COMPUTE)
             for first in range(0, n, BLOCK):
                 column = first + tl.arange(0, BLOCK)[None, :]

@@ -28,11 +28,9 @@ def main(capability: int, n: int, dtype: torch.dtype) -> None:
     alphas = torch.full((3,), 1.5, dtype=kind)
     triton_rows.alpha_entmax_backward(scores, triton_rows.alpha_entmax_forward(scores, mask, alphas), alphas)
     triton_rows.evsoftmax_forward(scores, None, 0.0)
-    logits, targets = scores[0, 0], torch.zeros(20, dtype=torch.int64)
+    logits, targets, counts = scores[0, 0], torch.zeros(20, dtype=torch.int64), ranges.new_ones(20)
     for given in (targets, logits):
-        triton_cross_entropy.cross_entropy(
-            logits, given, ranges.new_ones(20), ranges[0], ts[0], (1, 1, 2, 2), 0.1, True
-        )
+        triton_cross_entropy.cross_entropy(logits, n, given, counts, ranges[0], ts[0], (1, 1, 2, 2), 0.1, True)
 
 
 if __name__ == "__main__":

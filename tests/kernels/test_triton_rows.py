@@ -169,6 +169,15 @@ def test_learned_alpha_from_softmax_to_sparsemax(device, alpha):
         check("learned-alpha", scores, None, [torch.tensor([alpha], dtype=dtype, device=device)], grad)
 
 
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_the_backward_of_softmax_is_that_of_entmax_at_one(device, dtype):
+    scores, _, _, grad = arguments("sparsemax", (12, 70), torch.float64, device)
+    expected = scores.requires_grad_().softmax(-1)
+    (gradient,) = torch.autograd.grad(expected, scores, grad)
+    found = triton_rows.entmax_backward(grad.to(dtype), expected.detach().to(dtype), 1.0)
+    torch.testing.assert_close(found.double(), gradient, rtol=0, atol=4 * torch.finfo(dtype).eps)
+
+
 def test_an_entry_at_the_mean_is_kept_however_the_mean_is_rounded(device):
     distance = torch.rand(200, 1, generator=torch.Generator().manual_seed(0)).to(device)
     weights = triton_rows.evsoftmax_forward(torch.cat([-distance, 0 * distance, distance], 1), None, 0.0)
