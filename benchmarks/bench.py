@@ -139,13 +139,17 @@ class Benchmark:
         size: int | None = None,
         moved: float | None = None,
         units: int | None = None,
+        in_a_row: int = 1,
     ) -> None:
-        """One row for each call; its name is (function, way), or with a note behind. The rest is as for ``race``."""
+        """One row for each call; its name is (function, way), or with a note behind. The rest is as for ``race``.
+
+        A call that does the same ``in_a_row`` times counts as one of them.
+        """
         if time.monotonic() - self.started > self.arguments.limit:
             self.left_out.append(f"{part}, {case}, {direction}: out of time")
             return
         seconds, repeats = (0.01, 3) if self.quick else (self.arguments.seconds, 50)
-        results = compare(calls, self.device, seconds=seconds, repeats=repeats)
+        results = [each.divided_by(in_a_row) for each in compare(calls, self.device, seconds=seconds, repeats=repeats)]
         for (function, way, *note), found in zip(names, results, strict=True):
             row: dict[str, Any] = {"part": part, "case": case, "size": size, "function": function, "way": way}
             row |= {"direction": direction, "note": found.failure or "".join(note)}

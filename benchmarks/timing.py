@@ -7,7 +7,7 @@ the same turn. The first call of each, which may compile something, is not timed
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import median, quantiles
 
 import torch
@@ -30,6 +30,11 @@ class Measurement:
     ratio: float = float("nan")
     peak_bytes: int = 0
     failure: str = ""
+
+    def divided_by(self, count: int) -> "Measurement":
+        """The same of one of ``count`` that were measured together."""
+        times = {name: getattr(self, name) / count for name in ("milliseconds", "low", "high")}
+        return replace(self, **times)
 
 
 def compare(calls: Sequence[Call], device: torch.device, *, seconds: float, repeats: int = 50) -> list[Measurement]:

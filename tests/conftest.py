@@ -18,14 +18,6 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 ROOT = Path(__file__).resolve().parent.parent
 
 
-def pytest_collection_modifyitems(items):
-    """Where there is a GPU, what takes it if there is one belongs to the tests of the GPU too."""
-    if torch.cuda.is_available():
-        for item in items:
-            if "device" in getattr(item, "fixturenames", ()):
-                item.add_marker("gpu")
-
-
 @pytest.fixture(autouse=True)
 def _registry_as_it_was():
     """What a test registers is gone after it."""

@@ -5,7 +5,7 @@ from safetensors.torch import save_file
 
 from multimax import reweight
 from multimax.errors import UserError
-from multimax.models.deit import DeiTConfig, create_deit
+from multimax.models.deit import DeiTConfig, PatchProjection, create_deit
 from multimax.models.sites import count_parameters
 
 SOFTMAX = {"name": "softmax"}
@@ -100,3 +100,13 @@ def test_lecuns_initial_weights_keep_the_size_of_the_tokens():
     images = torch.randn(16, 3, 8, 8)
     spread = {init: build(init=init).eval()(images).std(0).mean().item() for init in ("timm", "lecun")}
     assert spread["lecun"] > 10 * spread["timm"]
+
+
+def test_on_a_gpu_the_patches_are_projected_by_a_matrix_product():
+    convolution = torch.nn.Conv2d(3, 5, (4, 2), (4, 2))
+    projection = PatchProjection.of(convolution)
+    images = torch.randn(2, 3, 8, 6, generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(projection.product(images), convolution(images))
+    assert projection.weight is convolution.weight
+    with pytest.raises(ValueError, match="next to each other"):
+        PatchProjection.of(torch.nn.Conv2d(3, 5, 4, 2))
