@@ -24,6 +24,7 @@ from torch import Tensor
 
 from multimax.kernels import constant, flash_blocks, on_device
 
+NARROW = 16  # the narrowest block that a matrix product can be made of
 _DTYPES = (torch.bfloat16, torch.float16, torch.float32)
 
 
@@ -169,11 +170,11 @@ def _forward(
     common = _common(query, key, value, ranges, ts, mask, powers, causal, scale, dropout)
     blocks = flash_blocks.choose("forward", query, value)
     grid = (-(-queries // blocks["BLOCK_M"]) * batch * heads,)
-    edge = blocks["BLOCK_N"] if causal else _edge(key.shape[2], blocks["BLOCK_N"])
+    narrow = _narrow(queries, blocks["BLOCK_M"], key.shape[2], blocks["BLOCK_N"], causal)
     with on_device(query):
         forward[grid](
             query, key, value, output, lse, _or(mask, query), ranges, ts, _or(seed, query),
-            query.stride(), key.stride(), value.stride(), output.stride(), EDGE_BLOCK=edge, **common, **blocks,
+            query.stride(), key.stride(), value.stride(), output.stride(), **narrow, **common, **blocks,
         )  # fmt: skip
     return output, lse
 
@@ -201,7 +202,6 @@ def _backward(
     dropout: float,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     from multimax.kernels.flash_backward import backward_of_keys, backward_of_queries
-    from multimax.kernels.flash_short import backward_of_heads
 
     grad, query, key, value = _rows_are_dense(grad, query, key, value)
     dq, dk, dv, dranges, dts = _fake_backward(grad, query, key, value, ranges, ts)
@@ -209,32 +209,25 @@ def _backward(
         return dq.zero_(), dk.zero_(), dv.zero_(), dranges.zero_(), dts.zero_()
     batch, heads, queries, _ = query.shape
     common = _common(query, key, value, ranges, ts, mask, powers, causal, scale, dropout)
+    delta = torch.empty_like(lse)
     inputs = (grad, query, key, value)
     others = (_or(mask, query), ranges, ts, _or(seed, query))
     with on_device(query):
-        if flash_blocks.all_keys_fit(query, key, value):
-            blocks = flash_blocks.choose_for_heads(query, key, value)
-            sums = torch.empty(batch, heads, 1, len(powers), 2, device=query.device)
-            backward_of_heads[(batch * heads,)](
-                *inputs, output, lse, dq, dk, dv, sums, *others, *(t.stride() for t in (*inputs, output, dq, dk, dv)),
-                WARPS=blocks.get("num_warps", 4), **common, **blocks,
-            )  # fmt: skip
-        else:
-            delta = torch.empty_like(lse)
-            blocks = flash_blocks.choose("backward_of_queries", query, value)
-            programs = -(-queries // blocks["BLOCK_M"])
-            edge = blocks["BLOCK_N"] if causal else _edge(key.shape[2], blocks["BLOCK_N"])
-            sums = torch.empty(batch, heads, programs, len(powers), 2, device=query.device)
-            backward_of_queries[(batch * heads * programs,)](
-                *inputs, output, lse, delta, dq, sums, *others, *(t.stride() for t in (*inputs, output, dq)),
-                WARPS=blocks.get("num_warps", 4), EDGE_BLOCK=edge, **common, **blocks,
-            )  # fmt: skip
-            blocks = flash_blocks.choose("backward_of_keys", query, value)
-            programs = -(-key.shape[2] // blocks["BLOCK_N"])
-            backward_of_keys[(batch * heads * programs,)](
-                *inputs, lse, delta, dk, dv, *others, *(t.stride() for t in (*inputs, dk, dv)),
-                EDGE_BLOCK=_edge(queries, blocks["BLOCK_M"]), **common, **blocks,
-            )  # fmt: skip
+        blocks = flash_blocks.choose("backward_of_queries", query, value)
+        programs = -(-queries // blocks["BLOCK_M"])
+        narrow = _narrow(queries, blocks["BLOCK_M"], key.shape[2], blocks["BLOCK_N"], causal)
+        sums = torch.empty(batch, heads, programs, len(powers), 2, device=query.device)
+        backward_of_queries[(batch * heads * programs,)](
+            *inputs, output, lse, delta, dq, sums, *others, *(t.stride() for t in (*inputs, output, dq)),
+            WARPS=blocks.get("num_warps", 4), **narrow, **common, **blocks,
+        )  # fmt: skip
+        blocks = flash_blocks.choose("backward_of_keys", query, value)
+        programs = -(-key.shape[2] // blocks["BLOCK_N"])
+        narrow = _narrow(key.shape[2], blocks["BLOCK_N"], queries, blocks["BLOCK_M"], False)
+        backward_of_keys[(batch * heads * programs,)](
+            *inputs, lse, delta, dk, dv, *others, *(t.stride() for t in (*inputs, dk, dv)),
+            **narrow, **common, **blocks,
+        )  # fmt: skip
     if powers:
         by_hinge = sums.sum((0, 2) if ts.shape[0] > 1 else (0, 1, 2), dtype=torch.float64).float().reshape(*ts.shape, 2)
         dts = by_hinge[..., 1].contiguous()
@@ -274,9 +267,14 @@ def _or(tensor: Tensor | None, placeholder: Tensor) -> Tensor:
     return tensor.view(torch.uint8) if tensor.dtype == torch.bool else tensor
 
 
-def _edge(length: int, block: int) -> int:
-    """The block for what is left of ``length``: of 196 four, which need not cost a whole block."""
-    return 16 if 0 < length % block <= 16 else block
+def _narrow(length: int, block: int, walked: int, block_walked: int, diagonal: bool) -> dict[str, int]:
+    """Blocks for what is left of ``length`` and of the length that is walked over: of 196 four, for which 16 will do.
+
+    A causal diagonal is ``walked`` over in blocks that are checked, and whole.
+    """
+    last = NARROW if 0 < length % block <= NARROW else block
+    edge = NARROW if 0 < walked % block_walked <= NARROW and not diagonal else block_walked
+    return {"LAST_BLOCK": min(last, block), "EDGE_BLOCK": min(edge, block_walked)}
 
 
 def _common(
@@ -322,4 +320,4 @@ def _common(
 
 def _block(size: int) -> int:
     """The smallest block that a matrix product can be made of and that holds ``size``."""
-    return max(16, 1 << (size - 1).bit_length())
+    return max(NARROW, 1 << (size - 1).bit_length())

@@ -19,7 +19,7 @@ from multimax.kernels.flash_tiles import (
 
 
 @triton.jit
-def sums_by_thread(tile, WARPS: tl.constexpr):
+def _sums_by_thread(tile, WARPS: tl.constexpr):
     """Sums [warps, 8, 4] over what a thread holds of a tile [m, n] in the layout of a matrix product.
 
     There a warp has every so many 16 rows, and a thread of it rows 8 apart and pairs of columns 8 apart. The sums are
@@ -33,13 +33,13 @@ def sums_by_thread(tile, WARPS: tl.constexpr):
 
 
 @triton.jit
-def no_sums(m: tl.constexpr, WARPS: tl.constexpr):
+def _no_sums(m: tl.constexpr, WARPS: tl.constexpr):
     none = tl.zeros([min(WARPS, m // 16), 8, 4], tl.float32)
     return none, none, none, none, none, none, none, none
 
 
 @triton.jit
-def through_segments(sums, u, dy, parameters, FIRST: tl.constexpr, SECOND: tl.constexpr, WARPS: tl.constexpr):
+def _through_segments(sums, u, dy, parameters, FIRST: tl.constexpr, SECOND: tl.constexpr, WARPS: tl.constexpr):
     """dx, and ``sums`` with this tile's added: for each hinge h, of power w, sum dy w h^(w - 1) and sum dy h^w."""
     r0, r1, r2, r3, t0, t1, t2, t3 = parameters
     a0, b0, a1, b1, a2, b2, a3, b3 = sums
@@ -49,23 +49,23 @@ def through_segments(sums, u, dy, parameters, FIRST: tl.constexpr, SECOND: tl.co
         by_left, by_right = dy * left, dy * right
         dx += 2 * t3 * by_right
         dx -= 2 * t2 * by_left
-        a2 += sums_by_thread(by_left, WARPS)
-        b2 += sums_by_thread(by_left * left, WARPS)
-        a3 += sums_by_thread(by_right, WARPS)
-        b3 += sums_by_thread(by_right * right, WARPS)
+        a2 += _sums_by_thread(by_left, WARPS)
+        b2 += _sums_by_thread(by_left * left, WARPS)
+        a3 += _sums_by_thread(by_right, WARPS)
+        b3 += _sums_by_thread(by_right * right, WARPS)
     if FIRST:
         left, right = tl.where(u < r0, dy, 0.0), tl.where(u > r1, dy, 0.0)
         dx += t1 * right
         dx -= t0 * left
-        a0 += sums_by_thread(left, WARPS)
-        b0 += sums_by_thread(left * (r0 - u), WARPS)
-        a1 += sums_by_thread(right, WARPS)
-        b1 += sums_by_thread(right * (u - r1), WARPS)
+        a0 += _sums_by_thread(left, WARPS)
+        b0 += _sums_by_thread(left * (r0 - u), WARPS)
+        a1 += _sums_by_thread(right, WARPS)
+        b1 += _sums_by_thread(right * (u - r1), WARPS)
     return dx, (a0, b0, a1, b1, a2, b2, a3, b3)
 
 
 @triton.jit
-def store_sums(SUMS, sums, parameters, FIRST: tl.constexpr, SECOND: tl.constexpr):
+def _store_sums(SUMS, sums, parameters, FIRST: tl.constexpr, SECOND: tl.constexpr):
     """Of each hinge the gradients of its r and of its t, one row per program."""
     _, _, _, _, t0, t1, t2, t3 = parameters
     a0, b0, a1, b1, a2, b2, a3, b3 = sums
@@ -110,9 +110,45 @@ def _dq_over_keys(
                 i[:, None], j[None, :], MASK, mask_i, mask_j, queries, keys, HAS_MASK, MASK_OF_KEYS, CAUSAL, EDGE
             )
             dy = tl.where(live, dy, 0.0)
-        dx, sums = through_segments(sums, u, dy, parameters, FIRST, SECOND, WARPS)
+        dx, sums = _through_segments(sums, u, dy, parameters, FIRST, SECOND, WARPS)
         dq = tl.dot(dx.to(k.dtype), tl.trans(k), dq, input_precision="ieee")
     return dq, sums
+
+
+@triton.jit
+def _of_queries(
+    begin, Q, GRAD, K, V, OUT, LSE, DELTA, DQ, SUMS, MASK, SEED, q_stride, grad_stride, k_stride, v_stride, out_stride,
+    dq_stride, mask_i, mask_j, row_of_heads, queries, keys, scale, dropout, parameters,
+    HEAD: tl.constexpr, VALUE: tl.constexpr, HEAD_BLOCK: tl.constexpr, VALUE_BLOCK: tl.constexpr,
+    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, EDGE_BLOCK: tl.constexpr, FIRST: tl.constexpr, SECOND: tl.constexpr,
+    CLAMP: tl.constexpr, CAUSAL: tl.constexpr, HAS_MASK: tl.constexpr, MASK_OF_KEYS: tl.constexpr,
+    DROPOUT: tl.constexpr, WARPS: tl.constexpr,
+):  # fmt: skip
+    """delta and dq of BLOCK_M queries from ``begin`` on, and their sums; tensors are those of the head."""
+    i = begin + tl.arange(0, BLOCK_M)
+    far = i.to(tl.int64)[:, None]
+    d, dv = tl.arange(0, HEAD_BLOCK)[None, :], tl.arange(0, VALUE_BLOCK)[None, :]
+    q = load_tile(Q + far * q_stride + d, i[:, None], d, queries, HEAD, HEAD_BLOCK, True)
+    grad = load_tile(GRAD + far * grad_stride + dv, i[:, None], dv, queries, VALUE, VALUE_BLOCK, True)
+    out = load_tile(OUT + far * out_stride + dv, i[:, None], dv, queries, VALUE, VALUE_BLOCK, True)
+    delta = tl.sum(out.to(tl.float32) * grad.to(tl.float32), 1)
+    tl.store(DELTA + i, delta, mask=i < queries)
+    lse = tl.load(LSE + i, mask=i < queries, other=float("inf"))
+
+    dq = tl.zeros([BLOCK_M, HEAD_BLOCK], tl.float32)
+    sums = _no_sums(BLOCK_M, WARPS)
+    middle, last = range_of_keys(begin, queries, keys, BLOCK_M, BLOCK_N, CAUSAL)
+    for EDGE in tl.static_range(2):
+        dq, sums = _dq_over_keys(
+            middle if EDGE else 0, last if EDGE else middle, dq, sums, q, grad, lse, delta, i, K, V,
+            k_stride, v_stride, MASK, mask_i, mask_j, SEED, row_of_heads, queries, keys, scale, dropout, parameters,
+            HEAD, VALUE, HEAD_BLOCK, VALUE_BLOCK, EDGE_BLOCK if EDGE else BLOCK_N, FIRST, SECOND, CLAMP, CAUSAL,
+            HAS_MASK, MASK_OF_KEYS, DROPOUT, WARPS, EDGE == 1,
+        )  # fmt: skip
+    if FIRST or SECOND:
+        _store_sums(SUMS, sums, parameters, FIRST, SECOND)
+    within = (i[:, None] < queries) & (d < HEAD)
+    tl.store(DQ + far * dq_stride + d, (dq * scale).to(DQ.dtype.element_ty), mask=within)
 
 
 @triton.jit
@@ -123,45 +159,28 @@ def backward_of_queries(
     FIRST: tl.constexpr, SECOND: tl.constexpr, SHARED: tl.constexpr, CLAMP: tl.constexpr, CAUSAL: tl.constexpr,
     HAS_MASK: tl.constexpr, MASK_OF_KEYS: tl.constexpr, DROPOUT: tl.constexpr,
     HEAD: tl.constexpr, VALUE: tl.constexpr, HEAD_BLOCK: tl.constexpr, VALUE_BLOCK: tl.constexpr,
-    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, EDGE_BLOCK: tl.constexpr, WARPS: tl.constexpr,
+    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, EDGE_BLOCK: tl.constexpr, LAST_BLOCK: tl.constexpr,
+    WARPS: tl.constexpr,
 ):  # fmt: skip
-    block, row_of_heads = block_of_program(queries, BLOCK_M, CAUSAL)
+    block, row_of_heads, is_last = block_of_program(queries, BLOCK_M, CAUSAL)
     batch, head = row_of_heads // heads, row_of_heads % heads
     parameters = load_parameters(RANGES, TS, head if PER_HEAD else 0, FIRST, SECOND, SHARED)
+    Q, GRAD = of_head(Q, q_strides, batch, head), of_head(GRAD, grad_strides, batch, head)
     K, V = of_head(K, k_strides, batch, head), of_head(V, v_strides, batch, head)
+    OUT, DQ = of_head(OUT, out_strides, batch, head), of_head(DQ, dq_strides, batch, head)
+    LSE += row_of_heads.to(tl.int64) * queries
+    DELTA += row_of_heads.to(tl.int64) * queries
     if HAS_MASK:
         MASK = of_head(MASK, mask_strides, batch, head)
-
-    i = block * BLOCK_M + tl.arange(0, BLOCK_M)
-    far = i.to(tl.int64)[:, None]
-    d, dv = tl.arange(0, HEAD_BLOCK)[None, :], tl.arange(0, VALUE_BLOCK)[None, :]
-    q = of_head(Q, q_strides, batch, head) + far * q_strides[2] + d
-    grad = of_head(GRAD, grad_strides, batch, head) + far * grad_strides[2] + dv
-    out = of_head(OUT, out_strides, batch, head) + far * out_strides[2] + dv
-    q = load_tile(q, i[:, None], d, queries, HEAD, HEAD_BLOCK, True)
-    grad = load_tile(grad, i[:, None], dv, queries, VALUE, VALUE_BLOCK, True)
-    out = load_tile(out, i[:, None], dv, queries, VALUE, VALUE_BLOCK, True)
-    delta = tl.sum(out.to(tl.float32) * grad.to(tl.float32), 1)
-    at = row_of_heads.to(tl.int64) * queries + i
-    tl.store(DELTA + at, delta, mask=i < queries)
-    lse = tl.load(LSE + at, mask=i < queries, other=float("inf"))
-
-    dq = tl.zeros([BLOCK_M, HEAD_BLOCK], tl.float32)
-    sums = no_sums(BLOCK_M, WARPS)
-    middle, last = range_of_keys(block, queries, keys, BLOCK_M, BLOCK_N, CAUSAL)
-    for EDGE in tl.static_range(2):
-        dq, sums = _dq_over_keys(
-            middle if EDGE else 0, last if EDGE else middle, dq, sums, q, grad, lse, delta, i, K, V,
-            k_strides[2], v_strides[2], MASK, mask_strides[2], mask_strides[3], SEED, row_of_heads,
-            queries, keys, scale, dropout, parameters,
-            HEAD, VALUE, HEAD_BLOCK, VALUE_BLOCK, EDGE_BLOCK if EDGE else BLOCK_N, FIRST, SECOND, CLAMP, CAUSAL,
-            HAS_MASK, MASK_OF_KEYS, DROPOUT, WARPS, EDGE == 1,
-        )  # fmt: skip
-    if FIRST or SECOND:
-        store_sums(SUMS, sums, parameters, FIRST, SECOND)
-    DQ = of_head(DQ, dq_strides, batch, head)
-    within = (i[:, None] < queries) & (d < HEAD)
-    tl.store(DQ + far * dq_strides[2] + d, (dq * scale).to(DQ.dtype.element_ty), mask=within)
+    for NARROW in tl.static_range(2 if LAST_BLOCK < BLOCK_M else 1):
+        if (LAST_BLOCK == BLOCK_M) | (is_last == (NARROW == 1)):
+            _of_queries(
+                block * BLOCK_M, Q, GRAD, K, V, OUT, LSE, DELTA, DQ, SUMS, MASK, SEED, q_strides[2], grad_strides[2],
+                k_strides[2], v_strides[2], out_strides[2], dq_strides[2], mask_strides[2], mask_strides[3],
+                row_of_heads, queries, keys, scale, dropout, parameters, HEAD, VALUE, HEAD_BLOCK, VALUE_BLOCK,
+                LAST_BLOCK if NARROW else BLOCK_M, BLOCK_N, EDGE_BLOCK, FIRST, SECOND, CLAMP, CAUSAL, HAS_MASK,
+                MASK_OF_KEYS, DROPOUT, WARPS,
+            )  # fmt: skip
 
 
 @triton.jit
@@ -201,31 +220,20 @@ def _dk_dv_over_queries(
 
 
 @triton.jit
-def backward_of_keys(
-    GRAD, Q, K, V, LSE, DELTA, DK, DV, MASK, RANGES, TS, SEED,
-    grad_strides, q_strides, k_strides, v_strides, dk_strides, dv_strides, mask_strides,
-    heads, queries, keys, scale, dropout, PER_HEAD: tl.constexpr,
-    FIRST: tl.constexpr, SECOND: tl.constexpr, SHARED: tl.constexpr, CLAMP: tl.constexpr, CAUSAL: tl.constexpr,
-    HAS_MASK: tl.constexpr, MASK_OF_KEYS: tl.constexpr, DROPOUT: tl.constexpr,
+def _of_keys(
+    begin, Q, GRAD, K, V, LSE, DELTA, DK, DV, MASK, SEED, q_stride, grad_stride, k_stride, v_stride, dk_stride,
+    dv_stride, mask_i, mask_j, row_of_heads, queries, keys, scale, dropout, parameters,
     HEAD: tl.constexpr, VALUE: tl.constexpr, HEAD_BLOCK: tl.constexpr, VALUE_BLOCK: tl.constexpr,
-    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, EDGE_BLOCK: tl.constexpr,
+    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, EDGE_BLOCK: tl.constexpr, FIRST: tl.constexpr, SECOND: tl.constexpr,
+    CLAMP: tl.constexpr, CAUSAL: tl.constexpr, HAS_MASK: tl.constexpr, MASK_OF_KEYS: tl.constexpr,
+    DROPOUT: tl.constexpr,
 ):  # fmt: skip
-    block, row_of_heads = block_of_program(keys, BLOCK_N, False)
-    batch, head = row_of_heads // heads, row_of_heads % heads
-    parameters = load_parameters(RANGES, TS, head if PER_HEAD else 0, FIRST, SECOND, SHARED)
-    Q, GRAD = of_head(Q, q_strides, batch, head), of_head(GRAD, grad_strides, batch, head)
-    LSE += row_of_heads.to(tl.int64) * queries
-    DELTA += row_of_heads.to(tl.int64) * queries
-    if HAS_MASK:
-        MASK = of_head(MASK, mask_strides, batch, head)
-
-    j = block * BLOCK_N + tl.arange(0, BLOCK_N)
+    """dk and dv of BLOCK_N keys from ``begin`` on; tensors are those of the head."""
+    j = begin + tl.arange(0, BLOCK_N)
     far = j.to(tl.int64)[:, None]
     d, c = tl.arange(0, HEAD_BLOCK)[None, :], tl.arange(0, VALUE_BLOCK)[None, :]
-    k = of_head(K, k_strides, batch, head) + far * k_strides[2] + d
-    v = of_head(V, v_strides, batch, head) + far * v_strides[2] + c
-    k = load_tile(k, j[:, None], d, keys, HEAD, HEAD_BLOCK, True)
-    v = load_tile(v, j[:, None], c, keys, VALUE, VALUE_BLOCK, True)
+    k = load_tile(K + far * k_stride + d, j[:, None], d, keys, HEAD, HEAD_BLOCK, True)
+    v = load_tile(V + far * v_stride + c, j[:, None], c, keys, VALUE, VALUE_BLOCK, True)
 
     dk = tl.zeros([BLOCK_N, HEAD_BLOCK], tl.float32)
     dv = tl.zeros([BLOCK_N, VALUE_BLOCK], tl.float32)
@@ -233,18 +241,48 @@ def backward_of_keys(
     whole = queries // BLOCK_M * BLOCK_M
     first, middle = 0, 0
     if CAUSAL:
-        first = tl.minimum(block * BLOCK_N, queries) // BLOCK_M * BLOCK_M
-        middle = tl.maximum(first, tl.minimum(tl.cdiv((block + 1) * BLOCK_N, BLOCK_M) * BLOCK_M, whole))
+        first = tl.minimum(begin, queries) // BLOCK_M * BLOCK_M
+        middle = tl.maximum(first, tl.minimum(tl.cdiv(begin + BLOCK_N, BLOCK_M) * BLOCK_M, whole))
     for PART in tl.static_range(0 if CAUSAL else 1, 3):
         dk, dv = _dk_dv_over_queries(
             first if PART == 0 else (middle if PART == 1 else whole),
             middle if PART == 0 else (whole if PART == 1 else queries),
-            dk, dv, k, v, block * BLOCK_N, Q, GRAD, LSE, DELTA, q_strides[2], grad_strides[2],
-            MASK, mask_strides[2], mask_strides[3], SEED, row_of_heads, queries, keys, scale, dropout, parameters,
+            dk, dv, k, v, begin, Q, GRAD, LSE, DELTA, q_stride, grad_stride,
+            MASK, mask_i, mask_j, SEED, row_of_heads, queries, keys, scale, dropout, parameters,
             HEAD, VALUE, HEAD_BLOCK, VALUE_BLOCK, EDGE_BLOCK if PART == 2 else BLOCK_M, FIRST, SECOND, CLAMP, CAUSAL,
             HAS_MASK, MASK_OF_KEYS, DROPOUT, PART != 1,
         )  # fmt: skip
+    within = j[:, None] < keys
+    tl.store(DK + far * dk_stride + d, (dk * scale).to(DK.dtype.element_ty), mask=within & (d < HEAD))
+    tl.store(DV + far * dv_stride + c, dv.to(DV.dtype.element_ty), mask=within & (c < VALUE))
 
+
+@triton.jit
+def backward_of_keys(
+    GRAD, Q, K, V, LSE, DELTA, DK, DV, MASK, RANGES, TS, SEED,
+    grad_strides, q_strides, k_strides, v_strides, dk_strides, dv_strides, mask_strides,
+    heads, queries, keys, scale, dropout, PER_HEAD: tl.constexpr,
+    FIRST: tl.constexpr, SECOND: tl.constexpr, SHARED: tl.constexpr, CLAMP: tl.constexpr, CAUSAL: tl.constexpr,
+    HAS_MASK: tl.constexpr, MASK_OF_KEYS: tl.constexpr, DROPOUT: tl.constexpr,
+    HEAD: tl.constexpr, VALUE: tl.constexpr, HEAD_BLOCK: tl.constexpr, VALUE_BLOCK: tl.constexpr,
+    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, EDGE_BLOCK: tl.constexpr, LAST_BLOCK: tl.constexpr,
+):  # fmt: skip
+    block, row_of_heads, is_last = block_of_program(keys, BLOCK_N, False)
+    batch, head = row_of_heads // heads, row_of_heads % heads
+    parameters = load_parameters(RANGES, TS, head if PER_HEAD else 0, FIRST, SECOND, SHARED)
+    Q, GRAD = of_head(Q, q_strides, batch, head), of_head(GRAD, grad_strides, batch, head)
+    K, V = of_head(K, k_strides, batch, head), of_head(V, v_strides, batch, head)
     DK, DV = of_head(DK, dk_strides, batch, head), of_head(DV, dv_strides, batch, head)
-    tl.store(DK + far * dk_strides[2] + d, (dk * scale).to(DK.dtype.element_ty), mask=(j[:, None] < keys) & (d < HEAD))
-    tl.store(DV + far * dv_strides[2] + c, dv.to(DV.dtype.element_ty), mask=(j[:, None] < keys) & (c < VALUE))
+    LSE += row_of_heads.to(tl.int64) * queries
+    DELTA += row_of_heads.to(tl.int64) * queries
+    if HAS_MASK:
+        MASK = of_head(MASK, mask_strides, batch, head)
+    for NARROW in tl.static_range(2 if LAST_BLOCK < BLOCK_N else 1):
+        if (LAST_BLOCK == BLOCK_N) | (is_last == (NARROW == 1)):
+            _of_keys(
+                block * BLOCK_N, Q, GRAD, K, V, LSE, DELTA, DK, DV, MASK, SEED, q_strides[2], grad_strides[2],
+                k_strides[2], v_strides[2], dk_strides[2], dv_strides[2], mask_strides[2], mask_strides[3],
+                row_of_heads, queries, keys, scale, dropout, parameters, HEAD, VALUE, HEAD_BLOCK, VALUE_BLOCK,
+                BLOCK_M, LAST_BLOCK if NARROW else BLOCK_N, EDGE_BLOCK, FIRST, SECOND, CLAMP, CAUSAL, HAS_MASK,
+                MASK_OF_KEYS, DROPOUT,
+            )  # fmt: skip

@@ -13,9 +13,9 @@ from torch import Tensor
 # KiB of shared memory, BLOCK_M, BLOCK_N, warps, stages; the first that fits is taken.
 _HALF: dict[int, dict[str, list[tuple[int, int, int, int, int]]]] = {
     64: {
-        "forward": [(64, 128, 64, 4, 3)],
-        "backward_of_queries": [(48, 128, 32, 8, 2)],
-        "backward_of_keys": [(49, 32, 128, 8, 2)],
+        "forward": [(40, 64, 64, 4, 2)],
+        "backward_of_queries": [(40, 64, 32, 4, 3)],
+        "backward_of_keys": [(32, 64, 64, 4, 1)],
     },
     128: {
         "forward": [(128, 128, 64, 8, 3), (96, 128, 64, 8, 2)],
@@ -47,45 +47,15 @@ _SINGLE: dict[int, dict[str, list[tuple[int, int, int, int, int]]]] = {
 }
 
 
-# Of keys and size, both powers of 2, for which the gradients of keys and values take half of eight warps' registers.
-ENTRIES_OF_KEYS = 256 * 64
-
-
-def all_keys_fit(query: Tensor, key: Tensor, value: Tensor) -> bool:
-    """Whether one program has room for all the keys of a head (``flash_short``), and there are programs enough."""
-    if query.dtype == torch.float32:
-        return False
-    programs = query.shape[0] * query.shape[1]
-    return _entries_of_keys(key, value) <= ENTRIES_OF_KEYS and (not key.is_cuda or programs >= _processors(key.device))
-
-
 def choose(kernel: str, query: Tensor, value: Tensor) -> dict[str, int | bool]:
     """Block sizes and the compiler's options for ``kernel``, a name in ``flash_forward`` or ``flash_backward``."""
     size = max(query.shape[-1], value.shape[-1])
     table = _SINGLE if query.dtype == torch.float32 else _HALF
     choices = table[next(width for width in table if size <= width)][kernel]
     kib = _shared_memory(query.device) // 1024
-    return _options(*next((rest for need, *rest in choices if need <= kib), choices[-1][1:]))
-
-
-def choose_for_heads(query: Tensor, key: Tensor, value: Tensor) -> dict[str, int | bool]:
-    """The same for the kernel in ``flash_short``, whose programs have all the keys."""
-    entries = _entries_of_keys(key, value)
-    return _options(16, _power_of_2(key.shape[-2]), 8 if entries > ENTRIES_OF_KEYS // 2 else 4, 2)
-
-
-def _options(m: int, n: int, warps: int, stages: int) -> dict[str, int | bool]:
+    m, n, warps, stages = next((rest for need, *rest in choices if need <= kib), choices[-1][1:])
     # Triton 3.10 no longer fuses products and sums by default.
     return {"BLOCK_M": m, "BLOCK_N": n, "num_warps": warps, "num_stages": stages, "enable_fp_fusion": True}
-
-
-def _entries_of_keys(key: Tensor, value: Tensor) -> int:
-    return _power_of_2(key.shape[-2]) * _power_of_2(max(key.shape[-1], value.shape[-1]))
-
-
-def _power_of_2(size: int) -> int:
-    """The next one, of 64 or more: what a group of four warps multiplies together."""
-    return max(64, 1 << (size - 1).bit_length())
 
 
 def _shared_memory(device: torch.device) -> int:
@@ -93,7 +63,3 @@ def _shared_memory(device: torch.device) -> int:
     if device.type != "cuda":
         return 227 * 1024
     return torch.cuda.get_device_properties(device).shared_memory_per_block_optin
-
-
-def _processors(device: torch.device) -> int:
-    return torch.cuda.get_device_properties(device).multi_processor_count

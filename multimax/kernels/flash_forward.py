@@ -51,36 +51,28 @@ def _walk_over_keys(
 
 
 @triton.jit
-def forward(
-    Q, K, V, OUT, LSE, MASK, RANGES, TS, SEED, q_strides, k_strides, v_strides, out_strides, mask_strides,
-    heads, queries, keys, scale, dropout, PER_HEAD: tl.constexpr,
-    FIRST: tl.constexpr, SECOND: tl.constexpr, SHARED: tl.constexpr, CLAMP: tl.constexpr, CAUSAL: tl.constexpr,
-    HAS_MASK: tl.constexpr, MASK_OF_KEYS: tl.constexpr, DROPOUT: tl.constexpr,
+def _of_queries(
+    begin, Q, K, V, OUT, LSE, MASK, SEED, q_stride, k_stride, v_stride, out_stride, mask_i, mask_j, row_of_heads,
+    queries, keys, scale, dropout, parameters,
     HEAD: tl.constexpr, VALUE: tl.constexpr, HEAD_BLOCK: tl.constexpr, VALUE_BLOCK: tl.constexpr,
-    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, EDGE_BLOCK: tl.constexpr,
+    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, EDGE_BLOCK: tl.constexpr, FIRST: tl.constexpr, SECOND: tl.constexpr,
+    CLAMP: tl.constexpr, CAUSAL: tl.constexpr, HAS_MASK: tl.constexpr, MASK_OF_KEYS: tl.constexpr,
+    DROPOUT: tl.constexpr,
 ):  # fmt: skip
-    block, row_of_heads = block_of_program(queries, BLOCK_M, CAUSAL)
-    batch, head = row_of_heads // heads, row_of_heads % heads
-    parameters = load_parameters(RANGES, TS, head if PER_HEAD else 0, FIRST, SECOND, SHARED)
-    K, V = of_head(K, k_strides, batch, head), of_head(V, v_strides, batch, head)
-    if HAS_MASK:
-        MASK = of_head(MASK, mask_strides, batch, head)
-
-    i = block * BLOCK_M + tl.arange(0, BLOCK_M)
+    """The output of BLOCK_M queries from ``begin`` on; tensors are those of the head."""
+    i = begin + tl.arange(0, BLOCK_M)
     far = i.to(tl.int64)[:, None]
     d, dv = tl.arange(0, HEAD_BLOCK)[None, :], tl.arange(0, VALUE_BLOCK)[None, :]
-    Q = of_head(Q, q_strides, batch, head)
-    q = load_tile(Q + far * q_strides[2] + d, i[:, None], d, queries, HEAD, HEAD_BLOCK, True)
+    q = load_tile(Q + far * q_stride + d, i[:, None], d, queries, HEAD, HEAD_BLOCK, True)
 
     total = tl.zeros([BLOCK_M, VALUE_BLOCK], tl.float32)
     sums = tl.zeros([BLOCK_M], tl.float32)
     largest = tl.full([BLOCK_M], float("-inf"), tl.float32)
-    middle, last = range_of_keys(block, queries, keys, BLOCK_M, BLOCK_N, CAUSAL)
+    middle, last = range_of_keys(begin, queries, keys, BLOCK_M, BLOCK_N, CAUSAL)
     for EDGE in tl.static_range(2):
         total, sums, largest = _walk_over_keys(
             middle if EDGE else 0, last if EDGE else middle, total, sums, largest, q, i, K, V,
-            k_strides[2], v_strides[2], MASK, mask_strides[2], mask_strides[3], SEED, row_of_heads,
-            queries, keys, scale, dropout, parameters,
+            k_stride, v_stride, MASK, mask_i, mask_j, SEED, row_of_heads, queries, keys, scale, dropout, parameters,
             HEAD, VALUE, HEAD_BLOCK, VALUE_BLOCK, EDGE_BLOCK if EDGE else BLOCK_N, FIRST, SECOND, CLAMP, CAUSAL,
             HAS_MASK, MASK_OF_KEYS, DROPOUT, EDGE == 1,
         )  # fmt: skip
@@ -89,7 +81,33 @@ def forward(
     sums = tl.where(is_live, sums, 1.0)
     weight = tl.where(is_live, 1 / (sums * (1 - dropout)), 0.0)
     lse = tl.where(is_live, largest + tl.log2(sums), float("inf"))
-    tl.store(LSE + row_of_heads.to(tl.int64) * queries + i, lse, mask=i < queries)
-    OUT = of_head(OUT, out_strides, batch, head)
+    tl.store(LSE + i, lse, mask=i < queries)
     within = (i[:, None] < queries) & (dv < VALUE)
-    tl.store(OUT + far * out_strides[2] + dv, (total * weight[:, None]).to(OUT.dtype.element_ty), mask=within)
+    tl.store(OUT + far * out_stride + dv, (total * weight[:, None]).to(OUT.dtype.element_ty), mask=within)
+
+
+@triton.jit
+def forward(
+    Q, K, V, OUT, LSE, MASK, RANGES, TS, SEED, q_strides, k_strides, v_strides, out_strides, mask_strides,
+    heads, queries, keys, scale, dropout, PER_HEAD: tl.constexpr,
+    FIRST: tl.constexpr, SECOND: tl.constexpr, SHARED: tl.constexpr, CLAMP: tl.constexpr, CAUSAL: tl.constexpr,
+    HAS_MASK: tl.constexpr, MASK_OF_KEYS: tl.constexpr, DROPOUT: tl.constexpr,
+    HEAD: tl.constexpr, VALUE: tl.constexpr, HEAD_BLOCK: tl.constexpr, VALUE_BLOCK: tl.constexpr,
+    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, EDGE_BLOCK: tl.constexpr, LAST_BLOCK: tl.constexpr,
+):  # fmt: skip
+    block, row_of_heads, is_last = block_of_program(queries, BLOCK_M, CAUSAL)
+    batch, head = row_of_heads // heads, row_of_heads % heads
+    parameters = load_parameters(RANGES, TS, head if PER_HEAD else 0, FIRST, SECOND, SHARED)
+    Q, K, V = of_head(Q, q_strides, batch, head), of_head(K, k_strides, batch, head), of_head(V, v_strides, batch, head)
+    OUT = of_head(OUT, out_strides, batch, head)
+    LSE += row_of_heads.to(tl.int64) * queries
+    if HAS_MASK:
+        MASK = of_head(MASK, mask_strides, batch, head)
+    for NARROW in tl.static_range(2 if LAST_BLOCK < BLOCK_M else 1):
+        if (LAST_BLOCK == BLOCK_M) | (is_last == (NARROW == 1)):
+            _of_queries(
+                block * BLOCK_M, Q, K, V, OUT, LSE, MASK, SEED, q_strides[2], k_strides[2], v_strides[2],
+                out_strides[2], mask_strides[2], mask_strides[3], row_of_heads, queries, keys, scale, dropout,
+                parameters, HEAD, VALUE, HEAD_BLOCK, VALUE_BLOCK, LAST_BLOCK if NARROW else BLOCK_M, BLOCK_N,
+                EDGE_BLOCK, FIRST, SECOND, CLAMP, CAUSAL, HAS_MASK, MASK_OF_KEYS, DROPOUT,
+            )  # fmt: skip

@@ -77,18 +77,23 @@ def slope(u, parameters, FIRST: tl.constexpr, SECOND: tl.constexpr):
 
 @triton.jit
 def block_of_program(count, BLOCK: tl.constexpr, CAUSAL: tl.constexpr):
-    """(block of rows, number of (batch, head)) of this program; of the causal ones the longest walks begin first."""
+    """Block of rows, number of (batch, head), and whether it is the last block, of this program.
+
+    Of the causal ones the longest walks begin first.
+    """
     blocks = tl.cdiv(count, BLOCK)
     block = tl.program_id(0) % blocks
-    return (blocks - 1 - block if CAUSAL else block), tl.program_id(0) // blocks
+    if CAUSAL:
+        block = blocks - 1 - block
+    return block, tl.program_id(0) // blocks, block == blocks - 1
 
 
 @triton.jit
-def range_of_keys(block, queries, keys, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, CAUSAL: tl.constexpr):
-    """(where the blocks of keys that need checks begin, the end) for a block of queries."""
+def range_of_keys(begin, queries, keys, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, CAUSAL: tl.constexpr):
+    """(where the blocks of keys that need checks begin, the end) for BLOCK_M queries from ``begin`` on."""
     if CAUSAL:
-        last = tl.minimum(keys, tl.minimum((block + 1) * BLOCK_M, queries))
-        return tl.minimum(keys, block * BLOCK_M + 1) // BLOCK_N * BLOCK_N, last
+        last = tl.minimum(keys, tl.minimum(begin + BLOCK_M, queries))
+        return tl.minimum(keys, begin + 1) // BLOCK_N * BLOCK_N, last
     return keys // BLOCK_N * BLOCK_N, keys
 
 

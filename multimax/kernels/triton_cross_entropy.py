@@ -132,30 +132,31 @@ def _rows(
         target = tl.load(targets).to(tl.int32)
         # Read before it is overwritten: at the sums over the row below all threads wait for each other.
         logit = tl.load(logits + target + one).to(COMPUTE)
-        of_target = modulated(logit, one == 0, r, t, FIRST, SECOND, LIMIT, LARGEST)
+        of_target = modulated(logit, r, t, FIRST, SECOND, LIMIT, LARGEST)
 
-    tops = tl.full([1, BLOCK], -LARGEST, COMPUTE)
-    totals = tl.zeros([1, BLOCK], COMPUTE)
+    tops = tl.full([THREADS], -LARGEST, COMPUTE)
+    totals = tl.zeros([THREADS], COMPUTE)
     weighted = tl.zeros([1, BLOCK], COMPUTE)
     masses = tl.zeros([1, BLOCK], COMPUTE)
     for EDGE in tl.static_range(2):
         for first in range(whole if EDGE else 0, v if EDGE else whole, BLOCK):
             column = first + columns
-            x = _load(logits, column, v, EDGE).to(COMPUTE)
-            within = (column < v) if EDGE else (column >= 0)
-            y = modulated(x, within, r, t, FIRST, SECOND, LIMIT, LARGEST)
-            above = y - tops
-            e = exponential(-tl.abs(above))
-            totals = tl.where(above > 0, totals * e + 1, totals + e)
-            tops = tl.maximum(tops, y)
+            y = modulated(_load(logits, column, v, EDGE).to(COMPUTE), r, t, FIRST, SECOND, LIMIT, LARGEST)
             if SOFT or SMOOTHING > 0:
                 mass = _mass(targets, target, column, v, SOFT, SMOOTHING, EDGE, COMPUTE)
-                weighted += tl.where(within, mass * y, 0.0)
-                if SOFT:
-                    masses += tl.where(within, mass, 0.0)
-    top = tl.max(tops, 1)[:, None]
-    log_sum = top + tl.log(tl.sum(totals * exponential(tops - top), 1)[:, None])
-    mass_of_row = tl.sum(masses, 1)[:, None] if SOFT else tl.full([1, 1], 1.0, COMPUTE)
+                mass = tl.where(column < v, mass, 0.0) if EDGE else mass
+                weighted += mass * y
+                masses += mass
+            if EDGE:
+                y = tl.where(column < v, y, -float("inf"))
+            of_thread = tl.reshape(y, [BLOCK // (THREADS * VECTOR), THREADS, VECTOR])
+            higher = tl.maximum(tops, tl.max(tl.max(of_thread, 2), 0))
+            e = exponential(of_thread - higher[None, :, None])
+            totals = totals * exponential(tops - higher) + tl.sum(tl.sum(e, 2), 0)
+            tops = higher
+    top = tl.max(tops, 0)
+    log_sum = top + tl.log(tl.sum(totals * exponential(tops - top), 0))
+    mass_of_row = tl.sum(tl.sum(masses, 1), 0) if SOFT else 1.0
     loss = mass_of_row * log_sum - (tl.sum(weighted, 1)[:, None] if SOFT or SMOOTHING > 0 else of_target)
     tl.store(losses + row + one, loss)
 
@@ -166,12 +167,11 @@ def _rows(
         for EDGE in tl.static_range(2):
             for first in range(whole if EDGE else 0, width if EDGE else whole, BLOCK):
                 column = first + columns
-                within = (column < v) if EDGE else (column >= 0)
                 x = _load(logits, column, v, EDGE).to(COMPUTE)
-                y = modulated(x, within, r, t, FIRST, SECOND, LIMIT, LARGEST)
+                y = modulated(x, r, t, FIRST, SECOND, LIMIT, LARGEST)
                 mass = _mass(targets, target, column, v, SOFT, SMOOTHING, EDGE, COMPUTE)
                 dy = count * (mass_of_row * exponential(y - log_sum) - mass)
-                dy = tl.where(within, dy, 0.0)
+                dy = tl.where(column < v, dy, 0.0) if EDGE else dy
                 dx, sums = through_modulator(x, dy, r, t, sums, FIRST, SECOND, LIMIT, THREADS, VECTOR)
-                tl.store(logits + column, dx.to(logits.dtype.element_ty), mask=column < width)
+                tl.store(logits + column, dx.to(logits.dtype.element_ty), mask=(column < width) if EDGE else None)
         store_sums(by_parameters, row, sums, t, FIRST, SECOND)

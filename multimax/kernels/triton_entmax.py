@@ -29,9 +29,6 @@ FORWARD_BLOCK = 16384
 BACKWARD_BLOCK = 16384
 MAX_STEPS = 32
 
-# From this alpha - 1 on log(1 + u) need not be computed with care for small u: its rounding is divided by alpha - 1.
-PLAIN_FROM = tl.constexpr(1 / 16)
-
 _POWERS = {2.0: 1, 1.5: 2}  # 1 / (alpha - 1) where it has a loop of its own; 0: any alpha
 _SOFTMAX = 3  # in the place of a power, backward alone: alpha = 1
 
@@ -62,7 +59,8 @@ def _launch_forward(scores: Tensor, mask: Tensor | None, alpha: Tensor, power: i
     scores = scores.contiguous()
     weights = torch.empty_like(scores)
     if scores.numel():
-        columns = 32 if scores.shape[-1] >= (1024 if power == 2 else 8192) else 16
+        n = scores.shape[-1]
+        columns = 32 if n >= (1024 if power == 2 else 8192) else 8 if power == 0 and n < 512 else 16
         rows = rows_of(scores, mask, alpha.shape[0], FORWARD_BLOCK, columns)
         with on_device(scores):
             _forward[rows.programs(), rows.heads](
@@ -118,19 +116,10 @@ def _weights(z, a, d, POWER: tl.constexpr):
     if POWER == 2:
         s = tl.maximum(0.5 * z + a, 0.0, propagate_nan=tl.PropagateNan.ALL)
         return s * s, s
-    if d >= PLAIN_FROM:
-        w = z * (d / exponential(d * a)) + 1
-        out = w <= 0
-        log_p = tl.log2(tl.where(out, 1.0, w)) / d + a * 1.4426950408889634
-        p = tl.where(out, 0.0, tl.exp2(log_p))
-        s = tl.where(out, 0.0, tl.exp2((1 - d) * log_p))
-    else:
-        u = d * z / exponential(d * a)
-        out = u <= -1
-        log_p = a + _log1p(tl.where(out, 0.0, u)) / d
-        p = tl.where(out, 0.0, exponential(log_p))
-        s = tl.where(out, 0.0, exponential((1 - d) * log_p))
-    return p, s
+    u = d * z / exponential(d * a)
+    out = u <= -1
+    log_p = a + _log1p(tl.where(out, 0.0, u)) / d
+    return tl.where(out, 0.0, exponential(log_p)), tl.where(out, 0.0, exponential((1 - d) * log_p))
 
 
 @triton.jit

@@ -54,11 +54,11 @@ class Rows:
         per_processor = max(WARPS_PER_PROCESSOR // self.num_warps, 2)
         return min(self.tiles, triton.cdiv(processors(self.device) * per_processor, self.heads))
 
-    def options(self) -> dict[str, Any]:
+    def options(self, max_registers: int = 255) -> dict[str, Any]:
         """Arguments by which a kernel knows the rows."""
         threads = 32 * self.num_warps
         smallest = self.itemsize if self.mask is None else 1  # of what is read; of it a thread gets 16 bytes together
-        registers = min(max(REGISTERS // (2 * threads), 64), 255)
+        registers = min(max(REGISTERS // (2 * threads), 64), max_registers)
         index = tl.int64 if self.count * self.heads + MAX_PROGRAMS * self.tile_rows >= 2**31 else tl.int32
         return {
             "count": self.count,

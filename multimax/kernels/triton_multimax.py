@@ -68,7 +68,7 @@ def multimax_backward(
     scores = scores.contiguous()
     grad_scores, grad_ranges, grad_ts = torch.empty_like(scores), torch.zeros_like(ranges), torch.zeros_like(ts)
     if scores.numel():
-        rows = rows_of(scores, mask, ranges.shape[0], BACKWARD_BLOCK, 16 if scores.shape[-1] >= 512 else 8)
+        rows = rows_of(scores, mask, ranges.shape[0], BACKWARD_BLOCK, 16 if scores.shape[-1] > 512 else 8)
         programs = rows.programs(summing=True)
         partial = ranges.new_empty(rows.heads, programs, 2, len(powers))
         with on_device(scores):
@@ -81,7 +81,8 @@ def multimax_backward(
                 grad_scores,
                 partial,
                 **shape_of(ranges.dtype, powers),
-                **rows.options(),
+                # Up to two warps each, programs are many: a few registers less for more of them at once.
+                **rows.options(max_registers=96 if rows.num_warps <= 2 else 255),
             )
             add_partial_sums[rows.heads,](partial, grad_ranges, grad_ts, programs, K=len(powers), **SUMMING)
     return grad_scores, grad_ranges, grad_ts
@@ -121,8 +122,8 @@ def _clamped(x, limit: tl.constexpr):
 
 
 @triton.jit
-def modulated(x, live, r, t, FIRST: tl.constexpr, SECOND: tl.constexpr, LIMIT: tl.constexpr, LARGEST: tl.constexpr):
-    """SegLU up to a constant, -inf where not live; like the reference, its hinges and itself are bounded."""
+def modulated(x, r, t, FIRST: tl.constexpr, SECOND: tl.constexpr, LIMIT: tl.constexpr, LARGEST: tl.constexpr):
+    """SegLU up to a constant; like the reference, its hinges and itself are bounded."""
     bounded = _clamped(x, LIMIT)
     y = x
     if FIRST:
@@ -131,8 +132,15 @@ def modulated(x, live, r, t, FIRST: tl.constexpr, SECOND: tl.constexpr, LIMIT: t
         left = tl.maximum(r[2] - bounded, 0.0)
         right = tl.maximum(bounded - r[3], 0.0)
         y = y + t[2] * left * left + t[3] * right * right
-    y = _clamped(y, LARGEST)
-    return tl.where(live, y, -float("inf"))
+    return _clamped(y, LARGEST) if FIRST or SECOND else y
+
+
+@triton.jit
+def _modulated_live(
+    x, live, r, t, FIRST: tl.constexpr, SECOND: tl.constexpr, LIMIT: tl.constexpr, LARGEST: tl.constexpr
+):
+    """The same, -inf where not live."""
+    return tl.where(live, modulated(x, r, t, FIRST, SECOND, LIMIT, LARGEST), -float("inf"))
 
 
 @triton.jit
@@ -173,7 +181,7 @@ def _forward(
             column, within = whole_row(n, BLOCK, SURE, THREADS)
             live = live_entries(within, exists, row, column, mask, layout)
             x = load_live(scores + start + column, within, exists, live, mask, 0.0).to(COMPUTE)
-            y = modulated(x, live, r, t, FIRST, SECOND, LIMIT, LARGEST)
+            y = _modulated_live(x, live, r, t, FIRST, SECOND, LIMIT, LARGEST)
             top = tl.max(y, 1)[:, None]
             top = tl.where(top == -float("inf"), 0.0, top)
             e = exponential(y - top)
@@ -189,7 +197,7 @@ def _forward(
                 within = column < n
                 live = live_entries(within, exists, row, column, mask, layout)
                 x = load_live(scores + start + column, within, exists, live, mask, 0.0).to(COMPUTE)
-                y = modulated(x, live, r, t, FIRST, SECOND, LIMIT, LARGEST)
+                y = _modulated_live(x, live, r, t, FIRST, SECOND, LIMIT, LARGEST)
                 higher = tl.maximum(tops_so_far, y)
                 totals = totals * exponential(tops_so_far - higher) + exponential(y - higher)
                 tops_so_far = higher
@@ -203,7 +211,7 @@ def _forward(
                 within = column < n
                 live = live_entries(within, exists, row, column, mask, layout)
                 x = load_live(scores + start + column, within, exists, live, mask, 0.0).to(COMPUTE)
-                y = modulated(x, live, r, t, FIRST, SECOND, LIMIT, LARGEST)
+                y = _modulated_live(x, live, r, t, FIRST, SECOND, LIMIT, LARGEST)
                 p = exponential(y - top) * scale
                 tl.store(weights + start + column, p.to(weights.dtype.element_ty), mask=within & exists)
         tl.store(tops + row, top, mask=exists)
@@ -252,15 +260,6 @@ def through_modulator(
 
 
 @triton.jit
-def _load_rows(scores, grad, tops, scales, row, exists, column, within, n):
-    """What the backward of rows [ROWS, 1] reads, as it lies there."""
-    start = row.to(tl.int64) * n + column
-    x = tl.load(scores + start, mask=within & exists, other=0.0)
-    g = tl.load(grad + start, mask=within & exists, other=0.0)
-    return x, g, tl.load(tops + row, mask=exists, other=0.0), tl.load(scales + row, mask=exists, other=0.0)
-
-
-@triton.jit
 def _backward(
     grad,
     scores,
@@ -295,31 +294,21 @@ def _backward(
     t = hinge_parameters(ts, head, FIRST, SECOND)
     zero = tl.zeros([ROWS, THREADS], COMPUTE)
     sums = (zero, zero, zero, zero, zero, zero, zero, zero)
-    if WHOLE:
-        column, within = whole_row(n, BLOCK, SURE, THREADS)
-        row, exists = rows_of_tile(tl.program_id(0), head, count, heads, queries, ROWS, INDEX)
-        x, g, top, scale = _load_rows(scores, grad, tops, scales, row, exists, column, within, n)
-        for tile in range(tl.program_id(0), tiles, tl.num_programs(0)):
-            # What the next tile needs is on its way while this one is computed.
-            next_row, next_exists = rows_of_tile(tile + tl.num_programs(0), head, count, heads, queries, ROWS, INDEX)
-            following = _load_rows(scores, grad, tops, scales, next_row, next_exists, column, within, n)
+    for tile in range(tl.program_id(0), tiles, tl.num_programs(0)):
+        row, exists = rows_of_tile(tile, head, count, heads, queries, ROWS, INDEX)
+        start = row.to(tl.int64) * n
+        top = tl.load(tops + row, mask=exists, other=0.0)
+        scale = tl.load(scales + row, mask=exists, other=0.0)
+        if WHOLE:
+            column, within = whole_row(n, BLOCK, SURE, THREADS)
             live = live_entries(within, exists, row, column, mask, layout)
-            x, g = x.to(COMPUTE), g.to(COMPUTE)
-            if mask is not None:
-                x, g = tl.where(live, x, 0.0), tl.where(live, g, 0.0)
-            p = exponential(modulated(x, live, r, t, FIRST, SECOND, LIMIT, LARGEST) - top) * scale
+            x = load_live(scores + start + column, within, exists, live, mask, 0.0).to(COMPUTE)
+            g = load_live(grad + start + column, within, exists, live, mask, 0.0).to(COMPUTE)
+            p = exponential(_modulated_live(x, live, r, t, FIRST, SECOND, LIMIT, LARGEST) - top) * scale
             dy = p * (g - tl.sum(p * g, 1)[:, None])
             dx, sums = through_modulator(x, dy, r, t, sums, FIRST, SECOND, LIMIT, THREADS, VECTOR)
-            to = grad_scores + row.to(tl.int64) * n + column
-            tl.store(to, dx.to(grad_scores.dtype.element_ty), mask=within & exists)
-            x, g, top, scale = following
-            row, exists = next_row, next_exists
-    else:
-        for tile in range(tl.program_id(0), tiles, tl.num_programs(0)):
-            row, exists = rows_of_tile(tile, head, count, heads, queries, ROWS, INDEX)
-            start = row.to(tl.int64) * n
-            top = tl.load(tops + row, mask=exists, other=0.0)
-            scale = tl.load(scales + row, mask=exists, other=0.0)
+            tl.store(grad_scores + start + column, dx.to(grad_scores.dtype.element_ty), mask=within & exists)
+        else:
             means = tl.zeros([ROWS, BLOCK], COMPUTE)
             for first in range(0, n, BLOCK):
                 column = first + tl.arange(0, BLOCK)[None, :]
@@ -327,7 +316,7 @@ def _backward(
                 live = live_entries(within, exists, row, column, mask, layout)
                 x = load_live(scores + start + column, within, exists, live, mask, 0.0).to(COMPUTE)
                 g = load_live(grad + start + column, within, exists, live, mask, 0.0).to(COMPUTE)
-                means += exponential(modulated(x, live, r, t, FIRST, SECOND, LIMIT, LARGEST) - top) * scale * g
+                means += exponential(_modulated_live(x, live, r, t, FIRST, SECOND, LIMIT, LARGEST) - top) * scale * g
             mean = tl.sum(means, 1)[:, None]
             for first in range(0, n, BLOCK):
                 column = first + tl.arange(0, BLOCK)[None, :]
@@ -335,7 +324,7 @@ def _backward(
                 live = live_entries(within, exists, row, column, mask, layout)
                 x = load_live(scores + start + column, within, exists, live, mask, 0.0).to(COMPUTE)
                 g = load_live(grad + start + column, within, exists, live, mask, 0.0).to(COMPUTE)
-                p = exponential(modulated(x, live, r, t, FIRST, SECOND, LIMIT, LARGEST) - top) * scale
+                p = exponential(_modulated_live(x, live, r, t, FIRST, SECOND, LIMIT, LARGEST) - top) * scale
                 dx, sums = through_modulator(x, p * (g - mean), r, t, sums, FIRST, SECOND, LIMIT, THREADS, VECTOR)
                 tl.store(grad_scores + start + column, dx.to(grad_scores.dtype.element_ty), mask=within & exists)
     store_sums(partial, head * tl.num_programs(0) + tl.program_id(0), sums, t, FIRST, SECOND)

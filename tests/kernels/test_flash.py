@@ -23,15 +23,11 @@ ORDERS = {(1, 1): 1, (2, 2): "second_only", (1, 1, 2, 2): 2}
 TOLERANCE = {torch.float32: 2e-5, torch.float16: 4e-3, torch.bfloat16: 1e-2}
 
 
-@pytest.fixture(autouse=True, params=["by queries and by keys", "by heads"])
-def _interpreted(monkeypatch, device, request):
-    """Both ways back; blocks so small that short lengths make several; the interpreter's bfloat16, mended."""
-    by_heads = request.param == "by heads"
+@pytest.fixture(autouse=True)
+def _interpreted(monkeypatch, device):
+    """Blocks so small that short lengths make several; and what the interpreter makes of bfloat16, mended."""
     if device.type == "cuda":
-        if not by_heads:
-            monkeypatch.setattr(flash_blocks, "all_keys_fit", lambda *_: False)
         return
-    monkeypatch.setattr(flash_blocks, "all_keys_fit", lambda *_: by_heads)
     from triton.runtime.interpreter import InterpreterBuilder, TensorHandle, tl
 
     product, truncate = InterpreterBuilder.create_dot, InterpreterBuilder.create_fp_trunc

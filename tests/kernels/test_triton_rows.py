@@ -142,7 +142,9 @@ def test_few_programs_and_long_indices(device, name, monkeypatch):
     expected = computed(name, *case)
     monkeypatch.setattr(triton_launch.Rows, "programs", lambda *_, **__: 2)
     options = triton_launch.Rows.options
-    monkeypatch.setattr(triton_launch.Rows, "options", lambda rows: options(rows) | {"INDEX": triton_launch.tl.int64})
+    monkeypatch.setattr(
+        triton_launch.Rows, "options", lambda rows, **more: options(rows, **more) | {"INDEX": triton_launch.tl.int64}
+    )
     for ours, theirs in zip(computed(name, *case), expected, strict=True):
         torch.testing.assert_close(ours, theirs)
 
