@@ -66,6 +66,7 @@ class Training:
     label_smoothing: float = 0.0
     precision: str = "fp32"  # fp32 | bf16
     compile: bool = False
+    cuda_graphs: bool = False  # replays compiled steps instead of launching them: for batches of one shape
     ema_decay: float | None = None
     evaluate_ema: bool = False
     device: str = "auto"  # auto | cpu | cuda
@@ -160,6 +161,8 @@ class RunConfig:
                 "logger.samples_every": (0, None),
             },
         )
+        if training.cuda_graphs and not training.compile:
+            raise UserError("training.cuda_graphs replays compiled steps: set training.compile=true too")
         if training.average_checkpoints is not None and training.checkpoint_every is not None:
             raise UserError("training.average_checkpoints takes each evaluation's: null training.checkpoint_every")
         if training.evaluate_ema and training.ema_decay is None:
@@ -227,6 +230,7 @@ NOT_IDENTITY = {
     "data.where",
     "data.num_workers",
     "training.device",
+    "training.cuda_graphs",
     "training.log_every",
     "training.keep_checkpoints",
     "training.max_skipped_steps",

@@ -83,6 +83,7 @@ def test_a_runs_name_follows_from_what_determines_its_numbers():
 
 
 MISTAKES = {
+    "training.cuda_graphs=true": "training.compile=true",
     "training.precision=fp12": "choose one of fp32, bf16",
     "training.batch_size=many": "training.batch_size",
     "training.batch_size=0": "below 1",

@@ -78,7 +78,7 @@ class Trainer:
         if world > 1:
             self.train_model = DistributedDataParallel(self.model)
         if config.compile:
-            self.train_model.compile()
+            self.train_model.compile(mode="reduce-overhead" if config.cuda_graphs else None)
 
         self.progress = Progress()
         self.guard = nonfinite.Guard(self.optimizer, self.device, config.max_skipped_steps)
