@@ -73,7 +73,22 @@ def parser(doc: str | None) -> argparse.ArgumentParser:
     result.add_argument("--seconds", type=float, default=4.0, help="of each comparison, beside its first calls")
     result.add_argument("--limit", type=float, default=600.0, help="seconds after which no comparison is begun")
     result.add_argument("--output", type=Path, default=RESULTS, help="folder of the table and its record")
+    result.add_argument(
+        "--warm",
+        type=share,
+        metavar="I/K",
+        help="measure and write nothing: call every K-th contestant once, from the I-th on, so that K processes at "
+        "once compile what the benchmark will find on disk",
+    )
     return result
+
+
+def share(text: str) -> tuple[int, int]:
+    """(I, K) of "I/K". Raises ValueError for anything else."""
+    first, count = map(int, text.split("/"))
+    if not 0 <= first < count:
+        raise ValueError(text)
+    return first, count
 
 
 @dataclass
@@ -84,6 +99,7 @@ class Benchmark:
     arguments: argparse.Namespace
     rows: list[dict[str, str]] = field(default_factory=list)
     left_out: list[str] = field(default_factory=list)
+    calls: int = 0  # so far, of contestants
 
     def __post_init__(self) -> None:
         self.device = torch.device(self.arguments.device)
@@ -94,7 +110,7 @@ class Benchmark:
         if self.device.type == "cpu":
             keep_freed_memory()  # as training does; glibc's defaults make softmax itself several times slower
         torch.manual_seed(0)
-        self.copy = copy_bandwidth(self.device, 1 if self.quick else 512)
+        self.copy = copy_bandwidth(self.device, 1 if self.quick or self.arguments.warm else 512)
 
     def race(
         self,
@@ -145,6 +161,9 @@ class Benchmark:
 
         A call that does the same ``in_a_row`` times counts as one of them.
         """
+        if self.arguments.warm:
+            self.warm(calls)
+            return
         if time.monotonic() - self.started > self.arguments.limit:
             self.left_out.append(f"{part}, {case}, {direction}: out of time")
             return
@@ -169,6 +188,17 @@ class Benchmark:
             self.add(row)
         self.save()  # now, lest a crash take it along
 
+    def warm(self, calls: Sequence[Call]) -> None:
+        """Make this process's share of the calls, so that what they compile is on disk."""
+        first, count = self.arguments.warm
+        for call in calls:
+            if self.calls % count == first:
+                try:
+                    call()
+                except Exception as error:  # the benchmark itself will say so in its table
+                    print(f"{self.name}: {type(error).__name__}", flush=True)
+            self.calls += 1
+
     def compile(self, function: Callable[..., Tensor]) -> Callable[..., Tensor]:
         """``function`` as ``torch.compile`` has it, for fixed shapes; of tiny sizes without its long compilation."""
         torch.compiler.reset()  # or after a few shapes of one function it would run uncompiled, without a word
@@ -188,6 +218,8 @@ class Benchmark:
 
     def save(self) -> None:
         """Write ``NAME_DEVICE.csv`` and beside it ``.json``, which says where and how the numbers arose."""
+        if self.arguments.warm:
+            return
         folder: Path = self.arguments.output
         folder.mkdir(parents=True, exist_ok=True)
         stem = f"{self.name}_{device_name(self.device)}"

@@ -15,7 +15,9 @@ if [[ " $* " != *" --device cpu "* ]]; then
   "$python" -c 'import torch; raise SystemExit(not torch.cuda.is_available())' ||
     { echo "error: $python sees no CUDA device: run this where torch.cuda.is_available()" >&2; exit 1; }
   if "$python" -c 'import pytest, hypothesis' 2>/dev/null; then
-    timeout 100 "$python" -m pytest -q -p no:cacheprovider -m gpu tests/kernels || failed+=("the tests of the kernels")
+    at_once=$("$python" -c 'import xdist' 2>/dev/null && echo --numprocesses=8)
+    timeout 100 "$python" -m pytest -q -p no:cacheprovider $at_once -m gpu tests/kernels tests/test_output.py ||
+      failed+=("the tests of the kernels")
   else
     echo "the tests of the kernels are left out: they need pytest and hypothesis"
   fi

