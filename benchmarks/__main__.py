@@ -2,9 +2,9 @@
 
     python -m benchmarks [NAME ...] [--device cuda] [--quick] [--results FOLDER]
 
-On two CPU cores this takes a quarter of an hour, on a GPU six minutes. There several processes first compile at once
-what is to be measured; then the benchmarks run alone. One that fails or takes too long leaves behind what it has
-measured, and the next one follows.
+On two CPU cores this takes a quarter of an hour, on a GPU six minutes. There several processes at once compile what a
+benchmark will measure before it runs, alone. One that fails or takes too long leaves behind what it has measured, and
+the next one follows.
 """
 
 import argparse
@@ -12,7 +12,6 @@ import importlib.util
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -31,14 +30,14 @@ PLAN: dict[str, dict[str, tuple[int, str, int]]] = {
         "language_modeling": (20, "--seconds 3 --functions softmax multimax", 0),
     },
     "cuda": {
-        "functions": (60, "--seconds 0.3", 3),
-        "attention": (60, "--seconds 0.4 --functions softmax multimax entmax15", 5),
-        "flash_blocks": (30, "--seconds 0.4", 3),
+        "functions": (50, "--seconds 0.3", 6),
+        "attention": (50, "--seconds 0.4 --functions softmax multimax entmax15", 8),
+        "flash_blocks": (25, "--seconds 0.4", 6),
         "output_layer": (30, "--seconds 0.8", 1),
         "training_steps": (80, "--seconds 6 --functions softmax multimax --models deit", 2),
     },
 }
-WARMING = 110  # seconds after which compiling is stopped
+WARMING = 80  # seconds after which compiling is stopped
 NEEDS = {"translation": "fairseq"}
 GRACE = 60  # seconds that a benchmark has to end once it should begin nothing more
 
@@ -54,8 +53,6 @@ def main() -> None:
     if unknown := [name for name in arguments.names if name not in plan]:
         parser.error(f"{unknown[0]}: with --device {arguments.device} there are {', '.join(plan)}")
     names = arguments.names or list(plan)
-    if not arguments.quick:
-        warm(names, arguments.device)
     failed = []
     for name in names:
         limit = plan[name][0]
@@ -65,6 +62,8 @@ def main() -> None:
         command = [*call(name, arguments.device), "--limit", str(limit), *(["--quick"] * arguments.quick)]
         if arguments.results != RESULTS.parent:  # else the record would name a folder of this machine
             command += ["--output", str(arguments.results / "benchmarks")]
+        if not arguments.quick:
+            warm(name, arguments.device)
         started = time.monotonic()
         try:
             failed += [name] * (subprocess.run(command, timeout=limit + GRACE).returncode != 0)
@@ -83,18 +82,17 @@ def call(name: str, device: str) -> list[str]:
     return [sys.executable, "-m", f"benchmarks.{name}", "--device", device, *PLAN[device][name][1].split()]
 
 
-def warm(names: Sequence[str], device: str) -> None:
-    """Compile what the benchmarks will call, in several processes at once; what fails here fails again in its turn."""
-    started = time.monotonic()
-    shares = [(name, i, PLAN[device][name][2]) for name in names for i in range(PLAN[device][name][2])]
-    running = [subprocess.Popen([*call(name, device), "--warm", f"{i}/{count}"]) for name, i, count in shares]
+def warm(name: str, device: str) -> None:
+    """Compile what a benchmark will call, in several processes at once; what fails here fails again in its turn."""
+    count, started = PLAN[device][name][2], time.monotonic()
+    running = [subprocess.Popen([*call(name, device), "--warm", f"{i}/{count}"]) for i in range(count)]
     for process in running:
         try:
             process.wait(max(0.0, WARMING - (time.monotonic() - started)))
         except subprocess.TimeoutExpired:
             process.kill()
     if running:
-        print(f"compiled: {time.monotonic() - started:.0f} s\n", flush=True)
+        print(f"{name}: compiled in {time.monotonic() - started:.0f} s", flush=True)
 
 
 if __name__ == "__main__":

@@ -61,8 +61,10 @@ def verdicts(tables: Sequence[Table]) -> list[Row]:
             rows.append(text | {"measured": "", "verdict": "not measured here"})
         for table, values in found:
             met = sum(aim.met(value) for _, value in values)
-            verdict = "met" if met == len(values) else f"not met ({met} of {len(values)})" if met else "not met"
             measured = describe(aim, values) + (f", {table.record['device']}" if aim.on_gpu else "")
+            verdict = "met" if met == len(values) else f"not met ({met} of {len(values)})" if met else "not met"
+            if all(row["milliseconds"] and value != value for row, value in values):
+                measured, verdict = "", "not measured here"  # the row, but not this number of it
             rows.append(text | {"measured": measured, "verdict": verdict})
     return rows
 
@@ -91,13 +93,14 @@ def page(table: Table) -> str:
     allocator = record["allocator"]
     kept = "kept by mallopt, as in training" if allocator["keeps_freed_memory"] else "torch's CUDA allocator"
     variables = ", ".join(f"{k}={v}" for k, v in allocator["variables"].items())
+    load = record["environment"].get("load")
     peers = ", ".join(f"{k} {v}" for k, v in record["peers"].items() if v) or "none"
     facts = {
         "device": f"{record['device']}, {record['environment']['threads']} threads, {record['dtype']}",
         "torch": f"{record['environment']['torch']}; peers: {peers}",
         "freed memory": kept + (f"; {variables}" if variables else ""),
         "copy": f"{record['copy_gb_per_s']} GB/s read and written",
-        "measured": f"{record['time']}, {record['seconds']} s, load {record['environment']['load'][0]:.1f} at the end",
+        "measured": f"{record['time']}, {record['seconds']} s" + (f", load {load[0]:.1f} at the end" if load else ""),
         "revision": str(record["revision"]),
         "command": f"`{record['command']}`",
         "left out": "; ".join(record["left_out"]) or "nothing",

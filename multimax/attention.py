@@ -34,7 +34,9 @@ BLOCKED_FROM = 2**14
 # Half precision they compute in float32, at up to 1.6 of the reference's time where the processor has products for it.
 # There they are for the memory: scores of one call that take 128 MB in each layer, and as much again for the weights.
 HALF_BLOCKED_FROM = 2**26
-# Keys from which on a GPU takes a flash kernel. In float32, which multiplies without tensor cores in it, not measured.
+# Keys from which on a GPU takes a flash kernel. On an H100, at 196 keys, forward and backward took 0.64 ms where six
+# products with whole scores take 0.75 and the row kernels 0.3 more. Fewer keys, and float32, which the flash kernels
+# multiply without tensor cores, were not measured.
 FLASH_FROM, SINGLE_FLASH_FROM = 64, 512
 
 

@@ -34,8 +34,10 @@ def compile_for(tmp_path, capability: int, *arguments: str) -> dict[str, dict[st
 
 
 def test_heads_of_64_on_an_h100_stay_in_registers(tmp_path):
-    for kernel in compile_for(tmp_path, 90, "64", "bfloat16").values():
-        assert kernel["stack"] == 0
+    """But for a few of the keys' kernel, which spills less in smaller blocks and takes longer in them on the device."""
+    stacks = {name: kernel["stack"] for name, kernel in compile_for(tmp_path, 90, "64", "bfloat16").items()}
+    assert stacks.pop("backward_of_keys") <= 32
+    assert set(stacks.values()) == {0}
 
 
 @pytest.mark.slow
