@@ -24,9 +24,9 @@ What holds for all of them:
 ``ranges`` and ``ts`` are [heads, k] with k = len(powers); powers is (1, 1), (2, 2) or (1, 1, 2, 2). ``statistics``
 [2, *scores.shape[:-1]] in the compute dtype are per row the largest modulated live score m and 1 / sum exp(y - m), from
 which the backward has the weights again, p = exp(y - m) * s, without the rounding of ``weights``; for rows without a
-live entry s = 0 and m = 0. Reading the weights is the faster on a CPU: there the backward gets them too where they are
-in the compute dtype. ``alpha`` in [1, 2] is a number, or [heads]. The backward of ev-softmax is softmax's, which is
-that of entmax at alpha = 1.
+live entry s = 0 and m = 0. On a CPU reading the weights is the faster in short rows: there the backward gets them too
+where they are in the compute dtype. ``alpha`` in [1, 2] is a number, or [heads]. The backward of ev-softmax is
+softmax's, which is that of entmax at alpha = 1.
 
 The CPU's are C++ (``rows.cpp``), CUDA's the functions of the same names in ``triton_rows``, which take no ``weights``
 where they are None. Differentiated twice, each falls back on differentiable tensor operations.
@@ -49,6 +49,8 @@ _SCHEMAS = {
     "evsoftmax_forward": "(Tensor scores, Tensor? mask, float epsilon) -> Tensor",
 }
 
+ANEW_FROM = 1024  # entries of a row from which on the C++ makes the weights anew faster than it reads them
+
 _library = torch.library.Library("multimax", "DEF")
 _operators = torch.ops.multimax
 
@@ -69,19 +71,19 @@ for _name, _schema in _SCHEMAS.items():
 
 def multimax(scores: Tensor, mask: Tensor | None, ranges: Tensor, ts: Tensor, powers: Sequence[int]) -> Tensor:
     """Weights of ``scores``; arguments as above, differentiable by scores, ranges and ts."""
-    return _operators.multimax_forward(scores, aligned(mask, scores), ranges, ts, powers)[0]
+    return _call("multimax_forward", scores, aligned(mask, scores), ranges, ts, powers)
 
 
 def entmax(scores: Tensor, mask: Tensor | None, alpha: float | Tensor) -> Tensor:
     """Weights of ``scores`` at ``alpha``, a number or a tensor [heads]; differentiable by the tensors."""
     if isinstance(alpha, Tensor):
-        return _operators.alpha_entmax_forward(scores, aligned(mask, scores), alpha)
-    return _operators.entmax_forward(scores, aligned(mask, scores), alpha)
+        return _call("alpha_entmax_forward", scores, aligned(mask, scores), alpha)
+    return _call("entmax_forward", scores, aligned(mask, scores), alpha)
 
 
 def evsoftmax(scores: Tensor, mask: Tensor | None, epsilon: float) -> Tensor:
     """Weights of ``scores``; differentiable by them."""
-    return _operators.evsoftmax_forward(scores, aligned(mask, scores), epsilon)
+    return _call("evsoftmax_forward", scores, aligned(mask, scores), epsilon)
 
 
 def aligned(mask: Tensor | None, scores: Tensor) -> Tensor | None:
@@ -114,12 +116,13 @@ torch.library.register_fake("multimax::evsoftmax_forward", lambda scores, mask, 
 def _save_multimax(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
     scores, mask, ranges, ts, ctx.powers = inputs
     weights, statistics = output
-    ctx.mark_non_differentiable(statistics)
-    unrounded = weights if weights.device.type == "cpu" and weights.dtype == ranges.dtype else None
-    ctx.save_for_backward(scores, mask, statistics, ranges, ts, unrounded)
+    if ctx.is_operator:
+        ctx.mark_non_differentiable(statistics)
+    are_read = weights.device.type == "cpu" and weights.dtype == ranges.dtype and weights.shape[-1] < ANEW_FROM
+    ctx.save_for_backward(scores, mask, statistics, ranges, ts, weights if are_read else None)
 
 
-def _multimax_backward(ctx: Any, grad: Tensor, _: Tensor | None) -> tuple[Tensor | None, ...]:
+def _multimax_backward(ctx: Any, grad: Tensor, _: Tensor | None = None) -> tuple[Tensor | None, ...]:
     scores, mask, statistics, ranges, ts, weights = ctx.saved_tensors
     if torch.is_grad_enabled():
         from multimax.reweight._multimax import gradients
@@ -173,7 +176,48 @@ def _softmax_backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
     return torch._softmax_backward_data(grad, weights, -1, weights.dtype), None, None
 
 
-torch.library.register_autograd("multimax::multimax_forward", _multimax_backward, setup_context=_save_multimax)
-torch.library.register_autograd("multimax::entmax_forward", _entmax_backward, setup_context=_save_entmax)
-torch.library.register_autograd("multimax::alpha_entmax_forward", _alpha_entmax_backward, setup_context=_save_entmax)
-torch.library.register_autograd("multimax::evsoftmax_forward", _softmax_backward, setup_context=_save_weights)
+_DIFFERENTIATED: dict[str, tuple[Callable[..., None], Callable[..., Any]]] = {
+    "multimax_forward": (_save_multimax, _multimax_backward),
+    "entmax_forward": (_save_entmax, _entmax_backward),
+    "alpha_entmax_forward": (_save_entmax, _alpha_entmax_backward),
+    "evsoftmax_forward": (_save_weights, _softmax_backward),
+}
+_functions: dict[str, type[torch.autograd.Function]] = {}
+
+
+def _call(name: str, *inputs: Any) -> Tensor:
+    """The first result of an operator: by an autograd function of our own, which takes half the time of torch.library's
+    around small tensors, but where a compiler looks on.
+    """
+    if torch.compiler.is_compiling():
+        output = getattr(_operators, name)(*inputs)
+        return output if isinstance(output, Tensor) else output[0]
+    return _functions[name].apply(*inputs)
+
+
+def _register(name: str, save: Callable[..., None], backward: Callable[..., Any]) -> None:
+    operator = getattr(_operators, name).default
+
+    class Function(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx: Any, *inputs: Any) -> Tensor:
+            with torch._C._AutoDispatchBelowAutograd():
+                output = operator(*inputs)
+            ctx.is_operator = False
+            save(ctx, inputs, output)
+            return output if isinstance(output, Tensor) else output[0]
+
+        @staticmethod
+        def backward(ctx: Any, grad: Tensor) -> Any:
+            return backward(ctx, grad)
+
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+        ctx.is_operator = True
+        save(ctx, inputs, output)
+
+    _functions[name] = Function
+    torch.library.register_autograd(f"multimax::{name}", backward, setup_context=setup_context)
+
+
+for _name, (_save, _backward) in _DIFFERENTIATED.items():
+    _register(_name, _save, _backward)
