@@ -49,7 +49,7 @@ _SCHEMAS = {
     "evsoftmax_forward": "(Tensor scores, Tensor? mask, float epsilon) -> Tensor",
 }
 
-ANEW_FROM = 1024  # entries of a row from which on the C++ makes the weights anew faster than it reads them
+ANEW_FROM = 512  # entries of a row from which on the C++ makes the weights anew faster than memory has them
 
 _library = torch.library.Library("multimax", "DEF")
 _operators = torch.ops.multimax
