@@ -37,6 +37,7 @@ COLUMNS = (
 )
 
 FORWARD, BOTH = "forward", "forward + backward"
+BACKWARD = "backward"  # of a kernel by itself
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, NullFormatter
 
 from benchmarks.aims import Row
-from benchmarks.bench import BOTH, FORWARD
+from benchmarks.bench import BACKWARD, BOTH, FORWARD
 from multimax.analysis.style import figure, style_of
 
 # Lines by way: the path that is ours is drawn through, what holds everything at once dashed, all else dotted.
@@ -38,6 +38,7 @@ class Growth:
 GROWTH = {
     "functions": [
         Growth("row length", "of_copy", FORWARD, "entries of a row"),
+        Growth("row length", "of_copy", BACKWARD, "entries of a row"),
         Growth("row length", "of_copy", BOTH, "entries of a row"),
         Growth("threads", "milliseconds", BOTH, "threads"),
     ],

@@ -110,8 +110,8 @@ struct SegluSums {
 };
 
 // dx from the weights p and the incoming gradient g with sum p g = `dot`; dx may be p. False, and the sums are as they
-// were, where a score is not near.
-template <class T, bool first, bool second, bool limited>
+// were, where a score is not near. `foresee` has the next rows of x, g and p fetched meanwhile.
+template <class T, bool first, bool second, bool limited, bool foresee>
 INLINE bool multimax_slopes(Row<const T> x, Row<const T> g, Row<const T> p, int64_t n,
                             const SegluParameters<T>& parameters, T dot, Row<T> dx, SegluSums<T>& sums) {
   const Seglu<T, first, second, limited> seglu(parameters);
@@ -140,6 +140,7 @@ INLINE bool multimax_slopes(Row<const T> x, Row<const T> g, Row<const T> p, int6
     }
     if constexpr (!limited) far = max(abs<T>(v), far);
     dx.set(at, slope);
+    if constexpr (foresee) x.fetch(at, n), g.fetch(at, n), p.fetch(at, n);
   };
   each<T>(n, add, [&]() INLINED {
     row.add(local);
@@ -174,8 +175,8 @@ void multimax_backward_row(Row<const T> x, Row<const T> p, Row<const T> g, int64
                            const SegluParameters<T>& parameters, Row<T> dx, SegluSums<T>& sums) {
   T dot[1];
   add_up(n, dot, [&](auto at, auto& sums) INLINED { sums[0] += p[at] * g[at]; });
-  if (!multimax_slopes<T, first, second, false>(x, g, p, n, parameters, dot[0], dx, sums))
-    multimax_slopes<T, first, second, true>(x, g, p, n, parameters, dot[0], dx, sums);
+  if (!multimax_slopes<T, first, second, false, true>(x, g, p, n, parameters, dot[0], dx, sums))
+    multimax_slopes<T, first, second, true, true>(x, g, p, n, parameters, dot[0], dx, sums);
 }
 
 // The same where the weights are not there: made from the forward's m and s, into p. dx may be p or g.
@@ -185,10 +186,10 @@ void multimax_backward_row_anew(Row<const T> x, Row<const T> g, int64_t n, const
   const Row<const T> made{p.data};
   T dot;
   if (weigh<T, first, second, false>(x, g, n, parameters, m, s, p, dot)) {
-    multimax_slopes<T, first, second, false>(x, g, made, n, parameters, dot, dx, sums);
+    multimax_slopes<T, first, second, false, false>(x, g, made, n, parameters, dot, dx, sums);
   } else {
     weigh<T, first, second, true>(x, g, n, parameters, m, s, p, dot);
-    multimax_slopes<T, first, second, true>(x, g, made, n, parameters, dot, dx, sums);
+    multimax_slopes<T, first, second, true, false>(x, g, made, n, parameters, dot, dx, sums);
   }
 }
 

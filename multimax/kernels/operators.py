@@ -24,9 +24,9 @@ What holds for all of them:
 ``ranges`` and ``ts`` are [heads, k] with k = len(powers); powers is (1, 1), (2, 2) or (1, 1, 2, 2). ``statistics``
 [2, *scores.shape[:-1]] in the compute dtype are per row the largest modulated live score m and 1 / sum exp(y - m), from
 which the backward has the weights again, p = exp(y - m) * s, without the rounding of ``weights``; for rows without a
-live entry s = 0 and m = 0. On a CPU reading the weights is the faster in short rows: there the backward gets them too
-where they are in the compute dtype. ``alpha`` in [1, 2] is a number, or [heads]. The backward of ev-softmax is
-softmax's, which is that of entmax at alpha = 1.
+live entry s = 0 and m = 0. Reading the weights is the faster on a CPU: there the backward gets them too where they are
+in the compute dtype. ``alpha`` in [1, 2] is a number, or [heads]. The backward of ev-softmax is softmax's, which is
+that of entmax at alpha = 1.
 
 The CPU's are C++ (``rows.cpp``), CUDA's the functions of the same names in ``triton_rows``, which take no ``weights``
 where they are None. Differentiated twice, each falls back on differentiable tensor operations.
@@ -48,8 +48,6 @@ _SCHEMAS = {
     "alpha_entmax_backward": "(Tensor grad, Tensor weights, Tensor alpha) -> (Tensor, Tensor)",
     "evsoftmax_forward": "(Tensor scores, Tensor? mask, float epsilon) -> Tensor",
 }
-
-ANEW_FROM = 512  # entries of a row from which on the C++ makes the weights anew faster than memory has them
 
 _library = torch.library.Library("multimax", "DEF")
 _operators = torch.ops.multimax
@@ -118,8 +116,8 @@ def _save_multimax(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tens
     weights, statistics = output
     if ctx.is_operator:
         ctx.mark_non_differentiable(statistics)
-    are_read = weights.device.type == "cpu" and weights.dtype == ranges.dtype and weights.shape[-1] < ANEW_FROM
-    ctx.save_for_backward(scores, mask, statistics, ranges, ts, weights if are_read else None)
+    unrounded = weights if weights.device.type == "cpu" and weights.dtype == ranges.dtype else None
+    ctx.save_for_backward(scores, mask, statistics, ranges, ts, unrounded)
 
 
 def _multimax_backward(ctx: Any, grad: Tensor, _: Tensor | None = None) -> tuple[Tensor | None, ...]:
@@ -215,7 +213,8 @@ def _register(name: str, save: Callable[..., None], backward: Callable[..., Any]
         ctx.is_operator = True
         save(ctx, inputs, output)
 
-    _functions[name] = Function
+    # The name in graphs and profiles, to which torch adds "Backward".
+    _functions[name] = type(f"multimax::{name.removesuffix('_forward')}", (Function,), {})
     torch.library.register_autograd(f"multimax::{name}", backward, setup_context=setup_context)
 
 

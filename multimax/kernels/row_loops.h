@@ -14,6 +14,10 @@ struct Part {
   int64_t i, count;
 };
 
+// The longest row that is fetched ahead: some of them stay in the cache of a core until their turn comes.
+template <class T>
+constexpr int64_t kFetched = 32768 / sizeof(T);
+
 // A row of entries as vectors; those of a part have zeros in their other lanes. A part is loaded where its turn comes,
 // not before: the processor foresees only accesses in order.
 template <class Entry>
@@ -26,6 +30,13 @@ struct Row {
   INLINE Vec<T> operator[](Part at) const { return Lanes<T>::first(at.count).loaded(data + at.i); }
   INLINE void set(Whole at, Vec<T> v) const { store(data + at.i, v); }
   INLINE void set(Part at, Vec<T> v) const { Lanes<T>::first(at.count).store(data + at.i, v); }
+
+  // Begins to bring into the cache what is `ahead` entries behind a place, where there need not be anything: the
+  // processor foresees accesses only within a page, of which a row of an attention map is a part.
+  template <class Place>
+  INLINE void fetch(Place at, int64_t ahead) const {
+    if (ahead <= kFetched<T>) __builtin_prefetch(data + at.i + ahead);
+  }
 };
 
 // Of n entries: those of the vectors that hold them.

@@ -143,7 +143,7 @@ def test_every_function_takes_the_path_that_is_announced():
         attend = reweight.create(name, num_heads=3)
         for mode, ours in (("auto", True), ("eager", False)):
             with kernels.use(mode):
-                assert ("GeneratedBackwardFor_multimax" in attend(scores).grad_fn.name()) == ours
+                assert attend(scores).grad_fn.name().startswith("multimax::") == ours
 
 
 def test_tensor_operations_go_block_by_block_unless_something_traces_them():
