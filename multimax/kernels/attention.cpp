@@ -15,8 +15,9 @@ namespace {
 
 using namespace multimax;
 
-// Queries of a block: as many as have kBlockScores scores, within bounds.
-constexpr int64_t kBlockScores = 1 << 17, kFewestQueries = 64, kMostQueries = 256;
+// Queries of a block: as many as have kBlockScores scores, within bounds. Fewer where a mask is each query's own: of
+// their keys a block needs all up to the last.
+constexpr int64_t kBlockScores = 1 << 17, kFewestQueries = 64, kMostQueries = 256, kMostMasked = 128;
 // A batch of fewer heads than this is cut into about as many parts.
 constexpr int64_t kParts = 32;
 
@@ -76,15 +77,16 @@ class Units {
 
 int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
-// Each unit's queries cut into blocks, and these into parts, the threads' work. It depends on the shapes alone: so do
-// the bits of sums over it.
+// Each unit's queries cut into blocks, and these into parts, the threads' work. It depends on shapes alone, the mask's
+// among them: so do the bits of sums over it.
 struct Parts {
   int64_t units, queries, keys, per_block, per_part = 1, of_unit = 0;
 
-  Parts(const Tensor& query, const Tensor& key)
+  Parts(const Tensor& query, const Tensor& key, const RowMask& mask)
       : units(query.size(0) * query.size(1)), queries(query.size(2)), keys(key.size(2)) {
     const int64_t fitting = kBlockScores / std::max<int64_t>(1, keys);
-    const int64_t blocks = ceil_div(queries, std::clamp(fitting, kFewestQueries, kMostQueries));
+    const int64_t most = mask.data && mask.strides.back() != 0 ? kMostMasked : kMostQueries;
+    const int64_t blocks = ceil_div(queries, std::clamp(fitting, kFewestQueries, most));
     if (blocks == 0 || units == 0) return;
     per_block = ceil_div(queries, blocks);
     per_part = ceil_div(blocks, ceil_div(kParts, units)) * per_block;
@@ -192,7 +194,7 @@ template <class Kernel>
 void attend(const Tensor& query, const Tensor& key, const Tensor& value, const RowMask& mask, const Kernel& kernel,
             double scale, const Tensor& output, const Tensor& statistics) {
   using T = typename Kernel::Number;
-  const Parts parts(query, key);
+  const Parts parts(query, key, mask);
   const Units<T> q(query), k(key), v(value), out(output);
   const RowStatistics<T> of_rows(statistics);
   parts.for_each_block([&] {
@@ -211,7 +213,7 @@ std::vector<double> differentiate(const Tensor& grad, const Tensor& query, const
                                   const RowMask& mask, const Tensor& statistics, const Kernel& kernel, double scale,
                                   const Tensor& by_query, const Tensor& by_key, const Tensor& by_value) {
   using T = typename Kernel::Number;
-  const Parts parts(query, key);
+  const Parts parts(query, key, mask);
   // A unit's first part adds up in the gradients themselves, each other one in a place of its own.
   auto places = [&](const Tensor& t) {
     const int64_t others = std::max<int64_t>(0, parts.of_unit - 1);

@@ -109,9 +109,10 @@ struct SegluSums {
   }
 };
 
-// dx from the weights p and the incoming gradient g with sum p g = `dot`; dx may be p. False, and the sums are as they
-// were, where a score is not near. `foresee` has the next rows of x, g and p fetched meanwhile.
-template <class T, bool first, bool second, bool limited, bool foresee>
+// dx from the weights p and the incoming gradient g with sum p g = `dot`; dx may be p. Of rows that are `fresh` from
+// memory the next ones are fetched meanwhile; and where one of their scores is not near: false, and the sums are as they
+// were.
+template <class T, bool first, bool second, bool limited, bool fresh>
 INLINE bool multimax_slopes(Row<const T> x, Row<const T> g, Row<const T> p, int64_t n,
                             const SegluParameters<T>& parameters, T dot, Row<T> dx, SegluSums<T>& sums) {
   const Seglu<T, first, second, limited> seglu(parameters);
@@ -138,15 +139,17 @@ INLINE bool multimax_slopes(Row<const T> x, Row<const T> g, Row<const T> p, int6
       local.ranges[3] += by_right;
       slope = slope - (seglu.t[2] + seglu.t[2]) * by_left + (seglu.t[3] + seglu.t[3]) * by_right;
     }
-    if constexpr (!limited) far = max(abs<T>(v), far);
     dx.set(at, slope);
-    if constexpr (foresee) x.fetch(at, n), g.fetch(at, n), p.fetch(at, n);
+    if constexpr (fresh) {
+      far = max(abs<T>(v), far);
+      x.fetch(at, n), g.fetch(at, n), p.fetch(at, n);
+    }
   };
   each<T>(n, add, [&]() INLINED {
     row.add(local);
     local = {};
   });
-  if (!limited && !seglu.all_near(far)) return false;
+  if (fresh && !limited && !seglu.all_near(far)) return false;
   sums.add(row);
   return true;
 }
@@ -160,7 +163,7 @@ INLINE bool weigh(Row<const T> x, Row<const T> g, int64_t n, const SegluParamete
   Vec<T> far{};
   T total[1];
   add_up(n, total, [&](auto at, auto& sums) INLINED {
-    Vec<T> v = x[at], weight = exponential<T>(seglu(v) - largest) * scale;
+    Vec<T> v = x[at], weight = exponential<T>(seglu(v) - largest, scale);
     p.set(at, weight);
     far = max(abs<T>(v), far);
     sums[0] += padded(at, weight, T(0)) * g[at];

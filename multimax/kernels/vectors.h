@@ -143,7 +143,7 @@ struct Constants;
 
 template <>
 struct Constants<float> {
-  static constexpr float round = 12582912.0f, ln2_high = 0.693359375f, ln2_low = -2.12194440e-4f, smallest = -87.0f;
+  static constexpr float round = 12582912.0f, ln2_high = 0.693359375f, ln2_low = -2.12194440e-4f, to_zero = -88.0f;
   static constexpr uint32_t bias = 127;
   static constexpr int bits = 23;
   // (e^r - 1 - r) / r^2 for |r| <= ln 2 / 2, interpolated at Chebyshev's points: e^r to 1e-8.
@@ -154,7 +154,7 @@ struct Constants<float> {
 template <>
 struct Constants<double> {
   static constexpr double round = 6755399441055744.0, ln2_high = 6.93145751953125e-1,
-                          ln2_low = 1.42860682030941723212e-6, smallest = -708.0;
+                          ln2_low = 1.42860682030941723212e-6, to_zero = -709.0;
   static constexpr uint64_t bias = 1023;
   static constexpr int bits = 52;
   // Taylor's, to 4e-18.
@@ -165,20 +165,26 @@ struct Constants<double> {
   static constexpr int logarithm_terms = 12;
 };
 
-// e^x for x from -infinity to about 80; zero where the result would be subnormal; NaN for NaN.
+// scale e^x for x from -infinity to about 80; zero where e^x is less than 2^-126.5, or in double 2^-1022.5; NaN for NaN.
 template <class T>
-INLINE Vec<T> exponential(Vec<T> x) {
+INLINE Vec<T> exponential(Vec<T> x, Vec<T> scale) {
   using C = Constants<T>;
-  Vec<T> n = x * T(1.4426950408889634) + C::round;
-  Bits<T> power = ((Bits<T>)n + C::bias) << C::bits;
-  n -= C::round;
+  x = max(splat<T>(C::to_zero), x);
+  // A number with its last bit worth one, whose lowest bits are the exponent of the power of two.
+  Vec<T> n = x * T(1.4426950408889634) + (C::round + C::bias);
+  const Vec<T> power = scale * (Vec<T>)((Bits<T>)n << C::bits);
+  n -= C::round + C::bias;
   Vec<T> r = x - n * C::ln2_high;
   r = r - n * C::ln2_low;
   Vec<T> q = splat<T>(C::exponential[0]);
 #pragma GCC unroll 16
   for (size_t i = 1; i < sizeof C::exponential / sizeof(T); ++i) q = q * r + C::exponential[i];
-  Vec<T> y = (q * r * r + r) + T(1);
-  return x < C::smallest ? Vec<T>{} : y * (Vec<T>)power;
+  return (q * r * r + r) * power + power;
+}
+
+template <class T>
+INLINE Vec<T> exponential(Vec<T> x) {
+  return exponential<T>(x, splat<T>(1));
 }
 
 // log u for normal u > 0, exact to rounding near u = 1 too.
