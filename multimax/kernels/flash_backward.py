@@ -10,11 +10,11 @@ from multimax.kernels.flash_tiles import (
     live_scores,
     load_parameters,
     load_tile,
-    modulate,
     of_head,
     range_of_keys,
     scores,
     slope,
+    weights_again,
 )
 
 
@@ -99,7 +99,7 @@ def _dq_over_keys(
         k = load_tile(K + far * k_stride + (n[None, :] * k_stride + d), j[None, :], d, keys, HEAD, HEAD_BLOCK, EDGE)
         v = load_tile(V + far * v_stride + (n[None, :] * v_stride + dv), j[None, :], dv, keys, VALUE, VALUE_BLOCK, EDGE)
         u = scores(q, k, scale, CLAMP)
-        p = tl.exp2(modulate(u, parameters, FIRST, SECOND) - lse[:, None])
+        p = weights_again(u, lse[:, None], parameters, FIRST, SECOND)
         dp = tl.dot(grad, v, input_precision="ieee")
         if DROPOUT:
             kept = kept_by_dropout(SEED, i, start, row_of_heads, dropout, BLOCK_N)
@@ -202,7 +202,7 @@ def _dk_dv_over_queries(
         lse = tl.load(LSE + i, mask=i < queries, other=float("inf"))
         delta = tl.load(DELTA + i, mask=i < queries, other=0.0)
         u = scores(k, tl.trans(q), scale, CLAMP)
-        p = tl.exp2(modulate(u, parameters, FIRST, SECOND) - lse[None, :])
+        p = weights_again(u, lse[None, :], parameters, FIRST, SECOND)
         if EDGE or HAS_MASK:
             live = live_scores(
                 i[None, :], j[:, None], MASK, mask_i, mask_j, queries, keys, HAS_MASK, MASK_OF_KEYS, CAUSAL, EDGE

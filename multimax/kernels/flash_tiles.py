@@ -61,6 +61,12 @@ def modulate(u, parameters, FIRST: tl.constexpr, SECOND: tl.constexpr):
 
 
 @triton.jit
+def weights_again(u, lse, parameters, FIRST: tl.constexpr, SECOND: tl.constexpr):
+    """p of u. Never more than one: of a huge score the forward's may have been rounded down, and this one up."""
+    return tl.exp2(tl.minimum(modulate(u, parameters, FIRST, SECOND) - lse, 0.0, propagate_nan=tl.PropagateNan.ALL))
+
+
+@triton.jit
 def slope(u, parameters, FIRST: tl.constexpr, SECOND: tl.constexpr):
     """SegLU'(u)."""
     r0, r1, r2, r3, t0, t1, t2, t3 = parameters
@@ -101,7 +107,7 @@ def range_of_keys(begin, queries, keys, BLOCK_M: tl.constexpr, BLOCK_N: tl.const
 def scores(a, b, scale, CLAMP: tl.constexpr):
     """u of a tile of queries and one of keys, or transposed."""
     u = tl.dot(a, b, input_precision="ieee") * (scale * LOG2E)
-    return tl.clamp(u, -LIMIT, LIMIT) if CLAMP else u
+    return tl.clamp(u, -LIMIT, LIMIT, propagate_nan=tl.PropagateNan.ALL) if CLAMP else u
 
 
 @triton.jit
