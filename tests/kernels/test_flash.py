@@ -280,36 +280,39 @@ def test_what_dropout_drops_depends_on_seed_and_position_alone(device, monkeypat
     assert torch.equal(drawn[0], dropped(None))
 
 
-@settings(max_examples=12, deadline=None, derandomize=True)
-@given(
-    batch=st.integers(1, 2),
-    heads=st.integers(1, 2),
-    queries=st.integers(1, 40),
-    keys=st.integers(1, 70),
-    size=st.integers(1, 40),
-    powers=st.sampled_from([*ORDERS, ()]),
-    flags=st.tuples(*[st.booleans()] * 3),
-    over=st.one_of(st.none(), st.tuples(*[st.booleans()] * 4)),
-    seed=st.integers(0, 2**31),
-)
-def _any_shape_and_mask(device, batch, heads, queries, keys, size, powers, flags, over, seed):
-    shared, per_head, causal = flags
-    shape = (batch, heads, queries, keys)
-    mask = None
-    if over is not None:
-        mask_shape = [n if is_full else 1 for n, is_full in zip(shape, over, strict=True)]
-        mask = torch.rand(mask_shape, generator=torch.Generator().manual_seed(seed)).to(device) > 0.5
-    leaves = draw(device, shape, (size, size), powers, shared and len(powers) == 4, per_head, seed=seed)
-    check(leaves, powers, mask, causal=causal)
+def _any_shape_and_mask(device, examples):
+    @settings(max_examples=examples, deadline=None, derandomize=True)
+    @given(
+        batch=st.integers(1, 2),
+        heads=st.integers(1, 2),
+        queries=st.integers(1, 40),
+        keys=st.integers(1, 70),
+        size=st.integers(1, 40),
+        powers=st.sampled_from([*ORDERS, ()]),
+        flags=st.tuples(*[st.booleans()] * 3),
+        over=st.one_of(st.none(), st.tuples(*[st.booleans()] * 4)),
+        seed=st.integers(0, 2**31),
+    )
+    def holds(batch, heads, queries, keys, size, powers, flags, over, seed):
+        shared, per_head, causal = flags
+        shape = (batch, heads, queries, keys)
+        mask = None
+        if over is not None:
+            mask_shape = [n if is_full else 1 for n, is_full in zip(shape, over, strict=True)]
+            mask = torch.rand(mask_shape, generator=torch.Generator().manual_seed(seed)).to(device) > 0.5
+        leaves = draw(device, shape, (size, size), powers, shared and len(powers) == 4, per_head, seed=seed)
+        check(leaves, powers, mask, causal=causal)
+
+    holds()
 
 
 def test_any_shape_and_mask(device):
-    _any_shape_and_mask(device)
+    _any_shape_and_mask(device, 12)
 
 
 @pytest.mark.slow
 def test_any_shape_and_mask_at_length(device):
-    settings(_any_shape_and_mask, max_examples=1000)(device)
+    _any_shape_and_mask(device, 1000)
 
 
 def test_memory_is_linear(device):
