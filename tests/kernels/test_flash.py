@@ -223,6 +223,19 @@ def test_huge_scores_stay_finite(device, magnitude, powers):
     assert all(leaf.grad.isfinite().all() for leaf in leaves[2:])
 
 
+def test_a_nan_reaches_what_is_made_of_it(device):
+    leaves = draw(device)
+    with torch.no_grad():
+        leaves[0][0, 0, 3, 0] = torch.nan
+    output = flash_attention(*leaves, (1, 1, 2, 2))
+    output.backward(torch.ones_like(output))
+    its_own = torch.arange(40, device=device) == 3
+    for of_queries in (output, leaves[0].grad):
+        assert torch.equal(of_queries.isnan().all(-1)[0, 0], its_own)
+        assert torch.equal(of_queries.isnan().any(-1)[0, 0], its_own)
+    assert all(leaf.grad.isnan().any() for leaf in leaves[1:])
+
+
 def test_the_same_bits_each_time(device):
     def run() -> list[Tensor]:
         leaves = draw(device, per_head=True)
