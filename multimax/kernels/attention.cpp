@@ -77,15 +77,15 @@ class Units {
 
 int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
-// Each unit's queries cut into blocks, and these into parts, the threads' work. It depends on shapes alone, the mask's
-// among them: so do the bits of sums over it.
+// Each unit's queries cut into blocks, and these into parts, the threads' work. It depends on the shapes, and on whether
+// queries share a mask, alone: so do the bits of sums over it.
 struct Parts {
   int64_t units, queries, keys, per_block, per_part = 1, of_unit = 0;
 
   Parts(const Tensor& query, const Tensor& key, const RowMask& mask)
       : units(query.size(0) * query.size(1)), queries(query.size(2)), keys(key.size(2)) {
     const int64_t fitting = kBlockScores / std::max<int64_t>(1, keys);
-    const int64_t most = mask.data && mask.strides.back() != 0 ? kMostMasked : kMostQueries;
+    const int64_t most = mask.is_of_each_query() ? kMostMasked : kMostQueries;
     const int64_t blocks = ceil_div(queries, std::clamp(fitting, kFewestQueries, most));
     if (blocks == 0 || units == 0) return;
     per_block = ceil_div(queries, blocks);

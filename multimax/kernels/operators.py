@@ -114,8 +114,7 @@ torch.library.register_fake("multimax::evsoftmax_forward", lambda scores, mask, 
 def _save_multimax(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
     scores, mask, ranges, ts, ctx.powers = inputs
     weights, statistics = output
-    if ctx.is_operator:
-        ctx.mark_non_differentiable(statistics)
+    ctx.mark_non_differentiable(statistics)
     unrounded = weights if weights.device.type == "cpu" and weights.dtype == ranges.dtype else None
     ctx.save_for_backward(scores, mask, statistics, ranges, ts, unrounded)
 
@@ -193,30 +192,20 @@ def _call(name: str, *inputs: Any) -> Tensor:
     return _functions[name].apply(*inputs)
 
 
-def _register(name: str, save: Callable[..., None], backward: Callable[..., Any]) -> None:
+def _function(name: str, save: Callable[..., None], backward: Callable[..., Any]) -> type[torch.autograd.Function]:
     operator = getattr(_operators, name).default
 
-    class Function(torch.autograd.Function):
-        @staticmethod
-        def forward(ctx: Any, *inputs: Any) -> Tensor:
-            with torch._C._AutoDispatchBelowAutograd():
-                output = operator(*inputs)
-            ctx.is_operator = False
-            save(ctx, inputs, output)
-            return output if isinstance(output, Tensor) else output[0]
-
-        @staticmethod
-        def backward(ctx: Any, grad: Tensor) -> Any:
-            return backward(ctx, grad)
-
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
-        ctx.is_operator = True
+    def forward(ctx: Any, *inputs: Any) -> Tensor:
+        with torch._C._AutoDispatchBelowAutograd():
+            output = operator(*inputs)
         save(ctx, inputs, output)
+        return output if isinstance(output, Tensor) else output[0]
 
     # The name in graphs and profiles, to which torch adds "Backward".
-    _functions[name] = type(f"multimax::{name.removesuffix('_forward')}", (Function,), {})
-    torch.library.register_autograd(f"multimax::{name}", backward, setup_context=setup_context)
+    members = {"forward": staticmethod(forward), "backward": staticmethod(backward)}
+    return type(f"multimax::{name.removesuffix('_forward')}", (torch.autograd.Function,), members)
 
 
 for _name, (_save, _backward) in _DIFFERENTIATED.items():
-    _register(_name, _save, _backward)
+    _functions[_name] = _function(_name, _save, _backward)
+    torch.library.register_autograd(f"multimax::{_name}", _backward, setup_context=_save)

@@ -27,6 +27,8 @@ struct RowMask {
   int64_t last_stride = 0;
   std::vector<int64_t> sizes, strides;
 
+  bool is_of_each_query() const { return data && strides.back() != 0; }
+
   const bool* row(int64_t r) const {
     const bool* at = data;
     for (size_t k = sizes.size(); k-- > 0; r /= sizes[k]) at += r % sizes[k] * strides[k];
