@@ -27,7 +27,7 @@ demo: setup ## train a DeiT with MultiMax on digits that ship with scikit-learn:
 	$(BIN)/python train.py task=deit reweight=multimax scale=demo
 
 results: setup ## make every table and figure in results/ from the runs recorded there
-	$(BIN)/python -m multimax.report
+	$(BIN)/python -m multimax.suite.report
 
 test: $(VENV)/.fairseq lint ## install fairseq, check style and types, run the tests
 	$(BIN)/python -m pytest -n 2 --dist loadgroup -m "not slow and not gpu"
@@ -47,7 +47,7 @@ sanitize: setup ## the C++ kernels under the address, undefined-behaviour and th
 	mkdir -p .cache
 	for sanitizer in thread address,undefined; do \
 		g++ -std=c++20 -O1 -g -march=native -fsanitize=$$sanitizer -fno-sanitize-recover=undefined -Wno-psabi \
-			-Wno-ignored-attributes -Imultimax/kernels tests/kernels/rows_alone.cpp -o .cache/rows_alone -pthread && \
+			-Wno-ignored-attributes -Imultimax/kernels/cpu tests/kernels/rows_alone.cpp -o .cache/rows_alone -pthread && \
 		.cache/rows_alone || exit 1; \
 	done
 	CXX=g++ CXXFLAGS='-O1 -g -fsanitize=address,undefined -fno-sanitize-recover=undefined' \

@@ -20,7 +20,7 @@ from benchmarks.bench import BOTH, FORWARD, Benchmark, Contestant, parser
 from benchmarks.functions import written_out
 from multimax import reweight
 from multimax.attention import BACKENDS, attention, attention_path
-from multimax.kernels.flash import flash_attention, supports
+from multimax.kernels.triton.flash import flash_attention, supports
 
 SHAPE = (64, 6, 197, 64)
 LENGTHS = (128, 256, 512, 1024, 2048, 4096)

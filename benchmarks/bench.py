@@ -25,8 +25,8 @@ from torch import Tensor
 
 from benchmarks.timing import Call, compare, copy_bandwidth
 from multimax import reweight
-from multimax.engine.allocator import keep_freed_memory
-from multimax.engine.provenance import environment, revision
+from multimax.suite.engine.allocator import keep_freed_memory
+from multimax.suite.engine.provenance import environment, revision
 
 RESULTS = Path(__file__).resolve().parent.parent / "results" / "benchmarks"
 PEERS = ("entmax", "liger_kernel", "adasplash", "fairseq_fixed", "timm", "triton")

@@ -1,4 +1,4 @@
-"""Block sizes of the flash kernels at the length of DeiT's sequences, to set ``multimax/kernels/flash_blocks.py`` by.
+"""Block sizes of the flash kernels at the length of DeiT's sequences, to set ``kernels/triton/flash_blocks.py`` by.
 
     python -m benchmarks.flash_blocks [--device cuda] [--quick]
 
@@ -20,7 +20,7 @@ from benchmarks.attention import sdpa
 from benchmarks.bench import BOTH, FORWARD, Benchmark, Contestant, parser
 from multimax import reweight
 from multimax.attention import attention
-from multimax.kernels import flash, flash_blocks
+from multimax.kernels.triton import flash, flash_blocks
 
 KERNELS = {"forward": FORWARD, "backward_of_queries": BOTH, "backward_of_keys": BOTH}
 BLOCKS = ((64, 32), (64, 64), (128, 32))  # rows that stay, queries but in the last kernel; rows walked over

@@ -19,9 +19,9 @@ from benchmarks.bench import BOTH, Benchmark, parser
 from multimax import reweight
 from multimax.attention import attention
 from multimax.integrations.fairseq.weights import to_fairseq
-from multimax.models.language_model import LanguageModelConfig
-from multimax.models.transformer_lm import TransformerLM
-from multimax.models.transformer_xl import RelativeAttention, TransformerXL
+from multimax.suite.models.language_model import LanguageModelConfig
+from multimax.suite.models.transformer_lm import TransformerLM
+from multimax.suite.models.transformer_xl import RelativeAttention, TransformerXL
 
 NUM_TOKENS = 8192
 SIZES = {"depth": 4, "dim": 256, "num_heads": 8, "ffn_dim": 1024, "dropout": 0.0}

@@ -18,8 +18,8 @@ from torch import Tensor, nn
 
 from benchmarks.bench import BOTH, Benchmark, Contestant, parser
 from multimax import reweight
-from multimax.models.adaptive import AdaptiveEmbedding
-from multimax.output import linear_cross_entropy
+from multimax.output_layer import linear_cross_entropy
+from multimax.suite.models.adaptive import AdaptiveEmbedding
 
 VOCABULARIES = (267_744, 32_768, 8192)  # what matters most first, lest time runs out
 CUTOFFS = (20_000, 40_000, 200_000)  # of Transformer-XL on WikiText-103

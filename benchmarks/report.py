@@ -143,8 +143,8 @@ def outputs(results: Path, quick: bool = False) -> list[Any]:
     import matplotlib
 
     from benchmarks.pictures import draw
-    from multimax.report.outputs import Output, csv_table
-    from multimax.report.pictures import drawn
+    from multimax.suite.report.outputs import Output, csv_table
+    from multimax.suite.report.pictures import drawn
 
     made_with = {"matplotlib": matplotlib.__version__}
     tables = read_tables(results / "benchmarks", quick)
@@ -169,7 +169,7 @@ def write(results: Path, quick: bool) -> None:
         measured = f", is {row['measured']}" if row["measured"] else ""
         print(f"{row['verdict']:>18}  {row['aim']}: {row['bound']}{measured}")
     try:
-        from multimax.report.outputs import save
+        from multimax.suite.report.outputs import save
     except ImportError as error:
         print(f"pages and pictures need pip install -e '.[report]' ({error})")
     else:

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.bench import Benchmark, parser
-from multimax.config import RunConfig
+from multimax.suite.config import RunConfig
 
 MODELS = {"deit": "DeiT-S", "lm": "Transformer-XL base", "mt": "IWSLT14 model"}
 VOCABULARY = {"lm": 267_735, "mt": 10_000}
@@ -27,7 +27,7 @@ Loss = Callable[[], Tensor]
 
 
 def image_classifier(config: Any, batch: int, device: torch.device) -> tuple[nn.Module, Loss, int]:
-    from multimax.tasks.image_classification import build_model
+    from multimax.suite.tasks.image_classification import build_model
 
     model = build_model(config, config.model).to(device)
     images = torch.randn(batch, config.data.in_chans, *2 * [config.data.image_size], device=device)
@@ -37,7 +37,7 @@ def image_classifier(config: Any, batch: int, device: torch.device) -> tuple[nn.
 
 def language_model(config: Any, batch: int, device: torch.device) -> tuple[nn.Module, Loss, int]:
     """On a segment with a full memory; words are as frequent as Zipf's law has them."""
-    from multimax.tasks.language_modeling import MODELS
+    from multimax.suite.tasks.language_modeling import MODELS
 
     cutoffs, length = config.model.cutoffs, config.model.segment_length
     num_tokens = VOCABULARY["lm"] if cutoffs else 1000
@@ -53,7 +53,7 @@ def language_model(config: Any, batch: int, device: torch.device) -> tuple[nn.Mo
 
 
 def translator(config: Any, batch: int, device: torch.device) -> tuple[nn.Module, Loss, int]:
-    from multimax.models.encoder_decoder import AttentionSites, EncoderDecoder
+    from multimax.suite.models.encoder_decoder import AttentionSites, EncoderDecoder
 
     sites, num_tokens = config.reweight, VOCABULARY["mt"]
     kinds = AttentionSites(*(site or sites.attention for site in (sites.encoder, sites.decoder, sites.cross)))
@@ -78,7 +78,7 @@ def training_step(
 
     Models share ``weights``, which the first one fills, so that several large ones find room.
     """
-    from multimax.engine.optimization import clip_gradients, create_optimizer, reweighting_parameters
+    from multimax.suite.engine.optimization import clip_gradients, create_optimizer, reweighting_parameters
 
     torch.manual_seed(0)
     batch = 2 if quick else BATCH[device.type][config.task]
@@ -104,7 +104,7 @@ def training_step(
 
 def run(benchmark: Benchmark) -> None:
     try:
-        from multimax.composition import compose_configuration, typed
+        from multimax.suite.composition import compose_configuration, typed
     except ImportError as error:
         benchmark.leave_out(f"models need the extra train: pip install -e '.[train]' ({error})")
         return

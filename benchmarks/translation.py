@@ -21,12 +21,12 @@ from torch import Tensor
 
 from benchmarks.bench import Benchmark, parser
 from multimax import reweight
-from multimax.data.segments import IGNORED
-from multimax.data.token_batches import TranslationBatch
-from multimax.decoding import Search, translate
 from multimax.integrations.fairseq.models import ReweightedTransformer
 from multimax.integrations.fairseq.weights import to_fairseq
-from multimax.models.encoder_decoder import END, PAD, AttentionSites, EncoderDecoder, EncoderDecoderConfig
+from multimax.suite.data.segments import IGNORED
+from multimax.suite.data.token_batches import TranslationBatch
+from multimax.suite.decoding import Search, translate
+from multimax.suite.models.encoder_decoder import END, PAD, AttentionSites, EncoderDecoder, EncoderDecoderConfig
 
 SIZES = {
     "tiny": EncoderDecoderConfig(encoder_depth=1, decoder_depth=1, dim=16, ffn_dim=16),

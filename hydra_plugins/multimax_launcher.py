@@ -1,8 +1,8 @@
 """Hydra's launchers ``slurm`` and ``local``: hydra-submitit-launcher's, for sweeps that are frozen at submission.
 
 That one composes a run's configuration in its job, from the files and the code as they are by then, and waits for all
-jobs. These two compose, check and freeze all runs first (``multimax.sweep``), leave out the finished ones, and give
-Slurm one array per kind of resources. Hydra takes launchers from the package ``hydra_plugins`` alone.
+jobs. These two compose, check and freeze all runs first (``multimax.suite.sweep``), leave out the finished ones, and
+give Slurm one array per kind of resources. Hydra takes launchers from the package ``hydra_plugins`` alone.
 """
 
 from collections.abc import Sequence
@@ -41,10 +41,10 @@ if find_spec("hydra_plugins.hydra_submitit_launcher"):  # else the launchers are
         dry_run: bool = False
 
     class FrozenLauncher(BaseSubmititLauncher):
-        """Composes and checks the runs, then hands those that are not finished to ``multimax.sweep``."""
+        """Composes and checks the runs, then hands those that are not finished to ``multimax.suite.sweep``."""
 
         def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
-            from multimax import sweep
+            from multimax.suite import sweep
 
             composed = [self.compose(list(overrides)) for overrides in job_overrides]
             swept = [

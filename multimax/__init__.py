@@ -1,1 +1,19 @@
-"""MultiMax: alternatives to softmax for attention and classifiers, and the suite that reproduces the paper."""
+"""Softmax and its alternatives for attention and classifiers.
+
+    import multimax
+    from multimax import reweight                                # the functions: multimax.reweight
+
+    weights = reweight.sparsemax(scores, mask)
+    output = multimax.attention(query, key, value, reweight.create("multimax"), mask)
+    loss = multimax.linear_cross_entropy(hidden, weight, targets)
+
+This much needs torch alone. ``multimax.suite`` has the experiments of the paper and what they need.
+"""
+
+from multimax import reweight
+from multimax.attention import attention
+from multimax.output_layer import linear_cross_entropy
+
+__all__ = ["__version__", "attention", "linear_cross_entropy", "reweight"]
+
+__version__ = "0.1.0"

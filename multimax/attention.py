@@ -21,8 +21,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from multimax import kernels
-from multimax.kernels import adasplash, flash
+from multimax.kernels import adasplash
 from multimax.kernels.attention import Rows, blocked_attention
+from multimax.kernels.triton import flash
 from multimax.reweight import Entmax, Entmax15, EvSoftmax, MultiMax, Reweighting, Softmax, Sparsemax
 from multimax.reweight._multimax import _powers_of, operator_parameters
 

@@ -8,9 +8,9 @@ sparsity and multi-modality over steps. Samples and attention pictures.
 import argparse
 import json
 
-from multimax.cli import one_line_errors
-from multimax.errors import UserError
-from multimax.tasks import MODULES
+from multimax.suite.cli import one_line_errors
+from multimax.suite.errors import UserError
+from multimax.suite.tasks import MODULES
 
 METRICS = {
     "deit": {"top-1 accuracy, %": "top1", "top-5 accuracy, %": "top5"},
@@ -45,7 +45,7 @@ def main() -> None:
         return
     if arguments.entity is None:
         raise UserError("--entity: say which user or team on W&B has the project")
-    from multimax.loggers.wandb_mirror import require_server
+    from multimax.suite.loggers.wandb_mirror import require_server
 
     require_server()
     made = workspace(arguments.entity, arguments.project, arguments.task, arguments.group)

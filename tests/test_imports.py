@@ -11,13 +11,13 @@ def imported(module: str) -> set[str]:
     return set(subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split())
 
 
-@pytest.mark.parametrize("module", ["multimax.reweight", "multimax.attention", "multimax.analysis.sparsity"])
+@pytest.mark.parametrize("module", ["multimax.reweight", "multimax.attention", "multimax.suite.analysis.sparsity"])
 def test_the_library_needs_torch_alone(module):
     ours_and_torchs = imported("torch") | {"multimax"}
     assert imported(module) <= ours_and_torchs
 
 
-@pytest.mark.parametrize("module", ["multimax.models.deit", "multimax.data.loading"])
+@pytest.mark.parametrize("module", ["multimax.suite.models.deit", "multimax.suite.data.loading"])
 def test_nothing_below_the_tasks_knows_hydra_or_wandb(module):
     """Where wandb is installed timm imports it by itself."""
     assert not {"hydra", "omegaconf", "wandb"} & (imported(module) - imported("timm"))

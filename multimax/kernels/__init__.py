@@ -27,7 +27,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-from multimax.kernels import build
+from multimax.kernels.cpu import build
 
 MODES = ("auto", "eager", "require")
 DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)

@@ -2,7 +2,7 @@
 
 import sys
 
-from multimax.kernels import build
+from multimax.kernels.cpu import build
 
 if __name__ == "__main__":
     why_not = build.load()

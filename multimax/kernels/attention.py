@@ -5,8 +5,8 @@
     multimax::attention_backward(Tensor grad, Tensor statistics, the same)
         -> (Tensor, Tensor, Tensor, Tensor, Tensor)
 
-They are C++ (``attention.cpp``) around the row kernels, in float32 or float64. The backward makes the weights anew: it
-has the arguments and, [2, batch, heads, queries], what MultiMax's row kernel calls its statistics. Where there is no
+They are C++ (``cpu/attention.cpp``) around the row kernels, in float32 or float64. The backward makes the weights anew:
+it has the arguments and, [2, batch, heads, queries], what MultiMax's row kernel calls its statistics. Where there is no
 ``first`` or ``second``, its gradient by it is empty. Gradients of parameters have the same bits run to run.
 
 ``kind`` is the row kernel; ``first`` and ``second`` are its tensors, ``powers`` and ``number`` what else it takes:

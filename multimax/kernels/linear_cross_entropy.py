@@ -7,7 +7,7 @@ With y the modulated logits x of a row, p = softmax(y), q the mass of its target
 
     L = w sum_j q_j (logsumexp(y) - y_j),      dy = w (p sum q - q),      dx = dy SegLU'(x).
 
-On a GPU one Triton kernel (``triton_cross_entropy``) does all that lies between a chunk's matrix products. SegLU's
+On a GPU one Triton kernel (``triton.cross_entropy``) does all that lies between a chunk's matrix products. SegLU's
 parameters get sums over all entries in a fixed order, the same bits in each run; no small probability is left out of
 them.
 
@@ -165,7 +165,7 @@ def _by_triton(
 
     ``logits``, of which the first v columns count, become the gradients by them, if these are wanted.
     """
-    from multimax.kernels.triton_cross_entropy import cross_entropy  # imports Triton
+    from multimax.kernels.triton.cross_entropy import cross_entropy  # imports Triton
 
     ranges, ts, powers = (None, None, ()) if seglu is None else seglu[:3]
     found, by_parameters = cross_entropy(logits, v, targets, counts, ranges, ts, powers, label_smoothing, gradients)

@@ -28,8 +28,8 @@ live entry s = 0 and m = 0. Reading the weights is the faster on a CPU: there th
 in the compute dtype. ``alpha`` in [1, 2] is a number, or [heads]. The backward of ev-softmax is softmax's, which is
 that of entmax at alpha = 1.
 
-The CPU's are C++ (``rows.cpp``), CUDA's the functions of the same names in ``triton_rows``, which take no ``weights``
-where they are None. Differentiated twice, each falls back on differentiable tensor operations.
+The CPU's are C++ (``cpu/rows.cpp``), CUDA's the functions of the same names in ``triton.rows``, which take no
+``weights`` where they are None. Differentiated twice, each falls back on differentiable tensor operations.
 """
 
 from collections.abc import Callable, Sequence
@@ -55,7 +55,9 @@ _operators = torch.ops.multimax
 
 def _on_cuda(name: str) -> Callable[..., Any]:
     def call(*arguments: Any) -> Any:
-        from multimax.kernels import triton_rows  # Triton is imported when a CUDA tensor comes, not before
+        from multimax.kernels.triton import (
+            rows as triton_rows,  # Triton is imported when a CUDA tensor comes, not before
+        )
 
         return getattr(triton_rows, name)(*arguments)
 

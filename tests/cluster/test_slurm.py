@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from toy import NODES, wait_for
 
-from multimax.engine.run_folder import read_lines, read_metrics
+from multimax.suite.engine.run_folder import read_lines, read_metrics
 
 pytestmark = pytest.mark.xdist_group("cluster")  # one cluster, on one of the test processes
 

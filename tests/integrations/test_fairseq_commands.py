@@ -19,16 +19,16 @@ pytest.importorskip("fairseq", reason="the extra 'fairseq' is not installed")
 from fairseq.data import Dictionary as FairseqDictionary
 from fairseq.data.data_utils import load_indexed_dataset
 
-from multimax.cli import open_model, open_task
-from multimax.data.bitext import TranslationData, open_bitext
-from multimax.data.dictionary import Dictionary
-from multimax.data.fairseq_data import read_sentences, write_sentences
-from multimax.decoding import Search, translate
-from multimax.errors import UserError
 from multimax.integrations.fairseq import USER_DIR
 from multimax.integrations.fairseq.convert import convert
 from multimax.integrations.fairseq.weights import from_fairseq
-from multimax.models.encoder_decoder import AttentionSites, EncoderDecoder, EncoderDecoderConfig
+from multimax.suite.cli import open_model, open_task
+from multimax.suite.data.bitext import TranslationData, open_bitext
+from multimax.suite.data.dictionary import Dictionary
+from multimax.suite.data.fairseq_data import read_sentences, write_sentences
+from multimax.suite.decoding import Search, translate
+from multimax.suite.errors import UserError
+from multimax.suite.models.encoder_decoder import AttentionSites, EncoderDecoder, EncoderDecoderConfig
 
 pytestmark = pytest.mark.xdist_group("fairseq_commands")  # what they share takes half a minute to make
 

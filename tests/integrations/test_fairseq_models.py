@@ -14,8 +14,8 @@ from fairseq.optim.adam import FairseqAdamConfig
 from fairseq.sequence_generator import SequenceGenerator
 
 from multimax import reweight
-from multimax.errors import UserError
 from multimax.integrations.fairseq.training import ReweightedAdam, ReweightedLoss
+from multimax.suite.errors import UserError
 from tests.integrations.fairseq_models import batch, dictionary, language_model, task, transformer
 
 FUNCTIONS = reweight.available()

@@ -10,13 +10,13 @@ from fairseq.models.transformer_lm import TransformerLanguageModel
 from fairseq.sequence_generator import SequenceGenerator
 
 from benchmarks.language_modeling import fairseq_model
-from multimax.decoding import Search, translate
-from multimax.errors import UserError
 from multimax.integrations.fairseq.models import ReweightedTransformer
 from multimax.integrations.fairseq.weights import from_fairseq, to_fairseq
-from multimax.models.encoder_decoder import AttentionSites, EncoderDecoder, EncoderDecoderConfig
-from multimax.models.language_model import LanguageModelConfig
-from multimax.models.transformer_lm import TransformerLM
+from multimax.suite.decoding import Search, translate
+from multimax.suite.errors import UserError
+from multimax.suite.models.encoder_decoder import AttentionSites, EncoderDecoder, EncoderDecoderConfig
+from multimax.suite.models.language_model import LanguageModelConfig
+from multimax.suite.models.transformer_lm import TransformerLM
 from tests.integrations.fairseq_models import batch, dictionary, language_model, transformer
 
 SIZES = {"dim": 12, "num_heads": 3, "ffn_dim": 10, "dropout": 0.0}

@@ -11,7 +11,9 @@ os.environ.pop("TRITON_INTERPRET", None)
 import torch
 from without_gpu import compile_only
 
-from multimax.kernels import triton_cross_entropy, triton_launch, triton_rows
+from multimax.kernels.triton import cross_entropy as triton_cross_entropy
+from multimax.kernels.triton import launch as triton_launch
+from multimax.kernels.triton import rows as triton_rows
 
 
 def main(capability: int, n: int, dtype: torch.dtype) -> None:

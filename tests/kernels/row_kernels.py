@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from multimax import reweight
-from multimax.kernels import triton_rows
+from multimax.kernels.triton import rows as triton_rows
 
 ORDERS = {1: (1, 1), 2: (1, 1, 2, 2), "second_only": (2, 2)}
 ALPHAS = {"sparsemax": 2.0, "entmax15": 1.5, "entmax-1.25": 1.25, "entmax-1.01": 1.01}

@@ -15,7 +15,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from multimax import kernels, reweight
-from multimax.kernels import build
+from multimax.kernels.cpu import build
 
 forked = multiprocessing.get_context("fork")
 
@@ -179,7 +179,7 @@ def test_the_kernels_are_right_by_another_compiler_and_on_neon(compiler, root, t
     for program in (compiler, *emulator):
         if shutil.which(program) is None:
             pytest.skip(f"{program} is not there; apt-get install clang g++-aarch64-linux-gnu qemu-user")
-    source, folder = root / "tests/kernels/rows_alone.cpp", root / "multimax/kernels"
+    source, folder = root / "tests/kernels/rows_alone.cpp", root / "multimax/kernels/cpu"
     flags += [flag for flag in build.FLAGS if flag not in ("-fPIC", "-shared")]
     subprocess.run([compiler, *flags, f"-I{folder}", source, "-o", tmp_path / "program", "-pthread"], check=True)
     result = subprocess.run([*emulator, tmp_path / "program"], capture_output=True, text=True)

@@ -13,8 +13,8 @@ pytest.importorskip("triton", reason="Triton is not installed")
 
 from multimax import reweight
 from multimax.attention import attention
-from multimax.kernels import flash_blocks
-from multimax.kernels.flash import flash_attention, supports
+from multimax.kernels.triton import flash_blocks
+from multimax.kernels.triton.flash import flash_attention, supports
 from multimax.reweight import multimax, softmax
 
 ORDERS = {(1, 1): 1, (2, 2): "second_only", (1, 1, 2, 2): 2}

@@ -9,7 +9,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from row_kernels import ALPHAS, EPSILONS, NAMES, check, computed, draw_parameters
 
-from multimax.kernels import operators, triton_entmax, triton_evsoftmax, triton_launch, triton_multimax, triton_rows
+from multimax.kernels import operators
+from multimax.kernels.triton import entmax as triton_entmax
+from multimax.kernels.triton import evsoftmax as triton_evsoftmax
+from multimax.kernels.triton import launch as triton_launch
+from multimax.kernels.triton import multimax as triton_multimax
+from multimax.kernels.triton import rows as triton_rows
 
 DTYPES = [torch.float16, torch.bfloat16, torch.float32, torch.float64]
 EXAMPLES = 60 if torch.cuda.is_available() else 10  # the interpreter takes long for each

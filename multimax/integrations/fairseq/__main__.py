@@ -18,8 +18,8 @@ def main() -> None:
     command.add_argument("run", type=Path, help="run folder to make")
     arguments = parser.parse_args()
     if arguments.command == "convert":
-        from multimax.cli import one_line_errors
         from multimax.integrations.fairseq.convert import convert
+        from multimax.suite.cli import one_line_errors
 
         one_line_errors(lambda: convert(arguments.checkpoint, arguments.data, arguments.run))()
         return

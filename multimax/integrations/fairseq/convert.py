@@ -9,13 +9,13 @@ from typing import Any
 import torch
 from hydra import compose, initialize_config_dir
 
-from multimax.composition import CONFIGS, register_groups, typed
-from multimax.engine import checkpoint
-from multimax.engine.run_folder import RunFolder
-from multimax.errors import UserError
 from multimax.integrations.fairseq.sites import read_site
 from multimax.integrations.fairseq.weights import from_fairseq
-from multimax.tasks import task_module
+from multimax.suite.composition import CONFIGS, register_groups, typed
+from multimax.suite.engine import checkpoint
+from multimax.suite.engine.run_folder import RunFolder
+from multimax.suite.errors import UserError
+from multimax.suite.tasks import task_module
 
 # What fairseq's transformer may be and ours is not, and no tensor shows.
 ONLY = {"activation_fn": "relu", "no_scale_embedding": False, "no_token_positional_embeddings": False}

@@ -24,11 +24,11 @@ from fairseq.modules import MultiheadAttention
 from torch import Tensor
 
 from multimax import reweight
-from multimax.errors import UserError
 from multimax.integrations.fairseq.attention import ReweightedAttention
 from multimax.integrations.fairseq.sites import FORM, read_site
-from multimax.models.sites import create_site
 from multimax.reweight import Reweighting
+from multimax.suite.errors import UserError
+from multimax.suite.models.sites import create_site
 
 # Attribute, and its value, by which an optimiser knows our parameters; fairseq copies it along with a parameter.
 PARAMETER_GROUP = ("param_group", "reweight")

@@ -4,8 +4,8 @@ import json
 from typing import Any
 
 from multimax import reweight
-from multimax.errors import UserError
-from multimax.models.sites import Site, create_site
+from multimax.suite.errors import UserError
+from multimax.suite.models.sites import Site, create_site
 
 FORM = 'a name, or {"name": NAME, "OPTION": value, ...}'
 

@@ -13,8 +13,8 @@ from fairseq.optim.adam import FairseqAdam, FairseqAdamConfig
 from omegaconf import II
 from torch import Tensor, nn
 
-from multimax.errors import UserError
 from multimax.integrations.fairseq.models import PARAMETER_GROUP
+from multimax.suite.errors import UserError
 
 
 @dataclass

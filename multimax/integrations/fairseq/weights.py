@@ -9,9 +9,9 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from multimax.errors import UserError
-from multimax.models.encoder_decoder import EncoderDecoder
-from multimax.models.transformer_lm import TransformerLM
+from multimax.suite.errors import UserError
+from multimax.suite.models.encoder_decoder import EncoderDecoder
+from multimax.suite.models.transformer_lm import TransformerLM
 
 # Our tensors, and the fairseq's that make one of them, one below the other.
 SELF_ATTENTION = {

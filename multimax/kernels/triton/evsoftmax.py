@@ -1,0 +1,118 @@
+"""Ev-softmax's forward row kernel in Triton, ``evsoftmax_forward`` of ``multimax.kernels.operators``.
+
+The scores are read once, three times where a row does not fit one block. The mean is taken relative to the maximum and
+with the margin that ``multimax.reweight._evsoftmax`` gives the reasons for. The backward is entmax's at alpha = 1.
+"""
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from multimax.kernels import on_device
+from multimax.kernels.triton.launch import exponential, live_entries, load_live, rows_of, rows_of_tile, whole_row
+
+FORWARD_BLOCK = 16384
+
+
+def evsoftmax_forward(scores: Tensor, mask: Tensor | None, epsilon: float) -> Tensor:
+    scores = scores.contiguous()
+    weights = torch.empty_like(scores)
+    if scores.numel():
+        rows = rows_of(scores, mask, 1, FORWARD_BLOCK, 32 if scores.shape[-1] >= 512 else 16)
+        dtype = torch.promote_types(scores.dtype, torch.float32)
+        with on_device(scores):
+            _forward[rows.programs(), 1](
+                scores,
+                weights,
+                DOUBLE=dtype == torch.float64,
+                MARGIN=1 + 8 * torch.finfo(dtype).eps,
+                TRACE=epsilon / (1 + epsilon),
+                **rows.options(),
+            )
+    return weights
+
+
+@triton.jit
+def _exponentials(z, mean, MARGIN: tl.constexpr, TRACE: tl.constexpr):
+    e = exponential(z)
+    return tl.where(z >= mean * MARGIN, e, e * TRACE)
+
+
+@triton.jit
+def _forward(
+    scores,
+    weights,
+    mask,
+    layout,
+    count,
+    n,
+    heads,
+    queries,
+    tiles,
+    DOUBLE: tl.constexpr,
+    MARGIN: tl.constexpr,
+    TRACE: tl.constexpr,
+    ROWS: tl.constexpr,
+    BLOCK: tl.constexpr,
+    WHOLE: tl.constexpr,
+    SURE: tl.constexpr,
+    THREADS: tl.constexpr,
+    VECTOR: tl.constexpr,
+    INDEX: tl.constexpr,
+):
+    COMPUTE: tl.constexpr = tl.float64 if DOUBLE else tl.float32
+    LOWEST: tl.constexpr = -float("inf")
+    columns = tl.arange(0, BLOCK)[None, :]
+    for tile in range(tl.program_id(0), tiles, tl.num_programs(0)):
+        row, exists = rows_of_tile(tile, 0, count, heads, queries, ROWS, INDEX)
+        start = row.to(tl.int64) * n
+        if WHOLE:
+            _, within = whole_row(n, BLOCK, SURE, THREADS)
+            live = live_entries(within, exists, row, columns, mask, layout)
+            x = load_live(scores + start + columns, within, exists, live, mask, LOWEST).to(COMPUTE)
+            top = tl.max(x, 1)[:, None]
+            finite = live & (x != LOWEST)
+            z = tl.where(finite, x - top, 0.0)
+            mean = tl.sum(z, 1)[:, None] / tl.maximum(tl.sum(finite.to(COMPUTE), 1)[:, None], 1.0)
+            e = tl.where(finite, _exponentials(z, mean, MARGIN, TRACE), 0.0)
+            total = tl.sum(e, 1)[:, None]
+            p = e / tl.where(total == 0, 1.0, total)
+            tl.store(weights + start + columns, p.to(weights.dtype.element_ty), mask=within & exists)
+        else:
+            tops = tl.full([ROWS, BLOCK], LOWEST, COMPUTE)
+            for first in range(0, n, BLOCK):
+                column = first + columns
+                within = column < n
+                live = live_entries(within, exists, row, column, mask, layout)
+                tops = tl.maximum(
+                    tops, load_live(scores + start + column, within, exists, live, mask, LOWEST).to(COMPUTE)
+                )
+            top = tl.max(tops, 1)[:, None]
+            sums = tl.zeros([ROWS, BLOCK], COMPUTE)
+            counts = tl.zeros([ROWS, BLOCK], COMPUTE)
+            for first in range(0, n, BLOCK):
+                column = first + columns
+                within = column < n
+                live = live_entries(within, exists, row, column, mask, layout)
+                x = load_live(scores + start + column, within, exists, live, mask, LOWEST).to(COMPUTE)
+                finite = live & (x != LOWEST)
+                sums += tl.where(finite, x - top, 0.0)
+                counts += finite.to(COMPUTE)
+            mean = tl.sum(sums, 1)[:, None] / tl.maximum(tl.sum(counts, 1)[:, None], 1.0)
+            totals = tl.zeros([ROWS, BLOCK], COMPUTE)
+            for first in range(0, n, BLOCK):
+                column = first + columns
+                within = column < n
+                live = live_entries(within, exists, row, column, mask, layout)
+                x = load_live(scores + start + column, within, exists, live, mask, LOWEST).to(COMPUTE)
+                totals += tl.where(live & (x != LOWEST), _exponentials(x - top, mean, MARGIN, TRACE), 0.0)
+            total = tl.sum(totals, 1)[:, None]
+            for first in range(0, n, BLOCK):
+                column = first + columns
+                within = column < n
+                live = live_entries(within, exists, row, column, mask, layout)
+                x = load_live(scores + start + column, within, exists, live, mask, LOWEST).to(COMPUTE)
+                e = tl.where(live & (x != LOWEST), _exponentials(x - top, mean, MARGIN, TRACE), 0.0)
+                p = e / tl.where(total == 0, 1.0, total)
+                tl.store(weights + start + column, p.to(weights.dtype.element_ty), mask=within & exists)

@@ -1,0 +1,324 @@
+"""Flash attention for MultiMax: fused, in memory linear in the lengths, in Triton, for NVIDIA GPUs.
+
+    flash_attention(query, key, value, ranges, ts, powers, mask, causal=, scale=, dropout=, seed=) -> output
+    supports(query, key, value, mask, dropout=) -> None, or the reason why it cannot
+
+After FlashAttention (Dao et al., NeurIPS 2022, arXiv 2205.14135; FlashAttention-2, arXiv 2307.08691) with SegLU between
+the scores and the softmax. What is kept for the backward is query, key, value, output and one number per query; scores
+and SegLU are computed anew. There is no atomic addition: the same inputs give the same bits, the parameters' gradients
+included. ``powers=()`` is plain softmax in the same kernel, to see what SegLU costs.
+
+Limits: tensors [batch, heads, length, size] on a CUDA device of compute capability 8.0 or more (or Triton's
+interpreter), in bfloat16, float16 or float32 (computed without TF32), sizes 1 to 256, of values another than of keys if
+need be; no bias; not differentiable twice.
+
+The kernels are in ``flash_forward`` and ``flash_backward`` and are imported at the first call, and Triton with them.
+"""
+
+import importlib.util
+import os
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from multimax.kernels import constant, on_device
+from multimax.kernels.triton import flash_blocks
+
+NARROW = 16  # the narrowest block that a matrix product can be made of
+_DTYPES = (torch.bfloat16, torch.float16, torch.float32)
+
+
+def flash_attention(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    ranges: Tensor | None,
+    ts: Tensor | None,
+    powers: tuple[int, ...],
+    mask: Tensor | None = None,
+    *,
+    causal: bool = False,
+    scale: float | None = None,
+    dropout: float = 0.0,
+    seed: Tensor | None = None,
+) -> Tensor:
+    """Attention whose weights are softmax(SegLU(query @ key^T * scale)), differentiable by all five tensors.
+
+    Args:
+        query: [batch, heads, queries, size].
+        key: [batch, heads, keys, size].
+        value: [batch, heads, keys, value_size].
+        ranges: [k] or [heads, k] floating point, k = len(powers), or 2 where two pairs of hinges share them.
+        ts: [len(powers)] or [heads, len(powers)] floating point.
+        powers: of the hinges, left and right in turn: (1, 1), (2, 2), (1, 1, 2, 2), or () for softmax, where ``ranges``
+            and ``ts`` are None.
+        mask: bool, broadcastable to [batch, heads, queries, keys], True where a key may be attended to. It is read
+            where it lies, never expanded. A query without a live key gets zeros.
+        causal: query i sees the keys up to i only, counted from the beginning whatever the lengths, as in
+            ``scaled_dot_product_attention``; a mask holds besides.
+        scale: of the scores; size ** -0.5 if None.
+        dropout: probability of dropping a weight.
+        seed: int64, one element, on the device: what is dropped is a function of it and of the position alone. Drawn
+            from PyTorch's generator if None.
+
+    Returns:
+        [batch, heads, queries, value_size] in the dtype of ``query``; ``transpose(1, 2)`` of it is contiguous. Under
+        autocast the three tensors are cast first, as those of a matrix product are.
+
+    Raises:
+        ValueError: what ``supports`` says, or parameters that do not fit.
+    """
+    if torch.is_autocast_enabled(query.device.type):
+        dtype = torch.get_autocast_dtype(query.device.type)
+        query, key, value = query.to(dtype), key.to(dtype), value.to(dtype)
+    reason = supports(query, key, value, mask, dropout=dropout)
+    if reason is not None:
+        raise ValueError(f"flash attention cannot serve: {reason}")
+    heads = query.shape[1]
+    ranges, ts = (_by_head(p, query) for p in (ranges, ts))
+    if tuple(powers) not in ((), (1, 1), (2, 2), (1, 1, 2, 2)):
+        raise ValueError(f"powers must be (), (1, 1), (2, 2) or (1, 1, 2, 2), got {tuple(powers)}")
+    for name, parameter, sizes in (("ranges", ranges, {len(powers), min(2, len(powers))}), ("ts", ts, {len(powers)})):
+        if parameter.dim() != 2 or parameter.shape[0] not in (1, heads) or parameter.shape[1] not in sizes:
+            allowed = " or ".join(map(str, sorted(sizes)))
+            raise ValueError(
+                f"{name} must be [k] or [{heads}, k] with k = {allowed} for powers {tuple(powers)} and {heads} heads, "
+                f"got {tuple(parameter.shape)}"
+            )
+    if ranges.shape[0] != ts.shape[0]:
+        raise ValueError(f"ranges and ts must both be per head or both not, got {ranges.shape[0]} and {ts.shape[0]}")
+    if mask is not None:
+        mask = mask[(None,) * (4 - mask.dim())]
+    if dropout and seed is None:
+        seed = torch.randint(2**62, (1,), device=query.device)
+    scale = query.shape[-1] ** -0.5 if scale is None else float(scale)
+    return _forward(query, key, value, ranges, ts, mask, seed, list(powers), causal, scale, float(dropout))[0]
+
+
+def supports(
+    query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = None, *, dropout: float = 0.0
+) -> str | None:
+    """Why these tensors cannot be served, in one line, or None."""
+    if query.dim() != 4 or key.dim() != 4 or value.dim() != 4:
+        return f"query, key and value must have 4 dimensions, got {query.dim()}, {key.dim()} and {value.dim()}"
+    if not query.dtype == key.dtype == value.dtype or query.dtype not in _DTYPES:
+        return f"dtypes must be one of bfloat16, float16 and float32, got {query.dtype}, {key.dtype} and {value.dtype}"
+    if not query.device == key.device == value.device:
+        return f"devices must be one, got {query.device}, {key.device} and {value.device}"
+    leading, size, keys = query.shape[:2], query.shape[-1], key.shape[-2]
+    if key.shape != (*leading, keys, size) or value.shape[:3] != (*leading, keys):
+        return f"shapes do not fit: {tuple(query.shape)}, {tuple(key.shape)} and {tuple(value.shape)}"
+    for sizes in (size, value.shape[-1]):
+        if not 1 <= sizes <= 256:
+            return f"sizes must be 1 to 256, got {size} and {value.shape[-1]}"
+    if not 0 <= dropout < 1:
+        return f"dropout must be at least 0 and below 1, got {dropout}"
+    if mask is not None:
+        if mask.dtype != torch.bool:
+            return f"mask must be bool, got {mask.dtype}"
+        full = (*leading, query.shape[-2], keys)
+        if mask.dim() > 4 or any(m not in (1, n) for m, n in zip(reversed(mask.shape), reversed(full), strict=False)):
+            return f"mask of shape {tuple(mask.shape)} does not broadcast to {full}"
+    return _supports_device(query.device.type, query.device.index)
+
+
+@constant
+def _supports_device(kind: str, index: int | None) -> str | None:
+    if importlib.util.find_spec("triton") is None:
+        return "Triton is not installed"
+    if os.environ.get("TRITON_INTERPRET") == "1":
+        return None
+    if kind != "cuda" or torch.version.hip is not None:
+        return f"it needs an NVIDIA GPU, the tensors are on {kind}"
+    capability = torch.cuda.get_device_capability(index)
+    return None if capability >= (8, 0) else f"it needs compute capability 8.0, the device has {capability}"
+
+
+def _by_head(parameter: Tensor | None, like: Tensor) -> Tensor:
+    if parameter is None:
+        return torch.empty(1, 0, device=like.device)
+    return torch.atleast_2d(parameter).float().contiguous()
+
+
+def _like(tensor: Tensor, size: int | None = None) -> Tensor:
+    """Empty, in the shape of ``tensor`` with rows of ``size``, laid out [batch, length, heads, size]."""
+    batch, heads, length, own = tensor.shape
+    return tensor.new_empty(batch, length, heads, own if size is None else size).transpose(1, 2)
+
+
+@torch.library.custom_op("multimax::flash_attention", mutates_args=())
+def _forward(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    ranges: Tensor,
+    ts: Tensor,
+    mask: Tensor | None,
+    seed: Tensor | None,
+    powers: list[int],
+    causal: bool,
+    scale: float,
+    dropout: float,
+) -> tuple[Tensor, Tensor]:
+    from multimax.kernels.triton.flash_forward import forward
+
+    query, key, value = _rows_are_dense(query, key, value)
+    output, lse = _fake_forward(query, key, value)
+    if output.numel() == 0 or key.shape[2] == 0:
+        return output.zero_(), lse
+    batch, heads, queries, _ = query.shape
+    common = _common(query, key, value, ranges, ts, mask, powers, causal, scale, dropout)
+    blocks = flash_blocks.choose("forward", query, value)
+    grid = (-(-queries // blocks["BLOCK_M"]) * batch * heads,)
+    narrow = _narrow(queries, blocks["BLOCK_M"], key.shape[2], blocks["BLOCK_N"], causal)
+    with on_device(query):
+        forward[grid](
+            query, key, value, output, lse, _or(mask, query), ranges, ts, _or(seed, query),
+            query.stride(), key.stride(), value.stride(), output.stride(), **narrow, **common, **blocks,
+        )  # fmt: skip
+    return output, lse
+
+
+@_forward.register_fake
+def _fake_forward(query: Tensor, key: Tensor, value: Tensor, *_: Any) -> tuple[Tensor, Tensor]:
+    return _like(query, value.shape[-1]), query.new_empty(query.shape[:3], dtype=torch.float32)
+
+
+@torch.library.custom_op("multimax::flash_attention_backward", mutates_args=())
+def _backward(
+    grad: Tensor,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    ranges: Tensor,
+    ts: Tensor,
+    mask: Tensor | None,
+    seed: Tensor | None,
+    output: Tensor,
+    lse: Tensor,
+    powers: list[int],
+    causal: bool,
+    scale: float,
+    dropout: float,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    from multimax.kernels.triton.flash_backward import backward_of_keys, backward_of_queries
+
+    grad, query, key, value = _rows_are_dense(grad, query, key, value)
+    dq, dk, dv, dranges, dts = _fake_backward(grad, query, key, value, ranges, ts)
+    if output.numel() == 0 or key.shape[2] == 0:
+        return dq.zero_(), dk.zero_(), dv.zero_(), dranges.zero_(), dts.zero_()
+    batch, heads, queries, _ = query.shape
+    common = _common(query, key, value, ranges, ts, mask, powers, causal, scale, dropout)
+    delta = torch.empty_like(lse)
+    inputs = (grad, query, key, value)
+    others = (_or(mask, query), ranges, ts, _or(seed, query))
+    with on_device(query):
+        blocks = flash_blocks.choose("backward_of_queries", query, value)
+        programs = -(-queries // blocks["BLOCK_M"])
+        narrow = _narrow(queries, blocks["BLOCK_M"], key.shape[2], blocks["BLOCK_N"], causal)
+        sums = torch.empty(batch, heads, programs, len(powers), 2, device=query.device)
+        backward_of_queries[(batch * heads * programs,)](
+            *inputs, output, lse, delta, dq, sums, *others, *(t.stride() for t in (*inputs, output, dq)),
+            WARPS=blocks.get("num_warps", 4), **narrow, **common, **blocks,
+        )  # fmt: skip
+        blocks = flash_blocks.choose("backward_of_keys", query, value)
+        programs = -(-key.shape[2] // blocks["BLOCK_N"])
+        narrow = _narrow(key.shape[2], blocks["BLOCK_N"], queries, blocks["BLOCK_M"], False)
+        backward_of_keys[(batch * heads * programs,)](
+            *inputs, lse, delta, dk, dv, *others, *(t.stride() for t in (*inputs, dk, dv)),
+            **narrow, **common, **blocks,
+        )  # fmt: skip
+    if powers:
+        by_hinge = sums.sum((0, 2) if ts.shape[0] > 1 else (0, 1, 2), dtype=torch.float64).float().reshape(*ts.shape, 2)
+        dts = by_hinge[..., 1].contiguous()
+        dranges = by_hinge[..., 0].unflatten(-1, (-1, ranges.shape[1])).sum(1)
+    return dq, dk, dv, dranges, dts
+
+
+@_backward.register_fake
+def _fake_backward(
+    grad: Tensor, query: Tensor, key: Tensor, value: Tensor, ranges: Tensor, ts: Tensor, *_: Any
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    return _like(query), _like(key), _like(value), torch.empty_like(ranges), torch.empty_like(ts)
+
+
+def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+    *tensors, ctx.powers, ctx.causal, ctx.scale, ctx.dropout = inputs
+    ctx.mark_non_differentiable(output[1])
+    ctx.save_for_backward(*tensors, *output)
+
+
+def _differentiate(ctx: Any, grad: Tensor, _: Tensor | None) -> tuple[Tensor | None, ...]:
+    gradients = _backward(grad, *ctx.saved_tensors, ctx.powers, ctx.causal, ctx.scale, ctx.dropout)
+    return *gradients, None, None, None, None, None, None
+
+
+_forward.register_autograd(_differentiate, setup_context=_setup_context)
+
+
+def _rows_are_dense(*tensors: Tensor) -> list[Tensor]:
+    return [tensor if tensor.stride(-1) == 1 else tensor.contiguous() for tensor in tensors]
+
+
+def _or(tensor: Tensor | None, placeholder: Tensor) -> Tensor:
+    """What a kernel that makes no use of it is given for a tensor that is not there."""
+    if tensor is None:
+        return placeholder
+    return tensor.view(torch.uint8) if tensor.dtype == torch.bool else tensor
+
+
+def _narrow(length: int, block: int, walked: int, block_walked: int, diagonal: bool) -> dict[str, int]:
+    """Blocks for what is left of ``length`` and of the length that is walked over: of 196 four, for which 16 will do.
+
+    A causal diagonal is ``walked`` over in blocks that are checked, and whole.
+    """
+    last = NARROW if 0 < length % block <= NARROW else block
+    edge = NARROW if 0 < walked % block_walked <= NARROW and not diagonal else block_walked
+    return {"LAST_BLOCK": min(last, block), "EDGE_BLOCK": min(edge, block_walked)}
+
+
+def _common(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    ranges: Tensor,
+    ts: Tensor,
+    mask: Tensor | None,
+    powers: list[int],
+    causal: bool,
+    scale: float,
+    dropout: float,
+) -> dict[str, Any]:
+    """What every kernel is given by name."""
+    batch, heads, queries, size = query.shape
+    keys = key.shape[2]
+    strides = (0, 0, 0, 0) if mask is None else mask.expand(batch, heads, queries, keys).stride()
+    # Products of float16 numbers cannot come near the limit.
+    bounded = query.dtype == torch.float16 and abs(scale) < 1000
+    return {
+        "mask_strides": strides,
+        "heads": heads,
+        "queries": queries,
+        "keys": keys,
+        "scale": scale,
+        "dropout": dropout,
+        "PER_HEAD": ts.shape[0] > 1,
+        "FIRST": 1 in powers,
+        "SECOND": 2 in powers,
+        "SHARED": ranges.shape[1] < ts.shape[1],
+        "CLAMP": bool(powers) and not bounded,
+        "CAUSAL": causal,
+        "HAS_MASK": mask is not None,
+        "MASK_OF_KEYS": strides[2] == 0,
+        "DROPOUT": dropout > 0,
+        "HEAD": size,
+        "VALUE": value.shape[-1],
+        "HEAD_BLOCK": _block(size),
+        "VALUE_BLOCK": _block(value.shape[-1]),
+    }
+
+
+def _block(size: int) -> int:
+    """The smallest block that a matrix product can be made of and that holds ``size``."""
+    return max(NARROW, 1 << (size - 1).bit_length())

@@ -1,0 +1,349 @@
+"""MultiMax's row kernels in Triton: ``multimax_forward`` and ``multimax_backward`` of ``multimax.kernels.operators``.
+
+In front of a softmax the constants of SegLU's first order cancel: its two hinges are a minimum and a maximum, and the
+``statistics`` are of scores modulated up to that constant. Forward reads the scores and writes the weights; backward
+has the weights again from the scores and the statistics, reads scores and gradient and writes the scores' gradient: 10
+bytes in all per element of half precision. Rows that do not fit one block are read twice, the second time mostly from
+the cache. With dy = p (g - sum p g), a term of power 1 or 2 with direction s (-1 left, 1 right) and hinge
+h = relu(s (x - r)) adds
+
+    to dx: dy s t [h > 0] or 2 dy s t h,      to dr: the sum of minus that,      to dt: the sum of dy h or dy h^2.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from multimax.kernels import on_device
+from multimax.kernels.triton.launch import (
+    SUMMING,
+    add_partial_sums,
+    exponential,
+    live_entries,
+    load_live,
+    rows_of,
+    rows_of_tile,
+    sums_by_thread,
+    whole_row,
+)
+
+FORWARD_BLOCK = 16384
+BACKWARD_BLOCK = 4096
+
+
+def multimax_forward(
+    scores: Tensor, mask: Tensor | None, ranges: Tensor, ts: Tensor, powers: Sequence[int]
+) -> tuple[Tensor, Tensor]:
+    scores = scores.contiguous()
+    weights = torch.empty_like(scores)
+    statistics = ranges.new_zeros(2, *scores.shape[:-1])
+    if scores.numel():
+        rows = rows_of(scores, mask, ranges.shape[0], FORWARD_BLOCK, 32 if scores.shape[-1] >= 512 else 16)
+        with on_device(scores):
+            _forward[rows.programs(), rows.heads](
+                scores,
+                ranges.contiguous(),
+                ts.contiguous(),
+                weights,
+                *statistics,
+                **shape_of(ranges.dtype, powers),
+                **rows.options(),
+            )
+    return weights, statistics
+
+
+def multimax_backward(
+    grad: Tensor,
+    scores: Tensor,
+    mask: Tensor | None,
+    statistics: Tensor,
+    ranges: Tensor,
+    ts: Tensor,
+    powers: Sequence[int],
+) -> tuple[Tensor, Tensor, Tensor]:
+    scores = scores.contiguous()
+    grad_scores, grad_ranges, grad_ts = torch.empty_like(scores), torch.zeros_like(ranges), torch.zeros_like(ts)
+    if scores.numel():
+        rows = rows_of(scores, mask, ranges.shape[0], BACKWARD_BLOCK, 16 if scores.shape[-1] > 512 else 8)
+        programs = rows.programs(summing=True)
+        partial = ranges.new_empty(rows.heads, programs, 2, len(powers))
+        with on_device(scores):
+            _backward[programs, rows.heads](
+                grad.contiguous(),
+                scores,
+                *statistics.contiguous(),
+                ranges.contiguous(),
+                ts.contiguous(),
+                grad_scores,
+                partial,
+                **shape_of(ranges.dtype, powers),
+                # Up to two warps each, programs are many: a few registers less for more of them at once.
+                **rows.options(max_registers=96 if rows.num_warps <= 2 else 255),
+            )
+            add_partial_sums[rows.heads,](partial, grad_ranges, grad_ts, programs, K=len(powers), **SUMMING)
+    return grad_scores, grad_ranges, grad_ts
+
+
+def shape_of(dtype: torch.dtype, powers: Sequence[int]) -> dict[str, Any]:
+    """What the kernels are told of SegLU's shape and of how large its results may be, by the dtype computed in."""
+    largest = torch.finfo(dtype).max
+    return {"FIRST": 1 in powers, "SECOND": 2 in powers, "LIMIT": largest**0.4, "LARGEST": largest}
+
+
+@triton.jit
+def hinge_parameters(parameter, head, FIRST: tl.constexpr, SECOND: tl.constexpr):
+    """The r, or the t, of the first order left and right and the second left and right; 0 where there is none."""
+    K: tl.constexpr = 4 if FIRST and SECOND else 2
+    first_left = 0.0
+    first_right = 0.0
+    second_left = 0.0
+    second_right = 0.0
+    if FIRST:
+        first_left = tl.load(parameter + head * K)
+        first_right = tl.load(parameter + head * K + 1)
+    if SECOND:
+        second_left = tl.load(parameter + head * K + K - 2)
+        second_right = tl.load(parameter + head * K + K - 1)
+    return first_left, first_right, second_left, second_right
+
+
+@triton.jit
+def _clamped(x, limit: tl.constexpr):
+    """Between -limit and limit; a NaN stays one."""
+    if x.dtype == tl.float64:  # for which tl.clamp does not compile
+        y = tl.maximum(x, -limit, propagate_nan=tl.PropagateNan.ALL)
+        return tl.minimum(y, limit, propagate_nan=tl.PropagateNan.ALL)
+    else:  # noqa: RET505 -- Triton compiles what follows a return
+        return tl.clamp(x, -limit, limit, propagate_nan=tl.PropagateNan.ALL)
+
+
+@triton.jit
+def modulated(x, r, t, FIRST: tl.constexpr, SECOND: tl.constexpr, LIMIT: tl.constexpr, LARGEST: tl.constexpr):
+    """SegLU up to a constant; like the reference, its hinges and itself are bounded."""
+    bounded = _clamped(x, LIMIT)
+    y = x
+    if FIRST:
+        y = y - t[0] * tl.minimum(bounded, r[0]) + t[1] * tl.maximum(bounded, r[1])
+    if SECOND:
+        left = tl.maximum(r[2] - bounded, 0.0)
+        right = tl.maximum(bounded - r[3], 0.0)
+        y = y + t[2] * left * left + t[3] * right * right
+    return _clamped(y, LARGEST) if FIRST or SECOND else y
+
+
+@triton.jit
+def _modulated_live(
+    x, live, r, t, FIRST: tl.constexpr, SECOND: tl.constexpr, LIMIT: tl.constexpr, LARGEST: tl.constexpr
+):
+    """The same, -inf where not live."""
+    return tl.where(live, modulated(x, r, t, FIRST, SECOND, LIMIT, LARGEST), -float("inf"))
+
+
+@triton.jit
+def _forward(
+    scores,
+    ranges,
+    ts,
+    weights,
+    tops,
+    scales,
+    mask,
+    layout,
+    count,
+    n,
+    heads,
+    queries,
+    tiles,
+    FIRST: tl.constexpr,
+    SECOND: tl.constexpr,
+    LIMIT: tl.constexpr,
+    LARGEST: tl.constexpr,
+    ROWS: tl.constexpr,
+    BLOCK: tl.constexpr,
+    WHOLE: tl.constexpr,
+    SURE: tl.constexpr,
+    THREADS: tl.constexpr,
+    VECTOR: tl.constexpr,
+    INDEX: tl.constexpr,
+):
+    COMPUTE: tl.constexpr = ranges.dtype.element_ty
+    head = tl.program_id(1)
+    r = hinge_parameters(ranges, head, FIRST, SECOND)
+    t = hinge_parameters(ts, head, FIRST, SECOND)
+    for tile in range(tl.program_id(0), tiles, tl.num_programs(0)):
+        row, exists = rows_of_tile(tile, head, count, heads, queries, ROWS, INDEX)
+        start = row.to(tl.int64) * n
+        if WHOLE:
+            column, within = whole_row(n, BLOCK, SURE, THREADS)
+            live = live_entries(within, exists, row, column, mask, layout)
+            x = load_live(scores + start + column, within, exists, live, mask, 0.0).to(COMPUTE)
+            y = _modulated_live(x, live, r, t, FIRST, SECOND, LIMIT, LARGEST)
+            top = tl.max(y, 1)[:, None]
+            top = tl.where(top == -float("inf"), 0.0, top)
+            e = exponential(y - top)
+            total = tl.sum(e, 1)[:, None]
+            empty = total == 0
+            scale = tl.where(empty, 0.0, 1 / tl.where(empty, 1.0, total))
+            tl.store(weights + start + column, (e * scale).to(weights.dtype.element_ty), mask=within & exists)
+        else:
+            tops_so_far = tl.full([ROWS, BLOCK], -LARGEST, COMPUTE)
+            totals = tl.zeros([ROWS, BLOCK], COMPUTE)
+            for first in range(0, n, BLOCK):
+                column = first + tl.arange(0, BLOCK)[None, :]
+                within = column < n
+                live = live_entries(within, exists, row, column, mask, layout)
+                x = load_live(scores + start + column, within, exists, live, mask, 0.0).to(COMPUTE)
+                y = _modulated_live(x, live, r, t, FIRST, SECOND, LIMIT, LARGEST)
+                higher = tl.maximum(tops_so_far, y)
+                totals = totals * exponential(tops_so_far - higher) + exponential(y - higher)
+                tops_so_far = higher
+            top = tl.max(tops_so_far, 1)[:, None]
+            total = tl.sum(totals * exponential(tops_so_far - top), 1)[:, None]
+            empty = total == 0
+            top = tl.where(empty, 0.0, top)
+            scale = tl.where(empty, 0.0, 1 / tl.where(empty, 1.0, total))
+            for first in range(0, n, BLOCK):
+                column = first + tl.arange(0, BLOCK)[None, :]
+                within = column < n
+                live = live_entries(within, exists, row, column, mask, layout)
+                x = load_live(scores + start + column, within, exists, live, mask, 0.0).to(COMPUTE)
+                y = _modulated_live(x, live, r, t, FIRST, SECOND, LIMIT, LARGEST)
+                p = exponential(y - top) * scale
+                tl.store(weights + start + column, p.to(weights.dtype.element_ty), mask=within & exists)
+        tl.store(tops + row, top, mask=exists)
+        tl.store(scales + row, scale, mask=exists)
+
+
+@triton.jit
+def through_modulator(
+    x,
+    dy,
+    r,
+    t,
+    sums,
+    FIRST: tl.constexpr,
+    SECOND: tl.constexpr,
+    LIMIT: tl.constexpr,
+    THREADS: tl.constexpr,
+    VECTOR: tl.constexpr,
+):
+    """dx, and the ``sums`` for the parameters with these entries' terms added.
+
+    Over a row dy sums to zero, so that a constant beside a hinge of the first order may be left out here too.
+    """
+    below, above, second_below, second_above, lows, highs, left_squares, right_squares = sums
+    bounded = _clamped(x, LIMIT)
+    dx = dy
+    if FIRST:
+        dy_below = tl.where(x < r[0], dy, 0.0)
+        dy_above = tl.where(x > r[1], dy, 0.0)
+        dx = dx - t[0] * dy_below + t[1] * dy_above
+        below += sums_by_thread(dy_below, THREADS, VECTOR)
+        above += sums_by_thread(dy_above, THREADS, VECTOR)
+        lows += sums_by_thread(dy * tl.minimum(bounded, r[0]), THREADS, VECTOR)
+        highs += sums_by_thread(dy * tl.maximum(bounded, r[1]), THREADS, VECTOR)
+    if SECOND:
+        left = tl.maximum(r[2] - bounded, 0.0)
+        right = tl.maximum(bounded - r[3], 0.0)
+        dy_left = dy * left
+        dy_right = dy * right
+        dx = dx - 2 * t[2] * dy_left + 2 * t[3] * dy_right
+        second_below += sums_by_thread(dy_left, THREADS, VECTOR)
+        second_above += sums_by_thread(dy_right, THREADS, VECTOR)
+        left_squares += sums_by_thread(dy_left * left, THREADS, VECTOR)
+        right_squares += sums_by_thread(dy_right * right, THREADS, VECTOR)
+    return dx, (below, above, second_below, second_above, lows, highs, left_squares, right_squares)
+
+
+@triton.jit
+def _backward(
+    grad,
+    scores,
+    tops,
+    scales,
+    ranges,
+    ts,
+    grad_scores,
+    partial,
+    mask,
+    layout,
+    count,
+    n,
+    heads,
+    queries,
+    tiles,
+    FIRST: tl.constexpr,
+    SECOND: tl.constexpr,
+    LIMIT: tl.constexpr,
+    LARGEST: tl.constexpr,
+    ROWS: tl.constexpr,
+    BLOCK: tl.constexpr,
+    WHOLE: tl.constexpr,
+    SURE: tl.constexpr,
+    THREADS: tl.constexpr,
+    VECTOR: tl.constexpr,
+    INDEX: tl.constexpr,
+):
+    COMPUTE: tl.constexpr = ranges.dtype.element_ty
+    head = tl.program_id(1)
+    r = hinge_parameters(ranges, head, FIRST, SECOND)
+    t = hinge_parameters(ts, head, FIRST, SECOND)
+    zero = tl.zeros([ROWS, THREADS], COMPUTE)
+    sums = (zero, zero, zero, zero, zero, zero, zero, zero)
+    for tile in range(tl.program_id(0), tiles, tl.num_programs(0)):
+        row, exists = rows_of_tile(tile, head, count, heads, queries, ROWS, INDEX)
+        start = row.to(tl.int64) * n
+        top = tl.load(tops + row, mask=exists, other=0.0)
+        scale = tl.load(scales + row, mask=exists, other=0.0)
+        if WHOLE:
+            column, within = whole_row(n, BLOCK, SURE, THREADS)
+            live = live_entries(within, exists, row, column, mask, layout)
+            x = load_live(scores + start + column, within, exists, live, mask, 0.0).to(COMPUTE)
+            g = load_live(grad + start + column, within, exists, live, mask, 0.0).to(COMPUTE)
+            p = exponential(_modulated_live(x, live, r, t, FIRST, SECOND, LIMIT, LARGEST) - top) * scale
+            dy = p * (g - tl.sum(p * g, 1)[:, None])
+            dx, sums = through_modulator(x, dy, r, t, sums, FIRST, SECOND, LIMIT, THREADS, VECTOR)
+            tl.store(grad_scores + start + column, dx.to(grad_scores.dtype.element_ty), mask=within & exists)
+        else:
+            means = tl.zeros([ROWS, BLOCK], COMPUTE)
+            for first in range(0, n, BLOCK):
+                column = first + tl.arange(0, BLOCK)[None, :]
+                within = column < n
+                live = live_entries(within, exists, row, column, mask, layout)
+                x = load_live(scores + start + column, within, exists, live, mask, 0.0).to(COMPUTE)
+                g = load_live(grad + start + column, within, exists, live, mask, 0.0).to(COMPUTE)
+                means += exponential(_modulated_live(x, live, r, t, FIRST, SECOND, LIMIT, LARGEST) - top) * scale * g
+            mean = tl.sum(means, 1)[:, None]
+            for first in range(0, n, BLOCK):
+                column = first + tl.arange(0, BLOCK)[None, :]
+                within = column < n
+                live = live_entries(within, exists, row, column, mask, layout)
+                x = load_live(scores + start + column, within, exists, live, mask, 0.0).to(COMPUTE)
+                g = load_live(grad + start + column, within, exists, live, mask, 0.0).to(COMPUTE)
+                p = exponential(_modulated_live(x, live, r, t, FIRST, SECOND, LIMIT, LARGEST) - top) * scale
+                dx, sums = through_modulator(x, p * (g - mean), r, t, sums, FIRST, SECOND, LIMIT, THREADS, VECTOR)
+                tl.store(grad_scores + start + column, dx.to(grad_scores.dtype.element_ty), mask=within & exists)
+    store_sums(partial, head * tl.num_programs(0) + tl.program_id(0), sums, t, FIRST, SECOND)
+
+
+@triton.jit
+def store_sums(partial, index, sums, t, FIRST: tl.constexpr, SECOND: tl.constexpr):
+    """The gradients that the ``sums`` make, into row ``index`` of ``partial`` [.., 2, k]: by ranges and by ts."""
+    below, above, second_below, second_above, lows, highs, left_squares, right_squares = sums
+    K: tl.constexpr = 4 if FIRST and SECOND else 2
+    by_ranges = partial + index * 2 * K
+    by_ts = by_ranges + K
+    if FIRST:
+        tl.store(by_ranges, t[0] * tl.sum(below))
+        tl.store(by_ranges + 1, -t[1] * tl.sum(above))
+        tl.store(by_ts, -tl.sum(lows))
+        tl.store(by_ts + 1, tl.sum(highs))
+    if SECOND:
+        tl.store(by_ranges + K - 2, 2 * t[2] * tl.sum(second_below))
+        tl.store(by_ranges + K - 1, -2 * t[3] * tl.sum(second_above))
+        tl.store(by_ts + K - 2, tl.sum(left_squares))
+        tl.store(by_ts + K - 1, tl.sum(right_squares))

@@ -1,0 +1,293 @@
+"""Behind ``train.py``, ``evaluate.py`` and ``generate.py``. A user's mistake ends in one line and exit code 2."""
+
+import argparse
+import json
+import logging
+import os
+import sys
+from collections.abc import Callable
+from functools import wraps
+from pathlib import Path
+from typing import Any
+
+import hydra
+import torch
+import yaml
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import HydraException
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from multimax.suite.composition import (
+    CONFIGS,
+    explain,
+    import_modules,
+    import_plugins,
+    known_keys,
+    register_groups,
+    typed,
+)
+from multimax.suite.config import RunConfig, run_name
+from multimax.suite.engine import checkpoint, distributed, slurm
+from multimax.suite.engine.allocator import keep_freed_memory
+from multimax.suite.engine.console import format_metrics, say
+from multimax.suite.engine.run_folder import RunFolder
+from multimax.suite.engine.trainer import Trainer
+from multimax.suite.errors import Interrupted, UserError
+from multimax.suite.tasks import task_module
+from multimax.suite.tasks.base import Shard, Task
+
+failures: list[str] = []
+launcher: int | None = None  # process that train() was called in
+
+
+def one_line_errors(main: Callable[[], None]) -> Callable[[], None]:
+    """Print what the user can mend in one line; a traceback is for our own mistakes."""
+
+    @wraps(main)
+    def wrapped() -> None:
+        logging.basicConfig(format="%(levelname)s: %(message)s", level=logging.WARNING)
+        try:
+            main()
+        except UserError as error:
+            print(f"error: {error}", file=sys.stderr)
+            sys.exit(2)
+        except KeyboardInterrupt as error:
+            print(error if isinstance(error, Interrupted) else "stopped; the last checkpoint stands", file=sys.stderr)
+            sys.exit(130)
+        except BrokenPipeError:  # who read what is printed has left, as head does when it has its lines
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            sys.exit(141)
+
+    return wrapped
+
+
+@one_line_errors
+def train() -> None:
+    """Compose the configuration from the command line and train, or hand a sweep to Hydra's launcher."""
+    global launcher
+    launcher = os.getpid()
+    # Hydra would print its own report of an error and exit; with this it raises, and we say it in one line.
+    os.environ["HYDRA_FULL_ERROR"] = "1"
+    import_plugins(sys.argv[1:])
+    register_groups()
+    try:
+        hydra.main(version_base="1.3", config_path=str(CONFIGS), config_name="config")(job)()
+    except (HydraException, OmegaConfBaseException) as error:
+        raise UserError(explain(error, *known_keys(sys.argv[1:]))) from None
+    if failures:
+        raise UserError("\nerror: ".join(failures))
+
+
+def job(composed: DictConfig) -> float | None:
+    """What Hydra calls. It must not see what we report, or it reports it first; a sweep goes on after a failed run."""
+    try:
+        return train_composed(composed)
+    except UserError as error:
+        if os.getpid() != launcher:
+            raise  # in a launcher's own process, which has to know that its job failed
+        hydra_config = HydraConfig.get()
+        where = f"{hydra_config.job.override_dirname}: " if hydra_config.mode == RunMode.MULTIRUN else ""
+        failures.append(f"{where}{error}")
+        return None
+
+
+def train_composed(composed: DictConfig) -> float:
+    """Train the run of a composed configuration; returns the final metric, which a sweeper may optimise."""
+    import_modules(composed.imports)
+    world = distributed.world_size()
+    config = typed(composed, world)
+    first = distributed.rank() == 0
+    if first:
+        say(f"scale={config.scale}: {' '.join(config.description.split())}")
+    path = Path(config.run_dir or Path("runs") / run_name(config))
+    folder = RunFolder(path, config, writer=first)
+    module = task_module(config.task)
+    if (summary := folder.summary()) is not None:
+        if first:
+            say(f"{path} is finished: {format_metrics(summary['metrics'])}")
+        return summary["metrics"][summary["metric"]]
+    device = distributed.choose_device(config.training.device)
+    if device.type == "cpu":
+        keep_freed_memory()
+    with distributed.processes(device):
+        task = module.create(config)
+        try:
+            return Trainer(task, folder).run()[task.metric]
+        except Interrupted as stopped:
+            if stopped.out_of_time and first:
+                slurm.requeue()
+            raise
+
+
+@one_line_errors
+def evaluate() -> None:
+    """Score a checkpoint on the validation data of its run and print the metrics as JSON.
+
+    With a run of task=mt also: translate text, or score translations that are there.
+    """
+    parser = run_parser(evaluate)
+    parser.add_argument("--split", help="data to score instead: data.eval_split=SPLIT")
+    parser.add_argument("--beam", type=int, help="hypotheses of the beam search: decoding.beam=BEAM")
+    parser.add_argument("--length-penalty", type=float, help="decoding.length_penalty=LENGTH_PENALTY")
+    what = parser.add_mutually_exclusive_group()
+    what.add_argument("--translate", metavar="FILE", help="print translations of its lines; - is standard input")
+    what.add_argument("--hypotheses", metavar="FILE", help="score its lines as translations; - is standard input")
+    parser.add_argument("--nbest", type=int, metavar="N", help="of --translate: N of each line, and scores")
+    arguments = parser.parse_intermixed_args()
+    shortcuts = {
+        "data.eval_split": arguments.split,
+        "decoding.beam": arguments.beam,
+        "decoding.length_penalty": arguments.length_penalty,
+    }
+    arguments.overrides += [f"{key}={value}" for key, value in shortcuts.items() if value is not None]
+    if arguments.nbest is not None and arguments.translate is None:
+        raise UserError("--nbest is for --translate FILE")
+    if arguments.translate is None and arguments.hypotheses is None:
+        task = open_task(arguments)
+        model, device, name = open_model(arguments, task)
+        with torch.no_grad(), autocast(task, device):
+            metrics = task.metrics(task.evaluate(model, device, Shard()))
+        print_scores(task, {"checkpoint": name}, metrics)
+    elif arguments.hypotheses is not None:
+        score_hypotheses(arguments)
+    else:
+        print_translations(arguments)
+
+
+def score_hypotheses(arguments: argparse.Namespace) -> None:
+    from multimax.suite import translate
+
+    decoding = (arguments.beam, arguments.length_penalty)
+    if decoding != (None, None) or arguments.checkpoint != "last" or arguments.ema:
+        raise UserError(
+            "--hypotheses scores text that is there: --beam, --length-penalty, --checkpoint and --ema have no use"
+        )
+    text = translate.TextFile(arguments.hypotheses)
+    config = read_config(arguments, needs="mt")
+    task = task_module(config.task).create(config)
+    print_scores(task, {"hypotheses": arguments.hypotheses}, translate.score_text(task, text))
+
+
+def print_translations(arguments: argparse.Namespace) -> None:
+    from multimax.suite import translate
+
+    text = translate.TextFile(arguments.translate)
+    beam = read_config(arguments, needs="mt").decoding.beam
+    if arguments.nbest is not None and not 1 <= arguments.nbest <= beam:
+        raise UserError(f"--nbest {arguments.nbest} is not from 1 to decoding.beam={beam}: a wider --beam finds more")
+    task = open_task(arguments)
+    model, device, _ = open_model(arguments, task)
+    with torch.no_grad(), autocast(task, device):
+        for line in translate.translate_text(task, model, device, text, arguments.nbest):
+            print(line, flush=True)
+
+
+def print_scores(task: Task, of: dict[str, str], metrics: dict[str, float]) -> None:
+    """Metrics as JSON, with the split that they are of and, of BLEU, the way it was computed."""
+    scores: dict[str, Any] = {**of, "split": getattr(task.config.data, "eval_split", "validation"), **metrics}
+    signatures = task.summary().get("signatures", {})
+    if computed := {name: signature for name, signature in signatures.items() if name in metrics}:
+        scores["signatures"] = computed
+    print(json.dumps(scores, indent=1))
+
+
+@one_line_errors
+def generate() -> None:
+    """Continue a text with a language model of a run, and print prompt and continuation."""
+    from multimax.suite.decoding import Sampling, continue_text
+    from multimax.suite.tasks.language_modeling import LanguageModeling
+
+    parser = run_parser(generate)
+    parser.add_argument("--prompt", default="\n", help="text to continue; default: a new line")
+    parser.add_argument("--tokens", type=int, default=200, help="number of tokens to add (default 200)")
+    parser.add_argument("--temperature", type=float, default=1.0, help="0 takes the most probable token")
+    parser.add_argument("--top-k", type=int, help="draw from the k most probable tokens")
+    parser.add_argument("--top-p", type=float, default=1.0, help="draw from the fewest tokens with this much mass")
+    parser.add_argument("--seed", type=int, default=0)
+    arguments = parser.parse_intermixed_args()
+    sampling = Sampling(arguments.temperature, arguments.top_k, arguments.top_p)
+    sampling.check()
+    task = open_task(arguments, needs="lm")
+    assert isinstance(task, LanguageModeling)
+    model, device, _ = open_model(arguments, task)
+    vocabulary = task.corpus.vocabulary
+    prompt = torch.tensor([vocabulary.encode(arguments.prompt)], dtype=torch.long, device=device)
+    with autocast(task, device):
+        generator = torch.Generator(device).manual_seed(arguments.seed)
+        tokens = continue_text(model, prompt, arguments.tokens, sampling, generator)
+    print(vocabulary.decode([*prompt[0].tolist(), *tokens[0].tolist()]))
+
+
+def run_parser(command: Callable[[], None]) -> argparse.ArgumentParser:
+    """Options of a command that reads a run."""
+    parser = argparse.ArgumentParser(prog=f"{command.__name__}.py", description=command.__doc__)
+    parser.add_argument("run", type=Path, help="run folder, as train.py printed it")
+    add_checkpoint_options(parser)
+    parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="for instance data.root=PATH")
+    return parser
+
+
+def add_checkpoint_options(parser: argparse.ArgumentParser) -> None:
+    """Which weights of a run are read."""
+    parser.add_argument(
+        "--checkpoint", default="last", help="last (default), best, average, or a name such as step-00001234"
+    )
+    parser.add_argument("--ema", action="store_true", help="use the averaged weights")
+
+
+def open_task(arguments: argparse.Namespace, needs: str | None = None) -> Task:
+    """The task of a run. Raises UserError as ``read_config`` and ``find_checkpoints`` do, before it opens the data."""
+    config = read_config(arguments, needs)
+    create = task_module(config.task).create
+    find_checkpoints(arguments, config, create.higher_is_better)
+    return create(config)
+
+
+def read_config(arguments: argparse.Namespace, needs: str | None = None) -> Any:
+    """Configuration of a run. Raises UserError if there is no such run, or it is not of the task that is needed."""
+    register_groups()
+    stored = arguments.run / "config.yaml"
+    if not stored.is_file():
+        raise UserError(f"{arguments.run} is not a run folder: there is no config.yaml in it")
+    composed = OmegaConf.create(yaml.safe_load(stored.read_text()))
+    if needs not in (None, composed.task):
+        raise UserError(f"{arguments.run} is a run of task={composed.task}: this needs one of task={needs}")
+    composed.merge_with_dotlist(arguments.overrides)
+    import_modules(composed.imports)
+    return typed(composed)
+
+
+def open_model(arguments: argparse.Namespace, task: Task) -> tuple[Any, torch.device, str]:
+    """The model as in a checkpoint of a run and in evaluation mode, the device and what the weights are."""
+    paths = find_checkpoints(arguments, task.config, task.higher_is_better)
+    for path in paths:
+        try:
+            checkpoint.verify(path)
+        except ValueError as error:
+            raise UserError(f"checkpoint {path} is damaged: {error}") from None
+    device = distributed.choose_device(task.config.training.device)
+    model = task.build_model().to(device)
+    if arguments.checkpoint == "average":
+        checkpoint.load_average(paths, model, device)
+    else:
+        checkpoint.load_weights(paths[0], model, "ema" if arguments.ema else "model", device)
+    return model.eval(), device, " ".join(map(str, paths))
+
+
+def autocast(task: Task, device: torch.device) -> torch.autocast:
+    return torch.autocast(device.type, torch.bfloat16, enabled=task.config.training.precision == "bf16")
+
+
+def find_checkpoints(arguments: argparse.Namespace, config: RunConfig, higher_is_better: bool) -> list[Path]:
+    """The checkpoint of a run that is asked for, or those to average; raises UserError where there is none."""
+    folder, count = arguments.run / "checkpoints", config.training.average_checkpoints
+    names = [arguments.checkpoint]
+    if arguments.checkpoint == "average":
+        if count is None or arguments.ema:
+            raise UserError(
+                "--checkpoint average is of the weights that a run with training.average_checkpoints=N kept"
+            )
+        names = [path.name for path in checkpoint.newest_scored(folder, count)] or ["last"]
+    return [checkpoint.find(folder, name, higher_is_better) for name in names]

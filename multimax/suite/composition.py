@@ -1,0 +1,156 @@
+"""From ``configs/`` and the command line to a checked, typed configuration.
+
+Two kinds of groups are made from code, so that nothing is written twice: the reweightings from their registry (a
+function is selectable as soon as it is registered; ``configs/reweight/`` adds named variants) and all defaults from the
+tasks' dataclasses.
+"""
+
+import difflib
+import importlib
+import re
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any, cast
+
+from hydra import compose, initialize_config_dir
+from hydra.core.config_store import ConfigStore
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException, MissingConfigException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import ConfigKeyError, OmegaConfBaseException
+
+from multimax import reweight
+from multimax.suite.config import RunConfig, flatten, skeleton
+from multimax.suite.errors import UserError
+from multimax.suite.tasks import MODULES, task_module
+
+CONFIGS = Path(__file__).resolve().parents[2] / "configs"
+SITES = ("attention", "encoder", "decoder", "cross", "output")
+
+
+def register_groups() -> None:
+    """Give Hydra the groups that are made from code."""
+    register_reweightings()
+    register_schemas()
+
+
+def register_reweightings() -> None:
+    """Put every registered function into the group ``reweight`` and those of its sites.
+
+    ``reweight=NAME`` sets attention and output, except that the output stays softmax for a function that gives exact
+    zeros: label smoothing and mixup want every probability positive. ``reweight/output=NAME`` takes it there too, and
+    ``reweight/encoder=``, ``decoder=`` or ``cross=NAME`` set one kind of attention of task=mt apart from the others.
+    """
+    store = ConfigStore.instance()
+    for name in reweight.available():
+        node = {"name": name, **reweight.options(name)}
+        for site in SITES:
+            store.store(group=f"reweight/{site}", name=name, node=node)
+        sites = dict.fromkeys(SITES) | {
+            "attention": name,
+            "output": name if reweight.get(name).positive else "softmax",
+        }
+        store.store(group="reweight", name=name, node={"defaults": [{site: chosen} for site, chosen in sites.items()]})
+
+
+def register_schemas() -> None:
+    """Put the defaults of every task's dataclasses into Hydra's group ``schema``: a recipe writes only what differs."""
+    store = ConfigStore.instance()
+    for task in MODULES:
+        store.store(group="schema", name=task, node=skeleton(task_module(task).Config), package="_global_")
+
+
+def import_plugins(overrides: Iterable[str]) -> None:
+    """Import the modules of an ``imports=[...]`` override, which may register what other overrides select."""
+    for override in overrides:
+        if override.startswith("imports="):
+            parsed = OverridesParser.create().parse_override(override).value()
+            import_modules([str(name) for name in (parsed if isinstance(parsed, list) else [parsed])])
+
+
+def import_modules(names: Sequence[str]) -> None:
+    for name in names:
+        try:
+            importlib.import_module(name)
+        except ModuleNotFoundError as error:
+            raise UserError(f"imports: there is no module {error.name} (looked for {name} on PYTHONPATH)") from None
+
+
+def compose_configuration(overrides: Sequence[str]) -> DictConfig:
+    """What ``train.py`` composes from these overrides, without running anything. Raises UserError."""
+    try:
+        return _compose(overrides)
+    except (HydraException, OmegaConfBaseException) as error:
+        raise UserError(explain(error, *known_keys(overrides))) from None
+
+
+def _compose(overrides: Sequence[str]) -> DictConfig:
+    register_groups()
+    GlobalHydra.instance().clear()
+    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
+        return compose("config", overrides=list(overrides))
+
+
+def known_keys(overrides: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Dotted keys and group names that a command line could have meant, given the groups that it chooses."""
+    files = {str(path.parent.relative_to(CONFIGS)) for path in CONFIGS.rglob("*/*.yaml")}
+    groups = sorted(files | {"reweight", *(f"reweight/{site}" for site in SITES)})
+    chosen = [override for override in overrides if override.split("=")[0] in groups and "," not in override]
+    try:
+        composed = _compose(chosen)
+    except (HydraException, OmegaConfBaseException):
+        return [], groups
+    return [str(key) for key, _ in flatten(to_dict(composed))], groups
+
+
+def to_dict(composed: DictConfig) -> dict[str, Any]:
+    return cast(dict[str, Any], OmegaConf.to_container(composed))
+
+
+def typed(composed: DictConfig, world: int = 1) -> RunConfig:
+    """The composed configuration as the task's dataclass, checked. Raises UserError."""
+    schema = task_module(composed.task).Config
+    try:
+        config = cast(RunConfig, OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(schema), composed)))
+    except OmegaConfBaseException as error:
+        raise UserError(explain(error, [key for key, _ in flatten(skeleton(schema))])) from None
+    config.check(world)
+    return config
+
+
+def explain(error: Exception, known: Sequence[str] = (), groups: Sequence[str] = ()) -> str:
+    """One line that says what is wrong with an override and which right one is nearest."""
+    message = str(error).splitlines()[0]
+    if isinstance(error, MissingConfigException) and error.missing_cfg_file:
+        group, _, name = error.missing_cfg_file.rpartition("/")
+        if name.startswith("multimax_"):  # the launcher's keys and types, which come with its plugin
+            return f"{group}={name.removeprefix('multimax_')} needs submitit: pip install -e '.[slurm]'"
+        options = sorted(error.options or [])
+        return f"{group}={name}: there is none{nearest(name, options)}; choose one of {', '.join(options)}"
+    if match := re.match(r"Could not override '([^']+)'", message):
+        key = match[1]
+        if key.startswith("reweight.") and key.count(".") > 1:
+            site = ".".join(key.split(".")[:2])
+            known = [k for k in known if k.startswith(site)]
+            return f"{key}: the function at {site} has no such option{nearest(key, known)}; it has {', '.join(known)}"
+        return f"{key}: there is no such key{nearest(key, [*known, *groups])}"
+    if isinstance(error, ConfigKeyError) and error.full_key in [f"reweight.{site}" for site in SITES]:
+        return f"{error.full_key}: only task=mt has this site; elsewhere reweight/attention=NAME is all of it"
+    if isinstance(error, ConfigKeyError):
+        return f"{error.full_key}: there is no such key{nearest(str(error.full_key), known)}"
+    if isinstance(error, OmegaConfBaseException) and error.full_key in [f"reweight.{site}" for site in SITES]:
+        site = error.full_key.replace(".", "/")
+        return f"{error.full_key} holds a function and its options: choose the function with {site}=NAME"
+    if isinstance(error, OmegaConfBaseException) and error.full_key:
+        return f"{error.full_key}: {message}"
+    return message
+
+
+def nearest(wrong: str, right: Sequence[str]) -> str:
+    """ " (nearest: X)" for the name most like the wrong one, by its whole or by its last part; else nothing."""
+    lasts = {name.rsplit(".", 1)[-1]: name for name in right}
+    close = difflib.get_close_matches(wrong, right, 1, 0.6)
+    if not close:
+        close = [lasts[last] for last in difflib.get_close_matches(wrong.rsplit(".", 1)[-1], list(lasts), 1, 0.6)]
+    return f" (nearest: {close[0]})" if close else ""

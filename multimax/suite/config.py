@@ -1,0 +1,320 @@
+"""The typed configuration of a run, and the checks that need more than one of its fields.
+
+Hydra composes the values from ``configs/``; these dataclasses say which keys there are and of what type. A task extends
+``RunConfig`` with its own ``model`` and ``data``.
+"""
+
+import hashlib
+import json
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import MISSING, Field, asdict, dataclass, field, fields, is_dataclass
+from operator import attrgetter
+from typing import Any, get_type_hints
+
+from multimax import reweight
+from multimax.suite.errors import UserError
+from multimax.suite.models.sites import Site
+
+
+@dataclass
+class Reweight:
+    """What stands at each site: ``{"name": registered name, **options}``.
+
+    A task with several kinds of attention extends it with a site for each, None where ``attention`` holds.
+    """
+
+    attention: dict[str, Any]
+    output: dict[str, Any]
+
+    def own(self) -> dict[str, dict[str, Any]]:
+        """The sites that were given a function of their own beside ``attention`` and ``output``."""
+        sites = {item.name: getattr(self, item.name) for item in fields(self)}
+        return {name: site for name, site in sites.items() if site and name not in ("attention", "output")}
+
+
+@dataclass
+class Optimizer:
+    """AdamW. Biases, norms and the reweightings' own parameters are never decayed."""
+
+    learning_rate: float
+    beta1: float = 0.9
+    beta2: float = 0.999
+    epsilon: float = 1e-8
+    weight_decay: float = 0.0
+    # Largest global gradient norm; the reweightings' parameters are clipped to it as a group of their own.
+    clip_norm: float | None = None
+
+
+@dataclass
+class Schedule:
+    """Learning rate over steps: linear warm-up from ``warmup_rate``, then the named decay."""
+
+    name: str = "cosine"  # cosine (to final_rate at the last step) | inverse_sqrt | constant
+    warmup_steps: int | None = None
+    warmup_epochs: float | None = None
+    warmup_rate: float = 0.0
+    final_rate: float = 0.0
+
+
+@dataclass
+class Training:
+    batch_size: int  # examples (task=mt: tokens) per optimiser step over all devices and accumulated micro-batches
+    epochs: float | None = None  # the length of a run: this
+    steps: int | None = None  # or this
+    micro_batch_size: int | None = None  # most examples (tokens) on one device at a time; None: its whole share
+    label_smoothing: float = 0.0
+    precision: str = "fp32"  # fp32 | bf16
+    compile: bool = False
+    cuda_graphs: bool = False  # replays compiled steps instead of launching them: for batches of one shape
+    ema_decay: float | None = None
+    evaluate_ema: bool = False
+    device: str = "auto"  # auto | cpu | cuda
+    log_every: int = 50  # steps
+    evaluate_every: int | None = None  # steps; None: at the end of each epoch
+    checkpoint_every: int | None = None  # steps; None: at each evaluation
+    keep_checkpoints: int = 2  # newest ones kept, besides the best
+    max_skipped_steps: int = 3  # steps in a row left out for a loss or gradient that is not finite, then the run stops
+    # Evaluated checkpoints, the newest, that are kept too and whose mean weights are tested at the end; None: none.
+    average_checkpoints: int | None = None
+
+    def total_steps(self, steps_per_epoch: int) -> int:
+        """Optimiser steps of the run."""
+        return self.steps if self.steps is not None else math.ceil((self.epochs or 0) * steps_per_epoch)
+
+
+@dataclass
+class Logger:
+    """Where the run is shown beside its own files, and what is measured for showing; changes no number of the run."""
+
+    name: str = "none"  # none | wandb | tensorboard
+    measure: bool = True  # at each evaluation the reweightings' parameters, sparsity and multi-modality of attention
+    samples_every: int = 0  # evaluations from one set of sample predictions and attention pictures to the next; 0: none
+    # For name=wandb:
+    project: str = "multimax"
+    entity: str | None = None  # None: the user's default
+    group: str | None = None  # None: the experiment, or task and scale
+    mode: str = "auto"  # auto (online if there are a key and a connection) | online | offline
+
+
+@dataclass
+class RunConfig:
+    """One run. ``model`` and ``data`` belong to the task."""
+
+    task: str
+    scale: str
+    description: str
+    model: Any
+    data: Any
+    reweight: Reweight
+    optimizer: Optimizer
+    schedule: Schedule
+    training: Training
+    logger: Logger = field(default_factory=Logger)
+    seed: int = 0
+    run_dir: str | None = None
+    experiment: str | None = None  # what the report gathers runs under; None: the task and the scale
+    imports: list[str] = field(default_factory=list)
+
+    def check(self, world: int) -> None:
+        """Raise UserError for a combination that cannot run on ``world`` processes, before anything is loaded."""
+        training, schedule = self.training, self.schedule
+        one_of("training.precision", training.precision, ("fp32", "bf16"))
+        one_of("training.device", training.device, ("auto", "cpu", "cuda"))
+        one_of("schedule.name", schedule.name, ("cosine", "inverse_sqrt", "constant"))
+        one_of("logger.name", self.logger.name, ("none", "wandb", "tensorboard"))
+        one_of("logger.mode", self.logger.mode, ("auto", "online", "offline"))
+        for name in ("attention", "output", *self.reweight.own()):
+            check_site(f"reweight.{name}", getattr(self.reweight, name))
+        if (training.epochs is None) == (training.steps is None):
+            raise UserError("set one of training.epochs and training.steps, and null the other")
+        if schedule.warmup_epochs is not None and schedule.warmup_steps is not None:
+            raise UserError("set at most one of schedule.warmup_epochs and schedule.warmup_steps")
+        if schedule.name == "inverse_sqrt" and not (schedule.warmup_steps or schedule.warmup_epochs):
+            raise UserError("schedule.name=inverse_sqrt needs a warm-up: set schedule.warmup_steps")
+        check_bounds(
+            self,
+            {
+                "seed": (0, None),
+                "optimizer.learning_rate": (0, None),
+                "optimizer.beta1": (0, 1),
+                "optimizer.beta2": (0, 1),
+                "optimizer.epsilon": (0, None),
+                "optimizer.weight_decay": (0, None),
+                "optimizer.clip_norm": (0, None),
+                "schedule.warmup_steps": (0, None),
+                "schedule.warmup_epochs": (0, None),
+                "schedule.warmup_rate": (0, None),
+                "schedule.final_rate": (0, None),
+                "training.batch_size": (1, None),
+                "training.micro_batch_size": (1, None),
+                "training.epochs": (0, None),
+                "training.steps": (0, None),
+                "training.label_smoothing": (0, 1),
+                "training.ema_decay": (0, 1),
+                "training.log_every": (1, None),
+                "training.evaluate_every": (1, None),
+                "training.checkpoint_every": (1, None),
+                "training.keep_checkpoints": (1, None),
+                "training.max_skipped_steps": (1, None),
+                "training.average_checkpoints": (2, None),
+                "logger.samples_every": (0, None),
+            },
+        )
+        if training.cuda_graphs and not training.compile:
+            raise UserError("training.cuda_graphs replays compiled steps: set training.compile=true too")
+        if training.average_checkpoints is not None and training.checkpoint_every is not None:
+            raise UserError("training.average_checkpoints takes each evaluation's: null training.checkpoint_every")
+        if training.evaluate_ema and training.ema_decay is None:
+            raise UserError("training.evaluate_ema=true needs training.ema_decay")
+        self.micro_batches(world)
+        self.check_loss(soft_targets=training.label_smoothing > 0)
+
+    def micro_batches(self, world: int) -> int:
+        """Micro-batches that each of ``world`` processes makes of its share of a global batch of examples.
+
+        The fewest of equal size that keep to ``micro_batch_size``. Raises UserError if the batch does not divide.
+        """
+        training = self.training
+        if training.batch_size % world:
+            raise UserError(f"training.batch_size={training.batch_size} is not divisible by the {world} processes")
+        share = training.batch_size // world
+        most = training.micro_batch_size or share
+        return next(count for count in range(1, share + 1) if share % count == 0 and share // count <= most)
+
+    def check_loss(self, soft_targets: bool) -> None:
+        """Raise UserError if the output site's reweighting has no loss that takes the recipe's targets."""
+        name = self.reweight.output["name"]
+        output = reweight.create(**self.reweight.output)
+        way_out = "take reweight/output=softmax or give it one (see 'Adding a function' in README.md)"
+        if not output.has_loss:
+            raise UserError(f"reweight.output={name} gives exact zeros and has no loss of its own: {way_out}")
+        if soft_targets and not output.soft_targets:
+            raise UserError(
+                f"the loss of reweight.output={name} takes hard targets only, but label smoothing, mixup or cutmix "
+                f"is on: turn them off, or {way_out}"
+            )
+
+
+def one_of(key: str, value: str, choices: tuple[str, ...]) -> None:
+    if value not in choices:
+        raise UserError(f"{key}={value}: choose one of {', '.join(choices)}")
+
+
+def check_bounds(config: RunConfig, bounds: Mapping[str, tuple[float, float | None]]) -> None:
+    """Raise UserError for a number outside its [least, most]; a bound of None is none, and so is a value of None."""
+    for key, (least, most) in bounds.items():
+        value = attrgetter(key)(config)
+        if value is not None and not least <= value <= (math.inf if most is None else most):
+            raise UserError(
+                f"{key}={value} is below {least}" if most is None else f"{key}={value} is not in [{least}, {most}]"
+            )
+
+
+def check_site(key: str, site: Site) -> None:
+    """Raise UserError if a site names no registered function or gives it an option that it does not take."""
+    try:
+        reweight.create(**site)
+    except (TypeError, ValueError) as error:
+        raise UserError(f"{key}: {error}") from None
+
+
+# Where a run's files, its data and its printed lines are does not change what it computes.
+NOT_IDENTITY = {
+    "run_dir",
+    "experiment",
+    "description",
+    "logger",
+    "data.root",
+    "data.cache_dir",
+    "data.where",
+    "data.num_workers",
+    "training.device",
+    "training.cuda_graphs",
+    "training.log_every",
+    "training.keep_checkpoints",
+    "training.max_skipped_steps",
+    "training.checkpoint_every",
+    "training.micro_batch_size",
+    "decoding.batch_tokens",
+}
+
+
+def flatten(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Dotted keys and values of the leaves of nested mappings."""
+    for key, value in tree.items():
+        if isinstance(value, Mapping) and value:
+            yield from flatten(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
+
+
+def skeleton(schema: type) -> dict[str, Any]:
+    """All keys of a configuration as nested dicts: the default where a field has one, "???" where a value is due."""
+    types = get_type_hints(schema)
+
+    def value(item: Field) -> Any:
+        if isinstance(types[item.name], type) and is_dataclass(types[item.name]):
+            return skeleton(types[item.name])
+        if item.default_factory is not MISSING:
+            return item.default_factory()
+        return "???" if item.default is MISSING else item.default
+
+    return {item.name: value(item) for item in fields(schema)}
+
+
+def identity(config: Mapping[str, Any], schema: type[RunConfig]) -> dict[str, Any]:
+    """What determines the numbers of a run: the flattened part of its configuration that differs from the defaults.
+
+    Defaults are left out so that an option which the code gains later does not make another run of an old one.
+    """
+    defaults = dict(flatten(skeleton(schema)))
+    for name, site in config["reweight"].items():
+        if site and site["name"] in reweight.available():
+            defaults |= {f"reweight.{name}.{key}": value for key, value in reweight.options(site["name"]).items()}
+    return {
+        key: value
+        for key, value in sorted(flatten(config))
+        if not {key, key.split(".")[0]} & NOT_IDENTITY and (key not in defaults or defaults[key] != value)
+    }
+
+
+def digest(config: RunConfig) -> str:
+    """Eight hexadecimal digits that stand for the ``identity`` of a configuration."""
+    return hashlib.sha256(json.dumps(identity(asdict(config), type(config))).encode()).hexdigest()[:8]
+
+
+def setting(config: Mapping[str, Any], schema: type[RunConfig]) -> dict[str, Any]:
+    """The ``identity`` of a configuration but for reweighting and seed: equal for runs that compare functions."""
+    numbers = identity(config, schema)
+    return {key: value for key, value in numbers.items() if key != "seed" and not key.startswith("reweight.")}
+
+
+def site_label(site: Site) -> str:
+    """A function's name with those of its options that are not the default, as in ``multimax(order=1)``."""
+    defaults = reweight.options(site["name"]) if site["name"] in reweight.available() else {}
+    chosen = [f"{key}={value}" for key, value in site.items() if key != "name" and defaults.get(key, ...) != value]
+    return site["name"] + (f"({', '.join(chosen)})" if chosen else "")
+
+
+def reweight_label(sites: Mapping[str, Site | None]) -> str:
+    """``multimax`` where attention and output agree, else ``sparsemax-softmax``: attention first, output second.
+
+    Kinds of attention with a function of their own follow: ``multimax cross=softmax``.
+    """
+    labels = {name: site_label(site) for name, site in sites.items() if site}
+    attention, output = labels.pop("attention"), labels.pop("output")
+    own = [f"{name}={label}" for name, label in labels.items()]
+    return " ".join([attention if attention == output else f"{attention}-{output}", *own])
+
+
+def experiment_name(config: Mapping[str, Any]) -> str:
+    """What the report, and a logger, gathers a run under."""
+    return config["experiment"] or f"{config['task']}_{config['scale']}"
+
+
+def run_name(config: RunConfig) -> str:
+    """Folder name of a run: follows from its configuration and seed alone."""
+    functions = dict.fromkeys([config.reweight.attention["name"], config.reweight.output["name"]])
+    own = [f"{name}.{site['name']}" for name, site in config.reweight.own().items()]
+    return "-".join([config.task, config.data.name, *functions, *own, f"seed{config.seed}", digest(config)])

@@ -1,0 +1,343 @@
+"""Sentence pairs to train translation on: line-aligned text, folders prepared from it, and those of fairseq.
+
+Text is prepared on first use (``multimax.suite.data.preparation``) and kept in the cache under a hash of the text and
+of what is done to it. What is opened in the end is one format, fairseq's, mapped into memory.
+"""
+
+import hashlib
+import json
+import re
+from collections import defaultdict
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, fields
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from multimax.suite.data import preparation
+from multimax.suite.data.corpus import exclusive
+from multimax.suite.data.dictionary import EOS, UNK, Dictionary
+from multimax.suite.data.fairseq_data import Sentences, read_sentences
+from multimax.suite.data.preparation import DESCRIPTION, Recipe, prepare, read_lines
+from multimax.suite.data.text import FileSource, StringSource, TextSource
+from multimax.suite.data.tokenization import Tokenizer, join_pieces
+from multimax.suite.errors import UserError
+
+VALIDATION = ("valid", "validation", "val", "dev")  # names of its files; the first is fairseq's
+TEXT = re.compile(rf"(train|{'|'.join(VALIDATION)}|[\w-]*(?:test|tst)[\w-]*)\.([a-z]{{2,3}})(\.gz)?")
+
+
+@dataclass
+class TranslationData:
+    """Which sentence pairs, and what is done to raw text."""
+
+    name: str  # label of the data in run names
+    source: str  # synthetic (the project's own German grammar) | files (root)
+    # Folder with line-aligned text of each split, such as train.de and train.en or train.de.gz and train.en.gz; or made
+    # by scripts/prepare_iwslt14.py; or by fairseq-preprocess.
+    root: str | None = None
+    source_language: str = "de"
+    target_language: str = "en"
+    where: str = ""  # where to get the data: printed when it is absent or incomplete
+    # What is done to raw text; a folder that was prepared says it itself.
+    tokenize: bool = True  # with Moses' tokeniser; else tokens are between white space
+    lowercase: bool = True
+    bpe_merges: int | None = 10_000  # of the byte-pair encoding of both languages; None: words as tokens
+    joined_dictionary: bool = False  # one dictionary for both languages
+    max_length: int = 175  # words of either side of a training pair
+    max_ratio: float = 1.5  # of the numbers of words of a training pair's sides
+    cache_dir: str = "~/.cache/multimax"  # where prepared text is kept
+    # What evaluation scores: validation, by this or another of its files' names, or a test split by that of its files.
+    eval_split: str = "validation"
+    test_split: str = "test"  # what the results of a run are measured on
+
+    def __post_init__(self) -> None:
+        if self.eval_split in VALIDATION:  # one name alone, as it is part of what a run is
+            self.eval_split = "validation"
+
+    def check(self) -> None:
+        """Raise UserError for values that no data could do with."""
+        if self.source not in ("synthetic", "files"):
+            raise UserError(f"data.source={self.source}: choose one of synthetic, files")
+        if self.source_language == self.target_language:
+            raise UserError(f"data.source_language and data.target_language are both {self.source_language}")
+        for name, least in (("max_length", 1), ("max_ratio", 1), ("bpe_merges", 1)):
+            value = getattr(self, name)
+            if value is not None and not value >= least:
+                raise UserError(f"data.{name}={value} is below {least}")
+
+    def recipe(self) -> Recipe:
+        names = {field.name for field in fields(Recipe)}
+        return Recipe(**{name: value for name, value in asdict(self).items() if name in names})
+
+
+@dataclass
+class Pairs:
+    """Source and target sentences of a split."""
+
+    sources: Sentences
+    targets: Sentences
+
+    def __len__(self) -> int:
+        return len(self.sources)
+
+    def source(self, i: int) -> np.ndarray:
+        """Integer ids of source sentence ``i``, with EOS at the end."""
+        return self.sources[i]
+
+    def target(self, i: int) -> np.ndarray:
+        """Integer ids of target sentence ``i``, with EOS at the end."""
+        return self.targets[i]
+
+    @property
+    def source_lengths(self) -> np.ndarray:
+        """int32 [pairs], EOS included."""
+        return self.sources.lengths
+
+    @property
+    def target_lengths(self) -> np.ndarray:
+        """int32 [pairs], EOS included."""
+        return self.targets.lengths
+
+
+@dataclass
+class References:
+    """Target sentences that translations are scored against."""
+
+    tokenized: list[str]  # words as the model is trained on (lower-cased if it is), without marks of the BPE
+    raw: list[str] | None  # lines as they were given; None where they are not known, as in fairseq's folders
+
+
+@dataclass
+class Bitext:
+    """Dictionaries, the pairs of each split, and the way between text and ids."""
+
+    root: Path
+    recipe: Recipe
+    source_dictionary: Dictionary
+    target_dictionary: Dictionary  # the same object if it is joined
+    splits: dict[str, Pairs]  # train, validation and the test splits by the names of their files
+    description: dict[str, Any]  # sizes, and of text what was dropped: for a run's summary
+    preparation: dict[str, Any]  # recipe and versions of what prepared the text, for the summary; of fairseq unknown
+
+    @cached_property
+    def tokenizers(self) -> tuple[Tokenizer, Tokenizer]:
+        source, target = self.recipe.tokenizers(self.root)
+        return source, target
+
+    def prepare(self, line: str, target: bool = False) -> list[int]:
+        """Ids of a raw source (or target) sentence, with EOS at the end, as ``Pairs`` has them."""
+        tokenizer = self.tokenizers[target]
+        dictionary = self.target_dictionary if target else self.source_dictionary
+        return dictionary.encode(tokenizer.pieces(tokenizer.words(line)), end=True)
+
+    def tokenized(self, ids: Iterable[int]) -> str:
+        """Words of target ids up to EOS: what tokenised BLEU compares."""
+        return join_pieces(self.target_dictionary.decode(ids))
+
+    def detokenize(self, ids: Iterable[int]) -> str:
+        """Text of target ids up to EOS: what detokenised BLEU compares, and people read."""
+        return self.tokenizers[1].text(self.tokenized(ids))
+
+    def references(self, split: str) -> References:
+        name = f"{VALIDATION[0] if split == 'validation' else split}.{self.recipe.target_language}"
+        if (self.root / DESCRIPTION).exists():
+            raw = self.lines(f"raw/{name}", split) if split != "train" else None
+            return References([join_pieces(line) for line in self.lines(name, split)], raw)
+        # An unknown word of the reference is not matched by the unknown word of a translation: as in fairseq.
+        tokens = [f"<{token}>" if i == UNK else token for i, token in enumerate(self.target_dictionary.tokens)]
+        sentences = (self.splits[split].target(i) for i in range(len(self.splits[split])))
+        return References([join_pieces(" ".join(tokens[i] for i in ids if i != EOS)) for ids in sentences], None)
+
+    def lines(self, name: str, split: str) -> list[str]:
+        """A text file of a prepared folder. Raises UserError if it has not one line for each sentence of the split."""
+        path, count = self.root / name, len(self.splits[split])
+        try:
+            lines = read_lines(path)
+        except (OSError, UnicodeDecodeError) as error:
+            raise UserError(f"{path} cannot be read ({error}): prepare the data again") from None
+        if len(lines) != count:
+            raise UserError(f"{path} has {len(lines)} lines, but {split} {count} sentences: prepare the data again")
+        return lines
+
+
+def open_bitext(config: TranslationData) -> Bitext:
+    """The sentence pairs of a configuration.
+
+    Raises:
+        UserError: they are absent, incomplete, not aligned, not UTF-8 or not in these languages, a dictionary does not
+            belong to them, or the cache cannot be written.
+    """
+    bitext = from_text(config, synthetic(config)) if config.source == "synthetic" else from_files(config)
+    for key in ("eval_split", "test_split"):
+        if (split := getattr(config, key)) not in bitext.splits:
+            raise UserError(f"data.{key}={split}: there is no such split; there are {', '.join(bitext.splits)}")
+    return bitext
+
+
+def synthetic(config: TranslationData) -> dict[str, tuple[TextSource, TextSource]]:
+    """The text of the project's own grammar."""
+    from multimax.suite.data.german_grammar import LANGUAGES, corpus
+
+    if (config.source_language, config.target_language) != LANGUAGES:
+        raise UserError(f"data.source=synthetic translates from {LANGUAGES[0]} to {LANGUAGES[1]} only")
+
+    def side(lines: list[str], name: str) -> TextSource:
+        return StringSource("\n".join(lines), name)
+
+    return {split: (side(de, f"{split}.de"), side(en, f"{split}.en")) for split, (de, en) in corpus().items()}
+
+
+def from_files(config: TranslationData) -> Bitext:
+    """Of ``data.root``, whichever of the three kinds of folders it is."""
+    try:
+        if config.root is None:
+            raise UserError("data.root is not set: point it at the sentence pairs")
+        root = Path(config.root).expanduser()
+        if not root.is_dir():
+            raise UserError(f"data.root={root} is not a folder")
+        if (root / DESCRIPTION).exists():
+            bitext = open_prepared(root, config.source_language, config.target_language)
+            check_recipe(config, bitext)
+            return bitext
+        if any(root.glob("dict.*.txt")):
+            return open_fairseq(root, config)
+        texts = find_text(root, config.source_language, config.target_language)
+    except OSError as error:
+        raise UserError(f"data.root={config.root} cannot be read: {error}") from None
+    except UserError as error:
+        raise UserError(f"{error}; {config.where}" if config.where else str(error)) from error
+    return from_text(config, texts)
+
+
+def from_text(config: TranslationData, texts: dict[str, tuple[TextSource, TextSource]]) -> Bitext:
+    """Of raw text, prepared in the cache unless it is there already."""
+    recipe = config.recipe()
+    origin = {split: [side.fingerprint() for side in sides] for split, sides in texts.items()}
+    everything = {"format": preparation.FORMAT, "recipe": asdict(recipe), "text": origin}
+    key = hashlib.sha256(json.dumps(everything).encode()).hexdigest()[:16]
+    folder = Path(config.cache_dir).expanduser() / f"{config.name}-{key}"
+
+    def load() -> Bitext | None:
+        try:
+            return open_prepared(folder, *recipe.languages)
+        except UserError:  # absent or damaged
+            return None
+
+    if (bitext := load()) is None:
+        try:
+            with exclusive(folder):
+                if (bitext := load()) is None:
+                    prepare(texts, recipe, folder, {"name": config.name, "text": origin})
+                    bitext = load()
+        except OSError as error:
+            raise UserError(
+                f"data.cache_dir={config.cache_dir} cannot hold the prepared text ({error}): name another folder"
+            ) from None
+    assert bitext is not None
+    return bitext
+
+
+def find_text(root: Path, *languages: str) -> dict[str, tuple[TextSource, TextSource]]:
+    """The text files of each split that has both languages."""
+    found: dict[str, dict[str, Path]] = defaultdict(dict)
+    for path in sorted(root.iterdir()):
+        if match := TEXT.fullmatch(path.name):
+            name, language = VALIDATION[0] if match[1] in VALIDATION else match[1], match[2]
+            if language in found[name]:
+                raise UserError(
+                    f"data.root={root} has {language} of {name} twice: {found[name][language].name}, {path.name}"
+                )
+            found[name][language] = path
+    there = sorted(found["train"])
+    if missing := [language for language in languages if language not in there]:
+        present = (
+            f"there is {', '.join(there)}" if there else f"there is no train.{missing[0]} or train.{missing[0]}.gz"
+        )
+        raise UserError(f"data.root={root} has no training text in {' and '.join(missing)}: {present}")
+    if not set(languages) <= found[VALIDATION[0]].keys():
+        raise UserError(
+            f"data.root={root} has no validation text, such as valid.{languages[0]} and valid.{languages[1]}"
+        )
+    return {
+        split: (FileSource(paths[languages[0]]), FileSource(paths[languages[1]]))
+        for split, paths in found.items()
+        if set(languages) <= paths.keys()
+    }
+
+
+def open_prepared(root: Path, source: str, target: str) -> Bitext:
+    """What ``preparation.prepare`` made."""
+    try:
+        description = json.loads((root / DESCRIPTION).read_text(encoding="utf-8"))
+        if description["format"] != preparation.FORMAT:
+            raise UserError(
+                f"{root} was prepared by another version (format {description['format']}): prepare it again"
+            )
+        recipe, sizes = Recipe(**description["recipe"]), description["splits"]
+        made = {key: description[key] for key in ("recipe", "versions")}
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{root / DESCRIPTION} is not whole ({error}): prepare the data again") from None
+    if {source, target} != set(recipe.languages):
+        raise UserError(f"{root} holds {' and '.join(recipe.languages)}, not {source} and {target}")
+    if (source, target) != recipe.languages:
+        recipe = Recipe(**{**asdict(recipe), "source_language": source, "target_language": target})
+    return open_folder(root, recipe, sizes, made)
+
+
+def check_recipe(config: TranslationData, bitext: Bitext) -> None:
+    """Raise UserError for an option that is neither the default nor what the text of a folder was prepared with."""
+    asked, default = asdict(config.recipe()), asdict(Recipe())
+    for name, value in asdict(bitext.recipe).items():
+        if asked[name] not in (value, default[name]):
+            raise UserError(
+                f"data.{name}={asked[name]}, but {bitext.root} was prepared with {value}: leave it out, or prepare the "
+                "text again"
+            )
+
+
+def open_fairseq(root: Path, config: TranslationData) -> Bitext:
+    """What ``fairseq-preprocess`` made.
+
+    Raw sentences to translate are tokenised and split only if the folder holds the BPE's codes as well, in a file
+    ``code``; else they are taken as tokens with spaces in between.
+    """
+    recipe = config.recipe()
+    if not (root / "code").exists():
+        recipe = Recipe(**{**asdict(recipe), "tokenize": False, "lowercase": False, "bpe_merges": None})
+    return open_folder(root, recipe, {}, {})
+
+
+def open_folder(root: Path, recipe: Recipe, description: dict[str, Any], made: dict[str, Any]) -> Bitext:
+    """Dictionaries and binary data. The files may be named after either direction."""
+    languages = recipe.languages
+    there = sorted(path.name.split(".")[1] for path in root.glob("dict.*.txt"))
+    for language in languages:
+        if language not in there:
+            raise UserError(f"{root} has no dictionary dict.{language}.txt: there is {', '.join(there) or 'none'}")
+    if recipe.bpe_merges is not None and not (root / "code").is_file():
+        raise UserError(f"{root} has no file code with the merges of its BPE: prepare the data again")
+    source, target = (Dictionary.load(root / f"dict.{language}.txt") for language in languages)
+    if source.tokens == target.tokens:
+        target = source
+    splits: dict[str, Pairs] = {}
+    for direction in ("-".join(languages), "-".join(reversed(languages))):
+        suffix = f".{direction}.{languages[0]}.idx"
+        for name in sorted(path.name.removesuffix(suffix) for path in root.glob(f"*{suffix}")):
+            prefixes = (root / f"{name}.{direction}.{language}" for language in languages)
+            sides = [read_sentences(prefix, len(side)) for prefix, side in zip(prefixes, (source, target), strict=True)]
+            if len(sides[0]) != len(sides[1]):
+                raise UserError(
+                    f"{root} has {len(sides[0])} sentences of {name} in {languages[0]} and {len(sides[1])} in "
+                    f"{languages[1]}: they do not belong together"
+                )
+            splits["validation" if name == VALIDATION[0] else name] = Pairs(*sides)
+    for name, split in (("train", "train"), (VALIDATION[0], "validation")):
+        if split not in splits:
+            raise UserError(
+                f"{root} has no binary data of {name}, such as {name}.{recipe.direction}.{languages[0]}.idx"
+            )
+    sizes = description or {split: {"pairs": len(pairs)} for split, pairs in splits.items()}
+    return Bitext(root, recipe, source, target, splits, sizes, made)

@@ -1,0 +1,232 @@
+"""Token ids of a text: made once, kept in a compact file beside what they were made from, and mapped into memory.
+
+The folder's name in the cache is a hash of the text and of the vocabulary file, so that a changed one is another
+folder. It is made under a temporary name and renamed. However large the text, the memory it takes to make is that of
+the vocabulary.
+"""
+
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+import sys
+import tempfile
+from array import array
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from rich.progress import Progress
+from torch import Tensor
+
+from multimax.suite.data.text import TextData, TextSource, open_text
+from multimax.suite.errors import UserError
+
+UNKNOWN, END_OF_LINE = "<unk>", {"word": "<eos>", "character": "\n"}
+FORMAT = 1  # of the cache: a change of it leaves what older code made alone
+BUFFER = 1 << 16  # tokens held in memory while a file is written
+
+
+def fingerprint(tokens: Sequence[str]) -> Tensor:
+    """Four int64 that stand for tokens and their order."""
+    digest = hashlib.sha256(json.dumps(tokens).encode()).digest()
+    return torch.from_numpy(np.frombuffer(digest, dtype="<i8").copy())
+
+
+class Vocabulary:
+    """Tokens and their ids, the most frequent first; a token that it lacks is ``<unk>``."""
+
+    def __init__(self, tokens: Sequence[str], unit: str) -> None:
+        self.tokens, self.unit = tokens, unit
+        self.ids = {token: i for i, token in enumerate(tokens)}
+        self.unknown = self.ids[UNKNOWN]
+
+    def __len__(self) -> int:
+        return len(self.tokens)
+
+    def split(self, line: str) -> list[str]:
+        """Tokens of one line, its end included."""
+        return [*(line.split() if self.unit == "word" else line), END_OF_LINE[self.unit]]
+
+    def encode(self, text: str) -> list[int]:
+        """Ids of a text; its last line is not ended."""
+        tokens = [token for line in text.split("\n") for token in self.split(line)][:-1]
+        return [self.ids.get(token, self.unknown) for token in tokens]
+
+    def decode(self, ids: Iterable[int]) -> str:
+        """The text of ids."""
+        tokens = (self.tokens[i] for i in ids)
+        if self.unit == "character":
+            return "".join(tokens)
+        return " ".join("\n" if token == END_OF_LINE["word"] else token for token in tokens).replace(" \n ", "\n")
+
+    def fingerprint(self) -> Tensor:
+        """Four int64 that stand for the tokens and their order."""
+        return fingerprint(self.tokens)
+
+
+@dataclass
+class Corpus:
+    """A vocabulary, and the ids of each split, mapped from a file."""
+
+    vocabulary: Vocabulary
+    splits: dict[str, np.ndarray]
+    unknown: dict[str, int]  # tokens of each split that the vocabulary lacks
+
+    def unigram_perplexity(self, split: str) -> float:
+        """Perplexity of a split under the training text's token frequencies, with one added to each count."""
+        seen, scored = (np.bincount(self.splits[name], minlength=len(self.vocabulary)) for name in ("train", split))
+        log_probability = np.log((seen + 1) / (seen.sum() + len(seen)))
+        return float(np.exp(-(scored * log_probability).sum() / scored.sum()))
+
+
+def open_corpus(config: TextData) -> Corpus:
+    """The corpus of a configuration, from the cache where it is there.
+
+    Raises:
+        UserError: the text is absent, empty or not UTF-8, the vocabulary is unfit, or the cache cannot be written.
+    """
+    sources = open_text(config)
+    file = Path(config.vocabulary).expanduser() if config.vocabulary else None
+    given = read_vocabulary(file, config.unit) if file else None
+    origin = {
+        "format": FORMAT,
+        "unit": config.unit,
+        "vocabulary": given.fingerprint().tolist() if given else config.max_tokens,
+        "text": {split: source.fingerprint() for split, source in sources.items()},
+    }
+    key = hashlib.sha256(json.dumps(origin).encode()).hexdigest()[:16]
+    folder = Path(config.cache_dir).expanduser() / f"{config.name}-{key}"
+    if (corpus := load(folder, config.unit)) is None:
+        try:
+            with exclusive(folder):
+                if (corpus := load(folder, config.unit)) is None:
+                    build(folder, sources, given, config, origin)
+                    corpus = load(folder, config.unit)
+        except OSError as error:
+            raise UserError(
+                f"data.cache_dir={config.cache_dir} cannot hold the token ids ({error}): name another folder"
+            ) from None
+    assert corpus is not None
+    return corpus
+
+
+def read_vocabulary(path: Path, unit: str) -> Vocabulary:
+    """The vocabulary in a JSON file. Raises UserError if it is none, or has no ``<unk>`` or end of line."""
+    try:
+        tokens = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"data.vocabulary={path} cannot be read: {error}") from None
+    if not isinstance(tokens, list) or not all(isinstance(token, str) for token in tokens):
+        raise UserError(f"data.vocabulary={path} is not a JSON list of tokens")
+    if len(set(tokens)) < len(tokens):
+        raise UserError(f"data.vocabulary={path} has {Counter(tokens).most_common(1)[0][0]!r} more than once")
+    for needed in (UNKNOWN, END_OF_LINE[unit]):
+        if needed not in tokens:
+            raise UserError(
+                f"data.vocabulary={path} has no {needed!r}, which data.unit={unit} needs: add it to the list"
+            )
+    return Vocabulary(tokens, unit)
+
+
+def build_vocabulary(source: TextSource, unit: str, max_tokens: int | None) -> Vocabulary:
+    """The tokens of a text by falling frequency, those of the same frequency in the order of their characters."""
+    counts: Counter[str] = Counter({UNKNOWN: 0})
+    with progress(source, "reading") as lines:
+        for line in lines:
+            counts.update(line.split() if unit == "word" else line)
+            counts[END_OF_LINE[unit]] += 1
+
+    def by_frequency(tokens: Iterable[str]) -> list[str]:
+        return sorted(tokens, key=lambda token: (-counts[token], token))
+
+    if max_tokens is not None:
+        special = {UNKNOWN, END_OF_LINE[unit]}
+        for token in by_frequency(counts.keys() - special)[max_tokens - len(special) :]:
+            counts[UNKNOWN] += counts.pop(token)
+    return Vocabulary(by_frequency(counts), unit)
+
+
+def build(
+    folder: Path, sources: dict[str, TextSource], given: Vocabulary | None, config: TextData, origin: dict[str, object]
+) -> None:
+    """Make ``folder``, whole or not at all."""
+    vocabulary = given or build_vocabulary(sources["train"], config.unit, config.max_tokens)
+    temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+    try:
+        sizes = {split: write_ids(temporary / f"{split}.bin", source, vocabulary) for split, source in sources.items()}
+        (temporary / "vocabulary.json").write_text(json.dumps(vocabulary.tokens), encoding="utf-8")
+        description = {"origin": origin, "splits": sizes}
+        (temporary / "description.json").write_text(json.dumps(description, indent=1))
+        shutil.rmtree(folder, ignore_errors=True)
+        temporary.rename(folder)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def write_ids(path: Path, source: TextSource, vocabulary: Vocabulary) -> dict[str, int]:
+    """Write the ids of a text as little-endian integers; returns the numbers of tokens and of unknown ones."""
+    tokens = unknown = 0
+    lookup, dtype = vocabulary.ids.get, id_type(len(vocabulary))
+    buffer = array("i")
+    with path.open("wb") as file, progress(source, "numbering") as lines:
+
+        def flush() -> None:
+            nonlocal tokens, unknown
+            ids = np.array(buffer, dtype=np.int32)
+            tokens, unknown = tokens + len(ids), unknown + int((ids < 0).sum())
+            file.write(np.where(ids < 0, vocabulary.unknown, ids).astype(dtype).tobytes())
+            del buffer[:]
+
+        for line in lines:
+            buffer.extend([lookup(token, -1) for token in vocabulary.split(line)])
+            if len(buffer) >= BUFFER:
+                flush()
+        flush()
+        file.flush()
+        os.fsync(file.fileno())
+    if tokens < 2:
+        raise UserError(f"{source.name} is empty")
+    return {"tokens": tokens, "unknown": unknown}
+
+
+def id_type(num_tokens: int) -> np.dtype:
+    return np.dtype("<u2" if num_tokens <= 1 << 16 else "<i4")
+
+
+def load(folder: Path, unit: str) -> Corpus | None:
+    """What ``build`` made, or None where it is not whole."""
+    try:
+        sizes = json.loads((folder / "description.json").read_text())["splits"]
+        vocabulary = Vocabulary(json.loads((folder / "vocabulary.json").read_text(encoding="utf-8")), unit)
+        dtype = id_type(len(vocabulary))
+        splits: dict[str, np.ndarray] = {}
+        for split, size in sizes.items():
+            splits[split] = np.memmap(folder / f"{split}.bin", dtype, "r", shape=(size["tokens"],))
+            if (folder / f"{split}.bin").stat().st_size != size["tokens"] * dtype.itemsize:
+                return None
+    except (OSError, ValueError, KeyError):
+        return None
+    return Corpus(vocabulary, splits, {split: size["unknown"] for split, size in sizes.items()})
+
+
+@contextmanager
+def exclusive(folder: Path) -> Iterator[None]:
+    """One process at a time makes ``folder``: those of one run would all start to."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with (folder.parent / f".{folder.name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+@contextmanager
+def progress(source: TextSource, doing: str) -> Iterator[Iterator[str]]:
+    """The lines of a text, with a bar on a terminal."""
+    with Progress(disable=not sys.stdout.isatty(), transient=True) as bar:
+        task = bar.add_task(f"{doing} {source.name}", total=source.size)
+        yield source.lines(lambda done: bar.update(task, completed=done))

@@ -1,0 +1,59 @@
+"""Augmented images and their batches, also where files are broken."""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from multimax.suite.data.augment import ImageBatch, eval_transform, train_transform
+from multimax.suite.data.images import ImageData, ImageSource, UnreadableImage
+from multimax.suite.errors import UserError
+
+MAX_UNREADABLE_IN_A_ROW = 10  # more than that is not a broken file but a lost disk
+
+
+class Example(NamedTuple):
+    image: Tensor | None  # None: unreadable and left out
+    target: int
+    skipped: list[str]
+
+
+class ImageDataset:
+    """Transformed images of a source.
+
+    In training an unreadable image is replaced by the next readable one; otherwise it is left out of its batch.
+    """
+
+    def __init__(self, source: ImageSource, config: ImageData, *, training: bool) -> None:
+        self.source = source
+        self.training = training
+        self.transform = train_transform(config) if training else eval_transform(config)
+        self.shape = (config.in_chans, config.image_size, config.image_size)
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def __getitem__(self, index: int) -> Example:
+        """Draws from the global generators in training.
+
+        Raises:
+            UserError: many images in a row are unreadable.
+        """
+        skipped: list[str] = []
+        for candidate in range(index, index + MAX_UNREADABLE_IN_A_ROW):
+            candidate %= len(self.source)
+            try:
+                image = self.source.load(candidate)
+            except UnreadableImage:
+                skipped.append(self.source.name(candidate))
+                if not self.training:
+                    return Example(None, self.source.label(candidate), skipped)
+            else:
+                return Example(self.transform(image), self.source.label(candidate), skipped)
+        raise UserError(f"{len(skipped)} images in a row cannot be read, the last is {skipped[-1]}: is the disk there?")
+
+    def collate(self, examples: list[Example]) -> ImageBatch:
+        readable = [(example.image, example.target) for example in examples if example.image is not None]
+        images = torch.stack([image for image, _ in readable]) if readable else torch.empty(0, *self.shape)
+        targets = torch.tensor([target for _, target in readable], dtype=torch.int64)
+        return ImageBatch(images, targets, [name for example in examples for name in example.skipped])

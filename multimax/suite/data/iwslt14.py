@@ -1,0 +1,171 @@
+"""IWSLT14 German-English (Cettolo et al., 2014) from its organisers' archive, or another corpus in the same way.
+
+This is what ``scripts/prepare_iwslt14.py`` runs. The lines taken are those of fairseq's ``prepare-iwslt14.sh``. What
+differs is the tokeniser: sacremoses is a port of Moses', and where it splits a line otherwise, a training pair can fall
+on the other side of the limits of length and ratio. The sizes are therefore compared with the published ones.
+"""
+
+import argparse
+import re
+import shutil
+import sys
+import tarfile
+import tempfile
+import urllib.request
+import zlib
+from pathlib import Path
+from textwrap import shorten
+from typing import Any
+
+from multimax.suite.data.preparation import DESCRIPTION, Recipe, prepare
+from multimax.suite.data.text import FileSource, StringSource, TextSource
+from multimax.suite.errors import UserError
+
+URL = "https://dl.fbaipublicfiles.com/fairseq/data/iwslt14/de-en.tgz"
+PUBLISHED = {"train": 160_239, "valid": 7_283, "test": 6_750}  # pairs of German-English
+TEST_SETS = ("TED.dev2010", "TEDX.dev2012", "TED.tst2010", "TED.tst2011", "TED.tst2012")
+DESCRIBING = re.compile("<url>|<talkid>|<keywords>")  # lines of the training text that are no translations
+TAGS = re.compile("</?(?:title|description)>")
+SEGMENT = re.compile(r'<seg id="[0-9]*">\s*|\s*</seg>\s*')
+
+Sides = tuple[TextSource, TextSource]
+
+
+def read_archive(path: Path, source: str, target: str) -> dict[str, Sides]:
+    """Training and test text in the archive of a language pair. Nothing is unpacked to disk.
+
+    Raises:
+        UserError: it is no such archive, or a file in it is absent or not UTF-8.
+    """
+    names = ["train.tags.{pair}.{language}", *(f"IWSLT14.{name}.{{pair}}.{{language}}.xml" for name in TEST_SETS)]
+    texts: dict[str, str] = {}
+    try:
+        with tarfile.open(path) as archive:
+            for member in archive:
+                if member.isfile() and (file := archive.extractfile(member)):
+                    name = Path(member.name).name
+                    if name.startswith(("train.tags.", "IWSLT14.TED")):
+                        texts[name] = file.read().decode()
+    except UnicodeDecodeError:
+        raise UserError(f"{path}: {name} is not UTF-8") from None
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error}") from None
+    except (tarfile.TarError, EOFError, zlib.error) as error:
+        raise UserError(f"{path} is not a whole tar archive: {shorten(str(error), 100)}") from None
+    splits: dict[str, list[TextSource]] = {"train": [], "test": []}
+    pair = next((p for p in (f"{source}-{target}", f"{target}-{source}") if f"train.tags.{p}.{source}" in texts), None)
+    if pair is None:
+        there = sorted(name.removeprefix("train.tags.") for name in texts if name.startswith("train.tags."))
+        raise UserError(f"{path} has no training text of {source}-{target}: there is {', '.join(there) or 'none'}")
+    for language in (source, target):
+        wanted = [name.format(pair=pair, language=language) for name in names]
+        if missing := [name for name in wanted if name not in texts]:
+            raise UserError(f"{path} has no {' and no '.join(missing)}")
+        train, *tests = (texts[name].removesuffix("\n").split("\n") for name in wanted)
+        lines = [TAGS.sub("", line) for line in train if not DESCRIBING.search(line)]
+        splits["train"].append(StringSource("\n".join(lines), f"{path}: {wanted[0]}"))
+        segments = [SEGMENT.sub("", line).replace("’", "'") for test in tests for line in test if "<seg id" in line]
+        splits["test"].append(StringSource("\n".join(segments), f"{path}: test sets in {language}"))
+    return {split: (sides[0], sides[1]) for split, sides in splits.items()}
+
+
+def download(url: str, path: Path) -> None:
+    print(f"downloading {url}", flush=True)
+    try:
+        with urllib.request.urlopen(url, timeout=60) as response, path.open("wb") as file:
+            shutil.copyfileobj(response, file)
+    except (OSError, ValueError) as error:
+        raise UserError(f"{url} cannot be downloaded ({error}): get the archive and name it with --archive") from None
+
+
+def report(description: dict[str, Any], published: dict[str, int]) -> None:
+    """Print the sizes, and how they differ from the published ones."""
+    for split, sizes in description["splits"].items():
+        line = f"{split}: {sizes['pairs']:,} pairs"
+        if dropped := sizes.get("dropped"):
+            line += f" (left out: {', '.join(f'{count:,} {reason}' for reason, count in dropped.items())})"
+        if split in published:
+            difference = sizes["pairs"] - published[split]
+            line += f"; published: {published[split]:,}" + (f", {difference:+,} here" if difference else ", the same")
+        print(line)
+
+
+def parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        description="Prepare IWSLT14 German-English, or other line-aligned text, for task=mt and for fairseq-train."
+    )
+    parser.add_argument("folder", type=Path, help="folder to make; one that this script made is replaced")
+    parser.add_argument("--archive", type=Path, help="de-en.tgz of IWSLT14; downloaded if not given")
+    parser.add_argument("--url", default=URL, help="where to download it from (default: %(default)s)")
+    text = parser.add_argument_group("instead of the archive, line-aligned text, gzipped or not")
+    files: dict[str, Any] = {"nargs": 2, "type": Path, "metavar": ("SOURCE", "TARGET")}
+    text.add_argument("--train", **files)
+    text.add_argument("--valid", **files, help="without it, pairs of the training text are held out")
+    text.add_argument("--test", **files)
+    recipe = Recipe(validation_every=23)
+    parser.add_argument("--source-language", default=recipe.source_language, metavar="XX")
+    parser.add_argument("--target-language", default=recipe.target_language, metavar="XX")
+    parser.add_argument("--bpe-merges", type=int, default=recipe.bpe_merges, metavar="N")
+    parser.add_argument("--max-length", type=int, default=recipe.max_length, metavar="WORDS")
+    parser.add_argument("--max-ratio", type=float, default=recipe.max_ratio, metavar="R")
+    parser.add_argument("--validation-every", type=int, default=recipe.validation_every, metavar="N")
+    parser.add_argument("--keep-case", action="store_true", help="do not lower-case")
+    parser.add_argument("--joined-dictionary", action="store_true", help="one dictionary for both languages")
+    parser.add_argument("--processes", type=int, default=2, metavar="N", help="that tokenise (default: %(default)s)")
+    return parser
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Do what the command line says. Raises UserError."""
+    folder: Path = arguments.folder.expanduser()
+    if folder.exists() and not (folder / DESCRIPTION).exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise UserError(f"{folder} is there and was not made by this script: name another folder")
+    numbers = ("bpe_merges", "max_length", "max_ratio", "validation_every", "processes")
+    for name in numbers:
+        if getattr(arguments, name) < (2 if name == "validation_every" else 1):
+            raise UserError(f"--{name.replace('_', '-')} {getattr(arguments, name)} is too small")
+    source, target = arguments.source_language, arguments.target_language
+    recipe = Recipe(
+        source,
+        target,
+        lowercase=not arguments.keep_case,
+        bpe_merges=arguments.bpe_merges,
+        joined_dictionary=arguments.joined_dictionary,
+        max_length=arguments.max_length,
+        max_ratio=arguments.max_ratio,
+        validation_every=None if arguments.valid else arguments.validation_every,
+    )
+    given = {split: paths for split in ("train", "valid", "test") if (paths := getattr(arguments, split))}
+    if given and arguments.archive:
+        raise UserError("--archive and text files exclude each other")
+    if given and "train" not in given:
+        raise UserError(f"--{next(iter(given))} needs --train as well")
+    published: dict[str, int] = {}
+    if given:
+        texts: dict[str, Sides] = {s: (FileSource(paths[0]), FileSource(paths[1])) for s, paths in given.items()}
+        origin = {split: [str(path) for path in paths] for split, paths in given.items()}
+    else:
+        with tempfile.TemporaryDirectory() as temporary:
+            archive = arguments.archive or Path(temporary) / "archive.tgz"
+            if arguments.archive is None:
+                download(arguments.url, archive)
+            texts = read_archive(archive, source, target)
+        origin = {"archive": [str(arguments.archive or arguments.url)]}
+        if {source, target} == {"de", "en"}:
+            published = PUBLISHED
+    fingerprints = {split: [side.fingerprint() for side in sides] for split, sides in texts.items()}
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    description = prepare(texts, recipe, folder, {"from": origin, "text": fingerprints}, arguments.processes)
+    report(description, published)
+    print(f"wrote {folder}: train with task=mt data.root={folder}")
+
+
+def main() -> None:
+    try:
+        run(parser().parse_args())
+    except (UserError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print("stopped", file=sys.stderr)
+        sys.exit(130)

@@ -1,0 +1,248 @@
+"""Batches that depend on the seed and the step alone.
+
+What a step trains on is a pure function of (seed, step): which examples, in which order, and everything random in them.
+So a run that is resumed in mid-epoch, or moved to another number of workers, processes or accumulation steps, sees the
+same bits.
+"""
+
+import itertools
+import os
+import random
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from enum import IntEnum
+from typing import Any, Protocol, TypeVar
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader
+
+from multimax.suite.errors import UserError
+
+T = TypeVar("T")
+Batch = TypeVar("Batch")
+Batch_co = TypeVar("Batch_co", covariant=True)
+
+
+class Examples(Protocol[Batch_co]):
+    """A map-style dataset that knows how to make a batch of its examples.
+
+    ``__getitem__`` may draw from Python's, NumPy's and torch's global generators: they are seeded for it.
+    """
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int) -> Any: ...
+
+    def collate(self, examples: list[Any]) -> Batch_co: ...
+
+
+class Order(Protocol):
+    """Says which examples make up each global batch."""
+
+    def batch(self, step: int) -> list[int]: ...
+
+
+class Stream(IntEnum):
+    """What random numbers are for: keeps those that are drawn from the same seed and step apart."""
+
+    ORDER = 0
+    EXAMPLE = 1
+    MIX = 2
+    PLACE = 3
+    PATCH_MIX = 4
+
+
+def random_seeds(stream: Stream, seed: int, step: int, count: int) -> list[int]:
+    """``count`` seeds in [0, 2^32); entry i is a function of (stream, seed, step, i)."""
+    return np.random.SeedSequence((seed, step, stream)).generate_state(count).tolist()
+
+
+def seed_generators(seed: int) -> None:
+    """Seed the global generators of Python, NumPy and torch's CPU, which augmentation libraries draw from."""
+    random.seed(seed)
+    np.random.seed(seed)  # noqa: NPY002 timm draws from the legacy generator
+    torch.default_generator.manual_seed(seed)  # torch.manual_seed would reseed the GPU too
+
+
+@contextmanager
+def preserved_generators() -> Iterator[None]:
+    """The global generators go on after the block as if it had drawn nothing."""
+    states = random.getstate(), np.random.get_state(), torch.get_rng_state()  # noqa: NPY002
+    try:
+        yield
+    finally:
+        random.setstate(states[0])
+        np.random.set_state(states[1])  # noqa: NPY002
+        torch.set_rng_state(states[2])
+
+
+class EpochOrder:
+    """A fresh random permutation each epoch, cut into batches; what does not fill the last batch is left out.
+
+    With ``repeats`` > 1 each example of the permutation stands that many times in a row and the epoch keeps its length,
+    so it covers one ``repeats``-th of the examples: the repeated augmentation of DeiT (Hoffer et al., 1901.09335).
+
+    Args:
+        num_examples: examples in the data set.
+        batch_size: examples in a global batch.
+        seed: not negative.
+        repeats: times that an example occurs in a row.
+
+    Raises:
+        UserError: an epoch would not fill one batch, or the seed is negative.
+    """
+
+    def __init__(self, num_examples: int, batch_size: int, seed: int, repeats: int = 1) -> None:
+        if not 1 <= batch_size <= num_examples:
+            raise UserError(
+                f"training.batch_size={batch_size} must be between 1 and the {num_examples} training examples"
+            )
+        if repeats < 1:
+            raise UserError(f"data.repeated_augmentation={repeats} must be at least 1 (1 turns it off)")
+        if seed < 0:
+            raise UserError(f"seed={seed} must not be negative")
+        self.num_examples = num_examples
+        self.batch_size = batch_size
+        self.seed = seed
+        self.repeats = repeats
+        self.steps_per_epoch = num_examples // batch_size
+        self._epoch = -1
+        self._permutation = np.empty(0, dtype=np.int64)
+
+    def batch(self, step: int) -> list[int]:
+        """Indices of the examples of global batch ``step``, counted from the start of training."""
+        epoch, step_of_epoch = divmod(step, self.steps_per_epoch)
+        if epoch != self._epoch:
+            generator = np.random.default_rng(random_seeds(Stream.ORDER, self.seed, epoch, count=4))
+            self._epoch, self._permutation = epoch, generator.permutation(self.num_examples)
+        positions = np.arange(step_of_epoch * self.batch_size, (step_of_epoch + 1) * self.batch_size)
+        if self.repeats > 1:  # so that the copies of an image do not meet the copies of one other image in mixup
+            positions = np.random.default_rng(random_seeds(Stream.PLACE, self.seed, step, count=4)).permutation(
+                positions
+            )
+        return self._permutation[positions // self.repeats].tolist()
+
+
+def check_batch_size(batch_size: int, world: int, micro_batches: int, *, mixed: bool = False) -> None:
+    """Raise UserError unless a global batch can be cut evenly, and for mixup or cutmix into even parts."""
+    parts = world * micro_batches
+    if batch_size % parts:
+        raise UserError(
+            f"training.batch_size={batch_size} cannot be divided by {world} processes x {micro_batches} micro-batches"
+        )
+    if mixed and batch_size // parts % 2:
+        raise UserError(
+            f"training.batch_size={batch_size} over {world} processes x {micro_batches} micro-batches gives "
+            f"{batch_size // parts} images each: mixup and cutmix need an even number"
+        )
+
+
+def shard(batch: Sequence[T], rank: int, world: int, micro_batches: int) -> list[list[T]]:
+    """The micro-batches of one process.
+
+    timm's Mixup mixes each element with the one that stands as far from the other end of the batch. A part therefore
+    takes a piece of the front and the mirrored piece of the back: a part of even size pairs the elements that the whole
+    batch pairs.
+
+    Raises:
+        UserError: the batch cannot be divided.
+    """
+    check_batch_size(len(batch), world, micro_batches)
+    parts = world * micro_batches
+    size = len(batch) // parts
+    front, back = size - size // 2, size // 2
+    return [
+        [
+            *batch[part * front : (part + 1) * front],
+            *batch[len(batch) - (part + 1) * back : len(batch) - part * back],
+        ]
+        for part in range(rank * micro_batches, (rank + 1) * micro_batches)
+    ]
+
+
+def train_batches(
+    dataset: Examples[Batch],
+    order: Order,
+    *,
+    start_step: int,
+    seed: int,
+    rank: int = 0,
+    world: int = 1,
+    micro_batches: int = 1,
+    num_workers: int = 0,
+) -> Iterator[list[Batch]]:
+    """This process's micro-batches of step ``start_step`` and of each one after it, without end.
+
+    Workers live as long as the iterator; closing or dropping it ends them.
+
+    Raises:
+        UserError: a batch cannot be divided (at once), or the data cannot be read (while iterating).
+    """
+    check_batch_size(len(order.batch(start_step)), world, micro_batches)
+
+    def parts() -> Iterator[list[tuple[int, int]]]:
+        for step in itertools.count(start_step):
+            indices = order.batch(step)
+            seeds = random_seeds(Stream.EXAMPLE, seed, step, len(indices))
+            yield from shard(list(zip(indices, seeds, strict=True)), rank, world, micro_batches)
+
+    batches = _load(_Seeded(dataset), dataset.collate, parts(), num_workers)
+    return _grouped(batches, micro_batches)
+
+
+def eval_batches(
+    dataset: Examples[Batch], batch_size: int, *, rank: int = 0, world: int = 1, num_workers: int = 0
+) -> Iterator[Batch]:
+    """Batches of at most ``batch_size`` in which each example occurs exactly once over all processes.
+
+    Processes may get different numbers of batches: add up over processes after the last one, not in between.
+    """
+    indices = range(rank, len(dataset), world)
+    parts = (list(indices[start : start + batch_size]) for start in range(0, len(indices), batch_size))
+    return _load(dataset, dataset.collate, parts, num_workers)
+
+
+class _Seeded:
+    """Seeds the global generators for each example; an index is (index, seed)."""
+
+    def __init__(self, dataset: Examples[Any]) -> None:
+        self.dataset = dataset
+
+    def __getitem__(self, key: tuple[int, int]) -> Any:
+        index, seed = key
+        seed_generators(seed)
+        return self.dataset[index]
+
+
+def _load(dataset: Any, collate: Any, parts: Iterable[list[Any]], num_workers: int) -> Iterator[Any]:
+    loader = DataLoader(
+        dataset,
+        batch_sampler=parts,
+        collate_fn=collate,
+        num_workers=num_workers,
+        worker_init_fn=_leave_process_group,
+        pin_memory=torch.cuda.is_available(),
+    )
+    with preserved_generators():  # the loader draws a seed that nothing here uses
+        batches = iter(loader)
+    while True:
+        try:
+            with preserved_generators():  # without workers it is this process that makes the examples
+                batch = next(batches)
+        except StopIteration:
+            return
+        except UserError as error:  # a worker's arrives as the text of its traceback
+            raise UserError(str(error).strip().rpartition("UserError: ")[2]) from error
+        yield batch
+
+
+def _grouped(batches: Iterator[T], size: int) -> Iterator[list[T]]:
+    while group := list(itertools.islice(batches, size)):
+        yield group
+
+
+def _leave_process_group(_worker: int) -> None:
+    # Ctrl-C, timeout and the like signal the whole group, but the training decides when it has finished with its
+    # workers. (Ignoring the signals would not do: a loader ends a worker that is stuck by SIGTERM.)
+    os.setpgid(0, 0)

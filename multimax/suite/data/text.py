@@ -1,0 +1,188 @@
+"""Text, line by line: the English that ships with CPython, local files, and data sets of the Hugging Face hub."""
+
+import gzip
+import hashlib
+import re
+import zlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from textwrap import shorten
+from typing import Any, Protocol
+
+from multimax.suite.errors import UserError
+
+SPLITS = {"train": "train", "validation": "valid|validation|val|dev", "test": "test"}
+
+Advance = Callable[[int], None]
+"""Called with the number of bytes (of a hub's data set: rows) done so far."""
+
+
+@dataclass
+class TextData:
+    """Which text, what its tokens are, and how evaluation walks over it."""
+
+    name: str  # label of the data in run names
+    source: str  # pydoc | files (root, or else hub)
+    unit: str = "word"  # word: between white space, with <eos> behind each line | character
+    root: str | None = None  # folder with a text, gzip or parquet file of each split, such as train.txt.gz
+    hub: str | None = None  # data set of the Hugging Face hub, used without root
+    hub_config: str | None = None
+    where: str = ""  # where to get the data: printed when it is absent or incomplete
+    vocabulary: str | None = None  # JSON list of tokens, the most frequent first; None: those of the training text
+    max_tokens: int | None = None  # size of a vocabulary made from the training text: its most frequent tokens
+    cache_dir: str = "~/.cache/multimax"  # where token ids are kept
+    eval_split: str = "validation"  # validation | test
+    # transformer_xl: streams that the text is cut into, each with a memory of its own. transformer_lm: windows at a
+    # time.
+    eval_batch_size: int = 10
+
+
+class TextSource(Protocol):
+    """One split of a text."""
+
+    name: str
+    size: int  # what ``lines`` counts up to
+
+    def fingerprint(self) -> str:
+        """Changes whenever the text does."""
+
+    def lines(self, advance: Advance) -> Iterator[str]:
+        """Lines without their end; raises UserError for what is not UTF-8."""
+
+
+class FileSource:
+    """A text file, gzipped or not, or a parquet file with a column ``text`` that holds a line per row."""
+
+    def __init__(self, path: Path) -> None:
+        """Raises UserError if there is none."""
+        try:
+            self.path, self.name, self.size = path, str(path), path.stat().st_size
+        except OSError as error:
+            raise UserError(f"{path} cannot be read: {error.strerror}") from None
+
+    def fingerprint(self) -> str:
+        """Of the file's bytes; raises UserError if it cannot be read."""
+        try:
+            with self.path.open("rb") as file:
+                return hashlib.file_digest(file, "sha256").hexdigest()
+        except OSError as error:
+            raise UserError(f"{self.path} cannot be read: {error.strerror}") from None
+
+    def lines(self, advance: Advance) -> Iterator[str]:
+        try:
+            yield from self._rows(advance) if self.path.suffix == ".parquet" else self._lines(advance)
+        except UnicodeDecodeError as error:
+            raise UserError(f"{self.path} is not UTF-8 ({error.reason}): convert it, for instance with iconv") from None
+        except (OSError, EOFError, zlib.error, ValueError) as error:  # of OSErrors, BadGzipFile has no strerror
+            reason = getattr(error, "strerror", None) or str(error)
+            raise UserError(f"{self.path} cannot be read: {shorten(reason, 200)}") from None
+
+    def _lines(self, advance: Advance) -> Iterator[str]:
+        with self.path.open("rb") as raw, gzip.open(raw) if self.path.suffix == ".gz" else raw as file:
+            # Lines end at \n alone, as for the other tokenizers of WikiText: some of its words hold other separators.
+            for number, line in enumerate(file, 1):
+                # Some editors write a mark of the byte order in front, which is no part of the first word.
+                yield line.decode("utf-8-sig" if number == 1 else "utf-8").removesuffix("\n")
+                if number % 1000 == 0:
+                    advance(raw.tell())
+
+    def _rows(self, advance: Advance) -> Iterator[str]:
+        import pyarrow.parquet
+
+        file = pyarrow.parquet.ParquetFile(self.path)
+        if "text" not in file.schema_arrow.names:
+            raise UserError(f"{self.path} has no column text, but {', '.join(file.schema_arrow.names)}")
+        total, done = max(file.metadata.num_rows, 1), 0
+        for batch in file.iter_batches(columns=["text"]):
+            yield from (row.removesuffix("\n") for row in batch.column("text").to_pylist())
+            done += len(batch)
+            advance(self.size * done // total)
+
+
+class TableSource:
+    """A split of a Hugging Face data set with a column ``text`` that holds a line per row."""
+
+    def __init__(self, table: Any, name: str) -> None:
+        self.table, self.name, self.size = table.select_columns("text"), name, len(table)
+
+    def fingerprint(self) -> str:
+        return self.table._fingerprint
+
+    def lines(self, advance: Advance) -> Iterator[str]:
+        done = 0
+        for batch in self.table.iter(batch_size=1000):
+            yield from (row.removesuffix("\n") for row in batch["text"])
+            done += len(batch["text"])
+            advance(done)
+
+
+class StringSource:
+    """Text in memory."""
+
+    def __init__(self, text: str, name: str) -> None:
+        self.text, self.name, self.size = text, name, len(text)
+
+    def fingerprint(self) -> str:
+        return hashlib.sha256(self.text.encode()).hexdigest()
+
+    def lines(self, advance: Advance) -> Iterator[str]:
+        yield from self.text.split("\n")
+
+
+def open_text(config: TextData) -> dict[str, TextSource]:
+    """The sources of the splits "train", "validation" and "test".
+
+    Raises:
+        UserError: the data is absent or incomplete: what was found and where to get it.
+    """
+    if config.source == "pydoc":
+        return dict(_open_pydoc())
+    try:
+        return _open_folder(Path(config.root).expanduser()) if config.root else _open_hub(config)
+    except UserError as error:
+        raise UserError(f"{error}; {config.where}" if config.where else str(error)) from error
+
+
+def _open_pydoc() -> Iterator[tuple[str, TextSource]]:
+    """CPython's language reference as ``help()`` prints it: a tenth of the topics each for validation and test."""
+    from pydoc_data.topics import topics
+
+    texts = [topics[name].strip() for name in sorted(topics)]
+    for split, remainders in (("train", {1, 2, 3, 4, 6, 7, 8, 9}), ("validation", {0}), ("test", {5})):
+        chosen = [text for i, text in enumerate(texts) if i % 10 in remainders]
+        yield split, StringSource("\n\n".join(chosen), f"pydoc_data.topics ({split})")
+
+
+def _open_folder(root: Path) -> dict[str, TextSource]:
+    if not root.is_dir():
+        raise UserError(f"data.root={root} is not a folder")
+    sources: dict[str, TextSource] = {}
+    for split, names in SPLITS.items():
+        pattern = re.compile(rf"(wiki\.)?({names})(-00000-of-00001)?\.((txt|tokens|raw)(\.gz)?|parquet)")
+        found = sorted(path for path in root.iterdir() if pattern.fullmatch(path.name))
+        if len(found) != 1:
+            described = (
+                f"several files of the {split} split: {', '.join(path.name for path in found)}"
+                if found
+                else (f"no {split} split, such as {split}.txt, {split}.txt.gz or {split}.parquet")
+            )
+            raise UserError(f"data.root={root} has {described}")
+        sources[split] = FileSource(found[0])
+    return sources
+
+
+def _open_hub(config: TextData) -> dict[str, TextSource]:
+    """Splits of a data set, which ``datasets`` copies to its cache (HF_DATASETS_CACHE) on first use."""
+    if config.hub is None:
+        raise UserError("data.root is not set: point it at the text")
+    import datasets
+
+    try:
+        tables = datasets.load_dataset(config.hub, config.hub_config)
+    except Exception as error:  # absent, offline, a full disk: each has a type of its own
+        raise UserError(f"cannot load {config.hub}: {shorten(str(error), 200, placeholder=' ...')}") from error
+    for split in SPLITS:
+        if split not in tables or "text" not in tables[split].column_names:
+            raise UserError(f"{config.hub} has no {split} split with a column text")
+    return {split: TableSource(tables[split], f"{config.hub} ({split})") for split in SPLITS}

@@ -1,0 +1,141 @@
+"""Batches of sentence pairs of like lengths, limited by tokens; what a step trains on depends on seed and step alone.
+
+As in fairseq (Ott et al., 1904.01038), a batch may hold as many rows as, all filled up to its longest side, make
+``max_tokens`` tokens, and the pairs of a batch are neighbours in the order of their lengths.
+"""
+
+import itertools
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from multimax.suite.data.bitext import Pairs
+from multimax.suite.data.dictionary import EOS, PAD
+from multimax.suite.data.loading import EpochOrder, Stream, random_seeds
+from multimax.suite.data.segments import IGNORED
+from multimax.suite.errors import UserError
+
+ROWS = 8  # a batch of more rows has a multiple of them, for the sake of GPUs
+
+
+class TranslationBatch(NamedTuple):
+    """Sentence pairs, each filled up on the right."""
+
+    source: Tensor  # int64 [rows, S], PAD behind the sentence, which ends with EOS
+    source_mask: Tensor  # bool [rows, S], True for the sentence
+    target: Tensor  # int64 [rows, T], the decoder's input: EOS and the sentence without its end, then PAD
+    targets: Tensor  # int64 [rows, T], the sentence with its end, then IGNORED
+    indices: Tensor  # int64 [rows], of the pairs
+
+    def to(self, device: torch.device) -> "TranslationBatch":
+        return TranslationBatch(*(tensor.to(device, non_blocking=True) for tensor in self))
+
+
+class TokenBatches:
+    """Training batches: formed once per seed, in a new order each epoch.
+
+    A pair that does not fit into ``max_tokens`` by itself is left out; ``too_long`` counts them.
+
+    Args:
+        pairs: the training data.
+        max_tokens: most tokens of a global batch, rows times its longest side.
+        seed: not negative. Says which pairs of the same lengths meet, and the order of the batches.
+
+    Raises:
+        UserError: no pair fits, or the seed is negative.
+    """
+
+    def __init__(self, pairs: Pairs, max_tokens: int, seed: int) -> None:
+        self.pairs = pairs
+        longest = np.maximum(pairs.source_lengths, pairs.target_lengths)
+        if seed < 0:
+            raise UserError(f"seed={seed} must not be negative")
+        order = np.random.default_rng(random_seeds(Stream.PLACE, seed, 0, count=4)).permutation(len(pairs))
+        order = order[longest[order] <= max_tokens]
+        self.too_long = len(pairs) - len(order)
+        if not len(order):
+            shortest = f"the shortest of {len(pairs)} pairs has {longest.min()}" if len(pairs) else "there is no pair"
+            raise UserError(f"a batch of {max_tokens} tokens holds no sentence pair: {shortest}")
+        order = order[np.lexsort((pairs.target_lengths[order], pairs.source_lengths[order]))]
+        self.batches = cut_by_tokens(order, longest, max_tokens)
+        self.steps_per_epoch = len(self.batches)
+        self.order = EpochOrder(self.steps_per_epoch, 1, seed)
+
+    def batch(self, step: int) -> np.ndarray:
+        """Indices of the pairs of global batch ``step``, counted from the start of training."""
+        return self.batches[self.order.batch(step)[0]]
+
+    def train_batches(
+        self, start_step: int, *, rank: int = 0, world: int = 1, micro_batches: int = 1
+    ) -> Iterator[list[TranslationBatch]]:
+        """This process's micro-batches of step ``start_step`` and of each one after it, without end.
+
+        Every part takes every so-manieth row, so that parts have like lengths. Where a batch has fewer rows than there
+        are parts, a part without one gets the batch's first pair with nothing to score: its targets are IGNORED.
+        """
+        parts = range(rank * micro_batches, (rank + 1) * micro_batches)
+        for step in itertools.count(start_step):
+            indices = self.batch(step)
+            yield [
+                collate(self.pairs, part) if len(part) else unscored(collate(self.pairs, indices[:1]))
+                for part in (indices[part :: world * micro_batches] for part in parts)
+            ]
+
+
+def eval_batches(pairs: Pairs, max_tokens: int, *, rank: int = 0, world: int = 1) -> Iterator[TranslationBatch]:
+    """Batches in which each pair occurs exactly once over all processes, however long it is; the longest come first.
+
+    Processes may get different numbers of batches: add up over processes after the last one, not in between.
+    """
+    longest = np.maximum(pairs.source_lengths, pairs.target_lengths)
+    order = np.lexsort((pairs.target_lengths, pairs.source_lengths))
+    for indices in cut_by_tokens(order, longest, max_tokens)[::-1][rank::world]:
+        yield collate(pairs, indices)
+
+
+def cut_by_tokens(order: np.ndarray, longest: np.ndarray, max_tokens: int) -> list[np.ndarray]:
+    """``order`` cut into batches of at most ``max_tokens``; a longer sentence is a batch of its own.
+
+    Args:
+        order: int [pairs], indices of pairs.
+        longest: int, for each pair the length of its longer side.
+    """
+    batches, lengths = [], longest[order].tolist()
+    start = 0
+    while start < len(order):
+        side, stop = 0, start
+        while stop < len(order) and max(side, lengths[stop]) * (stop + 1 - start) <= max_tokens:
+            side = max(side, lengths[stop])
+            stop += 1
+        rows = max(stop - start, 1)
+        if rows > ROWS and stop < len(order):
+            rows -= rows % ROWS
+        batches.append(order[start : start + rows])
+        start += rows
+    return batches
+
+
+def collate(pairs: Pairs, indices: Sequence[int] | np.ndarray) -> TranslationBatch:
+    """The pairs of ``indices``, which are at least one."""
+    rows = len(indices)
+    source = np.full((rows, int(pairs.source_lengths[indices].max())), PAD, dtype=np.int64)
+    targets = np.full((rows, int(pairs.target_lengths[indices].max())), IGNORED, dtype=np.int64)
+    target = np.full_like(targets, PAD)
+    target[:, 0] = EOS
+    for row, index in enumerate(indices):
+        ids = pairs.source(index)
+        source[row, : len(ids)] = ids
+        ids = pairs.target(index)
+        targets[row, : len(ids)] = ids
+        target[row, 1 : len(ids)] = ids[:-1]
+    tensor = torch.from_numpy
+    return TranslationBatch(
+        tensor(source), tensor(source != PAD), tensor(target), tensor(targets), torch.as_tensor(np.asarray(indices))
+    )
+
+
+def unscored(batch: TranslationBatch) -> TranslationBatch:
+    return batch._replace(targets=torch.full_like(batch.targets, IGNORED))

@@ -1,0 +1,248 @@
+"""Checkpoints that are either whole or not there.
+
+A checkpoint is a folder ``step-00001234`` with ``model.safetensors``, perhaps ``ema.safetensors``, ``training.pt``
+(optimiser state, read with ``weights_only=True``) and ``manifest.json``, which holds a SHA-256 of each file and whose
+checkpoint it is, and is checked before anything is read. It is written under a temporary name, flushed to disk and
+renamed.
+"""
+
+import hashlib
+import json
+import os
+import pickle
+import shutil
+from collections.abc import Iterator, Sequence
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_model, save_model
+from torch import nn
+
+from multimax.suite.errors import UserError
+
+PREFIX = "step-"
+MANIFEST = "manifest.json"
+ASIDE = "damaged-"
+
+
+def save(
+    folder: Path,
+    step: int,
+    model: nn.Module,
+    ema: nn.Module | None,
+    training: dict[str, Any],
+    metric: float | None,
+    run: str | None = None,
+) -> Path:
+    """Write the checkpoint of ``step`` of the run called ``run`` and return its folder.
+
+    Raises UserError if the disk is full, has gone or cannot be written; the checkpoints there stay as they are.
+    """
+    final = folder / name_of(step)
+    temporary, replaced = folder / f".{final.name}.tmp", folder / f".{final.name}.old.tmp"
+    for leftover in (temporary, replaced):
+        shutil.rmtree(leftover, ignore_errors=True)
+    try:
+        temporary.mkdir(parents=True)
+        save_model(model, str(temporary / "model.safetensors"))
+        if ema is not None:
+            save_model(ema, str(temporary / "ema.safetensors"))
+        torch.save(training, temporary / "training.pt")
+        files = {path.name: sha256(path) for path in sorted(temporary.iterdir())}
+        content = {"step": step, "metric": metric, "run": run, "files": files}
+        (temporary / MANIFEST).write_text(json.dumps({"content": content, "sha256": digest(content)}, indent=1))
+        for path in [*temporary.iterdir(), temporary]:
+            flush_to_disk(path)
+        if final.exists():  # damaged, or it would have been resumed from
+            final.rename(replaced)
+        temporary.rename(final)
+        flush_to_disk(folder)
+        shutil.rmtree(replaced, ignore_errors=True)
+    except Exception as error:  # of a full disk safetensors, torch and Python each tell by an exception of their own
+        full, gone = is_full(folder, error), not os.path.exists(folder)
+        shutil.rmtree(temporary, ignore_errors=True)
+        if gone:
+            raise UserError(f"{folder} has gone while a checkpoint was written: was it deleted or moved?") from error
+        if full:
+            raise UserError(f"no space left for a checkpoint in {folder}; the last whole one is untouched") from error
+        if isinstance(error, OSError):
+            raise UserError(f"no checkpoint can be written in {folder}: {error}; the last is untouched") from error
+        raise
+    return final
+
+
+def is_full(folder: Path, error: Exception) -> bool:
+    try:
+        free = shutil.disk_usage(folder).free
+    except OSError:
+        return False
+    return free < 2**20 or "No space left" in str(error) or "quota" in str(error)
+
+
+def sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def digest(content: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def flush_to_disk(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def read_manifest(checkpoint: Path) -> dict[str, Any]:
+    """``step``, ``metric`` and the files' checksums; raises ValueError if the manifest is damaged."""
+    try:
+        manifest = json.loads((checkpoint / MANIFEST).read_text())
+        content = manifest["content"]
+        intact = manifest["sha256"] == digest(content)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{MANIFEST} cannot be read ({error})") from None
+    if not intact:
+        raise ValueError(f"{MANIFEST} does not have its checksum")
+    return content
+
+
+def verify(checkpoint: Path, run: str | None = None) -> None:
+    """Raise ValueError that says what is wrong with a checkpoint that is damaged, or not of the run called ``run``."""
+    content = read_manifest(checkpoint)
+    if checkpoint.name != name_of(content["step"]):
+        raise ValueError(f"it is that of step {content['step']}")
+    if run is not None and content["run"] != run:
+        raise ValueError(f"it is of another run (configuration {content['run']}, not {run})")
+    for name, expected in content["files"].items():
+        try:
+            found = sha256(checkpoint / name)
+        except FileNotFoundError:
+            raise ValueError(f"{name} is missing") from None
+        except OSError as error:
+            raise ValueError(f"{name} cannot be read ({error.strerror})") from None
+        if found != expected:
+            raise ValueError(f"{name} does not have its checksum")
+
+
+def name_of(step: int) -> str:
+    return f"{PREFIX}{step:08d}"
+
+
+def step_of(checkpoint: Path) -> int:
+    return int(checkpoint.name.removeprefix(PREFIX))
+
+
+def newest_first(folder: Path) -> Iterator[Path]:
+    """Checkpoint folders by falling step, whole or not."""
+    return iter(sorted(folder.glob(f"{PREFIX}*"), reverse=True))
+
+
+def newest(folder: Path, run: str | None = None) -> tuple[Path | None, dict[Path, str]]:
+    """The newest whole checkpoint, of the run called ``run``, and what is wrong with each newer one."""
+    skipped = {}
+    for checkpoint in newest_first(folder):
+        try:
+            verify(checkpoint, run)
+        except ValueError as error:
+            skipped[checkpoint] = str(error)
+        else:
+            return checkpoint, skipped
+    return None, skipped
+
+
+def set_aside(checkpoint: Path) -> None:
+    """Rename a damaged checkpoint, so that it is not counted among the newest ones and its step can be written."""
+    aside = checkpoint.with_name(f"{ASIDE}{checkpoint.name}")
+    shutil.rmtree(aside, ignore_errors=True)
+    checkpoint.rename(aside)
+
+
+def scored(folder: Path) -> Iterator[tuple[float, Path]]:
+    """Metrics and checkpoints, by falling step, of those whose step was evaluated."""
+    for checkpoint in newest_first(folder):
+        try:
+            metric = read_manifest(checkpoint)["metric"]
+        except ValueError:
+            continue
+        if metric is not None:
+            yield metric, checkpoint
+
+
+def best(folder: Path, higher_is_better: bool) -> Path | None:
+    """The checkpoint with the best metric, the newest of equals; None where none has a metric."""
+    ranked = [(metric if higher_is_better else -metric, path.name, path) for metric, path in scored(folder)]
+    return max(ranked)[2] if ranked else None
+
+
+def find(folder: Path, name: str, higher_is_better: bool) -> Path:
+    """The checkpoint of a name, which may be "last" or "best"; raises UserError where there is none."""
+    if name == "last":
+        path, _ = newest(folder)
+    elif name == "best":
+        path = best(folder, higher_is_better)
+    else:
+        path = folder / name
+    if path is None or not path.is_dir():
+        there = ", ".join(sorted(p.name for p in newest_first(folder))) or "none"
+        raise UserError(f"{folder} has no checkpoint {name}; there: {there}")
+    return path
+
+
+def newest_scored(folder: Path, count: int) -> list[Path]:
+    """The ``count`` newest checkpoints whose step was evaluated, or as many as there are.
+
+    They are the same however often a run was interrupted: an interruption writes its checkpoint without a metric.
+    """
+    return [path for _, path in islice(scored(folder), count)]
+
+
+def prune(folder: Path, keep: int, higher_is_better: bool, average: int = 0) -> None:
+    """Delete all but the ``keep`` newest checkpoints, the ``average`` newest that were evaluated, and the best one.
+
+    Deletes also what an interrupted write left, and of the damaged ones that were set aside all but the newest.
+    """
+    spared = {best(folder, higher_is_better), *islice(newest_first(folder), keep), *newest_scored(folder, average)}
+    for checkpoint in newest_first(folder):
+        if checkpoint not in spared:
+            shutil.rmtree(checkpoint, ignore_errors=True)
+    for leftover in (*folder.glob(f".{PREFIX}*.tmp"), *sorted(folder.glob(f"{ASIDE}{PREFIX}*"))[:-1]):
+        shutil.rmtree(leftover, ignore_errors=True)
+
+
+def load_weights(checkpoint: Path, model: nn.Module, which: str, device: torch.device | str = "cpu") -> None:
+    """Load the "model" or "ema" weights of a whole checkpoint; raises UserError if they belong to another model."""
+    try:
+        load_model(model, checkpoint / f"{which}.safetensors", device=str(device))
+    except (RuntimeError, FileNotFoundError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(f"{checkpoint} does not hold the {which} weights of this run: {reason}") from None
+
+
+@torch.no_grad()
+def load_average(checkpoints: Sequence[Path], model: nn.Module, device: torch.device | str = "cpu") -> None:
+    """Load the mean of the weights of whole checkpoints, summed in float64; raises UserError as ``load_weights``."""
+    tensors = [tensor for tensor in (*model.parameters(), *model.buffers()) if tensor.is_floating_point()]
+    sums = [torch.zeros_like(tensor, dtype=torch.float64) for tensor in tensors]
+    for checkpoint in checkpoints:
+        load_weights(checkpoint, model, "model", device)
+        for total, tensor in zip(sums, tensors, strict=True):
+            total += tensor
+    for total, tensor in zip(sums, tensors, strict=True):
+        tensor.copy_(total / len(checkpoints))
+
+
+def load_training(checkpoint: Path) -> dict[str, Any]:
+    """What ``save`` was given as ``training``, its tensors on the CPU: the optimiser moves what belongs on the GPU.
+
+    Raises UserError if there is anything in it but tensors, numbers, text and containers: it is not run.
+    """
+    path = checkpoint / "training.pt"
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError:
+        raise UserError(f"{path} holds more than tensors and numbers, and is not read: it is none of ours") from None

@@ -1,0 +1,184 @@
+"""Processes: one per device. Who they are stands in the environment, put there by torchrun or by Slurm's srun.
+
+torchrun wins where both speak, for then srun has started torchrun and not us. Of Slurm only the variables of a job's
+*step* count: a batch script and the shell of salloc carry the job's, and ``python train.py`` there is one process.
+"""
+
+import os
+import socket
+import subprocess
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+
+import torch
+import torch.distributed as dist
+
+from multimax.suite.engine.lifeline import Lifeline
+from multimax.suite.errors import Diverged, Interrupted, UserError
+
+# How long a process waits for the others in one exchange. A process that has ended is noticed at once by the lifeline;
+# this is for one that hangs, and leaves time for a slow evaluation, a slow disk or the preparation of the data.
+TIMEOUT = timedelta(minutes=30)
+JOIN_TIMEOUT = timedelta(minutes=5)  # for all to start; one that dies before it has joined is the launcher's to notice
+PORTS = range(12_000, 32_000)  # below those that systems hand out by themselves
+
+
+@dataclass(frozen=True)
+class Place:
+    """This process among those of the run."""
+
+    rank: int = 0
+    local_rank: int = 0  # among those of this machine
+    world: int = 1
+    slurm: bool = False
+
+
+def place(environment: Mapping[str, str] = os.environ) -> Place:
+    """Where the launcher has put this process; without a launcher it is the only one."""
+    if {"RANK", "WORLD_SIZE"} <= environment.keys():  # LOCAL_RANK: other launchers of torch's kind may leave it out
+        return Place(int(environment["RANK"]), int(environment.get("LOCAL_RANK", 0)), int(environment["WORLD_SIZE"]))
+    world = int(environment.get("SLURM_STEP_NUM_TASKS", 1))
+    if world > 1 and {"SLURM_PROCID", "SLURM_LOCALID", "SLURM_STEP_ID"} <= environment.keys():
+        return Place(int(environment["SLURM_PROCID"]), int(environment["SLURM_LOCALID"]), world, slurm=True)
+    return Place()
+
+
+def world_size() -> int:
+    return place().world
+
+
+def rank() -> int:
+    return place().rank
+
+
+def address(environment: Mapping[str, str] = os.environ) -> tuple[str, int]:
+    """Host and port at which the first process awaits the others: MASTER_ADDR and MASTER_PORT, or from Slurm's step.
+
+    Raises UserError where neither says it.
+    """
+    try:
+        if not place(environment).slurm:
+            return environment["MASTER_ADDR"], int(environment["MASTER_PORT"])
+        host = environment.get("MASTER_ADDR") or first_host(environment["SLURM_STEP_NODELIST"])
+        # The same for all tasks of a step, another for the other steps and jobs that may share the machine, and for
+        # the job after a requeue, when the processes from before may still hold theirs.
+        numbers = [int(environment.get(f"SLURM_{name}", 0)) for name in ("JOB_ID", "STEP_ID", "RESTART_COUNT")]
+        port = PORTS[(16 * numbers[0] + numbers[1] + numbers[2]) % len(PORTS)]
+        return host, int(environment.get("MASTER_PORT", port))
+    except KeyError as error:
+        raise UserError(f"{error.args[0]} is not set, so the processes cannot find each other: use torchrun") from None
+
+
+def first_host(nodes: str) -> str:
+    """A name or an address of the first machine in Slurm's compressed list of nodes, such as ``gpu[07-09],big1``."""
+    name = nodes if not {*nodes} & {*"[,"} else scontrol("show", "hostnames", nodes).split()[0]
+    try:
+        socket.getaddrinfo(name, None)
+    except OSError:  # a node's name need not be its machine's
+        fields = dict(field.split("=", 1) for field in scontrol("show", "node", name).split() if "=" in field)
+        return fields.get("NodeAddr", name)
+    return name
+
+
+def scontrol(*arguments: str) -> str:
+    try:
+        return subprocess.run(["scontrol", *arguments], capture_output=True, text=True, check=True).stdout
+    except (OSError, subprocess.CalledProcessError) as error:
+        raise UserError(
+            f"scontrol {' '.join(arguments)} failed ({error}), so the first machine is unknown: set MASTER_ADDR to it"
+        ) from None
+
+
+def choose_device(name: str) -> torch.device:
+    """The device of this process for ``training.device``: auto, cpu or cuda. Raises UserError where there is none."""
+    if name == "cuda" and not torch.cuda.is_available():
+        raise UserError("training.device=cuda, but torch finds no CUDA device here; use training.device=auto")
+    if name == "cpu" or not torch.cuda.is_available():
+        return torch.device("cpu")
+    index, count = place().local_rank, torch.cuda.device_count()
+    if place().slurm and count == 1:  # --gpus-per-task shows each task its own
+        index = 0
+    if index >= count:
+        raise UserError(f"process {index} of this machine has no GPU of its own: torch finds {count}; start {count}")
+    return torch.device("cuda", index)
+
+
+@contextmanager
+def processes(device: torch.device) -> Iterator[None]:
+    """Join the other processes, if there are any, for the time of the block.
+
+    A process that ends or fails in it takes the others down, which say what happened to it: in them this raises
+    UserError, or ends the process where it is too busy to.
+    """
+    here = place()
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    if here.world == 1:
+        yield
+        return
+    lifeline = start(here, device)
+    try:
+        yield
+    except (Interrupted, Diverged):
+        leave(lifeline)
+        raise
+    except BaseException as error:
+        # What a lost peer makes of an exchange says nothing about the cause.
+        if isinstance(error, Exception) and (cause := lifeline.cause(wait=2.0)):
+            raise UserError(cause) from None
+        lifeline.fail(str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}")
+        raise
+    else:
+        leave(lifeline)
+
+
+def start(here: Place, device: torch.device) -> Lifeline:
+    """Join the process group and tie the lifeline."""
+    host, port = address()
+    url = f"tcp://{host}:{port}" if here.slurm else "env://"
+    try:
+        store, _, _ = next(dist.rendezvous(url, here.rank, here.world, timeout=JOIN_TIMEOUT))
+        dist.init_process_group(
+            # Sums of a few numbers go over gloo: on the GPU they would make the host wait for the device in every step.
+            "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo",
+            store=store,
+            rank=here.rank,
+            world_size=here.world,
+            timeout=TIMEOUT,
+        )
+        return Lifeline(here.rank, here.world, host, sum_over_processes)
+    except (RuntimeError, ValueError, OSError) as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(
+            f"process {here.rank} of {here.world} cannot join the others at {host}:{port}: {reason}"
+        ) from error
+
+
+def leave(lifeline: Lifeline) -> None:
+    """Part from the other processes, which do the same at this point of the run.
+
+    All wait for the first, which may be writing still: a launcher ends the others with the first to go.
+    """
+    sum_over_processes({"done": 1.0})
+    lifeline.close()
+    dist.destroy_process_group()
+
+
+def sum_over_processes(values: dict[str, float]) -> dict[str, float]:
+    """Sum of each value over all processes, in float64."""
+    if not dist.is_initialized():
+        return values
+    total = torch.tensor(list(values.values()), dtype=torch.float64)
+    dist.all_reduce(total)
+    return dict(zip(values, total.tolist(), strict=True))
+
+
+def concatenate_over_processes(rows: torch.Tensor) -> torch.Tensor:
+    """The rows of all processes, in the order of their ranks; each has as many."""
+    if not dist.is_initialized():
+        return rows
+    gathered = [torch.empty_like(rows, memory_format=torch.contiguous_format) for _ in range(dist.get_world_size())]
+    dist.all_gather(gathered, rows.contiguous())
+    return torch.cat(gathered)

@@ -1,0 +1,112 @@
+"""What a run shows of its model beside its metrics: the reweightings' parameters, attention, and sample predictions.
+
+Nothing here draws a random number or changes the model, and a resumed run shows what the uninterrupted one would have.
+"""
+
+import json
+import math
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torchvision.utils import make_grid, save_image
+
+from multimax.reweight import Reweighting
+from multimax.suite.analysis.attention_maps import listen_to_attention
+from multimax.suite.analysis.attention_rows import centred
+from multimax.suite.analysis.sparsity import multi_modality, sparsity
+from multimax.suite.engine.run_folder import write_atomic
+from multimax.suite.tasks import Task
+
+PICTURED = 8  # heads at most, and layers, evenly over the depth
+MEASURES: dict[str, Callable[..., Tensor]] = {"sparsity": sparsity, "multi_modality": multi_modality}
+
+
+def observe(
+    task: Task, model: nn.Module, device: torch.device, folder: Path, step: int, total_steps: int
+) -> dict[str, float]:
+    """What ``config.logger`` wants to be seen of a model in evaluation mode: numbers to log, and samples in files."""
+    options, training = task.config.logger, task.config.training
+    every = options.samples_every * (training.evaluate_every or task.steps_per_epoch)
+    sampling = every and (step % every == 0 or step == total_steps)
+    if not (options.measure or sampling):
+        return {}
+    numbers, attention = measure(task, model, device)
+    if sampling:
+        save_samples(folder / "samples" / f"step-{step:08d}", task, model, device, attention)
+    return numbers if options.measure else {}
+
+
+@torch.no_grad()
+def measure(task: Task, model: nn.Module, device: torch.device) -> tuple[dict[str, float], dict[str, Tensor]]:
+    """Numbers to log of a model in evaluation mode, and the weights of its attention over the task's probe by site.
+
+    ``reweight/SITE/PARAMETER.INDEX`` are the reweightings' own parameters. ``sparsity/SITE`` and
+    ``multi_modality/SITE`` are means over the rows of the probe's attention (multimax.suite.analysis.sparsity), and
+    ``.../mean`` those over sites. The threshold between relevant and irrelevant scores is the row's mean: one number
+    cannot serve every layer.
+    """
+    numbers = {
+        f"reweight/{name.removesuffix('.reweight')}/{parameter}.{index}": value
+        for name, module in model.named_modules()
+        if isinstance(module, Reweighting)
+        for parameter, values in module.named_parameters()
+        for index, value in enumerate(values.flatten().tolist())
+    }
+    heard: dict[str, tuple[Tensor, Tensor, Tensor | None]] = {}
+    with listen_to_attention(model, lambda name, *forward: heard.update({name: forward})):
+        task.probe(model, device)
+    for kind, measured in MEASURES.items():
+        means = {name: row_mean(measured, *forward) for name, forward in heard.items()}
+        means = {name: mean for name, mean in means.items() if math.isfinite(mean)}
+        numbers |= {f"{kind}/{name}": mean for name, mean in means.items()}
+        if means:
+            numbers[f"{kind}/mean"] = sum(means.values()) / len(means)
+    return numbers, {name: weights for name, (weights, *_) in heard.items()}
+
+
+def row_mean(measured: Callable[..., Tensor], weights: Tensor, scores: Tensor, mask: Tensor | None = None) -> float:
+    """Mean of ``measured`` over the rows for which it is defined; NaN if it is for none."""
+    scores, live = centred(scores, mask)
+    return measured(scores, weights.float(), 0.0, mask=live).nanmean().item()
+
+
+@torch.no_grad()
+def save_samples(
+    folder: Path, task: Task, model: nn.Module, device: torch.device, attention: dict[str, Tensor]
+) -> None:
+    """Write what the model makes of the task's samples, and pictures of its attention, to ``folder``.
+
+    ``samples.json`` comes last: where it is, all is there.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    rows = []
+    for index, sample in enumerate(task.samples(model, device)):
+        row = {"caption": sample.caption}
+        if sample.picture is not None:
+            row["picture"] = f"{index}.png"
+            save_image(sample.picture.float().cpu(), folder / row["picture"])
+        rows.append(row)
+    content: dict[str, object] = {"rows": rows}
+    if attention:
+        content["attention"] = "attention.png"
+        save_image(picture_of(list(attention.values())), folder / "attention.png")
+    write_atomic(folder / "samples.json", json.dumps(content, indent=1, ensure_ascii=False) + "\n")
+
+
+def picture_of(layers: list[Tensor]) -> Tensor:
+    """Attention of the first example as an image: a row for each layer, a column for each head; white is the maximum.
+
+    layers: [batch, heads, queries, keys] each; of different sizes they are filled up with black.
+    """
+    some = [layers[round(i)] for i in torch.linspace(0, len(layers) - 1, min(PICTURED, len(layers))).tolist()]
+    maps = [weights[0, :PICTURED].float().cpu() for weights in some]
+    height, width = (max(weights.shape[side] for weights in maps) for side in (-2, -1))
+    columns = max(len(weights) for weights in maps)
+    grid = torch.zeros(len(maps) * columns, 1, height, width)
+    for row, weights in enumerate(maps):
+        scaled = weights / weights.amax((-2, -1), keepdim=True).clamp(min=torch.finfo(weights.dtype).tiny)
+        grid[row * columns : row * columns + len(weights), 0, : weights.shape[-2], : weights.shape[-1]] = scaled
+    enlarged = grid.repeat_interleave(factor := max(1, 128 // max(height, width)), -1).repeat_interleave(factor, -2)
+    return make_grid(enlarged, nrow=columns, padding=2, pad_value=0.5)

@@ -1,0 +1,410 @@
+"""The training loop. Plain torch with the launcher's environment, because exact resumption needs every piece in view.
+
+All randomness of a step (data, augmentation, dropout) is a function of the seed and the step. A checkpoint therefore
+holds no generator's state and no position in a data loader, and a resumed run is the uninterrupted one.
+"""
+
+import hashlib
+import json
+import math
+import time
+from collections.abc import Callable, Iterator
+from contextlib import nullcontext
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from timm.utils import ModelEmaV3
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+
+from multimax.suite import loggers
+from multimax.suite.engine import checkpoint, distributed, nonfinite
+from multimax.suite.engine.console import Console, format_metrics, say
+from multimax.suite.engine.memory import peak_memory
+from multimax.suite.engine.observation import observe
+from multimax.suite.engine.optimization import clip_gradients, create_optimizer, create_schedule, reweighting_parameters
+from multimax.suite.engine.run_folder import RunFolder, write_atomic
+from multimax.suite.engine.signals import StopSignals
+from multimax.suite.errors import Diverged, Interrupted, UserError
+from multimax.suite.models.sites import count_parameters
+from multimax.suite.tasks import Task
+from multimax.suite.tasks.base import Shard
+
+Evaluate = Callable[[nn.Module, torch.device, Shard], dict[str, float] | None]
+
+REMEDY = "In a new run, lower optimizer.learning_rate, lengthen the warm-up or set optimizer.clip_norm"
+
+
+@dataclass
+class Progress:
+    """How far a run is; part of its checkpoints. Sums are over all processes."""
+
+    step: int = 0  # optimiser steps done
+    weight: float = 0.0  # examples or tokens trained on
+    seconds: float = 0.0  # over all starts of the run, evaluation included
+    loss_sum: float = 0.0  # since the last logged step, as is weight_sum
+    weight_sum: float = 0.0
+    skipped_in_row: int = 0  # steps up to this one whose loss or gradient was not finite
+    skipped_steps: int = 0  # such steps so far
+    best: float | None = None  # of the metric that the task names
+    validation: dict[str, float] = field(default_factory=dict)  # metrics of this very step; empty: not evaluated
+
+
+def step_seed(*parts: int) -> int:
+    """A 63-bit seed that depends on every one of ``parts``."""
+    return int.from_bytes(hashlib.blake2b(repr(parts).encode(), digest_size=8).digest()) >> 1
+
+
+class Trainer:
+    """Trains one task in one run folder: ``Trainer(task, folder).run()``."""
+
+    def __init__(self, task: Task, folder: RunFolder):
+        self.task, self.folder, self.config = task, folder, task.config
+        config = self.config.training
+        self.device = distributed.choose_device(config.device)
+        world = distributed.world_size()
+        self.shard = Shard(distributed.rank(), world, self.config.micro_batches(world))
+        self.total_steps = config.total_steps(task.steps_per_epoch)
+
+        torch.manual_seed(self.config.seed)
+        self.model = task.build_model().to(self.device)
+        self.ema = ModelEmaV3(self.model, decay=config.ema_decay) if config.ema_decay is not None else None
+        self.optimizer = create_optimizer(self.model, self.config.optimizer)
+        self.own_parameters = reweighting_parameters(self.model)
+        self.schedule = create_schedule(self.optimizer, self.config.schedule, self.total_steps, task.steps_per_epoch)
+        self.train_model: nn.Module = self.model
+        if world > 1:
+            self.train_model = DistributedDataParallel(self.model)
+        if config.compile:
+            self.train_model.compile(mode="reduce-overhead" if config.cuda_graphs else None)
+
+        self.progress = Progress()
+        self.guard = nonfinite.Guard(self.optimizer, self.device, config.max_skipped_steps)
+        # Loss of this process and weight of all, over the steps since the last logged one that were not skipped.
+        self.sums = torch.zeros(2, device=self.device, dtype=torch.float64)
+        self.signals = StopSignals()
+        self.stopping = False  # a signal to stop reached any process
+        self.out_of_time = False  # one of them was a cluster's warning
+        self.saved = -1  # step of the newest checkpoint
+        self.mirror = loggers.follow(folder.path, self.config.logger.name if folder.writer else "none")
+
+    @property
+    def step(self) -> int:
+        return self.progress.step
+
+    def run(self) -> dict[str, float]:
+        """Train to the end from the newest checkpoint, or from the start; return the final metrics.
+
+        Raises Interrupted after a signal to stop, with a checkpoint of the last step taken, and Diverged if too many
+        steps in a row had a loss or a gradient that is not finite, with a checkpoint of the weights from before them.
+        """
+        with self.signals:
+            self.folder.claim()
+            self.restore()
+            self.announce()
+            self.started = time.perf_counter() - self.progress.seconds
+            with self.mirror:
+                self.train()
+                if not self.progress.validation:  # a run of no steps
+                    self.validate()
+                return self.finish()
+
+    def train(self) -> None:
+        config = self.config.training
+        evaluate_every = config.evaluate_every or self.task.steps_per_epoch
+        checkpoint_every = config.checkpoint_every or evaluate_every
+        with Console(self.total_steps, self.step, quiet=not self.folder.writer) as console:
+            batches = self.task.train_batches(self.step, self.shard) if self.step < self.total_steps else iter(())
+            while self.step < self.total_steps:
+                self.train_step(next(batches))
+                if self.guard.exhausted():
+                    if self.saved < self.step - self.guard.in_a_row():
+                        self.save()
+                    raise self.diverged("the loss or the gradient is")
+                console.advance(self.step)
+                at_end = self.step == self.total_steps
+                improved = False
+                if self.step % config.log_every == 0 or at_end:
+                    console.train(self.step, self.log_training())
+                if self.step % evaluate_every == 0 or at_end:
+                    improved = self.validate()
+                    console.validation(self.step, self.progress.validation)
+                    self.share()  # an evaluation may be long: who was asked to stop in it takes no further step
+                if self.step % checkpoint_every == 0 or at_end or improved or self.stopping:
+                    self.save()
+                self.mirror.update()
+                self.stop_if_asked()
+
+    def share(self, **values: float) -> dict[str, float]:
+        """Sums of ``values`` over all processes, which learn at the same point whether to stop."""
+        signals = {"stop": float(self.signals.requested), "warned": float(self.signals.warned)}
+        total = distributed.sum_over_processes({**values, **signals})
+        self.stopping, self.out_of_time = total["stop"] > 0, total["warned"] > 0
+        return total
+
+    def stop_if_asked(self) -> None:
+        """Raise Interrupted if a process had been asked to stop when they last shared; the state is saved."""
+        if self.stopping:
+            raise Interrupted(self.step, out_of_time=self.out_of_time)
+
+    def train_step(self, batches: list[Any]) -> None:
+        """One optimiser step over this process's micro-batches, skipped if its loss or its gradient is not finite."""
+        progress = self.progress
+        self.batches = batches
+        torch.manual_seed(step_seed(self.config.seed, self.step, self.shard.rank))
+        self.schedule.step_update(self.step)
+        self.train_model.train()
+        total_weight = self.share(weight=float(sum(self.task.weight(batch) for batch in batches)))["weight"]
+        sums = torch.zeros_like(self.sums)
+        sums[1] = total_weight
+        for index, batch in enumerate(batches):
+            last = index == len(batches) - 1
+            no_sync = getattr(self.train_model, "no_sync", nullcontext)
+            with nullcontext() if last else no_sync():
+                with self.autocast():
+                    loss = self.task.loss(self.train_model, batch, self.device)
+                # Gradients are averaged over processes, the loss over the whole batch.
+                nonfinite.poisoned(loss, self.shard.world / total_weight).backward()
+            sums[0] += loss.detach()
+        self.gradient_norm = clip_gradients(self.model, self.own_parameters, self.config.optimizer.clip_norm)
+        self.sums += sums.where(self.guard.step(self.gradient_norm), 0)
+        self.optimizer.zero_grad()
+        progress.step += 1
+        progress.weight += total_weight
+        progress.validation = {}
+        if self.ema is not None:
+            self.ema.update(self.model, self.step)
+
+    def autocast(self) -> torch.autocast:
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.training.precision == "bf16")
+
+    def gather(self) -> None:
+        """Bring ``progress`` up to date with the device."""
+        loss, weight = self.sums.tolist()
+        self.progress.loss_sum, self.progress.weight_sum = distributed.sum_over_processes({"": loss})[""], weight
+        self.progress.skipped_in_row, self.progress.skipped_steps = self.guard.counts.tolist()
+        self.progress.seconds = time.perf_counter() - self.started
+
+    def log_training(self) -> dict[str, float]:
+        """Write the training metrics since the last call."""
+        self.gather()
+        progress = self.progress
+        metrics = {
+            "loss": progress.loss_sum / progress.weight_sum if progress.weight_sum else math.nan,
+            "learning_rate": self.optimizer.param_groups[0]["lr"],
+            "gradient_norm": float(self.gradient_norm),
+            f"{self.task.unit}_per_second": progress.weight / progress.seconds,
+        }
+        if progress.skipped_steps:
+            metrics["skipped_steps"] = progress.skipped_steps
+        self.sums.zero_()
+        return self.log("train", metrics)
+
+    def diverged(self, what: str) -> Diverged:
+        """Look once more into the last step, layer by layer, for the log and ``nonfinite.json``."""
+        step = self.step - 1
+
+        def losses() -> Iterator[torch.Tensor]:
+            torch.manual_seed(step_seed(self.config.seed, step, self.shard.rank))
+            for batch in self.batches:
+                with self.autocast():
+                    yield self.task.loss(self.model, batch, self.device)
+
+        self.gather()
+        self.model.train()
+        loss, found = nonfinite.diagnose(self.model, losses)
+        rows = distributed.concatenate_over_processes(torch.stack([loss, *(v.cpu() for v in found.values())])[None])
+        largest = dict(zip(found, rows[:, 1:].amax(0).tolist(), strict=True))
+        content = {
+            "batch": {"step": step, "seed": self.config.seed, "examples": self.task.examples(step)},
+            "skipped_in_a_row": self.progress.skipped_in_row,
+            **nonfinite.readable({"loss": rows[:, 0].sum().item(), **largest}),
+        }
+        path = self.folder.path / "nonfinite.json"
+        if self.folder.writer:
+            write_atomic(path, json.dumps(content, indent=1) + "\n")
+        for kind in ("scores", "gradient"):
+            self.say(f"largest {kind}: {nonfinite.largest_first(largest, kind, 5)}")
+        return Diverged(
+            f"{what} not finite by step {self.step} ({self.progress.skipped_in_row} skipped in a row); the "
+            f"checkpoints are from before, {path} has the batch and the scores and gradients of every layer. {REMEDY}"
+        )
+
+    def log(self, phase: str, metrics: dict[str, float], observed: dict[str, float] | None = None) -> dict[str, float]:
+        """Write a line of ``metrics.jsonl``, without the values that are not finite; returns those of ``metrics``."""
+        metrics = nonfinite.finite(metrics)
+        named = nonfinite.finite({f"{phase}/{name}": value for name, value in metrics.items()} | (observed or {}))
+        self.folder.log({"step": self.step, "epoch": self.step / self.task.steps_per_epoch, **named})
+        return metrics
+
+    def observe(self) -> dict[str, float]:
+        """Numbers to log beside the metrics; the first process looks."""
+        if not self.folder.writer:
+            return {}
+        with self.autocast():
+            return observe(self.task, self.model, self.device, self.folder.path, self.step, self.total_steps)
+
+    def validate(self) -> bool:
+        """Score the validation data, also with the averaged weights where that is asked for; True for a new best."""
+        metrics = self.evaluate(self.model)
+        if self.ema is not None and self.config.training.evaluate_ema:
+            metrics |= {f"{name}_ema": value for name, value in self.evaluate(self.ema.module).items()}
+        self.progress.validation = self.log("val", metrics, self.observe())
+        score, best = self.progress.validation.get(self.task.metric), self.progress.best
+        if score is None:  # it was not finite
+            return False
+        improved = best is None or (score > best if self.task.higher_is_better else score < best)
+        if improved:
+            self.progress.best = score
+        return improved
+
+    def evaluate(self, model: nn.Module) -> dict[str, float]:
+        metrics = self.score(self.task.evaluate, model)
+        assert metrics is not None
+        return metrics
+
+    @torch.no_grad()
+    def score(self, evaluate: Evaluate, model: nn.Module) -> dict[str, float] | None:
+        """Metrics from the sums of ``evaluate`` over all processes."""
+        model.eval()
+        with self.autocast():
+            sums = evaluate(model, self.device, self.shard)
+        return None if sums is None else self.task.metrics(distributed.sum_over_processes(sums))
+
+    def test(self) -> dict[str, float]:
+        """Metrics ``test_NAME@last``, ``@best`` and ``@average`` of a task with test data; leaves other weights behind.
+
+        Raises Interrupted before one of them after a signal to stop, for each may take as long as an evaluation.
+        """
+        tested = {"last": self.test_weights()}
+        if tested["last"] is None:
+            return {}
+        folder, count = self.folder.checkpoints, self.config.training.average_checkpoints
+        best = checkpoint.best(folder, self.task.higher_is_better)
+        if best is not None:
+            checkpoint.load_weights(best, self.model, "model", self.device)
+            tested["best"] = self.test_weights()
+        if count is not None and (newest := checkpoint.newest_scored(folder, count)):
+            checkpoint.load_average(newest, self.model, self.device)
+            tested["average"] = self.test_weights()
+        return {f"test_{name}@{of}": value for of, scores in tested.items() for name, value in (scores or {}).items()}
+
+    def test_weights(self) -> dict[str, float] | None:
+        self.share()  # waits also until the first process has written its checkpoint
+        self.stop_if_asked()
+        return self.score(self.task.test, self.model)
+
+    def save(self) -> None:
+        """Write a checkpoint of this step and drop the old ones. Only the first process writes.
+
+        Raises Diverged if the weights are not finite.
+        """
+        if not torch.stack([parameter.isfinite().all() for parameter in self.model.parameters()]).all():
+            raise self.diverged("the weights are")
+        self.gather()
+        self.saved = self.step
+        task = {name: distributed.concatenate_over_processes(rows) for name, rows in self.task.state().items()}
+        if not self.folder.writer:
+            return
+        self.folder.flush()
+        training = {"progress": asdict(self.progress), "optimizer": self.optimizer.state_dict(), "task": task}
+        ema = self.ema.module if self.ema is not None else None
+        metric = self.progress.validation.get(self.task.metric)
+        checkpoint.save(self.folder.checkpoints, self.step, self.model, ema, training, metric, self.folder.run)
+        self.prune()
+
+    def prune(self) -> None:
+        """Drop the old checkpoints, but none among skipped steps, which may come before a divergence."""
+        if self.progress.skipped_in_row or not self.folder.writer:
+            return
+        config = self.config.training
+        checkpoint.prune(
+            self.folder.checkpoints,
+            config.keep_checkpoints,
+            self.task.higher_is_better,
+            config.average_checkpoints or 0,
+        )
+
+    def restore(self) -> None:
+        """Go on from the newest whole checkpoint of the run folder, if there is one.
+
+        Raises UserError if all that are there are damaged: to start over in silence would hide a loss.
+        """
+        found = self.find_checkpoint()
+        if found is not None:
+            checkpoint.load_weights(found, self.model, "model", self.device)
+            if self.ema is not None:
+                checkpoint.load_weights(found, self.ema.module, "ema", self.device)
+            state = checkpoint.load_training(found)
+            self.optimizer.load_state_dict(state["optimizer"])
+            self.progress = Progress(**state["progress"])
+            self.saved = self.step
+            self.task.load_state(state["task"], self.shard)
+            self.sums[0] = self.progress.loss_sum if self.folder.writer else 0.0  # the sum is that of all processes
+            self.sums[1] = self.progress.weight_sum
+            self.guard.restore(self.progress.skipped_in_row, self.progress.skipped_steps)
+            self.say(f"resuming from {found}")
+            self.prune()  # a kill may have come between the last checkpoint and this
+        self.folder.start(self.step)
+
+    def find_checkpoint(self) -> Path | None:
+        """The first process looks for it and sees that it is whole; the others take the same."""
+        folder, found = self.folder.checkpoints, None
+        if self.folder.writer:
+            found, skipped = checkpoint.newest(folder, self.folder.run)
+            for path, reason in skipped.items():
+                self.say(f"skipping checkpoint {path}: {reason}")
+            if skipped and found is None:
+                raise UserError(f"no checkpoint in {folder} is whole: to start over, delete {self.folder.path}")
+            for path in skipped:
+                checkpoint.set_aside(path)
+        step = checkpoint.step_of(found) if found is not None else -1
+        step = int(distributed.sum_over_processes({"step": step if self.folder.writer else 0})["step"])
+        if step < 0:
+            return None
+        found = folder / checkpoint.name_of(step)
+        if not found.is_dir():
+            raise UserError(f"{found} is not to be seen from every process: run_dir must be on a disk that all share")
+        return found
+
+    def announce(self) -> None:
+        counts = count_parameters(self.model)
+        self.say(f"run folder: {self.folder.path}")
+        self.say(
+            f"parameters: {counts['total']:,}, of which the reweighting has {counts['attention']} in attention "
+            f"and {counts['output']} at the output"
+        )
+        self.say(
+            f"{self.total_steps} steps of {self.config.training.batch_size} on {self.shard.world} x {self.device.type} "
+            f"in {self.shard.micro_batches} micro-batch(es), {self.config.training.precision}"
+        )
+
+    def say(self, line: str) -> None:
+        if self.folder.writer:
+            say(line)
+
+    def finish(self) -> dict[str, float]:
+        name, best = self.task.metric, self.progress.best
+        if best is None or name not in self.progress.validation:
+            raise Diverged(f"{name} of the last step is not finite, so {self.folder.path} has no result. {REMEDY}")
+        metrics = {**self.progress.validation, f"best_{name}": best}
+        seconds = time.perf_counter() - self.started
+        metrics |= nonfinite.finite(self.test())
+        rate, memory = self.progress.weight / seconds, peak_memory(self.device)
+        self.folder.finish(
+            metrics,
+            metric=self.task.metric,
+            steps=self.step,
+            processes=self.shard.world,
+            skipped_steps=self.progress.skipped_steps,
+            parameters=count_parameters(self.model),
+            # Evaluation and checkpoints are in the time, the test at the end is not.
+            throughput={"seconds": seconds, f"{self.task.unit}_per_second": rate},
+            peak_memory_bytes=memory,
+            **self.task.summary(),
+        )
+        self.say(f"finished: {format_metrics(metrics)}")
+        self.say(f"{rate:.4g} {self.task.unit} per second, peak memory {memory / 2**20:.0f} MiB")
+        return metrics

@@ -1,0 +1,84 @@
+"""What every logger is, and what keeps it up with a run.
+
+A logger is handed nothing but the run's files. It follows ``metrics.jsonl``: a step that it missed, because the run was
+killed or the network was away, it shows at the next start, and a step that it has shown it leaves out when a resumed
+run repeats it (with the same numbers, because a resumed run is the uninterrupted one).
+"""
+
+from abc import ABC, abstractmethod
+from contextlib import AbstractContextManager
+from typing import Any, Literal
+
+from multimax.suite.engine.console import say
+from multimax.suite.loggers.run_files import RunFiles, Samples
+
+Outcome = Literal["finished", "interrupted", "failed"]
+
+
+class Mirror(ABC):
+    """Shows one run somewhere."""
+
+    @abstractmethod
+    def open(self) -> int:
+        """Begin; returns the last step that is shown already, -1 if there is none."""
+
+    @abstractmethod
+    def show(self, step: int, values: dict[str, Any], samples: Samples | None) -> None:
+        """Show all that was logged of ``step``. Steps come in order, each once."""
+
+    @abstractmethod
+    def close(self, outcome: Outcome) -> None:
+        """End within seconds, with the run's summary where there is one."""
+
+
+class Follower(AbstractContextManager):
+    """Keeps a mirror up with the files of its run, and outlives it: no failure of a mirror stops a run.
+
+    Its context is the training: ``metrics.jsonl`` only grows in it. Without a mirror it does nothing.
+    """
+
+    def __init__(self, mirror: Mirror | None, files: RunFiles):
+        self.mirror, self.files = mirror, files
+        self.offset = 0
+        self.shown = -1
+
+    def __enter__(self) -> "Follower":
+        """Show what the files hold so far."""
+        if self.mirror is not None:
+            try:
+                self.shown = self.mirror.open()
+            except Exception as error:
+                self.give_up(error)
+        self.update()
+        return self
+
+    def update(self) -> None:
+        """Show the steps that are new in the files. To be called when all of a step has been logged."""
+        if self.mirror is None:
+            return
+        try:
+            for step, values, end in self.files.rows(self.offset):
+                if step > self.shown:
+                    self.mirror.show(step, values, self.files.samples(step))
+                    self.shown = step
+                self.offset = end
+        except Exception as error:
+            self.give_up(error)
+
+    def __exit__(self, kind: type[BaseException] | None, *rest: object) -> None:
+        outcome: Outcome = "finished"
+        if kind is None:
+            self.update()  # a run of no steps has been evaluated after all
+        else:
+            outcome = "interrupted" if issubclass(kind, KeyboardInterrupt) else "failed"
+        if self.mirror is None:
+            return
+        try:
+            self.mirror.close(outcome)
+        except Exception as error:
+            self.give_up(error)
+
+    def give_up(self, error: Exception) -> None:
+        reason = str(error).splitlines()[0] if str(error) else ""
+        say(f"logger: gave up, the run goes on ({type(error).__name__}: {reason}); its files have everything")
+        self.mirror = None

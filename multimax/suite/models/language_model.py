@@ -1,0 +1,83 @@
+"""What the language models have in common: their configuration, their output and the way they are called."""
+
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from multimax.suite.models.adaptive import AdaptiveEmbedding
+from multimax.suite.models.layers import VocabularyModel
+from multimax.suite.models.sites import Site, create_site
+
+
+@dataclass
+class LanguageModelConfig:
+    """A language model; lengths are in tokens."""
+
+    name: str = "transformer_xl"  # transformer_xl | transformer_lm
+    depth: int = 16
+    dim: int = 410
+    num_heads: int = 10
+    ffn_dim: int = 2100
+    dropout: float = 0.1
+    attention_dropout: float = 0.0
+    segment_length: int = 150  # of one training example; transformer_lm takes no longer input
+    # transformer_lm: least context of a scored token, but for those at the very start of the text.
+    eval_context: int | None = None
+    # transformer_xl: the reach of its attention in training and in evaluation.
+    memory_length: int | None = None
+    clamp_length: int | None = None  # distances beyond count as this one
+    same_length: bool = False  # every position attends to the same number of positions: memory_length
+    eval_segment_length: int | None = None
+    eval_memory_length: int | None = None
+    eval_clamp_length: int | None = None
+    eval_same_length: bool = False
+    # transformer_xl: first token ids of the tail clusters of its adaptive softmax and input; none: one softmax.
+    cutoffs: list[int] = field(default_factory=list)
+    div_val: int = 1  # factor by which the vectors shrink from cluster to cluster
+
+
+class LanguageModel(VocabularyModel):
+    """Embedding, layers of a subclass, tied output scores, and the reweighting that makes them probabilities.
+
+    A subclass defines ``encode`` and ``start_memory``.
+    """
+
+    max_length: int | None = None  # longest input together with its memory; None: any
+
+    def __init__(self, embedding: AdaptiveEmbedding, output: Site, fingerprint: Tensor | None = None):
+        super().__init__(fingerprint)
+        self.embedding = embedding
+        self.output = create_site(output)
+
+    def start_memory(self, batch_size: int) -> Tensor:
+        """The empty memory that ``encode`` fills."""
+        raise NotImplementedError
+
+    def encode(self, tokens: Tensor, memory: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
+        """Hidden states [batch, length, dim] of tokens int64 [batch, length], and the memory for what follows."""
+        raise NotImplementedError
+
+    def forward(self, tokens: Tensor, targets: Tensor, memory: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
+        """Loss of ``targets`` int64 [batch, length] summed over all of them, and the memory after ``tokens``."""
+        hidden, memory = self.encode(tokens, memory)
+        parts = self.embedding.losses(hidden.flatten(0, 1), targets.flatten(), self.output, reduction="sum")
+        return torch.stack([loss for _, loss in parts]).sum(), memory
+
+    def losses(self, hidden: Tensor, targets: Tensor) -> Tensor:
+        """Training loss [N] of targets int64 [N] after hidden states [N, dim]; -log P if the function is positive."""
+        losses = hidden.new_zeros(len(targets), dtype=torch.promote_types(hidden.dtype, torch.float32))
+        for rows, part in self.embedding.losses(hidden, targets, self.output, reduction="none"):
+            losses[rows] += part
+        return losses
+
+    def target_weights(self, hidden: Tensor, targets: Tensor) -> Tensor:
+        """Probabilities [N] of targets int64 [N]; exactly zero where a sparse function says so."""
+        weights = hidden.new_ones(len(targets), dtype=torch.promote_types(hidden.dtype, torch.float32))
+        for rows, scores, entries in self.embedding.parts(hidden, targets):
+            weights[rows] *= self.output(scores).gather(-1, entries[:, None]).squeeze(-1)
+        return weights
+
+    def weights(self, hidden: Tensor) -> Tensor:
+        """Probabilities [N, num_tokens] of all tokens after hidden states [N, dim]."""
+        return self.embedding.weights(hidden, self.output)

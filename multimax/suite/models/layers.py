@@ -1,0 +1,54 @@
+"""What several models are made of."""
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from multimax.suite.errors import UserError
+
+# fairseq counts positions from the id of its padding token, which is 1, plus one.
+FIRST_POSITION = 2
+
+
+class VocabularyModel(nn.Module):
+    """A model of one vocabulary, or of a pair: its weights mean nothing with another one.
+
+    ``fingerprint`` (int64 tensor) stands for the vocabulary: it goes into checkpoints, and weights with another one
+    are refused. None: whoever builds the model does not say.
+    """
+
+    def __init__(self, fingerprint: Tensor | None = None):
+        super().__init__()
+        self.fingerprint = torch.zeros(1, dtype=torch.long) if fingerprint is None else fingerprint
+
+    def get_extra_state(self) -> Tensor:
+        return self.fingerprint
+
+    def set_extra_state(self, state: Tensor) -> None:
+        if not torch.equal(state.cpu(), self.fingerprint.cpu()):
+            raise UserError(
+                "these weights were trained with another vocabulary than that of data: point data.root (or "
+                "data.vocabulary) at the text that the run was trained on"
+            )
+
+
+class FeedForward(nn.Sequential):
+    """Two linear layers around a ReLU, with dropout after it (``inner_dropout``) and at the end."""
+
+    def __init__(self, dim: int, hidden_dim: int, dropout: float, inner_dropout: float = 0.0):
+        super().__init__(
+            nn.Linear(dim, hidden_dim),
+            nn.ReLU(),
+            nn.Dropout(inner_dropout),
+            nn.Linear(hidden_dim, dim),
+            nn.Dropout(dropout),
+        )
+
+
+def sinusoids(positions: Tensor, dim: int) -> Tensor:
+    """Sines [n, dim / 2], then cosines, of positions [n] at wavelengths from 2 pi to 10000 * 2 pi, both included."""
+    half = dim // 2
+    frequencies = torch.exp(torch.arange(half, device=positions.device) * (-math.log(10000) / (half - 1)))
+    angles = positions[:, None] * frequencies
+    return torch.cat([angles.sin(), angles.cos()], -1)

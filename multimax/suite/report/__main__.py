@@ -1,0 +1,54 @@
+"""python -m multimax.suite.report [tables | page | record RUN... | serve RUNS... | push-wandb RUN...]"""
+
+import argparse
+from pathlib import Path
+
+from multimax.suite.cli import one_line_errors
+from multimax.suite.errors import UserError
+from multimax.suite.report.push_wandb import push_wandb
+from multimax.suite.report.records import record
+
+
+@one_line_errors
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        prog="python -m multimax.suite.report",
+        description="Make every table, every figure and the page in the results from the runs that are recorded there.",
+    )
+    parser.add_argument("--results", type=Path, default=Path("results"))
+    commands = parser.add_subparsers(dest="command")
+    recording = commands.add_parser("record", help="copy the records of finished runs to results/runs first")
+    recording.add_argument("runs", type=Path, nargs="+", metavar="RUN")
+    commands.add_parser("tables", help="the tables alone")
+    commands.add_parser("page", help="index.html alone, from the runs, and the tables and figures as they are")
+    serving = commands.add_parser("serve", help="a page that compares run folders, finished or not, on this machine")
+    serving.add_argument("runs", type=Path, nargs="+", metavar="RUNS", help="run folders, or folders that hold some")
+    serving.add_argument("--port", type=int, default=8000, help="0 takes any that is free (default: 8000)")
+    pushing = commands.add_parser("push-wandb", help="bring W&B up to runs that were trained without it")
+    pushing.add_argument("runs", type=Path, nargs="+", metavar="RUN")
+    arguments = parser.parse_args()
+    if arguments.command == "push-wandb":
+        push_wandb(arguments.runs)
+        return
+    try:
+        from multimax.suite.report.outputs import save
+        from multimax.suite.report.page.results_page import results_page
+        from multimax.suite.report.page.serve import serve
+        from multimax.suite.report.results import all_figures, all_tables
+    except ModuleNotFoundError as error:
+        raise UserError(f"tables and figures need the package {error.name}: pip install -e '.[report]'") from None
+    if arguments.command == "record":
+        for run in arguments.runs:
+            print(f"recorded {record(run, arguments.results / 'runs')}")
+    if arguments.command == "serve":
+        serve(arguments.runs, arguments.port)
+        return
+    parts = {"tables": [all_tables], "page": [results_page]}
+    for make in parts.get(arguments.command, [all_tables, all_figures, results_page]):
+        for output in make(arguments.results):
+            for path in save(output, arguments.results):
+                print(path)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,89 @@
+"""The ablation as one table: what each part of MultiMax, and of the model around it, is worth."""
+
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+
+from multimax.suite.config import site_label
+from multimax.suite.report.claims import by_seed
+from multimax.suite.report.outputs import Output, Row, csv_table, markdown_table
+from multimax.suite.report.records import Record
+from multimax.suite.report.statistics import Difference, mean_over_seeds, paired
+
+COLUMNS = (
+    "scale", "epochs", "attention", "output", "head", "qkv bias", "seeds", "mean", "standard deviation",
+    "95% interval", "difference", "from", "of the difference", "p",
+)  # fmt: skip
+TEXT = """# The ablation: top-1 accuracy, %
+
+Made by `python -m multimax.suite.report` from the runs in `results/runs` whose experiment begins with `ablation_`; the
+values are those of the last step. The difference is paired by seed and is what changes with one thing: from MultiMax of
+both orders in the same model, or, for that itself in another model, from that in the usual one, with average pooling
+and a bias of queries, keys and values. Intervals are of 95% (Student's t), and neither they nor p-values are corrected
+for the number of rows.
+
+"""
+Around = tuple[str, str]
+USUAL: Around = ("average pooling", "yes")
+FULL = ("multimax", "multimax")
+
+
+def ablation_table(records: Sequence[Record]) -> Iterator[Output]:
+    """One table of all ablations, at every scale; none where there is no run."""
+    used = [record for record in records if record.experiment.startswith("ablation_")]
+    if not used:
+        return
+    scales = defaultdict(list)
+    for record in used:
+        scales[record.config["scale"], f"{record.config['training']['epochs']:g}"].append(record)
+    rows = [row for key, group in scales.items() for row in scale_rows(*key, group)]
+    files = {".csv": csv_table(COLUMNS, rows), ".md": (TEXT + markdown_table(COLUMNS, rows)).encode()}
+    yield Output("tables/ablation", files, used)
+
+
+def scale_rows(scale: str, epochs: str, records: Sequence[Record]) -> Iterator[Row]:
+    """The rows of one scale: the usual model first, and in each model the best mean first."""
+    groups: dict[tuple[Around, tuple[str, str]], list[Record]] = defaultdict(list)
+    for record in records:
+        sites = record.config["reweight"]
+        groups[around(record.config["model"]), (site_label(sites["attention"]), site_label(sites["output"]))].append(
+            record
+        )
+    values = {key: by_seed(group, "top1") for key, group in groups.items()}
+
+    def order(key: tuple[Around, tuple[str, str]]) -> tuple[bool, Around, float]:
+        return key[0] != USUAL, key[0], -mean_over_seeds(values[key].values()).mean
+
+    for key in sorted(groups, key=order):
+        where, (attention, output) = key
+        reference = (where, FULL) if (attention, output) != FULL else (USUAL, FULL)
+        mean = mean_over_seeds(values[key].values())
+        difference = paired(values[key], values[reference]) if reference != key and reference in values else None
+        yield {
+            "scale": scale,
+            "epochs": epochs,
+            "attention": attention,
+            "output": output,
+            "head": where[0],
+            "qkv bias": where[1],
+            "seeds": " ".join(map(str, sorted(values[key]))),
+            "mean": f"{mean.mean:.2f}",
+            "standard deviation": "" if mean.deviation is None else f"{mean.deviation:.2f}",
+            "95% interval": "{:.2f} to {:.2f}".format(*mean.interval) if mean.interval else "",
+            **difference_cells(difference, "usual model" if where != USUAL and reference[0] == USUAL else "MultiMax"),
+        }
+
+
+def difference_cells(difference: Difference | None, of: str) -> Row:
+    if difference is None:
+        return dict.fromkeys(("difference", "from", "of the difference", "p"), "")
+    return {
+        "difference": f"{difference.mean:+.2f}",
+        "from": of,
+        "of the difference": "{:+.2f} to {:+.2f}".format(*difference.interval) if difference.interval else "",
+        "p": "" if difference.p is None else f"{difference.p:.3f}",
+    }
+
+
+def around(model: Mapping[str, object]) -> Around:
+    """What of the model is ablated: how it classifies, and whether queries, keys and values have a bias."""
+    return ("average pooling" if model["pool"] == "avg" else "class token"), ("yes" if model["qkv_bias"] else "no")

@@ -1,0 +1,50 @@
+"""The table of what released code does, measured beside the functions and models here."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, replace
+
+from multimax.suite.analysis.defects import Defect, defects
+from multimax.suite.report.outputs import Output, csv_table, markdown_table
+from multimax.suite.report.records import Record
+from multimax.suite.report.statistics import paired
+from multimax.suite.report.tables import HEADLINE
+
+COLUMNS = ("code", "what", "measured", "released", "here")
+TEXT = """# What released code does, by measurement
+
+Made by `python -m multimax.suite.report`. Released code that is not a package is written out from reading it, in
+`multimax/suite/analysis/defects.py`, and in the model's option `as_released` for the decoding. Two fills of the same
+row that give the same numbers are two ways to the same defect.
+
+"""
+
+
+def defect_table(records: Sequence[Record]) -> Output:
+    pairs = [*released_decoding(records)]
+    rows = [asdict(defect) for defect in [*defects(), *(defect for defect, _ in pairs)]]
+    files = {".csv": csv_table(COLUMNS, rows), ".md": (TEXT + markdown_table(COLUMNS, rows)).encode()}
+    return Output("tables/defects", files, [record for _, used in pairs for record in used])
+
+
+def released_decoding(records: Sequence[Record]) -> Iterator[tuple[Defect, list[Record]]]:
+    """Translation by a model that decodes another one than it trains, by runs paired by seed, and the runs."""
+    metric = HEADLINE["mt"].metric
+    released = [r for r in records if r.config["task"] == "mt" and r.config["model"]["as_released"]]
+    for experiment, function in dict.fromkeys((r.experiment, r.function) for r in released):
+        theirs = [r for r in released if (r.experiment, r.function) == (experiment, function)]
+        whole = as_trained(theirs[0])
+        ours = [r for r in records if r.function == function and r.setting == whole.setting]
+        by_seed = [{r.config["seed"]: r.summary["metrics"][metric] for r in group} for group in (theirs, ours)]
+        if difference := paired(*by_seed):
+            interval = "{:+.2f} to {:+.2f}".format(*difference.interval) if difference.interval else "one pair"
+            values = [" ".join(f"{values[seed]:.2f}" for seed in difference.seeds) for values in by_seed]
+            used = [r for r in (*theirs, *ours) if r.config["seed"] in difference.seeds]
+            what = f"{function}: no modulation in cross-attention nor in incremental decoding ({experiment})"
+            measured = f"test BLEU; released less here {difference.mean:+.2f}, 95% interval {interval}"
+            yield Defect("the authors' fairseq port", what, measured, *values), used
+
+
+def as_trained(record: Record) -> Record:
+    """The same run, but decoding the model that it trains."""
+    model = record.config["model"] | {"as_released": False}
+    return replace(record, config=record.config | {"model": model})

@@ -1,0 +1,85 @@
+"""Files under ``results/``, each beside a sidecar that says what it was made from.
+
+A sidecar ``NAME.json`` holds the runs with the revisions that trained them, digests of other sources and of the files
+themselves, and the revision of the code at which any of these last changed: what comes out as it was is left as it is,
+so that making everything again changes nothing.
+"""
+
+import csv
+import hashlib
+import io
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+
+from multimax.suite.engine import provenance, run_folder
+from multimax.suite.report.records import Record
+
+Row = Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class Output:
+    """A table or a figure: ``files`` by suffix, such as ``.csv``, all called ``name``, a path under ``results/``."""
+
+    name: str
+    files: Mapping[str, bytes]
+    records: Sequence[Record] = ()
+    sources: Sequence[Path] = ()  # files under results/ that it depends on beside the records
+    made_with: Mapping[str, str] = field(default_factory=dict)  # versions of what draws it
+
+    def sidecar(self, results: Path) -> dict[str, object]:
+        """What it was made from, but for the revision of the code."""
+        return {
+            "runs": {record.path.name: record.summary["revision"] for record in self.records},
+            "sources": {str(path.relative_to(results)): digest(path.read_bytes()) for path in self.sources},
+            "files": {Path(self.name).name + suffix: digest(content) for suffix, content in self.files.items()},
+            "made_with": dict(self.made_with),
+        }
+
+
+def save(output: Output, results: Path) -> list[Path]:
+    """Write an output and its sidecar where anything of them changed; returns the paths of its files but for that."""
+    sidecar, path = output.sidecar(results), results / f"{output.name}.json"
+    files = {results / f"{output.name}{suffix}": content for suffix, content in output.files.items()}
+    known = json.loads(path.read_text()) if path.is_file() else {}
+    known.pop("revision", None)
+    if known != sidecar or any(not file.is_file() or file.read_bytes() != content for file, content in files.items()):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        for file, content in files.items():
+            write(file, content)
+        write(path, json.dumps(sidecar | {"revision": revision()}, indent=1).encode() + b"\n")
+    return list(files)
+
+
+@cache
+def revision() -> str | None:
+    return provenance.revision()
+
+
+def write(path: Path, content: bytes) -> None:
+    """Replace a file by one rename."""
+    temporary = path.with_name(f".{path.name}.tmp")
+    with run_folder.writing(path):
+        temporary.write_bytes(content)
+        temporary.replace(path)
+
+
+def digest(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
+
+
+def csv_table(columns: Sequence[str], rows: Sequence[Row]) -> bytes:
+    text = io.StringIO()
+    writer = csv.DictWriter(text, columns, lineterminator="\n", extrasaction="ignore")
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue().encode()
+
+
+def markdown_table(columns: Sequence[str], rows: Sequence[Row]) -> str:
+    lines = ["| " + " | ".join(columns) + " |", "|" + "---|" * len(columns)]
+    lines += ["| " + " | ".join(row[column] for column in columns) + " |" for row in rows]
+    return "\n".join(lines) + "\n"

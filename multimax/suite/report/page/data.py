@@ -1,0 +1,268 @@
+"""What the page knows: runs with their curves and facts, means over seeds, tables with verdicts, and pictures."""
+
+import math
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+
+from multimax.suite.analysis.style import STYLES, Style, style_of
+from multimax.suite.config import flatten, setting
+from multimax.suite.loggers.run_files import RunFiles
+from multimax.suite.report.page.command import command
+from multimax.suite.report.page.curves import Curves, packed, read_curves, short
+from multimax.suite.report.statistics import mean_over_seeds, paired
+from multimax.suite.report.tables import HEADLINE
+from multimax.suite.tasks import task_module
+
+BASELINE = "softmax"
+SCORES = {"deit": ("top1",), "lm": ("ppl@", "smoothed_ppl@"), "mt": ("bleu",)}
+"""How the name of the metric that a task's runs are scored by begins: of an unfinished run it is not written down."""
+
+
+@dataclass(frozen=True)
+class PageRun:
+    """A run as the page sees it; ``pictures`` are kinds of picture and where they are, relative to the page."""
+
+    name: str
+    config: Mapping[str, Any]
+    summary: Mapping[str, Any]  # empty for an unfinished run
+    start: Mapping[str, Any]  # the newest; empty for a record
+    curves: Curves
+    experiment: str
+    function: str
+    setting: Mapping[str, Any]
+    command: str | None
+    status: str = "finished"  # finished | running | stopped
+    seconds_per_step: float | None = None
+    pictures: Sequence[tuple[str, str]] = ()
+    folder: str | None = None  # where its files are, relative to the page
+
+    @property
+    def final(self) -> Mapping[str, float]:
+        return self.summary.get("metrics", {})
+
+    @property
+    def metric(self) -> str | None:
+        """What the run is scored by."""
+        if self.summary:
+            return self.summary["metric"]
+        logged = [name.removeprefix("val/") for name in self.curves.by_metric if name.startswith("val/")]
+        return next((name for name in logged if name.startswith(SCORES[self.config["task"]])), None)
+
+    @property
+    def headline(self) -> str | None:
+        """What the tables compare."""
+        return HEADLINE[self.config["task"]].metric or self.metric
+
+    @property
+    def of_steps(self) -> int | None:
+        """How long the run is, or will be where that is known."""
+        training = self.config["training"]
+        if self.summary or training.get("steps"):
+            return (self.summary or training).get("steps")
+        each = self.curves.steps_per_epoch
+        return math.ceil(training["epochs"] * each - 1e-6) if each and training.get("epochs") else None
+
+
+def read_run(path: Path) -> PageRun:
+    """A run folder, finished or not, or a record. Raises UserError, ValueError or KeyError for one that is damaged."""
+    files = RunFiles(path)
+    summary, starts = files.summary or {}, files.starts
+    seconds = summary.get("throughput", {}).get("seconds")
+    return PageRun(
+        name=files.name,
+        config=files.config,
+        summary=summary,
+        start=starts[-1] if starts else {},
+        curves=read_curves(files),
+        experiment=files.experiment,
+        function=files.function,
+        setting=setting(files.config, task_module(files.config["task"]).Config),
+        command=command(files.config),
+        seconds_per_step=seconds / summary["steps"] if seconds else None,
+    )
+
+
+def page_data(
+    runs: Iterable[PageRun],
+    title: str,
+    made_by: str,
+    tables: Sequence[Mapping[str, Any]] = (),
+    figures: Sequence[Mapping[str, Any]] = (),
+    problems: Sequence[str] = (),
+) -> dict[str, Any]:
+    """The page's data as JSON will hold them.
+
+    ``problems`` are lines about runs that could not be read. Runs of one experiment that differ in more than their
+    functions and their seed are told apart by what differs, and never averaged.
+    """
+    runs = sorted(runs, key=lambda run: run.name)
+    variants = variants_of(runs)
+    metrics, curves, points = packed([run.curves for run in runs])
+    names = sorted({run.config["reweight"]["attention"]["name"] for run in runs})
+    return {
+        "title": title,
+        "made_by": made_by,
+        "baseline": BASELINE,
+        "points": points,
+        "functions": {name: style(name) for name in [*STYLES, *(name for name in names if name not in STYLES)]},
+        "metrics": metrics,
+        "experiments": experiments(runs),
+        "runs": [
+            run_data(run, variant) | {"steps": steps, "curves": of}
+            for run, variant, (steps, of) in zip(runs, variants, curves, strict=True)
+        ],
+        "means": means(runs, variants),
+        "tables": list(tables),
+        "figures": list(figures),
+        "problems": list(problems),
+    }
+
+
+def run_data(run: PageRun, variant: str) -> dict[str, Any]:
+    config, headline = run.config, run.headline
+    return {
+        "name": run.name,
+        "task": config["task"],
+        "scale": config["scale"],
+        "experiment": run.experiment,
+        "function": run.function,
+        "variant": variant,
+        "attention": config["reweight"]["attention"]["name"],
+        "seed": config["seed"],
+        "status": run.status,
+        "step": run.curves.step,
+        "of_steps": run.of_steps,
+        "metric": run.metric,
+        "headline": headline,
+        "value": rounded(run.final.get(headline)) if headline else None,
+        "parameters": run.summary.get("parameters", {}).get("total"),
+        "steps_per_epoch": rounded(run.curves.steps_per_epoch),
+        "seconds_per_step": rounded(run.seconds_per_step),
+        "facts": facts(run),
+        "final": {name: rounded(value) for name, value in run.final.items()},
+        "config": {key: value for key, value in flatten(config) if key != "description"},
+        "command": run.command,
+        "pictures": [list(picture) for picture in run.pictures],
+        "folder": run.folder,
+    }
+
+
+def facts(run: PageRun) -> dict[str, str]:
+    """What the details of a run begin with."""
+    summary = run.summary
+    environment = summary.get("environment") or run.start.get("environment", {})
+    memory = summary.get("peak_memory_bytes")
+    where = [environment.get("gpu") or environment.get("cpu"), f"{environment.get('threads')} threads"]
+    parameters = summary.get("parameters", {})
+    result = {
+        "configuration": summary.get("config_hash"),
+        "revision": run.start.get("revision") or summary.get("revision"),
+        "finished": summary.get("finished"),
+        "machine": ", ".join(filter(None, where)) if environment else None,
+        "versions": f"Python {environment.get('python')}, torch {environment.get('torch')}" if environment else None,
+        "parameters": ", ".join(f"{name} {count}" for name, count in parameters.items()),
+        "peak memory": f"{memory / 2**20:.0f} MiB" if memory else None,
+        "signatures": "; ".join(f"{name} {value}" for name, value in summary.get("signatures", {}).items()),
+    }
+    return {name: str(value) for name, value in result.items() if value}
+
+
+def variants_of(runs: Sequence[PageRun]) -> list[str]:
+    """For each run what, beside functions and seed, is not the same for all runs of its experiment; mostly nothing."""
+    groups = defaultdict(list)
+    for run in runs:
+        groups[run.experiment].append(run.setting)
+    differ = {
+        experiment: [key for key in sorted(set().union(*group)) if len({repr(s.get(key)) for s in group}) > 1]
+        for experiment, group in groups.items()
+    }
+    flat = [dict(flatten(run.config)) for run in runs]
+    return [
+        ", ".join(f"{key}={values.get(key)}" for key in differ[run.experiment])
+        for run, values in zip(runs, flat, strict=True)
+    ]
+
+
+def experiments(runs: Sequence[PageRun]) -> dict[str, dict[str, Any]]:
+    """By name what an experiment's runs have in common."""
+    result: dict[str, dict[str, Any]] = {}
+    for run in sorted(runs, key=lambda run: run.experiment):
+        headline = HEADLINE[run.config["task"]]
+        known = result.setdefault(
+            run.experiment,
+            {
+                "task": run.config["task"],
+                "data": run.config["data"]["name"],
+                "description": " ".join(run.config["description"].split()),
+                "title": headline.title,
+                "higher_is_better": headline.higher_is_better,
+                "metric": None,
+            },
+        )
+        known["metric"] = known["metric"] or run.metric
+    return result
+
+
+def means(runs: Sequence[PageRun], variants: Sequence[str]) -> list[dict[str, Any]]:
+    """Each function within its experiment over the seeds that are finished, and its paired difference to softmax.
+
+    The best of an experiment comes first.
+    """
+    groups: dict[tuple[str, str, str], list[PageRun]] = defaultdict(list)
+    for run, variant in zip(runs, variants, strict=True):
+        if run.headline in run.final:
+            groups[run.experiment, variant, run.function].append(run)
+    result = []
+    for (experiment, variant, function), group in groups.items():
+        mean = mean_over_seeds(run.final[str(run.headline)] for run in group)
+        baseline = groups.get((experiment, variant, BASELINE), []) if function != BASELINE else []
+        difference = paired(by_seed(group), by_seed(baseline))
+        result.append(
+            {
+                "experiment": experiment,
+                "function": function,
+                "variant": variant,
+                "metric": group[0].headline,
+                "seeds": sorted(run.config["seed"] for run in group),
+                "mean": rounded(mean.mean),
+                "deviation": rounded(mean.deviation),
+                "interval": interval(mean.interval),
+                "pairs": difference.n if difference else 0,
+                "difference": rounded(difference.mean) if difference else None,
+                "difference_interval": interval(difference.interval) if difference else None,
+                "p": rounded(difference.p) if difference else None,
+            }
+        )
+    sign = {name: -1 if HEADLINE[of["task"]].higher_is_better else 1 for name, of in experiments(runs).items()}
+    return sorted(result, key=lambda row: (row["experiment"], row["variant"], sign[row["experiment"]] * row["mean"]))
+
+
+def by_seed(group: Sequence[PageRun]) -> dict[int, float]:
+    return {run.config["seed"]: run.final[str(run.headline)] for run in group}
+
+
+def interval(bounds: tuple[float, float] | None) -> list[float | int] | None:
+    return None if bounds is None else [short(bound) for bound in bounds]
+
+
+def rounded(value: float | None) -> float | int | None:
+    return None if value is None else short(value)
+
+
+def style(function: str) -> dict[str, Any]:
+    """A function's look in pictures, for SVG: ``dash`` has lengths in line widths, none for a whole line."""
+    of: Style = style_of(function)
+    return {"label": of.label, "color": of.color, "marker": of.marker, "size": of.size, "dash": dashes(of.line)}
+
+
+def dashes(line: Any) -> list[float]:
+    """Lengths in line widths of a line style as Matplotlib takes it."""
+    named: Any = {"--": "lines.dashed_pattern", "-.": "lines.dashdot_pattern", ":": "lines.dotted_pattern"}
+    if line == "-":
+        return []
+    return list(matplotlib.rcParamsDefault[named[line]] if isinstance(line, str) else line[1])

@@ -1,0 +1,49 @@
+"""Runs on a W&B server, from their local files alone: whatever was trained offline, or lost its connection."""
+
+import fcntl
+from collections.abc import Sequence
+from pathlib import Path
+
+from multimax.suite.composition import import_modules
+from multimax.suite.engine.console import say
+from multimax.suite.errors import UserError
+from multimax.suite.loggers.run_files import RunFiles
+
+
+def push_wandb(runs: Sequence[Path]) -> None:
+    """Bring what W&B has of each run up to its files; what it has already is left as it is.
+
+    Says a line for each run. Raises UserError, once all others are pushed, if a run could not be, or before anything is
+    sent if there is no server.
+    """
+    try:
+        from multimax.suite.loggers import wandb_mirror
+    except ModuleNotFoundError as error:
+        raise UserError(f"push-wandb needs the package {error.name}: pip install 'multimax[wandb]'") from None
+    wandb_mirror.require_server()
+    failures = []
+    for number, path in enumerate(runs, 1):
+        files = RunFiles(path)
+        try:
+            check_not_mirrored(files)
+            import_modules(files.config["imports"])  # a function's own defaults are part of the run's identity
+            sent, url = wandb_mirror.push(files)
+            say(f"{number}/{len(runs)} {path}: {sent} new steps, {url}")
+        except Exception as error:  # the other runs must not wait for this one's mistake
+            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+            failures.append(f"{path}: {reason}" if str(path) not in reason else reason)
+            say(f"{number}/{len(runs)} {path}: failed")
+    if failures:
+        raise UserError("\nerror: ".join(failures))
+
+
+def check_not_mirrored(files: RunFiles) -> None:
+    """Raise UserError for a run that is being trained and shows itself on the server: two would write its history."""
+    lock, newest = files.path / ".lock", files.path / "wandb" / "latest-run"
+    if not lock.exists() or not newest.exists() or newest.resolve().name.startswith("offline"):
+        return
+    with lock.open() as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except OSError:
+            raise UserError(f"{files.path} is being trained and shows itself; push it once it has stopped") from None

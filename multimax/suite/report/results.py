@@ -1,0 +1,39 @@
+"""Every table and figure that there is under ``results/``, from its ``runs`` and its ``claims.yaml``."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from multimax.suite.report.ablation_table import ablation_table
+from multimax.suite.report.analysis_figures import analysis_figures
+from multimax.suite.report.claim_tables import claim_tables
+from multimax.suite.report.claims import read_claims
+from multimax.suite.report.cost_table import cost_table
+from multimax.suite.report.defect_table import defect_table
+from multimax.suite.report.experiment_figure import experiment_figures
+from multimax.suite.report.figures import figure1_picture, figure1_table, figure2_picture
+from multimax.suite.report.outputs import Output
+from multimax.suite.report.oversmoothing_figures import oversmoothing_figures
+from multimax.suite.report.records import read_records
+from multimax.suite.report.tables import tables
+
+
+def all_tables(results: Path) -> Iterator[Output]:
+    """One table for each experiment that has runs, and the claims, ablation, defects and cost. Raises UserError."""
+    records, path = read_records(results / "runs"), results / "claims.yaml"
+    claims = read_claims(path)
+    yield from tables(records)
+    yield from claim_tables(claims, path, records)
+    yield from ablation_table(records)
+    yield figure1_table(claims.figure1, path)
+    yield defect_table(records)
+    yield cost_table()
+
+
+def all_figures(results: Path) -> Iterator[Output]:
+    """One figure for each experiment that has runs, those of its analysis, and those of the paper. Raises UserError."""
+    records, path = read_records(results / "runs"), results / "claims.yaml"
+    yield from experiment_figures(records)
+    yield from oversmoothing_figures(records)
+    yield from analysis_figures(records)
+    yield figure1_picture(read_claims(path).figure1, path)
+    yield figure2_picture()

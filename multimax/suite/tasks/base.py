@@ -1,0 +1,99 @@
+"""What the engine asks of a task."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from multimax.suite.config import RunConfig
+
+
+@dataclass(frozen=True)
+class Shard:
+    """This process's part in the work: rank of world, and the number of micro-batches it makes of its share."""
+
+    rank: int = 0
+    world: int = 1
+    micro_batches: int = 1
+
+
+@dataclass(frozen=True)
+class Sample:
+    """A prediction to look at."""
+
+    caption: str
+    picture: Tensor | None = None  # [channels, height, width] in [0, 1]
+
+
+class Task(ABC):
+    """One run's data, model, loss and metrics, made from its configuration. Opening the data is its first expense."""
+
+    metric: str  # the metric that says which checkpoint is best
+    higher_is_better: ClassVar[bool]
+    unit: ClassVar[str]  # what weight() counts, for the throughput: "images", "tokens"
+
+    config: RunConfig
+    steps_per_epoch: int
+
+    @abstractmethod
+    def build_model(self) -> nn.Module:
+        """A model with fresh parameters, drawn from torch's generator."""
+
+    @abstractmethod
+    def train_batches(self, start_step: int, shard: Shard) -> Iterator[list[Any]]:
+        """For step ``start_step`` and each one after it, without end, the micro-batches of this process.
+
+        A pure function of the seed and the step: the same for a resumed run and for any number of processes.
+        """
+
+    @abstractmethod
+    def weight(self, batch: Any) -> int:
+        """What the loss of a batch is divided by: the number of images or of target tokens in it."""
+
+    @abstractmethod
+    def loss(self, model: nn.Module, batch: Any, device: torch.device) -> Tensor:
+        """Sum of the loss over a batch."""
+
+    @abstractmethod
+    def evaluate(self, model: nn.Module, device: torch.device, shard: Shard) -> dict[str, float]:
+        """Sums and counts over this process's part of the validation data, each example in one part.
+
+        The engine adds them up over all processes and hands the totals to ``metrics``.
+        """
+
+    @abstractmethod
+    def metrics(self, sums: dict[str, float]) -> dict[str, float]:
+        """Metrics from the sums of ``evaluate`` over all processes."""
+
+    def test(self, model: nn.Module, device: torch.device, shard: Shard) -> dict[str, float] | None:
+        """As ``evaluate``, over the test data that are scored once at the end of a run; None: the task has none."""
+        return None
+
+    def state(self) -> dict[str, Tensor]:
+        """What training carries from step to step beside the model, such as a memory: goes into checkpoints.
+
+        Tensors [rows, ...] of this process's rows of the global batch; a checkpoint holds those of all processes in
+        order.
+        """
+        return {}
+
+    def load_state(self, state: dict[str, Tensor], shard: Shard) -> None:  # noqa: B027 most tasks carry nothing
+        """Take up ``state`` of all processes, each tensor [batch_size, ...]."""
+
+    def probe(self, model: nn.Module, device: torch.device) -> None:  # noqa: B027 a task may leave it out
+        """One forward over a few validation examples, always the same ones, for who looks at the attention in it."""
+
+    def samples(self, model: nn.Module, device: torch.device) -> list[Sample]:
+        """What the model makes of a few validation examples, always the same ones, without drawing random numbers."""
+        return []
+
+    def examples(self, step: int) -> list[int]:
+        """What the global batch of ``step`` is made of, to find it again: the numbers of examples, or first tokens."""
+        return []
+
+    def summary(self) -> dict[str, Any]:
+        """What else a run's summary should hold, such as the number of unreadable images."""
+        return {}

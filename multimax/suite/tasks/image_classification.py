@@ -1,0 +1,234 @@
+"""Image classification: a DeiT on digits, Imagenette or ImageNet-1K, scored by top-1 accuracy in percent."""
+
+import logging
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
+
+import timm
+import torch
+from torch import Tensor, nn
+
+from multimax.suite.config import RunConfig, check_bounds, one_of
+from multimax.suite.data.augment import ImageBatch, create_mix
+from multimax.suite.data.image_dataset import ImageDataset
+from multimax.suite.data.images import ImageData, open_images
+from multimax.suite.data.loading import EpochOrder, Stream, check_batch_size, eval_batches, random_seeds, train_batches
+from multimax.suite.errors import UserError
+from multimax.suite.models.anti_smoothing import LOSSES, random_box
+from multimax.suite.models.deit import DeiTConfig, ImageClassifier, create_deit
+from multimax.suite.tasks.base import Sample, Shard, Task
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass
+class Config(RunConfig):
+    model: DeiTConfig
+    data: ImageData
+
+    def check(self, world: int) -> None:
+        super().check(world)
+        model, data, training = self.model, self.data, self.training
+        if not timm.is_model(model.name):
+            raise UserError(
+                f"model.name={model.name}: timm has no such model; DeiT's are deit_tiny_patch16_224, "
+                "deit_small_patch16_224 and deit_base_patch16_224"
+            )
+        one_of("model.pool", model.pool, ("avg", "token"))
+        one_of("model.init", model.init, ("timm", "lecun"))
+        if model.pool == "token" and not model.class_token:
+            raise UserError("model.pool=token needs model.class_token=true")
+        for name in model.patch_diversification:
+            one_of("model.patch_diversification", name, LOSSES)
+        mixing = "mixing" in model.patch_diversification
+        if mixing and data.cutmix:
+            raise UserError(
+                "model.patch_diversification with mixing mixes images along their patches, whose classes it has to "
+                "know: set data.cutmix=0, which mixes them across"
+            )
+        check_bounds(
+            self,
+            {
+                "model.drop_path": (0, 1),
+                "data.num_classes": (2, None),
+                "data.image_size": (1, None),
+                "data.in_chans": (1, None),
+                "data.num_workers": (0, None),
+                "data.hflip": (0, 1),
+                "data.color_jitter": (0, None),
+                "data.random_erasing": (0, 1),
+                "data.mixup": (0, None),
+                "data.cutmix": (0, None),
+                "data.mix_group": (2, None),
+                "data.repeated_augmentation": (1, None),
+                "data.crop_pct": (0.01, 1),
+            },
+        )
+        self.check_model()
+        if data.mixup or data.cutmix or mixing:
+            self.check_loss(soft_targets=True)
+            if data.mix_group and data.mix_group % 2:
+                raise UserError(f"data.mix_group={data.mix_group} is odd, but mixup and cutmix mix pairs")
+            check_batch_size(training.batch_size, world, self.micro_batches(world), mixed=True)
+
+    def check_model(self) -> None:
+        """Raise UserError for a model that timm cannot build, by building it without its weights' memory."""
+        try:
+            with torch.device("meta"):
+                backbone = build_model(self, replace(self.model, init_from=None)).backbone
+        except (AssertionError, RuntimeError, TypeError, ValueError, ZeroDivisionError) as error:
+            raise UserError(f"model: timm cannot build {self.model.name} like this: {error}") from None
+        for side in backbone.patch_embed.patch_size:
+            if self.data.image_size % side:
+                raise UserError(f"data.image_size={self.data.image_size} is not a multiple of the patch size {side}")
+        if self.model.patch_diversification and min(backbone.patch_embed.num_patches, len(backbone.blocks)) < 2:
+            raise UserError("model.patch_diversification compares two patches, and two layers: this model has one")
+
+
+def build_model(config: Config, model: DeiTConfig) -> ImageClassifier:
+    return create_deit(
+        model,
+        config.reweight.attention,
+        config.reweight.output,
+        image_size=config.data.image_size,
+        in_chans=config.data.in_chans,
+        num_classes=config.data.num_classes,
+        label_smoothing=config.training.label_smoothing,
+    )
+
+
+class Part(NamedTuple):
+    """A micro-batch: the ``part``-th of the global batch of ``step``."""
+
+    images: ImageBatch
+    step: int
+    part: int
+
+
+class ImageClassification(Task):
+    metric = "top1"
+    higher_is_better = True
+    unit = "images"
+
+    def __init__(self, config: Config):
+        self.config: Config = config
+        train_images, val_images = open_images(config.data)
+        self.train_dataset = ImageDataset(train_images, config.data, training=True)
+        self.val_dataset = ImageDataset(val_images, config.data, training=False)
+        self.mix = create_mix(config.data)
+        self.order = EpochOrder(
+            len(train_images), config.training.batch_size, config.seed, config.data.repeated_augmentation
+        )
+        self.steps_per_epoch = self.order.steps_per_epoch
+        self.skipped: set[str] = set()
+
+    def build_model(self) -> ImageClassifier:
+        return build_model(self.config, self.config.model)
+
+    def train_batches(self, start_step: int, shard: Shard) -> Iterator[list[Any]]:
+        batches = train_batches(
+            self.train_dataset,
+            self.order,
+            start_step=start_step,
+            seed=self.config.seed,
+            rank=shard.rank,
+            world=shard.world,
+            micro_batches=shard.micro_batches,
+            num_workers=self.config.data.num_workers,
+        )
+        for step, micro in enumerate(batches, start_step):
+            for batch in micro:
+                self.note_skipped(batch)
+            yield [Part(batch, step, shard.rank * shard.micro_batches + i) for i, batch in enumerate(micro)]
+
+    def weight(self, batch: Part) -> int:
+        return len(batch.images.targets)
+
+    def loss(self, model: nn.Module, batch: Part, device: torch.device) -> Tensor:
+        images = batch.images.to(device)
+        if self.mix:  # here and not in train_batches, because the device is faster at it
+            images = self.mix(images, batch.step, self.config.seed, batch.part)
+        if "mixing" not in self.config.model.patch_diversification:
+            return model(images.images, images.targets)
+        (seed,) = random_seeds(Stream.PATCH_MIX, self.config.seed, batch.step, count=1)  # one box for a global batch
+        box = random_box(torch.Generator().manual_seed(seed))
+        return model(images.images, images.targets, box.to(device))
+
+    def evaluate(self, model: nn.Module, device: torch.device, shard: Shard) -> dict[str, float]:
+        assert isinstance(model, ImageClassifier)
+        sums = torch.zeros(4, dtype=torch.float64, device=device)
+        training = self.config.training
+        batches = eval_batches(
+            self.val_dataset,
+            training.micro_batch_size or training.batch_size,
+            rank=shard.rank,
+            world=shard.world,
+            num_workers=self.config.data.num_workers,
+        )
+        for batch in batches:
+            self.note_skipped(batch)
+            if not len(batch.targets):
+                continue
+            images, targets, _ = batch.to(device)
+            scores = model(images)
+            loss = model.output.loss(scores, targets, reduction="sum")
+            ranked = model.output.modulate(scores).topk(min(5, scores.shape[-1])).indices
+            hits = (ranked == targets[:, None]).double()
+            sums += torch.stack([loss.double(), hits[:, 0].sum(), hits.sum(), hits.new_tensor(len(targets))])
+        return dict(zip(("loss", "top1", "top5", "images"), sums.tolist(), strict=True))
+
+    def metrics(self, sums: dict[str, float]) -> dict[str, float]:
+        images = sums["images"]
+        if not images:
+            raise UserError("not one validation image could be read")
+        return {
+            "top1": 100 * sums["top1"] / images,
+            "top5": 100 * sums["top5"] / images,
+            "loss": sums["loss"] / images,
+            "images": images,
+        }
+
+    def few_images(self, device: torch.device) -> ImageBatch:
+        """Readable ones among eight spread over the validation data, which may be ordered by class."""
+        count = len(self.val_dataset)
+        indices = dict.fromkeys(i * count // 8 for i in range(8))
+        return self.val_dataset.collate([self.val_dataset[i] for i in indices]).to(device)
+
+    def probe(self, model: nn.Module, device: torch.device) -> None:
+        assert isinstance(model, ImageClassifier)
+        images = self.few_images(device).images
+        if len(images):
+            model.backbone(images)
+
+    def samples(self, model: nn.Module, device: torch.device) -> list[Sample]:
+        assert isinstance(model, ImageClassifier)
+        images, targets, _ = self.few_images(device)
+        if not len(images):
+            return []
+        weights, classes = model.output(model.backbone(images).float()).max(-1)
+        mean, std = (
+            images.new_tensor(values)[:, None, None] for values in (self.config.data.mean, self.config.data.std)
+        )
+        pixels = (images * std + mean).clamp(0, 1)
+        return [
+            Sample(f"class {target}: {predicted} with {weight:.3f}", picture)
+            for target, predicted, weight, picture in zip(
+                targets.tolist(), classes.tolist(), weights.tolist(), pixels, strict=True
+            )
+        ]
+
+    def note_skipped(self, batch: ImageBatch) -> None:
+        for name in batch.skipped:
+            if name not in self.skipped:
+                self.skipped.add(name)
+                logger.warning("skipping %s, which cannot be read (%d so far)", name, len(self.skipped))
+
+    def examples(self, step: int) -> list[int]:
+        return self.order.batch(step)
+
+    def summary(self) -> dict[str, Any]:
+        return {"unreadable_images": sorted(self.skipped)}
+
+
+create = ImageClassification

@@ -1,0 +1,252 @@
+"""Language modelling: Transformer-XL or transformer_lm on a text, scored by perplexity.
+
+The name of a perplexity says what each token was predicted from: ``ppl@mem640`` from a segment and a memory of 640
+(Transformer-XL), ``ppl@ctx400`` from at least 400 tokens (transformer_lm). A function at the output that gives exact
+zeros has no perplexity. For it the metric is ``smoothed_ppl@...``, of the distribution that has a hundredth of its
+mass spread evenly over the vocabulary (the epsilon-perplexity of Martins et al., "Sparse Text Generation", EMNLP
+2020, arXiv 2004.02644), and ``zero_targets`` is the share in percent of the tokens that had no mass before.
+"""
+
+import itertools
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from multimax import reweight
+from multimax.suite.config import RunConfig, check_bounds, one_of
+from multimax.suite.data.corpus import open_corpus
+from multimax.suite.data.loading import check_batch_size
+from multimax.suite.data.segments import Blocks, Streams, TextBatch, cut, eval_streams, eval_windows
+from multimax.suite.data.text import TextData
+from multimax.suite.decoding import Sampling, continue_text
+from multimax.suite.errors import UserError
+from multimax.suite.models.language_model import LanguageModel, LanguageModelConfig
+from multimax.suite.models.transformer_lm import TransformerLM
+from multimax.suite.models.transformer_xl import TransformerXL
+from multimax.suite.tasks.base import Sample, Shard, Task
+
+MODELS = {"transformer_xl": TransformerXL, "transformer_lm": TransformerLM}
+SMOOTHING = 0.01
+PROBED = 64  # tokens
+
+
+@dataclass
+class Config(RunConfig):
+    model: LanguageModelConfig
+    data: TextData
+
+    def check(self, world: int) -> None:
+        super().check(world)
+        model, data = self.model, self.data
+        one_of("model.name", model.name, tuple(MODELS))
+        one_of("data.unit", data.unit, ("word", "character"))
+        one_of("data.source", data.source, ("pydoc", "files"))
+        one_of("data.eval_split", data.eval_split, ("validation", "test"))
+        if self.training.label_smoothing:
+            raise UserError("training.label_smoothing: perplexity is of the words themselves; set it to 0")
+        check_bounds(
+            self,
+            {
+                "model.depth": (1, None),
+                "model.num_heads": (1, None),
+                "model.dim": (4, None),  # of sines and cosines, two wavelengths
+                "model.div_val": (1, None),
+                "model.segment_length": (1, None),
+                "data.eval_batch_size": (1, None),
+            },
+        )
+        if model.dim % model.num_heads:
+            raise UserError(f"model.dim={model.dim} is not a multiple of model.num_heads={model.num_heads}")
+        if model.dim % 2:
+            raise UserError(f"model.dim={model.dim} is not even, as sines and cosines need it")
+        if data.max_tokens is not None and data.max_tokens < 3:
+            raise UserError(
+                f"data.max_tokens={data.max_tokens} is below 3: <unk> and the end of a line are two of them"
+            )
+        if model.name == "transformer_xl":
+            self.check_transformer_xl()
+        else:
+            self.check_transformer_lm()
+
+    def check_transformer_xl(self) -> None:
+        model = self.model
+        if model.memory_length is None or model.eval_memory_length is None or model.eval_segment_length is None:
+            raise UserError(
+                "model=transformer_xl needs model.memory_length, model.eval_memory_length and model.eval_segment_length"
+            )
+        if model.eval_context is not None:
+            raise UserError("model.eval_context belongs to transformer_lm; transformer_xl has model.eval_memory_length")
+        for same, length, prefix in (
+            (model.same_length, model.memory_length, ""),
+            (model.eval_same_length, model.eval_memory_length, "eval_"),
+        ):
+            if same and not length:
+                raise UserError(f"model.{prefix}same_length=true needs a model.{prefix}memory_length above 0")
+        if sorted({*model.cutoffs, 0}) != [0, *model.cutoffs]:
+            raise UserError(f"model.cutoffs={model.cutoffs} must ascend from above 0")
+
+    def check_transformer_lm(self) -> None:
+        model = self.model
+        if model.cutoffs or model.div_val != 1 or model.memory_length is not None:
+            raise UserError(
+                "model.cutoffs, model.div_val and model.memory_length belong to transformer_xl; transformer_lm has "
+                "one softmax over all words and no memory"
+            )
+        if model.eval_context is None or not 0 <= model.eval_context < model.segment_length:
+            raise UserError(
+                f"model.eval_context={model.eval_context} must be from 0 to below model.segment_length="
+                f"{model.segment_length}: a window holds the context and the tokens to score"
+            )
+
+
+class LanguageModeling(Task):
+    higher_is_better = False
+    unit = "tokens"
+
+    def __init__(self, config: Config):
+        self.config: Config = config
+        model, batch_size = config.model, config.training.batch_size
+        self.corpus = open_corpus(config.data)
+        self.train_ids, self.eval_ids = self.corpus.splits["train"], self.corpus.splits[config.data.eval_split]
+        num_tokens = len(self.corpus.vocabulary)
+        if model.cutoffs and model.cutoffs[-1] >= num_tokens:
+            raise UserError(
+                f"model.cutoffs={model.cutoffs} must stay below the {num_tokens} tokens of the vocabulary; "
+                "model.cutoffs=[] turns the adaptive softmax off"
+            )
+        self.recurrent = model.name == "transformer_xl"
+        self.segments: Streams | Blocks
+        if self.recurrent:
+            self.segments = Streams(len(self.train_ids), batch_size, model.segment_length)
+            self.context = f"mem{model.eval_memory_length}"
+        else:
+            self.segments = Blocks(len(self.train_ids), batch_size, model.segment_length, config.seed)
+            self.context = f"ctx{model.eval_context}"
+        self.steps_per_epoch = self.segments.steps_per_epoch
+        self.positive = reweight.get(config.reweight.output["name"]).positive
+        self.metric = f"ppl@{self.context}" if self.positive else f"smoothed_ppl@{self.context}"
+        self.unigram_perplexity = self.corpus.unigram_perplexity(config.data.eval_split)
+        self.memory: dict[int, Tensor | None] = {}  # of each micro-batch, by its first row
+
+    def build_model(self) -> LanguageModel:
+        config, vocabulary = self.config, self.corpus.vocabulary
+        return MODELS[config.model.name](
+            config.model, config.reweight.attention, config.reweight.output, len(vocabulary), vocabulary.fingerprint()
+        )
+
+    def train_batches(self, start_step: int, shard: Shard) -> Iterator[list[TextBatch]]:
+        check_batch_size(self.config.training.batch_size, shard.world, shard.micro_batches)
+        rows = self.config.training.batch_size // (shard.world * shard.micro_batches)
+        first = shard.rank * shard.micro_batches * rows
+        for step in itertools.count(start_step):
+            starts = self.segments.starts(step)
+            yield [
+                TextBatch(
+                    *cut(self.train_ids, starts[row : row + rows], self.segments.length), row, self.segments.fresh(step)
+                )
+                for row in range(first, first + shard.micro_batches * rows, rows)
+            ]
+
+    def weight(self, batch: TextBatch) -> int:
+        return batch.targets.numel()
+
+    def loss(self, model: nn.Module, batch: TextBatch, device: torch.device) -> Tensor:
+        batch = batch.to(device)
+        memory = None if batch.fresh else self.memory.get(batch.first_row)
+        if memory is not None:
+            memory = memory.to(device)  # one from a checkpoint is on the CPU
+        loss, memory = model(batch.tokens, batch.targets, memory)
+        # What is not finite is forgotten: such a step is skipped, and must not spoil those after it.
+        self.memory[batch.first_row] = None if memory is None else memory.where(memory.isfinite(), 0)
+        return loss
+
+    def state(self) -> dict[str, Tensor]:
+        """Transformer-XL's memory as [rows, depth, length, dim]."""
+        memories = [memory for _, memory in sorted(self.memory.items()) if memory is not None]
+        return {"memory": torch.cat(memories, 1).transpose(0, 1)} if memories else {}
+
+    def load_state(self, state: dict[str, Tensor], shard: Shard) -> None:
+        if not state:
+            return
+        rows = self.config.training.batch_size // (shard.world * shard.micro_batches)
+        first = shard.rank * shard.micro_batches
+        parts = state["memory"].split(rows)[first : first + shard.micro_batches]
+        self.memory = {(first + i) * rows: part.transpose(0, 1).contiguous() for i, part in enumerate(parts)}
+
+    def eval_batches(self, shard: Shard) -> Iterator[TextBatch]:
+        model, batch_size = self.config.model, self.config.data.eval_batch_size
+        if self.recurrent:
+            assert model.eval_segment_length is not None
+            return eval_streams(self.eval_ids, batch_size, model.eval_segment_length, shard.rank, shard.world)
+        assert model.eval_context is not None
+        return eval_windows(
+            self.eval_ids, model.segment_length, model.eval_context, batch_size, shard.rank, shard.world
+        )
+
+    def evaluate(self, model: nn.Module, device: torch.device, shard: Shard) -> dict[str, float]:
+        assert isinstance(model, LanguageModel)
+        sums = torch.zeros(4, dtype=torch.float64, device=device)
+        memory: Tensor | None = None
+        uniform = 1 / len(self.corpus.vocabulary)
+        for batch in self.eval_batches(shard):
+            tokens, targets, *_ = batch.to(device)
+            hidden, memory = model.encode(tokens, memory if self.recurrent and not batch.fresh else None)
+            scored = targets >= 0
+            hidden, targets = hidden[scored], targets[scored]
+            losses = model.losses(hidden, targets).double()
+            smoothed, zeros = losses, losses.new_zeros(())
+            if not self.positive:
+                weights = model.target_weights(hidden, targets).double()
+                smoothed = -((1 - SMOOTHING) * weights + SMOOTHING * uniform).log()
+                zeros = (weights == 0).sum()
+            sums += torch.stack([losses.sum(), smoothed.sum(), zeros, scored.sum()])
+        return dict(zip(("loss", "nll", "zeros", "tokens"), sums.tolist(), strict=True))
+
+    def probe(self, model: nn.Module, device: torch.device) -> None:
+        assert isinstance(model, LanguageModel)
+        length = min(PROBED, self.config.model.segment_length, len(self.eval_ids) - 1)
+        model.encode(torch.from_numpy(self.eval_ids[None, :length].astype("int64")).to(device))
+
+    def samples(self, model: nn.Module, device: torch.device) -> list[Sample]:
+        """The most probable continuation of the beginnings of four parts of the text."""
+        assert isinstance(model, LanguageModel)
+        length = max(1, min(PROBED, self.config.model.segment_length, len(self.eval_ids)) // 2)
+        starts = [i * max(0, len(self.eval_ids) - 2 * length) // 4 for i in range(4)]
+        prompts = torch.stack([torch.from_numpy(self.eval_ids[i : i + length].astype("int64")) for i in starts])
+        generator = torch.Generator(device).manual_seed(0)  # what is certain is drawn as well
+        continued = continue_text(model, prompts.to(device), length, Sampling(temperature=0.0), generator)
+        decode = self.corpus.vocabulary.decode
+        return [
+            Sample(
+                f"{decode(prompt)}\n-> {decode(found)}\n(it was: {decode(self.eval_ids[i + length : i + 2 * length])})"
+            )
+            for i, prompt, found in zip(starts, prompts.tolist(), continued.tolist(), strict=True)
+        ]
+
+    def metrics(self, sums: dict[str, float]) -> dict[str, float]:
+        tokens = sums["tokens"]
+        nll = sums["nll"] / tokens
+        metrics = {
+            self.metric: math.exp(nll) if nll < 700 else math.inf,
+            "loss": sums["loss"] / tokens,
+            "tokens": tokens,
+            "unigram_ppl": self.unigram_perplexity,
+        }
+        if self.positive:
+            metrics[f"bits_per_{self.config.data.unit}"] = nll / math.log(2)
+        else:
+            metrics["zero_targets"] = 100 * sums["zeros"] / tokens
+        return metrics
+
+    def examples(self, step: int) -> list[int]:
+        return self.segments.starts(step)
+
+    def summary(self) -> dict[str, Any]:
+        return {"vocabulary": len(self.corpus.vocabulary), "unknown_tokens": self.corpus.unknown}
+
+
+create = LanguageModeling

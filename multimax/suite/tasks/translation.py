@@ -1,0 +1,287 @@
+"""Machine translation: an encoder-decoder on sentence pairs, decoded by beam search and scored by BLEU.
+
+``bleu`` is the tokenised BLEU in the tradition of IWSLT14: sacrebleu without a tokeniser of its own on the words of
+Moses' tokeniser. ``sacrebleu`` is of text as people read it, by sacrebleu's tokeniser 13a against the references as
+they were given. Of lower-cased data case makes no difference to them, as the ``case:lc`` of their signatures says,
+because a model of lower-cased words cannot know better. Neither is comparable with the other, and signatures of both
+are in a run's summary. The checkpoint that counts as best has the highest ``bleu`` on the validation data, as in
+fairseq's recipe: losses of different functions are no measure to compare them by, and with label smoothing BLEU still
+rises when the loss no longer falls.
+"""
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from textwrap import shorten
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.rnn import pad_sequence
+
+from multimax import reweight
+from multimax.suite import decoding
+from multimax.suite.config import Reweight, RunConfig, check_bounds, one_of
+from multimax.suite.data.bitext import TranslationData, open_bitext
+from multimax.suite.data.dictionary import PAD
+from multimax.suite.data.segments import IGNORED
+from multimax.suite.data.token_batches import TokenBatches, TranslationBatch, collate, cut_by_tokens, eval_batches
+from multimax.suite.decoding import Search
+from multimax.suite.errors import UserError
+from multimax.suite.models.encoder_decoder import AttentionSites, EncoderDecoder, EncoderDecoderConfig
+from multimax.suite.tasks.base import Sample, Shard, Task
+from multimax.suite.tasks.bleu import CorpusBLEU
+
+
+@dataclass
+class Sites(Reweight):
+    """``attention`` is all three kinds of it; the others, where they are given, set one apart."""
+
+    encoder: dict[str, Any] | None = None  # self-attention of the encoder
+    decoder: dict[str, Any] | None = None  # self-attention of the decoder
+    cross: dict[str, Any] | None = None  # the decoder's attention to the encoder's output
+
+
+@dataclass
+class Decoding(Search):
+    """How data are translated to be scored."""
+
+    batch_tokens: int = 4096  # of the sentences that are scored and translated at a time
+    validation_sentences: int | None = None  # BLEU of the validation data is over the first so many; None: all
+
+
+@dataclass
+class Config(RunConfig):
+    """``training.batch_size`` and ``micro_batch_size`` count tokens, as fairseq's ``--max-tokens`` on one GPU.
+
+    A batch has as many sentence pairs as, all filled up to its longest sentence of either side, stay within it.
+    """
+
+    model: EncoderDecoderConfig
+    data: TranslationData
+    reweight: Sites
+    decoding: Decoding = field(default_factory=Decoding)
+
+    def check(self, world: int) -> None:
+        super().check(world)
+        model = self.model
+        self.data.check()
+        self.decoding.check("decoding.")
+        one_of("model.share_embeddings", model.share_embeddings, ("decoder", "all"))
+        check_bounds(
+            self,
+            {
+                "model.encoder_depth": (1, None),
+                "model.decoder_depth": (1, None),
+                "model.num_heads": (1, None),
+                "model.dim": (4, None),  # of sines and cosines, two wavelengths
+                "model.ffn_dim": (1, None),
+                "model.max_length": (1, None),
+                "model.dropout": (0, 1),
+                "model.attention_dropout": (0, 1),
+                "model.activation_dropout": (0, 1),
+                "decoding.batch_tokens": (1, None),
+                "decoding.validation_sentences": (1, None),
+            },
+        )
+        if model.dim % model.num_heads:
+            raise UserError(f"model.dim={model.dim} is not a multiple of model.num_heads={model.num_heads}")
+        if model.dim % 2:
+            raise UserError(f"model.dim={model.dim} is not even, as sines and cosines need it")
+        cross = self.reweight.cross
+        if model.as_released and cross is not None and cross["name"] != "softmax":
+            raise UserError(
+                f"reweight.cross is {cross['name']}, but with model.as_released=true that attention is softmax"
+            )
+
+    def micro_batches(self, world: int) -> int:
+        """Micro-batches of each of ``world`` processes, which keep about to ``micro_batch_size`` tokens.
+
+        Any number divides a batch of sentences, if not to equal parts.
+        """
+        training = self.training
+        return math.ceil(training.batch_size / (world * (training.micro_batch_size or training.batch_size)))
+
+
+class Translation(Task):
+    metric = "bleu"
+    higher_is_better = True
+    unit = "tokens"
+
+    def __init__(self, config: Config):
+        self.config: Config = config
+        self.bitext = open_bitext(config.data)
+        lowercase = self.bitext.recipe.lowercase
+        self.bleu = CorpusBLEU(self.metric, "none", lowercase)
+        self.sacrebleu = CorpusBLEU("sacrebleu", "13a", lowercase)
+        if (
+            config.model.share_embeddings == "all"
+            and self.bitext.source_dictionary is not self.bitext.target_dictionary
+        ):
+            raise UserError(
+                "model.share_embeddings=all needs one dictionary for both languages: data.joined_dictionary=true makes "
+                "one of raw text"
+            )
+        for split, pairs in self.bitext.splits.items():
+            longest = max(pairs.source_lengths.max(initial=0), pairs.target_lengths.max(initial=0))
+            if longest > config.model.max_length:
+                raise UserError(
+                    f"a sentence of {split} has {longest} tokens, more than model.max_length={config.model.max_length}"
+                )
+        self.batches = TokenBatches(self.bitext.splits["train"], config.training.batch_size, config.seed)
+        self.steps_per_epoch = self.batches.steps_per_epoch
+        self.positive = reweight.get(config.reweight.output["name"]).positive
+
+    def build_model(self) -> EncoderDecoder:
+        sites, bitext = self.config.reweight, self.bitext
+        return EncoderDecoder(
+            self.config.model,
+            AttentionSites(*(site or sites.attention for site in (sites.encoder, sites.decoder, sites.cross))),
+            sites.output,
+            len(bitext.source_dictionary),
+            len(bitext.target_dictionary),
+            torch.cat([bitext.source_dictionary.fingerprint(), bitext.target_dictionary.fingerprint()]),
+        )
+
+    def train_batches(self, start_step: int, shard: Shard) -> Iterator[list[TranslationBatch]]:
+        return self.batches.train_batches(
+            start_step, rank=shard.rank, world=shard.world, micro_batches=shard.micro_batches
+        )
+
+    def weight(self, batch: TranslationBatch) -> int:
+        return int((batch.targets != IGNORED).sum())
+
+    def loss(self, model: nn.Module, batch: TranslationBatch, device: torch.device) -> Tensor:
+        batch = batch.to(device)
+        smoothing = self.config.training.label_smoothing
+        return model(batch.source, batch.source_mask, batch.target, batch.targets, smoothing)
+
+    def evaluate(self, model: nn.Module, device: torch.device, shard: Shard) -> dict[str, float]:
+        split = self.config.data.eval_split
+        translated = self.config.decoding.validation_sentences if split == "validation" else None
+        return self.score(model, device, shard, split, translated)
+
+    def test(self, model: nn.Module, device: torch.device, shard: Shard) -> dict[str, float] | None:
+        return self.score(model, device, shard, self.config.data.test_split)
+
+    def score(
+        self, model: nn.Module, device: torch.device, shard: Shard, split: str, translated: int | None = None
+    ) -> dict[str, float]:
+        """Sums over this process's part of a split: of the loss, and of BLEU for the first ``translated`` pairs."""
+        assert isinstance(model, EncoderDecoder)
+        pairs = self.bitext.splits[split]
+        count = len(pairs) if translated is None else min(translated, len(pairs))
+        loss = torch.zeros((), dtype=torch.float64, device=device)
+        tokens = 0
+        translations: dict[int, list[int]] = {}
+        batches = eval_batches(pairs, self.config.decoding.batch_tokens, rank=shard.rank, world=shard.world)
+        for batch in batches:
+            tokens += self.weight(batch)
+            on_device = batch.to(device)
+            loss += model(on_device.source, on_device.source_mask, on_device.target, on_device.targets)
+            rows = batch.indices < count
+            if rows.any():
+                found = self.search(model, on_device.source[rows], on_device.source_mask[rows])
+                translations.update(zip(batch.indices[rows].tolist(), found, strict=True))
+        sums = {"loss": loss.item(), "tokens": float(tokens), "sentences": float(len(translations))}
+        references = self.bitext.references(split)
+        mine = sorted(translations)
+        tokenized = [self.bitext.tokenized(translations[i]) for i in mine]
+        sums |= self.bleu.sums(tokenized, [references.tokenized[i] for i in mine])
+        if references.raw is not None:
+            text = [self.bitext.detokenize(translations[i]) for i in mine]
+            sums |= self.sacrebleu.sums(text, [references.raw[i] for i in mine])
+        return sums
+
+    def search(self, model: EncoderDecoder, source: Tensor, source_mask: Tensor) -> list[list[int]]:
+        """Ids of the best translation of each row of source int64 [rows, S], by beam search."""
+        found = decoding.translate(model, source, source_mask, self.config.decoding)
+        return [hypotheses[0].tokens.tolist() for hypotheses in found]
+
+    def encode(self, line: str, where: str = "a line", target: bool = False) -> Tensor:
+        """Ids int64 [length] of a raw source (or target) line, END included.
+
+        Raises UserError, which says ``where``, if it is longer than the model takes.
+        """
+        ids, limit = self.bitext.prepare(line, target), self.config.model.max_length
+        if len(ids) > limit:
+            raise UserError(
+                f"{where} has {len(ids)} tokens, more than model.max_length={limit}: shorten or split it: "
+                f"{shorten(line, 60)}"
+            )
+        return torch.tensor(ids)
+
+    def translate(
+        self, model: EncoderDecoder, device: torch.device, sources: Sequence[Tensor]
+    ) -> list[list[tuple[float, str]]]:
+        """Of each of ``sources``, as ``encode`` makes them, scores and text of its translations, best first.
+
+        There are at most ``decoding.beam``; the only one of a line without a word is the empty line.
+        """
+        lengths = np.array([len(ids) for ids in sources])
+        order = np.argsort(lengths, kind="stable")
+        translations = [[(0.0, "")] for _ in sources]
+        for indices in cut_by_tokens(order[lengths[order] > 1], lengths, self.config.decoding.batch_tokens):
+            source = pad_sequence([sources[i] for i in indices], batch_first=True, padding_value=PAD).to(device)
+            found = decoding.translate(model, source, source != PAD, self.config.decoding)
+            for i, hypotheses in zip(indices, found, strict=True):
+                translations[i] = [(h.score, self.bitext.detokenize(h.tokens.tolist())) for h in hypotheses]
+        return translations
+
+    def score_text(self, hypotheses: Sequence[str], split: str) -> dict[str, float]:
+        """Metrics of translations of a split in text as people read it, one a line.
+
+        They are tokenised anew, which is not always as the model had them: ``bleu`` may differ a little from its own.
+        """
+        references, tokenizer = self.bitext.references(split), self.bitext.tokenizers[1]
+        scores = {self.bleu: ([tokenizer.words(line) for line in hypotheses], references.tokenized)}
+        if references.raw is not None:
+            scores[self.sacrebleu] = (list(hypotheses), references.raw)
+        metrics = {bleu.name: bleu.score(bleu.sums(*texts)) for bleu, texts in scores.items()}
+        return metrics | {"sentences": float(len(hypotheses))}
+
+    def few_pairs(self, device: torch.device) -> TranslationBatch:
+        pairs = self.bitext.splits[self.config.data.eval_split]
+        return collate(pairs, np.arange(min(8, len(pairs)))).to(device)
+
+    def probe(self, model: nn.Module, device: torch.device) -> None:
+        assert isinstance(model, EncoderDecoder)
+        batch = self.few_pairs(device)
+        model.decode(batch.target, model.encode(batch.source, batch.source_mask), batch.source_mask)
+
+    def samples(self, model: nn.Module, device: torch.device) -> list[Sample]:
+        assert isinstance(model, EncoderDecoder)
+        batch = self.few_pairs(device)
+        found = self.search(model, batch.source, batch.source_mask)
+        references = self.bitext.references(self.config.data.eval_split).tokenized
+        return [
+            Sample(f"{self.bitext.tokenized(ids)}\n(reference: {references[index]})")
+            for ids, index in zip(found, batch.indices.tolist(), strict=True)
+        ]
+
+    def metrics(self, sums: dict[str, float]) -> dict[str, float]:
+        tokens = sums["tokens"]
+        metrics = {self.bleu.name: self.bleu.score(sums)}
+        if self.sacrebleu.keys[0] in sums:
+            metrics[self.sacrebleu.name] = self.sacrebleu.score(sums)
+        loss = sums["loss"] / tokens
+        if self.positive:
+            metrics["ppl"] = math.exp(loss) if loss < 700 else math.inf
+        return metrics | {"loss": loss, "tokens": tokens, "sentences": sums["sentences"]}
+
+    def examples(self, step: int) -> list[int]:
+        return self.batches.batch(step).tolist()
+
+    def summary(self) -> dict[str, Any]:
+        bitext = self.bitext
+        return {
+            "signatures": {bleu.name: bleu.signature() for bleu in (self.bleu, self.sacrebleu)},
+            "vocabulary": {"source": len(bitext.source_dictionary), "target": len(bitext.target_dictionary)},
+            "data": bitext.description,
+            "preparation": bitext.preparation,
+            "pairs_left_out": self.batches.too_long,  # longer than a batch may be
+        }
+
+
+create = Translation

@@ -1,0 +1,96 @@
+"""What ``evaluate.py`` does with text: translate it with a run of task=mt, or score translations that are there."""
+
+import logging
+import sys
+from collections.abc import Iterator
+from itertools import islice
+from pathlib import Path
+from typing import BinaryIO
+
+import torch
+from torch import nn
+
+from multimax.suite.data.preparation import DESCRIPTION
+from multimax.suite.errors import UserError
+from multimax.suite.models.encoder_decoder import EncoderDecoder
+from multimax.suite.tasks.base import Task
+from multimax.suite.tasks.translation import Translation
+
+CHUNK = 256  # lines that are read, sorted by length and translated together
+
+logger = logging.getLogger(__name__)
+
+
+class TextFile:
+    """Lines of UTF-8, without their ends and a byte order mark, of a file or of standard input, "-", as they come.
+
+    Raises UserError at once if it cannot be opened; in its iteration, if it cannot be read, or is not UTF-8, or empty.
+    """
+
+    def __init__(self, path: str):
+        self.name = "standard input" if path == "-" else path
+        self.whole = path != "-" and Path(path).is_file()  # not a terminal or a pipe, whose end may be far away
+        try:
+            self.file: BinaryIO = sys.stdin.buffer if path == "-" else open(path, "rb")  # noqa: SIM115
+        except OSError as error:
+            raise self.unreadable(error) from None
+
+    def unreadable(self, error: OSError) -> UserError:
+        return UserError(f"{self.name} cannot be read: {error.strerror}")
+
+    def __iter__(self) -> Iterator[str]:
+        count = 0
+        try:
+            for line in self.file:
+                count += 1
+                yield line.decode("utf-8-sig" if count == 1 else "utf-8").rstrip("\r\n")
+        except UnicodeDecodeError:
+            raise UserError(f"line {count} of {self.name} is not UTF-8") from None
+        except OSError as error:
+            raise self.unreadable(error) from None
+        if not count:
+            raise UserError(f"{self.name} is empty")
+
+
+def translate_text(
+    task: Task, model: nn.Module, device: torch.device, text: TextFile, nbest: int | None = None
+) -> Iterator[str]:
+    """A translation of each line of ``text``, in their order.
+
+    With ``nbest`` the best so many of each, or as many as the search found, as the line's number, its score and the
+    translation, with tabs in between.
+
+    Raises UserError as ``text`` does, and for a line longer than the model takes: of a file before the first is
+    translated.
+    """
+    assert isinstance(task, Translation)
+    assert isinstance(model, EncoderDecoder)
+    root = task.bitext.root
+    if not (root / DESCRIPTION).exists() and not (root / "code").exists():
+        logger.warning(
+            "%s has no file code with the merges of its BPE: lines are taken as its tokens, with spaces in between",
+            root,
+        )
+    sources = (task.encode(line, f"line {number} of {text.name}") for number, line in enumerate(text, 1))
+    remaining = iter(list(sources)) if text.whole else sources
+    done, size = 0, 1 if text.file.isatty() else CHUNK
+    while chunk := list(islice(remaining, size)):
+        for number, found in enumerate(task.translate(model, device, chunk), done + 1):
+            if nbest is None:
+                yield found[0][1]
+            else:
+                yield from (f"{number}\t{score:.6f}\t{translation}" for score, translation in found[:nbest])
+        done += len(chunk)
+
+
+def score_text(task: Task, text: TextFile) -> dict[str, float]:
+    """Metrics of the lines of ``text`` as translations of the split ``data.eval_split``.
+
+    Raises UserError as ``text`` does, and if it has not one line for each sentence.
+    """
+    assert isinstance(task, Translation)
+    split = task.config.data.eval_split
+    hypotheses, sentences = list(text), len(task.bitext.splits[split])
+    if len(hypotheses) != sentences:
+        raise UserError(f"{text.name} has {len(hypotheses)} lines, but {split} has {sentences} sentences")
+    return task.score_text(hypotheses, split)

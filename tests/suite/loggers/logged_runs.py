@@ -1,0 +1,48 @@
+"""Runs as their files tell them, without the training."""
+
+from pathlib import Path
+
+from multimax.suite.composition import compose_configuration, typed
+from multimax.suite.config import RunConfig
+from multimax.suite.engine.run_folder import RunFolder
+
+
+def configuration(*overrides: str) -> RunConfig:
+    return typed(compose_configuration(["task=deit", *overrides]))
+
+
+def log_steps(folder: RunFolder, first: int, last: int) -> None:
+    """What a run logs that reports every step and is evaluated at every third."""
+    for step in range(first, last + 1):
+        folder.log({"step": step, "epoch": step / 10, "train/loss": 1 / step})
+        if step % 3 == 0:
+            folder.log({"step": step, "epoch": step / 10, "val/top1": 10.0 * step, "val/loss": 2 / step})
+
+
+def begin(path: Path, *overrides: str, step: int = 0) -> RunFolder:
+    """Start the run of a folder, or start it again from ``step``."""
+    folder = RunFolder(path, configuration(*overrides))
+    folder.claim()
+    folder.start(step)
+    return folder
+
+
+def finished_run(path: Path, *overrides: str, steps: int = 7) -> RunFolder:
+    folder = begin(path, *overrides)
+    log_steps(folder, 1, steps)
+    folder.finish({"top1": 10.0 * steps}, metric="top1", steps=steps)
+    folder.lock.close()
+    return folder
+
+
+def merged(records: list[dict]) -> dict[int, dict]:
+    """By step all that a run logged."""
+    rows: dict[int, dict] = {}
+    for record in records:
+        rows.setdefault(record["step"], {}).update(record)
+    return rows
+
+
+def shown(history: list[dict]) -> list[dict]:
+    """Rows of W&B's history without what W&B adds of its own."""
+    return [{key: value for key, value in row.items() if not key.startswith("_")} for row in history]

@@ -1,0 +1,101 @@
+import csv
+import json
+from statistics import mean, stdev
+
+import pytest
+import yaml
+
+from multimax.suite import cli
+from multimax.suite.errors import UserError
+from multimax.suite.report.records import read_records, record
+from multimax.suite.report.tables import write_tables
+
+
+def finished_run(folder, function, seed, top1, epochs=3.0, **site):
+    config = {
+        "task": "deit", "scale": "demo", "experiment": None, "description": "made up", "run_dir": "/secret/run",
+        "seed": seed, "data": {"name": "digits", "root": "/secret/data"}, "training": {"epochs": epochs},
+        "reweight": {"attention": {"name": function, **site}, "output": {"name": "softmax"}},
+    }  # fmt: skip
+    run = folder / f"{function}-{seed}-{len(list(folder.iterdir()))}"
+    (run / "checkpoints").mkdir(parents=True)
+    (run / "config.yaml").write_text(yaml.safe_dump(config))
+    (run / "metrics.jsonl").write_text('{"step": 1}\n')
+    summary = {"metric": "top1", "metrics": {"top1": top1}, "parameters": {"total": 7}, "revision": "0" * 40}
+    (run / "summary.json").write_text(json.dumps(summary))
+    return run
+
+
+def test_a_table_is_what_the_records_say(tmp_path):
+    runs, results = tmp_path / "runs", tmp_path / "results"
+    runs.mkdir()
+    values = {"softmax": [70.0, 71.5, 69.25], "sparsemax": [72.0, 70.0]}
+    for function, tops in values.items():
+        for seed, top1 in enumerate(tops):
+            record(finished_run(runs, function, seed, top1), results / "runs")
+    record(finished_run(runs, "multimax", 0, 60.0, order=1), results / "runs")
+    assert not any("/secret" in path.read_text() for path in results.rglob("*.*"))
+    assert not list(results.rglob("checkpoints"))
+
+    written = list(write_tables(results))
+    table = {row["function"]: row for row in csv.DictReader((results / "tables" / "deit_demo.csv").open())}
+    assert list(table) == ["sparsemax-softmax", "softmax", "multimax(order=1)-softmax"]
+    for function, tops in values.items():
+        row = table[function if function == "softmax" else f"{function}-softmax"]
+        assert float(row["mean"]) == pytest.approx(mean(tops), abs=0.005)
+        assert float(row["standard deviation"]) == pytest.approx(stdev(tops), abs=0.005)
+    assert table["multimax(order=1)-softmax"]["standard deviation"] == ""
+    before = {path: path.read_bytes() for path in written}
+    assert {path: path.read_bytes() for path in write_tables(results)} == before
+
+
+def test_runs_that_differ_in_something_else_are_not_averaged(tmp_path):
+    runs, results = tmp_path / "runs", tmp_path / "results"
+    runs.mkdir()
+    record(finished_run(runs, "softmax", 0, 70.0), results / "runs")
+    record(finished_run(runs, "softmax", 1, 70.0, epochs=4.0), results / "runs")
+    with pytest.raises(UserError, match="differ in more than"):
+        list(write_tables(results))
+
+
+def test_what_an_analysis_kept_is_recorded_and_pictures_are_not(tmp_path):
+    run = finished_run(tmp_path, "softmax", 0, 70.0)
+    (run / "analysis").mkdir()
+    (run / "analysis" / "numbers.json").write_text('{"found": [1, 2]}')
+    (run / "analysis" / "numbers.png").write_bytes(b"picture")
+    target = record(run, tmp_path / "results")
+    assert [path.name for path in (target / "analysis").iterdir()] == ["numbers.json"]
+    (read,) = read_records(tmp_path / "results")
+    assert read.analysis("numbers") == {"found": [1, 2]}
+    assert read.analysis("others") is None
+
+
+def test_only_a_finished_run_is_recorded(tmp_path):
+    with pytest.raises(UserError, match="not a finished run"):
+        record(tmp_path, tmp_path / "results")
+
+
+def test_every_recorded_run_ends_with_the_last_values_of_its_own_metrics(root):
+    records = read_records(root / "results" / "runs")
+    assert records
+    for item in records:
+        lines = [json.loads(line) for line in (item.path / "metrics.jsonl").read_text().splitlines()]
+        scored = [line for line in lines if "val/loss" in line][-1]
+        assert scored["step"] == item.summary["steps"]
+        for name, value in item.summary["metrics"].items():
+            if f"val/{name}" in scored:
+                assert scored[f"val/{name}"] == value
+
+
+def test_the_command_line(root, tmp_path, monkeypatch, capsys):
+    from multimax.suite.report.__main__ import main
+
+    runs = tmp_path / "runs"
+    runs.mkdir()
+    (tmp_path / "results").mkdir()
+    (tmp_path / "results" / "claims.yaml").write_bytes((root / "results" / "claims.yaml").read_bytes())
+    run = finished_run(runs, "softmax", 0, 70.0)
+    monkeypatch.setattr("sys.argv", ["report", "--results", str(tmp_path / "results"), "record", str(run)])
+    main()
+    assert "deit_demo.md" in capsys.readouterr().out
+    assert cli.failures == []

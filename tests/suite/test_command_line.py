@@ -1,0 +1,168 @@
+"""train.py and evaluate.py as a person uses them: as commands, with mistakes, with Ctrl-C."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import asdict
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from hydra.core.global_hydra import GlobalHydra
+
+from multimax.suite import cli
+from multimax.suite.composition import compose_configuration, typed
+from multimax.suite.engine.run_folder import read_metrics
+
+SMALL = ["training.epochs=3", "training.evaluate_every=11", "training.log_every=1"]
+
+
+def command(root: Path, script: str, *arguments: str, cwd: Path | None = None, **environment: str):
+    return subprocess.run(
+        [sys.executable, str(root / script), *arguments],
+        cwd=cwd or root,
+        capture_output=True,
+        text=True,
+        env={**os.environ, **environment},
+        timeout=300,
+        stdin=subprocess.DEVNULL,
+    )
+
+
+def test_train_then_evaluate_gives_the_same_number(root, tmp_path):
+    run = tmp_path / "run"
+    done = command(root, "train.py", f"run_dir={run}", *SMALL)
+    assert done.returncode == 0, done.stderr
+    assert "DEMO" in done.stdout
+    assert "scale=paper" in done.stdout
+    summary = json.loads((run / "summary.json").read_text())
+    assert summary["parameters"]["attention"] == 32  # four layers of eight
+    assert summary["parameters"]["output"] == 8
+
+    scored = command(root, "evaluate.py", str(run), "--checkpoint", "last", "data.num_workers=1")
+    metrics = json.loads(scored.stdout)
+    for name in ("top1", "loss"):
+        assert metrics[name] == pytest.approx(summary["metrics"][name], abs=1e-9)
+
+    again = command(root, "train.py", f"run_dir={run}", *SMALL)
+    assert again.returncode == 0
+    assert "is finished" in again.stdout
+
+    other = command(root, "train.py", f"run_dir={run}", *SMALL, "seed=5")
+    assert other.returncode == 2
+    assert "seed was 0, now 5" in other.stderr
+
+
+def test_ctrl_c_and_the_same_command_again_is_the_uninterrupted_run(root, tmp_path):
+    def losses(run):
+        return [(r["step"], r.get("train/loss"), r.get("val/top1"), r.get("val/loss")) for r in read_metrics(run)]
+
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    arguments = ["training.epochs=4", "training.evaluate_every=20", "training.log_every=7", "data.num_workers=1"]
+    assert command(root, "train.py", f"run_dir={whole}", *arguments).returncode == 0
+
+    for _ in range(20):
+        process = subprocess.Popen(
+            [sys.executable, str(root / "train.py"), f"run_dir={broken}", *arguments],
+            cwd=root,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        before = len(losses(broken))
+        while process.poll() is None and len(losses(broken)) < before + 2:
+            time.sleep(0.02)
+        process.send_signal(signal.SIGINT)
+        _, errors = process.communicate(timeout=60)
+        if process.returncode == 0:
+            break
+        assert process.returncode == 130, errors
+        assert re.search(r"stopped at step \d+; the same command continues", errors)
+    assert losses(broken) == losses(whole)
+    assert (
+        json.loads((broken / "summary.json").read_text())["metrics"]
+        == json.loads((whole / "summary.json").read_text())["metrics"]
+    )
+
+
+def test_a_user_s_function_trains_without_touching_the_project(root, tmp_path):
+    (tmp_path / "my_functions.py").write_text(
+        "from multimax import reweight\n"
+        "@reweight.register('squared')\n"
+        "def squared(scores, mask=None, *, floor=0.0):\n"
+        "    weights = scores.square() + floor + 1e-6\n"
+        "    weights = weights if mask is None else weights * mask\n"
+        "    return weights / weights.sum(-1, keepdim=True).clamp(min=1e-30)\n"
+    )
+    run = tmp_path / "run"
+    arguments = ["imports=[my_functions]", "reweight=squared", "reweight.attention.floor=0.5", "training.epochs=1"]
+    done = command(root, "train.py", f"run_dir={run}", *arguments, PYTHONPATH=str(tmp_path))
+    assert done.returncode == 0, done.stderr
+    assert "name: squared" in (run / "config.yaml").read_text()
+    scored = command(root, "evaluate.py", str(run), PYTHONPATH=str(tmp_path))
+    assert json.loads(scored.stdout)["top1"] == json.loads((run / "summary.json").read_text())["metrics"]["top1"]
+    lost = command(root, "evaluate.py", str(run))
+    assert lost.returncode == 2
+    assert "there is no module my_functions" in lost.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["sead=1"], "seed"),
+        (["traning.epochs=1"], "training.epochs"),
+        (["training.epohcs=1"], "training.epochs"),
+        (["+training.epohcs=1"], "training.epochs"),
+        (["reweight=multimx"], "multimax"),
+        (["reweight.attention.oder=1"], "order"),
+        (["reweight=softmax", "reweight.attention.order=1"], "no such option"),
+        (["task=diet"], "deit"),
+        (["scale=huge"], "paper"),
+        (["training.epochs=soon"], "training.epochs"),
+        (["scale=small", "reweight=multimax", "data.root=/nonexistent"], "/nonexistent is not a folder"),
+        (["training.device=cuda"], "no CUDA device"),
+        (["imports=[no_such_module]"], "no_such_module"),
+        (["seed"], "seed"),
+    ],
+)
+def test_a_mistake_is_one_line_and_leaves_nothing_behind(tmp_path, monkeypatch, capsys, arguments, expected):
+    if "training.device=cuda" in arguments and torch.cuda.is_available():
+        pytest.skip("there is a CUDA device here")
+    line = one_line(cli.train, ["train.py", *arguments], tmp_path, monkeypatch, capsys)
+    assert expected in line
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["nowhere"], "nowhere is not a run folder"),
+        (["run"], "has no checkpoint last; there: none"),
+        (["run", "--checkpoint", "step-7"], "has no checkpoint step-7"),
+        (["run", "data.rot=x"], "data.root"),
+    ],
+)
+def test_evaluate_names_what_is_missing(tmp_path, monkeypatch, capsys, arguments, expected):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "config.yaml").write_text(yaml.safe_dump(asdict(typed(compose_configuration([])))))
+    assert expected in one_line(cli.evaluate, ["evaluate.py", *arguments], tmp_path, monkeypatch, capsys)
+
+
+def one_line(main, argv, folder, monkeypatch, capsys) -> str:
+    """The only line that a command with a mistake prints on its standard error."""
+    monkeypatch.chdir(folder)
+    monkeypatch.setattr(sys, "argv", argv)
+    monkeypatch.setattr(cli, "failures", [])
+    GlobalHydra.instance().clear()
+    with pytest.raises(SystemExit) as stopped:
+        main()
+    assert stopped.value.code == 2
+    lines = capsys.readouterr().err.strip().splitlines()
+    assert len(lines) == 1, lines
+    assert lines[0].startswith("error: ")
+    return lines[0]

@@ -1,0 +1,164 @@
+"""Every shipped configuration composes, fits its schema and passes its checks."""
+
+from dataclasses import asdict
+from itertools import product
+from pathlib import Path
+
+import pytest
+from omegaconf import OmegaConf
+
+from multimax import reweight
+from multimax.suite.composition import CONFIGS, compose_configuration, typed
+from multimax.suite.config import run_name
+from multimax.suite.errors import UserError
+from multimax.suite.tasks import MODULES
+
+SCALES = ("demo", "small", "paper")
+
+
+def names(group: str) -> list[str]:
+    return sorted(path.stem for path in (CONFIGS / group).glob("*.yaml"))
+
+
+def compose(*overrides: str):
+    return typed(compose_configuration(overrides))
+
+
+def test_every_task_has_a_recipe_at_every_scale():
+    assert {f"{task}_{scale}" for task, scale in product(MODULES, SCALES)} <= set(names("recipe"))
+    assert set(names("task")) == set(MODULES)
+    assert set(names("scale")) == set(SCALES)
+
+
+@pytest.mark.parametrize("task", MODULES)
+@pytest.mark.parametrize("scale", SCALES)
+@pytest.mark.parametrize("function", [*reweight.available(), *names("reweight")])
+def test_every_function_at_every_task_and_scale(task, scale, function):
+    config = compose(f"task={task}", f"scale={scale}", f"reweight={function}")
+    assert (config.task, config.scale) == (task, scale)
+    assert config.reweight.output["name"] in (config.reweight.attention["name"], "softmax")
+
+
+@pytest.mark.parametrize(
+    ("group", "name"),
+    [(g, n) for g in ("model", "data", "logger", "experiment") for n in names(g)],
+)
+def test_every_other_file(group, name):
+    task = next(iter(MODULES))
+    if group == "experiment":
+        assert compose(f"experiment={name}")
+    else:
+        assert compose_configuration([f"task={task}", f"{group}={name}"])[group]
+
+
+def test_every_file_says_what_it_is():
+    for path in CONFIGS.rglob("*.yaml"):
+        assert "#" in path.read_text(), f"{path} has no comment"
+
+
+def test_one_site_can_be_taken_back():
+    config = compose("reweight=multimax", "reweight/output=softmax", "reweight.attention.order=1")
+    assert config.reweight.attention["order"] == 1
+    assert config.reweight.output == {"name": "softmax"}
+
+
+def test_the_paper_recipe_is_deits():
+    config = compose("task=deit", "scale=paper")
+    assert (config.training.batch_size, config.training.epochs, config.schedule.warmup_epochs) == (1024, 300, 5)
+    assert config.optimizer.learning_rate == pytest.approx(5e-4 * 1024 / 512)
+    assert (config.schedule.final_rate, config.schedule.warmup_rate) == (1e-5, 1e-6)
+    assert (config.model.name, config.model.drop_path, config.model.class_token) == (
+        "deit_small_patch16_224",
+        0.1,
+        False,
+    )
+    assert (config.data.auto_augment, config.data.repeated_augmentation) == ("rand-m9-mstd0.5-inc1", 3)
+
+
+def test_a_runs_name_follows_from_what_determines_its_numbers():
+    name = run_name(compose())
+    assert run_name(compose("run_dir=elsewhere", "data.num_workers=3", "training.log_every=7")) == name
+    others = {run_name(compose(override)) for override in ("seed=1", "reweight=softmax", "training.epochs=3")}
+    assert len({name, *others}) == 4
+
+
+MISTAKES = {
+    "training.cuda_graphs=true": "training.compile=true",
+    "training.precision=fp12": "choose one of fp32, bf16",
+    "training.batch_size=many": "training.batch_size",
+    "training.batch_size=0": "below 1",
+    "seed=-1": "seed=-1 is below 0",
+    "training.ema_decay=5": r"not in \[0, 1\]",
+    "optimizer.clip_norm=-1": "below 0",
+    "optimizer.beta1=1.5": "beta1",
+    "data.mixup=-1": "below 0",
+    "data.random_erasing=7": "random_erasing",
+    "data.crop_pct=0": "crop_pct",
+    "reweight.attention.shared_ranges=no": "reweight.attention: option 'shared_ranges'.* must be bool",
+    "training.steps=5": "set one of training.epochs and training.steps",
+    "training.label_smoothing=1.5": "label_smoothing",
+    "training.evaluate_ema=true": "needs training.ema_decay",
+    "schedule.name=cosin": "choose one of cosine",
+    "schedule.warmup_steps=5": "at most one of",
+    "+training.epoch=3": r"training.epoch: .*training.epochs",
+    "+sede=3": r"sede: .*seed",
+    "model.pool=token": "class_token=true",
+    "model.name=deit_smal": "timm has no such model",
+    "model.patch_size=3": "not a multiple",
+    "model.num_heads=5": "num_heads",
+    "model.depth=-1": "timm cannot build",
+    "model.patch_size=0": "timm cannot build",
+    "reweight.attention.order=3": "order",
+    "reweight.output=softmax": "reweight/output=NAME",
+}
+
+
+@pytest.mark.parametrize("override", MISTAKES)
+def test_a_mistake_is_one_line_that_names_it(override):
+    with pytest.raises(UserError, match=MISTAKES[override]) as caught:
+        compose(override)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_loss_for_hard_targets_refuses_mixed_ones():
+    @reweight.register("hard_only")
+    class HardOnly(reweight.Reweighting):
+        has_loss = True
+        soft_targets = False
+
+    with pytest.raises(UserError, match="takes hard targets only"):
+        compose("reweight/output=hard_only")
+    assert compose("reweight/output=hard_only", "training.label_smoothing=0")
+    with pytest.raises(UserError, match="mixup"):
+        compose("reweight/output=hard_only", "training.label_smoothing=0", "data.mixup=0.8")
+
+
+def test_a_function_without_a_loss_is_refused_at_the_output():
+    reweight.register("no_loss")(lambda scores, mask=None: scores.relu())
+    assert compose("reweight=no_loss").reweight.output["name"] == "softmax"
+    with pytest.raises(UserError, match="has no loss"):
+        compose("reweight/output=no_loss")
+
+
+def test_an_option_that_the_code_gains_later_is_not_another_run():
+    from multimax.suite.config import identity
+    from multimax.suite.tasks.image_classification import Config
+
+    config = asdict(compose())
+    before = identity(config, Config)
+    del config["training"]["checkpoint_every"], config["data"]["hub"], config["reweight"]["attention"]["per_head"]
+    assert identity(config, Config) == before
+    config["reweight"]["attention"]["per_head"] = True
+    assert identity(config, Config) != before
+
+
+def test_recipes_do_not_repeat_defaults(root: Path):
+    """A value in a recipe differs from the dataclass's default, so that reading it tells what is special about it."""
+    from multimax.suite.config import flatten, skeleton
+    from multimax.suite.tasks import task_module
+
+    for path in (root / "configs" / "recipe").glob("*.yaml"):
+        defaults = dict(flatten(skeleton(task_module(path.stem.split("_")[0]).Config)))
+        recipe = OmegaConf.to_container(OmegaConf.load(path))
+        repeated = [k for k, v in flatten(recipe) if k in defaults and defaults[k] == v and k != "schedule.name"]
+        assert not repeated, f"{path}: {repeated}"

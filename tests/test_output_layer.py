@@ -1,0 +1,292 @@
+"""The loss of an output layer in chunks against F.cross_entropy of its logits in float64, and the memory it takes."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.util import find_spec
+from itertools import product
+from unittest import mock
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch.nn import functional as F
+
+from benchmarks.timing import peak_memory
+from multimax import kernels, reweight
+from multimax.kernels import linear_cross_entropy as chunked
+from multimax.output_layer import linear_cross_entropy, linear_loss
+from multimax.reweight import seglu
+
+RANGES = {1: 2, 2: 4, "second_only": 2, "shared": 2}
+WAYS = ["cpp", "eager", *(["triton"] if find_spec("triton") else [])]
+pytestmark = pytest.mark.filterwarnings("ignore:.*encountered in:RuntimeWarning:triton")  # where it is interpreted
+
+
+@pytest.fixture(autouse=True)
+def _small_chunks(monkeypatch):
+    """Several chunks and blocks, the last ones not full."""
+    monkeypatch.setattr(chunked, "CHUNK", {"cpu": 70, "cuda": 70})
+    monkeypatch.setattr(chunked, "MIN_ROWS", 1)
+    monkeypatch.setattr(chunked, "BLOCK", {"cpu": 30, "cuda": 30})
+
+
+@contextmanager
+def computed_by(way: str) -> Iterator[None]:
+    """By the CPU's kernels, by tensor operations, or by the GPU's kernel, interpreted."""
+    with kernels.use("eager" if way == "eager" else "auto"):
+        if way == "triton":
+            with mock.patch.object(kernels, "path", return_value="triton"):
+                yield
+        else:
+            yield
+
+
+def case(n=13, v=11, dim=5, order=2, kind="hard", with_bias=True, dtype=torch.float64, seed=0, scale=1.0):
+    """Leaves by name, targets and the order, all of them drawn from ``seed``."""
+    torch.manual_seed(seed)
+    leaves = {"hidden": scale * torch.randn(n, dim), "weight": torch.randn(v, dim)}
+    if with_bias:
+        leaves["bias"] = torch.randn(v)
+    if order is not None:
+        leaves["ranges"] = torch.randn(RANGES[order])
+        leaves["ts"] = torch.randn(2 if order in (1, "second_only") else 4) / 2
+    leaves = {name: leaf.to(dtype).requires_grad_() for name, leaf in leaves.items()}
+    targets = torch.randint(v, (n,)) if kind == "hard" else torch.rand(n, v, dtype=dtype)
+    if kind == "hard":
+        targets[1::3] = -100
+    return leaves, targets, 2 if order == "shared" else order
+
+
+def reference(leaves, targets, order, **options):
+    wide = {name: leaf.double() for name, leaf in leaves.items()}
+    logits = F.linear(wide["hidden"], wide["weight"], wide.get("bias"))
+    if order is not None:
+        logits = seglu(logits, wide["ranges"], wide["ts"], order=order)
+    targets = targets.double() if targets.is_floating_point() else targets
+    return F.cross_entropy(logits, targets, **options)
+
+
+def ours(leaves, targets, order, **options):
+    modulator = None if order is None else (leaves["ranges"], leaves["ts"], order)
+    return linear_cross_entropy(leaves["hidden"], leaves["weight"], targets, modulator, leaves.get("bias"), **options)
+
+
+def check(leaves, targets, order, rtol=1e-9, atol=1e-9, **options):
+    results = []
+    for function in (reference, ours):
+        loss = function(leaves, targets, order, **options)
+        incoming = torch.linspace(-1, 2, loss.numel(), dtype=loss.dtype).view(loss.shape)
+        gradients = torch.autograd.grad(loss, list(leaves.values()), incoming, allow_unused=True)
+        results.append([loss, *gradients])
+    for name, expected, found in zip(("loss", *leaves), *results, strict=True):
+        torch.testing.assert_close(found.double(), expected.double(), rtol=rtol, atol=atol, equal_nan=True, msg=name)
+
+
+@pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
+@pytest.mark.parametrize("kind", ["hard", "soft"])
+@pytest.mark.parametrize("order", [None, 1, 2, "second_only", "shared"])
+def test_value_and_gradients(order, kind, reduction):
+    for way, label_smoothing in product(WAYS, (0.0, 0.1)):
+        with computed_by(way):
+            check(*case(order=order, kind=kind), reduction=reduction, label_smoothing=label_smoothing)
+
+
+@settings(max_examples=150, deadline=None, derandomize=True)
+@given(
+    n=st.integers(0, 40),
+    v=st.integers(1, 90),
+    dim=st.integers(1, 9),
+    order=st.sampled_from([None, 1, 2, "second_only", "shared"]),
+    kind=st.sampled_from(["hard", "soft"]),
+    with_bias=st.booleans(),
+    label_smoothing=st.sampled_from([0.0, 0.3]),
+    reduction=st.sampled_from(["mean", "sum", "none"]),
+    scale=st.sampled_from([0.0, 1e-30, 1.0, 1e3]),
+    way=st.sampled_from(WAYS),
+    seed=st.integers(0, 1000),
+)
+def test_any_shape(n, v, dim, order, kind, with_bias, label_smoothing, reduction, scale, way, seed):
+    arguments = case(n, v, dim, order, kind, with_bias, seed=seed, scale=scale)
+    with computed_by(way):
+        check(*arguments, reduction=reduction, label_smoothing=label_smoothing)
+
+
+@pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
+def test_all_ignored(reduction):
+    leaves, targets, order = case()
+    check(leaves, torch.full_like(targets, -100), order, reduction=reduction)
+
+
+def test_another_ignored_class():
+    leaves, targets, order = case(kind="hard")
+    targets = targets.where(targets >= 0, 3)
+    check(leaves, targets, order, ignore_index=3)
+
+
+@pytest.mark.parametrize("reduction", ["sum", "none"])
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-4), (torch.bfloat16, 0.05), (torch.float16, 0.01)])
+def test_other_dtypes(dtype, tolerance, reduction):
+    for way in WAYS:
+        with computed_by(way):
+            leaves, targets, order = case(dtype=dtype)
+            assert ours(leaves, targets, order, reduction=reduction).dtype == torch.float32
+            check(leaves, targets, order, rtol=tolerance, atol=10 * tolerance, reduction=reduction)
+
+
+def test_float16_waits_for_the_scale_of_the_loss():
+    """A gradient that float16 cannot hold before it is scaled."""
+    leaves, targets, order = case(dtype=torch.float16, order=None, kind="hard")
+    scale = 2.0**24
+    loss = ours(leaves, targets, order, reduction="sum") / scale
+    (found,) = torch.autograd.grad(loss * scale, leaves["hidden"])
+    (expected,) = torch.autograd.grad(reference(leaves, targets, order, reduction="sum"), leaves["hidden"])
+    torch.testing.assert_close(found, expected, rtol=0.01, atol=0.02)
+
+
+def test_autocast_takes_its_dtype_and_gives_gradients_in_the_parameters():
+    leaves, targets, order = case(dtype=torch.float32)
+    with torch.autocast("cpu", torch.bfloat16):
+        loss = ours(leaves, targets, order, reduction="sum")
+    assert loss.dtype == torch.float32
+    gradients = torch.autograd.grad(loss, list(leaves.values()))
+    expected = torch.autograd.grad(reference(leaves, targets, order, reduction="sum"), list(leaves.values()))
+    for found, right in zip(gradients, expected, strict=True):
+        assert found.dtype == torch.float32
+        torch.testing.assert_close(found, right, rtol=0.05, atol=0.2)
+
+
+def test_parameters_get_the_same_bits_each_time():
+    leaves, targets, order = case(300, 70, 16, dtype=torch.float32)
+    runs = []
+    for _ in range(3):
+        loss = ours(leaves, targets, order, reduction="mean")
+        runs.append(torch.cat([g.flatten() for g in torch.autograd.grad(loss, list(leaves.values()))]))
+    assert torch.equal(runs[0], runs[1])
+    assert torch.equal(runs[0], runs[2])
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_sums_for_the_parameters_are_exact_for_a_large_vocabulary(monkeypatch, way):
+    """Every entry counts in them, however improbable it is."""
+    monkeypatch.undo()
+    leaves, targets, order = case(300, 5000, 32, dtype=torch.float32, kind="hard", with_bias=False)
+    with computed_by(way):
+        found = torch.autograd.grad(ours(leaves, targets, order), [leaves["ranges"], leaves["ts"]])
+    expected = torch.autograd.grad(reference(leaves, targets, order), [leaves["ranges"], leaves["ts"]])
+    for gradient, right in zip(found, expected, strict=True):
+        torch.testing.assert_close(gradient.double(), right.double(), rtol=1e-4, atol=1e-5)
+
+
+def test_operators_are_registered_as_torch_wants_them():
+    leaves, targets, _ = case(order=2, dtype=torch.float32)
+    tensors = [leaves[name] for name in ("hidden", "weight", "bias")]
+    parameters = [leaves["ranges"], leaves["ts"]]
+    targets = targets.clamp(min=0)
+    counts = torch.ones(len(targets))
+    torch.library.opcheck(chunked.losses, (*tensors, targets, *parameters, (1, 1, 2, 2), 0.1))
+    torch.library.opcheck(chunked.loss_and_gradients, (*tensors, targets, *parameters, counts, (1, 1, 2, 2), 0.1))
+    torch.library.opcheck(chunked.losses, (*tensors[:2], None, targets, None, None, (), 0.0))
+
+
+@pytest.mark.parametrize("reduction", ["sum", "none"])
+def test_no_graph_break(reduction):
+    torch.compiler.reset()
+    leaves, targets, order = case(dtype=torch.float32)
+    compiled = torch.compile(ours, fullgraph=True, backend="aot_eager")
+    found = compiled(leaves, targets, order, reduction=reduction).sum()
+    expected = ours(leaves, targets, order, reduction=reduction).sum()
+    torch.testing.assert_close(found, expected)
+    values = list(leaves.values())
+    for gradient, right in zip(torch.autograd.grad(found, values), torch.autograd.grad(expected, values), strict=True):
+        torch.testing.assert_close(gradient, right)
+
+
+@pytest.mark.parametrize("reduction", ["sum", "none"])
+def test_memory_is_that_of_a_chunk(monkeypatch, reduction):
+    """The largest allocations and the peak, as torch's profiler counts them, do not grow with the rows."""
+    v, dim = 2000, 4
+    monkeypatch.setattr(chunked, "CHUNK", {"cpu": 16 * v})
+    monkeypatch.setattr(chunked, "BLOCK", {"cpu": 4 * v})
+    peaks = {}
+    for n in (64, 1024):
+        leaves, targets, order = case(n, v, dim, dtype=torch.float32, kind="hard")
+
+        def step(leaves=leaves, targets=targets, order=order):
+            ours(leaves, targets, order, reduction=reduction).sum().backward()
+
+        peaks[n] = peak_memory(step, torch.device("cpu"))
+    chunk, weights, row = 4 * 16 * v, 4 * v * dim, 4 * dim + 100
+    assert peaks[1024] - peaks[64] < (1024 - 64) * row
+    assert peaks[1024] < 4 * chunk + 6 * weights + 1024 * row
+    assert peaks[1024] < 1024 * v  # a quarter of the logits
+
+
+def test_it_cannot_be_differentiated_twice():
+    leaves, targets, order = case()
+    with pytest.raises(RuntimeError, match="differentiated twice"):
+        torch.autograd.grad(ours(leaves, targets, order), leaves["hidden"], create_graph=True)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"reduction": "median"}, "reduction must be"),
+        ({"targets": torch.zeros(3, dtype=torch.long)}, "targets must be class indices"),
+        ({"targets": torch.rand(13, 11, dtype=torch.float64, requires_grad=True)}, "no gradient"),
+        ({"modulator": (torch.zeros(4), torch.zeros(2), 2)}, "takes 4 ts"),
+    ],
+)
+def test_what_cannot_be_is_refused(change, message):
+    leaves, targets, _ = case()
+    arguments = {"hidden": leaves["hidden"], "weight": leaves["weight"], "targets": targets} | change
+    with pytest.raises(ValueError, match=message):
+        linear_cross_entropy(**arguments)
+
+
+@pytest.mark.parametrize("name", [name for name in reweight.available() if reweight.get(name).has_loss])
+def test_the_loss_of_any_function_is_that_of_its_scores(name):
+    leaves, targets, _ = case(order=None, kind="hard")
+    function = reweight.create(name).double()
+    tensors = [*leaves.values(), *function.parameters()]
+    scores = F.linear(leaves["hidden"], leaves["weight"], leaves["bias"])
+    for options in ({"reduction": "sum"}, {"reduction": "mean", "label_smoothing": 0.1}):
+        expected = function.loss(scores, targets, **options)
+        found = linear_loss(function, leaves["hidden"], leaves["weight"], leaves["bias"], targets, **options)
+        torch.testing.assert_close(found, expected)
+        for gradient, right in zip(
+            torch.autograd.grad(found, tensors),
+            torch.autograd.grad(expected, tensors, retain_graph=True),
+            strict=True,
+        ):
+            torch.testing.assert_close(gradient, right)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="torch finds no CUDA device here")
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32], ids=str)
+@pytest.mark.parametrize("v", [1, 1000, 10_001, 267_744])
+def test_on_a_gpu(monkeypatch, v, dtype):
+    """Several chunks, the last one not full, of rows of any alignment; the same bits twice.
+
+    In half precision logits are rounded, and SegLU's slope multiplies what that makes of them.
+    """
+    monkeypatch.undo()
+    monkeypatch.setattr(chunked, "CHUNK", {"cuda": 100 * v})
+    monkeypatch.setattr(chunked, "MIN_ROWS", 100)
+    for kind, order, label_smoothing in (("hard", 2, 0.0), ("hard", None, 0.0), ("hard", 1, 0.1), ("soft", 2, 0.1)):
+        if kind == "soft" and v > 10_001:
+            continue
+        leaves, targets, order = case(250, v, 64, order, kind, dtype=dtype, scale=0.1)
+        if kind == "soft":
+            targets = targets.float().softmax(-1).to(dtype)
+        leaves = {name: leaf.detach().cuda().requires_grad_() for name, leaf in leaves.items()}
+        found = []
+        for function in (reference, ours, ours):
+            loss = function(leaves, targets.cuda(), order, label_smoothing=label_smoothing)
+            found.append([loss, *torch.autograd.grad(loss, list(leaves.values()))])
+        tolerance = {torch.bfloat16: 5e-2, torch.float16: 1e-2, torch.float32: 1e-4}[dtype]
+        for name, expected, first, second in zip(("loss", *leaves), *found, strict=True):
+            error = (first.double() - expected).norm() / expected.norm().clamp(min=1e-9)
+            assert error < tolerance, (kind, order, name, error)
+            assert torch.equal(first, second), name
