@@ -11,7 +11,7 @@ from matplotlib.ticker import FuncFormatter, NullFormatter
 
 from benchmarks.aims import Row
 from benchmarks.bench import BACKWARD, BOTH, FORWARD
-from multimax.suite.analysis.style import figure, style_of
+from multimax.suite.figures.style import figure, style_of
 
 # Lines by way: the path that is ours is drawn through, what holds everything at once dashed, all else dotted.
 LINES = dict.fromkeys(("kernel", "default", "pieces", "ours", "flash"), "-") | dict.fromkeys(

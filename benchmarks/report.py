@@ -143,8 +143,8 @@ def outputs(results: Path, quick: bool = False) -> list[Any]:
     import matplotlib
 
     from benchmarks.pictures import draw
-    from multimax.suite.report.outputs import Output, csv_table
-    from multimax.suite.report.pictures import drawn
+    from multimax.suite.figures.files import csv_table, drawn
+    from multimax.suite.report.outputs import Output
 
     made_with = {"matplotlib": matplotlib.__version__}
     tables = read_tables(results / "benchmarks", quick)

@@ -11,7 +11,7 @@ def imported(module: str) -> set[str]:
     return set(subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split())
 
 
-@pytest.mark.parametrize("module", ["multimax.reweight", "multimax.attention", "multimax.suite.analysis.sparsity"])
+@pytest.mark.parametrize("module", ["multimax.reweight", "multimax.attention", "multimax.suite.measures.sparsity"])
 def test_the_library_needs_torch_alone(module):
     ours_and_torchs = imported("torch") | {"multimax"}
     assert imported(module) <= ours_and_torchs

@@ -13,10 +13,10 @@ from torch import Tensor, nn
 from torchvision.utils import make_grid, save_image
 
 from multimax.reweight import Reweighting
-from multimax.suite.analysis.attention_maps import listen_to_attention
-from multimax.suite.analysis.attention_rows import centred
-from multimax.suite.analysis.sparsity import multi_modality, sparsity
 from multimax.suite.engine.run_folder import write_atomic
+from multimax.suite.measures.attention_maps import listen_to_attention
+from multimax.suite.measures.attention_rows import centred
+from multimax.suite.measures.sparsity import multi_modality, sparsity
 from multimax.suite.tasks import Task
 
 PICTURED = 8  # heads at most, and layers, evenly over the depth
@@ -43,7 +43,7 @@ def measure(task: Task, model: nn.Module, device: torch.device) -> tuple[dict[st
     """Numbers to log of a model in evaluation mode, and the weights of its attention over the task's probe by site.
 
     ``reweight/SITE/PARAMETER.INDEX`` are the reweightings' own parameters. ``sparsity/SITE`` and
-    ``multi_modality/SITE`` are means over the rows of the probe's attention (multimax.suite.analysis.sparsity), and
+    ``multi_modality/SITE`` are means over the rows of the probe's attention (multimax.suite.measures.sparsity), and
     ``.../mean`` those over sites. The threshold between relevant and irrelevant scores is the row's mean: one number
     cannot serve every layer.
     """

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from multimax.suite.config import site_label
 from multimax.suite.report.claims import by_seed
-from multimax.suite.report.outputs import Output, Row, csv_table, markdown_table
+from multimax.suite.report.outputs import Output, Row, table
 from multimax.suite.report.records import Record
 from multimax.suite.report.statistics import Difference, mean_over_seeds, paired
 
@@ -36,8 +36,7 @@ def ablation_table(records: Sequence[Record]) -> Iterator[Output]:
     for record in used:
         scales[record.config["scale"], f"{record.config['training']['epochs']:g}"].append(record)
     rows = [row for key, group in scales.items() for row in scale_rows(*key, group)]
-    files = {".csv": csv_table(COLUMNS, rows), ".md": (TEXT + markdown_table(COLUMNS, rows)).encode()}
-    yield Output("tables/ablation", files, used)
+    yield table("ablation", TEXT, COLUMNS, rows, used)
 
 
 def scale_rows(scale: str, epochs: str, records: Sequence[Record]) -> Iterator[Row]:

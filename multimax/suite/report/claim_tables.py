@@ -16,7 +16,7 @@ from multimax.suite.report.claims import (
     judge_number,
     stand_ins,
 )
-from multimax.suite.report.outputs import Output, Row, csv_table, markdown_table
+from multimax.suite.report.outputs import Output, Row, table
 from multimax.suite.report.records import Record
 from multimax.suite.report.statistics import Mean
 
@@ -76,12 +76,9 @@ def claim_tables(claims: Claims, path: Path, records: Sequence[Record]) -> Itera
     ]
     legend = "\n" + "".join(f"- **{key}**: {source}\n" for key, source in claims.sources.items())
     for name, text, columns, rows, results in tables:
-        files = {
-            ".csv": csv_table(("id", *columns), rows),
-            ".md": (text + markdown_table(columns, rows) + (legend if "source" in columns else "")).encode(),
-        }
         used = {record.path: record for result in results for record in result.records}
-        yield Output(f"tables/{name}", files, [used[key] for key in sorted(used)], [path])
+        shown_with = legend if "source" in columns else ""
+        yield table(name, text, ("id", *columns), rows, [used[key] for key in sorted(used)], [path], ["id"], shown_with)
 
 
 def number_row(result: NumberResult) -> Row:

@@ -5,11 +5,11 @@ from typing import Any, cast
 import torch
 
 from multimax import reweight
-from multimax.suite.analysis.cost import matrix_products, operations
 from multimax.suite.composition import compose_configuration, typed
+from multimax.suite.measures.cost import matrix_products, operations
 from multimax.suite.models.deit import ImageClassifier, create_deit
 from multimax.suite.models.sites import count_parameters
-from multimax.suite.report.outputs import Output, Row, csv_table, markdown_table
+from multimax.suite.report.outputs import Output, Row, table
 
 IMAGE_SIZE, CLASSES = 224, 1000
 COLUMNS = ("function", "in attention", "at the output", "operations per score", "above softmax", "share")
@@ -46,9 +46,7 @@ empty where a function iterates until it converges, so that the number is not al
 This is no measure of time: a fused kernel does all of it in one reading of the scores.
 
 """
-    return Output(
-        "tables/cost", {".csv": csv_table(COLUMNS, rows), ".md": (text + markdown_table(COLUMNS, rows)).encode()}
-    )
+    return table("cost", text, COLUMNS, rows)
 
 
 def per_score(name: str, scores: torch.Tensor) -> float:

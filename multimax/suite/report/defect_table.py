@@ -3,8 +3,8 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, replace
 
-from multimax.suite.analysis.defects import Defect, defects
-from multimax.suite.report.outputs import Output, csv_table, markdown_table
+from multimax.suite.measures.defects import Defect, defects
+from multimax.suite.report.outputs import Output, table
 from multimax.suite.report.records import Record
 from multimax.suite.report.statistics import paired
 from multimax.suite.report.tables import HEADLINE
@@ -13,7 +13,7 @@ COLUMNS = ("code", "what", "measured", "released", "here")
 TEXT = """# What released code does, by measurement
 
 Made by `python -m multimax.suite.report`. Released code that is not a package is written out from reading it, in
-`multimax/suite/analysis/defects.py`, and in the model's option `as_released` for the decoding. Two fills of the same
+`multimax/suite/measures/defects.py`, and in the model's option `as_released` for the decoding. Two fills of the same
 row that give the same numbers are two ways to the same defect.
 
 """
@@ -22,8 +22,7 @@ row that give the same numbers are two ways to the same defect.
 def defect_table(records: Sequence[Record]) -> Output:
     pairs = [*released_decoding(records)]
     rows = [asdict(defect) for defect in [*defects(), *(defect for defect, _ in pairs)]]
-    files = {".csv": csv_table(COLUMNS, rows), ".md": (TEXT + markdown_table(COLUMNS, rows)).encode()}
-    return Output("tables/defects", files, [record for _, used in pairs for record in used])
+    return table("defects", TEXT, COLUMNS, rows, [record for _, used in pairs for record in used])
 
 
 def released_decoding(records: Sequence[Record]) -> Iterator[tuple[Defect, list[Record]]]:

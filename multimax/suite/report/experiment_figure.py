@@ -5,9 +5,8 @@ from collections.abc import Iterator, Sequence
 
 from matplotlib.figure import Figure
 
-from multimax.suite.analysis.style import figure, style_of
-from multimax.suite.report.outputs import Output, Row
-from multimax.suite.report.pictures import picture
+from multimax.suite.figures.style import figure, style_of
+from multimax.suite.report.outputs import Output, Row, picture
 from multimax.suite.report.records import Record
 from multimax.suite.report.statistics import mean_over_seeds
 from multimax.suite.report.tables import HEADLINE, Headline, experiments

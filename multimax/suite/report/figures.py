@@ -4,12 +4,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from multimax.suite.analysis.figure1 import figure1, functions
-from multimax.suite.analysis.figure2 import figure2
-from multimax.suite.analysis.three_scores import Fit, fit_multimax, points
+from multimax.suite.figures.figure1 import figure1
+from multimax.suite.figures.figure2 import figure2
+from multimax.suite.measures.three_scores import Fit, fit_multimax, functions, points
 from multimax.suite.report.claims import NOT_REPRODUCED, REPRODUCED
-from multimax.suite.report.outputs import Output, Row, csv_table, markdown_table
-from multimax.suite.report.pictures import picture
+from multimax.suite.report.outputs import Output, Row, picture, table
 
 COLUMNS = ("function", "k", "M published", "M here", "difference", "S here", "verdict")
 
@@ -60,8 +59,4 @@ weights, r = ({ranges}) and t = ({ts}), whose largest residual in a weight is {f
 MultiMax can do this, not that it learns to; other parameters fit as well.
 
 """
-    return Output(
-        "tables/figure1",
-        {".csv": csv_table(COLUMNS, rows), ".md": (text + markdown_table(COLUMNS, rows)).encode()},
-        sources=[path],
-    )
+    return table("figure1", text, COLUMNS, rows, sources=[path])

@@ -5,19 +5,19 @@ themselves, and the revision of the code at which any of these last changed: wha
 so that making everything again changes nothing.
 """
 
-import csv
 import hashlib
-import io
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 
-from multimax.suite.engine import provenance, run_folder
-from multimax.suite.report.records import Record
+import matplotlib
+from matplotlib.figure import Figure
 
-Row = Mapping[str, str]
+from multimax.suite.engine import provenance
+from multimax.suite.figures.files import Row, csv_table, figure_files, write
+from multimax.suite.report.records import Record
 
 
 @dataclass(frozen=True)
@@ -40,6 +40,30 @@ class Output:
         }
 
 
+def table(
+    name: str,
+    text: str,
+    columns: Sequence[str],
+    rows: Sequence[Row],
+    records: Sequence[Record] = (),
+    sources: Sequence[Path] = (),
+    csv_only: Sequence[str] = (),
+    legend: str = "",
+) -> Output:
+    """The output ``tables/NAME``: CSV, and Markdown between ``text`` and ``legend`` that leaves out ``csv_only``."""
+    shown = [column for column in columns if column not in csv_only]
+    markdown = text + markdown_table(shown, rows) + legend
+    return Output(f"tables/{name}", {".csv": csv_table(columns, rows), ".md": markdown.encode()}, records, sources)
+
+
+def picture(
+    name: str, figure: Figure, rows: Sequence[Row], records: Sequence[Record] = (), sources: Sequence[Path] = ()
+) -> Output:
+    """The output ``figures/NAME`` of a figure that shows ``rows``; its sidecar names the version of Matplotlib."""
+    made_with = {"matplotlib": matplotlib.__version__}
+    return Output(f"figures/{name}", figure_files(figure, rows), records, sources, made_with)
+
+
 def save(output: Output, results: Path) -> list[Path]:
     """Write an output and its sidecar where anything of them changed; returns the paths of its files but for that."""
     sidecar, path = output.sidecar(results), results / f"{output.name}.json"
@@ -59,24 +83,8 @@ def revision() -> str | None:
     return provenance.revision()
 
 
-def write(path: Path, content: bytes) -> None:
-    """Replace a file by one rename."""
-    temporary = path.with_name(f".{path.name}.tmp")
-    with run_folder.writing(path):
-        temporary.write_bytes(content)
-        temporary.replace(path)
-
-
 def digest(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()
-
-
-def csv_table(columns: Sequence[str], rows: Sequence[Row]) -> bytes:
-    text = io.StringIO()
-    writer = csv.DictWriter(text, columns, lineterminator="\n", extrasaction="ignore")
-    writer.writeheader()
-    writer.writerows(rows)
-    return text.getvalue().encode()
 
 
 def markdown_table(columns: Sequence[str], rows: Sequence[Row]) -> str:

@@ -7,10 +7,10 @@ from typing import Any
 
 import yaml
 
-from multimax.suite.analysis.oversmoothing import summary as oversmoothing_summary
 from multimax.suite.config import experiment_name, reweight_label, setting
 from multimax.suite.engine.run_folder import write_atomic
 from multimax.suite.errors import UserError
+from multimax.suite.measures.oversmoothing import summary as oversmoothing_summary
 from multimax.suite.tasks import task_module
 
 PLACES = (("data", "root"), ("data", "cache_dir"), ("run_dir",))
@@ -47,7 +47,7 @@ class Record:
         return metrics
 
     def analysis(self, kind: str) -> dict[str, Any] | None:
-        """What ``python -m multimax.suite.analysis`` kept of the run in KIND.json; None if that was not run."""
+        """What ``python -m multimax.suite.figures`` kept of the run in KIND.json; None if that was not run."""
         path = self.path / "analysis" / f"{kind}.json"
         return json.loads(path.read_text()) if path.is_file() else None
 

@@ -4,15 +4,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from multimax.suite.report.ablation_table import ablation_table
-from multimax.suite.report.analysis_figures import analysis_figures
 from multimax.suite.report.claim_tables import claim_tables
 from multimax.suite.report.claims import read_claims
 from multimax.suite.report.cost_table import cost_table
 from multimax.suite.report.defect_table import defect_table
 from multimax.suite.report.experiment_figure import experiment_figures
 from multimax.suite.report.figures import figure1_picture, figure1_table, figure2_picture
+from multimax.suite.report.measured_figures import measured_figures, oversmoothing_figures
 from multimax.suite.report.outputs import Output
-from multimax.suite.report.oversmoothing_figures import oversmoothing_figures
 from multimax.suite.report.records import read_records
 from multimax.suite.report.tables import tables
 
@@ -30,10 +29,10 @@ def all_tables(results: Path) -> Iterator[Output]:
 
 
 def all_figures(results: Path) -> Iterator[Output]:
-    """One figure for each experiment that has runs, those of its analysis, and those of the paper. Raises UserError."""
+    """A figure of each experiment, those of what was measured of its runs, and those of the paper. Raises UserError."""
     records, path = read_records(results / "runs"), results / "claims.yaml"
     yield from experiment_figures(records)
     yield from oversmoothing_figures(records)
-    yield from analysis_figures(records)
+    yield from measured_figures(records)
     yield figure1_picture(read_claims(path).figure1, path)
     yield figure2_picture()

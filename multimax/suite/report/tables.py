@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from multimax.suite.errors import UserError
-from multimax.suite.report.outputs import Output, Row, csv_table, markdown_table, save
+from multimax.suite.report.outputs import Output, Row, save, table
 from multimax.suite.report.records import Record, read_records
 from multimax.suite.report.statistics import mean_over_seeds
 
@@ -81,9 +81,9 @@ def tables(records: Sequence[Record]) -> Iterator[Output]:
     for experiment, group in experiments(records).items():
         headline = HEADLINE[group[0].config["task"]]
         metric = headline.metric or group[0].summary["metric"]
-        table = rows(group, metric, headline.higher_is_better)
-        text = markdown(group[0], f"{headline.title} ({metric})", table)
-        yield Output(f"tables/{experiment}", {".csv": csv_table(COLUMNS, table), ".md": text.encode()}, group)
+        text = introduction(group[0], f"{headline.title} ({metric})")
+        found = rows(group, metric, headline.higher_is_better)
+        yield table(experiment, text, COLUMNS, found, group, csv_only=["revision"])
 
 
 def write_tables(results: Path) -> Iterator[Path]:
@@ -92,17 +92,13 @@ def write_tables(results: Path) -> Iterator[Path]:
         yield from save(output, results)
 
 
-def markdown(record: Record, title: str, table: Sequence[Row]) -> str:
-    return "\n".join(
-        [
-            f"# {record.experiment}: {title}",
-            "",
-            " ".join(record.config["description"].split()),
-            "",
-            "Made by `python -m multimax.suite.report` from `results/runs`; the values are those of "
-            f"{HEADLINE[record.config['task']].of}, one for each seed, with the 95% interval of their "
-            "mean (Student's t). A name of two parts is attention-output.",
-            "",
-            markdown_table(COLUMNS[:-1], table),
-        ]
-    )
+def introduction(record: Record, title: str) -> str:
+    return f"""# {record.experiment}: {title}
+
+{" ".join(record.config["description"].split())}
+
+Made by `python -m multimax.suite.report` from `results/runs`; the values are those of \
+{HEADLINE[record.config["task"]].of}, one for each seed, with the 95% interval of their mean (Student's t). A name of \
+two parts is attention-output.
+
+"""

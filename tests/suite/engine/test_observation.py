@@ -7,9 +7,9 @@ import pytest
 import torch
 from PIL import Image
 
-from multimax.suite.analysis.sparsity import multi_modality, sparsity
 from multimax.suite.composition import compose_configuration, typed
 from multimax.suite.engine.observation import measure, observe
+from multimax.suite.measures.sparsity import multi_modality, sparsity
 from multimax.suite.tasks import task_module
 
 CPU = torch.device("cpu")

@@ -6,7 +6,7 @@ from statistics import mean
 import pytest
 
 from multimax.suite.report.ablation_table import ablation_table
-from multimax.suite.report.oversmoothing_figures import oversmoothing_figures
+from multimax.suite.report.measured_figures import oversmoothing_figures
 from multimax.suite.report.records import Record
 
 

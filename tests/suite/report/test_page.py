@@ -16,10 +16,10 @@ from itertools import pairwise
 import pytest
 from page_runs import NAUGHTY, make_run, make_runs
 
-from multimax.suite.analysis.style import STYLES
 from multimax.suite.composition import compose_configuration, typed
 from multimax.suite.config import digest, identity
 from multimax.suite.errors import UserError
+from multimax.suite.figures.style import STYLES
 from multimax.suite.report.page.command import command
 from multimax.suite.report.page.curves import POINTS, Curves, packed, thinned
 from multimax.suite.report.page.data import page_data, read_run

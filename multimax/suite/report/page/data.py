@@ -9,8 +9,8 @@ from typing import Any
 
 import matplotlib
 
-from multimax.suite.analysis.style import STYLES, Style, style_of
 from multimax.suite.config import flatten, setting
+from multimax.suite.figures.style import STYLES, Style, style_of
 from multimax.suite.loggers.run_files import RunFiles
 from multimax.suite.report.page.command import command
 from multimax.suite.report.page.curves import Curves, packed, read_curves, short

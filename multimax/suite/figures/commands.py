@@ -1,0 +1,148 @@
+"""What the commands of ``python -m multimax.suite.figures`` share: the runs that they read, and where results go."""
+
+import argparse
+import json
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from matplotlib.figure import Figure
+
+from multimax.suite.cli import add_checkpoint_options, autocast, find_checkpoints, open_model, open_task, read_config
+from multimax.suite.config import reweight_label
+from multimax.suite.engine.provenance import revision
+from multimax.suite.engine.run_folder import write_atomic, writing
+from multimax.suite.errors import UserError
+from multimax.suite.figures.files import Row, figure_files, write
+from multimax.suite.figures.panels import draw_maps
+
+
+@dataclass
+class TrainedRun:
+    """A run with its model, in evaluation mode, as in ``checkpoint``."""
+
+    path: Path
+    task: Any
+    model: Any
+    device: torch.device
+    checkpoint: str
+
+    def autocast(self) -> torch.autocast:
+        """The precision that the run was trained in."""
+        return autocast(self.task, self.device)
+
+    def keep(self, kind: str, found: Mapping[str, Any]) -> None:
+        """Write ``found`` to RUN/analysis/KIND.json, which becomes part of the run's record."""
+        about = {"checkpoint": self.checkpoint, "revision": revision()}
+        folder = analysis_folder(self.path)
+        write_atomic(folder / f"{kind}.json", json.dumps(about | dict(found), separators=(",", ":")) + "\n")
+
+
+def runs_parser(command: Callable[[Sequence[str]], None]) -> argparse.ArgumentParser:
+    """Options of a command that reads one run or several."""
+    parser = argparse.ArgumentParser(
+        prog=f"python -m multimax.suite.figures {command.__name__}", description=command.__doc__
+    )
+    parser.add_argument(
+        "runs", nargs="+", metavar="RUN", help="run folders; KEY=VALUE among them, such as data.root=PATH, is for all"
+    )
+    parser.add_argument(
+        "--to",
+        type=Path,
+        metavar="FOLDER",
+        help="where the pictures that compare several runs go; default: RUN/analysis of the first",
+    )
+    add_checkpoint_options(parser)
+    return parser
+
+
+def parse(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> argparse.Namespace:
+    """Parsed ``arguments`` with ``runs`` and ``overrides`` apart. Raises UserError where there is no run."""
+    parsed = parser.parse_intermixed_args(arguments)
+    parsed.overrides = [item for item in parsed.runs if "=" in item and not Path(item).is_dir()]
+    parsed.runs = [Path(item) for item in parsed.runs if item not in parsed.overrides]
+    if not parsed.runs:
+        raise UserError("no run folder is named: python -m multimax.suite.figures COMMAND RUN")
+    return parsed
+
+
+def open_runs(arguments: argparse.Namespace, needs: str | None = None) -> Iterator[TrainedRun]:
+    """The runs of ``arguments``, each opened when it is asked for.
+
+    Raises UserError as ``open_task`` does; where a later run is none, or of another task, before the first is opened.
+    """
+    each = [argparse.Namespace(**vars(arguments), run=path) for path in arguments.runs]
+    for one in each:
+        read_config(one, needs)
+    for one in each:
+        task = open_task(one, needs)
+        model, device, _ = open_model(one, task)
+        names = [found.name for found in find_checkpoints(one, task.config, task.higher_is_better)]
+        yield TrainedRun(one.run, task, model, device, " ".join(names))
+
+
+def chosen(given: str | None, option: str, what: str, count: int, run: TrainedRun) -> list[int]:
+    """Numbers from 0 to ``count`` - 1, as an option lists them with commas in between; None for all of them.
+
+    Raises UserError where they are no numbers, or not all of them are there.
+    """
+    if given is None:
+        return list(range(count))
+    if not all(number.strip().isdecimal() and int(number) < count for number in given.split(",")):
+        raise UserError(f"{option} {given}: {run.path} has {what} 0 to {count - 1}")
+    return [int(number) for number in given.split(",")]
+
+
+def compare(
+    arguments: argparse.Namespace, needs: str, kind: str, find: Callable[[TrainedRun], Mapping[str, Any]]
+) -> None:
+    """Keep what ``find`` gives for each run, and draw it (multimax.suite.figures.panels)."""
+    configs, found = [], []
+    for run in open_runs(arguments, needs):
+        configs.append(asdict(run.task.config))
+        found.append(find(run))
+        run.keep(kind, found[-1])
+    save_figures(arguments, configs, found, {kind: draw_maps})
+
+
+def save_figures(
+    arguments: argparse.Namespace,
+    configs: Sequence[Mapping[str, Any]],
+    found: Sequence[Mapping[str, Any]],
+    kinds: Mapping[str, Callable[[Mapping[str, Any]], tuple[Figure, Sequence[Row]] | None]],
+) -> None:
+    """Draw each kind of figure of what was ``found`` in each run, to RUN/analysis, and KIND_compared of several."""
+    for kind, draw in kinds.items():
+        for path, config, one in zip(arguments.runs, configs, found, strict=True):
+            if made := draw({labels([config])[0]: one}):
+                save_figure(analysis_folder(path), kind, *made)
+        if len(found) > 1 and (made := draw(dict(zip(labels(configs), found, strict=True)))):
+            save_figure(arguments.to or analysis_folder(arguments.runs[0]), f"{kind}_compared", *made)
+
+
+def labels(configs: Sequence[Mapping[str, Any]]) -> list[str]:
+    """What to call runs in a figure, by their configurations: their functions, and what else tells them apart."""
+    names = [reweight_label(config["reweight"]) for config in configs]
+    for more in ([f"seed {config['seed']}" for config in configs], [f"run {i}" for i in range(1, len(configs) + 1)]):
+        count = Counter(names)
+        names = [f"{name}, {extra}" if count[name] > 1 else name for name, extra in zip(names, more, strict=True)]
+    return names
+
+
+def analysis_folder(run: Path) -> Path:
+    folder = run / "analysis"
+    with writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def save_figure(folder: Path, kind: str, figure: Figure, rows: Sequence[Row]) -> None:
+    """Write a figure as pictures and as numbers to ``folder``, and print where they are."""
+    with writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+    for suffix, content in figure_files(figure, rows).items():
+        write(folder / f"{kind}{suffix}", content)
+        print(folder / f"{kind}{suffix}")

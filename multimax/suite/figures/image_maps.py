@@ -1,0 +1,132 @@
+"""python -m multimax.suite.figures maps, rollout and gradcam: what image classifiers make of one image."""
+
+import argparse
+import base64
+import hashlib
+import io
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from multimax.suite.data.augment import eval_transform
+from multimax.suite.data.images import ImageData, UnreadableImage, decode, image_mode
+from multimax.suite.errors import UserError
+from multimax.suite.figures.commands import TrainedRun, chosen, compare, parse, runs_parser
+from multimax.suite.figures.panels import panel
+from multimax.suite.measures.attention_maps import record_attention
+from multimax.suite.measures.grad_cam import grad_cam
+from multimax.suite.measures.rollout import attention_rollout, patch_relevance
+
+Find = Callable[[TrainedRun, Tensor], dict[str, Any]]
+
+
+def maps(arguments: Sequence[str]) -> None:
+    """Attention of one patch of an image to all patches, by layer, side by side over runs of task=deit."""
+    parser = image_parser(maps)
+    parser.add_argument("--query", help="number of the patch, row by row from 0, or class; default: the middle")
+    parser.add_argument("--layers", help="numbers from 0, such as 0,4,9; default: all")
+    parser.add_argument("--head", help="number from 0; default: the mean over all heads")
+    parsed = parse(parser, arguments)
+
+    def find(run: TrainedRun, images: Tensor) -> dict[str, Any]:
+        backbone = run.model.backbone
+        query, first = chosen_query(parsed.query, run), backbone.num_prefix_tokens
+        layers = attention_layers(run, images)
+        heads = chosen(parsed.head, "--head", "heads", layers[0].shape[1], run)
+        panels = []
+        for i in chosen(parsed.layers, "--layers", "layers", len(layers), run):
+            row = layers[i][0, heads, 0 if query is None else first + query, first:].mean(0)
+            panels.append(panel(f"layer {i}", row.view(backbone.patch_embed.grid_size)))
+        return {"query": query, "rows": [{"label": "", "panels": panels}]}
+
+    compare_on_image(parsed, "maps", find)
+
+
+def rollout(arguments: Sequence[str]) -> None:
+    """Attention rollout through all layers for one image (arXiv 2005.00928), side by side over runs of task=deit."""
+
+    def find(run: TrainedRun, images: Tensor) -> dict[str, Any]:
+        backbone = run.model.backbone
+        flow = attention_rollout(attention_layers(run, images))
+        patches = patch_relevance(flow, backbone.num_prefix_tokens, backbone.global_pool)
+        return one_panel("", patches.view(backbone.patch_embed.grid_size))
+
+    compare_on_image(parse(image_parser(rollout), arguments), "rollout", find)
+
+
+def gradcam(arguments: Sequence[str]) -> None:
+    """Grad-CAM of the predicted class for one image (arXiv 1610.02391), side by side over runs of task=deit."""
+
+    def find(run: TrainedRun, images: Tensor) -> dict[str, Any]:
+        with torch.no_grad(), run.autocast():
+            weights, classes = run.model.output(run.model(images)).max(-1)
+        with run.autocast():
+            (values,) = grad_cam(run.model, images, classes)
+        name = run.task.val_dataset.source.classes[classes.item()]
+        return one_panel(f"{name} {weights.item():.2f}", values)
+
+    compare_on_image(parse(image_parser(gradcam), arguments), "gradcam", find)
+
+
+def image_parser(command: Callable[[Sequence[str]], None]) -> argparse.ArgumentParser:
+    parser = runs_parser(command)
+    parser.add_argument(
+        "--image", type=Path, required=True, metavar="FILE", help="as the runs' validation images are read"
+    )
+    return parser
+
+
+def compare_on_image(arguments: argparse.Namespace, kind: str, find: Find) -> None:
+    """What ``find`` gives for each run and the image [1, channels, height, width], as the run's model takes it."""
+
+    def find_in(run: TrainedRun) -> dict[str, Any]:
+        image, shown = read_image(arguments.image, run.task.config.data)
+        given = hashlib.sha256(arguments.image.read_bytes()).hexdigest()
+        return {"input": given, "image": shown} | find(run, image[None].to(run.device))
+
+    compare(arguments, "deit", kind, find_in)
+
+
+def read_image(path: Path, data: ImageData) -> tuple[Tensor, str]:
+    """An image as in validation, normalised [channels, height, width], and the same to be seen, a PNG in base64.
+
+    Raises UserError if it is none.
+    """
+    try:
+        image = eval_transform(data)(decode(str(path), image_mode(data)))
+    except UnreadableImage as error:
+        raise UserError(f"--image {path} cannot be read: {error}") from None
+    mean, std = (torch.tensor(values)[:, None, None] for values in (data.mean, data.std))
+    pixels = ((image * std + mean).clamp(0, 1) * 255).round().byte().permute(1, 2, 0).numpy()
+    png = io.BytesIO()
+    Image.fromarray(pixels.squeeze(-1) if data.in_chans == 1 else pixels).save(png, "PNG")
+    return image, base64.b64encode(png.getvalue()).decode()
+
+
+@torch.no_grad()
+def attention_layers(run: TrainedRun, images: Tensor) -> list[Tensor]:
+    """Weights [batch, heads, tokens, tokens] of each layer, float32."""
+    with record_attention(run.model) as recorded, run.autocast():
+        run.model(images)
+    return [weights.float() for (weights,) in recorded.values()]
+
+
+def chosen_query(given: str | None, run: TrainedRun) -> int | None:
+    """Number of a patch, None for the class token. Raises UserError where the model has none such."""
+    backbone = run.model.backbone
+    rows, columns = backbone.patch_embed.grid_size
+    if given == "class":
+        if not backbone.num_prefix_tokens:
+            raise UserError(f"--query class: the model of {run.path} has no class token; name a patch")
+        return None
+    if given is None:
+        return rows // 2 * columns + columns // 2
+    return chosen(given, "--query", "patches", rows * columns, run)[0]
+
+
+def one_panel(title: str, values: Tensor) -> dict[str, Any]:
+    return {"query": None, "rows": [{"label": "", "panels": [panel(title, values)]}]}

@@ -1,0 +1,85 @@
+"""python -m multimax.suite.figures oversmoothing: how alike the tokens of an input are, by layer and over training."""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from multimax.suite.config import reweight_label
+from multimax.suite.engine import checkpoint
+from multimax.suite.errors import UserError
+from multimax.suite.figures.commands import TrainedRun, analysis_folder, open_runs, parse, runs_parser, save_figure
+from multimax.suite.figures.oversmoothing_figure import Smoothing, oversmoothing_figure
+from multimax.suite.measures.oversmoothing import token_smoothing
+from multimax.suite.tasks.base import Shard
+from multimax.suite.tasks.translation import Config as TranslationConfig
+
+
+def oversmoothing(arguments: Sequence[str]) -> None:
+    """Patch similarity and MAD of every layer over the validation data, to RUN/analysis of each RUN, and one figure.
+
+    They are those of a DeiT's patches, or of the source tokens in a translation model's encoder.
+    """
+    parser = runs_parser(oversmoothing)
+    parser.add_argument(
+        "--over-training",
+        action="store_true",
+        help="measure the initial weights and each checkpoint that the run has as well (a run keeps as many as its "
+        "training.keep_checkpoints)",
+    )
+    parsed = parse(parser, arguments)
+    if parsed.ema or parsed.checkpoint == "average":
+        raise UserError("oversmoothing is that of the weights at a step: --ema and --checkpoint average have none")
+    found = []
+    for run in open_runs(parsed):
+        measured = [measure(run, step) for step in steps(run, parsed.over_training)]
+        run.keep("oversmoothing", {"measured": measured})
+        config = run.task.config
+        sites = vars(config.reweight)
+        found.append(Smoothing(reweight_label(sites), config.reweight.attention["name"], config.seed, measured))
+    save_figure(parsed.to or analysis_folder(parsed.runs[0]), "oversmoothing", *oversmoothing_figure(found))
+
+
+def steps(run: TrainedRun, over_training: bool) -> Iterator[int]:
+    """The steps to measure, rising, each with its weights in the model when it is yielded.
+
+    Raises UserError for a damaged checkpoint.
+    """
+    step = checkpoint.step_of(Path(run.checkpoint))
+    if not over_training:
+        yield step
+        return
+    torch.manual_seed(run.task.config.seed)
+    run.model.load_state_dict(run.task.build_model().state_dict())
+    yield 0
+    for path in reversed(list(checkpoint.newest_first(run.path / "checkpoints"))):
+        if checkpoint.step_of(path) <= step:
+            try:
+                checkpoint.verify(path)
+            except ValueError as error:
+                raise UserError(f"checkpoint {path} is damaged: {error}") from None
+            checkpoint.load_weights(path, run.model, "model", run.device)
+            yield checkpoint.step_of(path)
+
+
+def measure(run: TrainedRun, step: int) -> dict[str, Any]:
+    """Means of each layer over the validation data, with the step and the epoch.
+
+    Raises UserError for a model without such layers.
+    """
+    task = run.task
+    if isinstance(task.config, TranslationConfig):
+        task.config.decoding.validation_sentences = 1  # what is measured is in the encoder
+    with token_smoothing(run.model) as layers:
+        if not layers:
+            raise UserError(
+                f"{run.path} is a run of task={task.config.task}: over-smoothing is that of an image's patches or of a "
+                "source sentence's tokens, so that this needs one of task=deit or task=mt"
+            )
+        print(f"{run.path} step {step}: over-smoothing over the validation data")
+        with torch.no_grad(), run.autocast():
+            task.evaluate(run.model, run.device, Shard())
+    means = [layer.means for layer in layers]
+    by_layer = {name: [round(of[name], 6) for of in means] for name in ("patch_similarity", "mad")}
+    return {"step": step, "epoch": round(step / task.steps_per_epoch, 4), **by_layer}

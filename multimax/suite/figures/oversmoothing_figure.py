@@ -1,0 +1,80 @@
+"""A figure of over-smoothing: how alike tokens are by layer when training ends, and by epoch."""
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from statistics import fmean
+from typing import Any
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from multimax.suite.figures.style import figure, style_of
+from multimax.suite.measures.oversmoothing import summary
+
+Row = dict[str, str]
+
+
+@dataclass(frozen=True)
+class Smoothing:
+    """Of one run its label, its function in the attention, its seed, and ``measured`` of its oversmoothing.json."""
+
+    label: str
+    function: str
+    seed: int
+    measured: Sequence[Mapping[str, Any]]
+
+
+def oversmoothing_figure(runs: Sequence[Smoothing], title: str = "") -> tuple[Figure, list[Row]]:
+    """Faint lines are runs, strong ones the mean over the seeds of a function; and a row for each run, step and layer.
+
+    The panel by epoch, of means over layers, is there if some run was measured more than once.
+    """
+    over_time = any(len(run.measured) > 1 for run in runs)
+    by_label = defaultdict(list)
+    for run in runs:
+        by_label[run.label].append(run)
+    with figure(3.4 * (2 + over_time), 3.2) as drawing:
+        panels = drawing.subplots(1, 2 + over_time)
+        for group in by_label.values():
+            for axes, name in zip(panels, ("patch_similarity", "mad"), strict=False):
+                draw(axes, group[0], [dict(enumerate(run.measured[-1][name], 1)) for run in group])
+            if over_time:
+                courses = [
+                    {at["epoch"]: summary(at)["patch_similarity"] for at in run.measured}
+                    for run in group
+                    if len(run.measured) > 1
+                ]
+                draw(panels[2], group[0], courses)
+        panels[0].set_title("a  Patch similarity, attention's output")
+        panels[1].set_title("b  MAD, layer's output")
+        for axes in panels[:2]:
+            axes.set_xlabel("layer")
+            axes.xaxis.get_major_locator().set_params(integer=True)
+        if over_time:
+            panels[2].set_title("c  Patch similarity, mean of layers")
+            panels[2].set_xlabel("epoch")
+        if title:
+            drawing.suptitle(title, fontsize=10)
+        drawing.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=len(by_label))
+    return drawing, [
+        {"function": run.label, "seed": str(run.seed), "step": str(at["step"]), "epoch": f"{at['epoch']:g}"}
+        | {"layer": str(layer + 1), "patch similarity": f"{similarity:.5f}", "MAD": f"{mad:.5f}"}
+        for run in runs
+        for at in run.measured
+        for layer, (similarity, mad) in enumerate(zip(at["patch_similarity"], at["mad"], strict=True))
+    ]
+
+
+def draw(axes: Axes, run: Smoothing, lines: Sequence[Mapping[float, float]]) -> None:
+    """Lines, y by x, of the runs of one function, and their mean where all of them have a value."""
+    style = style_of(run.function)
+    if len(lines) > 1:
+        for line in lines:
+            axes.plot(list(line), list(line.values()), color=style.color, linewidth=0.8, alpha=0.35)
+    if lines:
+        shared = sorted(set(lines[0]).intersection(*lines))
+        axes.plot(
+            shared, [fmean(line[x] for line in lines) for x in shared], color=style.color, linestyle=style.line,
+            marker=style.marker, markersize=0.7 * style.size, label=run.label,
+        )  # fmt: skip

@@ -1,0 +1,174 @@
+"""Figures of trained models side by side: their attention by layer, its scores, and how they learned to bend these.
+
+Each draws what ``multimax.suite.measures.attention_numbers.numbers`` found in each run, by the run's label.
+"""
+
+import math
+import re
+from collections.abc import Mapping, Sequence
+from itertools import cycle, takewhile
+from typing import Any
+
+import matplotlib
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from multimax.suite.figures.style import figure, style_of
+from multimax.suite.measures.attention_rows import MEASURES
+from multimax.suite.measures.streaming import WEIGHT_EDGES
+
+TITLES = {
+    "sparsity": "sparsity S",
+    "multi_modality": "multi-modality M",
+    "entropy": "entropy, nats",
+    "support": "weights above 0",
+    "gini": "Gini index",
+}
+SCORE_STEP = 0.1  # width of a bin of scores
+Found = Mapping[str, Mapping[str, Any]]
+Row = dict[str, str]
+Made = tuple[Figure, list[Row]]
+
+
+def attention_figure(of: Found) -> Made:
+    """Each measure by layer: a dot for each head, a bar for their mean; and a row for each run, layer and head."""
+    rows = [
+        {"run": label, "attention": name, "head": str(head)}
+        | {measure: number(values[head]) for measure, values in attention["means"].items()}
+        | {"rows": str(count)}
+        for label, found in of.items()
+        for name, attention in found["attentions"].items()
+        for head, count in enumerate(attention["rows"])
+    ]
+    longest = max(len(found["attentions"]) for found in of.values())
+    with figure(len(MEASURES) * max(2.4, 0.1 * longest * len(of)), 3.5) as drawing:
+        panels = drawing.subplots(1, len(MEASURES))
+        for axes, measure in zip(panels, MEASURES, strict=True):
+            for i, (label, found) in enumerate(of.items()):
+                style = style_of(found["function"])
+                shift = 0.8 * ((i + 0.5) / len(of) - 0.5)
+                for at, attention in enumerate(found["attentions"].values()):
+                    heads = [value for value in attention["means"][measure] if value is not None]
+                    x, mean, half = at + shift, sum(heads) / len(heads) if heads else math.nan, 0.35 / len(of)
+                    axes.plot([x] * len(heads), heads, style.marker, color=style.color, alpha=0.35, markersize=4)
+                    name = label if at == 0 else None
+                    axes.plot([x - half, x + half], [mean] * 2, color=style.color, linewidth=2, label=name)
+            axes.set_title(TITLES[measure])
+            names = next(iter(of.values()))["attentions"]
+            axes.set_xticks(range(len(names)), short(list(names)), rotation=90, fontsize=7)
+        drawing.supxlabel("attention; a dot for each head, a bar for their mean", fontsize=9)
+        drawing.legend(*panels[0].get_legend_handles_labels(), loc="outside upper center", ncols=len(of))
+    return drawing, rows
+
+
+def histogram_figure(of: Found) -> Made:
+    """Shares of scores and of weights in their bins: a line of panels for each run, a line for each attention."""
+    rows: list[Row] = []
+    lowest = min(attention["middle"][0] for found in of.values() for attention in found["attentions"].values())
+    highest = max(attention["middle"][1] for found in of.values() for attention in found["attentions"].values())
+    with figure(9, 0.6 + 2.4 * len(of)) as drawing:
+        grid = drawing.subplots(len(of), 2, squeeze=False, sharex="col")
+        for panels, (label, found) in zip(grid, of.items(), strict=True):
+            attentions = found["attentions"]
+            for (name, attention), line in zip(attentions.items(), lines(list(attentions)), strict=True):
+                first = attention["scores_from"]
+                edges = [first + SCORE_STEP * i for i in range(len(attention["scores"]) + 1)]
+                for axes, kind, shares, at in (
+                    (panels[0], "score", attention["scores"], edges),
+                    (panels[1], "log10 weight", attention["weights"], WEIGHT_EDGES.tolist()),
+                ):
+                    axes.stairs(shares, at, linewidth=1.2, **line)
+                    rows += [
+                        {"run": label, "attention": name, "of": kind, "from": f"{a:.2f}", "to": f"{b:.2f}"}
+                        | {"share": number(share)}
+                        for a, b, share in zip(at, at[1:], shares, strict=False)
+                    ]
+                rows.append(
+                    {"run": label, "attention": name, "of": "weight", "from": "0", "to": "1e-8"}
+                    | {"share": number(attention["tiny"])}
+                )
+            panels[0].set_ylabel(f"{label}\nshare")
+            panels[1].sharey(grid[0][1])
+        grid[0][0].set_title("a  Scores")
+        grid[0][0].set_xlim(lowest, highest)
+        grid[-1][0].set_xlabel("score")
+        grid[0][1].set_title("b  Weights above 1e-8")
+        grid[-1][1].set_xlabel("logarithm of the weight, base 10")
+        legend_of_attentions(drawing, grid[0][1])
+    return drawing, rows
+
+
+def modulator_figure(of: Found) -> Made | None:
+    """What the learned SegLU of each attention adds to the scores that it met, and the output's; None without any."""
+    of = {label: found for label, found in of.items() if found["modulators"]}
+    if not of:
+        return None
+    with figure(8, 0.6 + 2.6 * len(of)) as drawing:
+        grid = drawing.subplots(len(of), 2, squeeze=False)
+        for panels, (label, found) in zip(grid, of.items(), strict=True):
+            names = [name for name in found["modulators"] if name != "output"]
+            for name, line in zip(names, lines(names), strict=True):
+                draw_modulator(panels[0], found["modulators"][name], **line)
+            panels[1].set_visible("output" in found["modulators"])
+            if "output" in found["modulators"]:
+                draw_modulator(panels[1], found["modulators"]["output"], color=style_of("multimax").color)
+            panels[0].set_ylabel(f"{label}\nSegLU(score) - score")
+        grid[0][0].set_title("a  Attention")
+        grid[0][1].set_title("b  Output")
+        grid[-1][0].set_xlabel("score, where 99.9% of each lie")
+        grid[-1][1].set_xlabel("score")
+        legend_of_attentions(drawing, grid[0][0])
+    return drawing, [
+        {"run": label, "attention": name, "head": str(head), "score": number(x), "modulated": number(y)}
+        for label, found in of.items()
+        for name, curve in found["modulators"].items()
+        for head, line in enumerate(curve["modulated"])
+        for x, y in zip(curve["scores"], line, strict=True)
+    ]
+
+
+KINDS = {"attention": attention_figure, "histograms": histogram_figure, "modulators": modulator_figure}
+
+
+def draw_modulator(axes: Axes, curve: Mapping[str, Any], label: str | None = None, **line: Any) -> None:
+    axes.axhline(0, color="0.8", linewidth=1, zorder=0)
+    for i, modulated in enumerate(curve["modulated"]):
+        added = [y - x for x, y in zip(curve["scores"], modulated, strict=True)]
+        axes.plot(curve["scores"], added, label=label if i == 0 else None, **line)
+
+
+def legend_of_attentions(drawing: Figure, axes: Axes) -> None:
+    drawing.legend(*axes.get_legend_handles_labels(), loc="outside right upper", fontsize=7, title="attention")
+
+
+def number(value: float | None) -> str:
+    return "" if value is None else f"{value:.6g}"
+
+
+def lines(names: Sequence[str]) -> list[dict[str, Any]]:
+    """How the line of each attention looks: a stroke for each kind of it, and for its layers from dark to light.
+
+    The colours are some for the colour-blind too, and short of what is too light on white.
+    """
+    kinds = [re.sub(r"\d+", "", name) for name in names]
+    strokes = dict(zip(dict.fromkeys(kinds), cycle(("-", "--", ":", "-."))))
+    looks = []
+    for i, (kind, label) in enumerate(zip(kinds, short(names), strict=True)):
+        layer = kinds[:i].count(kind) / max(1, kinds.count(kind) - 1)
+        looks.append(
+            {"color": matplotlib.colormaps["cividis"](0.9 * layer), "linestyle": strokes[kind], "label": label}
+        )
+    return looks
+
+
+def short(names: Sequence[str]) -> list[str]:
+    """Names of modules without the parts that all of them, "output" apart, begin and end with."""
+    parts = {name: name.split(".") for name in names if name != "output"}
+    several = list(parts.values()) if len(parts) > 1 else []
+    first, last = in_common(several), in_common([part[::-1] for part in several])
+    return [".".join(parts[name][first : len(parts[name]) - last]) if name in parts else name for name in names]
+
+
+def in_common(several: Sequence[Sequence[str]]) -> int:
+    """How many items all sequences begin with."""
+    return sum(1 for _ in takewhile(lambda items: len(set(items)) == 1, zip(*several, strict=False)))

@@ -1,0 +1,46 @@
+"""What can be said of rows of attention weights: how sparse, how multi-modal, how spread, how unequal."""
+
+import torch
+from torch import Tensor
+
+from multimax.suite.measures.sparsity import multi_modality, sparsity
+
+MEASURES = ("sparsity", "multi_modality", "entropy", "support", "gini")
+
+
+def centred(scores: Tensor, mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """Scores less the mean over the live ones of their row, float32, and where entries are live, bool; both [..., n].
+
+    With 0 as the threshold of relevance the row's own mean tells relevant from irrelevant: one number cannot serve
+    every layer.
+    """
+    scores = scores.float()
+    live = torch.ones_like(scores, dtype=torch.bool) if mask is None else mask.expand_as(scores)
+    scores = scores.where(live, 0)
+    return scores - scores.sum(-1, keepdim=True) / live.sum(-1, keepdim=True).clamp(min=1), live
+
+
+def row_measures(weights: Tensor, scores: Tensor, mask: Tensor | None = None) -> dict[str, Tensor]:
+    """``MEASURES`` of each row of weights [..., n] and their scores, each [...], float32; NaN where not defined.
+
+    ``sparsity`` and ``multi_modality`` are as in ``sparsity``, above and below the mean of the row's
+    scores. ``entropy`` is in nats. ``support`` is the number of weights that are not zero. ``gini`` is Gini's index,
+    0 for equal weights and 1 - 1/n for a single one, over live entries (Hurley and Rickard, "Comparing Measures of
+    Sparsity", 2009, 0811.4706). A row without a live entry has none of them.
+    """
+    weights = weights.float()
+    scores, live = centred(scores, mask)
+    n = live.sum(-1)
+    # Dead entries are zeros, and come first: those behind a live one are live, so that its rank from the end is right.
+    from_last = torch.arange(weights.shape[-1] - 0.5, 0, -1, device=weights.device)
+    unequal = 1 - 2 * (weights.where(live, 0).sort(-1).values * from_last).sum(-1) / n
+    measures = {
+        "entropy": torch.special.entr(weights.where(live, 0)).sum(-1),
+        "support": (weights.where(live, 0) > 0).sum(-1).float(),
+        "gini": unequal,
+    }
+    return {
+        "sparsity": sparsity(scores, weights, 0.0, mask=live),
+        "multi_modality": multi_modality(scores, weights, 0.0, mask=live),
+        **{name: values.where(n > 0, torch.nan) for name, values in measures.items()},
+    }

@@ -1,0 +1,76 @@
+"""Attention over a whole data set: means for each layer and head, and histograms, while the batches pass."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from multimax.suite.measures.attention_maps import listen_to_attention
+from multimax.suite.measures.attention_rows import MEASURES, row_measures
+
+SCORE_EDGES = torch.linspace(-30, 30, 601)
+WEIGHT_EDGES = torch.linspace(-8, 0, 41)  # of the logarithm to base 10; smaller ones, zeros too, are counted apart
+
+
+@dataclass
+class AttentionSite:
+    """What passed through one attention. ``sums`` and ``rows`` are float64 [measures, heads] in the order of MEASURES.
+
+    ``scores`` and ``weights`` count live entries between ``SCORE_EDGES`` and ``WEIGHT_EDGES``, the outermost bins of
+    scores with all that is beyond them; ``tiny`` are the weights below the least edge, zeros among them.
+    """
+
+    sums: Tensor
+    rows: Tensor
+    scores: Tensor
+    weights: Tensor
+    tiny: float = 0.0
+
+    @property
+    def means(self) -> Tensor:
+        """[measures, heads]; NaN where a measure was defined for no row."""
+        return self.sums / self.rows
+
+    def middle(self, share: float = 0.999) -> tuple[float, float]:
+        """Edges between which that share of the scores lies, with as many beyond either edge."""
+        up_to = self.scores.cumsum(0) / self.scores.sum()
+        first, last = int((up_to <= (1 - share) / 2).sum()), int((up_to < (1 + share) / 2).sum())
+        return float(SCORE_EDGES[first]), float(SCORE_EDGES[last + 1])
+
+    def add(self, weights: Tensor, scores: Tensor, mask: Tensor | None) -> None:
+        values = torch.stack([measure.double() for measure in row_measures(weights, scores, mask).values()])
+        by_head = values.transpose(1, 2).flatten(2).cpu()  # [measures, heads, batch * queries]
+        self.sums += by_head.nansum(-1)
+        self.rows += by_head.isfinite().sum(-1)
+        live = torch.ones_like(weights, dtype=torch.bool) if mask is None else mask.expand_as(weights)
+        logarithms = weights[live].float().log10().cpu()
+        inside = logarithms >= WEIGHT_EDGES[0]
+        self.weights += count(logarithms[inside], WEIGHT_EDGES)
+        self.tiny += float((~inside).sum())
+        self.scores += count(scores[live].float().cpu(), SCORE_EDGES)
+
+
+def count(values: Tensor, edges: Tensor) -> Tensor:
+    """How many values lie between each edge and the next, those beyond the outermost ones in the outermost bins."""
+    return torch.bincount(torch.bucketize(values, edges[1:-1]), minlength=len(edges) - 1).double()
+
+
+@contextmanager
+def attention_statistics(model: nn.Module) -> Iterator[dict[str, AttentionSite]]:
+    """The attention of every forward of ``model`` within the context, by the name of its submodule."""
+    sites: dict[str, AttentionSite] = {}
+
+    def heard(name: str, weights: Tensor, scores: Tensor, mask: Tensor | None) -> None:
+        if name not in sites:
+            shape = len(MEASURES), weights.shape[1]
+            sums, rows = torch.zeros(shape, dtype=torch.float64), torch.zeros(shape, dtype=torch.float64)
+            scored, weighed = (
+                torch.zeros(len(edges) - 1, dtype=torch.float64) for edges in (SCORE_EDGES, WEIGHT_EDGES)
+            )
+            sites[name] = AttentionSite(sums, rows, scored, weighed)
+        sites[name].add(weights, scores, mask)
+
+    with listen_to_attention(model, heard):
+        yield sites

@@ -1,0 +1,68 @@
+"""Figures of what ``python -m multimax.suite.figures`` kept of recorded runs, side by side in each experiment."""
+
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from multimax.suite.errors import UserError
+from multimax.suite.figures import statistics_figures
+from multimax.suite.figures.commands import labels
+from multimax.suite.figures.oversmoothing_figure import Smoothing, oversmoothing_figure
+from multimax.suite.figures.panels import draw_maps
+from multimax.suite.figures.style import STYLES
+from multimax.suite.report.outputs import Output, picture
+from multimax.suite.report.records import Record
+
+MAPS = ("maps", "rollout", "gradcam", "alignment", "heads")
+
+
+def measured_figures(records: Sequence[Record]) -> Iterator[Output]:
+    """``KIND_EXPERIMENT`` of each kind of map, and of the statistics of attention, that runs of an experiment have.
+
+    Raises UserError for maps of one experiment that are of different images or texts.
+    """
+    for kind in MAPS:
+        for experiment, (group, found) in kept(records, kind).items():
+            if any(one["input"] != found[0]["input"] for one in found):
+                raise UserError(
+                    f"results/runs: {kind}.json of {experiment} are of different images or texts: "
+                    f"make them again with one python -m multimax.suite.figures {kind} RUN..."
+                )
+            of = dict(zip(labels([record.config for record in group]), found, strict=True))
+            yield picture(f"{kind}_{experiment}", *draw_maps(of), group, sources(group, kind))
+    for experiment, (group, found) in kept(records, "statistics").items():
+        of = dict(zip(labels([record.config for record in group]), found, strict=True))
+        for kind, draw in statistics_figures.KINDS.items():
+            if made := draw(of):
+                yield picture(f"{kind}_{experiment}", *made, group, sources(group, "statistics"))
+
+
+def oversmoothing_figures(records: Sequence[Record]) -> Iterator[Output]:
+    """A figure for each experiment, of what ``python -m multimax.suite.figures oversmoothing`` kept of its runs."""
+    for experiment, (group, found) in kept(records, "oversmoothing").items():
+        runs = []
+        for record, one in zip(group, found, strict=True):
+            function = record.config["reweight"]["attention"]["name"]
+            runs.append(Smoothing(record.function, function, record.config["seed"], one["measured"]))
+        drawing, rows = oversmoothing_figure(runs, experiment)
+        yield picture(f"oversmoothing_{experiment}", drawing, rows, group, sources(group, "oversmoothing"))
+
+
+def kept(records: Sequence[Record], kind: str) -> dict[str, tuple[list[Record], list[dict[str, Any]]]]:
+    """The records of each experiment that have KIND.json, functions in the order of their styles, and what is in it."""
+
+    def order(record: Record) -> tuple[int, str, int]:
+        name = record.config["reweight"]["attention"]["name"]
+        return [*STYLES, name].index(name), record.function, record.config["seed"]
+
+    result: dict[str, tuple[list[Record], list[dict[str, Any]]]] = defaultdict(lambda: ([], []))
+    for record in sorted(records, key=order):
+        if found := record.analysis(kind):
+            result[record.experiment][0].append(record)
+            result[record.experiment][1].append(found)
+    return result
+
+
+def sources(group: Sequence[Record], kind: str) -> list[Path]:
+    return [record.path / "analysis" / f"{kind}.json" for record in group]
