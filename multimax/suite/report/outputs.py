@@ -71,10 +71,11 @@ def save(output: Output, results: Path) -> list[Path]:
     known = json.loads(path.read_text()) if path.is_file() else {}
     known.pop("revision", None)
     if known != sidecar or any(not file.is_file() or file.read_bytes() != content for file, content in files.items()):
+        content_of_sidecar = json.dumps(sidecar | {"revision": revision()}, indent=1)  # before these files change
         path.parent.mkdir(parents=True, exist_ok=True)
         for file, content in files.items():
             write(file, content)
-        write(path, json.dumps(sidecar | {"revision": revision()}, indent=1).encode() + b"\n")
+        write(path, content_of_sidecar.encode() + b"\n")
     return list(files)
 
 
