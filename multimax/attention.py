@@ -23,9 +23,11 @@ from torch.nn import functional as F
 from multimax import kernels
 from multimax.kernels import adasplash
 from multimax.kernels.attention import Rows, blocked_attention
+from multimax.kernels.row_kernels import Entmax, EvSoftmax, MultiMax, RowKernel, Softmax
 from multimax.kernels.triton import flash
-from multimax.reweight import Entmax, Entmax15, EvSoftmax, MultiMax, Reweighting, Softmax, Sparsemax
-from multimax.reweight._multimax import _powers_of, operator_parameters
+from multimax.reweight import Reweighting
+from multimax.reweight._base import may_bypass
+from multimax.reweight._multimax import operator_parameters
 
 BACKENDS = ("reference", "sdpa", "blocked", "flash", "adasplash")
 
@@ -88,7 +90,6 @@ def attention(
         return flash.flash_attention(query, key, value, *segments, mask, causal=causal, scale=scale, dropout=dropout)
     if backend == "adasplash":
         alpha = _alpha(reweight)
-        assert not isinstance(alpha, Tensor)
         return adasplash.flash_entmax(*_autocast(query, key, value), alpha, causal=causal, scale=scale)
     if backend == "sdpa" and mask is None:
         return F.scaled_dot_product_attention(query, key, value, dropout_p=dropout, is_causal=causal, scale=scale)
@@ -102,7 +103,7 @@ def attention(
         # The fused kernels disagree on a row without a live key: some give NaN, some a mean over dead values.
         return torch.where(mask.any(-1, keepdim=True), output, 0.0)
     if backend == "blocked":
-        rows = _rows(reweight, query)
+        rows = _rows(reweight.row_kernel(), query)
         assert rows is not None
         return blocked_attention(query, key, value, mask, rows, scale)
     weights = reweight(attention_scores(query, key, bias=bias, scale=scale), mask)
@@ -163,21 +164,19 @@ def _obstacle(
         return None
     if bias is not None:
         return "it takes no bias"
-    if reweight._forward_hooks:
-        return "a hook waits for the weights"
-    name = type(reweight).__name__
+    if not may_bypass(reweight, "row_kernel"):
+        return "the module must be called, for a hook or a forward of its own"
+    name, row_kernel = type(reweight).__name__, reweight.row_kernel()
     if backend == "sdpa":
-        return None if isinstance(reweight, Softmax) else f"it is for softmax, not {name}"
-    if reweight._forward_pre_hooks:
-        return "a hook waits for the scores"
+        return None if isinstance(row_kernel, Softmax) else f"it is for softmax, not {name}"
     if backend == "flash":
-        if type(reweight) not in (MultiMax, Softmax):
+        if not isinstance(row_kernel, MultiMax | Softmax):
             return f"it is for MultiMax and softmax, not {name}"
         return flash.supports(*_autocast(query, key, value), mask, dropout=dropout)
     if backend == "adasplash":
-        if type(reweight) not in (Sparsemax, Entmax15, Entmax):
+        if not isinstance(row_kernel, Entmax):
             return f"it is for entmax, not {name}"
-        return adasplash.supports(*_autocast(query, key, value), _alpha(reweight), mask, dropout=dropout)
+        return adasplash.supports(*_autocast(query, key, value), row_kernel.alpha, mask, dropout=dropout)
     if dropout:
         return "it has no dropout"
     if kernels.path(query) != "cpp":
@@ -188,39 +187,41 @@ def _obstacle(
         return "query, key and value must be of the same batches and heads"
     if not query.dtype == key.dtype == value.dtype and not torch.is_autocast_enabled("cpu"):
         return f"dtypes must be the same, got {query.dtype}, {key.dtype} and {value.dtype}"
-    return None if _rows(reweight, query) is not None else f"it has no kernel for {name} on these heads"
+    return None if _rows(row_kernel, query) is not None else f"it has no kernel for {name} on these heads"
 
 
-def _rows(reweight: Reweighting, query: Tensor) -> Rows | None:
+def _rows(row_kernel: RowKernel | None, query: Tensor) -> Rows | None:
     """How the row kernels are told of a function, or None if they have none for it."""
     dtype = torch.promote_types(query.dtype, torch.float32)
     heads = (1, query.shape[-3])
-    if type(reweight) is Softmax:
-        nothing = query.new_zeros(1, 2, dtype=dtype)  # softmax is MultiMax whose ts are zero
-        return Rows("multimax", nothing, nothing, (1, 1))
-    if type(reweight) is MultiMax and reweight.num_heads in heads:
-        powers = _powers_of(reweight.order)
-        return Rows("multimax", *operator_parameters(query, *reweight._by_head(), powers), powers)
-    if type(reweight) in (Sparsemax, Entmax15, Entmax):
-        alpha = _alpha(reweight)
-        if isinstance(alpha, Tensor):
-            return Rows("alpha_entmax", alpha.to(dtype)) if alpha.numel() in heads else None
-        return Rows("entmax", number=alpha) if alpha > 1 else None
-    if type(reweight) is EvSoftmax:
-        return Rows("evsoftmax", number=reweight.epsilon)
+    match row_kernel:
+        case Softmax():
+            nothing = query.new_zeros(1, 2, dtype=dtype)  # softmax is MultiMax whose ts are zero
+            return Rows("multimax", nothing, nothing, (1, 1))
+        case MultiMax(ranges, ts, powers) if ts.dim() == 1 or len(ts) in heads:
+            return Rows("multimax", *operator_parameters(query, ranges, ts, powers), powers)
+        case Entmax(alpha) if not isinstance(alpha, Tensor):
+            return Rows("entmax", number=alpha)
+        case Entmax(Tensor() as alpha) if alpha.numel() in heads:
+            return Rows("alpha_entmax", alpha.reshape(-1).to(dtype))
+        case EvSoftmax(epsilon):
+            return Rows("evsoftmax", number=epsilon)
     return None
 
 
 def _segments(reweight: Reweighting) -> tuple[Tensor | None, Tensor | None, tuple[int, ...]]:
     """Ranges and ts, [k] or [heads, k], and the powers of the hinges; softmax has none."""
-    if not isinstance(reweight, MultiMax):
-        return None, None, ()
-    return *reweight._by_head(), _powers_of(reweight.order)
+    match reweight.row_kernel():
+        case MultiMax(ranges, ts, powers):
+            return ranges, ts, powers
+    return None, None, ()
 
 
-def _alpha(reweight: Reweighting) -> float | Tensor:
-    assert isinstance(reweight, Sparsemax | Entmax15 | Entmax)
-    return reweight.alpha
+def _alpha(reweight: Reweighting) -> float:
+    row_kernel = reweight.row_kernel()
+    assert isinstance(row_kernel, Entmax)
+    assert not isinstance(row_kernel.alpha, Tensor)
+    return row_kernel.alpha
 
 
 def _autocast(query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor, Tensor]:

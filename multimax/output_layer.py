@@ -1,11 +1,15 @@
 """The loss of an output layer, from hidden states to targets, without its logits where the function allows it."""
 
+from typing import Any
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from multimax.kernels import linear_cross_entropy as chunked
-from multimax.reweight import MultiMax, Reweighting, Softmax
+from multimax.kernels.row_kernels import MultiMax, Softmax
+from multimax.reweight import Reweighting
+from multimax.reweight._base import IN_LOSS, may_bypass
 from multimax.reweight._multimax import Order, _powers_of
 from multimax.reweight._rows import compute_dtype
 
@@ -23,32 +27,27 @@ def linear_loss(
 ) -> Tensor:
     """``reweight.loss`` of the scores hidden [N, dim] @ weight [V, dim]^T + bias [V], and its other arguments.
 
-    Softmax's and MultiMax's never hold the scores [N, V]; other functions get them, in float32 at least, and so does a
-    module whose ``loss`` has been replaced.
+    Softmax's and MultiMax's never hold the scores [N, V], nor does a ``Reweighting.linear_loss`` of the module's own;
+    other functions get them, in float32 at least, and so does a module that ``may_bypass`` tells to call.
     """
-    modulator = None
-    if type(reweight) is MultiMax and reweight.num_heads == 1:
-        modulator = (reweight.ranges, reweight.ts, reweight.order)
-    watched = "loss" in vars(reweight)  # somebody wants to see the scores
-    if (type(reweight) is Softmax or modulator is not None) and not watched:
-        return linear_cross_entropy(
-            hidden,
-            weight,
-            targets,
-            modulator,
-            bias,
-            label_smoothing=label_smoothing,
-            reduction=reduction,
-            ignore_index=ignore_index,
-        )
+    options: dict[str, Any] = {
+        "label_smoothing": label_smoothing,
+        "reduction": reduction,
+        "ignore_index": ignore_index,
+    }
+    if may_bypass(reweight, "linear_loss", IN_LOSS):
+        loss = reweight.linear_loss(hidden, weight, bias, targets, **options)
+        if loss is not None:
+            return loss
+    if type(reweight).loss is Reweighting.loss and may_bypass(reweight, "row_kernel", IN_LOSS):
+        match reweight.row_kernel():
+            case Softmax():
+                return linear_cross_entropy(hidden, weight, targets, None, bias, **options)
+            case MultiMax(ranges, ts, powers) if ts.dim() == 1:
+                order: Order = 2 if len(powers) == 4 else 1 if powers[0] == 1 else "second_only"
+                return linear_cross_entropy(hidden, weight, targets, (ranges, ts, order), bias, **options)
     scores = F.linear(hidden, weight, bias)
-    return reweight.loss(
-        scores.to(compute_dtype(scores)),
-        targets,
-        label_smoothing=label_smoothing,
-        reduction=reduction,
-        ignore_index=ignore_index,
-    )
+    return reweight.loss(scores.to(compute_dtype(scores)), targets, **options)
 
 
 def linear_cross_entropy(

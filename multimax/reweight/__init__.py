@@ -12,6 +12,7 @@ and gradient zero, and so does a row without a live entry. Half precision is com
 the scores' dtype. Gradients are in closed form.
 """
 
+from multimax.kernels import row_kernels
 from multimax.reweight._base import Reweighting
 from multimax.reweight._entmax import Entmax, Entmax15, Sparsemax, entmax, entmax15, sparsemax
 from multimax.reweight._evsoftmax import EvSoftmax, evsoftmax
@@ -36,6 +37,7 @@ __all__ = [
     "multimax",
     "options",
     "register",
+    "row_kernels",
     "seglu",
     "softmax",
     "sparsemax",

@@ -1,8 +1,13 @@
-"""What every reweighting module is, and the loss it has by default."""
+"""What every reweighting module is, the loss it has by default, and the fast paths that it may bring."""
+
+from collections.abc import Callable
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules import module as nn_module
 
+from multimax.kernels.row_kernels import RowKernel
 from multimax.reweight._losses import cross_entropy
 from multimax.reweight._rows import compute_dtype
 
@@ -12,6 +17,27 @@ class Reweighting(nn.Module):
 
     A subclass defines ``forward`` and keeps the contract of this package. The attributes belong to the class, so that
     a configuration that asks for what a function cannot do is refused before anything is built.
+
+    It may bring fast paths as well, and attention and the loss of an output layer ask for them: ``row_kernel``,
+    ``attention_backends`` and ``linear_loss``. The first is the simplest. Softmax at a learned temperature is a
+    MultiMax whose two hinges meet at 0, so that all kernels of MultiMax serve it::
+
+        class Tempered(Reweighting):
+            positive = has_loss = True
+
+            def __init__(self):
+                super().__init__()
+                self.log_rate = nn.Parameter(torch.zeros(()))
+
+            def forward(self, scores, mask=None):
+                return softmax(scores * self.log_rate.exp(), mask)
+
+            def row_kernel(self):
+                t = self.log_rate.expm1()                           # x - t relu(-x) + t relu(x) = (1 + t) x
+                return row_kernels.MultiMax(t.new_zeros(2), torch.stack([-t, t]), powers=(1, 1))
+
+    A fast path stands for the methods of the class that defines it. Where ``forward`` was overridden below that class
+    or replaced, or a hook is registered, the module is called as a module (``may_bypass``).
 
     Attributes:
         positive: whether every live weight is above zero. Then, and only then, ``reweight=NAME`` means a classifier's
@@ -24,6 +50,9 @@ class Reweighting(nn.Module):
     positive: bool = False
     has_loss: bool = False
     soft_targets: bool = True
+
+    attention_backends: ClassVar[tuple[Any, ...]] = ()
+    """Ways of its own to compute attention, of type ``multimax.attention.Backend``; they are asked before any other."""
 
     def __init__(self) -> None:  # without nn.Module's *args: the options of a subclass are read from its signature
         super().__init__()
@@ -85,3 +114,82 @@ class Reweighting(nn.Module):
             reduction=reduction,
             ignore_index=ignore_index,
         )
+
+    def row_kernel(self) -> RowKernel | None:
+        """One of ``multimax.kernels.row_kernels`` that computes exactly what ``forward`` does; None: there is none.
+
+        Called anew for each attention, so that gradients reach the parameters through its tensors. If it is softmax's
+        or MultiMax's and ``loss`` is the default one, then so is its ``loss`` the cross-entropy that
+        ``multimax.linear_cross_entropy`` computes without the scores.
+        """
+        return None
+
+    def linear_loss(
+        self,
+        hidden: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        targets: Tensor,
+        *,
+        label_smoothing: float,
+        reduction: str,
+        ignore_index: int,
+    ) -> Tensor | None:
+        """``loss`` of the scores hidden [N, dim] @ weight [V, dim]^T + bias [V], without them; None: there is no such.
+
+        The other arguments are those of ``loss``.
+        """
+        return None
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        cls._stands_for = {
+            name: cls._stands_for[name] if fast_path is getattr(cls, name) else (getattr(cls, name), _methods(cls))
+            for name, (fast_path, _) in cls._stands_for.items()
+        }
+
+    _stands_for: ClassVar[dict[str, tuple[object, dict[str, object]]]]
+
+
+IN_ATTENTION = ("__call__", "forward")
+IN_LOSS = (*IN_ATTENTION, "modulate", "log_weights", "loss")
+
+
+def _methods(cls: type) -> dict[str, object]:
+    return {name: getattr(cls, name) for name in IN_LOSS}
+
+
+# Each fast path, and the methods as they were in the class that defined it.
+Reweighting._stands_for = {
+    name: (getattr(Reweighting, name), _methods(Reweighting))
+    for name in ("row_kernel", "attention_backends", "linear_loss")
+}
+
+
+def may_bypass(reweight: Callable[..., Tensor], fast_path: str, methods: tuple[str, ...] = IN_ATTENTION) -> bool:
+    """Whether a fast path of a module, by its name, does all that calling the ``methods`` it stands for would do.
+
+    It does not where a method was overridden below the class that brings the fast path, or replaced on the instance or
+    in the class, nor where a hook of any kind awaits the call. A plain function has no fast path.
+    """
+    if not isinstance(reweight, Reweighting):
+        return False
+    cls = type(reweight)
+    meant = cls._stands_for[fast_path][1]
+    return not is_hooked(reweight) and all(
+        getattr(cls, name) is meant[name] and name not in reweight.__dict__ for name in methods
+    )
+
+
+def is_hooked(module: nn.Module) -> bool:
+    """Whether ``nn.Module.__call__`` would do more than call ``forward``: the hooks it knows in torch 2.11 to 2.14."""
+    return bool(
+        module._forward_hooks
+        or module._forward_pre_hooks
+        or module._backward_hooks
+        or module._backward_pre_hooks
+        or nn_module._global_forward_hooks
+        or nn_module._global_forward_pre_hooks
+        or nn_module._global_backward_hooks
+        or nn_module._global_backward_pre_hooks
+    )

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from multimax import kernels
-from multimax.kernels import operators
+from multimax.kernels import operators, row_kernels
 from multimax.reweight._base import Reweighting
 from multimax.reweight._losses import fenchel_young
 from multimax.reweight._registry import register
@@ -175,6 +175,10 @@ class _EntmaxFamily(Reweighting):
 
     def forward(self, scores: Tensor, mask: Tensor | None = None) -> Tensor:
         return entmax(scores, self.alpha, mask)
+
+    def row_kernel(self) -> row_kernels.RowKernel:
+        alpha = self.alpha
+        return row_kernels.Softmax() if isinstance(alpha, float) and alpha == 1 else row_kernels.Entmax(alpha)
 
     def loss(
         self,

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from multimax import kernels
-from multimax.kernels import operators
+from multimax.kernels import operators, row_kernels
 from multimax.reweight._base import Reweighting
 from multimax.reweight._registry import register
 from multimax.reweight._rows import check_arguments, compute_dtype, over_live_entries
@@ -78,6 +78,9 @@ class EvSoftmax(Reweighting):
 
     def forward(self, scores: Tensor, mask: Tensor | None = None) -> Tensor:
         return evsoftmax(scores, mask, self.epsilon)
+
+    def row_kernel(self) -> row_kernels.EvSoftmax:
+        return row_kernels.EvSoftmax(self.epsilon)
 
     def log_weights(self, scores: Tensor) -> Tensor:
         return _log_weights(scores.to(compute_dtype(scores)), self.epsilon or TRAINING_EPSILON)

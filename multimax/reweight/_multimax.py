@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from multimax import kernels
-from multimax.kernels import blocked_multimax, operators
+from multimax.kernels import blocked_multimax, operators, row_kernels
 from multimax.reweight._base import Reweighting
 from multimax.reweight._registry import register
 from multimax.reweight._rows import check_arguments, compute_dtype, over_live_entries, per_head
@@ -243,6 +243,9 @@ class MultiMax(Reweighting):
 
     def forward(self, scores: Tensor, mask: Tensor | None = None) -> Tensor:
         return multimax(scores, *self._by_head(), mask, order=self.order)
+
+    def row_kernel(self) -> row_kernels.MultiMax:
+        return row_kernels.MultiMax(*self._by_head(), _powers_of(self.order))
 
     def modulate(self, scores: Tensor) -> Tensor:
         return seglu(scores, *self._by_head(), order=self.order)

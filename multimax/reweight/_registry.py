@@ -14,6 +14,7 @@ from typing import Any, TypeVar, get_args
 
 from torch import Tensor
 
+from multimax.kernels.row_kernels import RowKernel
 from multimax.reweight._base import Reweighting
 
 _REGISTRY: dict[str, type[Reweighting]] = {}
@@ -21,13 +22,16 @@ _REGISTRY: dict[str, type[Reweighting]] = {}
 Registered = TypeVar("Registered", bound=Callable[..., Any])
 
 
-def register(name: str, *, positive: bool = False) -> Callable[[Registered], Registered]:
+def register(
+    name: str, *, positive: bool = False, row_kernel: Callable[..., RowKernel | None] | None = None
+) -> Callable[[Registered], Registered]:
     """Decorator that makes a function or a ``Reweighting`` subclass available as ``name``; returns it unchanged.
 
     Args:
         name: what ``create`` and ``reweight=`` will know it by.
         positive: for a function ``f(scores, mask=None, *, option=default, ...)``: its live weights are above zero, so
             that the negative log-likelihood serves as its loss. A subclass says so in its own attributes.
+        row_kernel: for a function: from its options, what ``Reweighting.row_kernel`` returns.
 
     Raises:
         ValueError: ``name`` is taken.
@@ -42,7 +46,7 @@ def register(name: str, *, positive: bool = False) -> Callable[[Registered], Reg
                 raise TypeError(f"{definition.__name__} must be a function or subclass multimax.reweight.Reweighting")
             module: type[Reweighting] = definition
         else:
-            module = _module_of(definition, positive)
+            module = _module_of(definition, positive, row_kernel)
         for option in inspect.signature(module).parameters.values():
             if option.kind in (option.VAR_POSITIONAL, option.VAR_KEYWORD) or option.default is option.empty:
                 raise TypeError(f"option {option.name!r} of reweighting {name!r} must be named and have a default")
@@ -52,7 +56,9 @@ def register(name: str, *, positive: bool = False) -> Callable[[Registered], Reg
     return decorate
 
 
-def _module_of(function: Callable[..., Tensor], positive_weights: bool) -> type[Reweighting]:
+def _module_of(
+    function: Callable[..., Tensor], positive_weights: bool, kernel_of: Callable[..., RowKernel | None] | None
+) -> type[Reweighting]:
     class FunctionReweighting(Reweighting):
         positive = has_loss = positive_weights
 
@@ -65,6 +71,9 @@ def _module_of(function: Callable[..., Tensor], positive_weights: bool) -> type[
 
         def forward(self, scores: Tensor, mask: Tensor | None = None) -> Tensor:
             return function(scores, mask, **self.options)
+
+        def row_kernel(self) -> RowKernel | None:
+            return None if kernel_of is None else kernel_of(**self.options)
 
     FunctionReweighting.__name__ = FunctionReweighting.__qualname__ = function.__name__
     FunctionReweighting.__doc__ = function.__doc__

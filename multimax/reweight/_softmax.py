@@ -5,6 +5,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
+from multimax.kernels import row_kernels
 from multimax.reweight._base import Reweighting
 from multimax.reweight._registry import register
 from multimax.reweight._rows import check_arguments, over_live_entries
@@ -38,6 +39,9 @@ class Softmax(Reweighting):
 
     def forward(self, scores: Tensor, mask: Tensor | None = None) -> Tensor:
         return softmax(scores, mask)
+
+    def row_kernel(self) -> row_kernels.Softmax:
+        return row_kernels.Softmax()
 
     def log_weights(self, scores: Tensor) -> Tensor:
         return scores

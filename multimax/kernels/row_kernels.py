@@ -1,0 +1,44 @@
+"""The row kernels that there are, and what each is told: how a row of scores becomes a row of weights.
+
+One of these is all that attention and the loss of an output layer need to know of a function in order to compute it
+without its matrix of weights. Each holds the arguments of the function of ``multimax.reweight`` that has its name, and
+like there parameters may be any floating-point tensors that want gradients.
+"""
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Softmax:
+    """softmax(x)"""
+
+
+@dataclass(frozen=True)
+class MultiMax:
+    """softmax(SegLU(x)): ``ranges`` and ``ts`` [k] or [heads, k], and the powers of the k hinges.
+
+    ``powers`` is (1, 1), (2, 2) or (1, 1, 2, 2): hinges on the left and on the right in turn. Ranges may be 2 of 4.
+    """
+
+    ranges: Tensor
+    ts: Tensor
+    powers: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Entmax:
+    """entmax(x, alpha): a number above 1 and at most 2, or a tensor with one element or [heads]."""
+
+    alpha: float | Tensor
+
+
+@dataclass(frozen=True)
+class EvSoftmax:
+    """evsoftmax(x, epsilon=epsilon)"""
+
+    epsilon: float = 0.0
+
+
+RowKernel = Softmax | MultiMax | Entmax | EvSoftmax
