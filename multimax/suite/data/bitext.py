@@ -20,6 +20,7 @@ from multimax.suite.data import preparation
 from multimax.suite.data.corpus import exclusive
 from multimax.suite.data.dictionary import EOS, UNK, Dictionary
 from multimax.suite.data.fairseq_data import Sentences, read_sentences
+from multimax.suite.data.fingerprint import Fingerprint, digest
 from multimax.suite.data.preparation import DESCRIPTION, Recipe, prepare, read_lines
 from multimax.suite.data.text import FileSource, StringSource, TextSource
 from multimax.suite.data.tokenization import Tokenizer, join_pieces
@@ -140,6 +141,24 @@ class Bitext:
     def detokenize(self, ids: Iterable[int]) -> str:
         """Text of target ids up to EOS: what detokenised BLEU compares, and people read."""
         return self.tokenizers[1].text(self.tokenized(ids))
+
+    def fingerprint(self, splits: Iterable[str]) -> Fingerprint:
+        """Of the ids of some splits and of the way between text and ids; where it was prepared makes no difference."""
+        found: Fingerprint = {"languages": self.recipe.direction}
+        codes = self.root / "code"
+        found["segmentation"] = (
+            f"tokenize={self.recipe.tokenize}, lowercase={self.recipe.lowercase}, "
+            f"BPE {digest([codes.read_bytes()]) if self.recipe.bpe_merges is not None else 'none'}"
+        )
+        for side, dictionary in (("source", self.source_dictionary), ("target", self.target_dictionary)):
+            tokens = [token.encode() for token in dictionary.tokens]
+            found[f"{side} vocabulary"] = f"{len(tokens):,} tokens ({digest(tokens)})"
+        for split in dict.fromkeys(splits):
+            pairs = self.splits[split]
+            sides = (pairs.sources, pairs.targets)
+            parts = (part for side in sides for part in (side.lengths.tobytes(), side.ids.astype("<i4").tobytes()))
+            found[f"{split} pairs"] = f"{len(pairs):,} ({digest(parts)})"
+        return found
 
     def references(self, split: str) -> References:
         name = f"{VALIDATION[0] if split == 'validation' else split}.{self.recipe.target_language}"

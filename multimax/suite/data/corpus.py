@@ -24,6 +24,7 @@ import torch
 from rich.progress import Progress
 from torch import Tensor
 
+from multimax.suite.data.fingerprint import Fingerprint, digest
 from multimax.suite.data.text import TextData, TextSource, open_text
 from multimax.suite.errors import UserError
 
@@ -77,6 +78,18 @@ class Corpus:
     vocabulary: Vocabulary
     splits: dict[str, np.ndarray]
     unknown: dict[str, int]  # tokens of each split that the vocabulary lacks
+
+    def fingerprint(self, splits: Iterable[str]) -> Fingerprint:
+        """Of the tokens of some splits: the file that they came from, and how it was compressed, make no difference."""
+        tokens = [token.encode() for token in self.vocabulary.tokens]
+        found: Fingerprint = {
+            "unit": self.vocabulary.unit,
+            "vocabulary": f"{len(tokens):,} tokens ({digest(tokens)})",
+        }
+        for split in splits:
+            ids = self.splits[split]
+            found[f"{split} text"] = f"{len(ids):,} tokens ({digest([ids.tobytes()])})"
+        return found
 
     def unigram_perplexity(self, split: str) -> float:
         """Perplexity of a split under the training text's token frequencies, with one added to each count."""

@@ -26,9 +26,15 @@ class ImageDataset:
 
     def __init__(self, source: ImageSource, config: ImageData, *, training: bool) -> None:
         self.source = source
+        self.order_classes(source.classes)
         self.training = training
         self.transform = train_transform(config) if training else eval_transform(config)
         self.shape = (config.in_chans, config.image_size, config.image_size)
+
+    def order_classes(self, classes: list[str]) -> None:
+        """Number the classes in this order, which may be another than the source's."""
+        self.classes = classes
+        self.targets = [classes.index(name) for name in self.source.classes]
 
     def __len__(self) -> int:
         return len(self.source)
@@ -47,9 +53,9 @@ class ImageDataset:
             except UnreadableImage:
                 skipped.append(self.source.name(candidate))
                 if not self.training:
-                    return Example(None, self.source.label(candidate), skipped)
+                    return Example(None, self.targets[self.source.label(candidate)], skipped)
             else:
-                return Example(self.transform(image), self.source.label(candidate), skipped)
+                return Example(self.transform(image), self.targets[self.source.label(candidate)], skipped)
         raise UserError(f"{len(skipped)} images in a row cannot be read, the last is {skipped[-1]}: is the disk there?")
 
     def collate(self, examples: list[Example]) -> ImageBatch:

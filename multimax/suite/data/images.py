@@ -1,8 +1,9 @@
 """Labelled images: scikit-learn's digits, image folders, and parquet shards from a folder or the Hugging Face hub."""
 
+import os
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from io import BytesIO
 from pathlib import Path
@@ -12,10 +13,12 @@ from typing import Any, Protocol
 import numpy as np
 from PIL import Image
 
+from multimax.suite.data.fingerprint import Fingerprint, digest
 from multimax.suite.errors import UserError
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
+READ = 1 << 26  # bytes of a split that a fingerprint reads
 
 
 @dataclass
@@ -67,6 +70,12 @@ class ImageSource(Protocol):
     def name(self, index: int) -> str:
         """What to call the image in a message."""
 
+    def encoded(self, index: int) -> bytes:
+        """The image as it is stored; raises OSError where its file cannot be read."""
+
+    def listing(self) -> Iterator[bytes]:
+        """Of each image its name, where it has one, and its size, without reading it."""
+
 
 class ArraySource:
     """Grey images in memory: uint8 [N, H, W]."""
@@ -86,6 +95,12 @@ class ArraySource:
     def name(self, index: int) -> str:
         return self.names[index]
 
+    def encoded(self, index: int) -> bytes:
+        return self.images[index].tobytes()
+
+    def listing(self) -> Iterator[bytes]:
+        yield from map(str.encode, self.names)
+
 
 class FolderSource:
     """torchvision's ImageFolder: the name of an image's folder is its class."""
@@ -99,7 +114,7 @@ class FolderSource:
             if any(path.suffix.lower() in (".jpeg", ".jpg", ".png") for path in folder.iterdir()):
                 raise UserError(f"the images of {folder} must be sorted into one folder for each class") from None
             raise UserError(_one_line(error)) from None
-        self.samples, self.classes, self.mode = dataset.samples, dataset.classes, mode
+        self.folder, self.samples, self.classes, self.mode = folder, dataset.samples, dataset.classes, mode
 
     def __len__(self) -> int:
         return len(self.samples)
@@ -112,6 +127,13 @@ class FolderSource:
 
     def name(self, index: int) -> str:
         return self.samples[index][0]
+
+    def encoded(self, index: int) -> bytes:
+        return Path(self.samples[index][0]).read_bytes()
+
+    def listing(self) -> Iterator[bytes]:
+        for path, _ in self.samples:
+            yield f"{os.path.relpath(path, self.folder)} {os.stat(path).st_size}".encode()
 
 
 class TableSource:
@@ -146,6 +168,41 @@ class TableSource:
 
     def name(self, index: int) -> str:
         return f"{self.split} row {index} ({self._record(index)['path']})"
+
+    def encoded(self, index: int) -> bytes:
+        record = self._record(index)
+        return record["bytes"] or Path(record["path"] or "").read_bytes()
+
+    def listing(self) -> Iterator[bytes]:
+        import pyarrow.compute
+
+        for rows in self.images.iter(batch_size=10_000):
+            sizes = pyarrow.compute.binary_length(rows["image"].combine_chunks().field("bytes"))
+            yield from (str(size).encode() for size in sizes.to_pylist())
+
+
+def fingerprint(train: ImageSource, val: ImageSource) -> Fingerprint:
+    """Classes and their counts, and of each split a digest of names, sizes and labels, and of a part of the contents.
+
+    All contents are read where they are below ``READ`` bytes or so, else those of images at equal distances: a folder
+    of ImageNet's size takes seconds.
+    """
+    found: Fingerprint = {"images": type(train).__name__.removesuffix("Source").lower(), "classes": train.classes}
+    for split, source in (("training", train), ("validation", val)):
+        labels = np.array([source.label(i) for i in range(len(source))], dtype="<i8")
+        counts = np.bincount(labels, minlength=len(source.classes)).tolist()
+        found[f"{split} images"] = dict(zip(source.classes, counts, strict=True))
+        contents = (source.encoded(i) for i in range(0, len(source), step(source)))
+        found[f"{split} contents"] = digest((labels.tobytes(), *source.listing(), *contents))
+    return found
+
+
+def step(source: ImageSource) -> int:
+    """The distance of images that have about ``READ`` bytes together."""
+    if not len(source):
+        return 1
+    few = range(0, len(source), max(1, len(source) // 64))
+    return max(1, round(len(source) * sum(len(source.encoded(i)) for i in few) / len(few)) // READ)
 
 
 def open_images(config: ImageData) -> tuple[ImageSource, ImageSource]:

@@ -66,7 +66,7 @@ def gradcam(arguments: Sequence[str]) -> None:
             weights, classes = run.model.output(run.model(images)).max(-1)
         with run.autocast():
             (values,) = grad_cam(run.model, images, classes)
-        name = run.task.val_dataset.source.classes[classes.item()]
+        name = run.task.val_dataset.classes[classes.item()]
         return one_panel(f"{name} {weights.item():.2f}", values)
 
     compare_on_image(parse(image_parser(gradcam), arguments), "gradcam", find)

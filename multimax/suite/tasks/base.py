@@ -1,7 +1,7 @@
 """What the engine asks of a task."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -9,6 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from multimax.suite.config import RunConfig
+from multimax.suite.data.fingerprint import Fingerprint, difference
+from multimax.suite.errors import UserError
 
 
 @dataclass(frozen=True)
@@ -37,6 +39,21 @@ class Task(ABC):
 
     config: RunConfig
     steps_per_epoch: int
+
+    @abstractmethod
+    def fingerprint(self) -> Fingerprint:
+        """What the data are, short enough to be kept with the run; the same wherever they lie and on every process.
+
+        It may take seconds to make: one process is enough.
+        """
+
+    @abstractmethod
+    def match(self, trained: Fingerprint) -> None:
+        """Have these data mean what the data of fingerprint ``trained`` meant, whose weights they are to score.
+
+        Classes are matched by name. Raises UserError, which says what differs, for other classes, another vocabulary
+        or other preparation of text; the examples themselves may be others.
+        """
 
     @abstractmethod
     def build_model(self) -> nn.Module:
@@ -97,3 +114,10 @@ class Task(ABC):
     def summary(self) -> dict[str, Any]:
         """What else a run's summary should hold, such as the number of unreadable images."""
         return {}
+
+
+def require_same(here: Fingerprint, trained: Fingerprint, names: Iterable[str]) -> None:
+    """Raise UserError where two fingerprints differ in one of ``names``; what an older one lacks is not known."""
+    known = [name for name in names if name in trained]
+    if differs := difference({n: here[n] for n in known}, {n: trained[n] for n in known}):
+        raise UserError(f"these data are not what the run was trained on ({differs}): point data.root at such data")

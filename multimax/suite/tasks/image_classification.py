@@ -11,13 +11,14 @@ from torch import Tensor, nn
 
 from multimax.suite.config import RunConfig, check_bounds, one_of
 from multimax.suite.data.augment import ImageBatch, create_mix
+from multimax.suite.data.fingerprint import Fingerprint
 from multimax.suite.data.image_dataset import ImageDataset
-from multimax.suite.data.images import ImageData, open_images
+from multimax.suite.data.images import ImageData, fingerprint, open_images
 from multimax.suite.data.loading import EpochOrder, Stream, check_batch_size, eval_batches, random_seeds, train_batches
 from multimax.suite.errors import UserError
 from multimax.suite.models.anti_smoothing import LOSSES, random_box
 from multimax.suite.models.deit import DeiTConfig, ImageClassifier, create_deit
-from multimax.suite.tasks.base import Sample, Shard, Task
+from multimax.suite.tasks.base import Sample, Shard, Task, require_same
 
 logger = logging.getLogger(__name__)
 
@@ -122,6 +123,15 @@ class ImageClassification(Task):
         )
         self.steps_per_epoch = self.order.steps_per_epoch
         self.skipped: set[str] = set()
+
+    def fingerprint(self) -> Fingerprint:
+        return fingerprint(self.train_dataset.source, self.val_dataset.source)
+
+    def match(self, trained: Fingerprint) -> None:
+        here, there = self.val_dataset.source.classes, trained.get("classes", self.val_dataset.source.classes)
+        require_same({"classes": sorted(here)}, {"classes": sorted(there)}, ["classes"])
+        for dataset in (self.train_dataset, self.val_dataset):
+            dataset.order_classes(list(there))
 
     def build_model(self) -> ImageClassifier:
         return build_model(self.config, self.config.model)

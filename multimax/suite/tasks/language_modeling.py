@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from multimax import reweight
 from multimax.suite.config import RunConfig, check_bounds, one_of
 from multimax.suite.data.corpus import open_corpus
+from multimax.suite.data.fingerprint import Fingerprint
 from multimax.suite.data.loading import check_batch_size
 from multimax.suite.data.segments import Blocks, Streams, TextBatch, cut, eval_streams, eval_windows
 from multimax.suite.data.text import TextData
@@ -27,7 +28,7 @@ from multimax.suite.errors import UserError
 from multimax.suite.models.language_model import LanguageModel, LanguageModelConfig
 from multimax.suite.models.transformer_lm import TransformerLM
 from multimax.suite.models.transformer_xl import TransformerXL
-from multimax.suite.tasks.base import Sample, Shard, Task
+from multimax.suite.tasks.base import Sample, Shard, Task, require_same
 
 MODELS = {"transformer_xl": TransformerXL, "transformer_lm": TransformerLM}
 SMOOTHING = 0.01
@@ -131,6 +132,12 @@ class LanguageModeling(Task):
         self.metric = f"ppl@{self.context}" if self.positive else f"smoothed_ppl@{self.context}"
         self.unigram_perplexity = self.corpus.unigram_perplexity(config.data.eval_split)
         self.memory: dict[int, Tensor | None] = {}  # of each micro-batch, by its first row
+
+    def fingerprint(self) -> Fingerprint:
+        return self.corpus.fingerprint(("train", self.config.data.eval_split))
+
+    def match(self, trained: Fingerprint) -> None:
+        require_same(self.fingerprint(), trained, ["unit", "vocabulary"])
 
     def build_model(self) -> LanguageModel:
         config, vocabulary = self.config, self.corpus.vocabulary

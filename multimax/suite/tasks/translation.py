@@ -25,12 +25,13 @@ from multimax.suite import decoding
 from multimax.suite.config import Reweight, RunConfig, check_bounds, one_of
 from multimax.suite.data.bitext import TranslationData, open_bitext
 from multimax.suite.data.dictionary import PAD
+from multimax.suite.data.fingerprint import Fingerprint
 from multimax.suite.data.segments import IGNORED
 from multimax.suite.data.token_batches import TokenBatches, TranslationBatch, collate, cut_by_tokens, eval_batches
 from multimax.suite.decoding import Search
 from multimax.suite.errors import UserError
 from multimax.suite.models.encoder_decoder import AttentionSites, EncoderDecoder, EncoderDecoderConfig
-from multimax.suite.tasks.base import Sample, Shard, Task
+from multimax.suite.tasks.base import Sample, Shard, Task, require_same
 from multimax.suite.tasks.bleu import CorpusBLEU
 
 
@@ -132,6 +133,14 @@ class Translation(Task):
         self.batches = TokenBatches(self.bitext.splits["train"], config.training.batch_size, config.seed)
         self.steps_per_epoch = self.batches.steps_per_epoch
         self.positive = reweight.get(config.reweight.output["name"]).positive
+
+    def fingerprint(self) -> Fingerprint:
+        data = self.config.data
+        return self.bitext.fingerprint(("train", data.eval_split, data.test_split))
+
+    def match(self, trained: Fingerprint) -> None:
+        names = ["languages", "segmentation", "source vocabulary", "target vocabulary"]
+        require_same(self.fingerprint(), trained, names)
 
     def build_model(self) -> EncoderDecoder:
         sites, bitext = self.config.reweight, self.bitext
