@@ -3,36 +3,35 @@
     from multimax import kernels
 
     kernels.path(scores)                    # "cpp", "triton" or "eager": what will compute with these scores
-    with kernels.use("eager"):              # or kernels.use("eager") for the rest of the process
+    with kernels.use("eager"):              # or kernels.use("eager") for the rest of the thread
         ...
 
-Three modes: "auto" takes the fastest path that is there; "eager" takes tensor operations alone; "require" raises
-RuntimeError, with the reason, where "auto" would fall back on them. The environment variable MULTIMAX_KERNELS names the
-mode of the start, "auto" if unset.
+There are three modes. "auto" takes the fastest path there is; "eager" uses tensor operations alone; "require" raises
+RuntimeError, with the reason, where "auto" would fall back on them. Every thread starts in the mode that
+MULTIMAX_KERNELS names in the environment, "auto" if unset, and ``use`` changes it for its own thread alone. Autograd
+has threads of its own for CUDA: a backward takes the path of its forward wherever it runs, but a forward that
+checkpointing repeats there does not. To change the mode of a whole process, set the variable.
 
-The CPU's path is C++ that is compiled at its first use, some thirty seconds, and then kept; ``python -m
-multimax.kernels`` compiles it ahead of that. Where it cannot be had, one line on stderr says why, and the eager path
-serves. The path is never a matter of the tensor's size, so that a computation gives the same bits wherever in a process
-it stands.
+The CPU's path is C++ that is compiled on first use, which takes about half a minute, and kept; ``python -m
+multimax.kernels`` compiles it in advance. Where that fails, one line on stderr says why, and the eager path serves. The
+path never depends on the size of a tensor, so that a computation gives the same bits wherever in a process it stands.
 """
 
 import importlib.util
 import os
 import sys
-from collections.abc import Callable
+import threading
 from contextlib import AbstractContextManager, nullcontext
 from functools import cache
-from typing import TypeVar
 
 import torch
 from torch import Tensor
 
 from multimax.kernels.cpu import build
+from multimax.kernels.torch_private import constant, is_transformed, is_watched
 
 MODES = ("auto", "eager", "require")
 DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
-
-F = TypeVar("F", bound=Callable[..., object])
 
 
 def _checked(mode: str, where: str) -> str:
@@ -41,32 +40,58 @@ def _checked(mode: str, where: str) -> str:
     return mode
 
 
-_mode = _checked(os.environ.get("MULTIMAX_KERNELS", "auto"), "MULTIMAX_KERNELS")
+_INITIAL = _checked(os.environ.get("MULTIMAX_KERNELS", "auto"), "MULTIMAX_KERNELS")
+
+
+class _OfThread(threading.local):
+    def __init__(self) -> None:  # for each thread; a class attribute would escape the guards of torch.compile
+        self.mode = _INITIAL
+
+
+_of_thread = _OfThread()
 
 
 class use:
-    """Set the mode: at once and for the whole process, or for a ``with`` block.
+    """Set this thread's mode: at once and for good, or for a ``with`` block.
 
     Raises:
         ValueError: no such mode.
     """
 
     def __init__(self, mode: str) -> None:
-        global _mode
-        self._before, _mode = _mode, _checked(mode, "mode")
+        self._before, _of_thread.mode = _of_thread.mode, _checked(mode, "mode")
 
     def __enter__(self) -> None:
         pass
 
     def __exit__(self, *_: object) -> None:
-        global _mode
-        _mode = self._before
+        _of_thread.mode = self._before
 
 
-def constant(function: F) -> F:
-    """torch.compiler.assume_constant_result, without the import of all of torch._dynamo that it begins with."""
-    function._dynamo_marked_constant = True  # type: ignore[attr-defined]
-    return function
+def mode() -> str:
+    """This thread's mode."""
+    return _of_thread.mode
+
+
+def path(scores: Tensor) -> str:
+    """What computes the reweighting of ``scores``: "cpp" or "triton", one of this package's kernels, or "eager".
+
+    Eager in every mode are torch.export, whose programs should need no operator of ours; torch.func transforms and
+    forward-mode differentiation; subclasses of Tensor; and devices and dtypes without a kernel.
+
+    Raises:
+        RuntimeError: in mode "require", if all that is missing is a compiler or Triton.
+    """
+    if mode() == "eager" or not _is_ordinary(scores):
+        return "eager"
+    kernel = {"cpu": "cpp", "cuda": "triton"}.get(scores.device.type)
+    return kernel if kernel and _is_there(kernel, mode() == "require") else "eager"
+
+
+def can_be_blocked(scores: Tensor) -> bool:
+    """Whether tensor operations may compute with ``scores`` block by block: on a CPU, and nothing traces them."""
+    is_traced = torch.compiler.is_compiling() or is_watched()
+    return scores.device.type == "cpu" and scores.numel() > 0 and _is_ordinary(scores) and not is_traced
 
 
 def on_device(tensor: Tensor) -> AbstractContextManager[object]:
@@ -74,44 +99,10 @@ def on_device(tensor: Tensor) -> AbstractContextManager[object]:
     return torch.cuda.device(tensor.device) if tensor.is_cuda else nullcontext()
 
 
-def mode() -> str:
-    """The mode that is set now."""
-    return _mode
-
-
-def path(scores: Tensor) -> str:
-    """What computes the reweighting of ``scores``: "cpp" or "triton", one of this package's kernels, or "eager".
-
-    Eager in every mode are torch.export, whose programs shall need no operator of ours; torch.func transforms and
-    forward-mode differentiation; subclasses of Tensor; and devices and dtypes without a kernel.
-
-    Raises:
-        RuntimeError: in the mode "require", where only the lack of a compiler or of Triton stands in the way.
-    """
-    if _mode == "eager" or not _is_ordinary(scores):
-        return "eager"
-    kind = scores.device.type
-    if kind == "cpu":
-        return "cpp" if _is_there("cpp", _mode == "require") else "eager"
-    if kind == "cuda":
-        return "triton" if _is_there("triton", _mode == "require") else "eager"
-    return "eager"
-
-
-def can_be_blocked(scores: Tensor) -> bool:
-    """Whether tensor operations may compute with ``scores`` block by block: on a CPU, and nothing looks on."""
-    is_watched = torch.compiler.is_compiling() or torch._C._len_torch_dispatch_stack() > 0
-    return scores.device.type == "cpu" and scores.numel() > 0 and _is_ordinary(scores) and not is_watched
-
-
 def _is_ordinary(scores: Tensor) -> bool:
     if scores.dtype not in DTYPES or type(scores) not in (Tensor, torch.nn.Parameter):
         return False
-    return not torch.compiler.is_exporting() and (torch.compiler.is_compiling() or not _is_transformed())
-
-
-def _is_transformed() -> bool:
-    return torch._C._functorch.peek_interpreter_stack() is not None or torch.autograd.forward_ad._current_level >= 0
+    return not torch.compiler.is_exporting() and (torch.compiler.is_compiling() or not is_transformed())
 
 
 @constant
@@ -127,10 +118,10 @@ def _is_there(name: str, required: bool) -> bool:
 
 @cache
 def _obstacle(name: str) -> str | None:
-    """Why the kernels of this name cannot be had; None: they are there."""
-    if name == "cpp":
-        return build.load()
-    return None if importlib.util.find_spec("triton") else "Triton is not installed"
+    """Why the kernels of this name cannot be had, in one line, or None."""
+    if name == "triton":
+        return None if importlib.util.find_spec("triton") else "Triton is not installed"
+    return build.load()
 
 
 @cache

@@ -12,6 +12,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from multimax.kernels.torch_private import softmax_backward
+
 # Entries of a block. Larger ones leave the cache; with smaller ones the calls take longer than the work. With two cores
 # of 1 MB each, and 32 MB that they share, this was the fastest.
 BLOCK = 2**19
@@ -66,7 +68,7 @@ def _backward(
         dy, height, by_hinge, slope = (part[: x.numel()].view(x.shape) for part in scratch)
         if p is None:
             p = _weigh(x, live, hinges[head], scratch, slope)
-        torch._softmax_backward_data(g.to(x.dtype), p, -1, x.dtype, grad_input=dy)
+        softmax_backward(g.to(x.dtype), p, -1, x.dtype, grad_input=dy)
         slope, before = out if out.dtype == x.dtype else slope, dy
         for hinge in hinges[head]:
             torch.sub(*((hinge.r, x) if hinge.is_left else (x, hinge.r)), out=height).clamp_(0, hinge_limit(x.dtype))

@@ -38,6 +38,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from multimax.kernels.torch_private import below_autograd, softmax_backward
+
 _SCHEMAS = {
     "multimax_forward": "(Tensor scores, Tensor? mask, Tensor ranges, Tensor ts, int[] powers) -> (Tensor, Tensor)",
     "multimax_backward": "(Tensor grad, Tensor scores, Tensor? mask, Tensor statistics, Tensor ranges, Tensor ts,"
@@ -172,7 +174,7 @@ def _softmax_backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
     if not torch.is_grad_enabled():
         # torch's own gives other bits with another number of threads, and takes twice as long on an H100.
         return _operators.entmax_backward(grad, weights, 1.0), None, None
-    return torch._softmax_backward_data(grad, weights, -1, weights.dtype), None, None
+    return softmax_backward(grad, weights, -1, weights.dtype), None, None
 
 
 _DIFFERENTIATED: dict[str, tuple[Callable[..., None], Callable[..., Any]]] = {
@@ -198,7 +200,7 @@ def _function(name: str, save: Callable[..., None], backward: Callable[..., Any]
     operator = getattr(_operators, name).default
 
     def forward(ctx: Any, *inputs: Any) -> Tensor:
-        with torch._C._AutoDispatchBelowAutograd():
+        with below_autograd():
             output = operator(*inputs)
         save(ctx, inputs, output)
         return output if isinstance(output, Tensor) else output[0]

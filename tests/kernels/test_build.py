@@ -7,6 +7,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 import tomllib
 
@@ -137,6 +138,29 @@ def test_modes():
     assert asked == ["eager"]
 
 
+def test_a_mode_is_that_of_one_thread():
+    seen = []
+    with kernels.use("eager"):
+        thread = threading.Thread(target=lambda: (seen.append(kernels.mode()), kernels.use("require")))
+        thread.start()
+        thread.join()
+        assert (kernels.mode(), seen) == ("eager", ["auto"])
+    kernels.use("require")
+    try:
+        assert kernels.mode() == "require"
+    finally:
+        kernels.use("auto")
+
+
+def test_compiled_code_follows_the_mode():
+    torch.compiler.reset()
+    announce = torch.compile(lambda x: x + ("eager", "cpp").index(kernels.path(x)), fullgraph=True, backend="eager")
+    scores = torch.zeros(1)
+    for mode, expected in (("auto", 1), ("eager", 0), ("require", 1)):
+        with kernels.use(mode):
+            assert announce(scores) == expected
+
+
 def test_every_function_takes_the_path_that_is_announced():
     scores = torch.randn(2, 3, 5, 7, requires_grad=True)
     for name in ("multimax", "sparsemax", "entmax15", "entmax", "evsoftmax"):
@@ -158,7 +182,7 @@ def test_tensor_operations_go_block_by_block_unless_something_traces_them():
 def test_the_sources_are_part_of_what_is_installed(root):
     installed = tomllib.loads((root / "pyproject.toml").read_text())["tool"]["setuptools"]["package-data"]
     assert build.SOURCES
-    assert all(any(source.match(pattern) for pattern in installed["multimax.kernels"]) for source in build.SOURCES)
+    assert all(any(source.match(pattern) for pattern in installed["multimax.kernels.cpu"]) for source in build.SOURCES)
 
 
 @pytest.mark.slow
