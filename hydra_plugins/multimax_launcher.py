@@ -51,7 +51,10 @@ if find_spec("hydra_plugins.hydra_submitit_launcher"):  # else the launchers are
                 " ".join(override for override in overrides if not all(override in other for other in job_overrides))
                 for overrides in job_overrides
             ]
-            runs = [sweep.check(*each, swept=name) for each, name in zip(composed, swept, strict=True)]
+            runs = [
+                sweep.check(*each, list(overrides), name)
+                for each, overrides, name in zip(composed, job_overrides, swept, strict=True)
+            ]
             metrics = sweep.launch(self._EXECUTOR, runs)
             return [self.result(*item) for item in zip(composed, job_overrides, metrics, strict=True)]
 

@@ -4,21 +4,22 @@ import argparse
 import json
 import logging
 import os
+import shlex
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import wraps
 from pathlib import Path
 from typing import Any
 
 import hydra
 import torch
-import yaml
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
 from hydra.types import RunMode
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
+from multimax.suite import loggers
 from multimax.suite.composition import (
     CONFIGS,
     explain,
@@ -28,13 +29,15 @@ from multimax.suite.composition import (
     register_groups,
     typed,
 )
-from multimax.suite.config import RunConfig, run_name
-from multimax.suite.engine import checkpoint, distributed, slurm
+from multimax.suite.config import run_name
+from multimax.suite.engine import distributed, slurm
 from multimax.suite.engine.allocator import keep_freed_memory
 from multimax.suite.engine.console import format_metrics, say
-from multimax.suite.engine.run_folder import RunFolder
+from multimax.suite.engine.open import OpenRun
+from multimax.suite.engine.run_writer import RunWriter
 from multimax.suite.engine.trainer import Trainer
 from multimax.suite.errors import Interrupted, UserError
+from multimax.suite.runs import Run
 from multimax.suite.tasks import task_module
 from multimax.suite.tasks.base import Shard, Task
 
@@ -83,7 +86,7 @@ def train() -> None:
 def job(composed: DictConfig) -> float | None:
     """What Hydra calls. It must not see what we report, or it reports it first; a sweep goes on after a failed run."""
     try:
-        return train_composed(composed)
+        return train_composed(composed, HydraConfig.get().overrides.task)
     except UserError as error:
         if os.getpid() != launcher:
             raise  # in a launcher's own process, which has to know that its job failed
@@ -93,8 +96,11 @@ def job(composed: DictConfig) -> float | None:
         return None
 
 
-def train_composed(composed: DictConfig) -> float:
-    """Train the run of a composed configuration; returns the final metric, which a sweeper may optimise."""
+def train_composed(composed: DictConfig, overrides: Sequence[str]) -> float:
+    """Train the run of a composed configuration; returns the final metric, which a sweeper may optimise.
+
+    ``overrides`` are those that it was composed with, to be noted in the run.
+    """
     import_modules(composed.imports)
     world = distributed.world_size()
     config = typed(composed, world)
@@ -102,19 +108,20 @@ def train_composed(composed: DictConfig) -> float:
     if first:
         say(f"scale={config.scale}: {' '.join(config.description.split())}")
     path = Path(config.run_dir or Path("runs") / run_name(config))
-    folder = RunFolder(path, config, writer=first)
-    module = task_module(config.task)
-    if (summary := folder.summary()) is not None:
-        if first:
-            say(f"{path} is finished: {format_metrics(summary['metrics'])}")
-        return summary["metrics"][summary["metric"]]
+    writer = RunWriter(path, config, active=first, command=shlex.join(["python", "train.py", *overrides]))
     device = distributed.choose_device(config.training.device)
     if device.type == "cpu":
         keep_freed_memory()
     with distributed.processes(device):
-        task = module.create(config)
+        task = task_module(config.task).create(config)
+        if (score := writer.run.score) is not None:
+            if first:
+                writer.run.check_data(task.fingerprint())
+                say(f"{path} is finished: {format_metrics(writer.run.final)}")
+            return score
         try:
-            return Trainer(task, folder).run()[task.metric]
+            observer = loggers.follow(Run(path), config.logger.name if first else "none")
+            return Trainer(task, writer, observer).run()[task.metric]
         except Interrupted as stopped:
             if stopped.out_of_time and first:
                 slurm.requeue()
@@ -145,11 +152,11 @@ def evaluate() -> None:
     if arguments.nbest is not None and arguments.translate is None:
         raise UserError("--nbest is for --translate FILE")
     if arguments.translate is None and arguments.hypotheses is None:
-        task = open_task(arguments)
-        model, device, name = open_model(arguments, task)
-        with torch.no_grad(), autocast(task, device):
-            metrics = task.metrics(task.evaluate(model, device, Shard()))
-        print_scores(task, {"checkpoint": name}, metrics)
+        run = open_run(arguments)
+        task = run.task
+        with torch.no_grad(), run.autocast():
+            metrics = task.metrics(task.evaluate(run.model, run.device, Shard()))
+        print_scores(task, {"checkpoint": " ".join(map(str, run.checkpoints))}, metrics)
     elif arguments.hypotheses is not None:
         score_hypotheses(arguments)
     else:
@@ -165,8 +172,7 @@ def score_hypotheses(arguments: argparse.Namespace) -> None:
             "--hypotheses scores text that is there: --beam, --length-penalty, --checkpoint and --ema have no use"
         )
     text = translate.TextFile(arguments.hypotheses)
-    config = read_config(arguments, needs="mt")
-    task = task_module(config.task).create(config)
+    task = task_module("mt").create(open_run(arguments, needs="mt").config)
     print_scores(task, {"hypotheses": arguments.hypotheses}, translate.score_text(task, text))
 
 
@@ -174,13 +180,12 @@ def print_translations(arguments: argparse.Namespace) -> None:
     from multimax.suite import translate
 
     text = translate.TextFile(arguments.translate)
-    beam = read_config(arguments, needs="mt").decoding.beam
+    run = open_run(arguments, needs="mt")
+    beam = run.config.decoding.beam
     if arguments.nbest is not None and not 1 <= arguments.nbest <= beam:
         raise UserError(f"--nbest {arguments.nbest} is not from 1 to decoding.beam={beam}: a wider --beam finds more")
-    task = open_task(arguments)
-    model, device, _ = open_model(arguments, task)
-    with torch.no_grad(), autocast(task, device):
-        for line in translate.translate_text(task, model, device, text, arguments.nbest):
+    with torch.no_grad(), run.autocast():
+        for line in translate.translate_text(run.task, run.model, run.device, text, arguments.nbest):
             print(line, flush=True)
 
 
@@ -209,14 +214,13 @@ def generate() -> None:
     arguments = parser.parse_intermixed_args()
     sampling = Sampling(arguments.temperature, arguments.top_k, arguments.top_p)
     sampling.check()
-    task = open_task(arguments, needs="lm")
-    assert isinstance(task, LanguageModeling)
-    model, device, _ = open_model(arguments, task)
-    vocabulary = task.corpus.vocabulary
-    prompt = torch.tensor([vocabulary.encode(arguments.prompt)], dtype=torch.long, device=device)
-    with autocast(task, device):
-        generator = torch.Generator(device).manual_seed(arguments.seed)
-        tokens = continue_text(model, prompt, arguments.tokens, sampling, generator)
+    run = open_run(arguments, needs="lm")
+    assert isinstance(run.task, LanguageModeling)
+    vocabulary = run.task.corpus.vocabulary
+    prompt = torch.tensor([vocabulary.encode(arguments.prompt)], dtype=torch.long, device=run.device)
+    with run.autocast():
+        generator = torch.Generator(run.device).manual_seed(arguments.seed)
+        tokens = continue_text(run.model, prompt, arguments.tokens, sampling, generator)
     print(vocabulary.decode([*prompt[0].tolist(), *tokens[0].tolist()]))
 
 
@@ -237,57 +241,6 @@ def add_checkpoint_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--ema", action="store_true", help="use the averaged weights")
 
 
-def open_task(arguments: argparse.Namespace, needs: str | None = None) -> Task:
-    """The task of a run. Raises UserError as ``read_config`` and ``find_checkpoints`` do, before it opens the data."""
-    config = read_config(arguments, needs)
-    create = task_module(config.task).create
-    find_checkpoints(arguments, config, create.higher_is_better)
-    return create(config)
-
-
-def read_config(arguments: argparse.Namespace, needs: str | None = None) -> Any:
-    """Configuration of a run. Raises UserError if there is no such run, or it is not of the task that is needed."""
-    register_groups()
-    stored = arguments.run / "config.yaml"
-    if not stored.is_file():
-        raise UserError(f"{arguments.run} is not a run folder: there is no config.yaml in it")
-    composed = OmegaConf.create(yaml.safe_load(stored.read_text()))
-    if needs not in (None, composed.task):
-        raise UserError(f"{arguments.run} is a run of task={composed.task}: this needs one of task={needs}")
-    composed.merge_with_dotlist(arguments.overrides)
-    import_modules(composed.imports)
-    return typed(composed)
-
-
-def open_model(arguments: argparse.Namespace, task: Task) -> tuple[Any, torch.device, str]:
-    """The model as in a checkpoint of a run and in evaluation mode, the device and what the weights are."""
-    paths = find_checkpoints(arguments, task.config, task.higher_is_better)
-    for path in paths:
-        try:
-            checkpoint.verify(path)
-        except ValueError as error:
-            raise UserError(f"checkpoint {path} is damaged: {error}") from None
-    device = distributed.choose_device(task.config.training.device)
-    model = task.build_model().to(device)
-    if arguments.checkpoint == "average":
-        checkpoint.load_average(paths, model, device)
-    else:
-        checkpoint.load_weights(paths[0], model, "ema" if arguments.ema else "model", device)
-    return model.eval(), device, " ".join(map(str, paths))
-
-
-def autocast(task: Task, device: torch.device) -> torch.autocast:
-    return torch.autocast(device.type, torch.bfloat16, enabled=task.config.training.precision == "bf16")
-
-
-def find_checkpoints(arguments: argparse.Namespace, config: RunConfig, higher_is_better: bool) -> list[Path]:
-    """The checkpoint of a run that is asked for, or those to average; raises UserError where there is none."""
-    folder, count = arguments.run / "checkpoints", config.training.average_checkpoints
-    names = [arguments.checkpoint]
-    if arguments.checkpoint == "average":
-        if count is None or arguments.ema:
-            raise UserError(
-                "--checkpoint average is of the weights that a run with training.average_checkpoints=N kept"
-            )
-        names = [path.name for path in checkpoint.newest_scored(folder, count)] or ["last"]
-    return [checkpoint.find(folder, name, higher_is_better) for name in names]
+def open_run(arguments: argparse.Namespace, needs: str | None = None) -> OpenRun:
+    """The run that the options name, each part opened when it is asked for."""
+    return OpenRun(Run(arguments.run), arguments.overrides, arguments.checkpoint, arguments.ema, needs)

@@ -35,28 +35,27 @@ from multimax.suite.composition import typed
 from multimax.suite.config import RunConfig, run_name, setting
 from multimax.suite.engine.console import format_metrics, say
 from multimax.suite.engine.provenance import REVISION, git, revision
-from multimax.suite.engine.run_folder import RunFolder
+from multimax.suite.engine.run_writer import RunWriter
 from multimax.suite.errors import Interrupted, UserError
-from multimax.suite.report.records import read_records
+from multimax.suite.runs import Run, read_runs
 
 OURS = {"_target_", "submitit_folder", "resources", "parallel", "dry_run", "max_num_timeout"}  # not for submitit
 COMMON = {*BaseQueueConf.__dataclass_fields__}  # what submitit takes for every kind of cluster, without a prefix
 
 
 @dataclass
-class Run:
-    """One run of a sweep."""
+class Member:
+    """One run of a sweep, with the ``overrides`` that it was composed with."""
 
-    folder: RunFolder
+    path: Path
     composed: DictConfig
     config: RunConfig
     launcher: dict[str, Any]  # hydra.launcher as it is for this run
+    overrides: list[str]
 
     @property
-    def metric(self) -> float | None:
-        """What a finished run ended with."""
-        summary = self.folder.summary()
-        return None if summary is None else summary["metrics"][summary["metric"]]
+    def score(self) -> float | None:
+        return Run(self.path).score
 
     @property
     def processes(self) -> int:
@@ -73,42 +72,41 @@ class Run:
 class Train(Checkpointable):
     """What a job does. submitit starts it again after a time-out that comes before the training has begun."""
 
-    def __call__(self, config: Path) -> float:
+    def __call__(self, config: Path, overrides: list[str]) -> float:
         environment = submitit.JobEnvironment()
         if environment.cluster == "local" and environment.num_tasks > 1:
             TorchDistributedEnvironment().export(set_cuda_visible_devices=False, overwrite=True)
             os.environ["MASTER_ADDR"] = "127.0.0.1"
         try:
-            return train_composed(cast(DictConfig, OmegaConf.load(config)))
+            return train_composed(cast(DictConfig, OmegaConf.load(config)), overrides)
         except Interrupted as stopped:
             print(stopped, file=sys.stderr)
             sys.exit(130)
 
 
-def check(composed: DictConfig, launcher: dict[str, Any], swept: str) -> Run:
+def check(composed: DictConfig, launcher: dict[str, Any], overrides: list[str], swept: str) -> Member:
     """A run of a sweep, which ``swept`` tells from the others; raises UserError if it cannot run."""
     try:
         config = typed(composed, launcher["nodes"] * launcher["tasks_per_node"])
-        folder = RunFolder(Path(config.run_dir or Path("runs") / run_name(config)), config, writer=False)
+        path = Path(config.run_dir or Path("runs") / run_name(config))
+        RunWriter(path, config, active=False)
     except UserError as error:
         raise UserError(f"{swept}: {error}" if swept else str(error)) from None
-    return Run(folder, composed, config, launcher)
+    return Member(path, composed, config, launcher, overrides)
 
 
-def launch(cluster: str, runs: Sequence[Run]) -> list[float | None]:
+def launch(cluster: str, runs: Sequence[Member]) -> list[float | None]:
     """Submit to "slurm", or run on this machine with "local", each run that is not finished.
 
     Returns the final metrics of those that are finished by the end. Raises UserError for a run that is there twice,
     before anything is submitted, if Slurm does not take them, and in the end if local runs have failed.
     """
-    by_folder: dict[Path, Run] = {}
+    by_folder: dict[Path, Member] = {}
     for run in runs:
-        other = by_folder.setdefault(run.folder.path, run)
+        other = by_folder.setdefault(run.path, run)
         if other.composed != run.composed:
-            raise UserError(
-                f"the sweep has {run.folder.path} more than once: leave run_dir out, and sweep what differs"
-            )
-    waiting = [run for run in by_folder.values() if run.metric is None]
+            raise UserError(f"the sweep has {run.path} more than once: leave run_dir out, and sweep what differs")
+    waiting = [run for run in by_folder.values() if run.score is None]
     if len(waiting) < len(by_folder):
         say(f"{len(by_folder) - len(waiting)} of {len(by_folder)} runs are finished already")
     arrays = defaultdict(list)
@@ -126,10 +124,10 @@ def launch(cluster: str, runs: Sequence[Run]) -> list[float | None]:
         else:
             for array in arrays.values():
                 submit(sweep, python, array)
-    return [run.metric for run in runs]
+    return [run.score for run in runs]
 
 
-def freeze(sweep: Path, runs: Sequence[Run]) -> str:
+def freeze(sweep: Path, runs: Sequence[Member]) -> str:
     """Write the code and the runs' configurations into the sweep's folder; return the command that starts its Python.
 
     The modules of ``imports`` go with the code.
@@ -161,11 +159,11 @@ def freeze(sweep: Path, runs: Sequence[Run]) -> str:
     return shlex.join(["env", "PYTHONSAFEPATH=1", f"PYTHONPATH={path}", sys.executable])
 
 
-def frozen_config(sweep: Path, run: Run) -> Path:
-    return sweep / "configs" / f"{run.folder.path.name}.yaml"
+def frozen_config(sweep: Path, run: Member) -> Path:
+    return sweep / "configs" / f"{run.path.name}.yaml"
 
 
-def submit(sweep: Path, python: str, runs: Sequence[Run]) -> None:
+def submit(sweep: Path, python: str, runs: Sequence[Member]) -> None:
     """Give the runs to Slurm as one array. Raises UserError if it does not take them."""
     limit = runs[0].launcher["max_num_timeout"]
     executor = submitit.AutoExecutor(sweep / "jobs", "slurm", slurm_python=python, slurm_max_num_timeout=limit)
@@ -173,17 +171,17 @@ def submit(sweep: Path, python: str, runs: Sequence[Run]) -> None:
         **{key if key in COMMON else f"slurm_{key}": value for key, value in runs[0].submitit_parameters().items()}
     )
     try:
-        jobs = executor.map_array(Train(), [frozen_config(sweep, run) for run in runs])
+        jobs = executor.map_array(Train(), [frozen_config(sweep, run) for run in runs], [run.overrides for run in runs])
     except FailedJobError as error:
         reason = next((line for line in reversed(str(error).splitlines()) if "rror:" in line), str(error))
         raise UserError(f"Slurm does not take the sweep: {reason.strip()}") from None
     array = jobs[0].job_id.split("_")[0]
     for job, run in zip(jobs, runs, strict=True):
-        say(f"{job.job_id}  {run.folder.path}  {job.paths.stdout}")
+        say(f"{job.job_id}  {run.path}  {job.paths.stdout}")
     say(f"{describe(runs)}: submitted as job {array}; watch it with squeue --me, cancel it with scancel {array}")
 
 
-def run_here(sweep: Path, python: str, runs: Sequence[Run]) -> None:
+def run_here(sweep: Path, python: str, runs: Sequence[Member]) -> None:
     """Run on this machine, some at a time, each on GPUs of its own; a run that fails does not stop the others.
 
     Raises UserError if there are fewer GPUs than these take, and in the end if runs have failed. On Ctrl-C the runs
@@ -196,27 +194,26 @@ def run_here(sweep: Path, python: str, runs: Sequence[Run]) -> None:
             "hydra.launcher.parallel"
         )
     waiting = list(runs)
-    running: dict[int, tuple[Run, submitit.Job[float]]] = {}  # by its place among those at a time
+    running: dict[int, tuple[Member, submitit.Job[float]]] = {}  # by its place among those at a time
     failed: list[str] = []
     try:
         while waiting or running:
             for place in [place for place, (_, job) in running.items() if job.done()]:
                 run, job = running.pop(place)
-                summary = run.folder.summary()
-                if summary is None:
-                    failed.append(f"{run.folder.path} did not finish: see {job.paths.stdout}")
-                    say(failed[-1])
+                if final := Run(run.path).final:
+                    say(f"finished {run.path}: {format_metrics(final)}")
                 else:
-                    say(f"finished {run.folder.path}: {format_metrics(summary['metrics'])}")
+                    failed.append(f"{run.path} did not finish: see {job.paths.stdout}")
+                    say(failed[-1])
             for place in set(range(parallel)) - running.keys():
                 if waiting:
                     run = waiting.pop(0)
                     gpus = mine[place * most :][: run.gpus]
                     executor = submitit.LocalExecutor(sweep / "jobs", python=python)
                     executor.update_parameters(**run.submitit_parameters(), visible_gpus=gpus)
-                    job = submit_deaf_to_ctrl_c(executor, frozen_config(sweep, run))
+                    job = submit_deaf_to_ctrl_c(executor, frozen_config(sweep, run), run.overrides)
                     running[place] = run, job
-                    say(f"started {run.folder.path}, log in {job.paths.stdout}")
+                    say(f"started {run.path}, log in {job.paths.stdout}")
             time.sleep(0.2)
     except KeyboardInterrupt:
         while stopping := [job for _, job in running.values() if not job.done()]:
@@ -239,16 +236,16 @@ def gpus_here() -> list[int]:
         raise UserError(f"CUDA_VISIBLE_DEVICES={visible} does not number GPUs, which submitit needs") from None
 
 
-def submit_deaf_to_ctrl_c(executor: submitit.LocalExecutor, config: Path) -> submitit.Job[float]:
+def submit_deaf_to_ctrl_c(executor: submitit.LocalExecutor, config: Path, overrides: list[str]) -> submitit.Job[float]:
     """Ctrl-C at the terminal reaches submitit's controller too, which then kills its run within a second."""
     handler = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
-        return executor.submit(Train(), config)
+        return executor.submit(Train(), config, overrides)
     finally:
         signal.signal(signal.SIGINT, handler)
 
 
-def describe(runs: Sequence[Run]) -> str:
+def describe(runs: Sequence[Member]) -> str:
     """What the runs of one array get."""
     first = runs[0]
     nodes, hours = first.launcher["nodes"], first.launcher["timeout_min"] / 60
@@ -256,13 +253,13 @@ def describe(runs: Sequence[Run]) -> str:
     return f"{len(runs)} run(s), each with {each}, {first.launcher['mem_gb']} GB per node, {hours:.4g} h at a time"
 
 
-def say_cost(arrays: Sequence[Sequence[Run]]) -> None:
+def say_cost(arrays: Sequence[Sequence[Member]]) -> None:
     """Print what would be submitted and what it would cost, as far as finished runs tell."""
-    known = read_records(Path("runs")) + read_records(Path("results/runs"))
+    known = read_runs(Path("runs")) + read_runs(Path("results/runs"))
     for runs in arrays:
         say(describe(runs))
         for run in runs:
-            say(f"  {run.folder.path}")
+            say(f"  {run.path}")
         unit = "GPU" if runs[0].gpus else "process"
         width = runs[0].gpus or runs[0].processes
         stays = len(runs) * width * runs[0].launcher["timeout_min"] / 60
@@ -278,7 +275,7 @@ def say_cost(arrays: Sequence[Sequence[Run]]) -> None:
         say("nothing to submit")
 
 
-def measured_hours(run: Run, known: Sequence[Any]) -> float | None:
+def measured_hours(run: Member, known: Sequence[Run]) -> float | None:
     """Mean hours x processes of finished runs like this one, but for reweighting and seed; None without any."""
     wanted = setting(asdict(run.config), type(run.config))
     hours = [

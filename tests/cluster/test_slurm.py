@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 from toy import NODES, wait_for
 
-from multimax.suite.engine.run_folder import read_lines, read_metrics
+from multimax.suite.files import read_lines
+from multimax.suite.runs import Run
 
 pytestmark = pytest.mark.xdist_group("cluster")  # one cluster, on one of the test processes
 
@@ -105,7 +106,7 @@ def trace(run: Path) -> list[tuple]:
     """What a run logged, step by step, but for how fast it was."""
     return [
         (record["step"], *(value for name, value in sorted(record.items()) if name.endswith(("loss", "gradient_norm"))))
-        for record in read_metrics(run)
+        for record in Run(run).metrics
     ]
 
 

@@ -17,7 +17,7 @@ from hydra.core.global_hydra import GlobalHydra
 
 from multimax.suite import cli
 from multimax.suite.composition import compose_configuration, typed
-from multimax.suite.engine.run_folder import read_metrics
+from multimax.suite.runs import Run
 
 SMALL = ["training.epochs=3", "training.evaluate_every=11", "training.log_every=1"]
 
@@ -60,7 +60,7 @@ def test_train_then_evaluate_gives_the_same_number(root, tmp_path):
 
 def test_ctrl_c_and_the_same_command_again_is_the_uninterrupted_run(root, tmp_path):
     def losses(run):
-        return [(r["step"], r.get("train/loss"), r.get("val/top1"), r.get("val/loss")) for r in read_metrics(run)]
+        return [(r["step"], r.get("train/loss"), r.get("val/top1"), r.get("val/loss")) for r in Run(run).metrics]
 
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     arguments = ["training.epochs=4", "training.evaluate_every=20", "training.log_every=7", "data.num_workers=1"]

@@ -17,7 +17,7 @@ from sacrebleu.metrics import BLEU
 from multimax.suite import cli
 from multimax.suite.composition import compose_configuration, typed
 from multimax.suite.data.preparation import DESCRIPTION
-from multimax.suite.engine.run_folder import RunFolder
+from multimax.suite.engine.run_writer import RunWriter
 from multimax.suite.engine.trainer import Trainer
 from multimax.suite.tasks import task_module
 
@@ -50,7 +50,7 @@ def run(tmp_path_factory):
             ]
         )
     )  # fmt: skip
-    Trainer(task_module("mt").create(config), RunFolder(folder / "run", config)).run()
+    Trainer(task_module("mt").create(config), RunWriter(folder / "run", config)).run()
     return folder / "run"
 
 

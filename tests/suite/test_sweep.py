@@ -11,8 +11,9 @@ import pytest
 from hydra.core.global_hydra import GlobalHydra
 
 from multimax.suite import cli
-from multimax.suite.engine.run_folder import read_lines, read_metrics
 from multimax.suite.errors import UserError
+from multimax.suite.files import read_lines
+from multimax.suite.runs import Run
 
 pytest.importorskip("submitit", reason="needs submitit: pip install -e '.[slurm]'")
 
@@ -56,7 +57,7 @@ def test_local_runs_are_the_plain_ones_and_give_a_measure_of_the_cost(root, tmp_
     cli.train.__wrapped__()
 
     def losses(folder):
-        return [(record["step"], record.get("train/loss"), record.get("val/loss")) for record in read_metrics(folder)]
+        return [(record["step"], record.get("train/loss"), record.get("val/loss")) for record in Run(folder).metrics]
 
     assert losses(run) == losses(tmp_path / "plain")
 
@@ -109,7 +110,7 @@ def test_ctrl_c_stops_local_runs_with_checkpoints(root, tmp_path):
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # ignored where the tests are a background job
     )
     try:
-        while process.poll() is None and not any(read_metrics(run) for run in tmp_path.glob("runs/deit-*")):
+        while process.poll() is None and not any(Run(run).metrics for run in tmp_path.glob("runs/deit-*")):
             time.sleep(0.2)
         os.killpg(process.pid, signal.SIGINT)  # as a terminal does
         errors = process.communicate(timeout=120)[1]
@@ -119,7 +120,7 @@ def test_ctrl_c_stops_local_runs_with_checkpoints(root, tmp_path):
     logs = [log.read_text() for log in tmp_path.glob("runs/sweeps/*/jobs/*_log.*")]
     assert process.returncode == 130, "\n".join([errors, *logs])
     (run,) = tmp_path.glob("runs/deit-*")
-    last = read_metrics(run)[-1]["step"]
+    last = Run(run).metrics[-1]["step"]
     assert [path.name for path in (run / "checkpoints").iterdir()] == [f"step-{last:08d}"]
     assert len(read_lines(run / "starts.jsonl")) == 1
     (log,) = tmp_path.glob("runs/sweeps/*/jobs/*_0_log.out")

@@ -13,7 +13,7 @@ from multimax.integrations.fairseq.sites import read_site
 from multimax.integrations.fairseq.weights import from_fairseq
 from multimax.suite.composition import CONFIGS, register_groups, typed
 from multimax.suite.engine import checkpoint
-from multimax.suite.engine.run_folder import RunFolder
+from multimax.suite.engine.run_writer import RunWriter
 from multimax.suite.errors import UserError
 from multimax.suite.tasks import task_module
 
@@ -60,11 +60,12 @@ def convert(path: Path, data: Path, run: Path) -> None:
     register_groups()
     with initialize_config_dir(str(CONFIGS), version_base="1.3"):
         config = typed(compose("config", overrides=overrides(arguments, languages, data)))
-    model = task_module("mt").create(config).build_model()
+    translation = task_module("mt").create(config)
+    model = translation.build_model()
     from_fairseq(model, weights)
-    folder = RunFolder(run, config)
-    folder.claim()
-    checkpoint.save(folder.checkpoints, steps, model, None, {}, None)
+    writer = RunWriter(run, config)
+    writer.open(translation.fingerprint)
+    checkpoint.save(writer.run.checkpoints, steps, model, None, {}, None)
 
 
 def overrides(arguments: Any, languages: list[str], data: Path) -> list[str]:

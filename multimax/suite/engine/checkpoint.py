@@ -21,6 +21,7 @@ from safetensors.torch import load_model, save_model
 from torch import nn
 
 from multimax.suite.errors import UserError
+from multimax.suite.files import flush_to_disk
 
 PREFIX = "step-"
 MANIFEST = "manifest.json"
@@ -88,14 +89,6 @@ def sha256(path: Path) -> str:
 
 def digest(content: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
-
-
-def flush_to_disk(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def read_manifest(checkpoint: Path) -> dict[str, Any]:

@@ -6,6 +6,7 @@ Nothing here draws a random number or changes the model, and a resumed run shows
 import json
 import math
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import torch
@@ -13,18 +14,29 @@ from torch import Tensor, nn
 from torchvision.utils import make_grid, save_image
 
 from multimax.reweight import Reweighting
-from multimax.suite.engine.run_folder import write_atomic
+from multimax.suite.files import write_atomic
 from multimax.suite.measures.attention_maps import listen_to_attention
 from multimax.suite.measures.attention_rows import centred
 from multimax.suite.measures.sparsity import multi_modality, sparsity
+from multimax.suite.runs import Run
 from multimax.suite.tasks import Task
 
 PICTURED = 8  # heads at most, and layers, evenly over the depth
 MEASURES: dict[str, Callable[..., Tensor]] = {"sparsity": sparsity, "multi_modality": multi_modality}
 
 
+class Observer(AbstractContextManager):
+    """Looks on while a run is trained: its context is the training. This one does nothing."""
+
+    def update(self) -> None:
+        """Called when all of a step has been logged."""
+
+    def __exit__(self, kind: type[BaseException] | None, *rest: object) -> None:
+        """The training has ended, by an exception or not."""
+
+
 def observe(
-    task: Task, model: nn.Module, device: torch.device, folder: Path, step: int, total_steps: int
+    task: Task, model: nn.Module, device: torch.device, run: Run, step: int, total_steps: int
 ) -> dict[str, float]:
     """What ``config.logger`` wants to be seen of a model in evaluation mode: numbers to log, and samples in files."""
     options, training = task.config.logger, task.config.training
@@ -34,7 +46,7 @@ def observe(
         return {}
     numbers, attention = measure(task, model, device)
     if sampling:
-        save_samples(folder / "samples" / f"step-{step:08d}", task, model, device, attention)
+        save_samples(run.samples_folder(step), task, model, device, attention)
     return numbers if options.measure else {}
 
 

@@ -19,15 +19,15 @@ from timm.utils import ModelEmaV3
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from multimax.suite import loggers
 from multimax.suite.engine import checkpoint, distributed, nonfinite
 from multimax.suite.engine.console import Console, format_metrics, say
 from multimax.suite.engine.memory import peak_memory
-from multimax.suite.engine.observation import observe
+from multimax.suite.engine.observation import Observer, observe
 from multimax.suite.engine.optimization import clip_gradients, create_optimizer, create_schedule, reweighting_parameters
-from multimax.suite.engine.run_folder import RunFolder, write_atomic
+from multimax.suite.engine.run_writer import RunWriter
 from multimax.suite.engine.signals import StopSignals
 from multimax.suite.errors import Diverged, Interrupted, UserError
+from multimax.suite.files import write_atomic
 from multimax.suite.models.sites import count_parameters
 from multimax.suite.tasks import Task
 from multimax.suite.tasks.base import Shard
@@ -58,10 +58,11 @@ def step_seed(*parts: int) -> int:
 
 
 class Trainer:
-    """Trains one task in one run folder: ``Trainer(task, folder).run()``."""
+    """Trains the run of one task: ``Trainer(task, writer).run()``. ``observer`` looks on after each step."""
 
-    def __init__(self, task: Task, folder: RunFolder):
-        self.task, self.folder, self.config = task, folder, task.config
+    def __init__(self, task: Task, writer: RunWriter, observer: Observer | None = None):
+        self.task, self.writer, self.config = task, writer, task.config
+        self.observer = observer or Observer()
         config = self.config.training
         self.device = distributed.choose_device(config.device)
         world = distributed.world_size()
@@ -88,7 +89,6 @@ class Trainer:
         self.stopping = False  # a signal to stop reached any process
         self.out_of_time = False  # one of them was a cluster's warning
         self.saved = -1  # step of the newest checkpoint
-        self.mirror = loggers.follow(folder.path, self.config.logger.name if folder.writer else "none")
 
     @property
     def step(self) -> int:
@@ -101,11 +101,11 @@ class Trainer:
         steps in a row had a loss or a gradient that is not finite, with a checkpoint of the weights from before them.
         """
         with self.signals:
-            self.folder.claim()
+            self.writer.open(self.task.fingerprint)
             self.restore()
             self.announce()
             self.started = time.perf_counter() - self.progress.seconds
-            with self.mirror:
+            with self.observer:
                 self.train()
                 if not self.progress.validation:  # a run of no steps
                     self.validate()
@@ -115,7 +115,7 @@ class Trainer:
         config = self.config.training
         evaluate_every = config.evaluate_every or self.task.steps_per_epoch
         checkpoint_every = config.checkpoint_every or evaluate_every
-        with Console(self.total_steps, self.step, quiet=not self.folder.writer) as console:
+        with Console(self.total_steps, self.step, quiet=not self.writer.active) as console:
             batches = self.task.train_batches(self.step, self.shard) if self.step < self.total_steps else iter(())
             while self.step < self.total_steps:
                 self.train_step(next(batches))
@@ -134,7 +134,7 @@ class Trainer:
                     self.share()  # an evaluation may be long: who was asked to stop in it takes no further step
                 if self.step % checkpoint_every == 0 or at_end or improved or self.stopping:
                     self.save()
-                self.mirror.update()
+                self.observer.update()
                 self.stop_if_asked()
 
     def share(self, **values: float) -> dict[str, float]:
@@ -222,8 +222,8 @@ class Trainer:
             "skipped_in_a_row": self.progress.skipped_in_row,
             **nonfinite.readable({"loss": rows[:, 0].sum().item(), **largest}),
         }
-        path = self.folder.path / "nonfinite.json"
-        if self.folder.writer:
+        path = self.writer.path / "nonfinite.json"
+        if self.writer.active:
             write_atomic(path, json.dumps(content, indent=1) + "\n")
         for kind in ("scores", "gradient"):
             self.say(f"largest {kind}: {nonfinite.largest_first(largest, kind, 5)}")
@@ -236,15 +236,15 @@ class Trainer:
         """Write a line of ``metrics.jsonl``, without the values that are not finite; returns those of ``metrics``."""
         metrics = nonfinite.finite(metrics)
         named = nonfinite.finite({f"{phase}/{name}": value for name, value in metrics.items()} | (observed or {}))
-        self.folder.log({"step": self.step, "epoch": self.step / self.task.steps_per_epoch, **named})
+        self.writer.log({"step": self.step, "epoch": self.step / self.task.steps_per_epoch, **named})
         return metrics
 
     def observe(self) -> dict[str, float]:
         """Numbers to log beside the metrics; the first process looks."""
-        if not self.folder.writer:
+        if not self.writer.active:
             return {}
         with self.autocast():
-            return observe(self.task, self.model, self.device, self.folder.path, self.step, self.total_steps)
+            return observe(self.task, self.model, self.device, self.writer.run, self.step, self.total_steps)
 
     def validate(self) -> bool:
         """Score the validation data, also with the averaged weights where that is asked for; True for a new best."""
@@ -281,7 +281,7 @@ class Trainer:
         tested = {"last": self.test_weights()}
         if tested["last"] is None:
             return {}
-        folder, count = self.folder.checkpoints, self.config.training.average_checkpoints
+        folder, count = self.writer.run.checkpoints, self.config.training.average_checkpoints
         best = checkpoint.best(folder, self.task.higher_is_better)
         if best is not None:
             checkpoint.load_weights(best, self.model, "model", self.device)
@@ -306,22 +306,22 @@ class Trainer:
         self.gather()
         self.saved = self.step
         task = {name: distributed.concatenate_over_processes(rows) for name, rows in self.task.state().items()}
-        if not self.folder.writer:
+        if not self.writer.active:
             return
-        self.folder.flush()
+        self.writer.flush()
         training = {"progress": asdict(self.progress), "optimizer": self.optimizer.state_dict(), "task": task}
         ema = self.ema.module if self.ema is not None else None
         metric = self.progress.validation.get(self.task.metric)
-        checkpoint.save(self.folder.checkpoints, self.step, self.model, ema, training, metric, self.folder.run)
+        checkpoint.save(self.writer.run.checkpoints, self.step, self.model, ema, training, metric, self.writer.digest)
         self.prune()
 
     def prune(self) -> None:
         """Drop the old checkpoints, but none among skipped steps, which may come before a divergence."""
-        if self.progress.skipped_in_row or not self.folder.writer:
+        if self.progress.skipped_in_row or not self.writer.active:
             return
         config = self.config.training
         checkpoint.prune(
-            self.folder.checkpoints,
+            self.writer.run.checkpoints,
             config.keep_checkpoints,
             self.task.higher_is_better,
             config.average_checkpoints or 0,
@@ -342,26 +342,26 @@ class Trainer:
             self.progress = Progress(**state["progress"])
             self.saved = self.step
             self.task.load_state(state["task"], self.shard)
-            self.sums[0] = self.progress.loss_sum if self.folder.writer else 0.0  # the sum is that of all processes
+            self.sums[0] = self.progress.loss_sum if self.writer.active else 0.0  # the sum is that of all processes
             self.sums[1] = self.progress.weight_sum
             self.guard.restore(self.progress.skipped_in_row, self.progress.skipped_steps)
             self.say(f"resuming from {found}")
             self.prune()  # a kill may have come between the last checkpoint and this
-        self.folder.start(self.step)
+        self.writer.start(self.step)
 
     def find_checkpoint(self) -> Path | None:
         """The first process looks for it and sees that it is whole; the others take the same."""
-        folder, found = self.folder.checkpoints, None
-        if self.folder.writer:
-            found, skipped = checkpoint.newest(folder, self.folder.run)
+        folder, found = self.writer.run.checkpoints, None
+        if self.writer.active:
+            found, skipped = checkpoint.newest(folder, self.writer.digest)
             for path, reason in skipped.items():
                 self.say(f"skipping checkpoint {path}: {reason}")
             if skipped and found is None:
-                raise UserError(f"no checkpoint in {folder} is whole: to start over, delete {self.folder.path}")
+                raise UserError(f"no checkpoint in {folder} is whole: to start over, delete {self.writer.path}")
             for path in skipped:
                 checkpoint.set_aside(path)
         step = checkpoint.step_of(found) if found is not None else -1
-        step = int(distributed.sum_over_processes({"step": step if self.folder.writer else 0})["step"])
+        step = int(distributed.sum_over_processes({"step": step if self.writer.active else 0})["step"])
         if step < 0:
             return None
         found = folder / checkpoint.name_of(step)
@@ -371,7 +371,7 @@ class Trainer:
 
     def announce(self) -> None:
         counts = count_parameters(self.model)
-        self.say(f"run folder: {self.folder.path}")
+        self.say(f"run folder: {self.writer.path}")
         self.say(
             f"parameters: {counts['total']:,}, of which the reweighting has {counts['attention']} in attention "
             f"and {counts['output']} at the output"
@@ -382,18 +382,18 @@ class Trainer:
         )
 
     def say(self, line: str) -> None:
-        if self.folder.writer:
+        if self.writer.active:
             say(line)
 
     def finish(self) -> dict[str, float]:
         name, best = self.task.metric, self.progress.best
         if best is None or name not in self.progress.validation:
-            raise Diverged(f"{name} of the last step is not finite, so {self.folder.path} has no result. {REMEDY}")
+            raise Diverged(f"{name} of the last step is not finite, so {self.writer.path} has no result. {REMEDY}")
         metrics = {**self.progress.validation, f"best_{name}": best}
         seconds = time.perf_counter() - self.started
         metrics |= nonfinite.finite(self.test())
         rate, memory = self.progress.weight / seconds, peak_memory(self.device)
-        self.folder.finish(
+        self.writer.finish(
             metrics,
             metric=self.task.metric,
             steps=self.step,

@@ -4,41 +4,28 @@ import argparse
 import json
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import torch
 from matplotlib.figure import Figure
 
-from multimax.suite.cli import add_checkpoint_options, autocast, find_checkpoints, open_model, open_task, read_config
+from multimax.suite.cli import add_checkpoint_options
 from multimax.suite.config import reweight_label
+from multimax.suite.engine.open import OpenRun
 from multimax.suite.engine.provenance import revision
-from multimax.suite.engine.run_folder import write_atomic, writing
 from multimax.suite.errors import UserError
-from multimax.suite.figures.files import Row, figure_files, write
+from multimax.suite.figures.files import Row, figure_files
 from multimax.suite.figures.panels import draw_maps
+from multimax.suite.files import write_atomic, writing
+from multimax.suite.runs import Run
 
 
-@dataclass
-class TrainedRun:
-    """A run with its model, in evaluation mode, as in ``checkpoint``."""
-
-    path: Path
-    task: Any
-    model: Any
-    device: torch.device
-    checkpoint: str
-
-    def autocast(self) -> torch.autocast:
-        """The precision that the run was trained in."""
-        return autocast(self.task, self.device)
-
-    def keep(self, kind: str, found: Mapping[str, Any]) -> None:
-        """Write ``found`` to RUN/analysis/KIND.json, which becomes part of the run's record."""
-        about = {"checkpoint": self.checkpoint, "revision": revision()}
-        folder = analysis_folder(self.path)
-        write_atomic(folder / f"{kind}.json", json.dumps(about | dict(found), separators=(",", ":")) + "\n")
+def keep(run: OpenRun, kind: str, found: Mapping[str, Any]) -> None:
+    """Write ``found`` to RUN/analysis/KIND.json, which becomes part of the run's record."""
+    about = {"checkpoint": run.names, "revision": revision()}
+    folder = analysis_folder(run.path)
+    write_atomic(folder / f"{kind}.json", json.dumps(about | dict(found), separators=(",", ":")) + "\n")
 
 
 def runs_parser(command: Callable[[Sequence[str]], None]) -> argparse.ArgumentParser:
@@ -69,22 +56,22 @@ def parse(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> argparse
     return parsed
 
 
-def open_runs(arguments: argparse.Namespace, needs: str | None = None) -> Iterator[TrainedRun]:
+def open_runs(arguments: argparse.Namespace, needs: str | None = None) -> Iterator[OpenRun]:
     """The runs of ``arguments``, each opened when it is asked for.
 
-    Raises UserError as ``open_task`` does; where a later run is none, or of another task, before the first is opened.
+    Raises UserError as ``OpenRun`` does; where a later run is none, or of another task, before the first is opened.
     """
-    each = [argparse.Namespace(**vars(arguments), run=path) for path in arguments.runs]
+    each = [
+        lambda path=path: OpenRun(Run(path), arguments.overrides, arguments.checkpoint, arguments.ema, needs)
+        for path in arguments.runs
+    ]
     for one in each:
-        read_config(one, needs)
+        _ = one().config
     for one in each:
-        task = open_task(one, needs)
-        model, device, _ = open_model(one, task)
-        names = [found.name for found in find_checkpoints(one, task.config, task.higher_is_better)]
-        yield TrainedRun(one.run, task, model, device, " ".join(names))
+        yield one()
 
 
-def chosen(given: str | None, option: str, what: str, count: int, run: TrainedRun) -> list[int]:
+def chosen(given: str | None, option: str, what: str, count: int, run: OpenRun) -> list[int]:
     """Numbers from 0 to ``count`` - 1, as an option lists them with commas in between; None for all of them.
 
     Raises UserError where they are no numbers, or not all of them are there.
@@ -96,15 +83,13 @@ def chosen(given: str | None, option: str, what: str, count: int, run: TrainedRu
     return [int(number) for number in given.split(",")]
 
 
-def compare(
-    arguments: argparse.Namespace, needs: str, kind: str, find: Callable[[TrainedRun], Mapping[str, Any]]
-) -> None:
+def compare(arguments: argparse.Namespace, needs: str, kind: str, find: Callable[[OpenRun], Mapping[str, Any]]) -> None:
     """Keep what ``find`` gives for each run, and draw it (multimax.suite.figures.panels)."""
     configs, found = [], []
     for run in open_runs(arguments, needs):
         configs.append(asdict(run.task.config))
         found.append(find(run))
-        run.keep(kind, found[-1])
+        keep(run, kind, found[-1])
     save_figures(arguments, configs, found, {kind: draw_maps})
 
 
@@ -144,5 +129,5 @@ def save_figure(folder: Path, kind: str, figure: Figure, rows: Sequence[Row]) ->
     with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
     for suffix, content in figure_files(figure, rows).items():
-        write(folder / f"{kind}{suffix}", content)
+        write_atomic(folder / f"{kind}{suffix}", content)
         print(folder / f"{kind}{suffix}")

@@ -7,23 +7,13 @@ Matplotlib.
 import csv
 import io
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
 import matplotlib
 from matplotlib.figure import Figure
 
-from multimax.suite.engine.run_folder import writing
 from multimax.suite.figures.style import SETTINGS
 
 Row = Mapping[str, str]
-
-
-def write(path: Path, content: bytes) -> None:
-    """Replace a file by one rename."""
-    temporary = path.with_name(f".{path.name}.tmp")
-    with writing(path):
-        temporary.write_bytes(content)
-        temporary.replace(path)
 
 
 def csv_table(columns: Sequence[str], rows: Sequence[Row]) -> bytes:

@@ -14,14 +14,15 @@ from torch import Tensor
 
 from multimax.suite.data.augment import eval_transform
 from multimax.suite.data.images import ImageData, UnreadableImage, decode, image_mode
+from multimax.suite.engine.open import OpenRun
 from multimax.suite.errors import UserError
-from multimax.suite.figures.commands import TrainedRun, chosen, compare, parse, runs_parser
+from multimax.suite.figures.commands import chosen, compare, parse, runs_parser
 from multimax.suite.figures.panels import panel
 from multimax.suite.measures.attention_maps import record_attention
 from multimax.suite.measures.grad_cam import grad_cam
 from multimax.suite.measures.rollout import attention_rollout, patch_relevance
 
-Find = Callable[[TrainedRun, Tensor], dict[str, Any]]
+Find = Callable[[OpenRun, Tensor], dict[str, Any]]
 
 
 def maps(arguments: Sequence[str]) -> None:
@@ -32,7 +33,7 @@ def maps(arguments: Sequence[str]) -> None:
     parser.add_argument("--head", help="number from 0; default: the mean over all heads")
     parsed = parse(parser, arguments)
 
-    def find(run: TrainedRun, images: Tensor) -> dict[str, Any]:
+    def find(run: OpenRun, images: Tensor) -> dict[str, Any]:
         backbone = run.model.backbone
         query, first = chosen_query(parsed.query, run), backbone.num_prefix_tokens
         layers = attention_layers(run, images)
@@ -49,7 +50,7 @@ def maps(arguments: Sequence[str]) -> None:
 def rollout(arguments: Sequence[str]) -> None:
     """Attention rollout through all layers for one image (arXiv 2005.00928), side by side over runs of task=deit."""
 
-    def find(run: TrainedRun, images: Tensor) -> dict[str, Any]:
+    def find(run: OpenRun, images: Tensor) -> dict[str, Any]:
         backbone = run.model.backbone
         flow = attention_rollout(attention_layers(run, images))
         patches = patch_relevance(flow, backbone.num_prefix_tokens, backbone.global_pool)
@@ -61,7 +62,7 @@ def rollout(arguments: Sequence[str]) -> None:
 def gradcam(arguments: Sequence[str]) -> None:
     """Grad-CAM of the predicted class for one image (arXiv 1610.02391), side by side over runs of task=deit."""
 
-    def find(run: TrainedRun, images: Tensor) -> dict[str, Any]:
+    def find(run: OpenRun, images: Tensor) -> dict[str, Any]:
         with torch.no_grad(), run.autocast():
             weights, classes = run.model.output(run.model(images)).max(-1)
         with run.autocast():
@@ -83,7 +84,7 @@ def image_parser(command: Callable[[Sequence[str]], None]) -> argparse.ArgumentP
 def compare_on_image(arguments: argparse.Namespace, kind: str, find: Find) -> None:
     """What ``find`` gives for each run and the image [1, channels, height, width], as the run's model takes it."""
 
-    def find_in(run: TrainedRun) -> dict[str, Any]:
+    def find_in(run: OpenRun) -> dict[str, Any]:
         image, shown = read_image(arguments.image, run.task.config.data)
         given = hashlib.sha256(arguments.image.read_bytes()).hexdigest()
         return {"input": given, "image": shown} | find(run, image[None].to(run.device))
@@ -108,14 +109,14 @@ def read_image(path: Path, data: ImageData) -> tuple[Tensor, str]:
 
 
 @torch.no_grad()
-def attention_layers(run: TrainedRun, images: Tensor) -> list[Tensor]:
+def attention_layers(run: OpenRun, images: Tensor) -> list[Tensor]:
     """Weights [batch, heads, tokens, tokens] of each layer, float32."""
     with record_attention(run.model) as recorded, run.autocast():
         run.model(images)
     return [weights.float() for (weights,) in recorded.values()]
 
 
-def chosen_query(given: str | None, run: TrainedRun) -> int | None:
+def chosen_query(given: str | None, run: OpenRun) -> int | None:
     """Number of a patch, None for the class token. Raises UserError where the model has none such."""
     backbone = run.model.backbone
     rows, columns = backbone.patch_embed.grid_size

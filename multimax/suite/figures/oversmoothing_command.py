@@ -1,15 +1,15 @@
 """python -m multimax.suite.figures oversmoothing: how alike the tokens of an input are, by layer and over training."""
 
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
 
 from multimax.suite.config import reweight_label
 from multimax.suite.engine import checkpoint
+from multimax.suite.engine.open import OpenRun
 from multimax.suite.errors import UserError
-from multimax.suite.figures.commands import TrainedRun, analysis_folder, open_runs, parse, runs_parser, save_figure
+from multimax.suite.figures.commands import analysis_folder, keep, open_runs, parse, runs_parser, save_figure
 from multimax.suite.figures.oversmoothing_figure import Smoothing, oversmoothing_figure
 from multimax.suite.measures.oversmoothing import token_smoothing
 from multimax.suite.tasks.base import Shard
@@ -34,26 +34,26 @@ def oversmoothing(arguments: Sequence[str]) -> None:
     found = []
     for run in open_runs(parsed):
         measured = [measure(run, step) for step in steps(run, parsed.over_training)]
-        run.keep("oversmoothing", {"measured": measured})
+        keep(run, "oversmoothing", {"measured": measured})
         config = run.task.config
         sites = vars(config.reweight)
         found.append(Smoothing(reweight_label(sites), config.reweight.attention["name"], config.seed, measured))
     save_figure(parsed.to or analysis_folder(parsed.runs[0]), "oversmoothing", *oversmoothing_figure(found))
 
 
-def steps(run: TrainedRun, over_training: bool) -> Iterator[int]:
+def steps(run: OpenRun, over_training: bool) -> Iterator[int]:
     """The steps to measure, rising, each with its weights in the model when it is yielded.
 
     Raises UserError for a damaged checkpoint.
     """
-    step = checkpoint.step_of(Path(run.checkpoint))
+    step = checkpoint.step_of(run.checkpoints[0])
     if not over_training:
         yield step
         return
     torch.manual_seed(run.task.config.seed)
     run.model.load_state_dict(run.task.build_model().state_dict())
     yield 0
-    for path in reversed(list(checkpoint.newest_first(run.path / "checkpoints"))):
+    for path in reversed(list(checkpoint.newest_first(run.run.checkpoints))):
         if checkpoint.step_of(path) <= step:
             try:
                 checkpoint.verify(path)
@@ -63,7 +63,7 @@ def steps(run: TrainedRun, over_training: bool) -> Iterator[int]:
             yield checkpoint.step_of(path)
 
 
-def measure(run: TrainedRun, step: int) -> dict[str, Any]:
+def measure(run: OpenRun, step: int) -> dict[str, Any]:
     """Means of each layer over the validation data, with the step and the epoch.
 
     Raises UserError for a model without such layers.

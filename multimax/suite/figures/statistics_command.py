@@ -6,7 +6,7 @@ from dataclasses import asdict
 import torch
 
 from multimax.suite.figures import statistics_figures
-from multimax.suite.figures.commands import open_runs, parse, runs_parser, save_figures
+from multimax.suite.figures.commands import keep, open_runs, parse, runs_parser, save_figures
 from multimax.suite.measures.attention_numbers import numbers
 from multimax.suite.measures.streaming import attention_statistics
 from multimax.suite.tasks.base import Shard
@@ -25,10 +25,10 @@ def statistics(arguments: Sequence[str]) -> None:
         config = run.task.config
         if isinstance(config, TranslationConfig):
             config.decoding.validation_sentences = 1  # the attention of training, not that of a beam's many hypotheses
-        print(f"{run.path} {run.checkpoint}: attention over the validation data")
+        print(f"{run.path} {run.names}: attention over the validation data")
         with attention_statistics(run.model) as sites, torch.no_grad(), run.autocast():
             run.task.evaluate(run.model, run.device, Shard())
         configs.append(asdict(config))
         found.append({"function": config.reweight.attention["name"], **numbers(sites, run.model)})
-        run.keep("statistics", found[-1])
+        keep(run, "statistics", found[-1])
     save_figures(parsed, configs, found, statistics_figures.KINDS)

@@ -6,8 +6,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from multimax.suite.engine.open import OpenRun
 from multimax.suite.errors import UserError
-from multimax.suite.figures.commands import TrainedRun, chosen, compare, parse, runs_parser
+from multimax.suite.figures.commands import chosen, compare, parse, runs_parser
 from multimax.suite.figures.panels import panel
 from multimax.suite.measures.attention_maps import attention_maps, record_attention
 from multimax.suite.models.encoder_decoder import END
@@ -27,7 +28,7 @@ def alignment(arguments: Sequence[str]) -> None:
     parser.add_argument("--layer", help="number from 0: the heads of that layer, not the mean of each layer")
     parsed = parse(parser, arguments)
 
-    def find(run: TrainedRun) -> dict[str, Any]:
+    def find(run: OpenRun) -> dict[str, Any]:
         task, device = run.task, run.device
         source = readable(task.encode(parsed.source, "--source"), "--source")[None].to(device)
         live = torch.ones_like(source, dtype=torch.bool)
@@ -63,7 +64,7 @@ def heads(arguments: Sequence[str]) -> None:
     parser.add_argument("--layers", help="numbers from 0, such as 0,4,9; default: all")
     parsed = parse(parser, arguments)
 
-    def find(run: TrainedRun) -> dict[str, Any]:
+    def find(run: OpenRun) -> dict[str, Any]:
         vocabulary = run.task.corpus.vocabulary
         tokens = readable(torch.tensor(vocabulary.encode(parsed.text)), "--text", ends=0)
         with record_attention(run.model) as recorded, run.autocast():

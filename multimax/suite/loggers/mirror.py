@@ -6,11 +6,11 @@ run repeats it (with the same numbers, because a resumed run is the uninterrupte
 """
 
 from abc import ABC, abstractmethod
-from contextlib import AbstractContextManager
 from typing import Any, Literal
 
 from multimax.suite.engine.console import say
-from multimax.suite.loggers.run_files import RunFiles, Samples
+from multimax.suite.engine.observation import Observer
+from multimax.suite.runs import Run, Samples
 
 Outcome = Literal["finished", "interrupted", "failed"]
 
@@ -31,14 +31,14 @@ class Mirror(ABC):
         """End within seconds, with the run's summary where there is one."""
 
 
-class Follower(AbstractContextManager):
+class Follower(Observer):
     """Keeps a mirror up with the files of its run, and outlives it: no failure of a mirror stops a run.
 
     Its context is the training: ``metrics.jsonl`` only grows in it. Without a mirror it does nothing.
     """
 
-    def __init__(self, mirror: Mirror | None, files: RunFiles):
-        self.mirror, self.files = mirror, files
+    def __init__(self, mirror: Mirror | None, run: Run):
+        self.mirror, self.run = mirror, run
         self.offset = 0
         self.shown = -1
 
@@ -57,9 +57,9 @@ class Follower(AbstractContextManager):
         if self.mirror is None:
             return
         try:
-            for step, values, end in self.files.rows(self.offset):
+            for step, values, end in self.run.rows(self.offset):
                 if step > self.shown:
-                    self.mirror.show(step, values, self.files.samples(step))
+                    self.mirror.show(step, values, self.run.samples(step))
                     self.shown = step
                 self.offset = end
         except Exception as error:

@@ -11,15 +11,15 @@ from PIL import Image
 from torch.utils.tensorboard import SummaryWriter
 
 from multimax.suite.loggers.mirror import Mirror, Outcome
-from multimax.suite.loggers.run_files import RunFiles, Samples
+from multimax.suite.runs import Run, Samples
 
 
 class TensorBoardMirror(Mirror):
-    def __init__(self, files: RunFiles):
-        self.files = files
+    def __init__(self, run: Run):
+        self.run = run
 
     def open(self) -> int:
-        folder = self.files.path / "tensorboard"
+        folder = self.run.path / "tensorboard"
         shutil.rmtree(folder, ignore_errors=True)
         # A TensorBoard that is open drops with purge_step what it remembers of the old files.
         self.writer = SummaryWriter(str(folder), purge_step=0)

@@ -5,7 +5,9 @@ trained and scored at one step stands together. The server says up to which row 
 file follows. Nothing is read back, and the run's files stay the truth.
 """
 
+import hashlib
 import html
+import json
 import shutil
 import threading
 from dataclasses import asdict
@@ -17,11 +19,12 @@ from urllib.request import Request, urlopen
 
 import wandb
 
-from multimax.suite.config import Logger
+from multimax.suite.config import Logger, identity
 from multimax.suite.engine.console import say
 from multimax.suite.errors import UserError
 from multimax.suite.loggers.mirror import Mirror, Outcome
-from multimax.suite.loggers.run_files import RunFiles, Samples
+from multimax.suite.runs import Run, Samples
+from multimax.suite.tasks import task_module
 
 CONNECT_SECONDS = 5  # the server has answered by then, or there is none
 INIT_SECONDS = 30
@@ -31,75 +34,75 @@ FINISH_SECONDS = 15  # what is not uploaded by then is left to push-wandb
 class WandbMirror(Mirror):
     """A run that is being trained here and now."""
 
-    def __init__(self, files: RunFiles):
-        self.files = files
+    def __init__(self, run: Run):
+        self.run = run
 
     def open(self) -> int:
-        mode = self.files.config["logger"]["mode"]
+        mode = self.run.config["logger"]["mode"]
         why_offline = {"auto": unavailable, "offline": lambda: "logger.mode=offline", "online": lambda: None}[mode]()
         if why_offline is None:
             try:
-                self.run = start(self.files, "online", self.files.path)
+                self.remote = start(self.run, "online", self.run.path)
             except Exception as error:  # wandb's own exceptions have no common base
                 if mode == "online":
                     raise
                 why_offline = f"wandb.init: {str(error).splitlines()[0]}"
         if why_offline is None:
-            say(f"W&B: {self.run.url}")
+            say(f"W&B: {self.remote.url}")
         else:
-            for older in (self.files.path / "wandb").glob("offline-run-*"):
+            for older in (self.run.path / "wandb").glob("offline-run-*"):
                 shutil.rmtree(older)  # the new one begins at step 1 again, and `wandb sync` of both would add them up
-            self.run = start(self.files, "offline", self.files.path)
-            say(f"W&B: offline ({why_offline}); later: python -m multimax.suite.report push-wandb {self.files.path}")
-        return self.run.starting_step - 1
+            self.remote = start(self.run, "offline", self.run.path)
+            say(f"W&B: offline ({why_offline}); later: python -m multimax.suite.report push-wandb {self.run.path}")
+        return self.remote.starting_step - 1
 
     def show(self, step: int, values: dict[str, Any], samples: Samples | None) -> None:
-        send(self.run, step, values, samples)
+        send(self.remote, step, values, samples)
 
     def close(self, outcome: Outcome) -> None:
-        finish(self.run, self.files, outcome)
+        finish(self.remote, self.run, outcome)
 
 
 create = WandbMirror
 
 
-def push(files: RunFiles) -> tuple[int, str]:
+def push(run: Run) -> tuple[int, str]:
     """Bring the server's copy of a run up to its files; returns the number of steps sent and the run's address.
 
     A killed run may have written but half of what it logs at its last step, and W&B takes no second row for a step:
     that step is left out until a checkpoint says that it is whole.
     """
-    rows = [(step, values) for step, values, _ in files.rows(0)]
-    if rows and files.summary is None and not (files.path / "checkpoints" / f"step-{rows[-1][0]:08d}").is_dir():
+    rows = [(step, values) for step, values, _ in run.rows()]
+    if rows and not run.finished and not (run.path / "checkpoints" / f"step-{rows[-1][0]:08d}").is_dir():
         rows.pop()
     with TemporaryDirectory(prefix="push-wandb-") as folder:
-        run = start(files, "online", Path(folder), live=False)
-        fresh = [(step, values) for step, values in rows if step >= run.starting_step]
+        remote = start(run, "online", Path(folder), live=False)
+        fresh = [(step, values) for step, values in rows if step >= remote.starting_step]
         for step, values in fresh:
-            send(run, step, values, files.samples(step))
-        url = str(run.url)
-        finish(run, files, "finished")
+            send(remote, step, values, run.samples(step))
+        url = str(remote.url)
+        finish(remote, run, "finished")
     return len(fresh), url
 
 
-def start(files: RunFiles, mode: Literal["online", "offline"], folder: Path, live: bool = True) -> wandb.Run:
+def start(run: Run, mode: Literal["online", "offline"], folder: Path, live: bool = True) -> wandb.Run:
     """The run on W&B, begun or resumed. ``live``: it is being trained here, so this machine is of interest as well."""
-    config = files.config
+    config = run.config
     options = {**asdict(Logger()), **config["logger"]}
     functions = [site["name"] for site in config["reweight"].values() if site]
-    revision = (files.revision or "").split()
+    revision = (run.revision or "").split()
     return wandb.init(
         mode=mode,
-        id=files.id,
+        id=run_id(run),
         resume="allow",
         reinit="create_new",  # leaves alone a run that somebody else has open in this process
         project=options["project"],
         entity=options["entity"],
-        group=options["group"] or files.experiment,
+        group=options["group"] or run.experiment,
         job_type=config["task"],
-        name=files.name,
+        name=run.name,
         tags=[*dict.fromkeys(functions), config["scale"]],
-        config={**config, "function": files.function, "revision": files.revision},
+        config={**config, "function": run.function, "revision": run.revision},
         dir=folder,
         settings=wandb.Settings(
             silent=True,  # one line of ours says where the run is
@@ -115,20 +118,30 @@ def start(files: RunFiles, mode: Literal["online", "offline"], folder: Path, liv
     )
 
 
-def send(run: wandb.Run, step: int, values: dict[str, Any], samples: Samples | None) -> None:
+def run_id(run: Run) -> str:
+    """Twelve hexadecimal digits: the same at every start of a run, another for a run begun again from nothing.
+
+    Made from what determines the run's numbers and from the time of its first start.
+    """
+    starts = run.starts
+    parts = [identity(run.config, task_module(run.config["task"]).Config), starts[0]["time"] if starts else None]
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:12]
+
+
+def send(remote: wandb.Run, step: int, values: dict[str, Any], samples: Samples | None) -> None:
     # Committed at once: wandb would otherwise wait for the next row to complete this one.
-    run.log({**values, **(media(samples) if samples else {})}, step=step, commit=True)
+    remote.log({**values, **(media(samples) if samples else {})}, step=step, commit=True)
 
 
-def finish(run: wandb.Run, files: RunFiles, outcome: Outcome) -> None:
-    if (summary := files.summary) is not None:
-        metrics = summary.pop("metrics")
-        final = {f"final/{name}": value for name, value in metrics.items()}
+def finish(remote: wandb.Run, run: Run, outcome: Outcome) -> None:
+    if run.finished:
+        facts = {name: value for name, value in run.summary.items() if name != "metrics"}
+        final = {f"final/{name}": value for name, value in run.final.items()}
         # Under one name whatever the task: a dashboard's table has no patterns.
-        run.summary.update({**final, "final/score": metrics[summary["metric"]], **summary})
+        remote.summary.update({**final, "final/score": run.score, **facts})
     if outcome == "interrupted":
-        run.mark_preempting()  # W&B then says that it is to be continued, not that it failed
-    run.finish(exit_code=int(outcome != "finished"))
+        remote.mark_preempting()  # W&B then says that it is to be continued, not that it failed
+    remote.finish(exit_code=int(outcome != "finished"))
 
 
 def media(samples: Samples) -> dict[str, Any]:

@@ -7,6 +7,7 @@ from multimax.suite.cli import one_line_errors
 from multimax.suite.errors import UserError
 from multimax.suite.report.push_wandb import push_wandb
 from multimax.suite.report.records import record
+from multimax.suite.runs import Run
 
 
 @one_line_errors
@@ -39,7 +40,7 @@ def main() -> None:
         raise UserError(f"tables and figures need the package {error.name}: pip install -e '.[report]'") from None
     if arguments.command == "record":
         for run in arguments.runs:
-            print(f"recorded {record(run, arguments.results / 'runs')}")
+            print(f"recorded {record(Run(run), arguments.results / 'runs')}")
     if arguments.command == "serve":
         serve(arguments.runs, arguments.port)
         return

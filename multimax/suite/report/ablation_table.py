@@ -6,8 +6,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from multimax.suite.config import site_label
 from multimax.suite.report.claims import by_seed
 from multimax.suite.report.outputs import Output, Row, table
-from multimax.suite.report.records import Record
 from multimax.suite.report.statistics import Difference, mean_over_seeds, paired
+from multimax.suite.runs import Run
 
 COLUMNS = (
     "scale", "epochs", "attention", "output", "head", "qkv bias", "seeds", "mean", "standard deviation",
@@ -27,7 +27,7 @@ USUAL: Around = ("average pooling", "yes")
 FULL = ("multimax", "multimax")
 
 
-def ablation_table(records: Sequence[Record]) -> Iterator[Output]:
+def ablation_table(records: Sequence[Run]) -> Iterator[Output]:
     """One table of all ablations, at every scale; none where there is no run."""
     used = [record for record in records if record.experiment.startswith("ablation_")]
     if not used:
@@ -39,9 +39,9 @@ def ablation_table(records: Sequence[Record]) -> Iterator[Output]:
     yield table("ablation", TEXT, COLUMNS, rows, used)
 
 
-def scale_rows(scale: str, epochs: str, records: Sequence[Record]) -> Iterator[Row]:
+def scale_rows(scale: str, epochs: str, records: Sequence[Run]) -> Iterator[Row]:
     """The rows of one scale: the usual model first, and in each model the best mean first."""
-    groups: dict[tuple[Around, tuple[str, str]], list[Record]] = defaultdict(list)
+    groups: dict[tuple[Around, tuple[str, str]], list[Run]] = defaultdict(list)
     for record in records:
         sites = record.config["reweight"]
         groups[around(record.config["model"]), (site_label(sites["attention"]), site_label(sites["output"]))].append(

@@ -17,8 +17,8 @@ from multimax.suite.report.claims import (
     stand_ins,
 )
 from multimax.suite.report.outputs import Output, Row, table
-from multimax.suite.report.records import Record
 from multimax.suite.report.statistics import Mean
+from multimax.suite.runs import Run
 
 MADE_BY = "Made by `python -m multimax.suite.report` from `results/claims.yaml` and `results/runs`."
 
@@ -64,7 +64,7 @@ for the number of rows.
 SHOWS = {REPRODUCED: "as claimed", NOT_REPRODUCED: "the opposite"}
 
 
-def claim_tables(claims: Claims, path: Path, records: Sequence[Record]) -> Iterator[Output]:
+def claim_tables(claims: Claims, path: Path, records: Sequence[Run]) -> Iterator[Output]:
     """The tables ``claims_numbers``, ``claims_comparisons`` and ``stand_ins``; ``path`` is that of the claims."""
     numbers = [judge_number(claim, records) for claim in claims.numbers]
     comparisons = [result for claim in claims.comparisons for result in judge_comparison(claim, records)]

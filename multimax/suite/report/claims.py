@@ -22,8 +22,9 @@ import yaml
 from multimax.suite.composition import compose_configuration, typed
 from multimax.suite.config import reweight_label, setting
 from multimax.suite.errors import UserError
-from multimax.suite.report.records import Record
+from multimax.suite.report.records import final_metrics
 from multimax.suite.report.statistics import Difference, Mean, mean_over_seeds, paired
+from multimax.suite.runs import Run
 
 REPRODUCED, BETTER, NOT_REPRODUCED = "reproduced", "better", "not reproduced"
 NOT_DECIDED, NOT_RUN, NOT_AVAILABLE = "not decided", "not run", "not available"
@@ -107,7 +108,7 @@ def configuration(*overrides: str) -> tuple[str, str, dict[str, Any]]:
     return config.task, reweight_label(values["reweight"]), setting(values, type(config))
 
 
-def runs_of(records: Iterable[Record], *overrides: str) -> list[Record]:
+def runs_of(records: Iterable[Run], *overrides: str) -> list[Run]:
     """The records of runs with exactly this configuration, whatever their seed."""
     task, function, wanted = configuration(*overrides)
     return [
@@ -117,14 +118,14 @@ def runs_of(records: Iterable[Record], *overrides: str) -> list[Record]:
     ]
 
 
-def by_seed(records: Iterable[Record], metric: str | None) -> dict[int, float]:
+def by_seed(records: Iterable[Run], metric: str | None) -> dict[int, float]:
     """The metric, None for the one that a run is scored by, of those runs that have it, by seed.
 
     Raises UserError for two runs that differ in nothing.
     """
     values: dict[int, float] = {}
     for record in records:
-        value = record.metrics.get(metric or record.summary["metric"])
+        value = final_metrics(record).get(metric or record.summary["metric"])
         if value is None:
             continue
         seed = record.config["seed"]
@@ -137,7 +138,7 @@ def by_seed(records: Iterable[Record], metric: str | None) -> dict[int, float]:
 @dataclass(frozen=True)
 class NumberResult:
     claim: Number
-    records: Sequence[Record]
+    records: Sequence[Run]
     measured: Mean | None
     verdict: str
 
@@ -149,14 +150,14 @@ class ComparisonResult:
     claim: Comparison
     experiment: str | None
     other: str
-    records: Sequence[Record]
+    records: Sequence[Run]
     ours: Mean | None
     others: Mean | None
     difference: Difference | None
     verdict: str
 
 
-def judge_number(claim: Number, records: Sequence[Record]) -> NumberResult:
+def judge_number(claim: Number, records: Sequence[Run]) -> NumberResult:
     found = runs_of(records, *claim.run) if claim.run else []
     values = by_seed(found, claim.metric)
     measured = mean_over_seeds(values.values()) if values else None
@@ -178,7 +179,7 @@ def number_verdict(claim: Number, values: Mapping[int, float]) -> str:
     return BETTER if gain > 0 else NOT_REPRODUCED
 
 
-def judge_comparison(claim: Comparison, records: Sequence[Record]) -> Iterator[ComparisonResult]:
+def judge_comparison(claim: Comparison, records: Sequence[Run]) -> Iterator[ComparisonResult]:
     """One result for each function that the claim compares with."""
     assert claim.run is not None
     ours = runs_of(records, *claim.run, claim.ours)
@@ -191,7 +192,7 @@ def judge_comparison(claim: Comparison, records: Sequence[Record]) -> Iterator[C
             yield result
 
 
-def stand_ins(claim: Comparison, records: Sequence[Record]) -> Iterator[ComparisonResult]:
+def stand_ins(claim: Comparison, records: Sequence[Run]) -> Iterator[ComparisonResult]:
     """The comparison within every other experiment of the claim's task that has runs of both functions.
 
     The verdicts are about these runs, at their setting and on their data, and none of them is one on the claim.
@@ -212,7 +213,7 @@ def stand_ins(claim: Comparison, records: Sequence[Record]) -> Iterator[Comparis
 
 
 def _compare(
-    claim: Comparison, experiment: str | None, other: str, ours: Sequence[Record], others: Sequence[Record]
+    claim: Comparison, experiment: str | None, other: str, ours: Sequence[Run], others: Sequence[Run]
 ) -> ComparisonResult:
     our_values, other_values = by_seed(ours, claim.metric), by_seed(others, claim.metric)
     difference = paired(our_values, other_values)

@@ -1,13 +1,15 @@
 """The table of what released code does, measured beside the functions and models here."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict
 
+from multimax.suite.config import setting
 from multimax.suite.measures.defects import Defect, defects
 from multimax.suite.report.outputs import Output, table
-from multimax.suite.report.records import Record
 from multimax.suite.report.statistics import paired
 from multimax.suite.report.tables import HEADLINE
+from multimax.suite.runs import Run
+from multimax.suite.tasks import task_module
 
 COLUMNS = ("code", "what", "measured", "released", "here")
 TEXT = """# What released code does, by measurement
@@ -19,20 +21,21 @@ row that give the same numbers are two ways to the same defect.
 """
 
 
-def defect_table(records: Sequence[Record]) -> Output:
+def defect_table(records: Sequence[Run]) -> Output:
     pairs = [*released_decoding(records)]
     rows = [asdict(defect) for defect in [*defects(), *(defect for defect, _ in pairs)]]
     return table("defects", TEXT, COLUMNS, rows, [record for _, used in pairs for record in used])
 
 
-def released_decoding(records: Sequence[Record]) -> Iterator[tuple[Defect, list[Record]]]:
+def released_decoding(records: Sequence[Run]) -> Iterator[tuple[Defect, list[Run]]]:
     """Translation by a model that decodes another one than it trains, by runs paired by seed, and the runs."""
     metric = HEADLINE["mt"].metric
     released = [r for r in records if r.config["task"] == "mt" and r.config["model"]["as_released"]]
     for experiment, function in dict.fromkeys((r.experiment, r.function) for r in released):
         theirs = [r for r in released if (r.experiment, r.function) == (experiment, function)]
-        whole = as_trained(theirs[0])
-        ours = [r for r in records if r.function == function and r.setting == whole.setting]
+        model = theirs[0].config["model"] | {"as_released": False}
+        wanted = setting(theirs[0].config | {"model": model}, task_module("mt").Config)
+        ours = [r for r in records if r.function == function and r.setting == wanted]
         by_seed = [{r.config["seed"]: r.summary["metrics"][metric] for r in group} for group in (theirs, ours)]
         if difference := paired(*by_seed):
             interval = "{:+.2f} to {:+.2f}".format(*difference.interval) if difference.interval else "one pair"
@@ -41,9 +44,3 @@ def released_decoding(records: Sequence[Record]) -> Iterator[tuple[Defect, list[
             what = f"{function}: no modulation in cross-attention nor in incremental decoding ({experiment})"
             measured = f"test BLEU; released less here {difference.mean:+.2f}, 95% interval {interval}"
             yield Defect("the authors' fairseq port", what, measured, *values), used
-
-
-def as_trained(record: Record) -> Record:
-    """The same run, but decoding the model that it trains."""
-    model = record.config["model"] | {"as_released": False}
-    return replace(record, config=record.config | {"model": model})

@@ -7,12 +7,12 @@ from matplotlib.figure import Figure
 
 from multimax.suite.figures.style import figure, style_of
 from multimax.suite.report.outputs import Output, Row, picture
-from multimax.suite.report.records import Record
 from multimax.suite.report.statistics import mean_over_seeds
 from multimax.suite.report.tables import HEADLINE, Headline, experiments
+from multimax.suite.runs import Run
 
 
-def experiment_figures(records: Sequence[Record]) -> Iterator[Output]:
+def experiment_figures(records: Sequence[Run]) -> Iterator[Output]:
     """One figure for each experiment. Raises UserError as ``experiments`` does."""
     for experiment, group in experiments(records).items():
         headline = HEADLINE[group[0].config["task"]]
@@ -21,7 +21,7 @@ def experiment_figures(records: Sequence[Record]) -> Iterator[Output]:
         yield picture(experiment, drawing, rows, group)
 
 
-def dots(records: Sequence[Record], metric: str, headline: Headline) -> tuple[Figure, list[Row]]:
+def dots(records: Sequence[Run], metric: str, headline: Headline) -> tuple[Figure, list[Row]]:
     """The figure, best mean on top, and a row for each run."""
     groups = defaultdict(list)
     for record in sorted(records, key=lambda record: record.config["seed"]):

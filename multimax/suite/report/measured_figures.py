@@ -12,12 +12,12 @@ from multimax.suite.figures.oversmoothing_figure import Smoothing, oversmoothing
 from multimax.suite.figures.panels import draw_maps
 from multimax.suite.figures.style import STYLES
 from multimax.suite.report.outputs import Output, picture
-from multimax.suite.report.records import Record
+from multimax.suite.runs import Run
 
 MAPS = ("maps", "rollout", "gradcam", "alignment", "heads")
 
 
-def measured_figures(records: Sequence[Record]) -> Iterator[Output]:
+def measured_figures(records: Sequence[Run]) -> Iterator[Output]:
     """``KIND_EXPERIMENT`` of each kind of map, and of the statistics of attention, that runs of an experiment have.
 
     Raises UserError for maps of one experiment that are of different images or texts.
@@ -38,7 +38,7 @@ def measured_figures(records: Sequence[Record]) -> Iterator[Output]:
                 yield picture(f"{kind}_{experiment}", *made, group, sources(group, "statistics"))
 
 
-def oversmoothing_figures(records: Sequence[Record]) -> Iterator[Output]:
+def oversmoothing_figures(records: Sequence[Run]) -> Iterator[Output]:
     """A figure for each experiment, of what ``python -m multimax.suite.figures oversmoothing`` kept of its runs."""
     for experiment, (group, found) in kept(records, "oversmoothing").items():
         runs = []
@@ -49,14 +49,14 @@ def oversmoothing_figures(records: Sequence[Record]) -> Iterator[Output]:
         yield picture(f"oversmoothing_{experiment}", drawing, rows, group, sources(group, "oversmoothing"))
 
 
-def kept(records: Sequence[Record], kind: str) -> dict[str, tuple[list[Record], list[dict[str, Any]]]]:
+def kept(records: Sequence[Run], kind: str) -> dict[str, tuple[list[Run], list[dict[str, Any]]]]:
     """The records of each experiment that have KIND.json, functions in the order of their styles, and what is in it."""
 
-    def order(record: Record) -> tuple[int, str, int]:
+    def order(record: Run) -> tuple[int, str, int]:
         name = record.config["reweight"]["attention"]["name"]
         return [*STYLES, name].index(name), record.function, record.config["seed"]
 
-    result: dict[str, tuple[list[Record], list[dict[str, Any]]]] = defaultdict(lambda: ([], []))
+    result: dict[str, tuple[list[Run], list[dict[str, Any]]]] = defaultdict(lambda: ([], []))
     for record in sorted(records, key=order):
         if found := record.analysis(kind):
             result[record.experiment][0].append(record)
@@ -64,5 +64,5 @@ def kept(records: Sequence[Record], kind: str) -> dict[str, tuple[list[Record], 
     return result
 
 
-def sources(group: Sequence[Record], kind: str) -> list[Path]:
+def sources(group: Sequence[Run], kind: str) -> list[Path]:
     return [record.path / "analysis" / f"{kind}.json" for record in group]

@@ -16,8 +16,9 @@ import matplotlib
 from matplotlib.figure import Figure
 
 from multimax.suite.engine import provenance
-from multimax.suite.figures.files import Row, csv_table, figure_files, write
-from multimax.suite.report.records import Record
+from multimax.suite.figures.files import Row, csv_table, figure_files
+from multimax.suite.files import write_atomic
+from multimax.suite.runs import Run
 
 
 @dataclass(frozen=True)
@@ -26,7 +27,7 @@ class Output:
 
     name: str
     files: Mapping[str, bytes]
-    records: Sequence[Record] = ()
+    records: Sequence[Run] = ()
     sources: Sequence[Path] = ()  # files under results/ that it depends on beside the records
     made_with: Mapping[str, str] = field(default_factory=dict)  # versions of what draws it
 
@@ -45,7 +46,7 @@ def table(
     text: str,
     columns: Sequence[str],
     rows: Sequence[Row],
-    records: Sequence[Record] = (),
+    records: Sequence[Run] = (),
     sources: Sequence[Path] = (),
     csv_only: Sequence[str] = (),
     legend: str = "",
@@ -57,7 +58,7 @@ def table(
 
 
 def picture(
-    name: str, figure: Figure, rows: Sequence[Row], records: Sequence[Record] = (), sources: Sequence[Path] = ()
+    name: str, figure: Figure, rows: Sequence[Row], records: Sequence[Run] = (), sources: Sequence[Path] = ()
 ) -> Output:
     """The output ``figures/NAME`` of a figure that shows ``rows``; its sidecar names the version of Matplotlib."""
     made_with = {"matplotlib": matplotlib.__version__}
@@ -74,8 +75,8 @@ def save(output: Output, results: Path) -> list[Path]:
         content_of_sidecar = json.dumps(sidecar | {"revision": revision()}, indent=1)  # before these files change
         path.parent.mkdir(parents=True, exist_ok=True)
         for file, content in files.items():
-            write(file, content)
-        write(path, content_of_sidecar.encode() + b"\n")
+            write_atomic(file, content)
+        write_atomic(path, content_of_sidecar + "\n")
     return list(files)
 
 

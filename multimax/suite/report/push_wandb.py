@@ -1,13 +1,12 @@
 """Runs on a W&B server, from their local files alone: whatever was trained offline, or lost its connection."""
 
-import fcntl
 from collections.abc import Sequence
 from pathlib import Path
 
 from multimax.suite.composition import import_modules
 from multimax.suite.engine.console import say
 from multimax.suite.errors import UserError
-from multimax.suite.loggers.run_files import RunFiles
+from multimax.suite.runs import Run
 
 
 def push_wandb(runs: Sequence[Path]) -> None:
@@ -23,11 +22,11 @@ def push_wandb(runs: Sequence[Path]) -> None:
     wandb_mirror.require_server()
     failures = []
     for number, path in enumerate(runs, 1):
-        files = RunFiles(path)
+        run = Run(path)
         try:
-            check_not_mirrored(files)
-            import_modules(files.config["imports"])  # a function's own defaults are part of the run's identity
-            sent, url = wandb_mirror.push(files)
+            check_not_mirrored(run)
+            import_modules(run.config["imports"])  # a function's own defaults are part of the run's identity
+            sent, url = wandb_mirror.push(run)
             say(f"{number}/{len(runs)} {path}: {sent} new steps, {url}")
         except Exception as error:  # the other runs must not wait for this one's mistake
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
@@ -37,13 +36,8 @@ def push_wandb(runs: Sequence[Path]) -> None:
         raise UserError("\nerror: ".join(failures))
 
 
-def check_not_mirrored(files: RunFiles) -> None:
+def check_not_mirrored(run: Run) -> None:
     """Raise UserError for a run that is being trained and shows itself on the server: two would write its history."""
-    lock, newest = files.path / ".lock", files.path / "wandb" / "latest-run"
-    if not lock.exists() or not newest.exists() or newest.resolve().name.startswith("offline"):
-        return
-    with lock.open() as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except OSError:
-            raise UserError(f"{files.path} is being trained and shows itself; push it once it has stopped") from None
+    newest = run.path / "wandb" / "latest-run"
+    if newest.exists() and not newest.resolve().name.startswith("offline") and run.is_trained_now():
+        raise UserError(f"{run.path} is being trained and shows itself; push it once it has stopped")

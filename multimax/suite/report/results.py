@@ -12,13 +12,13 @@ from multimax.suite.report.experiment_figure import experiment_figures
 from multimax.suite.report.figures import figure1_picture, figure1_table, figure2_picture
 from multimax.suite.report.measured_figures import measured_figures, oversmoothing_figures
 from multimax.suite.report.outputs import Output
-from multimax.suite.report.records import read_records
 from multimax.suite.report.tables import tables
+from multimax.suite.runs import read_runs
 
 
 def all_tables(results: Path) -> Iterator[Output]:
     """One table for each experiment that has runs, and the claims, ablation, defects and cost. Raises UserError."""
-    records, path = read_records(results / "runs"), results / "claims.yaml"
+    records, path = read_runs(results / "runs"), results / "claims.yaml"
     claims = read_claims(path)
     yield from tables(records)
     yield from claim_tables(claims, path, records)
@@ -30,7 +30,7 @@ def all_tables(results: Path) -> Iterator[Output]:
 
 def all_figures(results: Path) -> Iterator[Output]:
     """A figure of each experiment, those of what was measured of its runs, and those of the paper. Raises UserError."""
-    records, path = read_records(results / "runs"), results / "claims.yaml"
+    records, path = read_runs(results / "runs"), results / "claims.yaml"
     yield from experiment_figures(records)
     yield from oversmoothing_figures(records)
     yield from measured_figures(records)

@@ -7,8 +7,8 @@ from pathlib import Path
 
 from multimax.suite.errors import UserError
 from multimax.suite.report.outputs import Output, Row, save, table
-from multimax.suite.report.records import Record, read_records
 from multimax.suite.report.statistics import mean_over_seeds
+from multimax.suite.runs import Run, read_runs
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ HEADLINE = {
 COLUMNS = ("function", "seeds", "mean", "standard deviation", "95% interval", "values", "parameters", "revision")
 
 
-def rows(records: Sequence[Record], metric: str, higher_is_better: bool) -> list[Row]:
+def rows(records: Sequence[Run], metric: str, higher_is_better: bool) -> list[Row]:
     """One row for each function, best mean first; deviation and interval need two seeds."""
     groups = defaultdict(list)
     for record in sorted(records, key=lambda record: record.config["seed"]):
@@ -56,7 +56,7 @@ def rows(records: Sequence[Record], metric: str, higher_is_better: bool) -> list
     return sorted(result, key=lambda row: float(row["mean"]), reverse=higher_is_better)
 
 
-def experiments(records: Sequence[Record]) -> dict[str, list[Record]]:
+def experiments(records: Sequence[Run]) -> dict[str, list[Run]]:
     """The records of each experiment.
 
     Raises UserError if runs of one experiment differ in more than their reweighting and their seed, or in their metric.
@@ -76,7 +76,7 @@ def experiments(records: Sequence[Record]) -> dict[str, list[Record]]:
     return result
 
 
-def tables(records: Sequence[Record]) -> Iterator[Output]:
+def tables(records: Sequence[Run]) -> Iterator[Output]:
     """A table of each experiment, as CSV and Markdown. Raises UserError as ``experiments`` does."""
     for experiment, group in experiments(records).items():
         headline = HEADLINE[group[0].config["task"]]
@@ -88,11 +88,11 @@ def tables(records: Sequence[Record]) -> Iterator[Output]:
 
 def write_tables(results: Path) -> Iterator[Path]:
     """Write ``results/tables/EXPERIMENT.csv`` and ``.md`` for every experiment in ``results/runs``."""
-    for output in tables(read_records(results / "runs")):
+    for output in tables(read_runs(results / "runs")):
         yield from save(output, results)
 
 
-def introduction(record: Record, title: str) -> str:
+def introduction(record: Run, title: str) -> str:
     return f"""# {record.experiment}: {title}
 
 {" ".join(record.config["description"].split())}

@@ -12,9 +12,10 @@ import torch
 from multimax.suite.composition import compose_configuration, typed
 from multimax.suite.config import RunConfig
 from multimax.suite.engine import distributed
-from multimax.suite.engine.run_folder import RunFolder, read_metrics
+from multimax.suite.engine.run_writer import RunWriter
 from multimax.suite.engine.trainer import Trainer
 from multimax.suite.errors import Interrupted, UserError
+from multimax.suite.runs import Run
 from multimax.suite.tasks import task_module
 
 EVERYTHING = [
@@ -29,7 +30,7 @@ def configure(*overrides) -> RunConfig:
 
 
 def make(path, config: RunConfig) -> Trainer:
-    return Trainer(task_module(config.task).create(config), RunFolder(path, config, writer=distributed.rank() == 0))
+    return Trainer(task_module(config.task).create(config), RunWriter(path, config, active=distributed.rank() == 0))
 
 
 def trainer(path, *overrides) -> Trainer:
@@ -38,7 +39,7 @@ def trainer(path, *overrides) -> Trainer:
 
 def numbers(path):
     """All that a run logged, but for its speed."""
-    return [{k: v for k, v in r.items() if not k.endswith("per_second")} for r in read_metrics(path)]
+    return [{k: v for k, v in r.items() if not k.endswith("per_second")} for r in Run(path).metrics]
 
 
 def stop_at(running: Trainer, step: int) -> None:

@@ -13,8 +13,8 @@ from engine_runs import TEXT_RUNS, configure, fork, make, numbers, stop_at, wait
 
 from multimax.suite.engine import checkpoint, distributed
 from multimax.suite.engine.distributed import Place, address, place
-from multimax.suite.engine.run_folder import read_metrics
 from multimax.suite.errors import UserError
+from multimax.suite.runs import Run
 from multimax.suite.tasks import task_module
 from multimax.suite.tasks.base import Shard
 
@@ -37,7 +37,7 @@ def train(root, run, *extra, processes=1, **environment):
     process = start(root, run, *extra, processes=processes, **environment)
     _, errors = process.communicate(timeout=300)
     assert process.returncode == 0, errors
-    return read_metrics(run)
+    return Run(run).metrics
 
 
 def test_processes_and_micro_batches_do_not_change_a_run_and_the_script_starts_once_in_each(root, tmp_path):
@@ -62,7 +62,7 @@ def test_two_processes_stop_together_and_go_on(root, tmp_path, whom):
     run = tmp_path / "run"
     extra = ["training.steps=60", "training.evaluate_every=60", "data.num_workers=1"]
     process = start(root, run, *extra, processes=2)
-    while len(read_metrics(run)) < 3 and process.poll() is None:
+    while len(Run(run).metrics) < 3 and process.poll() is None:
         time.sleep(0.05)
     if whom == "group":
         os.killpg(process.pid, signal.SIGTERM)
@@ -158,7 +158,7 @@ def test_a_killed_process_takes_the_others_down_with_the_cause_in_their_logs(tex
             running.validate = lambda: time.sleep(300)
 
     children, logs = start_forked(tmp_path / "run", config, 3, prepare)
-    while len(read_metrics(tmp_path / "run")) < 8:
+    while len(Run(tmp_path / "run").metrics) < 8:
         time.sleep(0.05)
     os.kill(children[victim], signal.SIGKILL)
     killed = time.monotonic()
@@ -208,7 +208,7 @@ def test_a_loss_that_is_infinite_in_one_process_is_skipped_in_all(text, tmp_path
 
     codes, logs = train_forked(tmp_path / "few", config, 2, lambda running, rank: spoil(running, rank, {3, 7}))
     assert codes == [0, 0], logs
-    assert read_metrics(tmp_path / "few")[-2]["train/skipped_steps"] == 2
+    assert Run(tmp_path / "few").metrics[-2]["train/skipped_steps"] == 2
     codes, logs = train_forked(tmp_path / "many", config, 2, lambda running, rank: spoil(running, rank, range(5, 99)))
     assert codes == [2, 2], logs
     for log in logs:

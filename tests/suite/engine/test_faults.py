@@ -17,8 +17,8 @@ from engine_runs import LANGUAGE_MODELS, configure, fork, make, numbers, stop_at
 from torch import nn
 
 from multimax.suite.engine import checkpoint
-from multimax.suite.engine.run_folder import read_lines
 from multimax.suite.errors import Interrupted, UserError
+from multimax.suite.files import read_lines
 
 KILLS = 100
 
@@ -164,7 +164,7 @@ def stopped(config, path, step=11):
     stop_at(running, step)
     with pytest.raises(Interrupted):
         running.run()
-    running.folder.lock.close()
+    running.writer.run_lock.close()
     return path
 
 

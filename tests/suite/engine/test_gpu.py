@@ -7,8 +7,8 @@ import torch
 from engine_runs import EVERYTHING, TEXT_RUNS, configure, make, stop_at, write_text
 
 from multimax import reweight
-from multimax.suite.engine.run_folder import read_metrics
 from multimax.suite.errors import Diverged, Interrupted
+from multimax.suite.runs import Run
 
 DEVICE = "cuda"
 pytestmark = [
@@ -28,7 +28,7 @@ def configured(root, name, precision="fp32", *more):
 
 
 def losses(path):
-    return {r["step"]: r["train/loss"] for r in read_metrics(path) if "train/loss" in r}
+    return {r["step"]: r["train/loss"] for r in Run(path).metrics if "train/loss" in r}
 
 
 @pytest.mark.parametrize("precision", TOLERANCE)
@@ -41,7 +41,7 @@ def test_stopped_and_resumed_it_learns_what_it_learns_in_one_go(tmp_path, name, 
         stop_at(running, step)
         with pytest.raises(Interrupted, match=f"stopped at step {step}"):
             running.run()
-        running.folder.lock.close()
+        running.writer.run_lock.close()
     make(tmp_path / "broken", config).run()
     whole, broken = losses(tmp_path / "whole"), losses(tmp_path / "broken")
     assert list(broken) == list(range(1, 13))

@@ -11,8 +11,8 @@ from torch import nn
 from multimax import reweight
 from multimax.attention import attention
 from multimax.suite.engine import checkpoint, nonfinite
-from multimax.suite.engine.run_folder import read_metrics
 from multimax.suite.errors import Diverged, Interrupted
+from multimax.suite.runs import Run
 
 FEW = [
     "training.evaluate_ema=false",
@@ -46,7 +46,7 @@ def test_a_bad_step_changes_nothing_and_is_counted(tmp_path, value):
     moments = checkpoint.load_training(folder / "step-00000001")["optimizer"]["state"][0]
     assert moments["step"] == 0
     assert not moments["exp_avg"].any()
-    records = {r["step"]: r for r in read_metrics(tmp_path / "run") if "train/learning_rate" in r}
+    records = {r["step"]: r for r in Run(tmp_path / "run").metrics if "train/learning_rate" in r}
     assert [step for step, r in records.items() if "train/loss" not in r] == [1, 4, 7, 8]
     assert [r.get("train/skipped_steps") for r in records.values()] == [1, 1, 1, 2, 2, 2, 3, 4, 4, 4]
     assert "NaN" not in (tmp_path / "run" / "metrics.jsonl").read_text()
@@ -64,7 +64,7 @@ def test_interrupted_among_bad_steps_it_is_the_same_run(tmp_path):
             stop_at(running, step)
             with pytest.raises(Interrupted):
                 running.run()
-            running.folder.lock.close()
+            running.writer.run_lock.close()
     assert numbers(tmp_path / "broken") == numbers(tmp_path / "whole")
 
 
@@ -90,11 +90,11 @@ def test_after_a_few_the_run_stops_and_says_where_and_leaves_the_weights_from_be
     assert "largest scores: " in out
     assert "largest gradient: " in out
 
-    running.folder.lock.close()
+    running.writer.run_lock.close()
     again = spoil(trainer(tmp_path / "run", *FEW), {8})
     with pytest.raises(Diverged, match="step 8"):  # it is the fourth in a row
         again.run()
-    again.folder.lock.close()
+    again.writer.run_lock.close()
     assert trainer(tmp_path / "run", *FEW).run()["images"] == 360
 
 
@@ -176,11 +176,11 @@ def test_weights_that_blew_up_cost_no_checkpoint_however_often_the_command_is_re
         running.train_step = blow_up
         with pytest.raises(Diverged, match="In a new run, lower optimizer"):
             running.run()
-        running.folder.lock.close()
+        running.writer.run_lock.close()
         folders.append(
             {
                 p.name: (p / "model.safetensors").read_bytes()
-                for p in checkpoint.newest_first(running.folder.checkpoints)
+                for p in checkpoint.newest_first(running.writer.checkpoints)
             }
         )
     assert {"step-00000003", "step-00000004"} <= folders[0].keys()
@@ -194,8 +194,8 @@ def test_a_huge_learning_rate_leaves_the_same_checkpoints_at_every_start(tmp_pat
         running = trainer(tmp_path / "run", *options)
         with pytest.raises(Diverged):
             running.run()
-        running.folder.lock.close()
-        folders.append({p.name: p.stat().st_mtime_ns for p in checkpoint.newest_first(running.folder.checkpoints)})
+        running.writer.run_lock.close()
+        folders.append({p.name: p.stat().st_mtime_ns for p in checkpoint.newest_first(running.writer.checkpoints)})
     assert folders[0] == folders[1] == folders[2]
 
 
@@ -221,5 +221,5 @@ def test_a_run_whose_last_metric_is_not_finite_has_no_result(tmp_path):
         running.task.metrics = lambda sums, metrics=metrics: metrics(sums) | {"top1": math.nan}
         with pytest.raises(Diverged, match="top1 of the last step is not finite"):
             running.run()
-        running.folder.lock.close()
+        running.writer.run_lock.close()
     assert not (tmp_path / "run" / "summary.json").exists()

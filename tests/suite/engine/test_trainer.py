@@ -11,8 +11,9 @@ import torch
 from engine_runs import TEXT_RUNS, TRANSLATION, configure, make, numbers, stop_at, trainer, write_text
 
 from multimax.suite.engine import checkpoint
-from multimax.suite.engine.run_folder import read_lines, read_metrics
 from multimax.suite.errors import Diverged, Interrupted, UserError
+from multimax.suite.files import read_lines
+from multimax.suite.runs import Run
 
 
 @pytest.fixture(scope="module")
@@ -30,7 +31,7 @@ def test_stopped_at_any_step_and_resumed_it_is_the_same_run(whole, tmp_path, ste
     stop_at(running, step)
     with pytest.raises(Interrupted, match=f"stopped at step {step}"):
         running.run()
-    running.folder.lock.close()
+    running.writer.run_lock.close()
     trainer(tmp_path, workers).run()
     assert numbers(tmp_path) == numbers(whole)
     for name in ("model", "ema"):
@@ -50,7 +51,7 @@ def test_each_task_stopped_again_and_again_at_random_steps_is_the_same_run(tmp_p
         stop_at(running, step)
         with pytest.raises(Interrupted, match=f"stopped at step {step}"):
             running.run()
-        running.folder.lock.close()
+        running.writer.run_lock.close()
     make(tmp_path / "broken", config).run()
     assert numbers(tmp_path / "broken") == numbers(tmp_path / "whole")
     last = "checkpoints/step-00000040/model.safetensors"
@@ -59,7 +60,7 @@ def test_each_task_stopped_again_and_again_at_random_steps_is_the_same_run(tmp_p
 
 def test_a_checkpoint_has_the_metric_of_its_own_step_or_none(tmp_path):
     trainer(tmp_path, "training.checkpoint_every=3", "training.keep_checkpoints=100").run()
-    scores = {record["step"]: record["val/top1"] for record in read_metrics(tmp_path) if "val/top1" in record}
+    scores = {record["step"]: record["val/top1"] for record in Run(tmp_path).metrics if "val/top1" in record}
     assert sorted(scores) == [4, 8, 10]
     found = {}
     for path in checkpoint.newest_first(tmp_path / "checkpoints"):
@@ -132,7 +133,7 @@ def test_a_signal_in_the_last_evaluation_or_the_final_test_stops_before_the_next
     assert stopped.value.out_of_time
     assert tested == [2] * passes
     assert before == {number: signal.getsignal(number) for number in before}
-    running.folder.lock.close()
+    running.writer.run_lock.close()
     assert "test_bleu@best" in make(tmp_path / "run", config).run()
 
 
@@ -145,7 +146,7 @@ def test_killed_between_the_last_checkpoint_and_the_summary_it_is_finished_witho
     running.finish = killed
     with pytest.raises(SystemExit):
         running.run()
-    running.folder.lock.close()
+    running.writer.run_lock.close()
     metrics = trainer(tmp_path).run()
     assert numbers(tmp_path) == numbers(whole)
     assert metrics["top1"] == json.loads((whole / "summary.json").read_text())["metrics"]["top1"]
@@ -153,7 +154,7 @@ def test_killed_between_the_last_checkpoint_and_the_summary_it_is_finished_witho
 
 def test_a_second_process_is_refused(tmp_path):
     running = trainer(tmp_path)
-    running.folder.claim()
+    running.writer.open(dict)
     with pytest.raises(UserError, match="trained by another process"):
         trainer(tmp_path).run()
 
@@ -174,7 +175,7 @@ def test_bf16_trains(tmp_path):
     running = trainer(tmp_path, "training.precision=bf16", "training.steps=4")
     before = running.model.backbone.head.weight.clone()
     running.run()
-    assert math.isfinite(read_metrics(tmp_path)[-1]["val/loss"])
+    assert math.isfinite(Run(tmp_path).metrics[-1]["val/loss"])
     assert not torch.equal(before, running.model.backbone.head.weight)
 
 

@@ -4,14 +4,14 @@ from pathlib import Path
 
 from multimax.suite.composition import compose_configuration, typed
 from multimax.suite.config import RunConfig
-from multimax.suite.engine.run_folder import RunFolder
+from multimax.suite.engine.run_writer import RunWriter
 
 
 def configuration(*overrides: str) -> RunConfig:
     return typed(compose_configuration(["task=deit", *overrides]))
 
 
-def log_steps(folder: RunFolder, first: int, last: int) -> None:
+def log_steps(folder: RunWriter, first: int, last: int) -> None:
     """What a run logs that reports every step and is evaluated at every third."""
     for step in range(first, last + 1):
         folder.log({"step": step, "epoch": step / 10, "train/loss": 1 / step})
@@ -19,19 +19,19 @@ def log_steps(folder: RunFolder, first: int, last: int) -> None:
             folder.log({"step": step, "epoch": step / 10, "val/top1": 10.0 * step, "val/loss": 2 / step})
 
 
-def begin(path: Path, *overrides: str, step: int = 0) -> RunFolder:
+def begin(path: Path, *overrides: str, step: int = 0) -> RunWriter:
     """Start the run of a folder, or start it again from ``step``."""
-    folder = RunFolder(path, configuration(*overrides))
-    folder.claim()
+    folder = RunWriter(path, configuration(*overrides))
+    folder.open(dict)
     folder.start(step)
     return folder
 
 
-def finished_run(path: Path, *overrides: str, steps: int = 7) -> RunFolder:
+def finished_run(path: Path, *overrides: str, steps: int = 7) -> RunWriter:
     folder = begin(path, *overrides)
     log_steps(folder, 1, steps)
     folder.finish({"top1": 10.0 * steps}, metric="top1", steps=steps)
-    folder.lock.close()
+    folder.run_lock.close()
     return folder
 
 

@@ -8,7 +8,7 @@ from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from multimax.suite import loggers
-from multimax.suite.engine.run_folder import read_metrics
+from multimax.suite.runs import Run
 
 
 def add_sample(path, step):
@@ -22,21 +22,21 @@ def add_sample(path, step):
 def test_a_killed_and_resumed_run_shows_every_step_once(tmp_path):
     path = tmp_path / "run"
     folder = begin(path, "logger=tensorboard")
-    follower = loggers.follow(path, "tensorboard")
+    follower = loggers.follow(Run(path), "tensorboard")
     follower.__enter__()
     log_steps(folder, 1, 5)
     add_sample(path, 3)
     follower.update()
-    folder.lock.close()  # killed: nobody ends it
+    folder.run_lock.close()  # killed: nobody ends it
     folder = begin(path, "logger=tensorboard", step=3)
-    with loggers.follow(path, "tensorboard") as follower:
+    with loggers.follow(Run(path), "tensorboard") as follower:
         log_steps(folder, 4, 8)
         add_sample(path, 6)
         follower.update()
         folder.finish({"top1": 1.0}, metric="top1", steps=8)
     events = EventAccumulator(str(path / "tensorboard"))
     events.Reload()
-    rows = merged(read_metrics(path))
+    rows = merged(Run(path).metrics)
     for key in ("train/loss", "val/top1", "epoch"):
         theirs = [(step, row[key]) for step, row in sorted(rows.items()) if key in row]
         assert [(event.step, event.value) for event in events.Scalars(key)] == [

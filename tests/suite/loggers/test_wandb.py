@@ -10,11 +10,13 @@ import pytest
 from logged_runs import begin, configuration, finished_run, log_steps, merged, shown
 
 from multimax.suite import loggers
-from multimax.suite.engine.run_folder import RunFolder, read_metrics
+from multimax.suite.engine.run_writer import RunWriter
 from multimax.suite.engine.trainer import Trainer
 from multimax.suite.errors import UserError
 from multimax.suite.loggers import wandb_mirror
+from multimax.suite.loggers.wandb_mirror import run_id
 from multimax.suite.report.push_wandb import push_wandb
+from multimax.suite.runs import Run
 from multimax.suite.tasks import task_module
 
 TRAINING = (
@@ -25,7 +27,7 @@ TRAINING = (
 
 def assert_shows(run, path):
     """W&B has every step of a run once, in order and with its numbers."""
-    rows = merged(read_metrics(path))
+    rows = merged(Run(path).metrics)
     assert [row["_step"] for row in run.history] == sorted(rows)
     for ours in shown(run.history):
         theirs = rows[ours["step"]]
@@ -52,7 +54,7 @@ def killed_after_five_steps(path, *overrides):
 
     def run():
         folder = begin(path, *overrides)
-        with loggers.follow(path, "wandb") as follower:
+        with loggers.follow(Run(path), "wandb") as follower:
             log_steps(folder, 1, 5)
             follower.update()
             done.touch()
@@ -63,7 +65,8 @@ def killed_after_five_steps(path, *overrides):
 
 def trainer(path):
     config = configuration(*TRAINING)
-    return Trainer(task_module(config.task).create(config), RunFolder(path, config))
+    writer = RunWriter(path, config)
+    return Trainer(task_module(config.task).create(config), writer, loggers.follow(Run(path), config.logger.name))
 
 
 def test_a_run_killed_resumed_and_pushed_shows_every_step_once(server, tmp_path):
@@ -90,7 +93,7 @@ def test_a_run_killed_resumed_and_pushed_shows_every_step_once(server, tmp_path)
     assert [row["_step"] for row in served.history] == [2, 4, 5, 6, 8, 10, 12]
     trainer(path).run()
     assert [row["_step"] for row in served.history] == [2, 4, 5, 6, 8, 10, 12, 14, 15, 16, 18, 20]
-    for ours, theirs in zip(shown(served.history), merged(read_metrics(path)).values(), strict=True):
+    for ours, theirs in zip(shown(served.history), merged(Run(path).metrics).values(), strict=True):
         same = {key: value for key, value in theirs.items() if not key.endswith("per_second")}
         assert {key: ours[key] for key in same} == pytest.approx(same)
     history = list(served.history)
@@ -118,7 +121,7 @@ def test_a_pushed_run_is_all_that_its_files_say(server, tmp_path, capsys):
     assert run.values["function"] == "sparsemax-softmax"
     assert run.values["seed"] == 3
     assert run.values["training"]["batch_size"] > 0
-    start = loggers.RunFiles(path).starts[0]
+    start = Run(path).starts[0]
     assert run.values["revision"] == start["revision"]
     assert run.facts["commit"] == (start["revision"] or "").removesuffix("-dirty") or None
     assert run.summary["final/top1"] == 70
@@ -135,7 +138,7 @@ def test_runs_trained_offline_side_by_side_are_pushed_whole_and_once(server, tmp
             log_steps(folder, 1, 5)
             follower.update()
             folder.finish({"top1": 1.0}, metric="top1", steps=5)
-            folder.lock.close()
+            folder.run_lock.close()
     for _ in range(2):
         push_wandb(paths)
         counts = sorted(len(run.history) for run in server.runs.values())
@@ -143,10 +146,10 @@ def test_runs_trained_offline_side_by_side_are_pushed_whole_and_once(server, tmp
     folder = begin(paths[0], "logger=wandb", "logger.mode=offline", step=3)
     log_steps(folder, 4, 6)
     folder.finish({"top1": 1.0}, metric="top1", steps=6)
-    folder.lock.close()
+    folder.run_lock.close()
     push_wandb(paths)
     for path in paths:
-        assert_shows(server.runs[loggers.RunFiles(path).id], path)
+        assert_shows(server.runs[run_id(Run(path))], path)
 
 
 def test_an_offline_folder_resumed_and_synced_by_wandb_itself_shows_every_step_once(server, tmp_path):
@@ -154,7 +157,7 @@ def test_an_offline_folder_resumed_and_synced_by_wandb_itself_shows_every_step_o
     options = ("logger=wandb", "logger.mode=offline")
     killed_after_five_steps(path, *options)
     folder = begin(path, *options, step=3)
-    with loggers.follow(path, "wandb") as follower:
+    with loggers.follow(Run(path), "wandb") as follower:
         log_steps(folder, 4, 8)
         follower.update()
         folder.finish({"top1": 1.0}, metric="top1", steps=8)
@@ -162,7 +165,7 @@ def test_an_offline_folder_resumed_and_synced_by_wandb_itself_shows_every_step_o
     assert not server.runs
     command = [sys.executable, "-m", "wandb", "sync", str(offline)]
     subprocess.run(command, cwd=tmp_path, check=True, capture_output=True)
-    run = server.runs[loggers.RunFiles(path).id]
+    run = server.runs[run_id(Run(path))]
     assert_shows(run, path)
     assert (run.facts["groupName"], run.facts["jobType"], run.summary["final/top1"]) == ("deit_demo", "deit", 1)
     assert set(run.facts["tags"]) == {"multimax", "demo"}
@@ -176,15 +179,15 @@ def test_a_run_begun_again_from_nothing_is_another_one(tmp_path):
             folder = begin(tmp_path / "run", "logger=wandb")
             lines = folder.starts.read_text().splitlines()
             folder.starts.write_text("\n".join(line.replace('"time": "', f'"time": "{time_}') for line in lines) + "\n")
-            folder.lock.close()
-            ids.append(loggers.RunFiles(tmp_path / "run").id)
+            folder.run_lock.close()
+            ids.append(run_id(Run(tmp_path / "run")))
         shutil.rmtree(tmp_path / "run")
     assert ids[0] != ids[2]
 
 
 def follow_some_steps(path, *overrides):
     folder = begin(path, "logger=wandb", *overrides)
-    with loggers.follow(path, "wandb") as follower:
+    with loggers.follow(Run(path), "wandb") as follower:
         log_steps(folder, 1, 4)
         follower.update()
 
@@ -218,18 +221,18 @@ def test_a_server_that_goes_away_in_the_middle_does_not_keep_the_run_from_ending
     monkeypatch.setattr(wandb_mirror, "FINISH_SECONDS", 1)
     path = tmp_path / "run"
     folder = begin(path, "logger=wandb")
-    with loggers.follow(path, "wandb") as follower:
+    with loggers.follow(Run(path), "wandb") as follower:
         log_steps(folder, 1, 3)
         follower.update()
         server.dead = True
         log_steps(folder, 4, 6)
         follower.update()
         folder.finish({"top1": 1.0}, metric="top1", steps=6)
-        folder.lock.close()
+        folder.run_lock.close()
     server.dead = False
     server.revived.set()
     push_wandb([path])
-    assert_shows(server.runs[loggers.RunFiles(path).id], path)
+    assert_shows(server.runs[run_id(Run(path))], path)
 
 
 def test_a_failing_mirror_says_a_line_and_leaves_the_run_alone(tmp_path, capsys):
@@ -244,7 +247,7 @@ def test_a_failing_mirror_says_a_line_and_leaves_the_run_alone(tmp_path, capsys)
             raise AssertionError("it has been given up before")
 
     folder = begin(tmp_path / "run")
-    with loggers.Follower(Broken(), loggers.RunFiles(tmp_path / "run")) as follower:
+    with loggers.Follower(Broken(), Run(tmp_path / "run")) as follower:
         log_steps(folder, 1, 2)
         follower.update()
         log_steps(folder, 3, 4)
@@ -257,7 +260,7 @@ def test_a_run_without_logger_and_a_record_can_be_pushed(server, tmp_path):
     from multimax.suite.report.records import record
 
     finished_run(tmp_path / "run")
-    target = record(tmp_path / "run", tmp_path / "records")
+    target = record(Run(tmp_path / "run"), tmp_path / "records")
     push_wandb([target])
     [run] = server.runs.values()
     assert_shows(run, tmp_path / "run")
@@ -278,7 +281,7 @@ def test_what_cannot_be_pushed_is_named_and_the_rest_is_pushed(server, tmp_path)
     first, second = str(caught.value).splitlines()
     assert "empty is not a run folder" in first
     assert "busy is being trained" in second
-    assert_shows(server.runs[loggers.RunFiles(good).id], good)
+    assert_shows(server.runs[run_id(Run(good))], good)
 
 
 def test_push_without_a_key_ends_before_it_begins(tmp_path):

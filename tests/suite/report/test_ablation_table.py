@@ -4,10 +4,10 @@ import csv
 from statistics import mean
 
 import pytest
+from written_runs import write_run
 
 from multimax.suite.report.ablation_table import ablation_table
 from multimax.suite.report.measured_figures import oversmoothing_figures
-from multimax.suite.report.records import Record
 
 
 def record(folder, experiment, values, attention, output, pool="avg", bias=True):
@@ -18,7 +18,7 @@ def record(folder, experiment, values, attention, output, pool="avg", bias=True)
             "model": {"pool": pool, "qkv_bias": bias}, "reweight": {"attention": attention, "output": output},
         }  # fmt: skip
         summary = {"metric": "top1", "metrics": {"top1": value}, "revision": "0" * 40, "steps": 8}
-        yield Record(folder / f"{len(list(folder.iterdir()))}", config, summary)
+        yield write_run(folder / f"{len(list(folder.iterdir()))}", config, summary)
 
 
 def test_each_row_is_compared_with_what_it_changes(tmp_path):
@@ -52,7 +52,7 @@ def test_a_picture_of_every_experiment_that_was_measured(tmp_path):
     assert not list(oversmoothing_figures(records))
     at = {"step": 8, "epoch": 2.0, "patch_similarity": [0.5, 0.7], "mad": [0.4, 0.2]}
     for item, step in zip(records, (8, 4), strict=True):
-        folder = item.path = tmp_path / f"run-{step}"
+        folder = item.path
         (folder / "analysis").mkdir(parents=True)
         measured = str([at | {"step": 0, "epoch": 0.0}, at | {"step": step}]).replace("'", '"')
         (folder / "analysis" / "oversmoothing.json").write_text(f'{{"measured": {measured}}}')

@@ -6,6 +6,7 @@ from dataclasses import asdict, replace
 
 import pytest
 import yaml
+from written_runs import write_run
 
 from multimax.suite.composition import compose_configuration, typed
 from multimax.suite.errors import UserError
@@ -22,7 +23,6 @@ from multimax.suite.report.claims import (
     read_claims,
     stand_ins,
 )
-from multimax.suite.report.records import Record
 from multimax.suite.report.statistics import paired
 
 NUMBER = Number("n", "made up", "log", "top1", "higher", ["task=deit", "reweight=softmax"], [0, 1], 80.0, 0.2)
@@ -35,7 +35,7 @@ def records(folder, values, *overrides, experiment=None):
     """Made-up records of runs with this configuration, one for each value, with seeds from 0 on."""
     config = asdict(typed(compose_configuration(overrides)))
     return [
-        Record(
+        write_run(
             folder / f"{'-'.join(overrides)}-{seed}",
             config | {"seed": seed, "experiment": experiment},
             {"metric": "top1", "metrics": {"top1": value, "loss": 1.0}, "revision": "0" * 40},

@@ -2,16 +2,17 @@
 
 from dataclasses import asdict
 
+from written_runs import write_run
+
 from multimax.suite.composition import compose_configuration, typed
 from multimax.suite.report.defect_table import released_decoding
-from multimax.suite.report.records import Record
 
 
 def records(folder, bleu, *overrides):
     """Made-up records of translation runs, one for each value, with seeds from 0 on."""
     config = asdict(typed(compose_configuration(["task=mt", *overrides])))
     return [
-        Record(
+        write_run(
             folder / f"{'-'.join(overrides)}-{seed}", config | {"seed": seed}, {"metrics": {"test_bleu@best": value}}
         )
         for seed, value in enumerate(bleu)

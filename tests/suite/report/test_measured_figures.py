@@ -5,10 +5,10 @@ import io
 import json
 
 import pytest
+from written_runs import write_run
 
 from multimax.suite.errors import UserError
 from multimax.suite.report.measured_figures import measured_figures
-from multimax.suite.report.records import Record
 
 
 def recorded(folder, function, seed=0, experiment="small", **kinds):
@@ -18,7 +18,7 @@ def recorded(folder, function, seed=0, experiment="small", **kinds):
     (path / "analysis").mkdir(parents=True)
     for kind, found in kinds.items():
         (path / "analysis" / f"{kind}.json").write_text(json.dumps(found))
-    return Record(path, config, {"revision": "0" * 40})
+    return write_run(path, config, {"revision": "0" * 40})
 
 
 def heads(text, weight):

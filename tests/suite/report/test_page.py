@@ -26,8 +26,8 @@ from multimax.suite.report.page.data import page_data, read_run
 from multimax.suite.report.page.html import page
 from multimax.suite.report.page.results_page import results_page, table
 from multimax.suite.report.page.serve import Runs, server
-from multimax.suite.report.records import read_records
 from multimax.suite.report.statistics import paired
+from multimax.suite.runs import Run, read_runs
 
 
 class Parts(HTMLParser):
@@ -64,7 +64,7 @@ def data_in(content):
 
 
 def data_of(folder):
-    return page_data([read_run(path) for path in sorted(folder.iterdir())], "Runs", "Made up.")
+    return page_data([read_run(Run(path)) for path in sorted(folder.iterdir())], "Runs", "Made up.")
 
 
 def test_the_page_in_the_repository_is_what_the_records_give(root):
@@ -77,7 +77,7 @@ def test_the_page_in_the_repository_is_what_the_records_give(root):
     )
     assert kept == output.sidecar(results), "results/index.json is out of date: make results"
     data = data_in(output.files[".html"])
-    assert [run["name"] for run in data["runs"]] == [record.path.name for record in read_records(results / "runs")]
+    assert [run["name"] for run in data["runs"]] == [record.path.name for record in read_runs(results / "runs")]
     assert all(run["curves"] and run["command"] for run in data["runs"])
     for run in data["runs"]:
         assert (results / run["folder"]).is_dir()
@@ -186,7 +186,7 @@ def test_a_table_is_read_with_its_words(tmp_path):
 def test_the_command_of_a_run_makes_that_run(root):
     """One run of each experiment, of functions in turn."""
     groups: dict[str, list] = {}
-    for record in read_records(root / "results" / "runs"):
+    for record in read_runs(root / "results" / "runs"):
         groups.setdefault(record.experiment, []).append(record)
     for number, group in enumerate(groups.values()):
         record = group[number * 3 % len(group)]

@@ -21,6 +21,7 @@ from selenium.webdriver.support.ui import Select, WebDriverWait
 from multimax.suite.report.page.data import page_data, read_run
 from multimax.suite.report.page.html import page
 from multimax.suite.report.page.serve import Runs, server
+from multimax.suite.runs import Run
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 DRIVER = shutil.which("chromedriver")
@@ -108,7 +109,7 @@ def address(tmp_path_factory):
     """A page of 27 runs in three experiments, from a file."""
     folder = tmp_path_factory.mktemp("page")
     make_runs(folder / "runs", experiments=3)
-    runs = [replace(read_run(path), folder=f"runs/{path.name}/") for path in sorted((folder / "runs").iterdir())]
+    runs = [replace(read_run(Run(path)), folder=f"runs/{path.name}/") for path in sorted((folder / "runs").iterdir())]
     (folder / "index.html").write_bytes(page(page_data(runs, "Runs", "Made up.", [TABLE])))
     return (folder / "index.html").as_uri()
 
@@ -239,7 +240,7 @@ def test_smoothing_makes_curves_smoother(browser, tmp_path):
         for step in range(10, 990, 10)
     ]
     (run / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    (tmp_path / "index.html").write_bytes(page(page_data([read_run(run)], "Runs", "Made up.")))
+    (tmp_path / "index.html").write_bytes(page(page_data([read_run(Run(run))], "Runs", "Made up.")))
     opened = browser
     opened.open((tmp_path / "index.html").as_uri() + "#metric=train/loss")
     path = ".curve"
@@ -355,7 +356,7 @@ def test_what_runs_are_called_stays_text(browser, tmp_path):
     run = make_run(tmp_path / "runs", "softmax", name="x", experiment=NAUGHTY, description=NAUGHTY)
     table = TABLE | {"rows": [[NAUGHTY, NAUGHTY, NAUGHTY]], "text": NAUGHTY, "title": NAUGHTY}
     naughty = replace(
-        read_run(run), pictures=[(NAUGHTY, "javascript:document.title='taken'")], folder="javascript:alert(1)"
+        read_run(Run(run)), pictures=[(NAUGHTY, "javascript:document.title='taken'")], folder="javascript:alert(1)"
     )
     (tmp_path / "index.html").write_bytes(page(page_data([naughty], NAUGHTY, NAUGHTY, [table], problems=[NAUGHTY])))
     for view in ("means", "runs", "claims"):

@@ -7,8 +7,9 @@ import yaml
 
 from multimax.suite import cli
 from multimax.suite.errors import UserError
-from multimax.suite.report.records import read_records, record
+from multimax.suite.report.records import record
 from multimax.suite.report.tables import write_tables
+from multimax.suite.runs import Run, read_runs
 
 
 def finished_run(folder, function, seed, top1, epochs=3.0, **site):
@@ -32,8 +33,8 @@ def test_a_table_is_what_the_records_say(tmp_path):
     values = {"softmax": [70.0, 71.5, 69.25], "sparsemax": [72.0, 70.0]}
     for function, tops in values.items():
         for seed, top1 in enumerate(tops):
-            record(finished_run(runs, function, seed, top1), results / "runs")
-    record(finished_run(runs, "multimax", 0, 60.0, order=1), results / "runs")
+            record(Run(finished_run(runs, function, seed, top1)), results / "runs")
+    record(Run(finished_run(runs, "multimax", 0, 60.0, order=1)), results / "runs")
     assert not any("/secret" in path.read_text() for path in results.rglob("*.*"))
     assert not list(results.rglob("checkpoints"))
 
@@ -52,8 +53,8 @@ def test_a_table_is_what_the_records_say(tmp_path):
 def test_runs_that_differ_in_something_else_are_not_averaged(tmp_path):
     runs, results = tmp_path / "runs", tmp_path / "results"
     runs.mkdir()
-    record(finished_run(runs, "softmax", 0, 70.0), results / "runs")
-    record(finished_run(runs, "softmax", 1, 70.0, epochs=4.0), results / "runs")
+    record(Run(finished_run(runs, "softmax", 0, 70.0)), results / "runs")
+    record(Run(finished_run(runs, "softmax", 1, 70.0, epochs=4.0)), results / "runs")
     with pytest.raises(UserError, match="differ in more than"):
         list(write_tables(results))
 
@@ -63,20 +64,20 @@ def test_what_an_analysis_kept_is_recorded_and_pictures_are_not(tmp_path):
     (run / "analysis").mkdir()
     (run / "analysis" / "numbers.json").write_text('{"found": [1, 2]}')
     (run / "analysis" / "numbers.png").write_bytes(b"picture")
-    target = record(run, tmp_path / "results")
+    target = record(Run(run), tmp_path / "results")
     assert [path.name for path in (target / "analysis").iterdir()] == ["numbers.json"]
-    (read,) = read_records(tmp_path / "results")
+    (read,) = read_runs(tmp_path / "results")
     assert read.analysis("numbers") == {"found": [1, 2]}
     assert read.analysis("others") is None
 
 
 def test_only_a_finished_run_is_recorded(tmp_path):
     with pytest.raises(UserError, match="not a finished run"):
-        record(tmp_path, tmp_path / "results")
+        record(Run(tmp_path), tmp_path / "results")
 
 
 def test_every_recorded_run_ends_with_the_last_values_of_its_own_metrics(root):
-    records = read_records(root / "results" / "runs")
+    records = read_runs(root / "results" / "runs")
     assert records
     for item in records:
         lines = [json.loads(line) for line in (item.path / "metrics.jsonl").read_text().splitlines()]

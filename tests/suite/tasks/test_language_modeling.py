@@ -11,10 +11,11 @@ import torch
 from multimax import reweight
 from multimax.suite.composition import compose_configuration, typed
 from multimax.suite.data.segments import TextBatch
-from multimax.suite.engine.run_folder import RunFolder, read_metrics
+from multimax.suite.engine.run_writer import RunWriter
 from multimax.suite.engine.trainer import Trainer
 from multimax.suite.errors import Interrupted, UserError
 from multimax.suite.models.transformer_xl import Reach
+from multimax.suite.runs import Run
 from multimax.suite.tasks.base import Shard
 from multimax.suite.tasks.language_modeling import MODELS, SMOOTHING, LanguageModeling
 
@@ -123,9 +124,9 @@ def test_a_resumed_run_is_the_uninterrupted_one_to_the_last_bit(text, tmp_path, 
         "training.log_every=1",
         "training.micro_batch_size=2",
     )
-    whole, broken = (RunFolder(tmp_path / name, config) for name in ("whole", "broken"))
+    whole, broken = (RunWriter(tmp_path / name, config) for name in ("whole", "broken"))
     for folder in (whole, broken):
-        folder.claim()
+        folder.open(dict)
     Trainer(LanguageModeling(config), whole).run()
 
     for step in (7, 15, 33):
@@ -143,7 +144,7 @@ def test_a_resumed_run_is_the_uninterrupted_one_to_the_last_bit(text, tmp_path, 
     Trainer(LanguageModeling(config), broken).run()
     records = {
         name: [
-            {k: v for k, v in record.items() if k != "train/tokens_per_second"} for record in read_metrics(folder.path)
+            {k: v for k, v in record.items() if k != "train/tokens_per_second"} for record in Run(folder.path).metrics
         ]
         for name, folder in (("whole", whole), ("broken", broken))
     }
@@ -259,8 +260,8 @@ def test_every_function_learns(text, tmp_path, name, arguments):
         "training.log_every=30",
         "training.evaluate_every=30",
     )
-    folder = RunFolder(tmp_path / "run", config)
-    folder.claim()
+    folder = RunWriter(tmp_path / "run", config)
+    folder.open(dict)
     metrics = Trainer(LanguageModeling(config), folder).run()
     assert metrics["ppl@mem7" if arguments is XL else "ppl@ctx5"] < 0.8 * metrics["unigram_ppl"]
 

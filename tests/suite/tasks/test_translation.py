@@ -14,9 +14,10 @@ from multimax.suite.composition import compose_configuration, typed
 from multimax.suite.config import run_name
 from multimax.suite.data.segments import IGNORED
 from multimax.suite.engine import checkpoint
-from multimax.suite.engine.run_folder import RunFolder, read_metrics
+from multimax.suite.engine.run_writer import RunWriter
 from multimax.suite.engine.trainer import Trainer
 from multimax.suite.errors import Interrupted, UserError
+from multimax.suite.runs import Run
 from multimax.suite.tasks.base import Shard
 from multimax.suite.tasks.bleu import CorpusBLEU
 from multimax.suite.tasks.translation import Translation
@@ -221,9 +222,9 @@ def test_a_resumed_run_is_the_uninterrupted_one_to_the_last_bit(counting, tmp_pa
         "training.average_checkpoints=3",
         "training.keep_checkpoints=1",
     )
-    whole, broken = (RunFolder(tmp_path / name, config) for name in ("whole", "broken"))
+    whole, broken = (RunWriter(tmp_path / name, config) for name in ("whole", "broken"))
     for folder in (whole, broken):
-        folder.claim()
+        folder.open(dict)
     Trainer(Translation(config), whole).run()
     for step in (7, 11, 20):
         trainer = Trainer(Translation(config), broken)
@@ -239,7 +240,7 @@ def test_a_resumed_run_is_the_uninterrupted_one_to_the_last_bit(counting, tmp_pa
     Trainer(Translation(config), broken).run()
     timing = ("train/tokens_per_second",)
     records = [
-        [{k: v for k, v in record.items() if k not in timing} for record in read_metrics(folder.path)]
+        [{k: v for k, v in record.items() if k not in timing} for record in Run(folder.path).metrics]
         for folder in (whole, broken)
     ]
     assert records[0] == records[1]
@@ -257,10 +258,10 @@ def test_the_end_of_a_run_tests_last_best_and_average(counting, tmp_path):
         "training.evaluate_every=4",
         "training.average_checkpoints=2",
     )
-    folder = RunFolder(tmp_path / "run", config)
+    folder = RunWriter(tmp_path / "run", config)
     task = Translation(config)
     metrics = Trainer(task, folder).run()
-    assert metrics["best_bleu"] == max(r["val/bleu"] for r in read_metrics(folder.path) if "val/bleu" in r)
+    assert metrics["best_bleu"] == max(r["val/bleu"] for r in Run(folder.path).metrics if "val/bleu" in r)
 
     weights = {}
     for step in (4, 8, 12):
@@ -297,7 +298,7 @@ def test_every_function_learns(counting, tmp_path, name):
         "schedule.warmup_steps=20",
         "training.log_every=50",
     )
-    metrics = Trainer(Translation(config), RunFolder(tmp_path / "run", config)).run()
+    metrics = Trainer(Translation(config), RunWriter(tmp_path / "run", config)).run()
     assert metrics["ppl"] < 5  # of 7 words and the end, drawn at random, about 7.5
     assert metrics["bleu"] > 10
 
@@ -315,7 +316,7 @@ def test_two_processes_do_what_one_does(root, counting, tmp_path):
             cwd=tmp_path, capture_output=True, text=True, timeout=300, env={**os.environ, "OMP_NUM_THREADS": "1"},
         )  # fmt: skip
         assert done.returncode == 0, done.stderr
-        records.append(read_metrics(run))
+        records.append(Run(run).metrics)
         tested.append(json.loads((run / "summary.json").read_text())["metrics"])
     for expected, record in zip(*records, strict=True):
         for key in ("step", "train/loss", "train/learning_rate", "val/loss", "val/tokens", "val/bleu", "val/sentences"):

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from multimax.suite.loggers.run_files import RunFiles
+from multimax.suite.runs import Run
 
 POINTS = 200
 """Most points of a curve: the first of every k, and the last."""
@@ -20,10 +20,10 @@ class Curves:
     steps_per_epoch: float | None = None
 
 
-def read_curves(files: RunFiles) -> Curves:
+def read_curves(run: Run) -> Curves:
     """The curves of a run, finished or not. Raises ValueError for a line of its metrics that cannot be read."""
     result = Curves()
-    for step, row, _ in files.rows(0):
+    for step, row, _ in run.rows():
         result.step = step
         if row.get("epoch"):
             result.steps_per_epoch = step / row["epoch"]

@@ -4,19 +4,17 @@ import math
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import matplotlib
 
-from multimax.suite.config import flatten, setting
+from multimax.suite.config import flatten
 from multimax.suite.figures.style import STYLES, Style, style_of
-from multimax.suite.loggers.run_files import RunFiles
 from multimax.suite.report.page.command import command
 from multimax.suite.report.page.curves import Curves, packed, read_curves, short
 from multimax.suite.report.statistics import mean_over_seeds, paired
 from multimax.suite.report.tables import HEADLINE
-from multimax.suite.tasks import task_module
+from multimax.suite.runs import Run
 
 BASELINE = "softmax"
 SCORES = {"deit": ("top1",), "lm": ("ppl@", "smoothed_ppl@"), "mt": ("bleu",)}
@@ -24,22 +22,30 @@ SCORES = {"deit": ("top1",), "lm": ("ppl@", "smoothed_ppl@"), "mt": ("bleu",)}
 
 
 @dataclass(frozen=True)
-class PageRun:
-    """A run as the page sees it; ``pictures`` are kinds of picture and where they are, relative to the page."""
+class Shown:
+    """A run on the page, as it was when it was read; ``pictures`` are kinds of picture with their URLs."""
 
-    name: str
-    config: Mapping[str, Any]
+    run: Run
     summary: Mapping[str, Any]  # empty for an unfinished run
     start: Mapping[str, Any]  # the newest; empty for a record
     curves: Curves
-    experiment: str
-    function: str
-    setting: Mapping[str, Any]
     command: str | None
     status: str = "finished"  # finished | running | stopped
     seconds_per_step: float | None = None
     pictures: Sequence[tuple[str, str]] = ()
     folder: str | None = None  # where its files are, relative to the page
+
+    @property
+    def config(self) -> Mapping[str, Any]:
+        return self.run.config
+
+    @property
+    def experiment(self) -> str:
+        return self.run.experiment
+
+    @property
+    def function(self) -> str:
+        return self.run.function
 
     @property
     def final(self) -> Mapping[str, float]:
@@ -68,27 +74,22 @@ class PageRun:
         return math.ceil(training["epochs"] * each - 1e-6) if each and training.get("epochs") else None
 
 
-def read_run(path: Path) -> PageRun:
-    """A run folder, finished or not, or a record. Raises UserError, ValueError or KeyError for one that is damaged."""
-    files = RunFiles(path)
-    summary, starts = files.summary or {}, files.starts
+def read_run(run: Run) -> Shown:
+    """A run, finished or not. Raises UserError, ValueError or KeyError for one that is damaged."""
+    summary, starts = run.summary, run.starts
     seconds = summary.get("throughput", {}).get("seconds")
-    return PageRun(
-        name=files.name,
-        config=files.config,
-        summary=summary,
+    return Shown(
+        run,
+        summary,
         start=starts[-1] if starts else {},
-        curves=read_curves(files),
-        experiment=files.experiment,
-        function=files.function,
-        setting=setting(files.config, task_module(files.config["task"]).Config),
-        command=command(files.config),
+        curves=read_curves(run),
+        command=command(run.config),
         seconds_per_step=seconds / summary["steps"] if seconds else None,
     )
 
 
 def page_data(
-    runs: Iterable[PageRun],
+    runs: Iterable[Shown],
     title: str,
     made_by: str,
     tables: Sequence[Mapping[str, Any]] = (),
@@ -100,7 +101,7 @@ def page_data(
     ``problems`` are lines about runs that could not be read. Runs of one experiment that differ in more than their
     functions and their seed are told apart by what differs, and never averaged.
     """
-    runs = sorted(runs, key=lambda run: run.name)
+    runs = sorted(runs, key=lambda run: run.run.name)
     variants = variants_of(runs)
     metrics, curves, points = packed([run.curves for run in runs])
     names = sorted({run.config["reweight"]["attention"]["name"] for run in runs})
@@ -123,10 +124,10 @@ def page_data(
     }
 
 
-def run_data(run: PageRun, variant: str) -> dict[str, Any]:
+def run_data(run: Shown, variant: str) -> dict[str, Any]:
     config, headline = run.config, run.headline
     return {
-        "name": run.name,
+        "name": run.run.name,
         "task": config["task"],
         "scale": config["scale"],
         "experiment": run.experiment,
@@ -152,7 +153,7 @@ def run_data(run: PageRun, variant: str) -> dict[str, Any]:
     }
 
 
-def facts(run: PageRun) -> dict[str, str]:
+def facts(run: Shown) -> dict[str, str]:
     """What the details of a run begin with."""
     summary = run.summary
     environment = summary.get("environment") or run.start.get("environment", {})
@@ -172,11 +173,11 @@ def facts(run: PageRun) -> dict[str, str]:
     return {name: str(value) for name, value in result.items() if value}
 
 
-def variants_of(runs: Sequence[PageRun]) -> list[str]:
+def variants_of(runs: Sequence[Shown]) -> list[str]:
     """For each run what, beside functions and seed, is not the same for all runs of its experiment; mostly nothing."""
     groups = defaultdict(list)
     for run in runs:
-        groups[run.experiment].append(run.setting)
+        groups[run.experiment].append(run.run.setting)
     differ = {
         experiment: [key for key in sorted(set().union(*group)) if len({repr(s.get(key)) for s in group}) > 1]
         for experiment, group in groups.items()
@@ -188,7 +189,7 @@ def variants_of(runs: Sequence[PageRun]) -> list[str]:
     ]
 
 
-def experiments(runs: Sequence[PageRun]) -> dict[str, dict[str, Any]]:
+def experiments(runs: Sequence[Shown]) -> dict[str, dict[str, Any]]:
     """By name what an experiment's runs have in common."""
     result: dict[str, dict[str, Any]] = {}
     for run in sorted(runs, key=lambda run: run.experiment):
@@ -208,12 +209,12 @@ def experiments(runs: Sequence[PageRun]) -> dict[str, dict[str, Any]]:
     return result
 
 
-def means(runs: Sequence[PageRun], variants: Sequence[str]) -> list[dict[str, Any]]:
+def means(runs: Sequence[Shown], variants: Sequence[str]) -> list[dict[str, Any]]:
     """Each function within its experiment over the seeds that are finished, and its paired difference to softmax.
 
     The best of an experiment comes first.
     """
-    groups: dict[tuple[str, str, str], list[PageRun]] = defaultdict(list)
+    groups: dict[tuple[str, str, str], list[Shown]] = defaultdict(list)
     for run, variant in zip(runs, variants, strict=True):
         if run.headline in run.final:
             groups[run.experiment, variant, run.function].append(run)
@@ -242,7 +243,7 @@ def means(runs: Sequence[PageRun], variants: Sequence[str]) -> list[dict[str, An
     return sorted(result, key=lambda row: (row["experiment"], row["variant"], sign[row["experiment"]] * row["mean"]))
 
 
-def by_seed(group: Sequence[PageRun]) -> dict[int, float]:
+def by_seed(group: Sequence[Shown]) -> dict[int, float]:
     return {run.config["seed"]: run.final[str(run.headline)] for run in group}
 
 

@@ -10,7 +10,7 @@ from urllib.parse import quote
 from multimax.suite.report.outputs import Output
 from multimax.suite.report.page.data import page_data, read_run
 from multimax.suite.report.page.html import page
-from multimax.suite.report.records import read_records
+from multimax.suite.runs import read_runs
 
 PICTURES = (".png", ".svg")
 MADE_BY = (
@@ -21,13 +21,13 @@ MADE_BY = (
 
 def results_page(results: Path) -> Iterator[Output]:
     """The page, once the tables and the figures are there; the figures stay beside it and are linked to."""
-    records = read_records(results / "runs")
+    records = read_runs(results / "runs")
     experiments = {record.experiment for record in records}
     paths = [path for path in sorted((results / "tables").glob("*.csv")) if path.stem not in experiments]
     runs = []
     for record in records:
         place = f"runs/{record.path.name}/"
-        runs.append(replace(read_run(record.path), pictures=pictures_in(record.path, place), folder=place))
+        runs.append(replace(read_run(record), pictures=pictures_in(record.path, place), folder=place))
     data = page_data(runs, "Recorded runs", MADE_BY, [table(path) for path in paths], figures(results / "figures"))
     yield Output("index", {".html": page(data)}, records, paths)
 

@@ -11,9 +11,10 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 from multimax.suite.errors import UserError
-from multimax.suite.report.page.data import PageRun, page_data, read_run
+from multimax.suite.report.page.data import Shown, page_data, read_run
 from multimax.suite.report.page.html import page
 from multimax.suite.report.page.results_page import pictures_in
+from multimax.suite.runs import Run
 
 FILES = ("config.yaml", "metrics.jsonl", "summary.json", "starts.jsonl")
 QUIET = 600  # seconds after which a run that writes nothing counts as stopped
@@ -26,7 +27,7 @@ class Runs:
 
     def __init__(self, paths: Sequence[Path]):
         self.paths = paths
-        self.known: dict[Path, tuple[object, PageRun]] = {}
+        self.known: dict[Path, tuple[object, Shown]] = {}
         self.pictures: dict[str, Path] = {}  # by their place relative to the page
 
     def folders(self) -> list[Path]:
@@ -60,11 +61,11 @@ class Runs:
         self.pictures = pictures
         return page(page_data(runs, "Runs", f"Read from {', '.join(map(str, self.paths))}.", problems=problems))
 
-    def read(self, folder: Path, place: str) -> PageRun:
+    def read(self, folder: Path, place: str) -> Shown:
         signature = [(s.st_mtime_ns, s.st_size) for name in FILES if (s := stat(folder / name))]
         known = self.known.get(folder)
         if known is None or known[0] != signature:
-            known = self.known[folder] = signature, read_run(folder)
+            known = self.known[folder] = signature, read_run(Run(folder))
         run, pictures = known[1], pictures_in(folder, place)
         if run.summary:
             return replace(run, pictures=pictures)
@@ -77,7 +78,7 @@ def stat(path: Path) -> os.stat_result | None:
     return path.stat() if path.exists() else None
 
 
-def seconds_per_step(folder: Path, run: PageRun) -> float | None:
+def seconds_per_step(folder: Path, run: Shown) -> float | None:
     """Of an unfinished run, from its newest start to its newest line."""
     written, steps = stat(folder / "metrics.jsonl"), run.curves.step - run.start.get("step", 0)
     if written is None or steps <= 0 or not run.start:

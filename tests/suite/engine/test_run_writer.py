@@ -7,9 +7,10 @@ import os
 import pytest
 from engine_runs import configure
 
-from multimax.suite.engine import run_folder
-from multimax.suite.engine.run_folder import RunFolder, read_lines
+from multimax.suite.engine import run_writer
+from multimax.suite.engine.run_writer import RunWriter
 from multimax.suite.errors import UserError
+from multimax.suite.files import read_lines, write_lines
 
 
 def test_a_file_system_without_locks_is_said_and_trained_on(tmp_path, monkeypatch, capsys):
@@ -19,7 +20,7 @@ def test_a_file_system_without_locks_is_said_and_trained_on(tmp_path, monkeypatc
             raise OSError(number, os.strerror(number))
 
         monkeypatch.setattr(fcntl, "flock", flock)
-        RunFolder(tmp_path, configure()).claim()
+        RunWriter(tmp_path, configure()).open(dict)
         said = capsys.readouterr().out
         assert f"{tmp_path} is on a file system without locks ({os.strerror(number)})" in said
 
@@ -30,30 +31,30 @@ def test_a_restarted_job_waits_for_the_lock_of_its_former_start(tmp_path, monkey
         monkeypatch.delenv("SLURM_RESTART_COUNT", raising=False)
     else:
         monkeypatch.setenv("SLURM_RESTART_COUNT", restarts)
-    first, second = RunFolder(tmp_path, configure()), RunFolder(tmp_path, configure())
-    first.claim()
-    monkeypatch.setattr(run_folder.time, "sleep", lambda seconds: first.lock.close())
+    first, second = RunWriter(tmp_path, configure()), RunWriter(tmp_path, configure())
+    first.open(dict)
+    monkeypatch.setattr(run_writer.time, "sleep", lambda seconds: first.run_lock.close())
     if restarts == "1":
-        second.claim()
-        assert first.lock.closed
+        second.open(dict)
+        assert first.run_lock.closed
     else:
         with pytest.raises(UserError, match="trained by another process"):
-            second.claim()
+            second.open(dict)
 
 
 def test_a_restarted_job_does_not_wait_for_ever(tmp_path, monkeypatch):
     monkeypatch.setenv("SLURM_RESTART_COUNT", "1")
-    monkeypatch.setattr(run_folder, "LOCK_WAIT", 2)
-    holder = RunFolder(tmp_path, configure())
-    holder.claim()
+    monkeypatch.setattr(run_writer, "LOCK_WAIT", 2)
+    holder = RunWriter(tmp_path, configure())
+    holder.open(dict)
     with pytest.raises(UserError, match="trained by another process"):
-        RunFolder(tmp_path, configure()).claim()
+        RunWriter(tmp_path, configure()).open(dict)
 
 
 def test_a_line_cut_short_at_the_end_is_left_out_and_any_other_damage_is_named(tmp_path):
     path = tmp_path / "metrics.jsonl"
     good = [{"step": step, "train/loss": 0.5} for step in range(3)]
-    run_folder.write_lines(path, good)
+    write_lines(path, good)
     whole = path.read_bytes()
     assert read_lines(path) == good
     for cut in range(len(whole)):

@@ -1,0 +1,99 @@
+"""Opening a run that was trained: its task with the data, and its model as in a checkpoint."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from omegaconf import OmegaConf
+from torch import nn
+
+from multimax.suite.composition import import_modules, register_groups, typed
+from multimax.suite.engine import checkpoint, distributed
+from multimax.suite.errors import UserError
+from multimax.suite.runs import Run
+from multimax.suite.tasks import task_module
+
+
+@dataclass(frozen=True)
+class OpenRun:
+    """A run with the weights that ``checkpoint`` names: last, best, average, or a folder such as step-00001234.
+
+    ``overrides`` are KEY=VALUE of its configuration; ``ema`` takes the averaged weights of the checkpoint; ``needs``
+    names the task that the run must be of. Each part is opened when it is asked for; before the data and the model,
+    which take time, the configuration is read and the checkpoint found. Everything raises UserError.
+    """
+
+    run: Run
+    overrides: Sequence[str] = ()
+    checkpoint: str = "last"
+    ema: bool = False
+    needs: str | None = None
+
+    @property
+    def path(self) -> Path:
+        return self.run.path
+
+    @cached_property
+    def config(self) -> Any:
+        """The run's configuration, of its task's class. Raises UserError if it is not of the task that is needed."""
+        register_groups()
+        composed = OmegaConf.create(self.run.config)
+        if self.needs not in (None, composed.task):
+            raise UserError(f"{self.path} is a run of task={composed.task}: this needs one of task={self.needs}")
+        composed.merge_with_dotlist(list(self.overrides))
+        import_modules(composed.imports)
+        return typed(composed)
+
+    @cached_property
+    def checkpoints(self) -> list[Path]:
+        """The checkpoint that is asked for, or those to average."""
+        higher_is_better = task_module(self.config.task).create.higher_is_better
+        count = self.config.training.average_checkpoints
+        names = [self.checkpoint]
+        if self.checkpoint == "average":
+            if count is None or self.ema:
+                raise UserError(
+                    "--checkpoint average is of the weights that a run with training.average_checkpoints=N kept"
+                )
+            names = [path.name for path in checkpoint.newest_scored(self.run.checkpoints, count)] or ["last"]
+        return [checkpoint.find(self.run.checkpoints, name, higher_is_better) for name in names]
+
+    @property
+    def names(self) -> str:
+        """The folders of the checkpoints in one line."""
+        return " ".join(path.name for path in self.checkpoints)
+
+    @cached_property
+    def task(self) -> Any:  # a Task; who needs more of it names the task
+        """The task with its data, whose classes or vocabulary must be those that the run was trained on."""
+        _ = self.checkpoints
+        task = task_module(self.config.task).create(self.config)
+        if self.run.data is not None:
+            task.match(self.run.data)
+        return task
+
+    @cached_property
+    def device(self) -> torch.device:
+        return distributed.choose_device(self.config.training.device)
+
+    @cached_property
+    def model(self) -> Any:
+        """The model in evaluation mode."""
+        for path in self.checkpoints:
+            try:
+                checkpoint.verify(path)
+            except ValueError as error:
+                raise UserError(f"checkpoint {path} is damaged: {error}") from None
+        model: nn.Module = self.task.build_model().to(self.device)
+        if self.checkpoint == "average":
+            checkpoint.load_average(self.checkpoints, model, self.device)
+        else:
+            checkpoint.load_weights(self.checkpoints[0], model, "ema" if self.ema else "model", self.device)
+        return model.eval()
+
+    def autocast(self) -> torch.autocast:
+        """The precision that the run was trained in."""
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.training.precision == "bf16")

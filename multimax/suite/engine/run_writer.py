@@ -1,0 +1,156 @@
+"""Writing a run as it is trained: at any instant a kill leaves files that the same command goes on from."""
+
+import fcntl
+import json
+import os
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import asdict
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import IO, Any
+
+import yaml
+
+from multimax.suite.config import RunConfig, digest, flatten, identity
+from multimax.suite.data.fingerprint import Fingerprint
+from multimax.suite.engine.console import say
+from multimax.suite.engine.provenance import environment, revision
+from multimax.suite.errors import UserError
+from multimax.suite.files import flush_to_disk, read_lines, write_atomic, write_lines, writing
+from multimax.suite.runs import Run
+
+LOCK_WAIT = 120  # seconds after which a network file system has noticed that a machine has gone
+
+
+class RunWriter:
+    """Writes the run of ``config`` in ``path``. Only the first process has it ``active``; the others write nothing.
+
+    ``command`` is what to type for the run again. Raises UserError if the folder holds a run of another configuration,
+    naming what differs.
+    """
+
+    def __init__(self, path: Path, config: RunConfig, active: bool = True, command: str | None = None):
+        self.run, self.config, self.active, self.command = Run(path), config, active, command
+        self.digest = digest(config)
+        if self.run.exists:
+            check_same_configuration(self.run, config)
+
+    @property
+    def path(self) -> Path:
+        return self.run.path
+
+    @property
+    def metrics(self) -> Path:
+        return self.path / "metrics.jsonl"
+
+    @property
+    def starts(self) -> Path:
+        return self.path / "starts.jsonl"
+
+    def open(self, fingerprint: Callable[[], Fingerprint]) -> None:
+        """Take the run lock, and make the folder or take over that of an interrupted run.
+
+        ``fingerprint`` makes that of the data, which is kept with the run. Raises UserError if another process trains
+        it now, or if it is a run of other data.
+        """
+        if not self.active:
+            return
+        with writing(self.path):
+            self.run.checkpoints.mkdir(parents=True, exist_ok=True)
+            self.run_lock = (self.path / ".lock").open("w")
+        # What Slurm starts again may meet the lock of its own former start, whose machine has gone.
+        self.lock(self.run_lock, LOCK_WAIT if int(os.environ.get("SLURM_RESTART_COUNT", 0)) else 0)
+        if self.run.data is None:
+            write_atomic(self.path / "data.json", json.dumps(fingerprint(), indent=1) + "\n")
+        else:
+            self.run.check_data(fingerprint())
+        write_atomic(self.path / "config.yaml", yaml.safe_dump(asdict(self.config), sort_keys=False))
+
+    def lock(self, file: IO[str], wait: float) -> None:
+        """Lock ``file``; raises UserError if another process still has it locked after ``wait`` seconds."""
+        ends = time.monotonic() + wait
+        while True:
+            try:
+                return fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                if time.monotonic() >= ends:
+                    raise UserError(f"{self.path} is being trained by another process") from None
+            except OSError as error:
+                return say(
+                    f"{self.path} is on a file system without locks ({error.strerror}): "
+                    "nothing keeps another process from training in it at the same time"
+                )
+            time.sleep(1)
+
+    def start(self, step: int) -> None:
+        """Note that the run goes on from ``step``: by which command, on what machine and with what code.
+
+        Drops the lines of ``metrics.jsonl`` that a killed run wrote after its checkpoint: they will be written again.
+        """
+        if not self.active:
+            return
+        write_lines(self.metrics, [r for r in read_lines(self.metrics) if r["step"] <= step and step > 0])
+        starts = read_lines(self.starts)
+        start = {
+            "step": step,
+            "command": self.command,
+            "revision": revision(),
+            "time": now(),
+            "environment": environment(),
+        }
+        if starts and starts[-1]["revision"] != start["revision"]:
+            say(f"the code is another one than at the last start: {starts[-1]['revision']}, now {start['revision']}")
+        write_lines(self.starts, [*starts, start])
+
+    def log(self, record: Mapping[str, Any]) -> None:
+        """Append one line to ``metrics.jsonl``; it has ``step``, the number of optimiser steps done."""
+        if not self.active:
+            return
+        with writing(self.metrics), self.metrics.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(record) + "\n")
+
+    def flush(self) -> None:
+        """Have ``metrics.jsonl`` on the disk: a checkpoint that is there stands for all lines up to its step."""
+        for path in (self.metrics, self.path):
+            if path.exists():
+                with writing(path):
+                    flush_to_disk(path)
+
+    def finish(self, metrics: Mapping[str, float], **facts: Any) -> None:
+        """Write ``summary.json``: the final metrics and what they came from."""
+        if not self.active:
+            return
+        starts = read_lines(self.starts)
+        summary = {
+            "metrics": metrics,
+            "config_hash": self.digest,
+            # More than one if the code changed between the starts of the run.
+            "revision": " ".join(dict.fromkeys(str(start["revision"]) for start in starts)),
+            "command": starts[-1].get("command"),
+            **facts,
+            "environment": starts[-1]["environment"],
+            "finished": now(),
+        }
+        write_atomic(self.path / "summary.json", json.dumps(summary, indent=1) + "\n")
+
+
+def check_same_configuration(run: Run, config: RunConfig) -> None:
+    schema, values = type(config), asdict(config)
+    old, new = identity(run.config, schema), identity(values, schema)
+    was, is_now = dict(flatten(run.config)), dict(flatten(values))
+    changed = [
+        f"{key} was {was.get(key)}, now {is_now.get(key)}"
+        for key in sorted({*old, *new})
+        if old.get(key, ...) != new.get(key, ...)
+    ]
+    if changed:
+        more = f" and {len(changed) - 3} more" if len(changed) > 3 else ""
+        raise UserError(
+            f"{run.path} holds a run of another configuration ({'; '.join(changed[:3])}{more}): "
+            "choose another run_dir, or leave run_dir out"
+        )
+
+
+def now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")

@@ -1,0 +1,65 @@
+"""Files that are either whole or not there, and JSON lines that survive a kill."""
+
+import json
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from multimax.suite.errors import UserError
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Turn the error of a full or broken disk into one line that names ``path``."""
+    try:
+        yield
+    except OSError as error:
+        raise UserError(
+            f"{path} cannot be written: {error.strerror or error}; the same command continues the run"
+        ) from error
+
+
+def write_atomic(path: Path, content: str | bytes) -> None:
+    """Replace a file by one rename, so that neither a reader nor a kill meets half of it. Raises UserError."""
+    temporary = path.with_name(f".{path.name}.tmp")
+    with writing(path):
+        try:
+            with temporary.open("wb") as file:
+                file.write(content.encode() if isinstance(content, str) else content)
+                file.flush()
+                os.fsync(file.fileno())
+            temporary.replace(path)
+        except OSError:
+            temporary.unlink(missing_ok=True)
+            raise
+
+
+def flush_to_disk(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def read_lines(path: Path) -> list[dict[str, Any]]:
+    """The records of a file of JSON lines, none if there is no file; a last line that a kill cut short is left out.
+
+    Raises UserError if any other line is damaged: going on without it would hide a loss.
+    """
+    records = []
+    lines = path.read_bytes().splitlines() if path.exists() else []
+    for number, line in enumerate(lines, start=1):
+        try:
+            records.append(json.loads(line))
+        except ValueError:
+            if number < len(lines):
+                raise UserError(f"line {number} of {path} is damaged: mend it, or delete it to go on without") from None
+    return records
+
+
+def write_lines(path: Path, records: Sequence[Mapping[str, Any]]) -> None:
+    """Replace a file of JSON lines as a whole: appending would join a new line to one that a kill cut short."""
+    write_atomic(path, "".join(f"{json.dumps(record)}\n" for record in records))

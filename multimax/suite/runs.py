@@ -1,0 +1,203 @@
+"""A run on disk: being trained, finished, or what is kept of a finished one under ``results/runs`` (a record).
+
+    config.yaml     what it computes: its name follows from this
+    data.json       the fingerprint of the data that it computes it of
+    starts.jsonl    each start: command, revision, machine
+    metrics.jsonl   what it logged, step by step
+    summary.json    the final metrics, there once the run is finished
+    checkpoints/ samples/ analysis/
+
+These files are the truth about a run. ``multimax.suite.engine.run_writer`` writes them; loggers and reports read them.
+A record has no starts and no checkpoints, and those made before fingerprints were kept have no ``data.json``.
+"""
+
+import fcntl
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from multimax.suite.config import experiment_name, reweight_label, setting
+from multimax.suite.data.fingerprint import Fingerprint, difference
+from multimax.suite.errors import UserError
+from multimax.suite.files import read_lines
+from multimax.suite.tasks import task_module
+
+
+@dataclass(frozen=True)
+class Samples:
+    """What the model made of a few validation examples at one step.
+
+    ``rows`` are the examples, each a caption and, where it has one, a picture; ``attention`` is a picture of the
+    attention weights of one example, a row of the picture for each layer and a column for each head.
+    """
+
+    rows: list[tuple[str, Path | None]]
+    attention: Path | None
+
+
+@dataclass(frozen=True)
+class Run:
+    """The run in the folder ``path``. All is read when it is asked for; only ``config`` is kept."""
+
+    path: Path
+
+    @property
+    def name(self) -> str:
+        return self.path.resolve().name
+
+    @property
+    def exists(self) -> bool:
+        return (self.path / "config.yaml").is_file()
+
+    @cached_property
+    def config(self) -> dict[str, Any]:
+        """The configuration as nested dicts. Raises UserError if there is none or it cannot be read."""
+        stored = self.path / "config.yaml"
+        if not self.exists:
+            raise UserError(f"{self.path} is not a run folder: there is no config.yaml in it")
+        try:
+            config = yaml.safe_load(stored.read_text(encoding="utf-8"))
+        except (OSError, ValueError, yaml.YAMLError) as error:
+            reason = " ".join(str(error).split())
+            raise UserError(f"{stored} cannot be read ({reason}): name another run folder") from None
+        if not isinstance(config, dict):
+            raise UserError(f"{stored} is not the configuration of a run: name another run folder")
+        return config
+
+    @property
+    def data(self) -> Fingerprint | None:
+        """The fingerprint of the run's data; None if it was not kept."""
+        return self._json("data.json")
+
+    def check_data(self, fingerprint: Fingerprint) -> None:
+        """Raise UserError, naming what differs, unless ``fingerprint`` is that of the run's data or none was kept."""
+        if self.data is not None and (differs := difference(fingerprint, self.data)):
+            raise UserError(
+                f"{self.path} is a run of other data ({differs}): point data.root at those, or choose another run_dir"
+            )
+
+    @property
+    def starts(self) -> list[dict[str, Any]]:
+        return read_lines(self.path / "starts.jsonl")
+
+    @property
+    def metrics(self) -> list[dict[str, Any]]:
+        """The lines of ``metrics.jsonl``: each has the ``step`` it is of, and one step may have several."""
+        return read_lines(self.path / "metrics.jsonl")
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.path / "checkpoints"
+
+    @property
+    def summary(self) -> dict[str, Any]:
+        """The final metrics and facts; empty while the run is not finished."""
+        return self._json("summary.json") or {}
+
+    @property
+    def finished(self) -> bool:
+        return bool(self.summary)
+
+    @property
+    def final(self) -> dict[str, float]:
+        """The metrics of the last step; empty while the run is not finished."""
+        return self.summary.get("metrics", {})
+
+    @property
+    def score(self) -> float | None:
+        """The one of the final metrics that the task is judged by; None while the run is not finished."""
+        return self.final[self.summary["metric"]] if self.finished else None
+
+    @property
+    def experiment(self) -> str:
+        return experiment_name(self.config)
+
+    @property
+    def function(self) -> str:
+        return reweight_label(self.config["reweight"])
+
+    @property
+    def setting(self) -> dict[str, Any]:
+        """What determines the run's numbers but for reweighting and seed: equal for runs that compare functions."""
+        return setting(self.config, task_module(self.config["task"]).Config)
+
+    @property
+    def revision(self) -> str | None:
+        """Git revision of the newest start, or of the finished run where the starts are not there."""
+        starts = self.starts
+        return starts[-1]["revision"] if starts else self.summary.get("revision")
+
+    def analysis(self, kind: str) -> dict[str, Any] | None:
+        """What ``python -m multimax.suite.analysis`` kept of the run in KIND.json; None if that was not run."""
+        return self._json(f"analysis/{kind}.json")
+
+    def is_trained_now(self) -> bool:
+        """Whether a process holds the run lock."""
+        lock = self.path / ".lock"
+        if not lock.exists():
+            return False
+        with lock.open() as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            except OSError:
+                return True
+        return False
+
+    def rows(self, offset: int = 0) -> Iterator[tuple[int, dict[str, Any], int]]:
+        """From byte ``offset`` of ``metrics.jsonl`` on: each step, all that was logged of it, and where it ends.
+
+        A line that is not whole yet is left for later.
+        """
+        row: dict[str, Any] = {}
+        for line, end in self._whole_lines(offset):
+            record = json.loads(line)
+            if row and record["step"] != row["step"]:
+                yield row["step"], row, offset
+                row = {}
+            row |= record
+            offset = end
+        if row:
+            yield row["step"], row, offset
+
+    def _whole_lines(self, offset: int) -> Iterator[tuple[bytes, int]]:
+        path = self.path / "metrics.jsonl"
+        if not path.is_file():
+            return
+        with path.open("rb") as file:
+            file.seek(offset)
+            for line in file:
+                if not line.endswith(b"\n"):
+                    return
+                offset += len(line)
+                yield line, offset
+
+    def samples(self, step: int) -> Samples | None:
+        """What the model made of its samples at ``step``; None if none were taken."""
+        folder = self.samples_folder(step)
+        content = self._json(str(folder.relative_to(self.path) / "samples.json"))
+        if content is None:
+            return None
+        rows = [(row["caption"], folder / row["picture"] if row.get("picture") else None) for row in content["rows"]]
+        return Samples(rows, folder / content["attention"] if content.get("attention") else None)
+
+    def samples_folder(self, step: int) -> Path:
+        return self.path / "samples" / f"step-{step:08d}"
+
+    def _json(self, name: str) -> dict[str, Any] | None:
+        path = self.path / name
+        if not path.is_file():
+            return None
+        try:
+            return json.loads(path.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise UserError(f"{path} is damaged: {error}") from None
+
+
+def read_runs(folder: Path) -> list[Run]:
+    """The finished runs, or the records, in a folder, by name."""
+    return [Run(path.parent) for path in sorted(folder.glob("*/summary.json"))]
