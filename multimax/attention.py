@@ -21,13 +21,13 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from multimax import kernels
+from multimax.formulas.multimax import by_head
 from multimax.kernels import adasplash
 from multimax.kernels.attention import Rows, blocked_attention
 from multimax.kernels.row_kernels import Entmax, EvSoftmax, MultiMax, RowKernel, Softmax
 from multimax.kernels.triton import flash
 from multimax.reweight import Reweighting
 from multimax.reweight._base import may_bypass
-from multimax.reweight._multimax import operator_parameters
 
 BACKENDS = ("reference", "sdpa", "blocked", "flash", "adasplash")
 
@@ -199,7 +199,7 @@ def _rows(row_kernel: RowKernel | None, query: Tensor) -> Rows | None:
             nothing = query.new_zeros(1, 2, dtype=dtype)  # softmax is MultiMax whose ts are zero
             return Rows("multimax", nothing, nothing, (1, 1))
         case MultiMax(ranges, ts, powers) if ts.dim() == 1 or len(ts) in heads:
-            return Rows("multimax", *operator_parameters(query, ranges, ts, powers), powers)
+            return Rows("multimax", *by_head(query, ranges, ts, powers), powers)
         case Entmax(alpha) if not isinstance(alpha, Tensor):
             return Rows("entmax", number=alpha)
         case Entmax(Tensor() as alpha) if alpha.numel() in heads:

@@ -6,12 +6,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from multimax.formulas.multimax import Order, powers_of
+from multimax.formulas.rows import compute_dtype
 from multimax.kernels import linear_cross_entropy as chunked
 from multimax.kernels.row_kernels import MultiMax, Softmax
 from multimax.reweight import Reweighting
 from multimax.reweight._base import IN_LOSS, may_bypass
-from multimax.reweight._multimax import Order, _powers_of
-from multimax.reweight._rows import compute_dtype
 
 
 def linear_loss(
@@ -120,7 +120,7 @@ def _checked(
     if modulator is None:
         return None, None, ()
     ranges, ts, order = modulator
-    powers = _powers_of(order)
+    powers = powers_of(order)
     if ts.shape != (len(powers),) or ranges.shape not in ((2,), (len(powers),)):
         raise ValueError(
             f"the modulator of order {order} takes {len(powers)} ts and 2 or {len(powers)} ranges, got "

@@ -27,11 +27,11 @@ from functools import cache
 import torch
 from torch import Tensor
 
+from multimax.formulas.rows import DTYPES
+from multimax.formulas.torch_private import constant, is_transformed, is_watched
 from multimax.kernels.cpu import build
-from multimax.kernels.torch_private import constant, is_transformed, is_watched
 
 MODES = ("auto", "eager", "require")
-DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
 def _checked(mode: str, where: str) -> str:
@@ -102,7 +102,7 @@ def on_device(tensor: Tensor) -> AbstractContextManager[object]:
 def _is_ordinary(scores: Tensor) -> bool:
     if scores.dtype not in DTYPES or type(scores) not in (Tensor, torch.nn.Parameter):
         return False
-    return not torch.compiler.is_exporting() and (torch.compiler.is_compiling() or not is_transformed())
+    return not torch.compiler.is_exporting() and not is_transformed()
 
 
 @constant

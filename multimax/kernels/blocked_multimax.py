@@ -12,7 +12,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from multimax.kernels.torch_private import softmax_backward
+from multimax.formulas.multimax import gradients, hinge_limit
+from multimax.formulas.torch_private import softmax_backward
 
 # Entries of a block. Larger ones leave the cache; with smaller ones the calls take longer than the work. With two cores
 # of 1 MB each, and 32 MB that they share, this was the fastest.
@@ -43,12 +44,11 @@ class _MultiMax(torch.autograd.Function):
         (grad,) = grads
         scores, mask, ranges, ts, weights = ctx.saved_tensors
         if torch.is_grad_enabled():
-            from multimax.reweight._multimax import gradients
-
-            by_scores, by_ranges, by_ts = gradients(grad, scores, mask, ranges, ts, ctx.powers)
+            found = gradients(grad, scores, mask, ranges, ts, ctx.powers)
         else:
-            by_scores, by_ranges, by_ts = _backward(grad, scores, mask, ranges, ts, ctx.powers, weights)
-        return by_scores, None, by_ranges, by_ts, None
+            found = _backward(grad, scores, mask, ranges, ts, ctx.powers, weights)
+        grad_scores, grad_ranges, grad_ts = found
+        return grad_scores, None, grad_ranges, grad_ts, None
 
 
 def _backward(
@@ -60,12 +60,12 @@ def _backward(
     powers: tuple[int, ...],
     weights: Tensor | None,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    by_scores = torch.empty_like(scores, memory_format=torch.contiguous_format)
+    grad_scores = torch.empty_like(scores, memory_format=torch.contiguous_format)
     scratch, hinges = _scratch(scores, 4, ranges.dtype), _hinges(ranges, ts, powers)
     sums = []
-    for head, x, live, g, p, out in _blocks(len(ts), scores, mask, grad, weights, by_scores):
+    for head, x, live, g, p, out in _blocks(len(ts), scores, mask, grad, weights, grad_scores):
         x = _live(x, live, ranges.dtype)
-        dy, height, by_hinge, slope = (part[: x.numel()].view(x.shape) for part in scratch)
+        dy, height, through_hinge, slope = (part[: x.numel()].view(x.shape) for part in scratch)
         if p is None:
             p = _weigh(x, live, hinges[head], scratch, slope)
         softmax_backward(g.to(x.dtype), p, -1, x.dtype, grad_input=dy)
@@ -73,17 +73,17 @@ def _backward(
         for hinge in hinges[head]:
             torch.sub(*((hinge.r, x) if hinge.is_left else (x, hinge.r)), out=height).clamp_(0, hinge_limit(x.dtype))
             if hinge.power == 1:
-                torch.ops.aten.threshold_backward.grad_input(dy, height, 0, grad_input=by_hinge)
-                by_t = torch.dot(dy.view(-1), height.view(-1))
+                torch.ops.aten.threshold_backward.grad_input(dy, height, 0, grad_input=through_hinge)
+                grad_t = torch.dot(dy.view(-1), height.view(-1))
             else:
-                torch.mul(dy, height, out=by_hinge)
-                by_t = torch.dot(by_hinge.view(-1), height.view(-1))
-            sums += [by_t, by_hinge.sum() * -hinge.slope]
-            before = torch.add(before, by_hinge, alpha=hinge.slope, out=slope)
+                torch.mul(dy, height, out=through_hinge)
+                grad_t = torch.dot(through_hinge.view(-1), height.view(-1))
+            sums += [grad_t, through_hinge.sum() * -hinge.slope]
+            before = torch.add(before, through_hinge, alpha=hinge.slope, out=slope)
         if slope is not out:
             out.copy_(slope)
-    by_ts, by_ranges = torch.stack(sums).view(len(ts), -1, len(powers), 2).double().sum(1).to(ts.dtype).unbind(-1)
-    return by_scores, by_ranges, by_ts
+    grad_ts, grad_ranges = torch.stack(sums).view(len(ts), -1, len(powers), 2).double().sum(1).to(ts.dtype).unbind(-1)
+    return grad_scores, grad_ranges, grad_ts
 
 
 class _Hinge(NamedTuple):
@@ -133,11 +133,6 @@ def _weigh(x: Tensor, live: Tensor | None, hinges: list[_Hinge], scratch: list[T
 def _live(x: Tensor, live: Tensor | None, dtype: torch.dtype) -> Tensor:
     """A block in the compute dtype, zero where it is dead: what is there must not reach the sums."""
     return x.to(dtype) if live is None else x.to(dtype).where(live, 0)
-
-
-def hinge_limit(dtype: torch.dtype) -> float:
-    """So far out hinges stop growing, that their squares times any sensible t stay finite."""
-    return float(torch.finfo(dtype).max ** 0.4)
 
 
 def _scratch(scores: Tensor, count: int, dtype: torch.dtype) -> list[Tensor]:

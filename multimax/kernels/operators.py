@@ -29,7 +29,8 @@ in the compute dtype. ``alpha`` in [1, 2] is a number, or [heads]. The backward 
 that of entmax at alpha = 1.
 
 The CPU's are C++ (``cpu/rows.cpp``), CUDA's the functions of the same names in ``triton.rows``, which take no
-``weights`` where they are None. Differentiated twice, each falls back on differentiable tensor operations.
+``weights`` where they are None. Differentiated twice, or with dual numbers, which a graph may hand on that was compiled
+without them, each falls back on its formula in tensor operations.
 """
 
 from collections.abc import Callable, Sequence
@@ -38,7 +39,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from multimax.kernels.torch_private import below_autograd, softmax_backward
+from multimax.formulas import entmax as entmax_formula
+from multimax.formulas import evsoftmax as evsoftmax_formula
+from multimax.formulas import multimax as multimax_formula
+from multimax.formulas import softmax as softmax_formula
+from multimax.formulas.rows import over_live_entries, per_head
+from multimax.formulas.torch_private import below_autograd, has_dual_numbers
 
 _SCHEMAS = {
     "multimax_forward": "(Tensor scores, Tensor? mask, Tensor ranges, Tensor ts, int[] powers) -> (Tensor, Tensor)",
@@ -57,9 +63,7 @@ _operators = torch.ops.multimax
 
 def _on_cuda(name: str) -> Callable[..., Any]:
     def call(*arguments: Any) -> Any:
-        from multimax.kernels.triton import (
-            rows as triton_rows,  # Triton is imported when a CUDA tensor comes, not before
-        )
+        from multimax.kernels.triton import rows as triton_rows  # imports Triton, which only CUDA tensors need
 
         return getattr(triton_rows, name)(*arguments)
 
@@ -126,14 +130,12 @@ def _save_multimax(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tens
 def _multimax_backward(ctx: Any, grad: Tensor, _: Tensor | None = None) -> tuple[Tensor | None, ...]:
     scores, mask, statistics, ranges, ts, weights = ctx.saved_tensors
     if torch.is_grad_enabled():
-        from multimax.reweight._multimax import gradients
-
-        by_scores, by_ranges, by_ts = gradients(grad, scores, mask, ranges, ts, ctx.powers)
+        grad_scores, grad_ranges, grad_ts = multimax_formula.gradients(grad, scores, mask, ranges, ts, ctx.powers)
     else:
-        by_scores, by_ranges, by_ts = _operators.multimax_backward(
+        grad_scores, grad_ranges, grad_ts = _operators.multimax_backward(
             grad, scores, mask, statistics, ranges, ts, ctx.powers, weights
         )
-    return by_scores, None, by_ranges, by_ts, None
+    return grad_scores, None, grad_ranges, grad_ts, None
 
 
 def _save_entmax(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
@@ -146,23 +148,18 @@ def _save_entmax(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
 def _entmax_backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
     (weights,) = ctx.saved_tensors
     if torch.is_grad_enabled():
-        from multimax.reweight._entmax import gradient
-
-        return gradient(grad, weights, ctx.alpha)[0], None, None
+        return entmax_formula.gradient(grad, weights, ctx.alpha)[0], None, None
     return _operators.entmax_backward(grad, weights, ctx.alpha), None, None
 
 
 def _alpha_entmax_backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
     weights, alpha = ctx.saved_tensors
     if torch.is_grad_enabled():
-        from multimax.reweight._entmax import gradient
-
-        of_heads = alpha.reshape(()) if len(alpha) == 1 else alpha[:, None, None]
-        by_scores, by_alpha = gradient(grad, weights, of_heads, of_alpha=True)
-        by_alpha = by_alpha.reshape(-1) if by_alpha is not None else None
-    else:
-        by_scores, by_alpha = _operators.alpha_entmax_backward(grad, weights, alpha)
-    return by_scores, None, by_alpha
+        grad_scores, grad_alpha = entmax_formula.gradient(grad, weights, per_head(alpha, weights), of_alpha=True)
+        assert grad_alpha is not None
+        return grad_scores, None, grad_alpha.reshape(-1)
+    grad_scores, grad_alpha = _operators.alpha_entmax_backward(grad, weights, alpha)
+    return grad_scores, None, grad_alpha
 
 
 def _save_weights(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
@@ -171,45 +168,61 @@ def _save_weights(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
 
 def _softmax_backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
     (weights,) = ctx.saved_tensors
-    if not torch.is_grad_enabled():
-        # torch's own gives other bits with another number of threads, and takes twice as long on an H100.
-        return _operators.entmax_backward(grad, weights, 1.0), None, None
-    return softmax_backward(grad, weights, -1, weights.dtype), None, None
+    if torch.is_grad_enabled():
+        return softmax_formula.gradient(grad, weights), None, None
+    # torch's own gives other bits with another number of threads, and takes twice as long on an H100.
+    return _operators.entmax_backward(grad, weights, 1.0), None, None
 
 
-_DIFFERENTIATED: dict[str, tuple[Callable[..., None], Callable[..., Any]]] = {
-    "multimax_forward": (_save_multimax, _multimax_backward),
-    "entmax_forward": (_save_entmax, _entmax_backward),
-    "alpha_entmax_forward": (_save_entmax, _alpha_entmax_backward),
-    "evsoftmax_forward": (_save_weights, _softmax_backward),
+def _multimax_formula(scores: Tensor, mask: Tensor | None, ranges: Tensor, ts: Tensor, powers: Sequence[int]) -> Any:
+    return multimax_formula.weigh(scores, ranges, ts, mask, tuple(powers)), ranges.new_empty(2, *scores.shape[:-1])
+
+
+def _entmax_formula(scores: Tensor, mask: Tensor | None, alpha: float | Tensor) -> Tensor:
+    aligned_alpha = per_head(alpha, scores) if isinstance(alpha, Tensor) else alpha
+    return over_live_entries(lambda x: entmax_formula.weigh(x, aligned_alpha), scores, mask)
+
+
+def _evsoftmax_formula(scores: Tensor, mask: Tensor | None, epsilon: float) -> Tensor:
+    return over_live_entries(lambda x: evsoftmax_formula.weigh(x, epsilon), scores, mask)
+
+
+_DIFFERENTIATED: dict[str, tuple[Callable[..., None], Callable[..., Any], Callable[..., Any]]] = {
+    "multimax_forward": (_save_multimax, _multimax_backward, _multimax_formula),
+    "entmax_forward": (_save_entmax, _entmax_backward, _entmax_formula),
+    "alpha_entmax_forward": (_save_entmax, _alpha_entmax_backward, _entmax_formula),
+    "evsoftmax_forward": (_save_weights, _softmax_backward, _evsoftmax_formula),
 }
 _functions: dict[str, type[torch.autograd.Function]] = {}
 
 
 def _call(name: str, *inputs: Any) -> Tensor:
-    """The first result of an operator: by an autograd function of our own, which takes half the time of torch.library's
-    around small tensors, but where a compiler looks on.
-    """
-    if torch.compiler.is_compiling():
-        output = getattr(_operators, name)(*inputs)
-        return output if isinstance(output, Tensor) else output[0]
-    return _functions[name].apply(*inputs)
+    """The weights of an operator: past the dispatcher to its autograd function, but where a compiler looks on."""
+    output = getattr(_operators, name)(*inputs) if torch.compiler.is_compiling() else _functions[name].apply(*inputs)
+    return output if isinstance(output, Tensor) else output[0]
 
 
 def _function(name: str, save: Callable[..., None], backward: Callable[..., Any]) -> type[torch.autograd.Function]:
     operator = getattr(_operators, name).default
 
-    def forward(ctx: Any, *inputs: Any) -> Tensor:
+    def forward(ctx: Any, *inputs: Any) -> Any:
         with below_autograd():
             output = operator(*inputs)
         save(ctx, inputs, output)
-        return output if isinstance(output, Tensor) else output[0]
+        return output
 
     # The name in graphs and profiles, to which torch adds "Backward".
     members = {"forward": staticmethod(forward), "backward": staticmethod(backward)}
     return type(f"multimax::{name.removesuffix('_forward')}", (torch.autograd.Function,), members)
 
 
-for _name, (_save, _backward) in _DIFFERENTIATED.items():
+def _differentiable(function: type[torch.autograd.Function], formula: Callable[..., Any]) -> Callable[..., Any]:
+    """What the operator is to autograd. torch.library's own drops the tangents of dual numbers, and takes twice as long
+    around small tensors.
+    """
+    return lambda *inputs: formula(*inputs) if has_dual_numbers() else function.apply(*inputs)
+
+
+for _name, (_save, _backward, _formula) in _DIFFERENTIATED.items():
     _functions[_name] = _function(_name, _save, _backward)
-    torch.library.register_autograd(f"multimax::{_name}", _backward, setup_context=_save)
+    _library.impl(_name, _differentiable(_functions[_name], _formula), "Autograd")

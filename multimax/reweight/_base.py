@@ -7,9 +7,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules import module as nn_module
 
+from multimax.formulas.losses import check_loss_arguments, cross_entropy
+from multimax.formulas.rows import compute_dtype
 from multimax.kernels.row_kernels import RowKernel
-from multimax.reweight._losses import cross_entropy
-from multimax.reweight._rows import compute_dtype
 
 
 class Reweighting(nn.Module):
@@ -107,6 +107,7 @@ class Reweighting(nn.Module):
             raise NotImplementedError(
                 f"{type(self).__name__} has no loss; set has_loss = True if its weights are positive, or override loss"
             )
+        check_loss_arguments(scores, targets, label_smoothing, reduction, ignore_index)
         return cross_entropy(
             self.log_weights(scores),
             targets,

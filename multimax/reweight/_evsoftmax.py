@@ -1,25 +1,13 @@
-"""Ev-softmax: softmax over the entries that are not below the mean of their row.
+"""Ev-softmax as a function and a module; its formula is in ``multimax.formulas.evsoftmax``."""
 
-Chen, Itkina, Senanayake, Kochenderfer, "Evidential Softmax for Sparse Multimodal Distributions in Deep Generative
-Models", NeurIPS 2021, arXiv 2110.14182. For training, every entry keeps a trace, so that the log-likelihood exists:
-
-    p_i  proportional to  ([x_i >= mean(x)] + epsilon) * exp(x_i)
-
-The backward is softmax's at p: which entries are kept does not move under a small change of the scores.
-"""
-
-import math
-
-import torch
 from torch import Tensor
 
 from multimax import kernels
+from multimax.formulas.evsoftmax import TRAINING_EPSILON, check_epsilon, log_weights, weigh
+from multimax.formulas.rows import check_arguments, compute_dtype, over_live_entries
 from multimax.kernels import operators, row_kernels
 from multimax.reweight._base import Reweighting
 from multimax.reweight._registry import register
-from multimax.reweight._rows import check_arguments, compute_dtype, over_live_entries
-
-TRAINING_EPSILON = 1e-6  # the paper's
 
 
 def evsoftmax(scores: Tensor, mask: Tensor | None = None, epsilon: float = 0.0) -> Tensor:
@@ -34,27 +22,15 @@ def evsoftmax(scores: Tensor, mask: Tensor | None = None, epsilon: float = 0.0) 
         Weights in the shape and dtype of ``scores``.
 
     Raises:
-        TypeError: ``scores`` not floating point, or ``mask`` not bool.
-        ValueError: ``scores`` without a dimension, a ``mask`` that does not broadcast to them, or ``epsilon`` < 0.
+        TypeError: ``scores`` not floating point, ``mask`` not bool, or ``epsilon`` not a number.
+        ValueError: ``scores`` without a dimension, a ``mask`` that does not broadcast to them or is on another device,
+            or ``epsilon`` < 0.
     """
-    if epsilon < 0:
-        raise ValueError(f"epsilon must not be negative, got {epsilon}")
+    check_epsilon(epsilon)
     check_arguments(scores, mask)
     if kernels.path(scores) == "eager":
-        return over_live_entries(lambda x: torch.softmax(_log_weights(x, epsilon), -1), scores, mask)
+        return over_live_entries(lambda x: weigh(x, epsilon), scores, mask)
     return operators.evsoftmax(scores, mask, epsilon)
-
-
-def _log_weights(x: Tensor, epsilon: float) -> Tensor:
-    """Logarithm of the unnormalised weights of rows ``x`` (dead entries are -inf there)."""
-    # Relative to the maximum all terms of the mean have one sign: it is as exact as one term, and an overflow only
-    # lowers a mean below which every weight is zero anyway.
-    below_max = x - x.amax(-1, keepdim=True)
-    live = x > -math.inf
-    mean = below_max.where(live, 0).sum(-1, keepdim=True) / live.sum(-1, keepdim=True)
-    # An entry at the mean stays, however the mean was rounded: 1, 2, 3 keeps its 2 in any order of summation.
-    kept = below_max >= mean * (1 + 8 * torch.finfo(x.dtype).eps)
-    return torch.where(kept, x, x + (math.log(epsilon) - math.log1p(epsilon) if epsilon else -math.inf))
 
 
 @register("evsoftmax")
@@ -69,8 +45,7 @@ class EvSoftmax(Reweighting):
 
     def __init__(self, epsilon: float = 0.0) -> None:
         super().__init__()
-        if epsilon < 0:
-            raise ValueError(f"epsilon must not be negative, got {epsilon}")
+        check_epsilon(epsilon)
         self.epsilon = epsilon
 
     def extra_repr(self) -> str:
@@ -83,4 +58,4 @@ class EvSoftmax(Reweighting):
         return row_kernels.EvSoftmax(self.epsilon)
 
     def log_weights(self, scores: Tensor) -> Tensor:
-        return _log_weights(scores.to(compute_dtype(scores)), self.epsilon or TRAINING_EPSILON)
+        return log_weights(scores.to(compute_dtype(scores)), self.epsilon or TRAINING_EPSILON)

@@ -1,14 +1,13 @@
 """Softmax, p_i = exp(x_i) / sum_j exp(x_j): PyTorch's own, with the mask as an argument."""
 
-from functools import partial
-
 import torch
 from torch import Tensor
 
+from multimax.formulas.rows import check_arguments, over_live_entries
+from multimax.formulas.softmax import weigh
 from multimax.kernels import row_kernels
 from multimax.reweight._base import Reweighting
 from multimax.reweight._registry import register
-from multimax.reweight._rows import check_arguments, over_live_entries
 
 
 def softmax(scores: Tensor, mask: Tensor | None = None) -> Tensor:
@@ -25,10 +24,10 @@ def softmax(scores: Tensor, mask: Tensor | None = None) -> Tensor:
         TypeError: ``scores`` not floating point, or ``mask`` not bool.
         ValueError: ``scores`` without a dimension, or a ``mask`` that does not broadcast to them.
     """
+    check_arguments(scores, mask)
     if mask is None:
-        check_arguments(scores, mask)
         return torch.softmax(scores, -1).to(scores.dtype)  # autocast returns float32 whatever the input was
-    return over_live_entries(partial(torch.softmax, dim=-1), scores, mask)
+    return over_live_entries(weigh, scores, mask)
 
 
 @register("softmax")

@@ -5,7 +5,7 @@ import torch
 from torch.export import Dim
 
 from multimax import reweight
-from multimax.reweight import _entmax
+from multimax.formulas import entmax as _entmax
 
 
 @pytest.fixture(autouse=True)

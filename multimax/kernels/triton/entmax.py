@@ -2,7 +2,7 @@
 
 No sort: with z = x - max(x), the largest weight is lowered by Newton's method until it stays where it is, in registers
 where a row fits one block. A tile goes on until its last row stays, at most MAX_STEPS times. The unknown is, as in
-``multimax.reweight._entmax``, the largest weight a for alpha = 2, where a step is exact once the support is found, its
+``multimax.formulas.entmax``, the largest weight a for alpha = 2, where a step is exact once the support is found, its
 root for alpha = 1.5, and log a for any other alpha, which is sound down to alpha = 1.
 """
 
@@ -11,6 +11,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from multimax.formulas.tsallis import SMALLEST_D
 from multimax.kernels import on_device
 from multimax.kernels.triton.launch import (
     SUMMING,
@@ -23,7 +24,6 @@ from multimax.kernels.triton.launch import (
     sums_by_thread,
     whole_row,
 )
-from multimax.reweight._tsallis import SMALLEST_D
 
 FORWARD_BLOCK = 16384
 BACKWARD_BLOCK = 16384

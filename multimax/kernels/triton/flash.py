@@ -22,8 +22,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from multimax.formulas.torch_private import constant
 from multimax.kernels import on_device
-from multimax.kernels.torch_private import constant
 from multimax.kernels.triton import flash_blocks
 
 NARROW = 16  # the narrowest block that a matrix product can be made of

@@ -13,9 +13,16 @@ from torch import Tensor
 SMALLEST_D = 1e-20  # stands in for 0: E differs from its limit l by d l^2 / 2, far below rounding
 
 
+def formula(p: Tensor, alpha: float) -> Tensor:
+    """sum_i (p_i - p_i^alpha) / (alpha (alpha - 1)), for alpha other than 1."""
+    return (p - p**alpha).sum(-1) / (alpha * (alpha - 1))
+
+
 def distance_from_one(alpha: float | Tensor) -> float | Tensor:
-    """alpha - 1, kept in (0, 1]."""
-    return (alpha - 1).clamp(SMALLEST_D, 1) if isinstance(alpha, Tensor) else min(max(alpha - 1, SMALLEST_D), 1.0)
+    """alpha - 1, kept above 0; NaN for an alpha in a tensor that is below 1."""
+    if isinstance(alpha, Tensor):
+        return (alpha - 1).clamp(min=SMALLEST_D).where(alpha >= 1, math.nan)
+    return max(alpha - 1, SMALLEST_D)
 
 
 def log_of_support(weights: Tensor) -> Tensor:
@@ -34,14 +41,14 @@ def psi(log_p: Tensor, d: float | Tensor) -> Tensor:
     return log_p**2 * torch.where(x > -0.1, series, closed)
 
 
-def tsallis_entropy(weights: Tensor, alpha: float | Tensor) -> Tensor:
-    """H = sum_i (p_i - p_i^alpha) / (alpha (alpha - 1)) over the last dimension; Shannon's entropy at alpha = 1."""
+def entropy(weights: Tensor, alpha: float | Tensor) -> Tensor:
+    """``formula`` over the last dimension for alpha >= 1; Shannon's entropy at 1."""
     d = distance_from_one(alpha)
     e = torch.expm1(d * log_of_support(weights)) / d
     return -(weights * e).sum(-1) / (1 + d)
 
 
-def tsallis_entropy_slope(weights: Tensor, alpha: float | Tensor) -> Tensor:
-    """dH / d alpha at fixed weights."""
+def entropy_slope(weights: Tensor, alpha: float | Tensor) -> Tensor:
+    """Derivative of ``entropy`` by alpha at fixed weights."""
     d = distance_from_one(alpha)
-    return -((weights * psi(log_of_support(weights), d)).sum(-1) + tsallis_entropy(weights, alpha)) / (1 + d)
+    return -((weights * psi(log_of_support(weights), d)).sum(-1) + entropy(weights, alpha)) / (1 + d)

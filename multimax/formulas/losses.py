@@ -16,8 +16,51 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from multimax.reweight._rows import compute_dtype
-from multimax.reweight._tsallis import tsallis_entropy, tsallis_entropy_slope
+from multimax.formulas import tsallis
+from multimax.formulas.rows import DTYPES, check_dense, check_floating, compute_dtype
+from multimax.formulas.torch_private import is_readable, is_transformed
+
+
+def formula(x: Tensor, p: Tensor, y: Tensor, alpha: float) -> Tensor:
+    return ((p - y) * x).sum(-1) + tsallis.formula(p, alpha) - tsallis.formula(y, alpha)
+
+
+def check_loss_arguments(
+    scores: Tensor, targets: Tensor, label_smoothing: float, reduction: str, ignore_index: int
+) -> None:
+    """Raise TypeError or ValueError, in one line, for arguments that no loss here can take.
+
+    Class indices are looked at on the CPU alone: a GPU's host would have to wait for them, and the device checks them.
+    """
+    check_floating("scores", scores)
+    if scores.dim() != 2:
+        raise ValueError(f"scores must be [N, C], got {tuple(scores.shape)}")
+    check_dense("targets", targets)
+    hard = targets.dtype == torch.int64
+    if not hard and targets.dtype not in DTYPES:
+        raise TypeError(f"targets must be int64 class indices or floating-point probabilities, got {targets.dtype}")
+    if targets.shape != scores.shape[: 1 if hard else 2]:
+        raise ValueError(
+            f"targets must be class indices [N] or probabilities [N, C] for scores of shape {tuple(scores.shape)}, got "
+            f"{targets.dtype} of shape {tuple(targets.shape)}"
+        )
+    if targets.device != scores.device:
+        raise ValueError(f"targets must be on {scores.device}, where the scores are, got {targets.device}")
+    if isinstance(label_smoothing, bool) or not isinstance(label_smoothing, int | float):
+        raise TypeError(f"label_smoothing must be a number, got {type(label_smoothing).__name__}")
+    if not 0 <= label_smoothing <= 1:
+        raise ValueError(f"label_smoothing must be between 0 and 1, got {label_smoothing}")
+    if reduction not in ("mean", "sum", "none"):
+        raise ValueError(f"reduction must be 'mean', 'sum' or 'none', got {reduction!r}")
+    if isinstance(ignore_index, bool) or not isinstance(ignore_index, int):
+        raise TypeError(f"ignore_index must be an int, got {type(ignore_index).__name__}")
+    if hard and targets.device.type == "cpu" and is_readable(targets):
+        outside = ((targets < 0) | (targets >= scores.shape[1])) & (targets != ignore_index)
+        if outside.any():
+            raise ValueError(
+                f"targets must be below {scores.shape[1]}, the number of classes, and not negative, got "
+                f"{targets[outside][0].item()}"
+            )
 
 
 def cross_entropy(
@@ -42,16 +85,16 @@ def fenchel_young(
     reduction: str,
     ignore_index: int,
 ) -> Tensor:
-    """Loss of ``weights``, the entmax of ``scores`` [N, C] at ``alpha``; the rest as for ``Reweighting.loss``."""
-    if reduction not in ("mean", "sum", "none"):
-        raise ValueError(f"reduction must be 'mean', 'sum' or 'none', got {reduction!r}")
+    """Loss of ``weights``, the entmax of ``scores`` [N, C] at one ``alpha``; the rest as for ``Reweighting.loss``."""
     hard = not targets.is_floating_point()
     counted = targets != ignore_index if hard else scores.new_ones(len(scores), dtype=torch.bool)
     if hard:
         index = targets.where(counted, 0).unsqueeze(-1)
         targets = torch.zeros_like(scores).scatter(-1, index, 1)
     targets = targets.to(scores.dtype) * (1 - label_smoothing) + label_smoothing / scores.shape[-1]
-    losses = _FenchelYoung.apply(scores, weights, targets, alpha).where(counted, 0)
+    # By torch's own differentiation the derivatives are the same, at more cost: those through the weights cancel.
+    of_rows = _FenchelYoung.forward if is_transformed() else _FenchelYoung.apply
+    losses = of_rows(scores, weights, targets, alpha).where(counted, 0)
     if reduction == "none":
         return losses
     return losses.sum() if reduction == "sum" else losses.sum() / counted.sum()
@@ -64,7 +107,7 @@ class _FenchelYoung(torch.autograd.Function):
     def forward(scores: Tensor, weights: Tensor, targets: Tensor, alpha: float | Tensor) -> Tensor:
         # p - y sums to zero, so the scores may be shifted; the bound keeps 0 * -inf out where the shift overflows.
         z = (scores - scores.amax(-1, keepdim=True)).clamp(min=torch.finfo(scores.dtype).min)
-        return ((weights - targets) * z).sum(-1) + tsallis_entropy(weights, alpha) - tsallis_entropy(targets, alpha)
+        return ((weights - targets) * z).sum(-1) + tsallis.entropy(weights, alpha) - tsallis.entropy(targets, alpha)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
@@ -82,6 +125,6 @@ class _FenchelYoung(torch.autograd.Function):
         if ctx.needs_input_grad[0]:
             grad_scores = grad.unsqueeze(-1) * (weights - targets)
         if ctx.needs_input_grad[3]:
-            slope = tsallis_entropy_slope(weights, alpha) - tsallis_entropy_slope(targets, alpha)
+            slope = tsallis.entropy_slope(weights, alpha) - tsallis.entropy_slope(targets, alpha)
             grad_alpha = (grad * slope).sum().reshape(alpha.shape)
         return grad_scores, None, None, grad_alpha

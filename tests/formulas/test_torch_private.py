@@ -6,7 +6,7 @@ import torch
 from torch.autograd import forward_ad
 from torch.utils.flop_counter import FlopCounterMode
 
-from multimax.kernels import torch_private
+from multimax.formulas import torch_private
 
 PRIVATE = re.compile(r"\btorch(\.\w+)*\._[a-zA-Z]\w*")
 

@@ -1,10 +1,12 @@
-"""From the caller's arguments to plain rows and back: dtype, mask and empty rows are settled here, once for all."""
+"""From the caller's arguments to plain rows and back: types, dtypes, masks and empty rows are settled here."""
 
 import math
 from collections.abc import Callable
 
 import torch
 from torch import Tensor
+
+DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
 def compute_dtype(scores: Tensor) -> torch.dtype:
@@ -14,21 +16,47 @@ def compute_dtype(scores: Tensor) -> torch.dtype:
 
 def check_arguments(scores: Tensor, mask: Tensor | None) -> None:
     """Raise TypeError or ValueError, in one line, for scores or a mask that no function here can take."""
-    if not scores.is_floating_point():
-        raise TypeError(f"scores must be floating point, got {scores.dtype}; convert them with .float()")
+    check_floating("scores", scores)
     if scores.dim() == 0:
         raise ValueError("scores must have a last dimension to normalise, got a 0-d tensor; use scores.unsqueeze(0)")
-    if mask is None:
-        return
+    if mask is not None:
+        check_mask(mask, scores.shape, scores.device)
+
+
+def check_floating(name: str, tensor: Tensor, device: torch.device | None = None) -> None:
+    """Raise unless ``tensor`` is a dense floating-point tensor, on ``device`` if one is given."""
+    check_dense(name, tensor)
+    if tensor.dtype not in DTYPES:
+        raise TypeError(f"{name} must be floating point, of 16 to 64 bits, got {tensor.dtype}; convert with .float()")
+    if device is not None and tensor.device != device:
+        raise ValueError(f"{name} must be on {device}, where the scores are, got {tensor.device}")
+
+
+def check_mask(mask: Tensor, shape: torch.Size, device: torch.device) -> None:
+    """Raise unless ``mask`` is a bool tensor on ``device`` that broadcasts to scores of ``shape``."""
+    check_dense("mask", mask)
     if mask.dtype != torch.bool:
         raise TypeError(f"mask must be bool (True = live), got {mask.dtype}; for an additive one pass mask == 0")
-    fits = mask.dim() <= scores.dim() and all(
-        m == 1 or m == s for m, s in zip(reversed(mask.shape), reversed(scores.shape), strict=False)
+    if mask.device != device:
+        raise ValueError(f"mask must be on {device}, where the scores are, got {mask.device}")
+    fits = mask.dim() <= len(shape) and all(
+        m == 1 or m == s for m, s in zip(reversed(mask.shape), reversed(shape), strict=False)
     )
     if not fits:
         raise ValueError(
-            f"mask of shape {tuple(mask.shape)} does not broadcast to scores of shape {tuple(scores.shape)}; "
+            f"mask of shape {tuple(mask.shape)} does not broadcast to scores of shape {tuple(shape)}; "
             "each of its dimensions, counted from the last, must be 1 or the scores'"
+        )
+
+
+def check_dense(name: str, tensor: Tensor) -> None:
+    """Raise unless ``tensor`` is one, and neither sparse nor nested."""
+    if not isinstance(tensor, Tensor):
+        raise TypeError(f"{name} must be a tensor, got {type(tensor).__name__}")
+    if tensor.layout is not torch.strided or tensor.is_nested:
+        kind = "a nested" if tensor.is_nested else f"a {tensor.layout}"
+        raise TypeError(
+            f"{name} must be a dense tensor, got {kind} one; convert it with .to_padded_tensor or .to_dense"
         )
 
 
@@ -36,9 +64,8 @@ def over_live_entries(weigh: Callable[[Tensor], Tensor], scores: Tensor, mask: T
     """Apply ``weigh``, a function of whole rows, to the live entries of ``scores``.
 
     ``weigh`` sees rows in float32 or float64 with at least one finite entry; dead entries are -inf there, and it must
-    give them zero. It is the part that a faster implementation can replace.
+    give them zero.
     """
-    check_arguments(scores, mask)
     if scores.shape[-1] == 0:
         return scores.clone()
     x = scores.to(compute_dtype(scores))
@@ -55,7 +82,7 @@ def per_head(parameter: Tensor, scores: Tensor) -> Tensor:
     """One value, or one per head [heads], in a shape that broadcasts over ``scores`` [..., heads, queries, keys]."""
     if parameter.numel() == 1:
         return parameter.reshape(())
-    if parameter.dim() != 1 or scores.dim() < 3 or scores.shape[-3] != parameter.shape[0]:
+    if scores.dim() < 3 or scores.shape[-3] != parameter.shape[0]:
         raise ValueError(
             f"{parameter.numel()} heads in a parameter do not fit scores of shape {tuple(scores.shape)}; "
             "scores must be [..., heads, queries, keys] with as many heads"

@@ -1,0 +1,210 @@
+"""Sparsemax, 1.5-entmax and alpha-entmax, without a sort.
+
+Martins & Astudillo, "From Softmax to Sparsemax", ICML 2016, arXiv 1602.02068; Peters, Niculae, Martins, "Sparse
+Sequence-to-Sequence Models", ACL 2019, arXiv 1905.05702; Correia, Niculae, Martins, "Adaptively Sparse Transformers",
+EMNLP 2019, arXiv 1909.00015 (alpha learned per head). Checked against version 1.3 of the authors' entmax package.
+
+    p_i = relu((alpha - 1) x_i - tau)^(1 / (alpha - 1)),      tau such that sum_i p_i = 1
+
+alpha = 2 is sparsemax; alpha -> 1 is softmax. For alpha in [1, 2] the normaliser is found by Newton's method on a
+convex increasing function, from the side on which no step overshoots; above 2, where there is none, by bisection.
+
+With s_i = p_i^(2 - alpha) on the support and psi of ``tsallis``, the Jacobian J v = s (v - sum s v / sum s) is
+symmetric, so that
+
+    dp = J (dx - psi dalpha),      dx = J g,      dalpha = -sum_i psi_i dx_i      for the gradient g.
+"""
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from multimax.formulas.torch_private import is_readable, is_transformed
+from multimax.formulas.tsallis import distance_from_one, log_of_support, psi
+
+# Up to 14 steps were seen, in float64, on rows built to need many and on normal ones with up to 100,000 entries.
+MAX_STEPS = 20
+
+
+def formula(x: Tensor, alpha: float) -> Tensor:
+    """For alpha > 1, tau by halving the interval that it lies in."""
+    z = (alpha - 1) * x
+    low, high = z.amax(-1, keepdim=True) - 1, z.amax(-1, keepdim=True)
+    for _ in range(100):
+        tau = (low + high) / 2
+        too_low = (torch.relu(z - tau) ** (1 / (alpha - 1))).sum(-1, keepdim=True) >= 1
+        low, high = tau.where(too_low, low), high.where(too_low, tau)
+    p = torch.relu(z - low) ** (1 / (alpha - 1))
+    return p / p.sum(-1, keepdim=True)
+
+
+def weigh(x: Tensor, alpha: float | Tensor) -> Tensor:
+    """Weights of rows ``x`` in float32 or float64, whose dead entries are -inf; a tensor ``alpha`` broadcasts to them.
+
+    Raises:
+        ValueError: ``alpha`` below 1. Where the numbers in a tensor cannot be read, since a graph is being traced, they
+            give NaN if they are not in [1, 2].
+    """
+    if (
+        torch.compiler.is_compiling()
+    ):  # which takes no autograd function with a tangent, and drops the tangents of others
+        weights = _weigh(x, alpha) if is_transformed() else _Entmax.apply(x, alpha)
+    else:
+        weights = _EntmaxWithTangent.apply(x, alpha)
+    return weights
+
+
+def _weigh(x: Tensor, alpha: float | Tensor) -> Tensor:
+    check_alpha(alpha)
+    z = x - x.amax(-1, keepdim=True)
+    d = distance_from_one(alpha)
+    if not isinstance(alpha, Tensor) and alpha == 2:
+        p = _newton(lambda a: _sparsemax_step(z, a), torch.ones_like(z[..., :1]))
+    elif not isinstance(alpha, Tensor) and alpha == 1.5:
+        p = _newton(lambda a: _entmax15_step(z / 2, a), torch.ones_like(z[..., :1]))
+    elif not isinstance(d, Tensor):
+        p = _newton(lambda m: _entmax_step(z, d, m), torch.zeros_like(z[..., :1])) if d <= 1 else _bisect(z, d)
+    else:
+        p = _newton(lambda m: _entmax_step(z, d.clamp(max=1), m), torch.zeros_like(z[..., :1]))
+        if not is_readable(d):
+            p = p.where(d <= 1, math.nan)
+        elif (d > 1).any():
+            p = p.where(d <= 1, _bisect(z, d))
+    # With many entries one unit in the last place of the normaliser shows in the sum.
+    return p / p.sum(-1, keepdim=True)
+
+
+class _Entmax(torch.autograd.Function):
+    @staticmethod
+    def forward(x: Tensor, alpha: float | Tensor) -> Tensor:
+        return _weigh(x, alpha)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        alpha = inputs[1]
+        is_tensor = isinstance(alpha, Tensor)
+        ctx.alpha = None if is_tensor else alpha
+        ctx.save_for_backward(output, *([alpha] if is_tensor else []))
+
+    @staticmethod
+    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:
+        (grad,) = grad_outputs
+        p, *rest = ctx.saved_tensors
+        alpha = rest[0] if rest else ctx.alpha
+        return gradient(grad, p, alpha, of_alpha=ctx.needs_input_grad[1])
+
+
+class _EntmaxWithTangent(_Entmax):
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        _Entmax.setup_context(ctx, inputs, output)
+        ctx.save_for_forward(output, *([inputs[1]] if isinstance(inputs[1], Tensor) else []))
+
+    @staticmethod
+    def jvp(ctx: Any, *tangents: Tensor | None) -> Tensor:
+        dx, dalpha = tangents
+        p, *rest = ctx.saved_tensors
+        return tangent(dx, dalpha, p, rest[0] if rest else ctx.alpha)
+
+    @staticmethod
+    def vmap(info: Any, in_dims: tuple[int | None, ...], x: Tensor, alpha: float | Tensor) -> tuple[Tensor, int]:
+        x = x.expand(info.batch_size, *x.shape) if in_dims[0] is None else x.movedim(in_dims[0], 0)
+        if in_dims[1] is not None:
+            assert isinstance(alpha, Tensor)
+            alpha = alpha.movedim(in_dims[1], 0)
+            alpha = alpha[(slice(None), *(None,) * (x.dim() - alpha.dim()))]
+        return weigh(x, alpha), 0
+
+
+def gradient(
+    grad: Tensor, weights: Tensor, alpha: float | Tensor, *, of_alpha: bool = False
+) -> tuple[Tensor, Tensor | None]:
+    """Gradients of the scores and, if wanted, of ``alpha``, which broadcasts to the weights; differentiable."""
+    d = distance_from_one(alpha)
+    s = weights.where(weights > 0, 1).pow(1 - d) * (weights > 0)
+    total = s.sum(-1, keepdim=True)
+    grad_x = s * (grad - (s * grad).sum(-1, keepdim=True) / total.where(total > 0, 1))
+    if not (of_alpha and isinstance(alpha, Tensor)):
+        return grad_x, None
+    return grad_x, -(psi(log_of_support(weights), d) * grad_x).sum_to_size(alpha.shape)
+
+
+def tangent(dx: Tensor | None, dalpha: Tensor | None, weights: Tensor, alpha: float | Tensor) -> Tensor:
+    """Tangent of the weights for those of the scores and of ``alpha``, either of which may be None; differentiable."""
+    direction = torch.zeros_like(weights) if dx is None else dx
+    if dalpha is not None:
+        direction = direction - psi(log_of_support(weights), distance_from_one(alpha)) * dalpha
+    return gradient(direction, weights, alpha)[0]
+
+
+def _newton(step: Callable[[Tensor], tuple[Tensor, Tensor]], normaliser: Tensor) -> Tensor:
+    """Weights at the root that ``step``, from a normaliser to its weights and the next normaliser, comes down to."""
+    may_stop_early = is_readable(normaliser)
+    for _ in range(MAX_STEPS):
+        p, following = step(normaliser)
+        following = torch.minimum(following, normaliser)  # rounding must not start a walk around the root
+        if may_stop_early and torch.equal(following, normaliser):
+            return p
+        normaliser = following
+    return step(normaliser)[0]
+
+
+def _sparsemax_step(z: Tensor, a: Tensor) -> tuple[Tensor, Tensor]:
+    """p = relu(z + a), with a the largest weight."""
+    p = torch.relu(z + a)
+    return p, a - (p.sum(-1, keepdim=True) - 1) / (p > 0).sum(-1, keepdim=True)
+
+
+def _entmax15_step(y: Tensor, a: Tensor) -> tuple[Tensor, Tensor]:
+    """p = relu(y + a)^2; Newton on the Euclidean norm of relu(y + a), less 1."""
+    root = torch.relu(y + a)
+    p = root.square()
+    total = p.sum(-1, keepdim=True)
+    return p, a - (total - total.sqrt()) / root.sum(-1, keepdim=True)
+
+
+def _entmax_step(z: Tensor, d: float | Tensor, m: Tensor) -> tuple[Tensor, Tensor]:
+    """p = relu(d z + a)^(1/d), a = e^(d m), in terms of m, the logarithm of the largest weight, so that d may go to 0.
+
+    Newton on the (1/d)-norm of relu(d z + a), less 1; for rows with equal entries it is linear and one step is exact.
+    """
+    a = torch.exp(d * m)
+    p = _of_largest(z, d, m)
+    s = p.where(p > 0, 1).pow(1 - d) * (p > 0)
+    total = p.sum(-1, keepdim=True)
+    share = -total * torch.expm1(-d * total.log()) / (a * s.sum(-1, keepdim=True))
+    return p, m + torch.log1p(-share) / d
+
+
+def _bisect(z: Tensor, d: float | Tensor) -> Tensor:
+    """Weights by halving the interval in which m lies."""
+    low = torch.full_like(z[..., :1], -math.log(z.shape[-1]))
+    high = torch.zeros_like(low)
+    for _ in range(62 if z.dtype == torch.float64 else 30):
+        m = (low + high) / 2
+        too_low = _of_largest(z, d, m).sum(-1, keepdim=True) < 1
+        low, high = m.where(too_low, low), high.where(too_low, m)
+    return _of_largest(z, d, high)
+
+
+def _of_largest(z: Tensor, d: float | Tensor, m: Tensor) -> Tensor:
+    """Weights of ``z``, whose largest entry is 0, if the largest weight is e^m."""
+    return torch.exp(m + torch.log1p((d * z / torch.exp(d * m)).clamp(min=-1)) / d)
+
+
+def check_alpha(alpha: float | Tensor) -> None:
+    """Raise for an alpha below 1, or one that is no number; a tensor's values are looked at where they are there."""
+    if isinstance(alpha, Tensor):
+        if not is_readable(alpha):
+            return
+        outside = ~((alpha >= 1) & (alpha < math.inf))
+        if not outside.any():
+            return
+        alpha = alpha[outside][0].item()
+    elif isinstance(alpha, bool) or not isinstance(alpha, int | float):
+        raise TypeError(f"alpha must be a number or a floating-point tensor, got {type(alpha).__name__}")
+    if not 1 <= alpha < math.inf:
+        raise ValueError(f"alpha must be at least 1 (softmax) and finite; 2 is sparsemax; got {alpha}")

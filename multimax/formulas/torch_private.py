@@ -1,0 +1,58 @@
+"""Everything private that the library uses of torch, in one place. Tried with torch 2.11 and 2.15.
+
+A new torch may change any of it without notice. Then this is the file to mend, and tests/formulas/test_torch_private.py
+holds that it stays the only one.
+"""
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from typing import TypeVar
+
+import torch
+
+F = TypeVar("F", bound=Callable[..., object])
+
+# grad_input of softmax from (grad_output, output, dim, dtype), into ``grad_input=`` if given.
+softmax_backward = torch._softmax_backward_data
+
+
+def constant(function: F) -> F:
+    """torch.compiler.assume_constant_result, which would import all of torch._dynamo first."""
+    function._dynamo_marked_constant = True  # type: ignore[attr-defined]
+    return function
+
+
+def below_autograd() -> AbstractContextManager[object]:
+    """Within it, operators run without recording a graph, and without looking for a kernel that would."""
+    return torch._C._AutoDispatchBelowAutograd()
+
+
+@constant
+def is_transformed() -> bool:
+    """Whether a torch.func transform or forward-mode differentiation is under way.
+
+    In a graph of torch.compile this is what it was when the graph was traced. One that meets another transform is
+    traced anew; one that meets dual numbers is not, which is why the operators look for those themselves.
+    """
+    return torch._C._functorch.peek_interpreter_stack() is not None or has_dual_numbers()
+
+
+def has_dual_numbers() -> bool:
+    """Whether forward-mode differentiation is under way."""
+    return torch.autograd.forward_ad._current_level >= 0
+
+
+def is_watched() -> bool:
+    """Whether a TorchDispatchMode, such as a FLOP counter or FakeTensorMode, sees each operator."""
+    return torch._C._len_torch_dispatch_stack() > 0
+
+
+def is_readable(tensor: torch.Tensor) -> bool:
+    """Whether the numbers in ``tensor`` are there and may decide what is computed next: nothing traces or batches."""
+    return (
+        not torch.compiler.is_compiling()
+        and not is_watched()
+        and torch._C._functorch.peek_interpreter_stack() is None
+        and type(tensor) in (torch.Tensor, torch.nn.Parameter)
+        and tensor.device.type != "meta"
+    )
