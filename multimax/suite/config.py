@@ -228,6 +228,7 @@ NOT_IDENTITY = {
     "data.root",
     "data.cache_dir",
     "data.where",
+    "data.max_left_out",
     "data.num_workers",
     "training.device",
     "training.cuda_graphs",

@@ -24,8 +24,8 @@ class ImageBatch(NamedTuple):
     """Images of one micro-batch.
 
     ``images`` is float32 [B, C, H, W], normalised. ``targets`` is int64 [B], or float32 [B, num_classes] after mixing.
-    ``skipped`` names the unreadable images met: in training the next readable one stands in for each, in evaluation it
-    is left out, so that B may be smaller there, and zero.
+    ``skipped`` says which images met cannot be read, and why: in training the next readable one stands in for each, in
+    evaluation it is left out, so that B may be smaller there, and zero.
     """
 
     images: Tensor

@@ -6,7 +6,9 @@ import torch
 from torch import Tensor
 
 from multimax.suite.data.augment import ImageBatch, eval_transform, train_transform
-from multimax.suite.data.images import ImageData, ImageSource, UnreadableImage
+from multimax.suite.data.image_sources import ImageSource
+from multimax.suite.data.images import ImageData
+from multimax.suite.data.pixels import UnreadableImage
 from multimax.suite.errors import UserError
 
 MAX_UNREADABLE_IN_A_ROW = 10  # more than that is not a broken file but a lost disk
@@ -50,13 +52,13 @@ class ImageDataset:
             candidate %= len(self.source)
             try:
                 image = self.source.load(candidate)
-            except UnreadableImage:
-                skipped.append(self.source.name(candidate))
+            except UnreadableImage as error:
+                skipped.append(f"{self.source.name(candidate)}: {error}")
                 if not self.training:
                     return Example(None, self.targets[self.source.label(candidate)], skipped)
             else:
                 return Example(self.transform(image), self.targets[self.source.label(candidate)], skipped)
-        raise UserError(f"{len(skipped)} images in a row cannot be read, the last is {skipped[-1]}: is the disk there?")
+        raise UserError(f"{len(skipped)} images in a row cannot be read, the last is {skipped[-1]}; is the disk there?")
 
     def collate(self, examples: list[Example]) -> ImageBatch:
         readable = [(example.image, example.target) for example in examples if example.image is not None]

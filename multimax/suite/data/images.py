@@ -1,24 +1,28 @@
 """Labelled images: scikit-learn's digits, image folders, and parquet shards from a folder or the Hugging Face hub."""
 
+import math
 import os
 import re
 import sys
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from io import BytesIO
 from pathlib import Path
 from textwrap import shorten
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
-from PIL import Image
 
 from multimax.suite.data.fingerprint import Fingerprint, digest
+from multimax.suite.data.image_sources import ArraySource, FolderSource, ImageSource, TableSource
+from multimax.suite.data.left_out import LeftOut
+from multimax.suite.data.pixels import UnreadableImage
 from multimax.suite.errors import UserError
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
-READ = 1 << 26  # bytes of a split that a fingerprint reads
+SAMPLE = 1 << 26  # bytes of a split that a fingerprint reads
+INSPECTED = 10_000  # images of a split that are decoded before training: some seconds
 
 
 @dataclass
@@ -48,143 +52,18 @@ class ImageData:
     mean: list[float] = field(default_factory=lambda: list(IMAGENET_MEAN))  # of each channel, for pixels in [0, 1]
     std: list[float] = field(default_factory=lambda: list(IMAGENET_STD))
     num_workers: int = 2  # processes that load images, beside each training process
+    max_left_out: float = 0.5  # share of files, or of images that cannot be read, above which no run starts
 
-
-class UnreadableImage(Exception):
-    """An image file that cannot be opened or decoded."""
-
-
-class ImageSource(Protocol):
-    """Images and their labels by index."""
-
-    classes: list[str]
-
-    def __len__(self) -> int: ...
-
-    def load(self, index: int) -> Image.Image:
-        """The decoded image, in mode RGB or L; raises UnreadableImage."""
-
-    def label(self, index: int) -> int:
-        """The class, without reading the image."""
-
-    def name(self, index: int) -> str:
-        """What to call the image in a message."""
-
-    def encoded(self, index: int) -> bytes:
-        """The image as it is stored; raises OSError where its file cannot be read."""
-
-    def listing(self) -> Iterator[bytes]:
-        """Of each image its name, where it has one, and its size, without reading it."""
-
-
-class ArraySource:
-    """Grey images in memory: uint8 [N, H, W]."""
-
-    def __init__(self, images: np.ndarray, labels: np.ndarray, names: Sequence[str], classes: list[str]) -> None:
-        self.images, self.labels, self.names, self.classes = images, labels, names, classes
-
-    def __len__(self) -> int:
-        return len(self.images)
-
-    def load(self, index: int) -> Image.Image:
-        return Image.fromarray(self.images[index])
-
-    def label(self, index: int) -> int:
-        return int(self.labels[index])
-
-    def name(self, index: int) -> str:
-        return self.names[index]
-
-    def encoded(self, index: int) -> bytes:
-        return self.images[index].tobytes()
-
-    def listing(self) -> Iterator[bytes]:
-        yield from map(str.encode, self.names)
-
-
-class FolderSource:
-    """torchvision's ImageFolder: the name of an image's folder is its class."""
-
-    def __init__(self, folder: Path, mode: str) -> None:
-        from torchvision.datasets import ImageFolder
-
-        try:
-            dataset = ImageFolder(str(folder))
-        except FileNotFoundError as error:
-            if any(path.suffix.lower() in (".jpeg", ".jpg", ".png") for path in folder.iterdir()):
-                raise UserError(f"the images of {folder} must be sorted into one folder for each class") from None
-            raise UserError(_one_line(error)) from None
-        self.folder, self.samples, self.classes, self.mode = folder, dataset.samples, dataset.classes, mode
-
-    def __len__(self) -> int:
-        return len(self.samples)
-
-    def load(self, index: int) -> Image.Image:
-        return decode(self.samples[index][0], self.mode)
-
-    def label(self, index: int) -> int:
-        return self.samples[index][1]
-
-    def name(self, index: int) -> str:
-        return self.samples[index][0]
-
-    def encoded(self, index: int) -> bytes:
-        return Path(self.samples[index][0]).read_bytes()
-
-    def listing(self) -> Iterator[bytes]:
-        for path, _ in self.samples:
-            yield f"{os.path.relpath(path, self.folder)} {os.stat(path).st_size}".encode()
-
-
-class TableSource:
-    """A split of a Hugging Face data set with the columns ``image`` (Image) and ``label`` (ClassLabel)."""
-
-    def __init__(self, table: Any, split: str, mode: str) -> None:
-        import datasets
-
-        features = table.features
-        if not isinstance(features.get("image"), datasets.Image) or not isinstance(
-            features.get("label"), datasets.ClassLabel
-        ):
-            found = ", ".join(f"{name} ({type(feature).__name__})" for name, feature in features.items())
-            raise UserError(f"the {split} split needs columns image (Image) and label (ClassLabel), and has {found}")
-        self.labels = np.asarray(table.with_format("numpy")["label"][:])
-        self.classes, self.split, self.mode = features["label"].names, split, mode
-        # Arrow's rows hold the encoded bytes and the file's name; the decoding column loses the name, and is slower.
-        self.images = table.select_columns("image").with_format("arrow")
-
-    def __len__(self) -> int:
-        return len(self.labels)
-
-    def _record(self, index: int) -> dict[str, Any]:
-        return self.images[index]["image"][0].as_py() or {"bytes": None, "path": None}
-
-    def load(self, index: int) -> Image.Image:
-        record = self._record(index)
-        return decode(BytesIO(record["bytes"]) if record["bytes"] else record["path"], self.mode)
-
-    def label(self, index: int) -> int:
-        return int(self.labels[index])
-
-    def name(self, index: int) -> str:
-        return f"{self.split} row {index} ({self._record(index)['path']})"
-
-    def encoded(self, index: int) -> bytes:
-        record = self._record(index)
-        return record["bytes"] or Path(record["path"] or "").read_bytes()
-
-    def listing(self) -> Iterator[bytes]:
-        import pyarrow.compute
-
-        for rows in self.images.iter(batch_size=10_000):
-            sizes = pyarrow.compute.binary_length(rows["image"].combine_chunks().field("bytes"))
-            yield from (str(size).encode() for size in sizes.to_pylist())
+    @property
+    def mode(self) -> str:
+        """Pillow's name of what images are read as."""
+        return "L" if self.in_chans == 1 else "RGB"
 
 
 def fingerprint(train: ImageSource, val: ImageSource) -> Fingerprint:
     """Classes and their counts, and of each split a digest of names, sizes and labels, and of a part of the contents.
 
-    All contents are read where they are below ``READ`` bytes or so, else those of images at equal distances: a folder
+    All contents are read where they are below ``SAMPLE`` bytes or so, else those of images at equal distances: a folder
     of ImageNet's size takes seconds.
     """
     found: Fingerprint = {"images": type(train).__name__.removesuffix("Source").lower(), "classes": train.classes}
@@ -192,17 +71,41 @@ def fingerprint(train: ImageSource, val: ImageSource) -> Fingerprint:
         labels = np.array([source.label(i) for i in range(len(source))], dtype="<i8")
         counts = np.bincount(labels, minlength=len(source.classes)).tolist()
         found[f"{split} images"] = dict(zip(source.classes, counts, strict=True))
-        contents = (source.encoded(i) for i in range(0, len(source), step(source)))
+        few = [len(content(source, i)) for i in at_equal_distances(source, 64)]
+        sample = SAMPLE * len(few) // max(1, sum(few))
+        contents = (content(source, i) for i in at_equal_distances(source, sample))
         found[f"{split} contents"] = digest((labels.tobytes(), *source.listing(), *contents))
     return found
 
 
-def step(source: ImageSource) -> int:
-    """The distance of images that have about ``READ`` bytes together."""
-    if not len(source):
-        return 1
-    few = range(0, len(source), max(1, len(source) // 64))
-    return max(1, round(len(source) * sum(len(source.encoded(i)) for i in few) / len(few)) // READ)
+def at_equal_distances(source: ImageSource, most: int) -> range:
+    return range(0, len(source), max(1, math.ceil(len(source) / max(1, most))))
+
+
+def content(source: ImageSource, index: int) -> bytes:
+    try:
+        return source.encoded(index)
+    except OSError:
+        return b""
+
+
+def unreadable(source: ImageSource, split: str) -> LeftOut:
+    """Decodes all images, or ``INSPECTED`` of them, to see which cannot be."""
+
+    def reason(index: int) -> str | None:
+        try:
+            source.load(index, glance=True)
+        except UnreadableImage as error:
+            return str(error)
+        return None
+
+    indices = at_equal_distances(source, INSPECTED)
+    with ThreadPoolExecutor(min(16, os.cpu_count() or 1)) as pool:
+        reasons = list(pool.map(reason, indices))
+    what = f"{split} images" + (f", as far as every {indices.step}th was looked at," if indices.step > 1 else "")
+    broken = [(i, why) for i, why in zip(indices, reasons, strict=True) if why]
+    first = source.name(broken[0][0]) if broken else ""
+    return LeftOut(what, len(indices), Counter(why for _, why in broken), "cannot be read", first)
 
 
 def open_images(config: ImageData) -> tuple[ImageSource, ImageSource]:
@@ -211,6 +114,8 @@ def open_images(config: ImageData) -> tuple[ImageSource, ImageSource]:
     Raises:
         UserError: the data is absent or incomplete: what was found, what was expected and where to get it.
     """
+    if config.in_chans not in (1, 3):
+        raise UserError(f"data.in_chans={config.in_chans}: images are read as grey (1) or in colours (3)")
     if not len(config.mean) == len(config.std) == config.in_chans:
         raise UserError(f"data.mean and data.std must have as many entries as data.in_chans={config.in_chans}")
     openers = {"digits": _open_digits, "files": _open_files}
@@ -224,7 +129,7 @@ def open_images(config: ImageData) -> tuple[ImageSource, ImageSource]:
     return train, val
 
 
-def _open_digits(_config: ImageData) -> tuple[ImageSource, ImageSource]:
+def _open_digits(config: ImageData) -> tuple[ImageSource, ImageSource]:
     """1,797 scans of 8x8 pixels with 17 levels of grey; a fixed fifth of each class is for validation."""
     from sklearn.datasets import load_digits
     from sklearn.model_selection import train_test_split
@@ -234,7 +139,13 @@ def _open_digits(_config: ImageData) -> tuple[ImageSource, ImageSource]:
     indices = np.arange(len(images))
     splits = train_test_split(indices, test_size=360, stratify=digits.target, random_state=0)
     train, val = (
-        ArraySource(images[split], digits.target[split], [f"digit {i}" for i in split], [str(i) for i in range(10)])
+        ArraySource(
+            images[split],
+            digits.target[split],
+            [f"digit {i}" for i in split],
+            [str(i) for i in range(10)],
+            config.mode,
+        )
         for split in splits
     )
     return train, val
@@ -244,6 +155,8 @@ def _open_files(config: ImageData) -> tuple[ImageSource, ImageSource]:
     if config.root is None:
         if config.hub is None:
             raise UserError("data.root is not set: point it at the images")
+        if Path(config.hub).is_dir():
+            raise UserError(f"data.hub={config.hub} is a folder here: set data.root to it")
         return _open_tables(config.hub, config)
     root = Path(config.root).expanduser()
     if not root.is_dir():
@@ -256,7 +169,10 @@ def _open_files(config: ImageData) -> tuple[ImageSource, ImageSource]:
         if any(shards.values()):
             for split, files in shards.items():
                 _check_shards(folder, split, files)
-            return _open_tables("parquet", config, data_files=shards)
+            # datasets would take what it made of another file with this name and time for what it made of this one.
+            stats = [(path, os.stat(path)) for files in shards.values() for path in files]
+            key = digest(f"{Path(path).name} {stat.st_size} {stat.st_ctime_ns}".encode() for path, stat in stats)
+            return _open_tables("parquet", config, name=f"files-{key}", data_files=shards)
     train = root / "train"
     val = root / "validation" if (root / "validation").is_dir() else root / "val"
     if not train.is_dir() or not val.is_dir():
@@ -265,8 +181,7 @@ def _open_files(config: ImageData) -> tuple[ImageSource, ImageSource]:
         raise UserError(
             f"data.root={root} holds neither folders train/ and val/ nor train-*.parquet and val*.parquet, but {found}"
         )
-    mode = image_mode(config)
-    return FolderSource(train, mode), FolderSource(val, mode)
+    return FolderSource(train, config.mode), FolderSource(val, config.mode)
 
 
 def _check_shards(folder: Path, split: str, files: list[str]) -> None:
@@ -290,11 +205,11 @@ def _open_tables(path: str, config: ImageData, **options: Any) -> tuple[ImageSou
     except Exception as error:  # gated, absent, offline, a broken file, a full disk: each has a type of its own
         reason = error.__cause__ if isinstance(error, datasets.exceptions.DatasetGenerationError) else None
         raise UserError(f"cannot load {config.root or config.hub}: {_one_line(reason or error)}") from error
-    mode = image_mode(config)
     for split in ("train", "validation"):
         if split not in tables:
             raise UserError(f"{config.root or config.hub} has no {split} split, but {', '.join(tables)}")
-    return TableSource(tables["train"], "train", mode), TableSource(tables["validation"], "validation", mode)
+    train, val = (TableSource(tables[split], split, config.mode) for split in ("train", "validation"))
+    return train, val
 
 
 def _check(config: ImageData, train: ImageSource, val: ImageSource) -> None:
@@ -305,24 +220,13 @@ def _check(config: ImageData, train: ImageSource, val: ImageSource) -> None:
                 f"{place} has {len(source.classes)} {split} classes ({', '.join(source.classes[:3])}, ...), "
                 f"but data.num_classes={config.num_classes}"
             )
+    if not len(val):
+        raise UserError(f"{place} has no validation image")
     if train.classes != val.classes:
         differing = sorted(set(train.classes) ^ set(val.classes))[:5]
         raise UserError(f"{place} has different classes in training and validation: {', '.join(differing)}")
     if config.num_val is not None and len(val) != config.num_val:
         raise UserError(f"{place} has {len(val)} validation images, but data.num_val={config.num_val}")
-
-
-def image_mode(config: ImageData) -> str:
-    return "L" if config.in_chans == 1 else "RGB"
-
-
-def decode(file: str | BytesIO, mode: str) -> Image.Image:
-    """The image in a file, in mode RGB or L; raises UnreadableImage."""
-    try:
-        with Image.open(file) as image:
-            return image.convert(mode)
-    except Exception as error:  # on a broken file Pillow's decoders raise nearly anything
-        raise UnreadableImage(str(error)) from error
 
 
 def _one_line(error: BaseException) -> str:

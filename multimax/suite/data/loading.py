@@ -8,9 +8,12 @@ same bits.
 import itertools
 import os
 import random
+import re
+import signal
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from enum import IntEnum
+from types import FrameType
 from typing import Any, Protocol, TypeVar
 
 import numpy as np
@@ -224,8 +227,13 @@ def _load(dataset: Any, collate: Any, parts: Iterable[list[Any]], num_workers: i
         worker_init_fn=_leave_process_group,
         pin_memory=torch.cuda.is_available(),
     )
-    with preserved_generators():  # the loader draws a seed that nothing here uses
-        batches = iter(loader)
+    try:
+        with preserved_generators():  # the loader draws a seed that nothing here uses
+            batches = iter(loader)
+    except OSError as error:
+        raise UserError(f"data.num_workers={num_workers} cannot be started: {error.strerror}; lower it") from None
+    if num_workers:
+        _explain_deaths(num_workers)
     while True:
         try:
             with preserved_generators():  # without workers it is this process that makes the examples
@@ -234,7 +242,50 @@ def _load(dataset: Any, collate: Any, parts: Iterable[list[Any]], num_workers: i
             return
         except UserError as error:  # a worker's arrives as the text of its traceback
             raise UserError(str(error).strip().rpartition("UserError: ")[2]) from error
+        except (OSError, RuntimeError, MemoryError) as error:
+            if isinstance(error.__cause__, UserError):  # of the handler below, in the midst of torch's waiting
+                raise error.__cause__ from None
+            if num_workers and (reason := worker_failure(str(error), num_workers)):
+                raise UserError(reason) from None
+            raise
         yield batch
+
+
+def worker_failure(message: str, num_workers: int) -> str | None:
+    """What torch's message about a data worker means, and what to do; None where it says nothing of the machine."""
+    if re.search("Bus error|shared memory|No space left on device|unable to (mmap|write to file|open shared)", message):
+        return (
+            f"/dev/shm is full, where data.num_workers={num_workers} hand over what they load: enlarge it (docker run "
+            "--shm-size=8g), lower data.num_workers, or set it to 0; the same command continues the run"
+        )
+    if re.search("Too many open files|ancdata", message):
+        return f"too many open files for data.num_workers={num_workers}: raise the limit by ulimit -n, or lower it"
+    if died := re.search(r"killed by signal: (?P<signal>[\w ]+)|exited unexpectedly|MemoryError", message):
+        how = (
+            "ran out of memory"
+            if died[0] == "MemoryError"
+            else f"was killed ({died['signal'] or 'it is not said why'})"
+        )
+        return (
+            f"a data worker {how}, as happens when memory runs out: lower data.num_workers={num_workers} or free "
+            "memory; the same command continues the run"
+        )
+    return None
+
+
+def _explain_deaths(num_workers: int) -> None:
+    """Say in one line that a worker has died. torch notices by a signal, and raises wherever this process is then."""
+    raises = signal.getsignal(signal.SIGCHLD)
+    if not callable(raises) or raises.__module__ == __name__:
+        return
+
+    def handler(number: int, frame: FrameType | None) -> None:
+        try:
+            raises(number, frame)
+        except RuntimeError as error:
+            raise UserError(worker_failure(str(error), num_workers) or str(error)) from None
+
+    signal.signal(signal.SIGCHLD, handler)
 
 
 def _grouped(batches: Iterator[T], size: int) -> Iterator[list[T]]:

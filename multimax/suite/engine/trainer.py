@@ -101,6 +101,8 @@ class Trainer:
         steps in a row had a loss or a gradient that is not finite, with a checkpoint of the weights from before them.
         """
         with self.signals:
+            for found in self.task.left_out:
+                self.say(str(found))
             self.writer.open(self.task.fingerprint)
             self.restore()
             self.announce()

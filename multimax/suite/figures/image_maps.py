@@ -13,8 +13,13 @@ from PIL import Image
 from torch import Tensor
 
 from multimax.suite.data.augment import eval_transform
+<<<<<<< HEAD
 from multimax.suite.data.images import ImageData, UnreadableImage, decode, image_mode
 from multimax.suite.engine.open import OpenRun
+=======
+from multimax.suite.data.images import ImageData
+from multimax.suite.data.pixels import UnreadableImage, decode
+>>>>>>> 61e238d (Images are decoded in one place, by a table of modes; what is left out is counted; a data worker's death is one line)
 from multimax.suite.errors import UserError
 from multimax.suite.figures.commands import chosen, compare, parse, runs_parser
 from multimax.suite.figures.panels import panel
@@ -98,8 +103,8 @@ def read_image(path: Path, data: ImageData) -> tuple[Tensor, str]:
     Raises UserError if it is none.
     """
     try:
-        image = eval_transform(data)(decode(str(path), image_mode(data)))
-    except UnreadableImage as error:
+        image = eval_transform(data)(decode(path.read_bytes(), data.mode))
+    except (OSError, UnreadableImage) as error:
         raise UserError(f"--image {path} cannot be read: {error}") from None
     mean, std = (torch.tensor(values)[:, None, None] for values in (data.mean, data.std))
     pixels = ((image * std + mean).clamp(0, 1) * 255).round().byte().permute(1, 2, 0).numpy()

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from multimax.suite.config import RunConfig
 from multimax.suite.data.fingerprint import Fingerprint, difference
+from multimax.suite.data.left_out import LeftOut
 from multimax.suite.errors import UserError
 
 
@@ -38,6 +39,7 @@ class Task(ABC):
     unit: ClassVar[str]  # what weight() counts, for the throughput: "images", "tokens"
 
     config: RunConfig
+    left_out: list[LeftOut]  # of the data, or replaced, none of it a larger share than data.max_left_out
     steps_per_epoch: int
 
     @abstractmethod
@@ -112,7 +114,7 @@ class Task(ABC):
         return []
 
     def summary(self) -> dict[str, Any]:
-        """What else a run's summary should hold, such as the number of unreadable images."""
+        """What else a run's summary should hold, such as what was left out of the data."""
         return {}
 
 

@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any, NamedTuple
 
 import timm
@@ -13,7 +14,8 @@ from multimax.suite.config import RunConfig, check_bounds, one_of
 from multimax.suite.data.augment import ImageBatch, create_mix
 from multimax.suite.data.fingerprint import Fingerprint
 from multimax.suite.data.image_dataset import ImageDataset
-from multimax.suite.data.images import ImageData, fingerprint, open_images
+from multimax.suite.data.images import ImageData, fingerprint, open_images, unreadable
+from multimax.suite.data.left_out import LeftOut, checked, record
 from multimax.suite.data.loading import EpochOrder, Stream, check_batch_size, eval_batches, random_seeds, train_batches
 from multimax.suite.errors import UserError
 from multimax.suite.models.anti_smoothing import LOSSES, random_box
@@ -56,6 +58,7 @@ class Config(RunConfig):
                 "data.image_size": (1, None),
                 "data.in_chans": (1, None),
                 "data.num_workers": (0, None),
+                "data.max_left_out": (0, 1),
                 "data.hflip": (0, 1),
                 "data.color_jitter": (0, None),
                 "data.random_erasing": (0, 1),
@@ -126,6 +129,16 @@ class ImageClassification(Task):
 
     def fingerprint(self) -> Fingerprint:
         return fingerprint(self.train_dataset.source, self.val_dataset.source)
+
+    @cached_property
+    def left_out(self) -> list[LeftOut]:  # type: ignore[override]  # decoding images takes seconds
+        sources = {"training": self.train_dataset.source, "validation": self.val_dataset.source}
+        files = [
+            LeftOut(f"files among the {split} images", len(source) + source.other_files.total(), source.other_files)
+            for split, source in sources.items()
+        ]
+        broken = [unreadable(source, split) for split, source in sources.items()]
+        return checked([*files, *broken], self.config.data.max_left_out)
 
     def match(self, trained: Fingerprint) -> None:
         here, there = self.val_dataset.source.classes, trained.get("classes", self.val_dataset.source.classes)
@@ -229,16 +242,16 @@ class ImageClassification(Task):
         ]
 
     def note_skipped(self, batch: ImageBatch) -> None:
-        for name in batch.skipped:
-            if name not in self.skipped:
-                self.skipped.add(name)
-                logger.warning("skipping %s, which cannot be read (%d so far)", name, len(self.skipped))
+        for image in batch.skipped:
+            if image not in self.skipped:
+                self.skipped.add(image)
+                logger.warning("left out, the %dth image that cannot be read: %s", len(self.skipped), image)
 
     def examples(self, step: int) -> list[int]:
         return self.order.batch(step)
 
     def summary(self) -> dict[str, Any]:
-        return {"unreadable_images": sorted(self.skipped)}
+        return {"left_out": record(self.left_out), "unreadable_images": sorted(self.skipped)}
 
 
 create = ImageClassification

@@ -10,8 +10,9 @@ from omegaconf import OmegaConf
 from PIL import Image
 
 from multimax.suite.data.image_dataset import ImageDataset
-from multimax.suite.data.images import ImageData, UnreadableImage, open_images
+from multimax.suite.data.images import ImageData, open_images
 from multimax.suite.data.loading import EpochOrder, eval_batches, train_batches
+from multimax.suite.data.pixels import UnreadableImage
 from multimax.suite.errors import UserError
 
 CLASSES = ["bird", "cat", "dog"]
@@ -68,11 +69,14 @@ def write(layout: str, root: Path, broken: tuple[int, ...] = ()) -> ImageData:
     else:
         write_shards(root / "data" if layout == "hub" else root, "train", pets("train", broken))
         write_shards(root / "data" if layout == "hub" else root, "validation", pets("val", broken))
-    return replace(CONFIG, hub=str(root)) if layout == "hub" else replace(CONFIG, root=str(root))
+    return replace(CONFIG, hub="someone/pets") if layout == "hub" else replace(CONFIG, root=str(root))
 
 
 @pytest.mark.parametrize("layout", ["folder", "parquet", "hub"])
-def test_every_layout_gives_the_same_images(layout: str, tmp_path: Path, capfd: pytest.CaptureFixture):
+def test_every_layout_gives_the_same_images(layout: str, tmp_path: Path, capfd, monkeypatch):
+    load = datasets.load_dataset
+    hub = {"someone/pets": str(tmp_path / "pets")}
+    monkeypatch.setattr(datasets, "load_dataset", lambda path, **options: load(hub.get(path, path), **options))
     config = write(layout, tmp_path / "pets")
     capfd.readouterr()
     train, val = open_images(config)
@@ -108,13 +112,13 @@ def test_a_broken_image_is_named_and_skipped(layout: str, num_workers: int, tmp_
     dataset = ImageDataset(train, config, training=True)
     order = EpochOrder(num_examples=12, batch_size=12, seed=0)
     ((batch,),) = islice(train_batches(dataset, order, start_step=0, seed=0, num_workers=num_workers), 1)
-    assert sorted(batch.skipped) == sorted([train.name(1), train.name(5)])
+    assert sorted(batch.skipped) == sorted(f"{train.name(i)}: image file is truncated" for i in (1, 5))
     next_readable = {1: 2, 5: 6}
     assert batch.targets.tolist() == [train.label(next_readable.get(i, i)) for i in order.batch(0)]
     assert batch.images.shape == (12, 3, 8, 8)
 
     batches = list(eval_batches(ImageDataset(val, config, training=False), 1, num_workers=num_workers))
-    assert [name for batch in batches for name in batch.skipped] == [val.name(1), val.name(5)]
+    assert [image.split(": ")[0] for batch in batches for image in batch.skipped] == [val.name(1), val.name(5)]
     assert [batch.images.shape for batch in batches] == [(int(i not in (1, 5)), 3, 8, 8) for i in range(6)]
     assert [label for batch in batches for label in batch.targets.tolist()] == [0, 1, 1, 2]
 
@@ -150,14 +154,14 @@ def test_an_incomplete_folder_is_refused(tmp_path: Path):
     assert "6 validation images, but data.num_val=50000" in refused(replace(config, num_val=50000))
     for path in (tmp_path / "val" / "dog").iterdir():
         path.unlink()
-    assert "no valid file for the classes dog" in refused(config)
+    assert "val/dog has no image" in refused(config)
     (tmp_path / "val" / "dog").rename(tmp_path / "val" / "fox")
     (tmp_path / "val" / "fox" / "1.jpg").write_bytes(jpeg(0))
     assert "different classes in training and validation: dog, fox" in refused(config)
     (tmp_path / "val").rename(tmp_path / "test")
     assert "neither folders train/ and val/" in refused(config)
     (tmp_path / "val").mkdir()
-    assert "any class folder" in refused(config)
+    assert "has no folder of a class" in refused(config)
     (tmp_path / "val" / "ILSVRC2012_val_00000001.JPEG").write_bytes(jpeg(0))
     assert "sorted into one folder for each class" in refused(config)
 

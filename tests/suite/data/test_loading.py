@@ -1,11 +1,13 @@
+import os
 import random
+import signal
 from itertools import islice
 
 import numpy as np
 import pytest
 import torch
 
-from multimax.suite.data.loading import EpochOrder, check_batch_size, eval_batches, shard, train_batches
+from multimax.suite.data.loading import EpochOrder, check_batch_size, eval_batches, shard, train_batches, worker_failure
 from multimax.suite.errors import UserError
 
 
@@ -28,6 +30,18 @@ class Draws:
 class Broken(Draws):
     def __getitem__(self, index: int) -> tuple:
         raise UserError("the disk is gone")
+
+
+class Killed(Draws):
+    """Examples that cost the process that makes them its life."""
+
+    def __init__(self, size: int, by: int) -> None:
+        super().__init__(size)
+        self.by = by
+
+    def __getitem__(self, index: int) -> tuple:
+        os.kill(os.getpid(), self.by)
+        return super().__getitem__(index)
 
 
 def steps(start_step: int, count: int, rank: int = 0, **options) -> list:
@@ -157,3 +171,40 @@ def test_a_users_mistake_in_a_worker_is_still_one_line(num_workers: int):
     with pytest.raises(UserError) as caught:
         next(train_batches(Broken(4), EpochOrder(4, 2, seed=0), start_step=0, seed=0, num_workers=num_workers))
     assert str(caught.value) == "the disk is gone"
+
+
+@pytest.mark.parametrize(
+    ("by", "said"),
+    [
+        (
+            signal.SIGKILL,
+            r"a data worker was killed \(Killed\), as happens when memory runs out: lower data.num_workers=1",
+        ),
+        (signal.SIGBUS, r"/dev/shm is full, .* enlarge it"),
+        (signal.SIGSEGV, r"a data worker was killed \(Segmentation fault\)"),
+    ],
+)
+def test_a_worker_that_dies_is_said_in_one_line(by, said):
+    """Wherever this process is when it happens: torch notices by a signal."""
+    with pytest.raises(UserError, match=said) as raised:
+        list(eval_batches(Killed(8, by), 2, num_workers=1))
+    assert len(str(raised.value).splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("message", "said"),
+    [
+        (
+            "Caught RuntimeError ...: unable to write to file </torch_1>: No space left on device (28)",
+            "/dev/shm is full",
+        ),
+        ("unable to open shared memory object </torch_1> in read-write mode", "/dev/shm is full"),
+        ("Caught MemoryError in DataLoader worker process 0.", "a data worker ran out of memory"),
+        ("DataLoader worker (pid(s) 12) exited unexpectedly", "a data worker was killed"),
+        ("received 0 items of ancdata", "too many open files"),
+        ("shape mismatch", None),
+    ],
+)
+def test_what_torch_says_of_workers_is_understood(message, said):
+    found = worker_failure(message, 3)
+    assert found is None if said is None else said in found

@@ -1,0 +1,190 @@
+"""Where labelled images come from: arrays in memory, folders, and tables of encoded images."""
+
+import os
+from abc import ABC, abstractmethod
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from multimax.suite.data.pixels import UnreadableImage, decode
+from multimax.suite.errors import UserError
+
+SUFFIXES = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
+"""Of the files that are images of a folder: those of torchvision's ImageFolder, whose order the images have too."""
+
+
+class ImageSource(ABC):
+    """Images of mode RGB or L and their labels by index; ``other_files`` counts what else was there, by what it is."""
+
+    classes: list[str]
+    mode: str
+    other_files: Counter[str] = Counter()
+
+    @abstractmethod
+    def __len__(self) -> int: ...
+
+    @abstractmethod
+    def label(self, index: int) -> int:
+        """The class, without reading the image."""
+
+    @abstractmethod
+    def name(self, index: int) -> str:
+        """What to call the image in a message."""
+
+    @abstractmethod
+    def encoded(self, index: int) -> bytes:
+        """The image as it is stored; raises OSError where its file cannot be read."""
+
+    @abstractmethod
+    def listing(self) -> Iterator[bytes]:
+        """Of each image its name, where it has one, and its size, without reading it."""
+
+    def load(self, index: int, glance: bool = False) -> Image.Image:
+        """The decoded image, small where a ``glance`` will do; raises UnreadableImage."""
+        try:
+            content = self.encoded(index)
+        except OSError as error:
+            raise UnreadableImage(error.strerror or str(error)) from None
+        return decode(content, self.mode, glance)
+
+
+class ArraySource(ImageSource):
+    """Grey images in memory: uint8 [N, H, W]."""
+
+    def __init__(
+        self, images: np.ndarray, labels: np.ndarray, names: Sequence[str], classes: list[str], mode: str
+    ) -> None:
+        self.images, self.labels, self.names, self.classes, self.mode = images, labels, names, classes, mode
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def load(self, index: int, glance: bool = False) -> Image.Image:
+        return Image.fromarray(self.images[index]).convert(self.mode)
+
+    def label(self, index: int) -> int:
+        return int(self.labels[index])
+
+    def name(self, index: int) -> str:
+        return self.names[index]
+
+    def encoded(self, index: int) -> bytes:
+        return self.images[index].tobytes()
+
+    def listing(self) -> Iterator[bytes]:
+        yield from map(str.encode, self.names)
+
+
+class FolderSource(ImageSource):
+    """A folder for each class, in the order of their names, with images in it and in its own folders.
+
+    Raises UserError where a folder cannot be read, or a class has no image.
+    """
+
+    def __init__(self, folder: Path, mode: str) -> None:
+        self.folder, self.mode, self.other_files = folder, mode, Counter()
+        self.samples: list[tuple[str, int]] = []
+        entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
+        self.classes = [entry.name for entry in entries if entry.is_dir() and not entry.name.startswith(".")]
+        outside = [entry.name for entry in entries if entry.name not in self.classes]
+        if not self.classes:
+            if any(name.lower().endswith(SUFFIXES) for name in outside):
+                raise UserError(f"the images of {folder} must be sorted into one folder for each class")
+            raise UserError(f"{folder} has no folder of a class")
+        if outside:
+            self.other_files["not in the folder of a class"] = len(outside)
+        for label, name in enumerate(self.classes):
+            before = len(self.samples)
+            self.samples += [(path, label) for path in self.images(folder / name)]
+            if len(self.samples) == before:
+                raise UserError(f"{folder / name} has no image: files of images end in {', '.join(SUFFIXES)}")
+
+    def images(self, folder: Path) -> Iterator[str]:
+        def refuse(error: OSError) -> None:
+            raise UserError(f"{error.filename} cannot be read: {error.strerror}")
+
+        for place, _, names in sorted(os.walk(folder, onerror=refuse, followlinks=True)):
+            hidden = any(part.startswith(".") for part in Path(place).relative_to(folder).parts)
+            for name in sorted(names):
+                if hidden or name.startswith("."):
+                    self.other_files["hidden"] += 1
+                elif name.lower().endswith(SUFFIXES):
+                    yield os.path.join(place, name)
+                else:
+                    suffix = os.path.splitext(name)[1]
+                    self.other_files[f"suffix {suffix}" if suffix else "file without a suffix"] += 1
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def label(self, index: int) -> int:
+        return self.samples[index][1]
+
+    def name(self, index: int) -> str:
+        return self.samples[index][0]
+
+    def encoded(self, index: int) -> bytes:
+        return Path(self.samples[index][0]).read_bytes()
+
+    def listing(self) -> Iterator[bytes]:
+        for path, _ in self.samples:
+            size = os.stat(path).st_size if os.path.exists(path) else "absent"  # a link may lead nowhere
+            yield os.fsencode(f"{os.path.relpath(path, self.folder)} {size}")
+
+
+class TableSource(ImageSource):
+    """A split of a Hugging Face data set with the columns ``image`` (Image) and ``label`` (ClassLabel).
+
+    Raises UserError for other columns, and for a label that is none of the classes.
+    """
+
+    def __init__(self, table: Any, split: str, mode: str) -> None:
+        import datasets
+
+        features = table.features
+        if not isinstance(features.get("image"), datasets.Image) or not isinstance(
+            features.get("label"), datasets.ClassLabel
+        ):
+            found = ", ".join(f"{name} ({type(feature).__name__})" for name, feature in features.items())
+            raise UserError(f"the {split} split needs columns image (Image) and label (ClassLabel), and has {found}")
+        self.classes, self.split, self.mode = features["label"].names, split, mode
+        labels = table.with_format("arrow")["label"][:].fill_null(-1)
+        self.labels = labels.to_numpy()
+        wrong = np.flatnonzero((self.labels < 0) | (self.labels >= len(self.classes)))
+        if len(wrong):
+            label = self.labels[wrong[0]]
+            raise UserError(
+                f"row {wrong[0]} of the {split} split has {'no label' if label == -1 else f'label {label}'}, where "
+                f"classes are 0 to {len(self.classes) - 1}: one of {len(wrong)} such rows of {len(self.labels)}"
+            )
+        # Arrow's rows hold the encoded bytes and the file's name; the decoding column loses the name, and is slower.
+        self.images = table.select_columns("image").with_format("arrow")
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def _record(self, index: int) -> dict[str, Any]:
+        return self.images[index]["image"][0].as_py() or {"bytes": None, "path": None}
+
+    def label(self, index: int) -> int:
+        return int(self.labels[index])
+
+    def name(self, index: int) -> str:
+        return f"{self.split} row {index} ({self._record(index)['path']})"
+
+    def encoded(self, index: int) -> bytes:
+        record = self._record(index)
+        if record["bytes"] is None and not record["path"]:
+            raise OSError("the row has no image")
+        return record["bytes"] if record["bytes"] is not None else Path(record["path"]).read_bytes()
+
+    def listing(self) -> Iterator[bytes]:
+        import pyarrow.compute
+
+        for rows in self.images.iter(batch_size=10_000):
+            sizes = pyarrow.compute.binary_length(rows["image"].combine_chunks().field("bytes"))
+            yield from (str(size).encode() for size in sizes.to_pylist())

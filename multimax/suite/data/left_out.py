@@ -1,0 +1,47 @@
+"""What a loader leaves out of the data, or replaces: counted, said, and refused beyond a share."""
+
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from multimax.suite.errors import UserError
+
+
+@dataclass
+class LeftOut:
+    """So many of so many, and why. As text: ``3 of 1,440 training images are left out, because ... (3)``."""
+
+    what: str  # such as "training images"
+    total: int
+    reasons: Mapping[str, int] = field(default_factory=Counter)
+    done: str = "are left out"
+    first: str = ""  # of them: where it is
+
+    @property
+    def count(self) -> int:
+        return sum(self.reasons.values())
+
+    def __str__(self) -> str:
+        most_first = sorted(self.reasons.items(), key=lambda item: (-item[1], item[0]))
+        why = "; ".join(f"{reason} ({count:,})" for reason, count in most_first)
+        first = f"; the first is {self.first}" if self.first else ""
+        return f"{self.count:,} of {self.total:,} {self.what} {self.done}, because: {why}{first}"
+
+    def check(self, most: float) -> None:
+        """Raise UserError if it is a larger share than ``most``."""
+        if self.count > most * self.total:
+            raise UserError(f"{self}: that is more than the share data.max_left_out={most:g}")
+
+
+def checked(found: Iterable[LeftOut], most: float) -> list[LeftOut]:
+    """Those of which anything is left out; raises UserError for a share above ``most``."""
+    some = [one for one in found if one.count]
+    for one in some:
+        one.check(most)
+    return some
+
+
+def record(found: Iterable[LeftOut]) -> list[dict[str, Any]]:
+    """For a run's summary."""
+    return [asdict(one) | {"reasons": dict(one.reasons), "count": one.count} for one in found]

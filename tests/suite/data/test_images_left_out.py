@@ -1,0 +1,123 @@
+"""What stands beside images in a folder, and images that cannot be read, are counted; labels and caches are checked."""
+
+import os
+from dataclasses import replace
+from pathlib import Path
+
+import datasets
+import numpy as np
+import pytest
+from PIL import Image
+
+from multimax.suite.composition import compose_configuration, typed
+from multimax.suite.data.images import ImageData, open_images
+from multimax.suite.errors import UserError
+from multimax.suite.tasks import task_module
+
+CONFIG = ImageData(name="pets", source="files", num_classes=2, image_size=8, num_workers=0)
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+
+
+def pixels(seed: int) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, 255, (12, 12, 3), dtype=np.uint8)
+
+
+def folders(root: Path, count: int = 10) -> Path:
+    for split in ("train", "val"):
+        for name in ("cat", "dog"):
+            (root / split / name).mkdir(parents=True)
+            for i in range(count):
+                Image.fromarray(pixels(i)).save(root / split / name / f"{i}.png")
+    return root
+
+
+def shards(root: Path, labels: list[int | None], seed: int = 0) -> Path:
+    root.mkdir(parents=True, exist_ok=True)
+    features = datasets.Features({"image": datasets.Image(), "label": datasets.ClassLabel(names=["cat", "dog"])})
+    images = [Image.fromarray(pixels(seed + i)) for i in range(len(labels))]
+    for split in ("train", "val"):
+        table = datasets.Dataset.from_dict({"image": images, "label": labels}, features=features)
+        table.to_parquet(root / f"{split}.parquet")
+    return root
+
+
+def task(root: Path, *overrides: str):
+    keys = ["task=deit", "scale=small", "data.num_classes=2", "data.image_size=16", "training.batch_size=4"]
+    config = typed(compose_configuration([*keys, f"data.root={root}", "data.num_workers=0", *overrides]))
+    return task_module("deit").create(config)
+
+
+def test_nothing_is_said_of_a_folder_of_images_alone(tmp_path):
+    assert task(folders(tmp_path)).left_out == []
+
+
+def test_all_that_is_no_image_is_counted_and_said(tmp_path):
+    root = folders(tmp_path)
+    train = root / "train"
+    (train / "README.md").touch()
+    (train / "cat" / "notes.txt").touch()
+    (train / "cat" / "0.gif").touch()
+    (train / "cat" / "LICENSE").touch()
+    (train / "cat" / "._0.png").touch()
+    (train / ".ipynb_checkpoints").mkdir()
+    (train / "dog" / ".hidden").mkdir()
+    (train / "dog" / ".hidden" / "0.png").touch()
+    (train / "dog" / "3.png").write_bytes((train / "dog" / "3.png").read_bytes()[:90])
+    (train / "dog" / "4.png").write_bytes(b"")
+    (train / "dog" / "5.png").write_bytes(b"no image")
+    found = task(root).left_out
+    assert [str(one) for one in found] == [
+        "7 of 27 files among the training images are left out, because: hidden (2); not in the folder of a class (2); "
+        "file without a suffix (1); suffix .gif (1); suffix .txt (1)",
+        "3 of 20 training images cannot be read, because: image file is truncated (1); not an image in a format that "
+        f"Pillow knows (1); the file is empty (1); the first is {train / 'dog' / '3.png'}",
+    ]
+    summary = task(root).summary()["left_out"]
+    assert [(one["count"], one["total"]) for one in summary] == [(7, 27), (3, 20)]
+    with pytest.raises(UserError, match=r"7 of 27 files .* more than the share data.max_left_out=0.1"):
+        task(root, "data.max_left_out=0.1").left_out  # noqa: B018
+
+
+def test_the_order_is_that_of_torchvision(tmp_path):
+    from torchvision.datasets import ImageFolder
+
+    root = folders(tmp_path)
+    for name in ("b/x.PNG", "b/a/z.jpeg", "a.webp", "a/y.tif"):
+        path = root / "train" / "dog" / name
+        path.parent.mkdir(exist_ok=True)
+        Image.fromarray(pixels(0)).save(path)
+    train, _ = open_images(replace(CONFIG, root=str(root)))
+    assert [(train.name(i), train.label(i)) for i in range(len(train))] == ImageFolder(str(root / "train")).samples
+
+
+@pytest.mark.parametrize(("label", "said"), [(None, "has no label"), (-1, "has no label")])
+def test_a_row_without_a_label_is_refused_at_once(label, said, tmp_path):
+    with pytest.raises(UserError, match=f"row 3 of the train split {said}, where classes are 0 to 1: one of 1 such"):
+        open_images(replace(CONFIG, root=str(shards(tmp_path, [0, 1, 0, label, 1]))))
+
+
+def test_another_file_of_the_same_name_size_and_time_is_another_data_set(tmp_path):
+    """datasets keeps what it made of a file under its name and time."""
+    root = shards(tmp_path / "pets", [0, 1] * 4)
+    config = replace(CONFIG, root=str(root))
+    first = open_images(config)[0].load(0).tobytes()
+    path = root / "train.parquet"
+    stat = path.stat()
+    other = shards(tmp_path / "others", [0, 1] * 4, seed=50) / "train.parquet"
+    path.write_bytes(other.read_bytes())
+    os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+    assert open_images(config)[0].load(0).tobytes() != first
+
+
+def test_channels_that_no_image_has_are_refused():
+    with pytest.raises(UserError, match=r"data\.in_chans=4: images are read as grey"):
+        open_images(replace(CONFIG, in_chans=4))
+
+
+def test_digits_serve_a_model_of_colours():
+    train, _ = open_images(replace(CONFIG, source="digits", num_classes=10))
+    assert train.load(0).mode == "RGB"
