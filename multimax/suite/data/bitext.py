@@ -21,6 +21,7 @@ from multimax.suite.data.corpus import exclusive
 from multimax.suite.data.dictionary import EOS, UNK, Dictionary
 from multimax.suite.data.fairseq_data import Sentences, read_sentences
 from multimax.suite.data.fingerprint import Fingerprint, digest
+from multimax.suite.data.left_out import LeftOut
 from multimax.suite.data.preparation import DESCRIPTION, Recipe, prepare, read_lines
 from multimax.suite.data.text import FileSource, StringSource, TextSource
 from multimax.suite.data.tokenization import Tokenizer, join_pieces
@@ -53,6 +54,7 @@ class TranslationData:
     # What evaluation scores: validation, by this or another of its files' names, or a test split by that of its files.
     eval_split: str = "validation"
     test_split: str = "test"  # what the results of a run are measured on
+    max_left_out: float = 0.5  # share of training pairs, or of unknown tokens, above which no run starts
 
     def __post_init__(self) -> None:
         if self.eval_split in VALIDATION:  # one name alone, as it is part of what a run is
@@ -158,6 +160,17 @@ class Bitext:
             sides = (pairs.sources, pairs.targets)
             parts = (part for side in sides for part in (side.lengths.tobytes(), side.ids.astype("<i4").tobytes()))
             found[f"{split} pairs"] = f"{len(pairs):,} ({digest(parts)})"
+        return found
+
+    def left_out(self, splits: Iterable[str]) -> list[LeftOut]:
+        """Training pairs that preparation dropped, and unknown tokens of each split, as far as the folder says."""
+        dropped = self.description["train"].get("dropped", {})
+        found = [LeftOut("training pairs", self.description["train"]["pairs"] + sum(dropped.values()), dropped)]
+        for split in dict.fromkeys(splits):
+            pairs = self.splits[split]
+            for language, side in zip(self.recipe.languages, (pairs.sources, pairs.targets), strict=True):
+                reasons = {"the dictionary lacks them": int((side.ids == UNK).sum())}
+                found.append(LeftOut(f"{split} tokens in {language}", len(side.ids), reasons, "are read as <unk>"))
         return found
 
     def references(self, split: str) -> References:

@@ -25,6 +25,7 @@ from rich.progress import Progress
 from torch import Tensor
 
 from multimax.suite.data.fingerprint import Fingerprint, digest
+from multimax.suite.data.left_out import LeftOut
 from multimax.suite.data.text import TextData, TextSource, open_text
 from multimax.suite.errors import UserError
 
@@ -90,6 +91,14 @@ class Corpus:
             ids = self.splits[split]
             found[f"{split} text"] = f"{len(ids):,} tokens ({digest([ids.tobytes()])})"
         return found
+
+    def left_out(self, splits: Iterable[str]) -> list[LeftOut]:
+        """The tokens of each split that the vocabulary lacks."""
+        reasons = {split: {"the vocabulary lacks them": self.unknown[split]} for split in splits}
+        return [
+            LeftOut(f"{split} tokens", len(self.splits[split]), reason, f"are read as {UNKNOWN}")
+            for split, reason in reasons.items()
+        ]
 
     def unigram_perplexity(self, split: str) -> float:
         """Perplexity of a split under the training text's token frequencies, with one added to each count."""

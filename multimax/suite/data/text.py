@@ -36,6 +36,7 @@ class TextData:
     # transformer_xl: streams that the text is cut into, each with a memory of its own. transformer_lm: windows at a
     # time.
     eval_batch_size: int = 10
+    max_left_out: float = 0.5  # share of rows, or of tokens that the vocabulary lacks, above which no run starts
 
 
 class TextSource(Protocol):

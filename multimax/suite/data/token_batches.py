@@ -14,6 +14,7 @@ from torch import Tensor
 
 from multimax.suite.data.bitext import Pairs
 from multimax.suite.data.dictionary import EOS, PAD
+from multimax.suite.data.left_out import LeftOut
 from multimax.suite.data.loading import EpochOrder, Stream, random_seeds
 from multimax.suite.data.segments import IGNORED
 from multimax.suite.errors import UserError
@@ -37,7 +38,7 @@ class TranslationBatch(NamedTuple):
 class TokenBatches:
     """Training batches: formed once per seed, in a new order each epoch.
 
-    A pair that does not fit into ``max_tokens`` by itself is left out; ``too_long`` counts them.
+    A pair that does not fit into ``max_tokens`` by itself is left out; ``left_out`` counts them.
 
     Args:
         pairs: the training data.
@@ -55,7 +56,8 @@ class TokenBatches:
             raise UserError(f"seed={seed} must not be negative")
         order = np.random.default_rng(random_seeds(Stream.PLACE, seed, 0, count=4)).permutation(len(pairs))
         order = order[longest[order] <= max_tokens]
-        self.too_long = len(pairs) - len(order)
+        reason = f"longer than training.batch_size={max_tokens} tokens"
+        self.left_out = LeftOut("prepared training pairs", len(pairs), {reason: len(pairs) - len(order)})
         if not len(order):
             shortest = f"the shortest of {len(pairs)} pairs has {longest.min()}" if len(pairs) else "there is no pair"
             raise UserError(f"a batch of {max_tokens} tokens holds no sentence pair: {shortest}")

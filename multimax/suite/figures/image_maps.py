@@ -13,13 +13,9 @@ from PIL import Image
 from torch import Tensor
 
 from multimax.suite.data.augment import eval_transform
-<<<<<<< HEAD
-from multimax.suite.data.images import ImageData, UnreadableImage, decode, image_mode
-from multimax.suite.engine.open import OpenRun
-=======
 from multimax.suite.data.images import ImageData
 from multimax.suite.data.pixels import UnreadableImage, decode
->>>>>>> 61e238d (Images are decoded in one place, by a table of modes; what is left out is counted; a data worker's death is one line)
+from multimax.suite.engine.open import OpenRun
 from multimax.suite.errors import UserError
 from multimax.suite.figures.commands import chosen, compare, parse, runs_parser
 from multimax.suite.figures.panels import panel

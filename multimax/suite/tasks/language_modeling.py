@@ -20,6 +20,7 @@ from multimax import reweight
 from multimax.suite.config import RunConfig, check_bounds, one_of
 from multimax.suite.data.corpus import open_corpus
 from multimax.suite.data.fingerprint import Fingerprint
+from multimax.suite.data.left_out import checked, record
 from multimax.suite.data.loading import check_batch_size
 from multimax.suite.data.segments import Blocks, Streams, TextBatch, cut, eval_streams, eval_windows
 from multimax.suite.data.text import TextData
@@ -58,6 +59,7 @@ class Config(RunConfig):
                 "model.div_val": (1, None),
                 "model.segment_length": (1, None),
                 "data.eval_batch_size": (1, None),
+                "data.max_left_out": (0, 1),
             },
         )
         if model.dim % model.num_heads:
@@ -114,6 +116,7 @@ class LanguageModeling(Task):
         self.corpus = open_corpus(config.data)
         self.train_ids, self.eval_ids = self.corpus.splits["train"], self.corpus.splits[config.data.eval_split]
         num_tokens = len(self.corpus.vocabulary)
+        self.left_out = checked(self.corpus.left_out(("train", config.data.eval_split)), config.data.max_left_out)
         if model.cutoffs and model.cutoffs[-1] >= num_tokens:
             raise UserError(
                 f"model.cutoffs={model.cutoffs} must stay below the {num_tokens} tokens of the vocabulary; "
@@ -253,7 +256,11 @@ class LanguageModeling(Task):
         return self.segments.starts(step)
 
     def summary(self) -> dict[str, Any]:
-        return {"vocabulary": len(self.corpus.vocabulary), "unknown_tokens": self.corpus.unknown}
+        return {
+            "vocabulary": len(self.corpus.vocabulary),
+            "unknown_tokens": self.corpus.unknown,
+            "left_out": record(self.left_out),
+        }
 
 
 create = LanguageModeling

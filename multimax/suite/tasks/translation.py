@@ -26,6 +26,7 @@ from multimax.suite.config import Reweight, RunConfig, check_bounds, one_of
 from multimax.suite.data.bitext import TranslationData, open_bitext
 from multimax.suite.data.dictionary import PAD
 from multimax.suite.data.fingerprint import Fingerprint
+from multimax.suite.data.left_out import checked, record
 from multimax.suite.data.segments import IGNORED
 from multimax.suite.data.token_batches import TokenBatches, TranslationBatch, collate, cut_by_tokens, eval_batches
 from multimax.suite.decoding import Search
@@ -83,6 +84,7 @@ class Config(RunConfig):
                 "model.attention_dropout": (0, 1),
                 "model.activation_dropout": (0, 1),
                 "decoding.batch_tokens": (1, None),
+                "data.max_left_out": (0, 1),
                 "decoding.validation_sentences": (1, None),
             },
         )
@@ -132,6 +134,8 @@ class Translation(Task):
                 )
         self.batches = TokenBatches(self.bitext.splits["train"], config.training.batch_size, config.seed)
         self.steps_per_epoch = self.batches.steps_per_epoch
+        splits = ("train", config.data.eval_split, config.data.test_split)
+        self.left_out = checked([self.batches.left_out, *self.bitext.left_out(splits)], config.data.max_left_out)
         self.positive = reweight.get(config.reweight.output["name"]).positive
 
     def fingerprint(self) -> Fingerprint:
@@ -289,7 +293,7 @@ class Translation(Task):
             "vocabulary": {"source": len(bitext.source_dictionary), "target": len(bitext.target_dictionary)},
             "data": bitext.description,
             "preparation": bitext.preparation,
-            "pairs_left_out": self.batches.too_long,  # longer than a batch may be
+            "left_out": record(self.left_out),
         }
 
 

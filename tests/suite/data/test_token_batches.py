@@ -121,7 +121,7 @@ def test_pairs_that_do_not_fit_are_left_out_and_counted(pairs):
     batches = TokenBatches(pairs, 30, seed=0)
     fit = np.flatnonzero(np.maximum(pairs.source_lengths, pairs.target_lengths) <= 30)
     assert sorted(np.concatenate(batches.batches)) == fit.tolist()
-    assert batches.too_long == len(pairs) - len(fit) > 0
+    assert batches.left_out.count == len(pairs) - len(fit) > 0
     with pytest.raises(UserError, match="a batch of 1 tokens holds no sentence pair: the shortest of 500 pairs has"):
         TokenBatches(pairs, 1, seed=0)
     with pytest.raises(UserError, match="seed=-1"):

@@ -125,8 +125,6 @@ def test_a_resumed_run_is_the_uninterrupted_one_to_the_last_bit(text, tmp_path, 
         "training.micro_batch_size=2",
     )
     whole, broken = (RunWriter(tmp_path / name, config) for name in ("whole", "broken"))
-    for folder in (whole, broken):
-        folder.open(dict)
     Trainer(LanguageModeling(config), whole).run()
 
     for step in (7, 15, 33):
@@ -149,8 +147,8 @@ def test_a_resumed_run_is_the_uninterrupted_one_to_the_last_bit(text, tmp_path, 
         for name, folder in (("whole", whole), ("broken", broken))
     }
     assert records["broken"] == records["whole"]
-    summary = broken.summary()
-    assert summary["metrics"] == whole.summary()["metrics"]
+    summary = broken.run.summary
+    assert summary["metrics"] == whole.run.summary["metrics"]
     assert summary["metric"] in summary["metrics"]
 
 

@@ -223,8 +223,6 @@ def test_a_resumed_run_is_the_uninterrupted_one_to_the_last_bit(counting, tmp_pa
         "training.keep_checkpoints=1",
     )
     whole, broken = (RunWriter(tmp_path / name, config) for name in ("whole", "broken"))
-    for folder in (whole, broken):
-        folder.open(dict)
     Trainer(Translation(config), whole).run()
     for step in (7, 11, 20):
         trainer = Trainer(Translation(config), broken)
@@ -244,8 +242,8 @@ def test_a_resumed_run_is_the_uninterrupted_one_to_the_last_bit(counting, tmp_pa
         for folder in (whole, broken)
     ]
     assert records[0] == records[1]
-    assert broken.summary()["metrics"] == whole.summary()["metrics"]
-    averaged = [path.name for path in checkpoint.newest_scored(broken.checkpoints, 3)]
+    assert broken.run.summary["metrics"] == whole.run.summary["metrics"]
+    averaged = [path.name for path in checkpoint.newest_scored(broken.run.checkpoints, 3)]
     assert averaged == ["step-00000024", "step-00000018", "step-00000012"]
 
 
@@ -266,7 +264,7 @@ def test_the_end_of_a_run_tests_last_best_and_average(counting, tmp_path):
     weights = {}
     for step in (4, 8, 12):
         model = task.build_model()
-        path = folder.checkpoints / f"step-{step:08d}"
+        path = folder.run.checkpoints / f"step-{step:08d}"
         if path.exists():
             checkpoint.load_weights(path, model, "model")
             weights[step] = model
@@ -274,7 +272,7 @@ def test_the_end_of_a_run_tests_last_best_and_average(counting, tmp_path):
     with torch.no_grad():
         for name, parameter in average.named_parameters():
             parameter.copy_(sum(weights[step].get_parameter(name).double() for step in (8, 12)) / 2)
-    best = checkpoint.read_manifest(checkpoint.best(folder.checkpoints, higher_is_better=True))["step"]
+    best = checkpoint.read_manifest(checkpoint.best(folder.run.checkpoints, higher_is_better=True))["step"]
     for of, model in {"last": weights[12], "best": weights[best], "average": average}.items():
         with torch.no_grad():
             expected = task.metrics(task.test(model.eval(), CPU, Shard()))
