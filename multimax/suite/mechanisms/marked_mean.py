@@ -1,0 +1,68 @@
+"""The mean of a few marked items among many: a row of attention must weigh some entries alike and drop the others.
+
+    target = mean of content_i over the items i that are marked
+
+An item is [strength, content]: the strength of its mark is uniform on [0.5, 1.5], or 0 where it has none, and its
+content is normal. The marks of items that count alike are unalike, so a softmax of scores that are linear in the
+strength has to choose between weighing them alike and dropping the rest.
+"""
+
+from collections.abc import Callable, Iterator
+
+import torch
+from torch import Tensor, nn
+
+from multimax.reweight import Reweighting
+from multimax.suite.mechanisms.problem import Problem
+
+CONTENT = 8
+MOST_MARKED = 8
+HIDDEN = 32
+
+
+class MarkedMean(nn.Module):
+    """One query over the items [batch, n, 1 + CONTENT], and a linear map of what it gathers: [batch, CONTENT]."""
+
+    def __init__(self, scorer: str, reweight: Reweighting):
+        super().__init__()
+        size = 1 + CONTENT
+        mlp = nn.Sequential(nn.Linear(size, HIDDEN), nn.ReLU(), nn.Linear(HIDDEN, 1))
+        self.scorer = mlp if scorer == "mlp" else nn.Linear(size, 1)
+        self.reweight = reweight
+        self.value = nn.Linear(CONTENT, CONTENT)
+
+    def forward(self, items: Tensor) -> Tensor:
+        weights = self.reweight(self.scorer(items).squeeze(-1))
+        return self.value((weights.unsqueeze(-2) @ items[..., 1:]).squeeze(-2))
+
+
+class MarkedMeanProblem(Problem):
+    name = "marked_mean"
+    variants = ("linear", "mlp")
+    measure = "error"
+    train_lengths = range(16, 65)
+    test_lengths = (32, 64, 128, 256, 512, 1024)
+    steps = 2000
+    batch_size = 128
+
+    def model(self, variant: str, create: Callable[[], Reweighting]) -> nn.Module:
+        return MarkedMean(variant, create())
+
+    def batch(self, size: int, n: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        count = torch.randint(1, MOST_MARKED + 1, (size, 1), generator=generator)
+        marked = torch.arange(n) < count  # which ones does not matter: nothing knows an item's place
+        strength = (0.5 + torch.rand(size, n, generator=generator)) * marked
+        content = torch.randn(size, n, CONTENT, generator=generator)
+        target = (content * marked.unsqueeze(-1)).sum(-2) / count
+        return torch.cat([strength.unsqueeze(-1), content], -1), target
+
+    def loss(self, output: Tensor, target: Tensor) -> Tensor:
+        return (output - target).square().mean()
+
+    def score(self, batches: Iterator[tuple[Tensor, Tensor]]) -> float:
+        """Squared error over that of answering zero; 0 is best."""
+        error = total = 0.0
+        for output, target in batches:
+            error += (output - target).square().sum().item()
+            total += target.square().sum().item()
+        return error / total
