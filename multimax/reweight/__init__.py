@@ -19,6 +19,7 @@ from multimax.reweight._evsoftmax import EvSoftmax, evsoftmax
 from multimax.reweight._multimax import MultiMax, multimax, seglu
 from multimax.reweight._registry import available, create, get, options, register
 from multimax.reweight._softmax import Softmax, softmax
+from multimax.reweight._temperature import Temperature
 
 __all__ = [
     "Entmax",
@@ -28,6 +29,7 @@ __all__ = [
     "Reweighting",
     "Softmax",
     "Sparsemax",
+    "Temperature",
     "available",
     "create",
     "entmax",

@@ -17,7 +17,15 @@ def _own_registry(monkeypatch):
 
 
 def test_the_built_in_functions_are_there_sorted():
-    assert reweight.available() == ("entmax", "entmax15", "evsoftmax", "multimax", "softmax", "sparsemax")
+    assert reweight.available() == (
+        "entmax",
+        "entmax15",
+        "evsoftmax",
+        "multimax",
+        "softmax",
+        "sparsemax",
+        "temperature",
+    )
 
 
 def test_names_are_functions_whatever_was_imported_first():

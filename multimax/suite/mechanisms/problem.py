@@ -11,9 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from multimax.reweight import Reweighting
-from multimax.suite.analysis.attention_rows import row_measures
 from multimax.suite.config import Optimizer, site_label
 from multimax.suite.engine.optimization import create_optimizer
+from multimax.suite.measures.attention_rows import row_measures
 from multimax.suite.models.sites import Site, create_site
 
 TEST_ROWS = 4096
