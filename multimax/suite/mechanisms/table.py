@@ -13,7 +13,7 @@ import torch
 
 from multimax.suite.engine.console import say
 from multimax.suite.engine.provenance import revision
-from multimax.suite.engine.run_folder import write_atomic
+from multimax.suite.files import write_atomic
 from multimax.suite.errors import UserError
 from multimax.suite.mechanisms import PROBLEMS
 from multimax.suite.mechanisms.problem import Arm, Found, Problem, run
