@@ -121,7 +121,11 @@ def _obstacle(name: str) -> str | None:
     """Why the kernels of this name cannot be had, in one line, or None."""
     if name == "triton":
         return None if importlib.util.find_spec("triton") else "Triton is not installed"
-    return build.load()
+    try:
+        build.load()
+    except build.Unavailable as error:
+        return str(error)
+    return None
 
 
 @cache

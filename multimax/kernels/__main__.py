@@ -5,5 +5,7 @@ import sys
 from multimax.kernels.cpu import build
 
 if __name__ == "__main__":
-    why_not = build.load()
-    sys.exit(f"error: {why_not}" if why_not else print(build.library()))
+    try:
+        print(build.load())
+    except build.Unavailable as error:
+        sys.exit(f"error: {error}")

@@ -1,21 +1,28 @@
-"""The CPU's kernels, from C++ to operators: compiled at their first use and kept in the user's cache.
+"""The CPU's kernels, from C++ to operators: compiled on first use and kept in the user's cache.
 
-The library is named by a digest of all it is made of: the sources, torch's version, the flags, and all that the
-compiler predefines for this processor, its own version among them. So several machines can share a cache, and nothing
-in it goes stale. It appears under its name whole or not at all. Processes that start together wait for the one that
-compiles; the system frees its lock when it dies.
+A library is named by a digest of all that must fit for it to run: its sources, torch, the C library, and the vector
+units that torch finds in this processor. So machines can share a cache, nothing in it goes stale, and where there is no
+compiler, what another machine compiled serves. CXX and CXXFLAGS count when a library is compiled and at no other time;
+remove it to have it compiled anew. CXXFLAGS come before our own flags, which win where the two disagree: they can add
+(-I, -g, -fsanitize=...) but take away neither the vector units nor the optimisation nor the language, as conda's would.
+
+Nothing is loaded that another user could have written. A library appears under its name whole or not at all, and is
+never replaced: beside one that cannot be loaded here, because it is damaged or needs a newer C++ runtime, a second one
+is compiled, once. Processes that start together wait for the one that compiles; the system frees its lock when it dies.
 """
 
 import hashlib
-import logging
 import os
+import platform
+import shlex
 import shutil
+import stat
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import cache
 from pathlib import Path
 
 import torch
@@ -27,98 +34,141 @@ FLAGS = [
     *("-Wno-psabi", "-Wno-ignored-attributes"),
     "-DTORCH_TARGET_VERSION=0x020b000000000000",  # 2.11, the oldest that we support
 ]
+# By torch's name for what the processor has, or for what ATEN_CPU_CAPABILITY says it may use. They are torch's own.
+VECTOR_FLAGS = {
+    "AVX2": ["-mavx2", "-mfma", "-mf16c"],
+    "AVX512": ["-mavx512f", "-mavx512bw", "-mavx512vl", "-mavx512dq", "-mfma", "-mf16c"],
+}
 SECONDS_TO_WAIT = 300  # for another process that compiles, before compiling too
-
-_log = logging.getLogger(__name__)
-
-
-def load() -> str | None:
-    """Load the operators, compiling them first if need be; why it cannot be done, in one line, or None."""
-    try:
-        path = library()
-        try:
-            torch.ops.load_library(path)
-        except OSError:  # a file that a full disk or a power cut has damaged
-            path.unlink()
-            torch.ops.load_library(library())
-    except (OSError, RuntimeError, subprocess.SubprocessError) as error:
-        return str(error).strip().split("\n")[0]
-    return None
+ELSEWHERE = "name another folder in TORCH_EXTENSIONS_DIR"
 
 
-def library() -> Path:
-    """The compiled library, made if it is not there yet.
+class Unavailable(Exception):
+    """The kernels cannot be had; the message says in one line why, and what to do."""
+
+
+def load() -> Path:
+    """Load the operators, compiled first if need be, and return their library.
 
     Raises:
-        RuntimeError: there is no compiler, or it fails.
-        OSError: the cache cannot be written.
+        Unavailable: there is no compiler, the cache cannot be written or trusted, or what it holds cannot be loaded.
     """
-    command = _command()
-    path = cache_folder() / f"rows-{_digest(command)}.so"
-    if path.exists():
-        return path
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with _alone(path):
-        if not path.exists():
-            _compile(command, path)
-    return path
+    if os.name != "posix":
+        raise Unavailable(f"they are not made for {os.name}")
+    try:
+        first = cache_folder() / f"kernels-{_digest()}.so"
+        for path in (first, first.with_stem(f"{first.stem}-2")):
+            _provide(path)
+            try:
+                torch.ops.load_library(path)
+            except OSError as error:
+                reason = error
+            else:
+                return path
+    except OSError as error:
+        raise Unavailable(f"{error.filename or 'the cache'}: {error.strerror}; {ELSEWHERE}") from error
+    raise Unavailable(f"{path} cannot be loaded ({_line(str(reason))}); remove it, or {ELSEWHERE}")
 
 
 def cache_folder() -> Path:
     """TORCH_EXTENSIONS_DIR/multimax, or multimax/kernels in XDG_CACHE_HOME or ~/.cache."""
     if folder := os.environ.get("TORCH_EXTENSIONS_DIR"):
         return Path(folder) / "multimax"
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "multimax" / "kernels"
+    try:
+        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "multimax" / "kernels"
+    except RuntimeError as error:
+        raise Unavailable(f"this user has no home directory; {ELSEWHERE}") from error
 
 
-def _compile(command: list[str], path: Path) -> None:
-    _log.info("compiling %s", path)
+def _digest() -> str:
+    digest = hashlib.sha256()
+    runs_on = (torch.__version__, platform.machine(), *platform.libc_ver(), *_flags())
+    for part in (*runs_on, *(source.read_text() for source in SOURCES)):
+        digest.update(f"{part}\0".encode())
+    return digest.hexdigest()[:16]
+
+
+def _flags() -> list[str]:
+    return [*FLAGS, *VECTOR_FLAGS.get(torch.backends.cpu.get_cpu_capability(), [])]
+
+
+def _provide(path: Path) -> None:
+    """See to it that the library is there and may be loaded."""
+    folder = path.parent
+    if not path.exists():
+        folder.mkdir(mode=0o755, parents=True, exist_ok=True)
+        _check(folder)
+        with _alone(path):
+            if not path.exists():
+                _compile(path)
+    _check(folder)
+    _check(path)
+
+
+def _check(path: Path) -> None:
+    """Raise Unavailable where someone else could have written what would be loaded, or where nothing can be."""
+    status = path.stat()
+    if status.st_uid not in (os.geteuid(), 0):
+        raise Unavailable(f"{path} belongs to another user; {ELSEWHERE}")
+    if status.st_mode & 0o022 and not status.st_mode & stat.S_ISVTX:
+        raise Unavailable(f"{path} can be written by others; chmod go-w it, or {ELSEWHERE}")
+    if os.statvfs(path).f_flag & getattr(os, "ST_NOEXEC", 0):
+        raise Unavailable(f"{path} is on a file system that is mounted noexec; {ELSEWHERE}")
+
+
+def _compile(path: Path) -> None:
+    compiler, began = _compiler(), time.monotonic()
+    _say(f"compiling the C++ kernels into {path.parent}, once; it takes about half a minute")
     for left_over in path.parent.glob("compiling-*"):  # by a process that was killed
         if time.time() - left_over.stat().st_mtime > SECONDS_TO_WAIT:
             shutil.rmtree(left_over, ignore_errors=True)
     with tempfile.TemporaryDirectory(prefix="compiling-", dir=path.parent) as folder:
         made = Path(folder) / path.name
-        sources = [str(source) for source in SOURCES if source.suffix == ".cpp"]
-        result = subprocess.run([*command, *sources, "-o", str(made), *_torch()], capture_output=True, text=True)
+        environment = os.environ | {"TMPDIR": folder, "LC_ALL": "C"}
+        result = subprocess.run(_command(compiler, made), env=environment, capture_output=True, text=True)
         if result.returncode:
-            first_error = next((line for line in result.stderr.splitlines() if "error" in line), result.stderr)
-            raise RuntimeError(f"{command[0]} failed: {first_error.strip()}")
-        os.replace(made, path)
+            raise Unavailable(
+                f"{shlex.join(compiler)} failed: {_line(result.stderr) or f'exit status {result.returncode}'}; "
+                f"name a C++20 compiler in CXX, or {ELSEWHERE}"
+            )
+        made.chmod(0o755)
+        with made.open("rb") as file:
+            os.fsync(file.fileno())  # or a power cut might leave half of it under its name
+        made.replace(path)
+    _say(f"compiled in {time.monotonic() - began:.0f} s")
 
 
-def _torch() -> list[str]:
+def _compiler() -> list[str]:
+    """That of CXX, which may have arguments, or the first that is found."""
+    named = _words_of("CXX")
+    for program, *arguments in [named] if named else [["g++"], ["clang++"], ["c++"]]:
+        if shutil.which(program):
+            return [program, *arguments]
+    raise Unavailable(f"no C++ compiler: {named[0] if named else 'g++'} is not there; install g++ or name one in CXX")
+
+
+def _command(compiler: list[str], output: Path) -> list[str]:
     root = Path(torch.__file__).parent
-    return [f"-I{root / 'include'}", f"-L{root / 'lib'}", "-ltorch_cpu"]
+    sources = [str(source) for source in SOURCES if source.suffix == ".cpp"]
+    linked = [f"-I{root / 'include'}", f"-L{root / 'lib'}", "-ltorch_cpu"]
+    return [*compiler, *_words_of("CXXFLAGS"), *_flags(), *sources, "-o", str(output), *linked]
 
 
-def _command() -> list[str]:
-    """The compiler, that of CXX if set, for this processor, with all flags, those of CXXFLAGS the last."""
-    if os.name != "posix":
-        raise RuntimeError(f"they are not made for {os.name}")
-    named, flags = os.environ.get("CXX"), [*FLAGS, *os.environ.get("CXXFLAGS", "").split()]
-    compiler = next(filter(None, map(shutil.which, [named] if named else ["g++", "clang++", "c++"])), None)
-    if compiler is None:
-        raise RuntimeError(f"no C++ compiler: {named or 'g++'} is not there; install g++ or name one in CXX")
-    for processor in ("-march=native", "-mcpu=native"):  # ARM's compilers have not always known the first
-        if _predefined(compiler, processor) is not None:
-            return [compiler, processor, *flags]
-    return [compiler, *flags]
+def _words_of(variable: str) -> list[str]:
+    try:
+        return shlex.split(os.environ.get(variable, ""))
+    except ValueError as error:
+        raise Unavailable(f"{variable} cannot be understood: {error}") from error
 
 
-@cache
-def _predefined(compiler: str, *flags: str) -> str | None:
-    command = [compiler, *flags, "-dM", "-E", "-x", "c++", os.devnull]
-    result = subprocess.run(command, capture_output=True, text=True)
-    return None if result.returncode else result.stdout
+def _line(text: str) -> str:
+    """The first line about an error, or the first of all."""
+    lines = text.strip().splitlines() or [""]
+    return next((line for line in lines if "error" in line), lines[0]).strip()
 
 
-def _digest(command: list[str]) -> str:
-    compiler, *flags = command
-    digest = hashlib.sha256()
-    machine = _predefined(compiler, *[flag for flag in flags if flag.startswith("-m")])
-    for part in (torch.__version__, " ".join(flags), machine, *(source.read_text() for source in SOURCES)):
-        digest.update(f"{part}\0".encode())
-    return digest.hexdigest()[:16]
+def _say(what: str) -> None:
+    print(f"multimax: {what}", file=sys.stderr, flush=True)
 
 
 @contextmanager
@@ -126,7 +176,7 @@ def _alone(path: Path) -> Iterator[None]:
     """While no other process compiles the same, or after ``SECONDS_TO_WAIT``; both would then make the same."""
     import fcntl  # not on Windows
 
-    with open(path.with_suffix(".lock"), "w") as lock:
+    with path.with_suffix(".lock").open("w") as lock:
         deadline = time.monotonic() + SECONDS_TO_WAIT
         while time.monotonic() < deadline and not path.exists():
             try:

@@ -9,7 +9,7 @@
 #include <limits>
 #include <type_traits>
 
-#if defined(__AVX__)
+#if defined(__AVX2__)
 #include <immintrin.h>
 #endif
 
@@ -17,7 +17,7 @@ namespace multimax {
 
 #if defined(__AVX512F__)
 constexpr int kVectorBytes = 64;
-#elif defined(__AVX__)
+#elif defined(__AVX2__)
 constexpr int kVectorBytes = 32;
 #else
 constexpr int kVectorBytes = 16;
@@ -86,7 +86,7 @@ INLINE V max(V a, V b) {
 #if defined(__AVX512F__)
   if constexpr (std::is_same_v<V, Vec<float>>) return _mm512_max_ps(a, b);
   if constexpr (std::is_same_v<V, Vec<double>>) return _mm512_max_pd(a, b);
-#elif defined(__AVX__)
+#elif defined(__AVX2__)
   if constexpr (std::is_same_v<V, Vec<float>>) return _mm256_max_ps(a, b);
   if constexpr (std::is_same_v<V, Vec<double>>) return _mm256_max_pd(a, b);
 #endif
