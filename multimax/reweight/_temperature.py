@@ -8,11 +8,11 @@ It is a MultiMax of the first order whose two hinges meet at 0, with t = e^u - 1
 import torch
 from torch import Tensor, nn
 
+from multimax.formulas.rows import compute_dtype
 from multimax.kernels import row_kernels
 from multimax.reweight._base import Reweighting
 from multimax.reweight._multimax import multimax, seglu
 from multimax.reweight._registry import register
-from multimax.reweight._rows import compute_dtype
 
 
 @register("temperature")
