@@ -8,8 +8,7 @@ sparsity and multi-modality over steps. Samples and attention pictures.
 import argparse
 import json
 
-from multimax.suite.cli import one_line_errors
-from multimax.suite.errors import UserError
+from multimax.suite.errors import UserError, one_line_errors
 from multimax.suite.tasks import MODULES
 
 METRICS = {

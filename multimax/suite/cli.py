@@ -2,17 +2,16 @@
 
 import argparse
 import json
-import logging
 import os
 import shlex
 import sys
 from collections.abc import Callable, Sequence
-from functools import wraps
 from pathlib import Path
 from typing import Any
 
 import hydra
 import torch
+from hydra._internal.utils import get_args_parser
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
 from hydra.types import RunMode
@@ -26,6 +25,7 @@ from multimax.suite.composition import (
     import_modules,
     import_plugins,
     known_keys,
+    readable_overrides,
     register_groups,
     typed,
 )
@@ -36,34 +36,13 @@ from multimax.suite.engine.console import format_metrics, say
 from multimax.suite.engine.open import OpenRun
 from multimax.suite.engine.run_writer import RunWriter
 from multimax.suite.engine.trainer import Trainer
-from multimax.suite.errors import Interrupted, UserError
+from multimax.suite.errors import Interrupted, Parser, UserError, one_line_errors
 from multimax.suite.runs import Run
 from multimax.suite.tasks import task_module
 from multimax.suite.tasks.base import Shard, Task
 
 failures: list[str] = []
 launcher: int | None = None  # process that train() was called in
-
-
-def one_line_errors(main: Callable[[], None]) -> Callable[[], None]:
-    """Print what the user can mend in one line; a traceback is for our own mistakes."""
-
-    @wraps(main)
-    def wrapped() -> None:
-        logging.basicConfig(format="%(levelname)s: %(message)s", level=logging.WARNING)
-        try:
-            main()
-        except UserError as error:
-            print(f"error: {error}", file=sys.stderr)
-            sys.exit(2)
-        except KeyboardInterrupt as error:
-            print(error if isinstance(error, Interrupted) else "stopped; the last checkpoint stands", file=sys.stderr)
-            sys.exit(130)
-        except BrokenPipeError:  # who read what is printed has left, as head does when it has its lines
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            sys.exit(141)
-
-    return wrapped
 
 
 @one_line_errors
@@ -73,14 +52,18 @@ def train() -> None:
     launcher = os.getpid()
     # Hydra would print its own report of an error and exit; with this it raises, and we say it in one line.
     os.environ["HYDRA_FULL_ERROR"] = "1"
-    import_plugins(sys.argv[1:])
+    arguments = Parser(parents=[get_args_parser()], add_help=False).parse_intermixed_args()
+    import_plugins(arguments.overrides)
     register_groups()
+    overrides = readable_overrides(arguments.overrides, sweep=arguments.multirun)
+    options = [word for word in sys.argv[1:] if word not in arguments.overrides]
+    sys.argv[1:] = [*options, *overrides]
     try:
         hydra.main(version_base="1.3", config_path=str(CONFIGS), config_name="config")(job)()
     except (HydraException, OmegaConfBaseException) as error:
-        raise UserError(explain(error, *known_keys(sys.argv[1:]))) from None
+        raise UserError(explain(error, *known_keys(overrides))) from None
     if failures:
-        raise UserError("\nerror: ".join(failures))
+        raise UserError(*failures)
 
 
 def job(composed: DictConfig) -> float | None:
@@ -226,7 +209,7 @@ def generate() -> None:
 
 def run_parser(command: Callable[[], None]) -> argparse.ArgumentParser:
     """Options of a command that reads a run."""
-    parser = argparse.ArgumentParser(prog=f"{command.__name__}.py", description=command.__doc__)
+    parser = Parser(prog=f"{command.__name__}.py", description=command.__doc__)
     parser.add_argument("run", type=Path, help="run folder, as train.py printed it")
     add_checkpoint_options(parser)
     parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="for instance data.root=PATH")

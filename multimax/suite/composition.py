@@ -1,8 +1,8 @@
 """From ``configs/`` and the command line to a checked, typed configuration.
 
-Two kinds of groups are made from code, so that nothing is written twice: the reweightings from their registry (a
-function is selectable as soon as it is registered; ``configs/reweight/`` adds named variants) and all defaults from the
-tasks' dataclasses.
+What code knows already is a group without a file: the reweightings of the registry (a function is selectable as soon
+as it is registered; ``configs/reweight/`` adds named variants), the tasks with the defaults of their dataclasses, the
+scales and the loggers.
 """
 
 import difflib
@@ -15,14 +15,14 @@ from typing import Any, cast
 from hydra import compose, initialize_config_dir
 from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
-from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException, MissingConfigException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigKeyError, OmegaConfBaseException
 
 from multimax import reweight
-from multimax.suite.config import RunConfig, flatten, skeleton
+from multimax.suite.config import LOGGERS, SCALES, RunConfig, flatten, skeleton, text_keys
 from multimax.suite.errors import UserError
+from multimax.suite.overrides import parse, readable
 from multimax.suite.tasks import MODULES, task_module
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
@@ -32,7 +32,14 @@ SITES = ("attention", "encoder", "decoder", "cross", "output")
 def register_groups() -> None:
     """Give Hydra the groups that are made from code."""
     register_reweightings()
-    register_schemas()
+    store = ConfigStore.instance()
+    for task in MODULES:  # with every default of its dataclasses: a recipe writes only what differs
+        node = skeleton(task_module(task).Config) | {"task": task}
+        store.store(group="task", name=task, node=node, package="_global_")
+    for scale in SCALES:
+        store.store(group="scale", name=scale, node={"scale": scale}, package="_global_")
+    for logger, samples_every in LOGGERS.items():
+        store.store(group="logger", name=logger, node={"name": logger, "samples_every": samples_every})
 
 
 def register_reweightings() -> None:
@@ -54,19 +61,12 @@ def register_reweightings() -> None:
         store.store(group="reweight", name=name, node={"defaults": [{site: chosen} for site, chosen in sites.items()]})
 
 
-def register_schemas() -> None:
-    """Put the defaults of every task's dataclasses into Hydra's group ``schema``: a recipe writes only what differs."""
-    store = ConfigStore.instance()
-    for task in MODULES:
-        store.store(group="schema", name=task, node=skeleton(task_module(task).Config), package="_global_")
-
-
 def import_plugins(overrides: Iterable[str]) -> None:
     """Import the modules of an ``imports=[...]`` override, which may register what other overrides select."""
     for override in overrides:
-        if override.startswith("imports="):
-            parsed = OverridesParser.create().parse_override(override).value()
-            import_modules([str(name) for name in (parsed if isinstance(parsed, list) else [parsed])])
+        if override.startswith("imports=") and (parsed := parse(override)) is not None:
+            value = parsed.value()
+            import_modules([str(name) for name in (value if isinstance(value, list) else [value])])
 
 
 def import_modules(names: Sequence[str]) -> None:
@@ -77,8 +77,14 @@ def import_modules(names: Sequence[str]) -> None:
             raise UserError(f"imports: there is no module {error.name} (looked for {name} on PYTHONPATH)") from None
 
 
+def readable_overrides(overrides: Sequence[str], sweep: bool = False) -> list[str]:
+    """The overrides as Hydra reads them; raises UserError with what to type for one that it cannot read."""
+    return readable(overrides, set().union(*(text_keys(task_module(task).Config) for task in MODULES)), sweep)
+
+
 def compose_configuration(overrides: Sequence[str]) -> DictConfig:
     """What ``train.py`` composes from these overrides, without running anything. Raises UserError."""
+    overrides = readable_overrides(overrides)
     try:
         return _compose(overrides)
     except (HydraException, OmegaConfBaseException) as error:
@@ -95,7 +101,7 @@ def _compose(overrides: Sequence[str]) -> DictConfig:
 def known_keys(overrides: Sequence[str]) -> tuple[list[str], list[str]]:
     """Dotted keys and group names that a command line could have meant, given the groups that it chooses."""
     files = {str(path.parent.relative_to(CONFIGS)) for path in CONFIGS.rglob("*/*.yaml")}
-    groups = sorted(files | {"reweight", *(f"reweight/{site}" for site in SITES)})
+    groups = sorted(files | {"task", "scale", "logger", "reweight", *(f"reweight/{site}" for site in SITES)})
     chosen = [override for override in overrides if override.split("=")[0] in groups and "," not in override]
     try:
         composed = _compose(chosen)

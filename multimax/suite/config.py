@@ -7,7 +7,7 @@ Hydra composes the values from ``configs/``; these dataclasses say which keys th
 import hashlib
 import json
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import MISSING, Field, asdict, dataclass, field, fields, is_dataclass
 from operator import attrgetter
 from typing import Any, get_type_hints
@@ -83,6 +83,11 @@ class Training:
         return self.steps if self.steps is not None else math.ceil((self.epochs or 0) * steps_per_epoch)
 
 
+SCALES = ("demo", "small", "paper")
+LOGGERS = {"none": 0, "wandb": 5, "tensorboard": 5}
+"""Each logger's ``samples_every`` where nothing else is said."""
+
+
 @dataclass
 class Logger:
     """Where the run is shown beside its own files, and what is measured for showing; changes no number of the run."""
@@ -122,7 +127,7 @@ class RunConfig:
         one_of("training.precision", training.precision, ("fp32", "bf16"))
         one_of("training.device", training.device, ("auto", "cpu", "cuda"))
         one_of("schedule.name", schedule.name, ("cosine", "inverse_sqrt", "constant"))
-        one_of("logger.name", self.logger.name, ("none", "wandb", "tensorboard"))
+        one_of("logger.name", self.logger.name, LOGGERS)
         one_of("logger.mode", self.logger.mode, ("auto", "online", "offline"))
         for name in ("attention", "output", *self.reweight.own()):
             check_site(f"reweight.{name}", getattr(self.reweight, name))
@@ -196,7 +201,7 @@ class RunConfig:
             )
 
 
-def one_of(key: str, value: str, choices: tuple[str, ...]) -> None:
+def one_of(key: str, value: str, choices: Collection[str]) -> None:
     if value not in choices:
         raise UserError(f"{key}={value}: choose one of {', '.join(choices)}")
 
@@ -262,6 +267,17 @@ def skeleton(schema: type) -> dict[str, Any]:
         return "???" if item.default is MISSING else item.default
 
     return {item.name: value(item) for item in fields(schema)}
+
+
+def text_keys(schema: type, prefix: str = "") -> set[str]:
+    """Dotted keys of a configuration whose value is text."""
+    keys = set()
+    for name, kind in get_type_hints(schema).items():
+        if isinstance(kind, type) and is_dataclass(kind):
+            keys |= text_keys(kind, f"{prefix}{name}.")
+        elif kind in (str, str | None):
+            keys.add(f"{prefix}{name}")
+    return keys
 
 
 def identity(config: Mapping[str, Any], schema: type[RunConfig]) -> dict[str, Any]:

@@ -1,8 +1,16 @@
 """Ways for a run to end that are no mistake in the code; the entry points turn each into a single line."""
 
+import argparse
+import logging
+import os
+import sys
+from collections.abc import Callable
+from functools import wraps
+from typing import NoReturn
+
 
 class UserError(Exception):
-    """A mistake the user can mend: printed in one line without a traceback."""
+    """A mistake the user can mend: printed in one line without a traceback. Several messages are as many lines."""
 
 
 class Diverged(UserError):
@@ -19,3 +27,41 @@ class Interrupted(KeyboardInterrupt):
     def __init__(self, step: int, out_of_time: bool = False):
         super().__init__(f"stopped at step {step}; the same command continues from there")
         self.out_of_time = out_of_time
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse's, with a mistake in one line: its own message comes below a list of all options."""
+
+    def error(self, message: str) -> NoReturn:
+        raise UserError(f"{message} ({self.prog} --help lists what it takes)")
+
+
+def one_line_errors(main: Callable[[], None]) -> Callable[[], None]:
+    """Turn what the user can mend into one line and exit code 2; a traceback is for our own mistakes."""
+
+    @wraps(main)
+    def wrapped() -> None:
+        logging.basicConfig(format="%(levelname)s: %(message)s", level=logging.WARNING)
+        for stream in (sys.stdout, sys.stderr):
+            if hasattr(stream, "reconfigure"):  # a line is never lost to a terminal that lacks one of its characters
+                stream.reconfigure(errors="backslashreplace")
+        try:
+            main()
+            sys.stdout.flush()
+        except UserError as error:
+            for message in error.args:
+                print(f"error: {printable(str(message))}", file=sys.stderr)
+            sys.exit(2)
+        except KeyboardInterrupt as error:
+            print(error if isinstance(error, Interrupted) else "stopped; the last checkpoint stands", file=sys.stderr)
+            sys.exit(130)
+        except BrokenPipeError:  # the reader has left, as head does when it has its lines
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            sys.exit(141)
+
+    return wrapped
+
+
+def printable(text: str) -> str:
+    """The same on one line of a terminal: a line break or another control character in a name is spelt out."""
+    return "".join(char if char.isprintable() else repr(char)[1:-1] for char in text)

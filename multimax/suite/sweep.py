@@ -222,7 +222,7 @@ def run_here(sweep: Path, python: str, runs: Sequence[Member]) -> None:
             time.sleep(1)
         raise
     if failed:
-        raise UserError("\nerror: ".join(failed))
+        raise UserError(*failed)
 
 
 def gpus_here() -> list[int]:

@@ -8,12 +8,11 @@ import pytest
 from omegaconf import OmegaConf
 
 from multimax import reweight
+from multimax.suite import loggers
 from multimax.suite.composition import CONFIGS, compose_configuration, typed
-from multimax.suite.config import run_name
+from multimax.suite.config import LOGGERS, SCALES, flatten, run_name, skeleton
 from multimax.suite.errors import UserError
-from multimax.suite.tasks import MODULES
-
-SCALES = ("demo", "small", "paper")
+from multimax.suite.tasks import MODULES, task_module
 
 
 def names(group: str) -> list[str]:
@@ -25,9 +24,11 @@ def compose(*overrides: str):
 
 
 def test_every_task_has_a_recipe_at_every_scale():
-    assert {f"{task}_{scale}" for task, scale in product(MODULES, SCALES)} <= set(names("recipe"))
-    assert set(names("task")) == set(MODULES)
-    assert set(names("scale")) == set(SCALES)
+    assert {f"{task}_{scale}" for task, scale in product(MODULES, SCALES)} == set(names("recipe"))
+
+
+def test_every_logger_is_a_choice():
+    assert {compose(f"logger={name}").logger.name for name in LOGGERS} == {"none", *loggers.MODULES}
 
 
 @pytest.mark.parametrize("task", MODULES)
@@ -41,7 +42,7 @@ def test_every_function_at_every_task_and_scale(task, scale, function):
 
 @pytest.mark.parametrize(
     ("group", "name"),
-    [(g, n) for g in ("model", "data", "logger", "experiment") for n in names(g)],
+    [(g, n) for g in ("model", "data", "experiment") for n in names(g)],
 )
 def test_every_other_file(group, name):
     task = next(iter(MODULES))
@@ -152,13 +153,16 @@ def test_an_option_that_the_code_gains_later_is_not_another_run():
     assert identity(config, Config) != before
 
 
-def test_recipes_do_not_repeat_defaults(root: Path):
-    """A value in a recipe differs from the dataclass's default, so that reading it tells what is special about it."""
-    from multimax.suite.config import flatten, skeleton
-    from multimax.suite.tasks import task_module
-
-    for path in (root / "configs" / "recipe").glob("*.yaml"):
-        defaults = dict(flatten(skeleton(task_module(path.stem.split("_")[0]).Config)))
-        recipe = OmegaConf.to_container(OmegaConf.load(path))
-        repeated = [k for k, v in flatten(recipe) if k in defaults and defaults[k] == v and k != "schedule.name"]
-        assert not repeated, f"{path}: {repeated}"
+@pytest.mark.parametrize("group", ["recipe", "data", "model"])
+def test_no_file_repeats_defaults(group):
+    """A value in a recipe or of a data set differs from the dataclass's default: reading it tells what is special. A
+    model's file states the whole of a published model, but says something that the defaults do not."""
+    defaults = {task: dict(flatten(skeleton(task_module(task).Config))) for task in MODULES}
+    for path in sorted((CONFIGS / group).rglob("*.yaml")):
+        values = OmegaConf.to_container(OmegaConf.load(path), resolve=False)
+        assert isinstance(values, dict)
+        values.pop("defaults", None)
+        ours = dict(flatten(values if group == "recipe" else {group: values}))
+        task = min(MODULES, key=lambda task: len(ours.keys() - defaults[task].keys()))
+        repeated = [key for key, value in ours.items() if defaults[task].get(key, ...) == value]
+        assert len(repeated) < len(ours) if group == "model" else not repeated, f"{path}: {repeated}"

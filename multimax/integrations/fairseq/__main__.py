@@ -19,7 +19,7 @@ def main() -> None:
     arguments = parser.parse_args()
     if arguments.command == "convert":
         from multimax.integrations.fairseq.convert import convert
-        from multimax.suite.cli import one_line_errors
+        from multimax.suite.errors import one_line_errors
 
         one_line_errors(lambda: convert(arguments.checkpoint, arguments.data, arguments.run))()
         return

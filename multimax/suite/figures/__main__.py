@@ -3,8 +3,7 @@
 import argparse
 from importlib import import_module
 
-from multimax.suite.cli import one_line_errors
-from multimax.suite.errors import UserError
+from multimax.suite.errors import UserError, one_line_errors
 
 COMMANDS = {
     "statistics": (

@@ -3,8 +3,7 @@
 import argparse
 from pathlib import Path
 
-from multimax.suite.cli import one_line_errors
-from multimax.suite.errors import UserError
+from multimax.suite.errors import UserError, one_line_errors
 from multimax.suite.report.push_wandb import push_wandb
 from multimax.suite.report.records import record
 from multimax.suite.runs import Run

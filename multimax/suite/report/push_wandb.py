@@ -33,7 +33,7 @@ def push_wandb(runs: Sequence[Path]) -> None:
             failures.append(f"{path}: {reason}" if str(path) not in reason else reason)
             say(f"{number}/{len(runs)} {path}: failed")
     if failures:
-        raise UserError("\nerror: ".join(failures))
+        raise UserError(*failures)
 
 
 def check_not_mirrored(run: Run) -> None:

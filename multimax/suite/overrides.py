@@ -1,0 +1,75 @@
+"""What is typed as KEY=VALUE on a command line, in Hydra's grammar (hydra.cc/docs/advanced/override_grammar/basic).
+
+The grammar has words of ASCII and gives a meaning to ``=,()[]{}:'"~`` and to numbers. Names of folders have all of
+these, so a key that holds text takes as it is what the grammar does not read as text; where that could be meant
+otherwise, an error says what to type.
+"""
+
+import re
+import shlex
+from collections.abc import Sequence, Set
+from typing import Any
+
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override, Quote, QuotedString
+from hydra.errors import HydraException
+from omegaconf import OmegaConf
+
+from multimax.suite.errors import UserError
+
+KEY = re.compile(r"(\+\+?|~)?[A-Za-z0-9_$][\w$./@:-]*", re.ASCII)
+
+
+def quoted(key: str, value: str) -> str:
+    """The override that gives ``key`` this text, whatever is in it."""
+    return f"{key}={QuotedString(value, Quote.double).with_quotes()}"
+
+
+def parse(override: str) -> Override | None:
+    """What Hydra reads; None if it cannot."""
+    try:
+        return OverridesParser.create().parse_override(override)
+    except HydraException:
+        return None
+
+
+def readable(overrides: Sequence[str], text_keys: Set[str], sweep: bool = False) -> list[str]:
+    """The same overrides in a form that Hydra reads as they are meant.
+
+    Args:
+        text_keys: keys whose value is text.
+        sweep: ``a,b`` are two values, as with ``-m``.
+
+    Raises:
+        UserError: one that Hydra cannot read, with what to type instead, or that has several values without ``sweep``.
+    """
+    return [_readable(override, text_keys, sweep) for override in overrides]
+
+
+def _readable(override: str, text_keys: Set[str], sweep: bool) -> str:
+    key, equals, value = override.partition("=")
+    parsed = parse(override)
+    if key.startswith("~") and parsed is not None:
+        return override
+    if not equals or not KEY.fullmatch(key):
+        raise UserError(f"{override}: this is not KEY=VALUE; python train.py --cfg job prints the keys")
+    several = parsed is not None and parsed.is_sweep_override()
+    if key.lstrip("+") in text_keys and not (sweep and "," in value):
+        is_text = parsed is not None and not several and isinstance(parsed.value(), str | None)
+        return override if is_text else quoted(key, value)
+    as_text = f"as text it is quoted, for Hydra and for the shell: {shlex.quote(quoted(key, value))}"
+    if parsed is None:
+        raise UserError(f"{override}: Hydra cannot read this value; {as_text}")
+    if several and not sweep:
+        raise UserError(f"{override}: several values are a sweep, which takes -m; {as_text}")
+    return override
+
+
+def merge(composed: Any, overrides: Sequence[str], text_keys: Set[str]) -> None:
+    """Change the values of a run's stored configuration. Raises UserError, also for what only adds or deletes."""
+    for override in readable(overrides, text_keys):
+        parsed = parse(override)
+        assert parsed is not None
+        if parsed.is_add() or parsed.is_delete():
+            raise UserError(f"{override}: a run's configuration takes KEY=VALUE for keys that it has")
+        OmegaConf.update(composed, parsed.key_or_group, parsed.value(), force_add=True)

@@ -1,0 +1,58 @@
+"""KEY=VALUE as people type it: what Hydra's grammar cannot read is taken as text, or the error says what to type."""
+
+import shlex
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from multimax.suite.composition import compose_configuration, readable_overrides, typed
+from multimax.suite.errors import UserError
+from multimax.suite.overrides import parse, quoted, readable
+
+NAMES = [
+    *("datä", "year=2024", "a,b", "set (1)", "it's", "a b", 'say "hi"', "日本語", "[x", "{a}", "a:b", "(", "#1", "a;b"),
+    *("2024_01", "1e3", "0x10", "007", "true", "yes", "nan", "~x", "~/x", "back\\slash", "end\\", "-1", "range(1,3)", "é"),
+]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_folder_may_have_any_name(name):
+    config = typed(compose_configuration(["task=lm", f"data.root=/data/{name}/x", f"run_dir={name}"]))
+    assert (config.data.root, config.run_dir) == (f"/data/{name}/x", name)
+
+
+@given(st.text(st.characters(exclude_categories=["Cs", "Cc"])))
+def test_quoting_keeps_any_text(text):
+    parsed = parse(quoted("data.root", text))
+    assert parsed is not None
+    assert parsed.value() == text
+    assert shlex.split(shlex.quote(quoted("data.root", text))) == [quoted("data.root", text)]
+
+
+@given(st.text(st.characters(exclude_categories=["Cs", "Cc"])), st.sampled_from(["key", "data.root"]), st.booleans())
+def test_what_is_not_read_comes_with_words_that_are(text, key, sweep):
+    """Whatever stands behind the =, Hydra can read what comes of it, or what the error says to type."""
+    override = f"{key}={text}"
+    try:
+        (result,) = readable([override], {"data.root"}, sweep)
+    except UserError as error:
+        (result,) = shlex.split(str(error).split("for the shell: ")[1])
+        assert parse(result).value() == text
+    assert parse(result) is not None
+    if key == "data.root" and not (sweep and "," in text) and result != override:
+        assert parse(result).value() == text
+
+
+def test_a_sweep_stays_one():
+    assert readable_overrides(["seed=0,1", "data.root=a,b", "model.name=x"], sweep=True) == [
+        *("seed=0,1", "data.root=a,b", "model.name=x")
+    ]
+    with pytest.raises(UserError, match="takes -m"):
+        readable_overrides(["seed=0,1"])
+
+
+@pytest.mark.parametrize("word", ["seed", "=3", "a b=1", "ä=1", "~", "a[0]=1", "--x=1"])
+def test_what_is_no_key_and_value_is_said_to_be_none(word):
+    with pytest.raises(UserError, match="not KEY=VALUE"):
+        readable_overrides([word])
