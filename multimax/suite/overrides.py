@@ -49,12 +49,10 @@ def readable(overrides: Sequence[str], text_keys: Set[str], sweep: bool = False)
 def _readable(override: str, text_keys: Set[str], sweep: bool) -> str:
     key, equals, value = override.partition("=")
     parsed = parse(override)
-    if key.startswith("~") and parsed is not None:
-        return override
-    if not equals or not KEY.fullmatch(key):
+    if not KEY.fullmatch(key) or not (equals or key.startswith("~")):
         raise UserError(f"{override}: this is not KEY=VALUE; python train.py --cfg job prints the keys")
     several = parsed is not None and parsed.is_sweep_override()
-    if key.lstrip("+") in text_keys and not (sweep and "," in value):
+    if equals and key.lstrip("+") in text_keys and not (sweep and "," in value):
         is_text = parsed is not None and not several and isinstance(parsed.value(), str | None)
         return override if is_text else quoted(key, value)
     as_text = f"as text it is quoted, for Hydra and for the shell: {shlex.quote(quoted(key, value))}"

@@ -12,7 +12,22 @@ from multimax.suite.overrides import parse, quoted, readable
 
 NAMES = [
     *("datä", "year=2024", "a,b", "set (1)", "it's", "a b", 'say "hi"', "日本語", "[x", "{a}", "a:b", "(", "#1", "a;b"),
-    *("2024_01", "1e3", "0x10", "007", "true", "yes", "nan", "~x", "~/x", "back\\slash", "end\\", "-1", "range(1,3)", "é"),
+    *(
+        "2024_01",
+        "1e3",
+        "0x10",
+        "007",
+        "true",
+        "yes",
+        "nan",
+        "~x",
+        "~/x",
+        "back\\slash",
+        "end\\",
+        "-1",
+        "range(1,3)",
+        "é",
+    ),
 ]
 
 
