@@ -8,12 +8,11 @@ otherwise, an error says what to type.
 import re
 import shlex
 from collections.abc import Sequence, Set
-from typing import Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override, Quote, QuotedString
 from hydra.errors import HydraException
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 
 from multimax.suite.errors import UserError
 
@@ -63,11 +62,10 @@ def _readable(override: str, text_keys: Set[str], sweep: bool) -> str:
     return override
 
 
-def merge(composed: Any, overrides: Sequence[str], text_keys: Set[str]) -> None:
-    """Change the values of a run's stored configuration. Raises UserError, also for what only adds or deletes."""
-    for override in readable(overrides, text_keys):
+def merge(composed: DictConfig, overrides: Sequence[str]) -> None:
+    """Change values of a run's stored configuration. Raises UserError for an override that adds or deletes a key."""
+    for override in overrides:
         parsed = parse(override)
-        assert parsed is not None
-        if parsed.is_add() or parsed.is_delete():
+        if parsed is None or parsed.is_add() or parsed.is_delete():
             raise UserError(f"{override}: a run's configuration takes KEY=VALUE for keys that it has")
         OmegaConf.update(composed, parsed.key_or_group, parsed.value(), force_add=True)

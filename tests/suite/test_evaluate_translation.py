@@ -155,7 +155,12 @@ def test_a_folder_of_fairseqs_without_its_bpe_is_warned_of(run, evaluate, tmp_pa
     for path in prepared.iterdir():
         if path.is_file() and path.name not in (DESCRIPTION, "code"):
             shutil.copy(path, tmp_path)
-    code, printed, _ = evaluate(run, f"data.root={tmp_path}", "--translate", "-", stdin="der hund")
+    other = evaluate(run, f"data.root={tmp_path}", "--translate", "-", stdin="der hund")
+    assert other[0] == 2
+    assert "segmentation" in other[2]
+    converted = shutil.copytree(run, tmp_path / "converted")  # as a run of fairseq's, which notes nothing of its data
+    (converted / "data.json").unlink()
+    code, printed, _ = evaluate(converted, f"data.root={tmp_path}", "--translate", "-", stdin="der hund")
     assert (code, printed.count("\n")) == (0, 1)
     assert f"{tmp_path} has no file code with the merges of its BPE" in caplog.text
 

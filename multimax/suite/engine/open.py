@@ -10,9 +10,10 @@ import torch
 from omegaconf import OmegaConf
 from torch import nn
 
-from multimax.suite.composition import import_modules, register_groups, typed
+from multimax.suite.composition import import_modules, readable_overrides, typed
 from multimax.suite.engine import checkpoint, distributed
 from multimax.suite.errors import UserError
+from multimax.suite.overrides import merge
 from multimax.suite.runs import Run
 from multimax.suite.tasks import task_module
 
@@ -39,11 +40,10 @@ class OpenRun:
     @cached_property
     def config(self) -> Any:
         """The run's configuration, of its task's class. Raises UserError if it is not of the task that is needed."""
-        register_groups()
         composed = OmegaConf.create(self.run.config)
         if self.needs not in (None, composed.task):
             raise UserError(f"{self.path} is a run of task={composed.task}: this needs one of task={self.needs}")
-        composed.merge_with_dotlist(list(self.overrides))
+        merge(composed, readable_overrides(self.overrides))
         import_modules(composed.imports)
         return typed(composed)
 
