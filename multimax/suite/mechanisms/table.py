@@ -13,8 +13,8 @@ import torch
 
 from multimax.suite.engine.console import say
 from multimax.suite.engine.provenance import revision
-from multimax.suite.files import write_atomic
 from multimax.suite.errors import UserError
+from multimax.suite.files import write_atomic
 from multimax.suite.mechanisms import PROBLEMS
 from multimax.suite.mechanisms.problem import Arm, Found, Problem, run
 from multimax.suite.plan import Comparison
