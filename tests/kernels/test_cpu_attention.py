@@ -209,8 +209,12 @@ def test_operators_are_registered_as_torch_wants_them():
 def test_tensors_that_do_not_fit_together_say_so():
     query, key, value, module = case("multimax")
     for tensors, mask, message in [
-        ((query, key[..., :3], value), None, "query and key must be of one dim, got 5 and 3"),
-        ((query, key, value[:, :, :3]), None, "key and value must be of one length, got 7 and 3"),
+        (
+            (query, key[..., :3], value),
+            None,
+            r"key must be Double \[2, 3, 7, 5\] on the CPU, got Double \[2, 3, 7, 3\]",
+        ),
+        ((query, key, value[:, :, :3]), None, r"value must be Double \[2, 3, 7, 4\] .* got Double \[2, 3, 3, 4\]"),
         ((query, key, value), torch.ones(5, 7, dtype=torch.bool), "mask must broadcast to the scores"),
     ]:
         with pytest.raises(RuntimeError, match=message):

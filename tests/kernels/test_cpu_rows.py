@@ -143,15 +143,15 @@ def test_entmax(case, alpha, learned):
 
     # Which entries are in the support is a matter of rounding: the gradients are compared at the same weights.
     by_head = exact_alpha[:, None, None] if learned and heads > 1 else exact_alpha
-    by_scores, by_alpha = gradient(grad.double(), weights.double(), by_head, of_alpha=True)
+    grad_scores, grad_alpha = gradient(grad.double(), weights.double(), by_head, of_alpha=True)
     if learned:
         ours, ours_alpha = torch.ops.multimax.alpha_entmax_backward(grad, weights, given_alpha)
-        size = by_scores.abs().sum().item() * 50 + 1  # psi is at most log(p)^2 / 2
-        assert_near(ours_alpha, by_alpha.reshape(-1), 200 * (eps + 0 * returned) * size)
+        size = grad_scores.abs().sum().item() * 50 + 1  # psi is at most log(p)^2 / 2
+        assert_near(ours_alpha, grad_alpha.reshape(-1), 200 * (eps + 0 * returned) * size)
     else:
         ours = torch.ops.multimax.entmax_backward(grad, weights, given_alpha)
     largest = grad.double().abs().amax().item() if grad.numel() else 1.0
-    assert_near(ours, by_scores, (100 * eps + 2 * returned) * (1 + largest))
+    assert_near(ours, grad_scores, (100 * eps + 2 * returned) * (1 + largest))
     assert (ours[weights == 0] == 0).all()
 
 

@@ -172,7 +172,7 @@ class Block {
     }
   }
 
-  // Makes the weights, and of the gradient by them, in its place, that by the scores.
+  // Makes the weights, and in the place of the weights' gradient that of the scores.
   void differentiate(const RowStatistics<T>& statistics, const Matrix<T>& grad) {
     for (int64_t i = 0; i < weights.rows; ++i)
       rows_.backward_anew(scores_.row(i), grad.row(i), weights.columns, head_, live_(row_ + i), statistics[row_ + i],
@@ -207,11 +207,11 @@ void attend(const Tensor& query, const Tensor& key, const Tensor& value, const R
   });
 }
 
-// Sets the gradients by query, key and value; returns the kernel's sums for each of its heads.
+// Sets the gradients of query, key and value; returns the kernel's sums for each of its heads.
 template <class Kernel>
 std::vector<double> differentiate(const Tensor& grad, const Tensor& query, const Tensor& key, const Tensor& value,
                                   const RowMask& mask, const Tensor& statistics, const Kernel& kernel, double scale,
-                                  const Tensor& by_query, const Tensor& by_key, const Tensor& by_value) {
+                                  const Tensor& grad_query, const Tensor& grad_key, const Tensor& grad_value) {
   using T = typename Kernel::Number;
   const Parts parts(query, key, mask);
   // A unit's first part adds up in the gradients themselves, each other one in a place of its own.
@@ -219,7 +219,7 @@ std::vector<double> differentiate(const Tensor& grad, const Tensor& query, const
     const int64_t others = std::max<int64_t>(0, parts.of_unit - 1);
     return torch::stable::new_empty(t, {others, parts.units, t.size(2), t.size(3)});
   };
-  const Units<T> q(query), k(key), v(value), g(grad), dq(by_query), dk(by_key), dv(by_value);
+  const Units<T> q(query), k(key), v(value), g(grad), dq(grad_query), dk(grad_key), dv(grad_value);
   const Units<T> other_dk(places(key)), other_dv(places(value));
   const RowStatistics<T> of_rows(statistics);
   std::vector<double> totals(Kernel::kTotals * parts.units * parts.of_unit);
@@ -234,16 +234,16 @@ std::vector<double> differentiate(const Tensor& grad, const Tensor& query, const
       const auto to_dk = place(dk, other_dk), to_dv = place(dv, other_dv);
       block.make(unit, first, q_block, k[unit], scale);
       const int64_t reach = block.weights.columns;
-      const auto by_scores = buffer.matrix(count, reach);
-      multiply(g_block, v[unit].from(0, reach).t(), by_scores);
-      block.differentiate(of_rows, by_scores);
+      const auto grad_scores = buffer.matrix(count, reach);
+      multiply(g_block, v[unit].from(0, reach).t(), grad_scores);
+      block.differentiate(of_rows, grad_scores);
       block.collect(totals.data() + Kernel::kTotals * part);
       const bool adds = first % parts.per_part > 0;
       if (!adds)
         for (const auto& to : {to_dk, to_dv}) clear(to.from(reach, parts.keys - reach));
       multiply(block.weights.t(), g_block, to_dv.from(0, reach), 1, adds);
-      multiply(by_scores.t(), q_block, to_dk.from(0, reach), scale, adds);
-      multiply(by_scores, k[unit].from(0, reach), dq[unit].from(first, count), scale);
+      multiply(grad_scores.t(), q_block, to_dk.from(0, reach), scale, adds);
+      multiply(grad_scores, k[unit].from(0, reach), dq[unit].from(first, count), scale);
     };
   });
   torch::stable::parallel_for(0, parts.units, 1, [&](int64_t begin, int64_t end) {
@@ -261,9 +261,8 @@ std::vector<double> differentiate(const Tensor& grad, const Tensor& query, const
 
 // Calls f with a null pointer to the type of the computation.
 template <class F>
-void by_type(const Tensor& query, const F& f) {
+void with_type(const Tensor& query, const F& f) {
   if (query.scalar_type() == ScalarType::Double) return f((double*)nullptr);
-  STD_TORCH_CHECK(query.scalar_type() == ScalarType::Float, "query, key and value must be float32 or float64");
   f((float*)nullptr);
 }
 
@@ -274,6 +273,15 @@ struct Reweighting {
   std::vector<int64_t> powers;
   double number;
 
+  void check_parameters(int64_t heads) const {
+    STD_TORCH_CHECK(kind == "multimax" || kind == "alpha_entmax" || kind == "entmax" || kind == "evsoftmax",
+                    "kind must be multimax, alpha_entmax, entmax or evsoftmax, got ", kind);
+    STD_TORCH_CHECK(first.has_value() == (kind == "multimax" || kind == "alpha_entmax") &&
+                        second.has_value() == (kind == "multimax"),
+                    "multimax takes two tensors, alpha_entmax one, the others none");
+    if (first) check_heads("first", *first, heads);
+  }
+
   template <class T, class F>
   void with_kernel(int64_t keys, const F& f) const {
     if (kind == "multimax")
@@ -281,25 +289,23 @@ struct Reweighting {
     else if (kind == "alpha_entmax")
       f(EntmaxKernel<T>(alphas_of<T>(*first), true, keys));
     else if (kind == "entmax")
-      f(EntmaxKernel<T>({number}, false, keys));
+      f(EntmaxKernel<T>({checked_alpha(number)}, false, keys));
     else
       f(EvsoftmaxKernel<T>(number));
   }
 };
 
-// The shape of the scores, if those of the tensors fit together.
+// The shape of the scores; raises unless query, key and value fit together.
 std::vector<int64_t> scores_shape(const Tensor& query, const Tensor& key, const Tensor& value) {
-  for (const Tensor& t : {query, key, value}) {
+  for (const Tensor& t : {query, key, value})
     STD_TORCH_CHECK(t.dim() == 4, "query, key and value must be [batch, heads, length, dim]");
-    STD_TORCH_CHECK(t.scalar_type() == query.scalar_type(), "query, key and value must be of one dtype");
-    for (int k : {0, 1})
-      STD_TORCH_CHECK(t.size(k) == query.size(k), "query, key and value must be of the same batches and heads");
-  }
-  STD_TORCH_CHECK(query.size(3) == key.size(3), "query and key must be of one dim, got ", query.size(3), " and ",
-                  key.size(3));
-  STD_TORCH_CHECK(key.size(2) == value.size(2), "key and value must be of one length, got ", key.size(2), " and ",
-                  value.size(2));
-  return {query.size(0), query.size(1), query.size(2), key.size(2)};
+  const int64_t batch = query.size(0), heads = query.size(1), keys = key.size(2);
+  const ScalarType type = query.scalar_type();
+  STD_TORCH_CHECK(type == ScalarType::Float || type == ScalarType::Double, "query must be float32 or float64");
+  check("query", query, type, sizes_of(query));
+  check("key", key, type, {batch, heads, keys, query.size(3)});
+  check("value", value, type, {batch, heads, keys, value.size(3)});
+  return {batch, heads, query.size(2), keys};
 }
 
 std::tuple<Tensor, Tensor> attention_forward(Tensor query, Tensor key, Tensor value, std::optional<Tensor> mask,
@@ -307,12 +313,14 @@ std::tuple<Tensor, Tensor> attention_forward(Tensor query, Tensor key, Tensor va
                                              std::vector<int64_t> powers, double number, std::string kind,
                                              double scale) {
   const Reweighting reweighting{kind, first, second, powers, number};
+  const auto shape = scores_shape(query, key, value);
+  reweighting.check_parameters(shape[1]);
   std::optional<Tensor> held;
-  const RowMask rows = row_mask(mask, scores_shape(query, key, value), held);
+  const RowMask rows = row_mask(mask, shape, held);
   Tensor output = torch::stable::new_empty(value, {query.size(0), query.size(2), query.size(1), value.size(3)});
   output = torch::stable::transpose(output, 1, 2);
   Tensor statistics = torch::stable::new_empty(query, {2, query.size(0), query.size(1), query.size(2)});
-  by_type(query, [&]<class T>(T*) {
+  with_type(query, [&]<class T>(T*) {
     reweighting.with_kernel<T>(
         key.size(2), [&](const auto& kernel) { attend(query, key, value, rows, kernel, scale, output, statistics); });
   });
@@ -324,26 +332,30 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> attention_backward(
     std::optional<Tensor> first, std::optional<Tensor> second, std::vector<int64_t> powers, double number,
     std::string kind, double scale) {
   const Reweighting reweighting{kind, first, second, powers, number};
-  Tensor by_query = torch::stable::empty_like(query), by_key = torch::stable::empty_like(key);
-  Tensor by_value = torch::stable::empty_like(value);
-  auto by = [&](const std::optional<Tensor>& parameter) {
+  const auto shape = scores_shape(query, key, value);
+  reweighting.check_parameters(shape[1]);
+  check("grad", grad, query.scalar_type(), {shape[0], shape[1], shape[2], value.size(3)});
+  check("statistics", statistics, query.scalar_type(), {2, shape[0], shape[1], shape[2]});
+  Tensor grad_query = torch::stable::empty_like(query), grad_key = torch::stable::empty_like(key);
+  Tensor grad_value = torch::stable::empty_like(value);
+  auto like = [&](const std::optional<Tensor>& parameter) {
     return parameter ? torch::stable::new_empty(*parameter, parameter->sizes()) : torch::stable::new_empty(query, {0});
   };
-  Tensor by_first = by(first), by_second = by(second);
+  Tensor grad_first = like(first), grad_second = like(second);
   statistics = torch::stable::contiguous(statistics);
   std::optional<Tensor> held;
-  const RowMask rows = row_mask(mask, scores_shape(query, key, value), held);
-  by_type(query, [&]<class T>(T*) {
+  const RowMask rows = row_mask(mask, shape, held);
+  with_type(query, [&]<class T>(T*) {
     reweighting.with_kernel<T>(key.size(2), [&](const auto& kernel) {
       const auto sums =
-          differentiate(grad, query, key, value, rows, statistics, kernel, scale, by_query, by_key, by_value);
+          differentiate(grad, query, key, value, rows, statistics, kernel, scale, grad_query, grad_key, grad_value);
       if (second)
-        set_multimax_gradients<T>(sums, powers, by_first, by_second);
+        set_multimax_gradients<T>(sums, powers, grad_first, grad_second);
       else if (first)
-        set_alpha_gradients<T>(sums, by_first);
+        set_alpha_gradients<T>(sums, grad_first);
     });
   });
-  return {by_query, by_key, by_value, by_first, by_second};
+  return {grad_query, grad_key, grad_value, grad_first, grad_second};
 }
 
 }  // namespace

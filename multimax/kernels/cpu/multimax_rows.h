@@ -123,21 +123,21 @@ INLINE bool multimax_slopes(Row<const T> x, Row<const T> g, Row<const T> p, int6
     Vec<T> v = x[at], dy = p[at] * (g[at] - mean), slope = dy;
     if constexpr (first) {
       Vec<T> left = seglu.hinge(0, v), right = seglu.hinge(1, v);
-      Vec<T> by_left = left > Vec<T>{} ? dy : Vec<T>{}, by_right = right > Vec<T>{} ? dy : Vec<T>{};
+      Vec<T> dy_left = left > Vec<T>{} ? dy : Vec<T>{}, dy_right = right > Vec<T>{} ? dy : Vec<T>{};
       local.ts[0] += dy * left;
       local.ts[1] += dy * right;
-      local.ranges[0] += by_left;
-      local.ranges[1] += by_right;
-      slope = slope - seglu.t[0] * by_left + seglu.t[1] * by_right;
+      local.ranges[0] += dy_left;
+      local.ranges[1] += dy_right;
+      slope = slope - seglu.t[0] * dy_left + seglu.t[1] * dy_right;
     }
     if constexpr (second) {
       Vec<T> left = seglu.hinge(2, v), right = seglu.hinge(3, v);
-      Vec<T> by_left = dy * left, by_right = dy * right;
-      local.ts[2] += by_left * left;
-      local.ts[3] += by_right * right;
-      local.ranges[2] += by_left;
-      local.ranges[3] += by_right;
-      slope = slope - (seglu.t[2] + seglu.t[2]) * by_left + (seglu.t[3] + seglu.t[3]) * by_right;
+      Vec<T> dy_left = dy * left, dy_right = dy * right;
+      local.ts[2] += dy_left * left;
+      local.ts[3] += dy_right * right;
+      local.ranges[2] += dy_left;
+      local.ranges[3] += dy_right;
+      slope = slope - (seglu.t[2] + seglu.t[2]) * dy_left + (seglu.t[3] + seglu.t[3]) * dy_right;
     }
     dx.set(at, slope);
     if constexpr (fresh) {
@@ -172,7 +172,7 @@ INLINE bool weigh(Row<const T> x, Row<const T> g, int64_t n, const SegluParamete
   return seglu.all_near(far);
 }
 
-// Gradient dx by the n scores x, and `sums` increased; g is the incoming gradient, p are the weights.
+// Gradient dx of the n scores x, and `sums` increased; g is the incoming gradient, p are the weights.
 template <class T, bool first, bool second>
 void multimax_backward_row(Row<const T> x, Row<const T> p, Row<const T> g, int64_t n,
                            const SegluParameters<T>& parameters, Row<T> dx, SegluSums<T>& sums) {

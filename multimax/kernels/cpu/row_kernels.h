@@ -92,7 +92,7 @@ class EntmaxKernel {
     else if (alpha == 1 && !is_learned_)
       entmax_backward_row(p, g, n, SoftmaxSlope<T>{}, dx);
     else
-      by_alpha_ -= alpha_entmax_backward_row(p, g, n, distance_from_one(alpha), scratch_.data(), dx);
+      grad_alpha_ -= alpha_entmax_backward_row(p, g, n, distance_from_one(alpha), scratch_.data(), dx);
   }
 
   void backward_anew(Row<const T> x, Row<const T> g, int64_t n, int64_t head, const Statistics<T>&, Row<T> p,
@@ -101,7 +101,7 @@ class EntmaxKernel {
     backward(x, {p.data}, g, n, head, dx);
   }
 
-  void collect(int64_t, double* totals) { totals[0] += std::exchange(by_alpha_, 0); }
+  void collect(int64_t, double* totals) { totals[0] += std::exchange(grad_alpha_, 0); }
 
  private:
   // Kept above 0 as in the eager form: the formula goes to its limit.
@@ -110,7 +110,7 @@ class EntmaxKernel {
   std::vector<double> alphas_;
   bool is_learned_;
   std::vector<T> scratch_;
-  double by_alpha_ = 0;
+  double grad_alpha_ = 0;
 };
 
 template <class T>

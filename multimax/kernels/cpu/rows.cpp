@@ -13,7 +13,7 @@ using namespace multimax;
 
 // Calls f with a null pointer to the scores' type and one to the type that they are computed in.
 template <class F>
-void by_type(const Tensor& scores, const F& f) {
+void with_types(const Tensor& scores, const F& f) {
   switch (scores.scalar_type()) {
     case ScalarType::Float: return f((float*)nullptr, (float*)nullptr);
     case ScalarType::Double: return f((double*)nullptr, (double*)nullptr);
@@ -29,11 +29,26 @@ ScalarType compute_type(const Tensor& scores) {
 
 Tensor like(const Tensor& scores) { return torch::stable::new_empty(scores, scores.sizes()); }
 
+// The shape of the statistics.
+std::vector<int64_t> two_for_each_row(const Tensor& scores) {
+  std::vector<int64_t> shape = sizes_of(scores);
+  shape.insert(shape.begin(), 2);
+  shape.pop_back();
+  return shape;
+}
+
 int64_t row_length(const Tensor& scores) { return scores.size(scores.dim() - 1); }
+
+int64_t heads_of(const Tensor& scores) { return scores.dim() > 2 ? scores.size(scores.dim() - 3) : 1; }
+
+// The scores, or the weights, that a call is about, contiguous.
+Tensor checked(const char* name, const Tensor& t) {
+  STD_TORCH_CHECK(t.is_cpu() && t.dim() > 0, name, " must have a last dimension, and be on the CPU");
+  return torch::stable::contiguous(t);
+}
 
 Chunks chunks_of(const Tensor& scores, int64_t heads) {
   const int64_t n = row_length(scores), dims = scores.dim();
-  STD_TORCH_CHECK(heads == 1 || (dims > 2 && scores.size(dims - 3) == heads), "as many heads as parameters have");
   return Chunks(n == 0 ? 0 : scores.numel() / n, n, heads == 1 ? 1 : scores.size(dims - 2), heads);
 }
 
@@ -73,17 +88,17 @@ void weigh(const Tensor& scores, const std::optional<Tensor>& mask, const Kernel
   for_each_row<S>(scores, mask, chunks, kernel, row, [](auto&, int64_t, int64_t) {});
 }
 
-// The gradient by the scores from that by the weights, or, where these are null, from the statistics; returns kTotals
-// sums for each head.
+// The gradient of the scores from that of the weights p or, where p is null, from the statistics; returns kTotals sums
+// for each head.
 template <class S, class P, class Kernel>
 std::vector<double> differentiate(const Tensor& grad, const S* scores, const std::optional<Tensor>& mask,
                                   const P* weights, const typename Kernel::Number* statistics, const Kernel& kernel,
-                                  const Tensor& by_scores) {
+                                  const Tensor& grad_scores) {
   const int64_t n = row_length(grad);
   const Chunks chunks = chunks_of(grad, kernel.heads());
   std::vector<double> totals(Kernel::kTotals * chunks.count());
   const S* g = data<S>(grad);
-  S* dx = mutable_data<S>(by_scores);
+  S* dx = mutable_data<S>(grad_scores);
   auto row = [&](auto& rows, int64_t r, int64_t head, const Live& live) {
     const int64_t i = r * n;
     if (weights)
@@ -101,11 +116,11 @@ std::vector<double> differentiate(const Tensor& grad, const S* scores, const std
 
 std::tuple<Tensor, Tensor> multimax_forward(Tensor scores, std::optional<Tensor> mask, Tensor ranges, Tensor ts,
                                             std::vector<int64_t> powers) {
-  scores = torch::stable::contiguous(scores);
-  std::vector<int64_t> shape{2};
-  for (int64_t k = 0; k + 1 < scores.dim(); ++k) shape.push_back(scores.size(k));
-  Tensor weights = like(scores), statistics = torch::stable::new_empty(scores, shape, compute_type(scores));
-  by_type(scores, [&]<class S, class T>(S*, T*) {
+  scores = checked("scores", scores);
+  check_heads("ranges", ranges, heads_of(scores));
+  Tensor weights = like(scores);
+  Tensor statistics = torch::stable::new_empty(scores, two_for_each_row(scores), compute_type(scores));
+  with_types(scores, [&]<class S, class T>(S*, T*) {
     with_multimax<T>(ranges, ts, powers,
                      [&](const auto& kernel) { weigh<S>(scores, mask, kernel, weights, mutable_data<T>(statistics)); });
   });
@@ -115,45 +130,52 @@ std::tuple<Tensor, Tensor> multimax_forward(Tensor scores, std::optional<Tensor>
 std::tuple<Tensor, Tensor, Tensor> multimax_backward(Tensor grad, Tensor scores, std::optional<Tensor> mask,
                                                      Tensor statistics, Tensor ranges, Tensor ts,
                                                      std::vector<int64_t> powers, std::optional<Tensor> weights) {
-  scores = torch::stable::contiguous(scores);
+  scores = checked("scores", scores);
+  check_heads("ranges", ranges, heads_of(scores));
+  check("grad", grad, scores.scalar_type(), sizes_of(scores));
+  check("statistics", statistics, compute_type(scores), two_for_each_row(scores));
+  if (weights) check("weights", *weights, compute_type(scores), sizes_of(scores));
   grad = torch::stable::contiguous(grad);
   statistics = torch::stable::contiguous(statistics);
   if (weights) weights = torch::stable::contiguous(*weights);
-  Tensor by_scores = like(scores), by_ranges = like(ranges), by_ts = like(ts);
-  by_type(scores, [&]<class S, class T>(S*, T*) {
+  Tensor grad_scores = like(scores), grad_ranges = like(ranges), grad_ts = like(ts);
+  with_types(scores, [&]<class S, class T>(S*, T*) {
     with_multimax<T>(ranges, ts, powers, [&](const auto& kernel) {
       const auto sums = differentiate(grad, data<S>(scores), mask, weights ? data<T>(*weights) : nullptr,
-                                      data<T>(statistics), kernel, by_scores);
-      set_multimax_gradients<T>(sums, powers, by_ranges, by_ts);
+                                      data<T>(statistics), kernel, grad_scores);
+      set_multimax_gradients<T>(sums, powers, grad_ranges, grad_ts);
     });
   });
-  return {by_scores, by_ranges, by_ts};
+  return {grad_scores, grad_ranges, grad_ts};
 }
 
 Tensor entmax_forward(Tensor scores, std::optional<Tensor> mask, double alpha) {
-  scores = torch::stable::contiguous(scores);
+  scores = checked("scores", scores);
   Tensor weights = like(scores);
-  by_type(scores, [&]<class S, class T>(S*, T*) {
-    weigh<S>(scores, mask, EntmaxKernel<T>({alpha}, false, row_length(scores)), weights, nullptr);
+  with_types(scores, [&]<class S, class T>(S*, T*) {
+    const EntmaxKernel<T> kernel({checked_alpha(alpha)}, false, row_length(scores));
+    weigh<S>(scores, mask, kernel, weights, nullptr);
   });
   return weights;
 }
 
 Tensor entmax_backward(Tensor grad, Tensor weights, double alpha) {
+  weights = checked("weights", weights);
+  check("grad", grad, weights.scalar_type(), sizes_of(weights));
   grad = torch::stable::contiguous(grad);
-  weights = torch::stable::contiguous(weights);
-  Tensor by_scores = like(weights);
-  by_type(weights, [&]<class S, class T>(S*, T*) {
-    const EntmaxKernel<T> kernel({alpha}, false, row_length(weights));
-    differentiate<S>(grad, nullptr, std::nullopt, data<S>(weights), nullptr, kernel, by_scores);
+  Tensor grad_scores = like(weights);
+  with_types(weights, [&]<class S, class T>(S*, T*) {
+    const EntmaxKernel<T> kernel({checked_alpha(alpha)}, false, row_length(weights));
+    differentiate<S>(grad, nullptr, std::nullopt, data<S>(weights), nullptr, kernel, grad_scores);
   });
-  return by_scores;
+  return grad_scores;
 }
 
 Tensor alpha_entmax_forward(Tensor scores, std::optional<Tensor> mask, Tensor alpha) {
-  scores = torch::stable::contiguous(scores);
+  scores = checked("scores", scores);
+  check_heads("alpha", alpha, heads_of(scores));
   Tensor weights = like(scores);
-  by_type(scores, [&]<class S, class T>(S*, T*) {
+  with_types(scores, [&]<class S, class T>(S*, T*) {
     const EntmaxKernel<T> kernel(alphas_of<T>(alpha), true, row_length(scores));
     weigh<S>(scores, mask, kernel, weights, nullptr);
   });
@@ -161,21 +183,23 @@ Tensor alpha_entmax_forward(Tensor scores, std::optional<Tensor> mask, Tensor al
 }
 
 std::tuple<Tensor, Tensor> alpha_entmax_backward(Tensor grad, Tensor weights, Tensor alpha) {
+  weights = checked("weights", weights);
+  check_heads("alpha", alpha, heads_of(weights));
+  check("grad", grad, weights.scalar_type(), sizes_of(weights));
   grad = torch::stable::contiguous(grad);
-  weights = torch::stable::contiguous(weights);
-  Tensor by_scores = like(weights), by_alpha = like(alpha);
-  by_type(weights, [&]<class S, class T>(S*, T*) {
+  Tensor grad_scores = like(weights), grad_alpha = like(alpha);
+  with_types(weights, [&]<class S, class T>(S*, T*) {
     const EntmaxKernel<T> kernel(alphas_of<T>(alpha), true, row_length(weights));
-    const auto sums = differentiate<S>(grad, nullptr, std::nullopt, data<S>(weights), nullptr, kernel, by_scores);
-    set_alpha_gradients<T>(sums, by_alpha);
+    const auto sums = differentiate<S>(grad, nullptr, std::nullopt, data<S>(weights), nullptr, kernel, grad_scores);
+    set_alpha_gradients<T>(sums, grad_alpha);
   });
-  return {by_scores, by_alpha};
+  return {grad_scores, grad_alpha};
 }
 
 Tensor evsoftmax_forward(Tensor scores, std::optional<Tensor> mask, double epsilon) {
-  scores = torch::stable::contiguous(scores);
+  scores = checked("scores", scores);
   Tensor weights = like(scores);
-  by_type(scores,
+  with_types(scores,
           [&]<class S, class T>(S*, T*) { weigh<S>(scores, mask, EvsoftmaxKernel<T>(epsilon), weights, nullptr); });
   return weights;
 }
