@@ -5,21 +5,20 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from multimax.suite.config import site_label
 from multimax.suite.report.claims import by_seed
+from multimax.suite.report.metrics import possible
 from multimax.suite.report.outputs import Output, Row, table
-from multimax.suite.report.statistics import Difference, mean_over_seeds, paired
+from multimax.suite.report.statistics import mean_over_seeds, paired
+from multimax.suite.report.tables import DIFFERENCE, MEAN, difference_cells, holm_of, mean_cells
 from multimax.suite.runs import Run
 
-COLUMNS = (
-    "scale", "epochs", "attention", "output", "head", "qkv bias", "seeds", "mean", "standard deviation",
-    "95% interval", "difference", "from", "of the difference", "p",
-)  # fmt: skip
+COLUMNS = ("scale", "epochs", "attention", "output", "head", "qkv bias", "seeds", *MEAN, "from", *DIFFERENCE)
 TEXT = """# The ablation: top-1 accuracy, %
 
 Made by `python -m multimax.suite.report` from the runs in `results/runs` whose experiment begins with `ablation_`; the
 values are those of the last step. The difference is paired by seed and is what changes with one thing: from MultiMax of
 both orders in the same model, or, for that itself in another model, from that in the usual one, with average pooling
-and a bias of queries, keys and values. Intervals are of 95% (Student's t), and neither they nor p-values are corrected
-for the number of rows.
+and a bias of queries, keys and values. Intervals are of 95% (Student's t), those of a mean cut at 100%. *p* is that of
+a two-sided paired t test, *p Holm* the same adjusted for the rows of a scale.
 
 """
 Around = tuple[str, str]
@@ -52,11 +51,16 @@ def scale_rows(scale: str, epochs: str, records: Sequence[Run]) -> Iterator[Row]
     def order(key: tuple[Around, tuple[str, str]]) -> tuple[bool, Around, float]:
         return key[0] != USUAL, key[0], -mean_over_seeds(values[key].values()).mean
 
+    differences = {}
+    for key in groups:
+        where, sites = key
+        reference = (where, FULL) if sites != FULL else (USUAL, FULL)
+        if key != reference and reference in values:
+            differences[key] = paired(values[key], values[reference])
+    adjusted = holm_of(differences)
     for key in sorted(groups, key=order):
         where, (attention, output) = key
-        reference = (where, FULL) if (attention, output) != FULL else (USUAL, FULL)
-        mean = mean_over_seeds(values[key].values())
-        difference = paired(values[key], values[reference]) if reference != key and reference in values else None
+        compared_with = "usual model" if where != USUAL and (attention, output) == FULL else "MultiMax"
         yield {
             "scale": scale,
             "epochs": epochs,
@@ -65,22 +69,10 @@ def scale_rows(scale: str, epochs: str, records: Sequence[Run]) -> Iterator[Row]
             "head": where[0],
             "qkv bias": where[1],
             "seeds": " ".join(map(str, sorted(values[key]))),
-            "mean": f"{mean.mean:.2f}",
-            "standard deviation": "" if mean.deviation is None else f"{mean.deviation:.2f}",
-            "95% interval": "{:.2f} to {:.2f}".format(*mean.interval) if mean.interval else "",
-            **difference_cells(difference, "usual model" if where != USUAL and reference[0] == USUAL else "MultiMax"),
+            **mean_cells(mean_over_seeds(values[key].values(), possible("top1"))),
+            "from": compared_with if key in differences else "",
+            **difference_cells(differences.get(key), adjusted.get(key)),
         }
-
-
-def difference_cells(difference: Difference | None, of: str) -> Row:
-    if difference is None:
-        return dict.fromkeys(("difference", "from", "of the difference", "p"), "")
-    return {
-        "difference": f"{difference.mean:+.2f}",
-        "from": of,
-        "of the difference": "{:+.2f} to {:+.2f}".format(*difference.interval) if difference.interval else "",
-        "p": "" if difference.p is None else f"{difference.p:.3f}",
-    }
 
 
 def around(model: Mapping[str, object]) -> Around:

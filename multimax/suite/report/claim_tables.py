@@ -4,8 +4,6 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from multimax.suite.report.claims import (
-    NOT_REPRODUCED,
-    REPRODUCED,
     Claims,
     Comparison,
     ComparisonResult,
@@ -17,62 +15,69 @@ from multimax.suite.report.claims import (
     stand_ins,
 )
 from multimax.suite.report.outputs import Output, Row, table
-from multimax.suite.report.statistics import Mean
+from multimax.suite.report.statistics import Mean, detectable, pairs_needed
+from multimax.suite.report.tables import holm_of
+from multimax.suite.report.texts import number, span
 from multimax.suite.runs import Run
 
 MADE_BY = "Made by `python -m multimax.suite.report` from `results/claims.yaml` and `results/runs`."
 
 NUMBERS = (
-    "claim", "source", "reported", "tolerance", "seeds", "measured", "deviation", "interval", "verdict", "to test",
+    "claim", "source", "reported", "over", "reported difference", "tolerance", "seeds", "measured", "deviation",
+    "interval", "measured difference", "of the difference", "verdict", "to test",
 )  # fmt: skip
 NUMBERS_TEXT = f"""# Numbers of the paper and its authors beside ours
 
 {MADE_BY}
 *Measured* is the mean over seeds with the sample standard deviation and the 95% interval of the mean (Student's t),
-by runs of exactly the configuration in the last column. It is *reproduced* within the tolerance, *better* or *not
-reproduced* beyond it, *not run* until all its seeds are there, and *not available* where the reported number could
-not be read.
+by runs of exactly the configuration in the last column. A row that is *over* another one is judged by the difference
+between the two, paired by seed, else by its level. It is *reproduced* where the whole interval is within the tolerance,
+*better* or *not reproduced* where the whole interval is beyond it, else *inconclusive*; *too close to tell* where the
+reported difference is no larger than the tolerance, *not run* until all its seeds are there, and *not available* where
+the reported number could not be read. How long a step takes here is in [`step_overhead.md`](step_overhead.md).
 
 """
 
-COMPARISONS = ("claim", "against", "seeds", "difference", "deviation", "interval", "p", "verdict", "to test")
+COMPARISONS = (
+    "claim", "against", "seeds", "difference", "deviation", "interval", "margin", "p", "p Holm", "verdict", "to test",
+)  # fmt: skip
 COMPARISONS_TEXT = f"""# Claims in words
 
 {MADE_BY}
 The difference is that of runs paired by seed, the claim's function minus the other, with the 95% interval of its mean
-(Student's t) and the two-sided p-value; neither is corrected for the number of rows. *Reproduced*: the whole interval
-agrees with the claim; *not reproduced*: the whole interval contradicts it; *not decided*: neither; *not run*: seeds
-are missing.
+(Student's t) and the two-sided p-value, as it is and adjusted for the rows (Holm). *Supported*: the whole interval
+agrees with the claim; *contradicted*: the whole interval disagrees; *no effect above the margin*: no gain as large as
+the margin, the smallest of interest, is in the interval; *inconclusive*: none of these; *not run*: seeds are missing.
 
 """
 
 STAND_INS = (
-    "claim", "experiment", "data", "metric", "against", "seeds", "ours", "other's", "difference", "interval", "p",
-    "these runs", "pairs needed",
+    "claim", "experiment", "data", "metric", "against", "seeds", "ours", "other's", "difference", "interval", "margin",
+    "p", "p Holm", "sign flip", "correlation", "these runs", "detectable", "pairs needed",
 )  # fmt: skip
 STAND_INS_TEXT = f"""# The same comparisons at other settings and on stand-in data
 
 {MADE_BY}
 None of these rows is a verdict on a claim: the models are smaller, the data are others or fewer. They say what these
-runs show, by the same test as the claims': *as claimed* or *the opposite* where the whole 95% interval of the
-difference paired by seed says so, else *not decided*. With three seeds an interval is 2.5 standard deviations of the
-difference to either side, so that only a large effect is decided; with one pair none is. *Pairs needed* is how many
-seeds would decide it if mean and standard deviation stayed as they are. Neither intervals nor p-values are corrected
-for the number of rows.
+runs show, by the same test as the claims'. With three seeds an interval is 2.5 standard deviations of the difference to
+either side, so that only a large effect is decided; with one pair none is. *Detectable* is the true difference that so
+many pairs find in four cases of five, *pairs needed* how many would find the one that was measured as often, both for a
+two-sided test at .05 and if the standard deviation is what was found; that of three differences is itself only known to
+lie between .52 and 6.3 times that. *Correlation* is that of the two functions over seeds: where it is low or negative,
+pairing removes no noise. *p Holm* is adjusted for all rows of this table, intervals are not.
 
 """
-SHOWS = {REPRODUCED: "as claimed", NOT_REPRODUCED: "the opposite"}
 
 
 def claim_tables(claims: Claims, path: Path, records: Sequence[Run]) -> Iterator[Output]:
     """The tables ``claims_numbers``, ``claims_comparisons`` and ``stand_ins``; ``path`` is that of the claims."""
-    numbers = [judge_number(claim, records) for claim in claims.numbers]
+    numbers = [judge_number(claim, claims.numbers, records) for claim in claims.numbers]
     comparisons = [result for claim in claims.comparisons for result in judge_comparison(claim, records)]
     others = [result for claim in claims.comparisons for result in stand_ins(claim, records)]
     tables: list[tuple[str, str, tuple[str, ...], list[Row], Sequence[NumberResult | ComparisonResult]]] = [
         ("claims_numbers", NUMBERS_TEXT, NUMBERS, [number_row(result) for result in numbers], numbers),
-        ("claims_comparisons", COMPARISONS_TEXT, COMPARISONS, [comparison_row(r) for r in comparisons], comparisons),
-        ("stand_ins", STAND_INS_TEXT, STAND_INS, [stand_in_row(result) for result in others], others),
+        ("claims_comparisons", COMPARISONS_TEXT, COMPARISONS, comparison_rows(comparisons), comparisons),
+        ("stand_ins", STAND_INS_TEXT, STAND_INS, stand_in_rows(others), others),
     ]
     legend = "\n" + "".join(f"- **{key}**: {source}\n" for key, source in claims.sources.items())
     for name, text, columns, rows, results in tables:
@@ -82,45 +87,65 @@ def claim_tables(claims: Claims, path: Path, records: Sequence[Run]) -> Iterator
 
 
 def number_row(result: NumberResult) -> Row:
-    claim, measured = result.claim, result.measured
+    claim, measured, difference = result.claim, result.measured, result.difference
     return {
         "id": claim.id,
         "claim": claim.claim,
         "source": claim.source,
         "reported": "not available" if claim.value is None else str(claim.value),
+        "over": claim.over or "",
+        "reported difference": number(result.reported, "+"),
         "tolerance": "" if claim.tolerance is None else str(claim.tolerance),
-        "seeds": seeds_text(measured, claim),
-        "measured": mean_text(measured),
-        "deviation": deviation_text(measured),
-        "interval": interval_text(measured),
+        "seeds": seeds_text(difference if claim.over else measured, claim),
+        "measured": number(measured.mean) if measured else "",
+        "deviation": number(measured.deviation) if measured else "",
+        "interval": span(measured.interval) if measured else "",
+        "measured difference": number(difference.mean, "+") if difference else "",
+        "of the difference": span(difference.interval, "+") if difference else "",
         "verdict": result.verdict,
         "to test": what_it_takes(claim),
     }
 
 
-def comparison_row(result: ComparisonResult) -> Row:
-    claim = result.claim
+def comparison_rows(results: Sequence[ComparisonResult]) -> list[Row]:
+    adjusted = holm_of({i: result.difference for i, result in enumerate(results)})
+    return [
+        {
+            "id": result.claim.id,
+            "claim": result.claim.claim,
+            "against": result.other,
+            "seeds": seeds_text(result.difference, result.claim),
+            "deviation": number(result.difference.deviation, digits=result.claim.digits) if result.difference else "",
+            **tested(result, adjusted.get(i)),
+            "verdict": result.verdict,
+            "to test": what_it_takes(result.claim, result.other),
+        }
+        for i, result in enumerate(results)
+    ]
+
+
+def tested(result: ComparisonResult, adjusted: float | None) -> Row:
+    """The cells that a claim's own runs and stand-ins have in common."""
+    difference, digits = result.difference, result.claim.digits
     return {
-        "id": claim.id,
-        "claim": claim.claim,
-        "against": result.other,
-        "seeds": seeds_text(result.difference, claim),
-        "difference": mean_text(result.difference, "+", claim.digits),
-        "deviation": deviation_text(result.difference, claim.digits),
-        "interval": interval_text(result.difference, "+", claim.digits),
-        "p": p_text(result),
-        "verdict": result.verdict,
-        "to test": what_it_takes(claim, result.other),
+        "difference": number(difference.mean, "+", digits) if difference else "",
+        "interval": span(difference.interval, "+", digits) if difference else "",
+        "margin": number(result.margin, digits=digits),
+        "p": number(difference.p, digits=3) if difference else "",
+        "p Holm": number(adjusted, digits=3),
     }
 
 
-def stand_in_row(result: ComparisonResult) -> Row:
-    difference = result.difference
+def stand_in_rows(results: Sequence[ComparisonResult]) -> list[Row]:
+    adjusted = holm_of({i: result.difference for i, result in enumerate(results)})
+    return [stand_in_row(result, adjusted.get(i)) for i, result in enumerate(results)]
+
+
+def stand_in_row(result: ComparisonResult, adjusted: float | None) -> Row:
+    difference, digits, first = result.difference, result.claim.digits, result.records[0]
     assert difference is not None
     assert result.experiment is not None
-    decided_by = None if difference.interval is None else difference.pairs_needed
-    first, digits = result.records[0], result.claim.digits
-    return {
+    row = {
         "id": result.claim.id,
         "claim": result.claim.claim,
         "experiment": result.experiment,
@@ -128,14 +153,20 @@ def stand_in_row(result: ComparisonResult) -> Row:
         "metric": result.claim.metric or first.summary["metric"],
         "against": result.other,
         "seeds": " ".join(map(str, difference.seeds)),
-        "ours": mean_text(result.ours, digits=digits),
-        "other's": mean_text(result.others, digits=digits),
-        "difference": mean_text(difference, "+", digits),
-        "interval": interval_text(difference, "+", digits),
-        "p": p_text(result),
-        "these runs": SHOWS.get(result.verdict, result.verdict),
-        "pairs needed": "" if decided_by is None else str(decided_by),
+        "ours": number(result.ours.mean, digits=digits) if result.ours else "",
+        "other's": number(result.others.mean, digits=digits) if result.others else "",
+        **tested(result, adjusted),
+        "sign flip": number(difference.p_sign_flip, digits=3),
+        "correlation": number(difference.correlation, "+"),
+        "these runs": result.verdict,
+        "detectable": "",
+        "pairs needed": "",
     }
+    if difference.deviation:
+        needed = pairs_needed(difference.mean, difference.deviation)
+        row["detectable"] = number(detectable(difference.deviation, difference.n), digits=digits)
+        row["pairs needed"] = "over 1000" if needed is None else str(needed)
+    return row
 
 
 def what_it_takes(claim: Number | Comparison, other: str | None = None) -> str:
@@ -154,22 +185,3 @@ def what_it_takes(claim: Number | Comparison, other: str | None = None) -> str:
 def seeds_text(value: Mean | None, claim: Number | Comparison) -> str:
     n, needed = value.n if value else 0, len(claim.seeds)
     return str(n) if n >= needed else f"{n} of {needed}"
-
-
-def mean_text(value: Mean | None, sign: str = "", digits: int = 2) -> str:
-    return f"{value.mean:{sign}.{digits}f}" if value else ""
-
-
-def deviation_text(value: Mean | None, digits: int = 2) -> str:
-    return f"{value.deviation:.{digits}f}" if value and value.deviation is not None else ""
-
-
-def interval_text(value: Mean | None, sign: str = "", digits: int = 2) -> str:
-    if value is None or value.interval is None:
-        return ""
-    return " to ".join(f"{bound:{sign}.{digits}f}" for bound in value.interval)
-
-
-def p_text(result: ComparisonResult) -> str:
-    p = result.difference.p if result.difference else None
-    return "" if p is None else f"{p:.3f}"

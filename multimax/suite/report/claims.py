@@ -1,11 +1,15 @@
 """Claims of ``results/claims.yaml`` against the recorded runs, and a verdict on each.
 
-A verdict comes from runs of exactly the claim's configuration, with all of its seeds. A number is *reproduced* when the
-mean over seeds is within the claim's tolerance, *better* or *not reproduced* beyond it. The tolerance stands for what
-one run of the authors, whose seed and epoch are not known, may be off; an interval around three of ours would be wider
-than any tolerance worth having, so that it is shown and does not decide. A claim in words says that one function is
-better than another: it is *reproduced* when the whole interval of the paired difference agrees, *not reproduced* when
-the whole interval disagrees, and else *not decided*, for few seeds that differ both ways speak neither for nor against.
+A verdict comes from runs of exactly the claim's configuration, with all of its seeds. A number of the paper is
+*reproduced* when the whole interval of ours lies within the claim's tolerance of it, *better* or *not reproduced* when
+the whole interval lies beyond, else *inconclusive*. Where a row is about a change, such as MultiMax for softmax, the
+difference between the two rows is what is judged, by runs paired by seed: their common level says nothing about the
+change. A reported difference within the tolerance is *too close to tell*: two equal runs might differ by as much.
+
+A claim in words says that one function is better than another. It is *supported* when the whole interval of the paired
+difference agrees, *contradicted* when the whole interval disagrees, and there is *no effect above the margin* when the
+interval leaves out every gain as large as the smallest of interest. Else it is *inconclusive*: few seeds that differ
+both ways speak neither for nor against.
 
 Runs at another setting, or on data that stand in for the claim's, give no verdict; ``stand_ins`` has them.
 """
@@ -22,12 +26,14 @@ import yaml
 from multimax.suite.composition import compose_configuration, typed
 from multimax.suite.config import reweight_label, setting
 from multimax.suite.errors import UserError
+from multimax.suite.report.metrics import possible
 from multimax.suite.report.records import final_metrics
 from multimax.suite.report.statistics import Difference, Mean, mean_over_seeds, paired
 from multimax.suite.runs import Run
 
-REPRODUCED, BETTER, NOT_REPRODUCED = "reproduced", "better", "not reproduced"
-NOT_DECIDED, NOT_RUN, NOT_AVAILABLE = "not decided", "not run", "not available"
+REPRODUCED, BETTER, NOT_REPRODUCED, TOO_CLOSE = "reproduced", "better", "not reproduced", "too close to tell"
+SUPPORTED, CONTRADICTED, NO_EFFECT = "supported", "contradicted", "no effect above the margin"
+INCONCLUSIVE, NOT_RUN, NOT_AVAILABLE = "inconclusive", "not run", "not available"
 
 
 @dataclass(frozen=True)
@@ -52,6 +58,7 @@ class Claim:
 class Number(Claim):
     value: float | str | None
     tolerance: float | None = None
+    over: str | None = None
     needs: str | None = None
 
 
@@ -59,8 +66,10 @@ class Number(Claim):
 class Comparison(Claim):
     ours: str
     others: Sequence[str]
-    margin: float = 0.0
-    digits: int = 2  # of what is shown behind the point
+    margin: float | str | None = None
+    stand_in_margin: float | str | None = None
+    at_least: float = 0.0
+    digits: int = 2
 
 
 @dataclass(frozen=True)
@@ -87,6 +96,8 @@ def read_claims(path: Path) -> Claims:
             raise UserError(f"{path}: claim {number.id} has no run: say with needs: what it takes to test it")
         if number.run is not None and number.value is not None and number.tolerance is None:
             raise UserError(f"{path}: claim {number.id} has a value without a tolerance")
+        if number.over is not None and not any(other.id == number.over and other.run for other in numbers):
+            raise UserError(f"{path}: claim {number.id} is over {number.over}, which is no number with a run")
     return claims
 
 
@@ -137,9 +148,13 @@ def by_seed(records: Iterable[Run], metric: str | None) -> dict[int, float]:
 
 @dataclass(frozen=True)
 class NumberResult:
+    """``reported`` and ``difference`` are those from the row that the claim is ``over``; None where it is over none."""
+
     claim: Number
     records: Sequence[Run]
     measured: Mean | None
+    reported: float | None
+    difference: Difference | None
     verdict: str
 
 
@@ -154,29 +169,52 @@ class ComparisonResult:
     ours: Mean | None
     others: Mean | None
     difference: Difference | None
+    margin: float | None
     verdict: str
 
 
-def judge_number(claim: Number, records: Sequence[Run]) -> NumberResult:
+def judge_number(claim: Number, numbers: Sequence[Number], records: Sequence[Run]) -> NumberResult:
+    """The result for one of ``numbers``, beside the one that it is over."""
+    found, values = _measured(claim, records)
+    measured = mean_over_seeds(values.values(), possible(claim.metric or "")) if values else None
+    if claim.over is None:
+        return NumberResult(claim, found, measured, None, None, number_verdict(claim, claim.value, values, measured))
+    base = next(number for number in numbers if number.id == claim.over)
+    base_found, base_values = _measured(base, records)
+    difference = paired(values, base_values)
+    reported = claim.value - base.value if _are_numbers(claim.value, base.value) else None  # type: ignore[operator]
+    both = values.keys() & base_values.keys()
+    return NumberResult(
+        claim, [*found, *base_found], measured, reported, difference, number_verdict(claim, reported, both, difference)
+    )
+
+
+def _measured(claim: Number, records: Sequence[Run]) -> tuple[list[Run], dict[int, float]]:
     found = runs_of(records, *claim.run) if claim.run else []
-    values = by_seed(found, claim.metric)
-    measured = mean_over_seeds(values.values()) if values else None
-    return NumberResult(claim, found, measured, number_verdict(claim, values))
+    return found, by_seed(found, claim.metric)
 
 
-def number_verdict(claim: Number, values: Mapping[int, float]) -> str:
-    """The verdict on a claim from the measured values by seed."""
+def _are_numbers(*values: object) -> bool:
+    return all(isinstance(value, int | float) for value in values)
+
+
+def number_verdict(claim: Number, reported: object, seeds: Iterable[int], measured: Mean | None) -> str:
+    """The verdict on a reported level or difference from what was measured with these seeds."""
     if claim.value is None:
         return NOT_AVAILABLE
-    if claim.run is None or not set(claim.seeds) <= set(values):
+    assert claim.tolerance is not None or claim.run is None
+    if claim.over is not None and isinstance(reported, float) and abs(reported) <= (claim.tolerance or 0.0):
+        return TOO_CLOSE
+    if claim.run is None or not set(claim.seeds) <= set(seeds) or measured is None or measured.interval is None:
         return NOT_RUN
-    assert isinstance(claim.value, int | float)
+    assert isinstance(reported, int | float)
     assert claim.tolerance is not None
-    gain = claim.sign * (mean_over_seeds(values.values()).mean - claim.value)
-    # a hair beyond the tolerance, for decimals that floats cannot hold
-    if abs(gain) <= claim.tolerance + 1e-9:
+    low, high = sorted(claim.sign * (bound - reported) for bound in measured.interval)
+    if low >= -claim.tolerance and high <= claim.tolerance:
         return REPRODUCED
-    return BETTER if gain > 0 else NOT_REPRODUCED
+    if low > claim.tolerance:
+        return BETTER
+    return NOT_REPRODUCED if high < -claim.tolerance else INCONCLUSIVE
 
 
 def judge_comparison(claim: Comparison, records: Sequence[Run]) -> Iterator[ComparisonResult]:
@@ -185,7 +223,7 @@ def judge_comparison(claim: Comparison, records: Sequence[Run]) -> Iterator[Comp
     ours = runs_of(records, *claim.run, claim.ours)
     for choice in claim.others:
         others = runs_of(records, *claim.run, choice)
-        result = _compare(claim, None, configuration(*claim.run, choice)[1], ours, others)
+        result = _compare(claim, None, configuration(*claim.run, choice)[1], ours, others, claim.margin)
         if result.difference is None or not set(claim.seeds) <= set(result.difference.seeds):
             yield replace(result, verdict=NOT_RUN)
         else:
@@ -207,34 +245,54 @@ def stand_ins(claim: Comparison, records: Sequence[Run]) -> Iterator[ComparisonR
         ours = [record for record in runs if record.function == function]
         for choice in claim.others:
             other = configuration(*claim.run, choice)[1]
-            result = _compare(claim, experiment, other, ours, [record for record in runs if record.function == other])
+            others = [record for record in runs if record.function == other]
+            result = _compare(claim, experiment, other, ours, others, claim.stand_in_margin)
             if result.difference is not None:
                 yield result
 
 
 def _compare(
-    claim: Comparison, experiment: str | None, other: str, ours: Sequence[Run], others: Sequence[Run]
+    claim: Comparison,
+    experiment: str | None,
+    other: str,
+    ours: Sequence[Run],
+    others: Sequence[Run],
+    margin: float | str | None,
 ) -> ComparisonResult:
     our_values, other_values = by_seed(ours, claim.metric), by_seed(others, claim.metric)
     difference = paired(our_values, other_values)
     seeds = difference.seeds if difference else ()
+    our_mean, other_mean = (
+        mean_over_seeds(of[seed] for seed in seeds) if seeds else None for of in (our_values, other_values)
+    )
+    in_units = in_units_of(margin, other_mean)
     return ComparisonResult(
         claim=claim,
         experiment=experiment,
         other=other,
         records=[record for record in [*ours, *others] if record.config["seed"] in seeds],
-        ours=mean_over_seeds(our_values[seed] for seed in seeds) if seeds else None,
-        others=mean_over_seeds(other_values[seed] for seed in seeds) if seeds else None,
+        ours=our_mean,
+        others=other_mean,
         difference=difference,
-        verdict=difference_verdict(claim, difference),
+        margin=in_units,
+        verdict=difference_verdict(claim, difference, in_units),
     )
 
 
-def difference_verdict(claim: Comparison, difference: Difference | None) -> str:
-    """What the interval of a paired difference says of a claim; of one pair or none it is not decided."""
+def in_units_of(margin: float | str | None, of: Mean | None) -> float | None:
+    """A margin in the metric's units, of which a text such as "1%" is a share."""
+    if isinstance(margin, str):
+        return None if of is None else float(margin.removesuffix("%")) / 100 * of.mean
+    return margin
+
+
+def difference_verdict(claim: Comparison, difference: Difference | None, margin: float | None) -> str:
+    """What the interval of a paired difference says of a claim; of one pair or none it is inconclusive."""
     if difference is None or difference.interval is None:
-        return NOT_DECIDED
+        return INCONCLUSIVE
     low, high = sorted(claim.sign * bound for bound in difference.interval)
-    if low > -claim.margin:
-        return REPRODUCED
-    return NOT_REPRODUCED if high < -claim.margin else NOT_DECIDED
+    if low > claim.at_least:
+        return SUPPORTED
+    if high < claim.at_least:
+        return CONTRADICTED
+    return NO_EFFECT if margin is not None and high < margin else INCONCLUSIVE

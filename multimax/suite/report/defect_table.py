@@ -5,9 +5,10 @@ from dataclasses import asdict
 
 from multimax.suite.config import setting
 from multimax.suite.measures.defects import Defect, defects
+from multimax.suite.report.metrics import HEADLINE
 from multimax.suite.report.outputs import Output, table
 from multimax.suite.report.statistics import paired
-from multimax.suite.report.tables import HEADLINE
+from multimax.suite.report.texts import number, span
 from multimax.suite.runs import Run
 from multimax.suite.tasks import task_module
 
@@ -38,9 +39,9 @@ def released_decoding(records: Sequence[Run]) -> Iterator[tuple[Defect, list[Run
         ours = [r for r in records if r.function == function and r.setting == wanted]
         by_seed = [{r.config["seed"]: r.summary["metrics"][metric] for r in group} for group in (theirs, ours)]
         if difference := paired(*by_seed):
-            interval = "{:+.2f} to {:+.2f}".format(*difference.interval) if difference.interval else "one pair"
-            values = [" ".join(f"{values[seed]:.2f}" for seed in difference.seeds) for values in by_seed]
+            interval = span(difference.interval, "+") or "one pair"
+            values = [" ".join(number(values[seed]) for seed in difference.seeds) for values in by_seed]
             used = [r for r in (*theirs, *ours) if r.config["seed"] in difference.seeds]
             what = f"{function}: no modulation in cross-attention nor in incremental decoding ({experiment})"
-            measured = f"test BLEU; released less here {difference.mean:+.2f}, 95% interval {interval}"
+            measured = f"test BLEU; released less here {number(difference.mean, '+')}, 95% interval {interval}"
             yield Defect("the authors' fairseq port", what, measured, *values), used

@@ -6,9 +6,10 @@ from collections.abc import Iterator, Sequence
 from matplotlib.figure import Figure
 
 from multimax.suite.figures.style import figure, style_of
+from multimax.suite.report.metrics import HEADLINE, Headline
 from multimax.suite.report.outputs import Output, Row, picture
 from multimax.suite.report.statistics import mean_over_seeds
-from multimax.suite.report.tables import HEADLINE, Headline, experiments
+from multimax.suite.report.tables import experiments
 from multimax.suite.runs import Run
 
 

@@ -12,12 +12,13 @@ from multimax.suite.report.experiment_figure import experiment_figures
 from multimax.suite.report.figures import figure1_picture, figure1_table, figure2_picture
 from multimax.suite.report.measured_figures import measured_figures, oversmoothing_figures
 from multimax.suite.report.outputs import Output
+from multimax.suite.report.step_overhead import step_overhead
 from multimax.suite.report.tables import tables
 from multimax.suite.runs import read_runs
 
 
 def all_tables(results: Path) -> Iterator[Output]:
-    """One table for each experiment that has runs, and the claims, ablation, defects and cost. Raises UserError."""
+    """One table for each experiment that has runs, and the claims, ablation, defects and costs. Raises UserError."""
     records, path = read_runs(results / "runs"), results / "claims.yaml"
     claims = read_claims(path)
     yield from tables(records)
@@ -26,6 +27,7 @@ def all_tables(results: Path) -> Iterator[Output]:
     yield figure1_table(claims.figure1, path)
     yield defect_table(records)
     yield cost_table()
+    yield step_overhead(results / "benchmarks")
 
 
 def all_figures(results: Path) -> Iterator[Output]:

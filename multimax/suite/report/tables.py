@@ -1,59 +1,91 @@
-"""Tables of final metrics: each function's mean over its seeds, with deviation and interval, within one experiment."""
+"""Tables of final metrics: each function's mean over its seeds, and its paired difference to softmax, by experiment."""
 
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from multimax.suite.errors import UserError
+from multimax.suite.report.metrics import BASELINE, HEADLINE, Headline, possible
 from multimax.suite.report.outputs import Output, Row, save, table
-from multimax.suite.report.statistics import mean_over_seeds
+from multimax.suite.report.statistics import Difference, Mean, holm, mean_over_seeds, paired
+from multimax.suite.report.texts import number, span
 from multimax.suite.runs import Run, read_runs
+
+MEAN = ("mean", "standard deviation", "95% interval")
+DIFFERENCE = ("difference", "of the difference", "p", "p Holm")
+COLUMNS = ("function", "seeds", *MEAN, "values", *DIFFERENCE, "sign flip", "correlation", "parameters", "revision")
 
 
 @dataclass(frozen=True)
-class Headline:
-    """What a task's tables are about: ``metric`` is None for the one that a run is scored by."""
+class Comparison:
+    """The functions of an experiment: values of ``metric`` by seed, best mean first, and differences from softmax."""
 
-    title: str
-    higher_is_better: bool
-    metric: str | None = None
-    of: str = "the last step"
-
-
-HEADLINE = {
-    "deit": Headline("top-1 accuracy, %", True),
-    "lm": Headline("perplexity", False),
-    "mt": Headline(
-        "BLEU on the test data", True, "test_bleu@best", "the weights that were best on the validation data"
-    ),
-}
-
-COLUMNS = ("function", "seeds", "mean", "standard deviation", "95% interval", "values", "parameters", "revision")
+    records: Sequence[Run]
+    headline: Headline
+    metric: str
+    values: Mapping[str, Mapping[int, float]]
+    means: Mapping[str, Mean]
+    differences: Mapping[str, Difference | None]
 
 
-def rows(records: Sequence[Run], metric: str, higher_is_better: bool) -> list[Row]:
-    """One row for each function, best mean first; deviation and interval need two seeds."""
-    groups = defaultdict(list)
+def compare(records: Sequence[Run]) -> Comparison:
+    """Of the runs of one experiment."""
+    headline = HEADLINE[records[0].config["task"]]
+    metric = headline.metric or records[0].summary["metric"]
+    values: dict[str, dict[int, float]] = defaultdict(dict)
     for record in sorted(records, key=lambda record: record.config["seed"]):
+        values[record.function][record.config["seed"]] = record.summary["metrics"][metric]
+    means = {function: mean_over_seeds(of.values(), possible(metric)) for function, of in values.items()}
+    sign = -1 if headline.higher_is_better else 1
+    order = sorted(values, key=lambda function: sign * means[function].mean)
+    differences = {
+        function: paired(values[function], values.get(BASELINE, {})) for function in order if function != BASELINE
+    }
+    return Comparison(records, headline, metric, {function: values[function] for function in order}, means, differences)
+
+
+def rows(of: Comparison, adjusted: Mapping[str, float]) -> list[Row]:
+    """One row for each function; deviation and interval need two seeds. ``adjusted`` are Holm's p-values."""
+    groups: dict[str, list[Run]] = defaultdict(list)
+    for record in of.records:
         groups[record.function].append(record)
-    result = []
-    for function, group in groups.items():
-        values = [record.summary["metrics"][metric] for record in group]
-        mean = mean_over_seeds(values)
-        result.append(
-            {
-                "function": function,
-                "seeds": " ".join(str(record.config["seed"]) for record in group),
-                "mean": f"{mean.mean:.2f}",
-                "standard deviation": "" if mean.deviation is None else f"{mean.deviation:.2f}",
-                "95% interval": "{:.2f} to {:.2f}".format(*mean.interval) if mean.interval else "",
-                "values": " ".join(f"{value:.2f}" for value in values),
-                "parameters": str(group[0].summary["parameters"]["total"]),
-                "revision": " ".join(sorted({str(record.summary["revision"])[:12] for record in group})),
-            }
-        )
-    return sorted(result, key=lambda row: float(row["mean"]), reverse=higher_is_better)
+    return [
+        {
+            "function": function,
+            "seeds": " ".join(map(str, values)),
+            **mean_cells(of.means[function]),
+            "values": " ".join(map(number, values.values())),
+            **difference_cells(of.differences.get(function), adjusted.get(function)),
+            "parameters": str(groups[function][0].summary["parameters"]["total"]),
+            "revision": " ".join(sorted({str(record.summary["revision"])[:12] for record in groups[function]})),
+        }
+        for function, values in of.values.items()
+    ]
+
+
+def holm_of(differences: Mapping[Any, Difference | None]) -> dict[Any, float]:
+    """The adjusted p-values of those differences that have one, which are one family."""
+    tested = {key: of.p for key, of in differences.items() if of is not None and of.p is not None}
+    return dict(zip(tested, holm(list(tested.values())), strict=True))
+
+
+def mean_cells(of: Mean) -> Row:
+    return dict(zip(MEAN, (number(of.mean), number(of.deviation), span(of.interval)), strict=True))
+
+
+def difference_cells(of: Difference | None, adjusted: float | None) -> Row:
+    if of is None:
+        return dict.fromkeys((*DIFFERENCE, "sign flip", "correlation"), "")
+    return {
+        "difference": number(of.mean, "+"),
+        "of the difference": span(of.interval, "+"),
+        "p": number(of.p, digits=3),
+        "p Holm": number(adjusted, digits=3),
+        "sign flip": number(of.p_sign_flip, digits=3),
+        "correlation": number(of.correlation, "+"),
+    }
 
 
 def experiments(records: Sequence[Run]) -> dict[str, list[Run]]:
@@ -78,12 +110,14 @@ def experiments(records: Sequence[Run]) -> dict[str, list[Run]]:
 
 def tables(records: Sequence[Run]) -> Iterator[Output]:
     """A table of each experiment, as CSV and Markdown. Raises UserError as ``experiments`` does."""
-    for experiment, group in experiments(records).items():
-        headline = HEADLINE[group[0].config["task"]]
-        metric = headline.metric or group[0].summary["metric"]
-        text = introduction(group[0], f"{headline.title} ({metric})")
-        found = rows(group, metric, headline.higher_is_better)
-        yield table(experiment, text, COLUMNS, found, group, csv_only=["revision"])
+    compared = {experiment: compare(group) for experiment, group in experiments(records).items()}
+    adjusted = holm_of({(name, key): d for name, of in compared.items() for key, d in of.differences.items()})
+    for experiment, of in compared.items():
+        own = {function: p for (name, function), p in adjusted.items() if name == experiment}
+        text = introduction(of.records[0], f"{of.headline.title} ({of.metric})")
+        yield table(
+            experiment, text, COLUMNS, rows(of, own), of.records, csv_only=["sign flip", "correlation", "revision"]
+        )
 
 
 def write_tables(results: Path) -> Iterator[Path]:
@@ -93,12 +127,15 @@ def write_tables(results: Path) -> Iterator[Path]:
 
 
 def introduction(record: Run, title: str) -> str:
+    of = HEADLINE[record.config["task"]].of
     return f"""# {record.experiment}: {title}
 
 {" ".join(record.config["description"].split())}
 
-Made by `python -m multimax.suite.report` from `results/runs`; the values are those of \
-{HEADLINE[record.config["task"]].of}, one for each seed, with the 95% interval of their mean (Student's t). A name of \
-two parts is attention-output.
+Made by `python -m multimax.suite.report` from `results/runs`; the values are those of {of}, one for
+each seed, with the 95% interval of their mean (Student's t), cut at what the metric can be. *Difference*: from softmax,
+paired by seed, with its own interval and two-sided p-value (paired t), as it is and adjusted for the rows of all
+experiments (Holm). A name of two parts is attention-output. The CSV has the sign-flip p-value and the correlation with
+softmax over seeds as well.
 
 """

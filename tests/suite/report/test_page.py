@@ -1,6 +1,7 @@
 """The page of runs: what is in it. tests/suite/report/test_page_in_browser.py looks at it."""
 
 import base64
+import csv
 import hashlib
 import json
 import os
@@ -10,6 +11,7 @@ import threading
 import urllib.error
 import urllib.request
 from dataclasses import asdict
+from decimal import ROUND_HALF_UP, Decimal
 from html.parser import HTMLParser
 from itertools import pairwise
 
@@ -84,6 +86,32 @@ def test_the_page_in_the_repository_is_what_the_records_give(root):
     for figure in data["figures"]:
         assert all((results / (figure["path"] + suffix)).is_file() for suffix in figure["files"])
     assert len(output.files[".html"]) < 1_000_000
+
+
+def as_the_page_shows(value, sign=""):
+    """What JavaScript's toFixed(2) makes of a number: it rounds halves up, Python to even."""
+    return f"{Decimal(value).quantize(Decimal('.01'), ROUND_HALF_UP):{sign}}".replace("-0.00", "0.00")
+
+
+def test_the_page_shows_the_numbers_of_the_tables(root):
+    """Each is rounded once, from the number itself."""
+    tables = root / "results" / "tables"
+    data = data_in((root / "results" / "index.html").read_bytes())
+    assert data["means"]
+    for mean in data["means"]:
+        with (tables / f"{mean['experiment']}.csv").open(newline="") as file:
+            [row] = [row for row in csv.DictReader(file) if row["function"] == mean["function"]]
+        assert as_the_page_shows(mean["mean"]) == row["mean"]
+        for key, column in (("deviation", "standard deviation"), ("difference", "difference")):
+            if mean[key] is not None:
+                assert as_the_page_shows(mean[key], "+" if key == "difference" else "") == row[column]
+        if mean["interval"]:
+            assert " to ".join(map(as_the_page_shows, mean["interval"])) == row["95% interval"]
+        if mean["difference_interval"]:
+            bounds = [as_the_page_shows(bound, "+") for bound in mean["difference_interval"]]
+            assert " to ".join(bounds) == row["of the difference"]
+        runs = [r for r in data["runs"] if (r["experiment"], r["function"]) == (mean["experiment"], mean["function"])]
+        assert sorted(as_the_page_shows(run["value"]) for run in runs) == sorted(row["values"].split())
 
 
 def test_the_page_is_one_file_that_asks_for_nothing(tmp_path):

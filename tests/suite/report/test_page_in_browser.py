@@ -100,7 +100,7 @@ def browser(tmp_path_factory):
 
 TABLE = {
     "name": "claims", "title": "Claims", "text": "Words about claims.", "columns": ["claim", "measured", "verdict"],
-    "rows": [["a <b>claim</b>", "9.5", "reproduced"], ["another", "10.5", "not run"], ["a third", "", "not decided"]],
+    "rows": [["a <b>claim</b>", "9.5", "reproduced"], ["another", "10.5", "not run"], ["a third", "", "inconclusive"]],
 }  # fmt: skip
 
 

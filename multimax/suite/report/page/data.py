@@ -10,13 +10,12 @@ import matplotlib
 
 from multimax.suite.config import flatten
 from multimax.suite.figures.style import STYLES, Style, style_of
+from multimax.suite.report.metrics import BASELINE, HEADLINE, possible
 from multimax.suite.report.page.command import command
 from multimax.suite.report.page.curves import Curves, packed, read_curves, short
 from multimax.suite.report.statistics import mean_over_seeds, paired
-from multimax.suite.report.tables import HEADLINE
 from multimax.suite.runs import Run
 
-BASELINE = "softmax"
 SCORES = {"deit": ("top1",), "lm": ("ppl@", "smoothed_ppl@"), "mt": ("bleu",)}
 """How the name of the metric that a task's runs are scored by begins: of an unfinished run it is not written down."""
 
@@ -140,12 +139,12 @@ def run_data(run: Shown, variant: str) -> dict[str, Any]:
         "of_steps": run.of_steps,
         "metric": run.metric,
         "headline": headline,
-        "value": rounded(run.final.get(headline)) if headline else None,
+        "value": run.final.get(headline) if headline else None,
         "parameters": run.summary.get("parameters", {}).get("total"),
         "steps_per_epoch": rounded(run.curves.steps_per_epoch),
         "seconds_per_step": rounded(run.seconds_per_step),
         "facts": facts(run),
-        "final": {name: rounded(value) for name, value in run.final.items()},
+        "final": dict(run.final),
         "config": {key: value for key, value in flatten(config) if key != "description"},
         "command": run.command,
         "pictures": [list(picture) for picture in run.pictures],
@@ -220,7 +219,7 @@ def means(runs: Sequence[Shown], variants: Sequence[str]) -> list[dict[str, Any]
             groups[run.experiment, variant, run.function].append(run)
     result = []
     for (experiment, variant, function), group in groups.items():
-        mean = mean_over_seeds(run.final[str(run.headline)] for run in group)
+        mean = mean_over_seeds(by_seed(group).values(), possible(str(group[0].headline)))
         baseline = groups.get((experiment, variant, BASELINE), []) if function != BASELINE else []
         difference = paired(by_seed(group), by_seed(baseline))
         result.append(
@@ -230,13 +229,13 @@ def means(runs: Sequence[Shown], variants: Sequence[str]) -> list[dict[str, Any]
                 "variant": variant,
                 "metric": group[0].headline,
                 "seeds": sorted(run.config["seed"] for run in group),
-                "mean": rounded(mean.mean),
-                "deviation": rounded(mean.deviation),
-                "interval": interval(mean.interval),
+                "mean": precise(mean.mean),
+                "deviation": precise(mean.deviation),
+                "interval": precise_span(mean.interval),
                 "pairs": difference.n if difference else 0,
-                "difference": rounded(difference.mean) if difference else None,
-                "difference_interval": interval(difference.interval) if difference else None,
-                "p": rounded(difference.p) if difference else None,
+                "difference": precise(difference.mean) if difference else None,
+                "difference_interval": precise_span(difference.interval) if difference else None,
+                "p": precise(difference.p) if difference else None,
             }
         )
     sign = {name: -1 if HEADLINE[of["task"]].higher_is_better else 1 for name, of in experiments(runs).items()}
@@ -247,12 +246,17 @@ def by_seed(group: Sequence[Shown]) -> dict[int, float]:
     return {run.config["seed"]: run.final[str(run.headline)] for run in group}
 
 
-def interval(bounds: tuple[float, float] | None) -> list[float | int] | None:
-    return None if bounds is None else [short(bound) for bound in bounds]
-
-
 def rounded(value: float | None) -> float | int | None:
     return None if value is None else short(value)
+
+
+def precise(value: float | None) -> float | None:
+    """Twelve digits, which the page rounds once more to two: as the tables do, and the same on every machine."""
+    return None if value is None else float(f"{value:.12g}")
+
+
+def precise_span(bounds: tuple[float, float] | None) -> list[float | None] | None:
+    return None if bounds is None else [precise(bound) for bound in bounds]
 
 
 def style(function: str) -> dict[str, Any]:

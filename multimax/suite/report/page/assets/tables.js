@@ -1,9 +1,9 @@
 // Tables that sort: means over seeds, runs, and the tables of the claims.
 
 const VERDICTS = {
-  reproduced: ["good", "✓"], "as claimed": ["good", "✓"], better: ["good", "▲"],
-  "not reproduced": ["bad", "✗"], "the opposite": ["bad", "✗"],
-  "not decided": ["open", "~"], "not run": ["none", "○"], "not available": ["none", "–"],
+  reproduced: ["good", "✓"], supported: ["good", "✓"], better: ["good", "▲"],
+  "not reproduced": ["bad", "✗"], contradicted: ["bad", "✗"], "no effect above the margin": ["bad", "="],
+  inconclusive: ["open", "~"], "too close to tell": ["open", "~"], "not run": ["none", "○"], "not available": ["none", "–"],
 };
 
 // A column: key, title, value(row) to sort and search by, and cell(row) to show where that is something else.

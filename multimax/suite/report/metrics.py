@@ -1,0 +1,44 @@
+"""What the metrics of runs are: which one a task's tables compare, and between which values it can lie."""
+
+import math
+from dataclasses import dataclass
+
+BASELINE = "softmax"
+"""The function that all others are compared with."""
+
+
+@dataclass(frozen=True)
+class Headline:
+    """What a task's tables are about: ``metric`` is None for the one that a run is scored by."""
+
+    title: str
+    higher_is_better: bool
+    metric: str | None = None
+    of: str = "the last step"
+
+
+HEADLINE = {
+    "deit": Headline("top-1 accuracy, %", True),
+    "lm": Headline("perplexity", False),
+    "mt": Headline(
+        "BLEU on the test data", True, "test_bleu@best", "the weights that were best on the validation data"
+    ),
+}
+
+POSSIBLE = {
+    "top": (0.0, 100.0),
+    "bleu": (0.0, 100.0),
+    "sacrebleu": (0.0, 100.0),
+    "ppl": (1.0, math.inf),
+    "smoothed_ppl": (1.0, math.inf),
+    "loss": (0.0, math.inf),
+    "patch_similarity": (-1.0, 1.0),
+    "mad": (0.0, 2.0),
+}
+"""By how a metric's name begins, behind ``test_`` where it is of the test data."""
+
+
+def possible(metric: str) -> tuple[float, float]:
+    """The least and the greatest value of a metric."""
+    name = metric.removeprefix("test_")
+    return next((bounds for start, bounds in POSSIBLE.items() if name.startswith(start)), (-math.inf, math.inf))
