@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from multimax.suite.figures.style import STYLES, Style, figure, style_of
+from multimax.suite.figures.style import STYLES, Style, figure, rounded, style_of
 from multimax.suite.measures.three_scores import (
     ALPHA,
     Fit,
@@ -24,7 +24,7 @@ from multimax.suite.measures.three_scores import (
 
 K = (10.0, 8.0, 6.0, 4.0, 2.0)
 TEMPERATURES = (1.0, 4.0, 8.0, 16.0, 32.0)
-CURVE = torch.linspace(-1, 10, 111, dtype=torch.float64)
+CURVE = torch.arange(-10, 101, dtype=torch.float64) / 10
 
 RING: dict[str, Any] = {
     "marker": "o",
@@ -46,11 +46,17 @@ def figure1(multimax: Fit, k: Sequence[float], published: Mapping[str, Sequence[
     with figure(9.5, 7.6) as drawing:
         ((simplex, edge), (by_k, plane)) = drawing.subplots(2, 2)
         rows += draw_simplex(simplex)
-        rows += draw_edge(edge, {name: points(function, K) for name, function in named.items()})
+        rows += draw_edge(edge, {name: rounded_points(function, K) for name, function in named.items()})
         rows += draw_by_k(by_k, named, k, published)
         rows += draw_plane(plane, named)
         drawing.legend(handles=legend(named), loc="outside lower center", ncols=4, handlelength=3)
     return drawing, rows
+
+
+def rounded_points(function: Function, k: Sequence[float] | torch.Tensor) -> Points:
+    """``points`` to the four digits that the rows have: in further ones processors differ, and so would pictures."""
+    exact = points(function, k)
+    return Points(rounded(exact.weights), rounded(exact.multi_modality), rounded(exact.sparsity))
 
 
 def legend(names: Iterable[str]) -> list[Line2D]:
@@ -83,8 +89,8 @@ def draw_simplex(axes: Axes) -> list[Row]:
     rows = []
     for i, temperature in enumerate(TEMPERATURES):
         shade = str(0.12 * i)
-        path = plane_of_simplex(points(at_temperature(temperature), CURVE).weights)
-        marks = plane_of_simplex(points(at_temperature(temperature), K).weights)
+        path = rounded(plane_of_simplex(rounded_points(at_temperature(temperature), CURVE).weights))
+        marks = rounded(plane_of_simplex(rounded_points(at_temperature(temperature), K).weights))
         axes.plot(*path.T, color=shade)
         axes.plot(*marks.T, "o", color=shade, markersize=4)
         end = (float(marks[0, 0]), float(marks[0, 1]))
@@ -110,8 +116,8 @@ def draw_edge(axes: Axes, of: Mapping[str, Points]) -> list[Row]:
     """The half of the simplex's lower edge that k <= 10 can reach, once for each function."""
     axes.set_title("b  The lower edge: weight of k")
     rows = []
-    for height, (name, at) in enumerate(of.items()):
-        style, second = style_of(name), at.weights[:, 1].tolist()
+    for height, (name, found) in enumerate(of.items()):
+        style, second = style_of(name), found.weights[:, 1].tolist()
         axes.axhline(-height, color="0.85", linewidth=1, zorder=0)
         axes.plot(second, [-height] * len(K), style.marker, color=style.color, markersize=style.size, clip_on=False)
         for x, text in merged(second).items():
@@ -142,11 +148,11 @@ def draw_by_k(
     curve = CURVE[CURVE >= 1]
     rows = []
     for name, function in named.items():
-        style, at = style_of(name), points(function, curve).multi_modality
-        marks = points(function, K).multi_modality
-        axes.plot(curve, at, linestyle=style.line, color=style.color)
+        style, by_k = style_of(name), rounded_points(function, curve).multi_modality
+        marks = rounded_points(function, K).multi_modality
+        axes.plot(curve, by_k, linestyle=style.line, color=style.color)
         axes.plot(K, marks, **marker(style), linewidth=0)
-        rows += [row("multi-modality", name, k, k, m) for k, m in zip(curve.tolist(), at.tolist(), strict=True)]
+        rows += [row("multi-modality", name, k, k, m) for k, m in zip(curve.tolist(), by_k.tolist(), strict=True)]
     rings = [(name, k, m) for name, values in published.items() for k, m in zip(read_at, values, strict=True)]
     unlike = sorted({(k, m) for _, k, m in rings})
     axes.plot(*zip(*unlike, strict=True), **RING, clip_on=False, zorder=5)
@@ -173,13 +179,13 @@ def draw_plane(axes: Axes, named: Mapping[str, Function]) -> list[Row]:
     """M against S, both averaged over the four k below 10."""
     axes.set_title("d  Both, averaged over k = 2 to 8")
     k = K[1:]
-    temperatures = torch.logspace(-1, 6, 141, base=2, dtype=torch.float64).tolist()
-    alphas = torch.linspace(1, 2, 101, dtype=torch.float64).tolist()
+    temperatures = [2 ** (i / 20) for i in range(-20, 121)]
+    alphas = [1 + i / 100 for i in range(101)]
     paths = {
-        "softmax": {t: mean_point(points(at_temperature(t), k)) for t in temperatures},
-        "entmax": {alpha: mean_point(points(at_alpha(alpha), k)) for alpha in alphas},
+        "softmax": {t: mean_point(rounded_points(at_temperature(t), k)) for t in temperatures},
+        "entmax": {alpha: mean_point(rounded_points(at_alpha(alpha), k)) for alpha in alphas},
     }
-    single = {name: mean_point(points(function, k)) for name, function in named.items()}
+    single = {name: mean_point(rounded_points(function, k)) for name, function in named.items()}
     everything = [*single.values(), *(xy for path in paths.values() for xy in path.values())]
     front = pareto_front(everything)
     axes.plot(
@@ -189,12 +195,12 @@ def draw_plane(axes: Axes, named: Mapping[str, Function]) -> list[Row]:
     for name, path in paths.items():
         style = style_of(name)
         axes.plot(*zip(*path.values(), strict=True), linestyle=style.line, color=style.color, linewidth=1.2)
-        rows += [row("plane", name, at, *xy) for at, xy in path.items()]
+        rows += [row("plane", name, moved, *xy) for moved, xy in path.items()]
     for name, xy in single.items():
         axes.plot(*xy, **marker(style_of(name)), linewidth=0, clip_on=False)
         rows.append(row("plane", f"{name} itself", 0, *xy))
     for t in (1.0, 2.0, 4.0, 16.0):
-        xy = mean_point(points(at_temperature(t), k))
+        xy = mean_point(rounded_points(at_temperature(t), k))
         axes.plot(*xy, "o", color="black", markersize=3)
         beside = (8, -3) if t == 1 else (0, 6)
         axes.annotate(
@@ -208,5 +214,5 @@ def draw_plane(axes: Axes, named: Mapping[str, Function]) -> list[Row]:
     return rows
 
 
-def mean_point(at: Points) -> tuple[float, float]:
-    return float(at.multi_modality.mean()), float(at.sparsity.mean())
+def mean_point(of: Points) -> tuple[float, float]:
+    return round(float(of.multi_modality.mean()), 4), round(float(of.sparsity.mean()), 4)

@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from multimax import reweight
-from multimax.suite.figures.style import figure, style_of
+from multimax.suite.figures.style import figure, rounded, style_of
 from multimax.suite.measures.three_scores import Function, at_temperature
 
 RANGES = torch.tensor([-1.0, 1.0], dtype=torch.float64)
@@ -16,7 +16,7 @@ TS = torch.tensor([-2.0, -0.75], dtype=torch.float64)
 """MultiMax of first order, chosen to be seen and not learned: slope 3 below -1, 1 between, 1/4 above 1."""
 
 LEVELS = {"small": -3.0, "medium": 0.0, "large": 3.0}
-DIFFERENCES = torch.linspace(-4, 4, 161, dtype=torch.float64)
+DIFFERENCES = torch.arange(-80, 81, dtype=torch.float64) / 20
 FUNCTIONS = {
     "softmax": reweight.softmax,
     "evsoftmax": reweight.evsoftmax,
@@ -46,6 +46,7 @@ def first_weight(function: Function, level: float) -> Tensor:
 
 
 def draw(axes: Axes, panel: str, series: str, x: Tensor, y: Tensor, **line: Any) -> list[Row]:
+    x, y = rounded(x), rounded(y)
     axes.plot(x, y, **line)
     return [
         {"panel": panel, "series": series, "x": f"{at:.3f}", "y": f"{value:.4f}"}
@@ -72,7 +73,7 @@ def draw_fixed(axes: Axes) -> list[Row]:
 
 def draw_modulation(axes: Axes) -> list[Row]:
     axes.set_title("b  What MultiMax does to a score")
-    x = torch.linspace(-5, 5, 101, dtype=torch.float64)
+    x = torch.arange(-50, 51, dtype=torch.float64) / 10
     style = style_of("multimax")
     rows = draw(axes, "modulation", "identity", x, x, color="0.6", linewidth=1)
     y = reweight.seglu(x, RANGES, TS, order=1)

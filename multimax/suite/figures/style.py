@@ -9,7 +9,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import matplotlib
+import torch
 from matplotlib.figure import Figure
+from torch import Tensor
 
 
 @dataclass(frozen=True)
@@ -58,3 +60,10 @@ def figure(width: float, height: float) -> Iterator[Figure]:
     """A figure of that size in inches that lays itself out, to be drawn within the context."""
     with matplotlib.rc_context(SETTINGS):
         yield Figure(figsize=(width, height), layout="constrained")
+
+
+def rounded(values: Tensor, digits: int = 4) -> Tensor:
+    """``values`` to so many digits behind the point, float64, the same bits on every processor that agrees on them."""
+    return torch.tensor([round(value, digits) for value in values.flatten().tolist()], dtype=torch.float64).view_as(
+        values
+    )
