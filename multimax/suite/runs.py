@@ -133,7 +133,7 @@ class Run:
         return starts[-1]["revision"] if starts else self.summary.get("revision")
 
     def analysis(self, kind: str) -> dict[str, Any] | None:
-        """What ``python -m multimax.suite.analysis`` kept of the run in KIND.json; None if that was not run."""
+        """What ``python -m multimax.suite.figures`` kept of the run in KIND.json; None if that was not run."""
         return self._json(f"analysis/{kind}.json")
 
     def is_trained_now(self) -> bool:

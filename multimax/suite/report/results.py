@@ -8,7 +8,7 @@ from multimax.suite.report.claim_tables import claim_tables
 from multimax.suite.report.claims import read_claims
 from multimax.suite.report.cost_table import cost_table
 from multimax.suite.report.defect_table import defect_table
-from multimax.suite.report.experiment_figure import experiment_figures
+from multimax.suite.report.difference_figures import difference_figures
 from multimax.suite.report.figures import figure1_picture, figure1_table, figure2_picture
 from multimax.suite.report.measured_figures import measured_figures, oversmoothing_figures
 from multimax.suite.report.outputs import Output
@@ -31,9 +31,9 @@ def all_tables(results: Path) -> Iterator[Output]:
 
 
 def all_figures(results: Path) -> Iterator[Output]:
-    """A figure of each experiment, those of what was measured of its runs, and those of the paper. Raises UserError."""
+    """A figure of each task's differences, those of what was measured, and those of the paper. Raises UserError."""
     records, path = read_runs(results / "runs"), results / "claims.yaml"
-    yield from experiment_figures(records)
+    yield from difference_figures(records)
     yield from oversmoothing_figures(records)
     yield from measured_figures(records)
     yield figure1_picture(read_claims(path).figure1, path)

@@ -6,6 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import yaml
+
+from multimax.suite.composition import CONFIGS
 from multimax.suite.errors import UserError
 from multimax.suite.report.metrics import BASELINE, HEADLINE, Headline, possible
 from multimax.suite.report.outputs import Output, Row, save, table
@@ -65,6 +68,11 @@ def rows(of: Comparison, adjusted: Mapping[str, float]) -> list[Row]:
     ]
 
 
+def adjusted_p(compared: Mapping[str, Comparison]) -> dict[tuple[str, str], float]:
+    """By experiment and function the p-value of the difference from softmax, adjusted for those of all experiments."""
+    return holm_of({(name, key): of for name, by in compared.items() for key, of in by.differences.items()})
+
+
 def holm_of(differences: Mapping[Any, Difference | None]) -> dict[Any, float]:
     """The adjusted p-values of those differences that have one, which are one family."""
     tested = {key: of.p for key, of in differences.items() if of is not None and of.p is not None}
@@ -111,7 +119,7 @@ def experiments(records: Sequence[Run]) -> dict[str, list[Run]]:
 def tables(records: Sequence[Run]) -> Iterator[Output]:
     """A table of each experiment, as CSV and Markdown. Raises UserError as ``experiments`` does."""
     compared = {experiment: compare(group) for experiment, group in experiments(records).items()}
-    adjusted = holm_of({(name, key): d for name, of in compared.items() for key, d in of.differences.items()})
+    adjusted = adjusted_p(compared)
     for experiment, of in compared.items():
         own = {function: p for (name, function), p in adjusted.items() if name == experiment}
         text = introduction(of.records[0], f"{of.headline.title} ({of.metric})")
@@ -130,7 +138,7 @@ def introduction(record: Run, title: str) -> str:
     of = HEADLINE[record.config["task"]].of
     return f"""# {record.experiment}: {title}
 
-{" ".join(record.config["description"].split())}
+{description(record)}
 
 Made by `python -m multimax.suite.report` from `results/runs`; the values are those of {of}, one for
 each seed, with the 95% interval of their mean (Student's t), cut at what the metric can be. *Difference*: from softmax,
@@ -139,3 +147,10 @@ experiments (Holm). A name of two parts is attention-output. The CSV has the sig
 softmax over seeds as well.
 
 """
+
+
+def description(run: Run) -> str:
+    """What the run's experiment is, in the words of its configuration today; those of the run if that has gone."""
+    path = CONFIGS / "experiment" / f"{run.experiment}.yaml"
+    today = yaml.safe_load(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    return " ".join(today.get("description", run.config["description"]).split())

@@ -14,6 +14,7 @@ from multimax.suite.report.metrics import BASELINE, HEADLINE, possible
 from multimax.suite.report.page.command import command
 from multimax.suite.report.page.curves import Curves, packed, read_curves, short
 from multimax.suite.report.statistics import mean_over_seeds, paired
+from multimax.suite.report.tables import description
 from multimax.suite.runs import Run
 
 SCORES = {"deit": ("top1",), "lm": ("ppl@", "smoothed_ppl@"), "mt": ("bleu",)}
@@ -198,7 +199,7 @@ def experiments(runs: Sequence[Shown]) -> dict[str, dict[str, Any]]:
             {
                 "task": run.config["task"],
                 "data": run.config["data"]["name"],
-                "description": " ".join(run.config["description"].split()),
+                "description": description(run.run),
                 "title": headline.title,
                 "higher_is_better": headline.higher_is_better,
                 "metric": None,

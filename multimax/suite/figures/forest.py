@@ -1,0 +1,56 @@
+"""Paired differences as a forest plot: each pair a faint mark, their mean a strong one on its interval."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from multimax.suite.figures.style import figure, style_of
+
+
+@dataclass(frozen=True)
+class Line:
+    """One line of the plot; ``function`` gives its look. Of a single pair there is no interval, and it is hollow."""
+
+    label: str
+    function: str
+    pairs: Sequence[float]
+    mean: float
+    interval: tuple[float, float] | None
+
+
+def forest(groups: Mapping[str, Sequence[Line]], title: str, axis: str) -> Figure:
+    """The groups below each other, each under its name."""
+    count = sum(len(lines) + 1 for lines in groups.values())
+    with figure(7.0, 1.0 + 0.24 * count) as drawing:
+        axes = drawing.subplots()
+        height = 0
+        ticks: dict[int, str] = {}
+        for name, lines in groups.items():
+            axes.text(0, height, name, transform=axes.get_yaxis_transform(), va="center", fontsize=8, color="0.4")
+            for line in lines:
+                height += 1
+                draw(axes, height, line)
+                ticks[height] = line.label
+            height += 1
+        axes.axvline(0, color="0.6", linewidth=1, zorder=0)
+        axes.set_yticks(list(ticks), list(ticks.values()))
+        axes.set_ylim(height - 0.4, -0.6)
+        axes.tick_params("y", length=0)
+        axes.spines["left"].set_visible(False)
+        axes.grid(axis="x", color="0.92")
+        axes.set_axisbelow(True)
+        axes.set_xlabel(axis)
+        axes.set_title(title)
+    return drawing
+
+
+def draw(axes: Axes, height: int, line: Line) -> None:
+    style = style_of(line.function)
+    if line.interval is None:
+        axes.plot(line.mean, height, style.marker, color=style.color, markersize=style.size, markerfacecolor="white")
+        return
+    axes.plot(line.pairs, [height] * len(line.pairs), "|", color=style.color, markersize=7, alpha=0.5)
+    axes.plot(line.interval, [height, height], color=style.color, linewidth=1.6)
+    axes.plot(line.mean, height, style.marker, color=style.color, markersize=style.size)
