@@ -41,7 +41,7 @@ def finding(groups: Mapping[str, Sequence[Line]], adjusted: Sequence[float]) -> 
     intervals = [line.interval for group in groups.values() for line in group if line.interval is not None]
     decided = sum(low > 0 or high < 0 for low, high in intervals)
     kept = sum(p <= LEVEL for p in adjusted)
-    return f"Differences from softmax: {decided} of {len(intervals)} intervals without zero, {kept} after Holm's correction"
+    return f"Differences from softmax: {decided} of {len(intervals)} intervals without zero, {kept} after Holm"
 
 
 def rows(groups: Mapping[str, Sequence[Line]]) -> list[Row]:
