@@ -30,7 +30,7 @@ STYLES = {
     "entmax15": Style("1.5-entmax", "#56B4E9", "^", "-.", 7),
     "entmax": Style("entmax", "#009E73", "D", (0, (1, 1))),
     "evsoftmax": Style("ev-softmax", "#CC79A7", "v", (0, (5, 1, 1, 1, 1, 1)), 7),
-    "temperature": Style("learned temperature", "#7F7F7F", "P", (0, (3, 1, 1, 1)), 7),
+    "temperature": Style("learned temperature", "#7B4B2A", "P", (0, (3, 1, 1, 1)), 7),
 }
 OTHER = "#E69F00"
 

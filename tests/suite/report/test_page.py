@@ -90,7 +90,8 @@ def test_the_page_in_the_repository_is_what_the_records_give(root):
 
 def as_the_page_shows(value, sign=""):
     """What JavaScript's toFixed(2) makes of a number: it rounds halves up, Python to even."""
-    return f"{Decimal(value).quantize(Decimal('.01'), ROUND_HALF_UP):{sign}}".replace("-0.00", "0.00")
+    rounded = Decimal(value).quantize(Decimal(".01"), ROUND_HALF_UP) + 0  # + 0: without a negative zero
+    return f"{rounded:{sign}}"
 
 
 def test_the_page_shows_the_numbers_of_the_tables(root):
