@@ -1,6 +1,8 @@
 """Sweeps on a real Slurm of two nodes: frozen, preempted, out of time, and with a node that goes away."""
 
 import json
+import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -190,6 +192,27 @@ def test_a_run_out_of_time_goes_on_where_it_was(submitter, uninterrupted):
     assert trace(run) == uninterrupted, submitter.logs()
     assert len(starts(run)) == 2
     assert starts(run)[1] >= 2
+
+
+def test_srun_ends_a_run_one_of_whose_processes_is_killed_and_names_it(submitter):
+    cluster = submitter.cluster
+    submitter.hold.touch()
+    submitter.submit("hydra.launcher.nodes=2", NEVER)
+    submitter.wait_for_steps(submitter.run(), 1, steps=2)
+    node = NODES[1]
+    (task,) = (process for process in cluster.processes(node) if variable(process, "SLURM_PROCID") == "1")
+    os.kill(task, signal.SIGKILL)
+    wait_for("the other process to end", lambda: not cluster.jobs(), 60)
+    assert f"srun: error: {node}: task 1: Killed" in submitter.logs()
+
+
+def variable(process: int, name: str) -> str | None:
+    """What a task's environment says; None for Slurm's own processes and for what a task has started."""
+    command = Path(f"/proc/{process}/cmdline").read_text()
+    if "submitit" not in command:
+        return None
+    pairs = (pair.partition("=") for pair in Path(f"/proc/{process}/environ").read_text().split("\0"))
+    return next((value for key, _, value in pairs if key == name), None)
 
 
 def test_a_run_whose_node_goes_away_goes_on_on_another(submitter, uninterrupted):

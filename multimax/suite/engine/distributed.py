@@ -5,22 +5,23 @@ torchrun wins where both speak, for then srun has started torchrun and not us. O
 """
 
 import os
+import signal
 import socket
 import subprocess
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import timedelta
 
 import torch
 import torch.distributed as dist
 
-from multimax.suite.engine.lifeline import Lifeline
 from multimax.suite.errors import Diverged, Interrupted, UserError
 
-# How long a process waits for the others in one exchange. A process that has ended is noticed at once by the lifeline;
-# this is for one that hangs, and leaves time for a slow evaluation, a slow disk or the preparation of the data.
+# How long a process waits for the others in one exchange before it takes one of them to hang: leaves time for a slow
+# evaluation, a slow disk or the preparation of the data.
 TIMEOUT = timedelta(minutes=30)
+LEAVE = 20  # seconds that a process which failed has to report it and end
 JOIN_TIMEOUT = timedelta(minutes=5)  # for all to start; one that dies before it has joined is the launcher's to notice
 PORTS = range(12_000, 32_000)  # below those that systems hand out by themselves
 
@@ -109,8 +110,8 @@ def choose_device(name: str) -> torch.device:
 def processes(device: torch.device) -> Iterator[None]:
     """Join the other processes, if there are any, for the time of the block.
 
-    A process that ends or fails in it takes the others down, which say what happened to it: in them this raises
-    UserError, or ends the process where it is too busy to.
+    A process that ends before its work is done is the launcher's to notice: torchrun and ``srun --kill-on-bad-exit=1``
+    end the others and name it. Raises UserError in a process that hears of it first, from an exchange that fails.
     """
     here = place()
     if device.type == "cuda":
@@ -118,24 +119,26 @@ def processes(device: torch.device) -> Iterator[None]:
     if here.world == 1:
         yield
         return
-    lifeline = start(here, device)
+    join(here, device)
     try:
         yield
     except (Interrupted, Diverged):
-        leave(lifeline)
+        leave()
         raise
     except BaseException as error:
-        # What a lost peer makes of an exchange says nothing about the cause.
-        if isinstance(error, Exception) and (cause := lifeline.cause(wait=2.0)):
-            raise UserError(cause) from None
-        lifeline.fail(str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}")
+        end_by_force_after(LEAVE)
+        with suppress(RuntimeError):
+            dist.destroy_process_group()  # or its threads may abort the process when it ends
+        if is_lost_exchange(error):
+            reason = str(error).splitlines()[0]
+            raise UserError(f"process {here.rank} of {here.world} has lost another one of the run: {reason}") from None
         raise
     else:
-        leave(lifeline)
+        leave()
 
 
-def start(here: Place, device: torch.device) -> Lifeline:
-    """Join the process group and tie the lifeline."""
+def join(here: Place, device: torch.device) -> None:
+    """Make the process group of all processes of the run."""
     host, port = address()
     url = f"tcp://{host}:{port}" if here.slurm else "env://"
     try:
@@ -148,7 +151,6 @@ def start(here: Place, device: torch.device) -> Lifeline:
             world_size=here.world,
             timeout=TIMEOUT,
         )
-        return Lifeline(here.rank, here.world, host, sum_over_processes)
     except (RuntimeError, ValueError, OSError) as error:
         reason = str(error).splitlines()[0]
         raise UserError(
@@ -156,14 +158,29 @@ def start(here: Place, device: torch.device) -> Lifeline:
         ) from error
 
 
-def leave(lifeline: Lifeline) -> None:
+def leave() -> None:
     """Part from the other processes, which do the same at this point of the run.
 
     All wait for the first, which may be writing still: a launcher ends the others with the first to go.
     """
     sum_over_processes({"done": 1.0})
-    lifeline.close()
     dist.destroy_process_group()
+
+
+def end_by_force_after(seconds: int) -> None:
+    """Have the system end this process, which has failed, if it does not manage to by itself.
+
+    The exit may wait for a GPU that waits for another process, when no thread of Python runs any more, and the launcher
+    would wait with it.
+    """
+    with suppress(ValueError):  # outside of the main thread
+        signal.signal(signal.SIGALRM, signal.SIG_DFL)
+    signal.alarm(seconds)
+
+
+def is_lost_exchange(error: BaseException) -> bool:
+    """Whether ``error`` is that of a process group, which says nothing about the cause."""
+    return isinstance(error, dist.DistError) or (isinstance(error, RuntimeError) and "gloo" in str(error))
 
 
 def sum_over_processes(values: dict[str, float]) -> dict[str, float]:
