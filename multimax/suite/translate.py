@@ -2,6 +2,7 @@
 
 import logging
 import sys
+import unicodedata
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
@@ -10,6 +11,8 @@ from typing import BinaryIO
 import torch
 from torch import nn
 
+from multimax.suite.data.dictionary import UNK
+from multimax.suite.data.left_out import LeftOut
 from multimax.suite.data.preparation import DESCRIPTION
 from multimax.suite.errors import UserError
 from multimax.suite.models.encoder_decoder import EncoderDecoder
@@ -43,7 +46,8 @@ class TextFile:
         try:
             for line in self.file:
                 count += 1
-                yield line.decode("utf-8-sig" if count == 1 else "utf-8").rstrip("\r\n")
+                text = line.decode("utf-8-sig" if count == 1 else "utf-8").rstrip("\r\n")
+                yield unicodedata.normalize("NFC", text)  # as the text that the run was trained on
         except UnicodeDecodeError:
             raise UserError(f"line {count} of {self.name} is not UTF-8") from None
         except OSError as error:
@@ -72,15 +76,21 @@ def translate_text(
             root,
         )
     sources = (task.encode(line, f"line {number} of {text.name}") for number, line in enumerate(text, 1))
+    unknown = tokens = 0
     remaining = iter(list(sources)) if text.whole else sources
     done, size = 0, 1 if text.file.isatty() else CHUNK
     while chunk := list(islice(remaining, size)):
+        tokens += sum(len(ids) - 1 for ids in chunk)
+        unknown += sum(int((ids == UNK).sum()) for ids in chunk)
         for number, found in enumerate(task.translate(model, device, chunk), done + 1):
             if nbest is None:
                 yield found[0][1]
             else:
                 yield from (f"{number}\t{score:.6f}\t{translation}" for score, translation in found[:nbest])
         done += len(chunk)
+    if unknown:
+        reason = {"the dictionary of the run lacks them": unknown}
+        logger.warning("%s", LeftOut(f"tokens of {text.name}", tokens, reason, "are read as <unk>"))
 
 
 def score_text(task: Task, text: TextFile) -> dict[str, float]:

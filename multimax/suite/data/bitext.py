@@ -7,6 +7,7 @@ of what is done to it. What is opened in the end is one format, fairseq's, mappe
 import hashlib
 import json
 import re
+import unicodedata
 from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, fields
@@ -21,14 +22,16 @@ from multimax.suite.data.corpus import exclusive
 from multimax.suite.data.dictionary import EOS, UNK, Dictionary
 from multimax.suite.data.fairseq_data import Sentences, read_sentences
 from multimax.suite.data.fingerprint import Fingerprint, digest
-from multimax.suite.data.left_out import LeftOut
+from multimax.suite.data.languages import CODE, check_code
+from multimax.suite.data.left_out import LeftOut, restore
 from multimax.suite.data.preparation import DESCRIPTION, Recipe, prepare, read_lines
 from multimax.suite.data.text import FileSource, StringSource, TextSource
 from multimax.suite.data.tokenization import Tokenizer, join_pieces
 from multimax.suite.errors import UserError
 
+READING = 2  # of raw text: a change of it leaves the caches alone that older code made
 VALIDATION = ("valid", "validation", "val", "dev")  # names of its files; the first is fairseq's
-TEXT = re.compile(rf"(train|{'|'.join(VALIDATION)}|[\w-]*(?:test|tst)[\w-]*)\.([a-z]{{2,3}})(\.gz)?")
+TEXT = re.compile(rf"(train|{'|'.join(VALIDATION)}|[\w-]*(?:test|tst)[\w-]*)\.({CODE})(\.gz)?")
 
 
 @dataclass
@@ -66,6 +69,8 @@ class TranslationData:
             raise UserError(f"data.source={self.source}: choose one of synthetic, files")
         if self.source_language == self.target_language:
             raise UserError(f"data.source_language and data.target_language are both {self.source_language}")
+        check_code("data.source_language", self.source_language)
+        check_code("data.target_language", self.target_language)
         for name, least in (("max_length", 1), ("max_ratio", 1), ("bpe_merges", 1)):
             value = getattr(self, name)
             if value is not None and not value >= least:
@@ -132,6 +137,7 @@ class Bitext:
 
     def prepare(self, line: str, target: bool = False) -> list[int]:
         """Ids of a raw source (or target) sentence, with EOS at the end, as ``Pairs`` has them."""
+        line = unicodedata.normalize("NFC", line)
         tokenizer = self.tokenizers[target]
         dictionary = self.target_dictionary if target else self.source_dictionary
         return dictionary.encode(tokenizer.pieces(tokenizer.words(line)), end=True)
@@ -168,6 +174,8 @@ class Bitext:
         found = [LeftOut("training pairs", self.description["train"]["pairs"] + sum(dropped.values()), dropped)]
         for split in dict.fromkeys(splits):
             pairs = self.splits[split]
+            name = VALIDATION[0] if split == "validation" else split
+            found += restore(self.description.get(name, {}).get("read", ()))
             for language, side in zip(self.recipe.languages, (pairs.sources, pairs.targets), strict=True):
                 reasons = {"the dictionary lacks them": int((side.ids == UNK).sum())}
                 found.append(LeftOut(f"{split} tokens in {language}", len(side.ids), reasons, "are read as <unk>"))
@@ -248,7 +256,7 @@ def from_text(config: TranslationData, texts: dict[str, tuple[TextSource, TextSo
     """Of raw text, prepared in the cache unless it is there already."""
     recipe = config.recipe()
     origin = {split: [side.fingerprint() for side in sides] for split, sides in texts.items()}
-    everything = {"format": preparation.FORMAT, "recipe": asdict(recipe), "text": origin}
+    everything = {"format": preparation.FORMAT, "reading": READING, "recipe": asdict(recipe), "text": origin}
     key = hashlib.sha256(json.dumps(everything).encode()).hexdigest()[:16]
     folder = Path(config.cache_dir).expanduser() / f"{config.name}-{key}"
 

@@ -9,15 +9,18 @@ import fcntl
 import hashlib
 import json
 import os
+import re
 import shutil
 import sys
 import tempfile
+import unicodedata
 from array import array
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -25,12 +28,14 @@ from rich.progress import Progress
 from torch import Tensor
 
 from multimax.suite.data.fingerprint import Fingerprint, digest
-from multimax.suite.data.left_out import LeftOut
+from multimax.suite.data.left_out import LeftOut, record, restore
+from multimax.suite.data.lines import LineReader
 from multimax.suite.data.text import TextData, TextSource, open_text
 from multimax.suite.errors import UserError
 
 UNKNOWN, END_OF_LINE = "<unk>", {"word": "<eos>", "character": "\n"}
-FORMAT = 1  # of the cache: a change of it leaves what older code made alone
+UNSPACED = re.compile("[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff]+")  # Thai, ..., Chinese
+FORMAT = 2  # of the cache: a change of it leaves what older code made alone
 BUFFER = 1 << 16  # tokens held in memory while a file is written
 
 
@@ -56,7 +61,8 @@ class Vocabulary:
         return [*(line.split() if self.unit == "word" else line), END_OF_LINE[self.unit]]
 
     def encode(self, text: str) -> list[int]:
-        """Ids of a text; its last line is not ended."""
+        """Ids of a text in any of Unicode's forms; its last line is not ended."""
+        text = unicodedata.normalize("NFC", text)
         tokens = [token for line in text.split("\n") for token in self.split(line)][:-1]
         return [self.ids.get(token, self.unknown) for token in tokens]
 
@@ -79,6 +85,7 @@ class Corpus:
     vocabulary: Vocabulary
     splits: dict[str, np.ndarray]
     unknown: dict[str, int]  # tokens of each split that the vocabulary lacks
+    read: dict[str, list[LeftOut]]  # of each split: what was left out of its lines, or changed in them
 
     def fingerprint(self, splits: Iterable[str]) -> Fingerprint:
         """Of the tokens of some splits: the file that they came from, and how it was compressed, make no difference."""
@@ -93,12 +100,15 @@ class Corpus:
         return found
 
     def left_out(self, splits: Iterable[str]) -> list[LeftOut]:
-        """The tokens of each split that the vocabulary lacks."""
-        reasons = {split: {"the vocabulary lacks them": self.unknown[split]} for split in splits}
-        return [
-            LeftOut(f"{split} tokens", len(self.splits[split]), reason, f"are read as {UNKNOWN}")
-            for split, reason in reasons.items()
-        ]
+        """What the lines of each split had, and its tokens that are unknown."""
+        found = []
+        for split in splits:
+            ids, lacking = self.splits[split], self.unknown[split]
+            written = int(np.count_nonzero(ids == self.vocabulary.unknown)) - lacking
+            reasons = {"the vocabulary lacks them": lacking, "the text has them so": written}
+            reasons = {reason: count for reason, count in reasons.items() if count}
+            found += [*self.read[split], LeftOut(f"{split} tokens", len(ids), reasons, f"are read as {UNKNOWN}")]
+        return found
 
     def unigram_perplexity(self, split: str) -> float:
         """Perplexity of a split under the training text's token frequencies, with one added to each count."""
@@ -164,6 +174,9 @@ def build_vocabulary(source: TextSource, unit: str, max_tokens: int | None) -> V
             counts.update(line.split() if unit == "word" else line)
             counts[END_OF_LINE[unit]] += 1
 
+    if unit == "word":
+        check_spaced(counts, source.name, "set data.unit=character, or segment the text")
+
     def by_frequency(tokens: Iterable[str]) -> list[str]:
         return sorted(tokens, key=lambda token: (-counts[token], token))
 
@@ -172,6 +185,19 @@ def build_vocabulary(source: TextSource, unit: str, max_tokens: int | None) -> V
         for token in by_frequency(counts.keys() - special)[max_tokens - len(special) :]:
             counts[UNKNOWN] += counts.pop(token)
     return Vocabulary(by_frequency(counts), unit)
+
+
+def check_spaced(counts: Counter[str], name: str, remedy: str) -> None:
+    """Raise UserError, which ends in ``remedy``, for text without spaces between words: sentences would be tokens."""
+    found = {token: sum(map(len, UNSPACED.findall(token))) for token in counts}
+    characters = sum(len(token) * count for token, count in counts.items())
+    unspaced = sum(length * counts[token] for token, length in found.items())
+    tokens = sum(counts[token] for token, length in found.items() if length)
+    if unspaced > characters / 2 and unspaced > 6 * tokens:
+        raise UserError(
+            f"the words of {name} have no spaces in between: there are {unspaced // tokens} characters from one to the "
+            f"next; {remedy}"
+        )
 
 
 def build(
@@ -191,12 +217,17 @@ def build(
         shutil.rmtree(temporary, ignore_errors=True)
 
 
-def write_ids(path: Path, source: TextSource, vocabulary: Vocabulary) -> dict[str, int]:
-    """Write the ids of a text as little-endian integers; returns the numbers of tokens and of unknown ones."""
+def write_ids(path: Path, source: TextSource, vocabulary: Vocabulary) -> dict[str, Any]:
+    """Write the ids of a text as little-endian integers.
+
+    Returns the number of its ``tokens``, of ``unknown`` ones, and what was met in reading its lines, ``read``.
+    """
+    reader = LineReader(source.name)
+    end = END_OF_LINE["word"] if vocabulary.unit == "word" else None
     tokens = unknown = 0
     lookup, dtype = vocabulary.ids.get, id_type(len(vocabulary))
     buffer = array("i")
-    with path.open("wb") as file, progress(source, "numbering") as lines:
+    with path.open("wb") as file, progress(source, "numbering", reader) as lines:
 
         def flush() -> None:
             nonlocal tokens, unknown
@@ -206,6 +237,11 @@ def write_ids(path: Path, source: TextSource, vocabulary: Vocabulary) -> dict[st
             del buffer[:]
 
         for line in lines:
+            if end is not None and end in line and end in line.split():
+                raise UserError(
+                    f"line {reader.lines} of {source.name} has the word {end}, which stands for the end of a line: "
+                    "take it out"
+                )
             buffer.extend([lookup(token, -1) for token in vocabulary.split(line)])
             if len(buffer) >= BUFFER:
                 flush()
@@ -214,7 +250,7 @@ def write_ids(path: Path, source: TextSource, vocabulary: Vocabulary) -> dict[st
         os.fsync(file.fileno())
     if tokens < 2:
         raise UserError(f"{source.name} is empty")
-    return {"tokens": tokens, "unknown": unknown}
+    return {"tokens": tokens, "unknown": unknown, "read": record(one for one in reader.left_out() if one.count)}
 
 
 def id_type(num_tokens: int) -> np.dtype:
@@ -232,9 +268,10 @@ def load(folder: Path, unit: str) -> Corpus | None:
             splits[split] = np.memmap(folder / f"{split}.bin", dtype, "r", shape=(size["tokens"],))
             if (folder / f"{split}.bin").stat().st_size != size["tokens"] * dtype.itemsize:
                 return None
-    except (OSError, ValueError, KeyError):
+        read = {split: restore(size["read"]) for split, size in sizes.items()}
+    except (OSError, ValueError, KeyError, TypeError):
         return None
-    return Corpus(vocabulary, splits, {split: size["unknown"] for split, size in sizes.items()})
+    return Corpus(vocabulary, splits, {split: size["unknown"] for split, size in sizes.items()}, read)
 
 
 @contextmanager
@@ -247,8 +284,8 @@ def exclusive(folder: Path) -> Iterator[None]:
 
 
 @contextmanager
-def progress(source: TextSource, doing: str) -> Iterator[Iterator[str]]:
+def progress(source: TextSource, doing: str, reader: LineReader | None = None) -> Iterator[Iterator[str]]:
     """The lines of a text, with a bar on a terminal."""
     with Progress(disable=not sys.stdout.isatty(), transient=True) as bar:
         task = bar.add_task(f"{doing} {source.name}", total=source.size)
-        yield source.lines(lambda done: bar.update(task, completed=done))
+        yield source.lines(lambda done: bar.update(task, completed=done), reader)

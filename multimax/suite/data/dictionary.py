@@ -5,6 +5,7 @@ in its order. ``</s>`` ends every sentence and begins every decoder input; ``<s>
 spelt like one of the four is an unknown word, where fairseq takes it for that token.
 """
 
+import itertools
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -56,7 +57,8 @@ class Dictionary:
         The size is filled up to a ``multiple`` with tokens that no text has, for the sake of GPUs.
         """
         tokens = sorted(counts.keys() - set(SPECIAL), key=lambda token: (-counts[token], token))
-        fillers = [FILLER.format(i) for i in range(-(len(SPECIAL) + len(tokens)) % multiple)]
+        names = (name for name in map(FILLER.format, itertools.count()) if name not in counts)
+        fillers = list(itertools.islice(names, -(len(SPECIAL) + len(tokens)) % multiple))
         return cls([*tokens, *fillers], [*(counts[token] for token in tokens), *(0 for _ in fillers)])
 
     @classmethod

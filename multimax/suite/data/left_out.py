@@ -17,6 +17,7 @@ class LeftOut:
     reasons: Mapping[str, int] = field(default_factory=Counter)
     done: str = "are left out"
     first: str = ""  # of them: where it is
+    limited: bool = True  # whether a large share is refused
 
     @property
     def count(self) -> int:
@@ -30,7 +31,7 @@ class LeftOut:
 
     def check(self, most: float) -> None:
         """Raise UserError if it is a larger share than ``most``."""
-        if self.count > most * self.total:
+        if self.limited and self.count > most * self.total:
             raise UserError(f"{self}: that is more than the share data.max_left_out={most:g}")
 
 
@@ -42,6 +43,11 @@ def checked(found: Iterable[LeftOut], most: float) -> list[LeftOut]:
     return some
 
 
+def restore(found: Iterable[Mapping[str, Any]]) -> list[LeftOut]:
+    """What ``record`` made a record of."""
+    return [LeftOut(**{name: value for name, value in one.items() if name != "count"}) for one in found]
+
+
 def record(found: Iterable[LeftOut]) -> list[dict[str, Any]]:
-    """For a run's summary."""
+    """As JSON has it, for a run's summary."""
     return [asdict(one) | {"reasons": dict(one.reasons), "count": one.count} for one in found]

@@ -13,6 +13,7 @@ The folder has
 
 import json
 import multiprocessing
+import re
 import shutil
 import sys
 import tempfile
@@ -27,14 +28,19 @@ from typing import Any
 
 from rich.progress import Progress
 
+from multimax.suite.data.corpus import check_spaced
 from multimax.suite.data.dictionary import UNK, Dictionary
 from multimax.suite.data.fairseq_data import write_sentences
+from multimax.suite.data.languages import UNSPACED, check_processing, primary
+from multimax.suite.data.left_out import record
+from multimax.suite.data.lines import LineReader
 from multimax.suite.data.text import TextSource
 from multimax.suite.data.tokenization import Tokenizer, learn_codes, tokenize
 from multimax.suite.errors import UserError
 
 FORMAT = 1  # of the folder: a change of it leaves what older code made alone
 DESCRIPTION = "prepared.json"
+MARKED = re.compile(r"@@(?:\s|$)")  # a piece that the word goes on behind
 CHUNK = 5_000  # lines that a process tokenises at a time
 
 Lines = tuple[list[str], list[str]]
@@ -95,10 +101,18 @@ def prepare(
         UserError: a file is empty, not UTF-8 or not aligned, a sentence of another split than ``train`` has no word, or
             no training pair is left.
     """
-    raw = {split: read_pair(*sources) for split, sources in texts.items()}
+    for language in recipe.languages:
+        check_processing(language, recipe.tokenize, recipe.lowercase)
+    readers = {split: (LineReader(source.name), LineReader(target.name)) for split, (source, target) in texts.items()}
+    raw = {split: read_pair(sources, readers[split]) for split, sources in texts.items()}
     check_scored(texts, raw)
     words = tokenize_all(raw, recipe, processes)
-    check_scored(texts, words)  # once more, as the tokeniser takes control characters out
+    check_scored(
+        texts, words, marked=recipe.bpe_merges is not None
+    )  # once more, as the tokeniser takes control characters out
+    for language, source, side in zip(recipe.languages, texts["train"], words["train"], strict=True):
+        if primary(language) in UNSPACED:
+            check_spaced(Counter(word for line in side for word in line.split()), source.name, "segment the text")
     kept, dropped = clean(words["train"], recipe)
     if not kept:
         raise UserError(f"none of the {len(words['train'][0])} training pairs is left: {dropped}")
@@ -122,6 +136,10 @@ def prepare(
     try:
         sizes = write(temporary, raw, words, recipe)
         sizes["train"]["dropped"] = dropped
+        for split, sides in readers.items():
+            found = [one for reader in sides for one in reader.left_out() if one.count]
+            if found:
+                sizes[split]["read"] = record(found)
         description = {
             "format": FORMAT,
             "recipe": asdict(recipe),
@@ -138,9 +156,13 @@ def prepare(
     return description
 
 
-def read_pair(source: TextSource, target: TextSource) -> Lines:
+def read_pair(sources: tuple[TextSource, TextSource], readers: tuple[LineReader, LineReader]) -> Lines:
     """The lines of both sides, as many of the one as of the other."""
-    pair = [[line.strip() for line in side.lines(lambda _: None)] for side in (source, target)]
+    source, target = sources
+    pair = [
+        [line.strip() for line in side.lines(lambda _: None, reader)]
+        for side, reader in zip(sources, readers, strict=True)
+    ]
     for side, lines in zip((source, target), pair, strict=True):
         if not any(lines):
             raise UserError(f"{side.name} is empty")
@@ -152,12 +174,24 @@ def read_pair(source: TextSource, target: TextSource) -> Lines:
     return pair[0], pair[1]
 
 
-def check_scored(texts: Mapping[str, tuple[TextSource, TextSource]], text: Mapping[str, Lines]) -> None:
-    """Raise UserError for an empty line, but of ``train``, where it is left out: what is scored must be whole."""
+def check_scored(
+    texts: Mapping[str, tuple[TextSource, TextSource]], text: Mapping[str, Lines], marked: bool = False
+) -> None:
+    """Raise UserError for a line without a word, and where pieces will be ``marked``, for a word that looks marked.
+
+    Not of ``train``, where such a pair is left out: what is scored must be whole.
+    """
     for split, sides in text.items():
         for source, lines in zip(texts[split], sides, strict=True):
-            if split != "train" and "" in lines:
+            if split == "train":
+                continue
+            if "" in lines:
                 raise UserError(f"{source.name}:{lines.index('') + 1} has no word: take the line out of both files")
+            if marked and (bad := next((i for i, line in enumerate(lines, 1) if MARKED.search(line)), None)):
+                raise UserError(
+                    f"{source.name}:{bad} has a word that ends in @@, the mark of the BPE: take the line out of both "
+                    "files, or set data.bpe_merges=null if the text is split already"
+                )
 
 
 def tokenize_all(raw: Mapping[str, Lines], recipe: Recipe, processes: int) -> dict[str, Lines]:
@@ -187,7 +221,9 @@ def clean(words: Lines, recipe: Recipe) -> tuple[list[int], dict[str, int]]:
     dropped: Counter[str] = Counter()
     for i, pair in enumerate(zip(*words, strict=True)):
         shorter, longer = sorted(len(side.split()) for side in pair)
-        if not shorter:
+        if recipe.bpe_merges is not None and any(MARKED.search(side) for side in pair):
+            dropped["a word ends in @@, the mark of the BPE"] += 1
+        elif not shorter:
             dropped["empty side"] += 1
         elif longer > recipe.max_length:
             dropped[f"longer than {recipe.max_length} words"] += 1

@@ -54,7 +54,12 @@ class Blocks:
     """The text cut into blocks, in a fresh random order each epoch."""
 
     def __init__(self, num_tokens: int, batch_size: int, length: int, seed: int) -> None:
-        self.order = EpochOrder((num_tokens - 1) // length, batch_size, seed)
+        if (blocks := (num_tokens - 1) // length) < batch_size:
+            raise UserError(
+                f"{num_tokens} training tokens do not fill one step of training.batch_size={batch_size} blocks "
+                f"of model.segment_length={length}"
+            )
+        self.order = EpochOrder(blocks, batch_size, seed)
         self.length, self.steps_per_epoch = length, self.order.steps_per_epoch
 
     def starts(self, step: int) -> list[int]:

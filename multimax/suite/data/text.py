@@ -10,6 +10,8 @@ from pathlib import Path
 from textwrap import shorten
 from typing import Any, Protocol
 
+from multimax.suite.data.fingerprint import digest
+from multimax.suite.data.lines import LineReader
 from multimax.suite.errors import UserError
 
 SPLITS = {"train": "train", "validation": "valid|validation|val|dev", "test": "test"}
@@ -48,12 +50,12 @@ class TextSource(Protocol):
     def fingerprint(self) -> str:
         """Changes whenever the text does."""
 
-    def lines(self, advance: Advance) -> Iterator[str]:
-        """Lines without their end; raises UserError for what is not UTF-8."""
+    def lines(self, advance: Advance, reader: LineReader | None = None) -> Iterator[str]:
+        """Lines without their end, as ``reader`` cleans and counts them. Raises UserError for what is no text."""
 
 
 class FileSource:
-    """A text file, gzipped or not, or a parquet file with a column ``text`` that holds a line per row."""
+    """A text file in UTF-8, gzipped or not, or a parquet file whose column ``text`` has lines or whole documents."""
 
     def __init__(self, path: Path) -> None:
         """Raises UserError if there is none."""
@@ -70,11 +72,13 @@ class FileSource:
         except OSError as error:
             raise UserError(f"{self.path} cannot be read: {error.strerror}") from None
 
-    def lines(self, advance: Advance) -> Iterator[str]:
+    def lines(self, advance: Advance, reader: LineReader | None = None) -> Iterator[str]:
+        reader = reader or LineReader(self.name)
         try:
-            yield from self._rows(advance) if self.path.suffix == ".parquet" else self._lines(advance)
-        except UnicodeDecodeError as error:
-            raise UserError(f"{self.path} is not UTF-8 ({error.reason}): convert it, for instance with iconv") from None
+            if self.path.suffix == ".parquet":
+                yield from reader.read(self._rows(advance), "row ")
+            else:
+                yield from reader.read(self._lines(advance))
         except (OSError, EOFError, zlib.error, ValueError) as error:  # of OSErrors, BadGzipFile has no strerror
             reason = getattr(error, "strerror", None) or str(error)
             raise UserError(f"{self.path} cannot be read: {shorten(reason, 200)}") from None
@@ -83,37 +87,59 @@ class FileSource:
         with self.path.open("rb") as raw, gzip.open(raw) if self.path.suffix == ".gz" else raw as file:
             # Lines end at \n alone, as for the other tokenizers of WikiText: some of its words hold other separators.
             for number, line in enumerate(file, 1):
-                # Some editors write a mark of the byte order in front, which is no part of the first word.
-                yield line.decode("utf-8-sig" if number == 1 else "utf-8").removesuffix("\n")
                 if number % 1000 == 0:
                     advance(raw.tell())
+                try:
+                    # Some editors write a mark of the byte order in front, which is no part of the first word.
+                    yield line.decode("utf-8-sig" if number == 1 else "utf-8").removesuffix("\n")
+                except UnicodeDecodeError as error:
+                    what = "UTF-16" if line.startswith((b"\xff\xfe", b"\xfe\xff")) else error.reason
+                    raise UserError(
+                        f"{self.path}:{number} is not UTF-8 ({what}): convert it, for instance with iconv"
+                    ) from None
 
-    def _rows(self, advance: Advance) -> Iterator[str]:
+    def _rows(self, advance: Advance) -> Iterator[str | None]:
         import pyarrow.parquet
 
         file = pyarrow.parquet.ParquetFile(self.path)
         if "text" not in file.schema_arrow.names:
             raise UserError(f"{self.path} has no column text, but {', '.join(file.schema_arrow.names)}")
+        require_text(file.schema_arrow.field("text").type, self.name)
         total, done = max(file.metadata.num_rows, 1), 0
         for batch in file.iter_batches(columns=["text"]):
-            yield from (row.removesuffix("\n") for row in batch.column("text").to_pylist())
+            yield from (row and row.removesuffix("\n") for row in batch.column("text").to_pylist())
             done += len(batch)
             advance(self.size * done // total)
 
 
+def require_text(column: Any, name: str) -> None:
+    """Raise UserError unless pyarrow's type of a column is one of text."""
+    import pyarrow.types as types
+
+    inner = column.value_type if types.is_dictionary(column) else column
+    if not (types.is_string(inner) or types.is_large_string(inner) or types.is_string_view(inner)):
+        raise UserError(f"the column text of {name} holds {column}, not text: cast it to string")
+
+
 class TableSource:
-    """A split of a Hugging Face data set with a column ``text`` that holds a line per row."""
+    """A split of a Hugging Face data set with a column ``text``, of lines or of whole documents."""
 
     def __init__(self, table: Any, name: str) -> None:
         self.table, self.name, self.size = table.select_columns("text"), name, len(table)
+        require_text(self.table.data.schema.field("text").type, name)
 
     def fingerprint(self) -> str:
-        return self.table._fingerprint
+        return digest(
+            (row or "").encode() + bytes([row is None]) for rows in self.table.iter(1000) for row in rows["text"]
+        )
 
-    def lines(self, advance: Advance) -> Iterator[str]:
+    def lines(self, advance: Advance, reader: LineReader | None = None) -> Iterator[str]:
+        yield from (reader or LineReader(self.name)).read(self._rows(advance), "row ")
+
+    def _rows(self, advance: Advance) -> Iterator[str | None]:
         done = 0
         for batch in self.table.iter(batch_size=1000):
-            yield from (row.removesuffix("\n") for row in batch["text"])
+            yield from (row and row.removesuffix("\n") for row in batch["text"])
             done += len(batch["text"])
             advance(done)
 
@@ -127,8 +153,8 @@ class StringSource:
     def fingerprint(self) -> str:
         return hashlib.sha256(self.text.encode()).hexdigest()
 
-    def lines(self, advance: Advance) -> Iterator[str]:
-        yield from self.text.split("\n")
+    def lines(self, advance: Advance, reader: LineReader | None = None) -> Iterator[str]:
+        yield from (reader or LineReader(self.name)).read(self.text.split("\n"))
 
 
 def open_text(config: TextData) -> dict[str, TextSource]:
@@ -166,7 +192,7 @@ def _open_folder(root: Path) -> dict[str, TextSource]:
             described = (
                 f"several files of the {split} split: {', '.join(path.name for path in found)}"
                 if found
-                else (f"no {split} split, such as {split}.txt, {split}.txt.gz or {split}.parquet")
+                else f"no {split} split, such as {split}.txt, {split}.txt.gz or {split}.parquet"
             )
             raise UserError(f"data.root={root} has {described}")
         sources[split] = FileSource(found[0])
@@ -177,6 +203,8 @@ def _open_hub(config: TextData) -> dict[str, TextSource]:
     """Splits of a data set, which ``datasets`` copies to its cache (HF_DATASETS_CACHE) on first use."""
     if config.hub is None:
         raise UserError("data.root is not set: point it at the text")
+    if Path(config.hub).is_dir():
+        raise UserError(f"data.hub={config.hub} is a folder here: set data.root to it")
     import datasets
 
     try:

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from contextlib import redirect_stderr
 from pathlib import Path
 
+from multimax.suite.data.languages import primary
 from multimax.suite.errors import UserError
 
 
@@ -17,7 +18,7 @@ class Tokenizer:
     """What is done to the text of one language.
 
     Args:
-        language: two letters, such as ``de``: Moses knows abbreviations and apostrophes of many.
+        language: such as ``de`` or ``pt_br``: Moses knows abbreviations and apostrophes of many.
         moses: whether the text is tokenised; else its tokens are those between white space.
         lowercase: whether it is lower-cased.
         codes: file with the merges of a byte-pair encoding; None for words as tokens.
@@ -29,7 +30,7 @@ class Tokenizer:
         if moses:
             from sacremoses import MosesDetokenizer, MosesTokenizer
 
-            self.moses, self.moses_back = MosesTokenizer(language), MosesDetokenizer(language)
+            self.moses, self.moses_back = MosesTokenizer(primary(language)), MosesDetokenizer(primary(language))
         if codes is not None:
             self.bpe = read_codes(codes)
 

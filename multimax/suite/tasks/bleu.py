@@ -8,6 +8,8 @@ from collections.abc import Mapping, Sequence
 
 from sacrebleu.metrics import BLEU
 
+from multimax.suite.errors import UserError
+
 ORDER = 4
 
 
@@ -18,15 +20,25 @@ class CorpusBLEU:
         name: of the metric and, in front of theirs, of its sums.
         tokenize: sacrebleu's tokeniser, such as 13a; none for words with a space in between.
         lowercase: whether case makes no difference.
+
+    Raises UserError where the tokeniser needs a package that is not installed.
     """
 
     def __init__(self, name: str, tokenize: str, lowercase: bool):
         self.name = name
         self.tokenize, self.lowercase = tokenize, lowercase
+        self.scorer()
 
     def scorer(self) -> BLEU:
-        # force: text that is tokenised already is what is asked for, not a mistake to warn of
-        return BLEU(tokenize=self.tokenize, lowercase=self.lowercase, force=True)
+        """Raises UserError where the tokeniser needs a package that is not installed."""
+        try:
+            # force: text that is tokenised already is what is asked for, not a mistake to warn of
+            return BLEU(tokenize=self.tokenize, lowercase=self.lowercase, force=True)
+        except RuntimeError:
+            language = self.tokenize.partition("-")[0]
+            raise UserError(
+                f"sacrebleu's tokeniser {self.tokenize} is not installed: pip install 'sacrebleu[{language}]'"
+            ) from None
 
     @property
     def keys(self) -> list[str]:

@@ -1,12 +1,12 @@
 """Machine translation: an encoder-decoder on sentence pairs, decoded by beam search and scored by BLEU.
 
 ``bleu`` is the tokenised BLEU in the tradition of IWSLT14: sacrebleu without a tokeniser of its own on the words of
-Moses' tokeniser. ``sacrebleu`` is of text as people read it, by sacrebleu's tokeniser 13a against the references as
-they were given. Of lower-cased data case makes no difference to them, as the ``case:lc`` of their signatures says,
-because a model of lower-cased words cannot know better. Neither is comparable with the other, and signatures of both
-are in a run's summary. The checkpoint that counts as best has the highest ``bleu`` on the validation data, as in
-fairseq's recipe: losses of different functions are no measure to compare them by, and with label smoothing BLEU still
-rises when the loss no longer falls.
+Moses' tokeniser. ``sacrebleu`` is of text as people read it against the references as they were given, by sacrebleu's
+tokeniser for the target language, 13a for most. Of lower-cased data case makes no difference to them, as the
+``case:lc`` of their signatures says, because a model of lower-cased words cannot know better. Neither is comparable
+with the other, and signatures of both are in a run's summary. The checkpoint that counts as best has the highest
+``bleu`` on the validation data, as in fairseq's recipe: losses of different functions are no measure to compare them
+by, and with label smoothing BLEU still rises when the loss no longer falls.
 """
 
 import math
@@ -26,6 +26,7 @@ from multimax.suite.config import Reweight, RunConfig, check_bounds, one_of
 from multimax.suite.data.bitext import TranslationData, open_bitext
 from multimax.suite.data.dictionary import PAD
 from multimax.suite.data.fingerprint import Fingerprint
+from multimax.suite.data.languages import bleu_tokenizer
 from multimax.suite.data.left_out import checked, record
 from multimax.suite.data.segments import IGNORED
 from multimax.suite.data.token_batches import TokenBatches, TranslationBatch, collate, cut_by_tokens, eval_batches
@@ -117,7 +118,7 @@ class Translation(Task):
         self.bitext = open_bitext(config.data)
         lowercase = self.bitext.recipe.lowercase
         self.bleu = CorpusBLEU(self.metric, "none", lowercase)
-        self.sacrebleu = CorpusBLEU("sacrebleu", "13a", lowercase)
+        self.sacrebleu = CorpusBLEU("sacrebleu", bleu_tokenizer(config.data.target_language), lowercase)
         if (
             config.model.share_embeddings == "all"
             and self.bitext.source_dictionary is not self.bitext.target_dictionary

@@ -16,6 +16,13 @@ class Row(NamedTuple):
     expected: object  # what it must become; a ``Refused`` where it is refused
 
 
+class Said(NamedTuple):
+    """What is read, and what one line says before training starts."""
+
+    read: object
+    line: str
+
+
 class Refused(str):
     """Text that the reason has in it."""
 
@@ -26,7 +33,7 @@ def table(rows: Iterable[Row]) -> str:
     for row in rows:
         lines.setdefault(row.outcome, []).append(row.what)
     return "\n".join(
-        ["| given | what happens |", "|---|---|", *(f"| {', '.join(w)} | {o} |" for o, w in lines.items())]
+        ["| given | what happens |", "|---|---|", *(f"| {'; '.join(w)} | {o} |" for o, w in lines.items())]
     )
 
 

@@ -232,7 +232,7 @@ def test_bad_text_is_named_in_one_line_and_leaves_nothing_behind(folder):
     assert f"{folder / 'test_2016.en'} is empty" in after("test_2016", "en", b"")
     assert "test_2016.en:2 has no word: take the line out" in after("test_2016", "en", b"The cat sees.\n \n")
     assert "test_2016.en:1 has no word: take the line out" in after("test_2016", "en", b"\x01\nThe cat sees.\n")
-    assert "val.en is not UTF-8" in after("val", "en", "Bäume\n".encode("latin-1"))
+    assert "val.en:1 is not UTF-8" in after("val", "en", "Bäume\n".encode("latin-1"))
     assert "none of the 5 training pairs is left" in after("train", "en", b"a b c d e f g h i j k l\n" * 5)
     (folder / "val.de.gz").write_bytes(gzip.compress(b"x"))
     assert "has de of valid twice: val.de, val.de.gz" in error(config(folder))

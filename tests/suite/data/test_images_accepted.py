@@ -146,7 +146,7 @@ IMAGES = [
         saved(DEEP.astype(np.int32) * 9, "TIFF"),
         Refused("32-bit integers outside"),
     ),
-    Row("floating point outside 0 to 1, NaN", UNKNOWN, float_tiff(GREY * 1.0), Refused("outside 0 to 1")),
+    Row("floating point outside 0 to 1", UNKNOWN, float_tiff(GREY * 1.0), Refused("outside 0 to 1")),
     Row("NaN", UNKNOWN, float_tiff(np.where(GREY > 9, GREY / 255, np.nan)), Refused("outside 0 to 1")),
     Row(
         "several frames or pages (GIF, APNG, WebP, TIFF)",

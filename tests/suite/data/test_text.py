@@ -125,7 +125,7 @@ def test_memory_is_that_of_the_vocabulary_however_long_the_text(folder):
 
 MISTAKES = {
     "empty": "train.txt is empty",
-    "latin": "train.txt is not UTF-8",
+    "latin": "train.txt:1 is not UTF-8",
     "gzip": "train.txt.gz cannot be read",
     "parquet": "train.parquet cannot be read",
     "missing": "has no test split, such as test.txt",
