@@ -41,13 +41,14 @@ def cross_entropy(
         logits: [n, V or more], rows dense. ``with_gradients`` they become the gradients of sum_i counts_i losses_i,
             zero beyond V, else they stay, and the second tensor is not filled.
         v: the number of classes, V.
-        targets: int64 [n] from 0 to V - 1, or probabilities in floating point [n, V].
+        targets: int64 [n], or probabilities in floating point [n, V]. A row whose class is not in [0, V) gets NaN, as
+            its loss and as its gradients.
         counts: [n] in the compute dtype, float32 at least.
         ranges, ts: [k] in the compute dtype, k = len(powers); None: logits as they are.
     """
     n, width = logits.shape
     losses = torch.empty_like(counts)
-    by_parameters = counts.new_empty(n, 2, len(powers))
+    grad_parameters = counts.new_empty(n, 2, len(powers))
     if n:
         with on_device(logits):
             _rows[n,](
@@ -59,7 +60,7 @@ def cross_entropy(
                 counts if ranges is None else ranges,
                 counts if ts is None else ts,
                 losses,
-                by_parameters,
+                grad_parameters,
                 v,
                 width,
                 SOFT=targets.is_floating_point(),
@@ -72,7 +73,7 @@ def cross_entropy(
                 enable_fp_fusion=True,
                 **shape_of(counts.dtype, powers),
             )
-    return losses, by_parameters
+    return losses, grad_parameters
 
 
 @triton.jit
@@ -103,7 +104,7 @@ def _rows(
     ranges,
     ts,
     losses,
-    by_parameters,
+    grad_parameters,
     v,
     width,
     SOFT: tl.constexpr,
@@ -129,7 +130,9 @@ def _rows(
     of_target = tl.zeros([1, 1], COMPUTE)
     one = tl.arange(0, 1)[None, :]
     if not SOFT:
-        target = tl.load(targets).to(tl.int32)
+        target = tl.load(targets)
+        is_class = (target >= 0) & (target < v)
+        target = tl.where(is_class, target, 0).to(tl.int32)
         # Read before it is overwritten: at the sums over the row below all threads wait for each other.
         logit = tl.load(logits + target + one).to(COMPUTE)
         of_target = modulated(logit, r, t, FIRST, SECOND, LIMIT, LARGEST)
@@ -156,6 +159,8 @@ def _rows(
             tops = higher
     top = tl.max(tops, 0)
     log_sum = top + tl.log(tl.sum(totals * exponential(tops - top), 0))
+    if not SOFT:
+        log_sum = tl.where(is_class, log_sum, float("nan"))
     mass_of_row = tl.sum(tl.sum(masses, 1), 0) if SOFT else 1.0
     loss = mass_of_row * log_sum - (tl.sum(weighted, 1)[:, None] if SOFT or SMOOTHING > 0 else of_target)
     tl.store(losses + row + one, loss)
@@ -174,4 +179,4 @@ def _rows(
                 dy = tl.where(column < v, dy, 0.0) if EDGE else dy
                 dx, sums = through_modulator(x, dy, r, t, sums, FIRST, SECOND, LIMIT, THREADS, VECTOR)
                 tl.store(logits + column, dx.to(logits.dtype.element_ty), mask=(column < width) if EDGE else None)
-        store_sums(by_parameters, row, sums, t, FIRST, SECOND)
+        store_sums(grad_parameters, row, sums, t, FIRST, SECOND)

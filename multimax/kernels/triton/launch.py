@@ -168,7 +168,8 @@ def live_entries(within, exists, row, column, mask, layout):
         group = row // layout[0]
         offset = (row % layout[0]).to(tl.int64) * layout[2]
         offset += (group % layout[1]).to(tl.int64) * layout[3] + (group // layout[1]).to(tl.int64) * layout[4]
-        live = within & (tl.load(mask + offset + column * layout[5], mask=within & exists, other=0) != 0)
+        column = column.to(tl.int64) * layout[5]
+        live = within & (tl.load(mask + offset + column, mask=within & exists, other=0) != 0)
     return live
 
 
