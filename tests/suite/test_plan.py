@@ -4,32 +4,12 @@ from dataclasses import fields, replace
 
 import pytest
 import yaml
+from plan_entry import ENTRY
 
 from multimax import reweight
 from multimax.suite.errors import UserError
 from multimax.suite.mechanisms import PROBLEMS
 from multimax.suite.plan import Comparison, read_plan
-
-ENTRY = {
-    "question": "Does it?",
-    "claim": "It does.",
-    "refuted_if": "It does not.",
-    "tag": "mechanism",
-    "primary": True,
-    "problem": "marked_mean",
-    "variant": "linear",
-    "ours": "multimax",
-    "controls": ["softmax"],
-    "others": [],
-    "rates": {"multimax": 0.01, "softmax": 0.01},
-    "measure": "error@32",
-    "better": "lower",
-    "scale": "log",
-    "margin": 0.5,
-    "first_seed": 100,
-    "last_seed": 109,
-    "revision": "abc",
-}
 
 
 def written(tmp_path, **changes):

@@ -34,14 +34,9 @@ class RunTable:
     path: Path
     problem: Problem
 
-    def rows(self) -> list[dict[str, str]]:
-        if not self.path.is_file():
-            return []
-        return list(csv.DictReader(io.StringIO(self.path.read_text(encoding="utf-8"))))
-
     def fill(self, arms: Sequence[Arm], seeds: Iterable[int], plan: str, jobs: int) -> None:
         """Run what is not there yet, each arm with each seed, seed by seed; the table is whole after each run."""
-        rows, code = self.rows(), revision() or ""
+        rows, code = read_table(self.path), revision() or ""
         there = {tuple(row[key] for key in KEY) for row in rows}
         todo = [
             (key, arm, seed)
@@ -61,6 +56,11 @@ class RunTable:
 
     def key(self, plan: str, code: str, arm: Arm, seed: int) -> tuple[str, ...]:
         return plan, code, arm.label, arm.variant, f"{arm.rate:g}", str(seed)
+
+
+def read_table(path: Path) -> list[dict[str, str]]:
+    """The rows of a table of runs; none if there is no such file."""
+    return list(csv.DictReader(io.StringIO(path.read_text(encoding="utf-8")))) if path.is_file() else []
 
 
 def confirm(comparison: Comparison, folder: Path, jobs: int) -> None:

@@ -1,4 +1,4 @@
-"""Every table and figure that there is under ``results/``, from its ``runs`` and its ``claims.yaml``."""
+"""Every table and figure that there is under ``results/``, from its runs, its claims and its plan."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,6 +10,7 @@ from multimax.suite.report.cost_table import cost_table
 from multimax.suite.report.defect_table import defect_table
 from multimax.suite.report.difference_figures import difference_figures
 from multimax.suite.report.figures import figure1_picture, figure1_table, figure2_picture
+from multimax.suite.report.findings import findings_table
 from multimax.suite.report.measured_figures import measured_figures, oversmoothing_figures
 from multimax.suite.report.outputs import Output
 from multimax.suite.report.step_overhead import step_overhead
@@ -18,9 +19,10 @@ from multimax.suite.runs import read_runs
 
 
 def all_tables(results: Path) -> Iterator[Output]:
-    """One table for each experiment that has runs, and the claims, ablation, defects and costs. Raises UserError."""
+    """The findings, each experiment that has runs, and the claims, ablation, defects and costs. Raises UserError."""
     records, path = read_runs(results / "runs"), results / "claims.yaml"
     claims = read_claims(path)
+    yield from findings_table(results / "plan.yaml", results / "mechanisms")
     yield from tables(records)
     yield from claim_tables(claims, path, records)
     yield from ablation_table(records)
