@@ -1,256 +1,240 @@
 """What the kernels are meant to reach, held against the tables that were measured.
 
-An aim picks rows of a table and a number in each of them, and is met where all of these are within its bound. The aims
-for a GPU were set for an H100; the table says which one it was.
+An aim is met where a number of each of its rows is within the bound. The aims for a GPU were set for an H100; the table
+says which one it was.
 """
 
 import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from benchmarks.bench import BOTH, FORWARD
 
 Row = Mapping[str, str]
-Fields = Mapping[str, str | Sequence[str]]
+Number = Callable[[Row, Sequence[Row]], float]  # of a row, and of its table where it is compared with another
+KEYS = ("part", "case", "size", "function", "way", "direction")
 
 
-def column(name: str) -> Callable[[Row], float]:
-    return lambda row: float(row[name] or "nan")
+def column(name: str) -> Number:
+    return lambda row, _: float(row[name] or "nan")
 
 
-RATIO = column("ratio")
+ratio = column("ratio")
 
 
-def speedup(row: Row) -> float:
-    return 1 / RATIO(row)
+def speedup(row: Row, _: Sequence[Row]) -> float:
+    return 1 / ratio(row, ())
 
 
-def share_of_logits(row: Row) -> float:
+def over(number: Number, **other: str) -> Number:
+    """Divided by the number of the row that is the same but for the fields in ``other``."""
+
+    def quotient(row: Row, rows: Sequence[Row]) -> float:
+        wanted = {key: row[key] for key in KEYS} | other
+        divisors = (number(r, rows) for r in rows if all(r[key] == wanted[key] for key in KEYS))
+        return number(row, rows) / next(divisors, math.nan)
+
+    return quotient
+
+
+def share_of_logits(row: Row, _: Sequence[Row] = ()) -> float:
     """Peak memory of a loss beyond its gradients, over that of the scores [tokens, vocabulary], all in float32."""
     tokens, dim, vocabulary = map(int, re.findall(r"\d+", row["case"]))
     gradients = 4 * dim * (tokens + vocabulary)
-    return (column("peak_mb")(row) * 2**20 - gradients) / (4 * tokens * vocabulary)
+    return (float(row["peak_mb"] or "nan") * 2**20 - gradients) / (4 * tokens * vocabulary)
 
 
-def bits_differ(row: Row) -> float:
+def bits_differ(row: Row, _: Sequence[Row]) -> float:
     return float(row["same_bits"] != "yes")
 
 
 @dataclass(frozen=True)
 class Aim:
-    """``number`` of the rows of ``table`` whose fields are as in ``of`` is at most, or at least, ``bound``.
-
-    With ``over`` it is divided by that of the row that differs from it in just these fields.
-    """
+    """``number`` is at most, or at least, ``bound`` in all rows of ``table`` that are ``among`` its own."""
 
     text: str
     table: str
-    of: Fields
+    among: Callable[[Row], bool]
     bound: float
-    number: Callable[[Row], float] = RATIO
-    over: Mapping[str, str] | None = None
+    number: Number = ratio
     at_least: bool = False
     on_gpu: bool = False
-    sizes: tuple[float, float] = (-math.inf, math.inf)  # of the rows, both included
+    named_by: Sequence[str] = ("case",)  # the fields that tell its rows apart
 
     def values(self, rows: Sequence[Row]) -> list[tuple[Row, float]]:
-        """The rows concerned, each with what is held against the bound: NaN where it was not to be had."""
-        found = []
-        for row in rows:
-            fits = all(row[k] == v if isinstance(v, str) else row[k] in v for k, v in self.of.items())
-            if fits and self.sizes[0] <= float(row["size"] or 0) <= self.sizes[1]:
-                value = self.number(row)
-                if self.over is not None:
-                    value /= next((self.number(r) for r in rows if self.beside(row, r)), math.nan)
-                found.append((row, value))
-        return found
-
-    def beside(self, row: Row, other: Row) -> bool:
-        keys = ("part", "case", "size", "function", "way", "direction")
-        return all(other[key] == (self.over or {}).get(key, row[key]) for key in keys)
+        """Its rows, each with what is held against the bound: NaN where it was not to be had."""
+        return [(row, self.number(row, rows)) for row in rows if self.among(row)]
 
     def met(self, value: float) -> bool:
         return value >= self.bound if self.at_least else value <= self.bound
 
 
-SHAPES = {"part": "shapes"}
-LARGE = (1e7, math.inf)  # scores, of the shapes
-STEP = {"part": "DeiT-S", "direction": "training step"}
-PIECES = {"part": "loss", "way": "pieces"}
-LARGEST = (267_744, 267_744)  # entries of the vocabulary
+def shapes(function: str, way: str, direction: str, smallest: float = 0) -> Callable[[Row], bool]:
+    """Rows of ``functions`` about shapes of at least so many scores."""
+    wanted = ("shapes", function, way, direction)
+    return lambda r: (r["part"], r["function"], r["way"], r["direction"]) == wanted and float(r["size"]) >= smallest
+
+
+def attention(*cases: str) -> Callable[[Row], bool]:
+    """Rows of ``attention`` about MultiMax by the path that is taken by default."""
+    return lambda r: r["case"] in cases and (r["function"], r["way"], r["direction"]) == ("multimax", "default", BOTH)
+
+
+def flash(direction: str) -> Callable[[Row], bool]:
+    wanted = ("length", "multimax", "flash", direction)
+    return lambda r: (r["part"], r["function"], r["way"], r["direction"]) == wanted and float(r["size"]) >= 1024
+
+
+def step_of_deit(function: str) -> Callable[[Row], bool]:
+    return lambda r: (r["part"], r["direction"], r["function"]) == ("DeiT-S", "training step", function)
+
+
+def parameters(row: Row) -> bool:
+    return row["part"] == "gradients of parameters"
+
+
+def row_lengths(row: Row) -> bool:
+    return (row["part"], row["way"]) == ("row length", "kernel") and 197 <= float(row["size"]) <= 16_384
+
+
+def largest_vocabulary(row: Row) -> bool:
+    return (row["part"], row["way"], row["size"]) == ("loss", "pieces", "267744")
+
+
+IN_FULL = ("function", "case", "direction")
+on_gpu = partial(Aim, on_gpu=True)
 
 ON_BOTH = [
     aim
-    for on_gpu in (False, True)
+    for make in (Aim, on_gpu)
     for aim in (
-        Aim(
+        make(
             "gradients of parameters whose bits differ between two runs",
             "functions",
-            {"part": "gradients of parameters"},
+            parameters,
             0,
             bits_differ,
-            on_gpu=on_gpu,
+            named_by=IN_FULL,
         ),
-        Aim(
+        make(
             "gradients of parameters: relative error against float64",
             "functions",
-            {"part": "gradients of parameters"},
+            parameters,
             1e-4,
             column("error"),
-            on_gpu=on_gpu,
+            named_by=IN_FULL,
         ),
-        Aim(
+        make(
             "output layer, V=267,744: peak memory beyond the gradients, over that of the scores in float32",
             "output_layer",
-            PIECES,
+            largest_vocabulary,
             1.0,
             share_of_logits,
-            on_gpu=on_gpu,
-            sizes=LARGEST,
+            named_by=IN_FULL,
         ),
-        Aim(
+        make(
             "output layer, V=267,744: MultiMax in pieces, over softmax in pieces",
             "output_layer",
-            PIECES | {"function": "multimax"},
+            lambda r: largest_vocabulary(r) and r["function"] == "multimax",
             1.1,
-            over={"function": "softmax"},
-            on_gpu=on_gpu,
-            sizes=LARGEST,
+            over(ratio, function="softmax"),
+            named_by=("case", "direction"),
         ),
     )
 ]
 
 AIMS = [
-    Aim(
-        "MultiMax by kernel, forward, over torch.softmax",
-        "functions",
-        SHAPES | {"function": "multimax", "way": "kernel", "direction": FORWARD},
-        1.15,
+    *(
+        Aim(f"{text}, {direction}, over torch.softmax", "functions", shapes(function, way, direction, smallest), bound)
+        for text, function, way, direction, smallest, bound in (
+            ("MultiMax by kernel", "multimax", "kernel", FORWARD, 0, 1.15),
+            ("MultiMax by kernel", "multimax", "kernel", BOTH, 0, 1.3),
+            ("MultiMax without a compiler", "multimax", "eager", FORWARD, 1e7, 4.0),
+            ("MultiMax without a compiler", "multimax", "eager", BOTH, 1e7, 5.0),
+            ("sparsemax by kernel", "sparsemax", "kernel", BOTH, 0, 1.3),
+            ("entmax15 by kernel", "entmax15", "kernel", BOTH, 0, 1.3),
+            ("evsoftmax by kernel", "evsoftmax", "kernel", BOTH, 0, 1.3),
+            ("entmax by kernel", "entmax", "kernel", BOTH, 0, 4.0),
+        )
     ),
     Aim(
-        "MultiMax by kernel, forward + backward, over torch.softmax",
-        "functions",
-        SHAPES | {"function": "multimax", "way": "kernel", "direction": BOTH},
-        1.3,
+        "MultiMax's attention, N <= 512, forward + backward, over torch's fused softmax",
+        "attention",
+        attention("64x6x197x64", "N=128", "N=256", "N=512"),
+        1.0,
     ),
     Aim(
-        "MultiMax without a compiler, forward, over torch.softmax",
-        "functions",
-        SHAPES | {"function": "multimax", "way": "eager", "direction": FORWARD},
-        4.0,
-        sizes=LARGE,
+        "MultiMax's attention, N <= 512, causal, forward + backward, over torch's fused softmax",
+        "attention",
+        attention("N=128, causal", "N=256, causal", "N=512, causal"),
+        1.0,
     ),
-    Aim(
-        "MultiMax without a compiler, forward + backward, over torch.softmax",
-        "functions",
-        SHAPES | {"function": "multimax", "way": "eager", "direction": BOTH},
-        5.0,
-        sizes=LARGE,
-    ),
+    Aim("training step of DeiT-S with MultiMax, over softmax", "training_steps", step_of_deit("multimax"), 1.03),
     *(
         Aim(
-            f"{name} by kernel, forward + backward, over torch.softmax",
-            "functions",
-            SHAPES | {"function": name, "way": "kernel", "direction": BOTH},
+            f"{part} of the IWSLT14 model, {unit}/s over fairseq's",
+            "translation",
+            lambda r, part=part: (r["part"], r["way"]) == (part, "ours"),  # type: ignore[misc]
             bound,
+            speedup,
+            at_least=True,
+            named_by=IN_FULL,
         )
-        for name, bound in (("sparsemax", 1.3), ("entmax15", 1.3), ("evsoftmax", 1.3), ("entmax", 4.0))
-    ),
-    *(
-        Aim(
-            f"MultiMax's attention, N <= 512{causal}, forward + backward, over torch's fused softmax",
-            "attention",
-            {"function": "multimax", "way": "default", "direction": BOTH, "case": cases},
-            1.0,
-        )
-        for causal, cases in (
-            ("", ("64x6x197x64", "N=128", "N=256", "N=512")),
-            (", causal", ("N=128, causal", "N=256, causal", "N=512, causal")),
-        )
-    ),
-    Aim("training step of DeiT-S with MultiMax, over softmax", "training_steps", STEP | {"function": "multimax"}, 1.03),
-    Aim(
-        "training of the IWSLT14 model, tokens/s over fairseq's",
-        "translation",
-        {"part": "training", "way": "ours"},
-        2.0,
-        speedup,
-        at_least=True,
-    ),
-    Aim(
-        "beam search of the IWSLT14 model, sentences/s over fairseq's",
-        "translation",
-        {"part": "beam search", "way": "ours"},
-        3.0,
-        speedup,
-        at_least=True,
+        for part, unit, bound in (("training", "tokens", 2.0), ("beam search", "sentences", 3.0))
     ),
     *ON_BOTH,
-    Aim(
+    on_gpu(
         "row kernels, rows of 197 to 16,384: bandwidth, over that of a copy",
         "functions",
-        {"part": "row length", "way": "kernel"},
+        row_lengths,
         0.8,
         column("of_copy"),
         at_least=True,
-        on_gpu=True,
-        sizes=(197, 16_384),
+        named_by=IN_FULL,
     ),
-    Aim(
-        "row kernels, rows of 197 to 16,384, over torch.softmax",
-        "functions",
-        {"part": "row length", "way": "kernel"},
-        1.1,
-        on_gpu=True,
-        sizes=(197, 16_384),
-    ),
+    on_gpu("row kernels, rows of 197 to 16,384, over torch.softmax", "functions", row_lengths, 1.1, named_by=IN_FULL),
     *(
-        Aim(
+        on_gpu(
             f"MultiMax by flash kernel, N >= 1024, {direction}, over {what}",
             "attention",
-            {"part": "length", "function": "multimax", "way": "flash", "direction": direction},
+            flash(direction),
             bound,
-            over={"function": "softmax", "way": way},
-            on_gpu=True,
-            sizes=(1024, math.inf),
+            over(ratio, function="softmax", way=way),
         )
         for direction, bound in ((FORWARD, 1.5), (BOTH, 1.7))
         for way, what in (("FlexAttention", "FlexAttention's plain softmax"), ("flash", "the same kernel's softmax"))
     ),
-    Aim(
+    on_gpu(
         "MultiMax by flash kernel: peak memory at N=4096, over N=1024 with as many tokens",
         "attention",
-        {"part": "length", "case": "N=4096", "function": "multimax", "way": "flash", "direction": BOTH},
+        lambda r: flash(BOTH)(r) and r["case"] == "N=4096",
         1.5,
-        column("peak_mb"),
-        over={"case": "N=1024", "size": "1024"},
-        on_gpu=True,
+        over(column("peak_mb"), case="N=1024", size="1024"),
+        named_by=(),
     ),
-    Aim(
+    on_gpu(
         "training step of DeiT-S with MultiMax, bfloat16, compiled, over softmax",
         "training_steps",
-        STEP | {"function": "multimax"},
+        step_of_deit("multimax"),
         1.08,
-        on_gpu=True,
     ),
-    Aim(
+    on_gpu(
         "training of DeiT-S with softmax, bfloat16, compiled: images/s",
         "training_steps",
-        STEP | {"function": "softmax"},
+        step_of_deit("softmax"),
         7500,
         column("per_s"),
         at_least=True,
-        on_gpu=True,
     ),
-    Aim(
+    on_gpu(
         "output layer, V=267,744: tokens/s",
         "output_layer",
-        PIECES,
+        largest_vocabulary,
         250_000,
         column("per_s"),
         at_least=True,
-        on_gpu=True,
-        sizes=LARGEST,
+        named_by=IN_FULL,
     ),
 ]

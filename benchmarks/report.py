@@ -74,8 +74,7 @@ def describe(aim: Aim, values: Sequence[tuple[Row, float]]) -> str:
     if len(values) > 4:
         ranked = sorted(values, key=lambda pair: pair[1] if pair[1] == pair[1] else float("inf"))
         values = [ranked[0], ranked[-1]]
-    keys = [key for key in ("function", "case", "direction") if not isinstance(aim.of.get(key), str)]
-    names = [", ".join(filter(None, (row[key] for key in keys))) for row, _ in values]
+    names = [", ".join(filter(None, (row[key] for key in aim.named_by))) for row, _ in values]
     return "; ".join(
         f"{value:.3g}" + (f" ({name})" if name else "") + (f": {row['note']}" if value != value and row["note"] else "")
         for (row, value), name in zip(values, names, strict=True)
