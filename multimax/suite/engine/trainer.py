@@ -5,10 +5,9 @@ holds no generator's state and no position in a data loader, and a resumed run i
 """
 
 import hashlib
-import json
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -27,7 +26,6 @@ from multimax.suite.engine.optimization import clip_gradients, create_optimizer,
 from multimax.suite.engine.run_writer import RunWriter
 from multimax.suite.engine.signals import StopSignals
 from multimax.suite.errors import Diverged, Interrupted, UserError
-from multimax.suite.files import write_atomic
 from multimax.suite.models.sites import count_parameters
 from multimax.suite.tasks import Task
 from multimax.suite.tasks.base import Shard
@@ -154,7 +152,6 @@ class Trainer:
     def train_step(self, batches: list[Any]) -> None:
         """One optimiser step over this process's micro-batches, skipped if its loss or its gradient is not finite."""
         progress = self.progress
-        self.batches = batches
         torch.manual_seed(step_seed(self.config.seed, self.step, self.shard.rank))
         self.schedule.step_update(self.step)
         self.train_model.train()
@@ -205,33 +202,11 @@ class Trainer:
         return self.log("train", metrics)
 
     def diverged(self, what: str) -> Diverged:
-        """Look once more into the last step, layer by layer, for the log and ``nonfinite.json``."""
-        step = self.step - 1
-
-        def losses() -> Iterator[torch.Tensor]:
-            torch.manual_seed(step_seed(self.config.seed, step, self.shard.rank))
-            for batch in self.batches:
-                with self.autocast():
-                    yield self.task.loss(self.model, batch, self.device)
-
         self.gather()
-        self.model.train()
-        loss, found = nonfinite.diagnose(self.model, losses)
-        rows = distributed.concatenate_over_processes(torch.stack([loss, *(v.cpu() for v in found.values())])[None])
-        largest = dict(zip(found, rows[:, 1:].amax(0).tolist(), strict=True))
-        content = {
-            "batch": {"step": step, "seed": self.config.seed, "examples": self.task.examples(step)},
-            "skipped_in_a_row": self.progress.skipped_in_row,
-            **nonfinite.readable({"loss": rows[:, 0].sum().item(), **largest}),
-        }
-        path = self.writer.path / "nonfinite.json"
-        if self.writer.active:
-            write_atomic(path, json.dumps(content, indent=1) + "\n")
-        for kind in ("scores", "gradient"):
-            self.say(f"largest {kind}: {nonfinite.largest_first(largest, kind, 5)}")
         return Diverged(
-            f"{what} not finite by step {self.step} ({self.progress.skipped_in_row} skipped in a row); the "
-            f"checkpoints are from before, {path} has the batch and the scores and gradients of every layer. {REMEDY}"
+            f"{what} not finite by step {self.step} ({self.progress.skipped_in_row} skipped in a row); the checkpoints "
+            f"are from before. python -m multimax.suite.engine.diagnose {self.writer.path} shows in which layer. "
+            f"{REMEDY}"
         )
 
     def log(self, phase: str, metrics: dict[str, float], observed: dict[str, float] | None = None) -> dict[str, float]:
