@@ -10,6 +10,7 @@ from PIL import Image
 from multimax.suite.composition import compose_configuration, typed
 from multimax.suite.engine.observation import measure, observe
 from multimax.suite.measures.sparsity import multi_modality, sparsity
+from multimax.suite.runs import Run
 from multimax.suite.tasks import task_module
 
 CPU = torch.device("cpu")
@@ -89,7 +90,7 @@ def test_observing_draws_no_random_number_changes_nothing_and_repeats(made, tmp_
     task, model = made(name, "reweight=multimax", "logger.samples_every=1")
     before = {key: value.clone() for key, value in model.state_dict().items()}
     state = torch.get_rng_state()
-    seen = [observe(task, model, CPU, tmp_path / str(i), 0, 0) for i in range(2)]
+    seen = [observe(task, model, CPU, Run(tmp_path / str(i)), 0, 0) for i in range(2)]
     assert seen[0] == seen[1]
     assert torch.equal(torch.get_rng_state(), state)
     assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
@@ -108,8 +109,8 @@ def test_observing_draws_no_random_number_changes_nothing_and_repeats(made, tmp_
 def test_samples_come_at_intervals_and_at_the_end_and_only_when_wanted(made, tmp_path):
     task, model = made("deit", "reweight=multimax", "logger.samples_every=2", "training.evaluate_every=5")
     for step in (5, 10, 15, 17):
-        observe(task, model, CPU, tmp_path, step, 17)
+        observe(task, model, CPU, Run(tmp_path), step, 17)
     assert sorted(path.name for path in (tmp_path / "samples").iterdir()) == ["step-00000010", "step-00000017"]
     task, model = made("deit", "reweight=multimax", "logger.measure=false")
-    assert observe(task, model, CPU, tmp_path / "none", 5, 5) == {}
+    assert observe(task, model, CPU, Run(tmp_path / "none"), 5, 5) == {}
     assert not (tmp_path / "none").exists()
