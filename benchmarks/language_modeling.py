@@ -18,7 +18,7 @@ from torch.nn import functional as F
 from benchmarks.bench import BOTH, Benchmark, parser
 from multimax import reweight
 from multimax.attention import attention
-from multimax.integrations.fairseq.weights import to_fairseq
+from multimax.suite.fairseq.weights import to_fairseq
 from multimax.suite.models.language_model import LanguageModelConfig
 from multimax.suite.models.transformer_lm import TransformerLM
 from multimax.suite.models.transformer_xl import RelativeAttention, TransformerXL

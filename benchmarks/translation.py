@@ -22,10 +22,10 @@ from torch import Tensor
 from benchmarks.bench import Benchmark, parser
 from multimax import reweight
 from multimax.integrations.fairseq.models import ReweightedTransformer
-from multimax.integrations.fairseq.weights import to_fairseq
 from multimax.suite.data.segments import IGNORED
 from multimax.suite.data.token_batches import TranslationBatch
 from multimax.suite.decoding import Search, translate
+from multimax.suite.fairseq.weights import to_fairseq
 from multimax.suite.models.encoder_decoder import END, PAD, AttentionSites, EncoderDecoder, EncoderDecoderConfig
 
 SIZES = {

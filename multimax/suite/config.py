@@ -13,8 +13,8 @@ from operator import attrgetter
 from typing import Any, get_type_hints
 
 from multimax import reweight
+from multimax.integrations.sites import Site
 from multimax.suite.errors import UserError
-from multimax.suite.models.sites import Site
 
 
 @dataclass

@@ -1,4 +1,4 @@
-"""The registry's functions in fairseq's own transformers, as a fairseq user directory, and weights both ways.
+"""The registry's functions in fairseq's own transformers, as a fairseq user directory.
 
     fairseq-train DATA --user-dir $(python -m multimax.integrations.fairseq) --arch multimax_transformer_iwslt_de_en
 

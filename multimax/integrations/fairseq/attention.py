@@ -5,8 +5,8 @@ from fairseq.modules import MultiheadAttention
 from torch import Tensor
 
 from multimax.attention import attention, attention_scores
+from multimax.integrations.sites import Site, create_site
 from multimax.reweight import Reweighting
-from multimax.suite.models.sites import Site, create_site
 
 IncrementalState = dict[str, dict[str, Tensor | None]]
 

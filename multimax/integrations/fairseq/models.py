@@ -26,9 +26,8 @@ from torch import Tensor
 from multimax import reweight
 from multimax.integrations.fairseq.attention import ReweightedAttention
 from multimax.integrations.fairseq.sites import FORM, read_site
+from multimax.integrations.sites import create_site
 from multimax.reweight import Reweighting
-from multimax.suite.errors import UserError
-from multimax.suite.models.sites import create_site
 
 # Attribute, and its value, by which an optimiser knows our parameters; fairseq copies it along with a parameter.
 PARAMETER_GROUP = ("param_group", "reweight")
@@ -69,7 +68,7 @@ class ReweightedModel(BaseFairseqModel):
     def install(self, arguments: Any) -> None:
         """Put the functions that ``arguments`` name into all attention and at the output.
 
-        Raises UserError for an unknown name or option, and for a function that cannot stand at the output.
+        Raises ValueError for an unknown name or option, and for a function that cannot stand at the output.
         """
         for name, module in self.named_modules():
             if isinstance(module, MultiheadAttention):
@@ -78,9 +77,11 @@ class ReweightedModel(BaseFairseqModel):
         site = read_site(arguments, "output")
         self.output = create_site(site)
         if not self.output.has_loss:
-            raise UserError(f"{site['name']} has no loss and cannot stand at the output: set --reweight-output softmax")
+            raise ValueError(
+                f"{site['name']} has no loss and cannot stand at the output: set --reweight-output softmax"
+            )
         if self.decoder.adaptive_softmax is not None and site["name"] != "softmax":
-            raise UserError("--adaptive-softmax-cutoff brings a softmax of its own: set --reweight-output softmax")
+            raise ValueError("--adaptive-softmax-cutoff brings a softmax of its own: set --reweight-output softmax")
         for module in self.modules():
             if isinstance(module, Reweighting):
                 for parameter in module.parameters():
@@ -93,7 +94,7 @@ class ReweightedModel(BaseFairseqModel):
 
         The logarithm of a weight that is zero is that of the smallest normal number: searches want it finite.
 
-        Raises UserError where a loss is about to be made of logarithms of weights that may be zero.
+        Raises ValueError where a loss is about to be made of logarithms of weights that may be zero.
         """
         if self.decoder.adaptive_softmax is not None:
             return super().get_normalized_probs(net_output, log_probs, sample)
@@ -102,7 +103,7 @@ class ReweightedModel(BaseFairseqModel):
             logarithms = torch.log_softmax(self.output.log_weights(scores), -1)
             return logarithms if log_probs else logarithms.exp()
         if log_probs and self.training:
-            raise UserError(
+            raise ValueError(
                 "the function at the output has zeros, which have no logarithm: set --criterion multimax_loss"
             )
         weights = self.output(scores)

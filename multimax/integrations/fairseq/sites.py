@@ -4,14 +4,13 @@ import json
 from typing import Any
 
 from multimax import reweight
-from multimax.suite.errors import UserError
-from multimax.suite.models.sites import Site, create_site
+from multimax.integrations.sites import Site, create_site
 
 FORM = 'a name, or {"name": NAME, "OPTION": value, ...}'
 
 
 def read_site(arguments: Any, part: str) -> Site:
-    """The site of ``encoder``, ``decoder``, ``cross`` or ``output``; raises UserError for what does not exist."""
+    """The site of ``encoder``, ``decoder``, ``cross`` or ``output``; raises ValueError for what does not exist."""
     option = f"reweight_{part}"
     own = getattr(arguments, option, "")
     text = own or arguments.reweight
@@ -22,7 +21,7 @@ def read_site(arguments: Any, part: str) -> Site:
             raise ValueError(f"there is no name in it; write {FORM}")
         create_site(site)
     except (ValueError, TypeError) as error:
-        raise UserError(f"{where}: {error}") from None
+        raise ValueError(f"{where}: {error}") from None
     if part == "output" and not own and not reweight.get(site["name"]).positive:
         return {"name": "softmax"}
     return site

@@ -14,7 +14,6 @@ from omegaconf import II
 from torch import Tensor, nn
 
 from multimax.integrations.fairseq.models import PARAMETER_GROUP
-from multimax.suite.errors import UserError
 
 
 @dataclass
@@ -37,7 +36,7 @@ class ReweightedLoss(LabelSmoothedCrossEntropyCriterion):
         scores = net_output[0].flatten(0, -2)
         targets = model.get_targets(sample, net_output).flatten()
         if self.eps and not model.output.soft_targets:
-            raise UserError("the function at the output takes no label smoothing: set --label-smoothing 0")
+            raise ValueError("the function at the output takes no label smoothing: set --label-smoothing 0")
         # fairseq spreads the mass over all classes but the target, the functions' losses over all.
         smoothing = self.eps * scores.shape[-1] / (scores.shape[-1] - 1)
         reduction = "sum" if reduce else "none"
@@ -59,13 +58,13 @@ class ReweightedAdam(FairseqAdam):
     common norm would shrink everybody's step. ``--fp16`` and ``--bf16`` clip by the norm of all, whatever the
     optimiser: fairseq scales the whole gradient by one factor. ``--amp`` does not.
 
-    Raises UserError where fp16 training has flattened all parameters into one.
+    Raises ValueError where fp16 training has flattened all parameters into one.
     """
 
     def __init__(self, cfg: FairseqAdamConfig, params: list[nn.Parameter]):
         params = list(params)
         if all(p.dim() == 1 for p in params):
-            raise UserError("--optimizer multimax_adam has to tell parameters apart: add --fp16-no-flatten-grads")
+            raise ValueError("--optimizer multimax_adam has to tell parameters apart: add --fp16-no-flatten-grads")
         attribute, group = PARAMETER_GROUP
         own = [p for p in params if getattr(p, attribute, None) == group]
         others = [p for p in params if getattr(p, attribute, None) != group]

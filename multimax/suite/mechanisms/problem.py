@@ -10,11 +10,11 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
+from multimax.integrations.sites import Site, create_site
 from multimax.reweight import Reweighting
 from multimax.suite.config import Optimizer, site_label
 from multimax.suite.engine.optimization import create_optimizer
 from multimax.suite.measures.attention_rows import row_measures
-from multimax.suite.models.sites import Site, create_site
 
 TEST_ROWS = 4096
 CHUNK = 2**18  # items that are scored at once

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from multimax.attention import attention
+from multimax.integrations.sites import Site, create_site
 from multimax.suite.errors import UserError
 from multimax.suite.models.anti_smoothing import (
     AttnScale,
@@ -26,7 +27,6 @@ from multimax.suite.models.anti_smoothing import (
     mix_patches,
     patches_outside,
 )
-from multimax.suite.models.sites import Site, create_site
 
 
 @dataclass

@@ -15,12 +15,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from multimax.attention import attention
+from multimax.integrations.sites import Site, create_site
 from multimax.output_layer import linear_loss
 from multimax.reweight import Reweighting, Softmax
 from multimax.suite.errors import UserError
 from multimax.suite.models.decoder_cache import DecoderCache
 from multimax.suite.models.layers import FIRST_POSITION, FeedForward, VocabularyModel, sinusoids
-from multimax.suite.models.sites import Site, create_site
 
 PAD, END = 1, 2  # in fairseq's dictionaries; END also begins the decoder's input
 SOFTMAX = Softmax()

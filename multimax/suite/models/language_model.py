@@ -5,9 +5,9 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from multimax.integrations.sites import Site, create_site
 from multimax.suite.models.adaptive import AdaptiveEmbedding
 from multimax.suite.models.layers import VocabularyModel
-from multimax.suite.models.sites import Site, create_site
 
 
 @dataclass

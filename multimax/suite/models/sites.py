@@ -1,26 +1,8 @@
-"""The sites of a model at which a reweighting acts."""
+"""The parameters of a model's reweightings, by the site at which they act."""
 
-from typing import Any
-
-import torch
 from torch import nn
 
-from multimax import reweight
 from multimax.reweight import Reweighting
-
-Site = dict[str, Any]
-"""``{"name": registered name, **options}``: what stands at one site, as written in a configuration."""
-
-
-def create_site(site: Site, num_heads: int | None = None) -> Reweighting:
-    """Build the reweighting of one site, leaving torch's generator as it was.
-
-    All other parameters of a model then start from the same numbers whichever reweighting it has, so that runs that
-    share a seed are paired and their difference is the reweighting's.
-    """
-    options = dict(site)
-    with torch.random.fork_rng(devices=[]):
-        return reweight.create(options.pop("name"), num_heads=num_heads, **options)
 
 
 def count_parameters(model: nn.Module) -> dict[str, int]:

@@ -9,11 +9,11 @@ import torch
 from torch import Tensor, nn
 
 from multimax.attention import attention
+from multimax.integrations.sites import Site, create_site
 from multimax.suite.errors import UserError
 from multimax.suite.models.adaptive import AdaptiveEmbedding
 from multimax.suite.models.language_model import LanguageModel, LanguageModelConfig
 from multimax.suite.models.layers import FIRST_POSITION, FeedForward, sinusoids
-from multimax.suite.models.sites import Site, create_site
 
 
 class TransformerLM(LanguageModel):

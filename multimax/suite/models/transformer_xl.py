@@ -16,10 +16,10 @@ import torch
 from torch import Tensor, nn
 
 from multimax.attention import attention
+from multimax.integrations.sites import Site, create_site
 from multimax.suite.models.adaptive import AdaptiveEmbedding
 from multimax.suite.models.language_model import LanguageModel, LanguageModelConfig
 from multimax.suite.models.layers import FeedForward
-from multimax.suite.models.sites import Site, create_site
 
 
 @dataclass(frozen=True)

@@ -11,9 +11,9 @@ from fairseq.sequence_generator import SequenceGenerator
 
 from benchmarks.language_modeling import fairseq_model
 from multimax.integrations.fairseq.models import ReweightedTransformer
-from multimax.integrations.fairseq.weights import from_fairseq, to_fairseq
 from multimax.suite.decoding import Search, translate
 from multimax.suite.errors import UserError
+from multimax.suite.fairseq.weights import from_fairseq, to_fairseq
 from multimax.suite.models.encoder_decoder import AttentionSites, EncoderDecoder, EncoderDecoderConfig
 from multimax.suite.models.language_model import LanguageModelConfig
 from multimax.suite.models.transformer_lm import TransformerLM

@@ -20,15 +20,16 @@ from fairseq.data import Dictionary as FairseqDictionary
 from fairseq.data.data_utils import load_indexed_dataset
 
 from multimax.integrations.fairseq import USER_DIR
-from multimax.integrations.fairseq.convert import convert
-from multimax.integrations.fairseq.weights import from_fairseq
-from multimax.suite.cli import open_model, open_task
 from multimax.suite.data.bitext import TranslationData, open_bitext
 from multimax.suite.data.dictionary import Dictionary
 from multimax.suite.data.fairseq_data import read_sentences, write_sentences
 from multimax.suite.decoding import Search, translate
+from multimax.suite.engine.open import OpenRun
 from multimax.suite.errors import UserError
+from multimax.suite.fairseq.convert import convert
+from multimax.suite.fairseq.weights import from_fairseq
 from multimax.suite.models.encoder_decoder import AttentionSites, EncoderDecoder, EncoderDecoderConfig
+from multimax.suite.runs import Run
 
 pytestmark = pytest.mark.xdist_group("fairseq_commands")  # what they share takes half a minute to make
 
@@ -163,11 +164,10 @@ def test_our_search_translates_a_checkpoint_as_fairseq_generate_does(work, name)
 def test_a_converted_checkpoint_is_a_run(work, name, tmp_path):
     """Its model has fairseq's weights and functions, and is found where evaluate.py looks."""
     convert(work / name / "checkpoint_last.pt", work / "data", tmp_path / "run")
-    arguments = Namespace(run=tmp_path / "run", checkpoint="last", ema=False, overrides=["data.eval_split=test"])
-    task = open_task(arguments)
-    model, device, _ = open_model(arguments, task)
+    run = OpenRun(Run(tmp_path / "run"), ["data.eval_split=test"])
+    task = run.task
     sources = [task.encode(line) for line in (work / "test.de").read_text().splitlines()]
-    found = [best[1] for best, *_ in task.translate(model, device, sources)]
+    found = [best[1] for best, *_ in task.translate(run.model, run.device, sources)]
     assert found == [row[0][1] for row in hypotheses(work / f"{name}.generate")]
     with pytest.raises(UserError, match="exists: name a new run folder"):
         convert(work / name / "checkpoint_last.pt", work / "data", tmp_path / "run")

@@ -10,11 +10,11 @@ import torch
 from hydra import compose, initialize_config_dir
 
 from multimax.integrations.fairseq.sites import read_site
-from multimax.integrations.fairseq.weights import from_fairseq
 from multimax.suite.composition import CONFIGS, register_groups, typed
 from multimax.suite.engine import checkpoint
 from multimax.suite.engine.run_writer import RunWriter
 from multimax.suite.errors import UserError
+from multimax.suite.fairseq.weights import from_fairseq
 from multimax.suite.tasks import task_module
 
 # What fairseq's transformer may be and ours is not, and no tensor shows.
@@ -85,7 +85,10 @@ def overrides(arguments: Any, languages: list[str], data: Path) -> list[str]:
     }
     if not hasattr(arguments, "reweight"):  # fairseq's own
         arguments.reweight = "softmax"
-    sites = {part: read_site(arguments, part) for part in ("encoder", "decoder", "cross", "output")}
+    try:
+        sites = {part: read_site(arguments, part) for part in ("encoder", "decoder", "cross", "output")}
+    except ValueError as error:
+        raise UserError(f"the checkpoint's functions are not known here: {error}") from None
     chosen = ["reweight=softmax"]
     for part, site in sites.items():
         chosen.append(f"reweight/{part}={site['name']}")

@@ -1,0 +1,3 @@
+"""Import fairseq as the tests of its models do."""
+
+import tests.integrations.conftest  # noqa: F401
