@@ -102,6 +102,12 @@ class Logger:
     mode: str = "auto"  # auto (online if there are a key and a connection) | online | offline
 
 
+# Version of what the code makes of a configuration. Raise it with any change by which a configuration that stays as it
+# is gives other numbers (an initialisation, a loss, an order of the data, a metric): its runs then get other names, a
+# run begun before is not resumed, and no table averages the two. Runs with version 1 have it in neither.
+NUMERICS = 1
+
+
 @dataclass
 class RunConfig:
     """One run. ``model`` and ``data`` belong to the task."""
@@ -120,6 +126,7 @@ class RunConfig:
     run_dir: str | None = None
     experiment: str | None = None  # what the report gathers runs under; None: the task and the scale
     imports: list[str] = field(default_factory=list)
+    numerics: int = NUMERICS  # what made the run's numbers; not to be chosen
 
     def check(self, world: int) -> None:
         """Raise UserError for a combination that cannot run on ``world`` processes, before anything is loaded."""
@@ -285,7 +292,7 @@ def identity(config: Mapping[str, Any], schema: type[RunConfig]) -> dict[str, An
 
     Defaults are left out so that an option which the code gains later does not make another run of an old one.
     """
-    defaults = dict(flatten(skeleton(schema)))
+    defaults = dict(flatten(skeleton(schema))) | {"numerics": 1}
     for name, site in config["reweight"].items():
         if site and site["name"] in reweight.available():
             defaults |= {f"reweight.{name}.{key}": value for key, value in reweight.options(site["name"]).items()}

@@ -1,5 +1,6 @@
 """Opening a run that was trained: its task with the data, and its model as in a checkpoint."""
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -11,11 +12,14 @@ from omegaconf import OmegaConf
 from torch import nn
 
 from multimax.suite.composition import import_modules, readable_overrides, typed
+from multimax.suite.config import NUMERICS
 from multimax.suite.engine import checkpoint, distributed
 from multimax.suite.errors import UserError
 from multimax.suite.overrides import merge
 from multimax.suite.runs import Run
 from multimax.suite.tasks import task_module
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -40,7 +44,14 @@ class OpenRun:
     @cached_property
     def config(self) -> Any:
         """The run's configuration, of its task's class. Raises UserError if it is not of the task that is needed."""
-        composed = OmegaConf.create(self.run.config)
+        composed = OmegaConf.create({"numerics": 1} | self.run.config)
+        if composed.numerics != NUMERICS:
+            logger.warning(
+                "%s was computed by version %s of the numerics, and this code is version %s: its numbers may be others",
+                self.path,
+                composed.numerics,
+                NUMERICS,
+            )
         if self.needs not in (None, composed.task):
             raise UserError(f"{self.path} is a run of task={composed.task}: this needs one of task={self.needs}")
         merge(composed, readable_overrides(self.overrides))

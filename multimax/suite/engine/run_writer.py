@@ -12,7 +12,7 @@ from typing import IO, Any
 
 import yaml
 
-from multimax.suite.config import RunConfig, digest, flatten, identity
+from multimax.suite.config import NUMERICS, RunConfig, digest, flatten, identity
 from multimax.suite.data.fingerprint import Fingerprint
 from multimax.suite.engine.console import say
 from multimax.suite.engine.provenance import environment, revision
@@ -33,6 +33,8 @@ class RunWriter:
     def __init__(self, path: Path, config: RunConfig, active: bool = True, command: str | None = None):
         self.run, self.config, self.active, self.command = Run(path), config, active, command
         self.digest = digest(config)
+        if config.numerics != NUMERICS:
+            raise UserError(f"numerics={config.numerics}: this code computes by version {NUMERICS}, and no other")
         if self.run.exists:
             check_same_configuration(self.run, config)
 
@@ -138,7 +140,7 @@ class RunWriter:
 def check_same_configuration(run: Run, config: RunConfig) -> None:
     schema, values = type(config), asdict(config)
     old, new = identity(run.config, schema), identity(values, schema)
-    was, is_now = dict(flatten(run.config)), dict(flatten(values))
+    was, is_now = {"numerics": 1} | dict(flatten(run.config)), dict(flatten(values))
     changed = [
         f"{key} was {was.get(key)}, now {is_now.get(key)}"
         for key in sorted({*old, *new})

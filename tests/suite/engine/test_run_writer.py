@@ -3,14 +3,18 @@
 import errno
 import fcntl
 import os
+from dataclasses import asdict, replace
 
 import pytest
+import yaml
 from engine_runs import configure
 
+from multimax.suite.config import identity, run_name
 from multimax.suite.engine import run_writer
 from multimax.suite.engine.run_writer import RunWriter
 from multimax.suite.errors import UserError
 from multimax.suite.files import read_lines, write_lines
+from multimax.suite.runs import Run
 
 
 def test_a_file_system_without_locks_is_said_and_trained_on(tmp_path, monkeypatch, capsys):
@@ -69,3 +73,45 @@ def test_a_line_cut_short_at_the_end_is_left_out_and_any_other_damage_is_named(t
             read_lines(path)
     path.unlink()
     assert read_lines(path) == []
+
+
+def test_another_version_of_the_numerics_is_another_run_and_the_first_is_in_no_name(tmp_path, monkeypatch):
+    first = configure()
+    second = replace(first, numerics=2)
+    assert "numerics" not in identity(asdict(first), type(first))
+    assert run_name(first) != run_name(second)
+    RunWriter(tmp_path, first).open(dict)
+    with pytest.raises(UserError, match="numerics=2: this code computes by version 1"):
+        RunWriter(tmp_path / "other", second)
+    monkeypatch.setattr(run_writer, "NUMERICS", 2)
+    for old in (asdict(first), {key: value for key, value in asdict(first).items() if key != "numerics"}):
+        (tmp_path / "config.yaml").write_text(yaml.safe_dump(old))
+        with pytest.raises(UserError, match=r"another configuration \(numerics was 1, now 2\)"):
+            RunWriter(tmp_path, second)
+
+
+def test_other_data_are_refused_and_those_of_a_run_from_before_fingerprints_are_taken_as_they_are(tmp_path):
+    digits, letters = {"classes": ["0", "1"]}, {"classes": ["a", "b"]}
+    first = RunWriter(tmp_path, configure())
+    first.open(lambda: digits)
+    first.run_lock.close()
+    with pytest.raises(UserError, match=r"run of other data \(classes: a, b here, 0, 1 in the run\)"):
+        RunWriter(tmp_path, configure()).open(lambda: letters)
+    (tmp_path / "data.json").unlink()
+    RunWriter(tmp_path, configure()).open(lambda: letters)
+    assert Run(tmp_path).data == letters
+
+
+def test_a_start_has_its_command_and_says_when_the_code_is_another(tmp_path, monkeypatch, capsys):
+    command = "python train.py task=deit 'data.name=a b'"
+    for number, revision in enumerate(["one", "one", "two"]):
+        monkeypatch.setattr(run_writer, "revision", lambda revision=revision: revision)
+        writer = RunWriter(tmp_path, configure(), command=command)
+        writer.open(dict)
+        writer.start(number)
+        writer.run_lock.close()
+    assert [start["command"] for start in Run(tmp_path).starts] == [command] * 3
+    said = [line for line in capsys.readouterr().out.splitlines() if "code" in line]
+    assert said == ["the code is another one than at the last start: one, now two"]
+    writer.finish({"top1": 1.0}, metric="top1")
+    assert (Run(tmp_path).score, Run(tmp_path).summary["command"]) == (1.0, command)

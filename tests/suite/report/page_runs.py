@@ -52,6 +52,7 @@ def make_run(
             "metrics": metrics, "metric": metric, "steps": steps, "parameters": {"total": 7, "attention": 0},
             "revision": "0" * 40, "config_hash": "cafecafe", "throughput": {"seconds": 2.0 * steps},
             "environment": {"python": "3.11", "torch": "2", "cpu": "made up", "threads": 1, "gpu": None},
+            "command": f"python train.py task={task} scale={scale} reweight={function} seed={seed}",
             "finished": "2026-01-01T00:00:00+00:00",
         }  # fmt: skip
         (run / "summary.json").write_text(json.dumps(summary))

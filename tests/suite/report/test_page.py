@@ -19,10 +19,9 @@ import pytest
 from page_runs import NAUGHTY, make_run, make_runs
 
 from multimax.suite.composition import compose_configuration, typed
-from multimax.suite.config import digest, identity
+from multimax.suite.config import identity
 from multimax.suite.errors import UserError
 from multimax.suite.figures.style import STYLES
-from multimax.suite.report.page.command import command
 from multimax.suite.report.page.curves import POINTS, Curves, packed, thinned
 from multimax.suite.report.page.data import page_data, read_run
 from multimax.suite.report.page.html import page
@@ -212,33 +211,17 @@ def test_a_table_is_read_with_its_words(tmp_path):
     }  # fmt: skip
 
 
-def test_the_command_of_a_run_makes_that_run(root):
+def test_the_command_of_a_recorded_run_makes_that_run(root):
     """One run of each experiment, of functions in turn."""
     groups: dict[str, list] = {}
     for record in read_runs(root / "results" / "runs"):
         groups.setdefault(record.experiment, []).append(record)
     for number, group in enumerate(groups.values()):
         record = group[number * 3 % len(group)]
-        train, script, *overrides = shlex.split(command(record.config))
+        train, script, *overrides = shlex.split(record.summary["command"])
         assert (train, script) == ("python", "train.py")
         config = typed(compose_configuration(overrides))
         assert identity(asdict(config), type(config)) == identity(record.config, type(config)), record.path
-
-
-def test_a_command_sets_what_differs_from_the_recipe():
-    overrides = [
-        "task=deit", "scale=demo", "reweight=sparsemax", "reweight/output=multimax", "reweight.output.order=1",
-        "optimizer.learning_rate=0.01", "training.epochs=3.0", "seed=7",
-    ]  # fmt: skip
-    config = typed(compose_configuration(overrides))
-    said = shlex.split(command(asdict(config)))[2:]
-    assert digest(typed(compose_configuration(said))) == digest(config)
-    assert sorted(said) == sorted(overrides)
-
-
-def test_a_function_that_is_not_registered_has_no_command():
-    sites = {"attention": {"name": "of_a_plugin"}, "output": {"name": "softmax"}}
-    assert command({"task": "deit", "scale": "demo", "seed": 0, "reweight": sites}) is None
 
 
 @pytest.fixture

@@ -11,7 +11,6 @@ import matplotlib
 from multimax.suite.config import flatten
 from multimax.suite.figures.style import STYLES, Style, style_of
 from multimax.suite.report.metrics import BASELINE, HEADLINE, possible
-from multimax.suite.report.page.command import command
 from multimax.suite.report.page.curves import Curves, packed, read_curves, short
 from multimax.suite.report.statistics import mean_over_seeds, paired
 from multimax.suite.report.tables import description
@@ -29,7 +28,6 @@ class Shown:
     summary: Mapping[str, Any]  # empty for an unfinished run
     start: Mapping[str, Any]  # the newest; empty for a record
     curves: Curves
-    command: str | None
     status: str = "finished"  # finished | running | stopped
     seconds_per_step: float | None = None
     pictures: Sequence[tuple[str, str]] = ()
@@ -46,6 +44,11 @@ class Shown:
     @property
     def function(self) -> str:
         return self.run.function
+
+    @property
+    def command(self) -> str | None:
+        """What the run was last started with; None where that was not noted."""
+        return self.summary.get("command") or self.start.get("command")
 
     @property
     def final(self) -> Mapping[str, float]:
@@ -83,7 +86,6 @@ def read_run(run: Run) -> Shown:
         summary,
         start=starts[-1] if starts else {},
         curves=read_curves(run),
-        command=command(run.config),
         seconds_per_step=seconds / summary["steps"] if seconds else None,
     )
 

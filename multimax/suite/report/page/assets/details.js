@@ -1,7 +1,6 @@
 // All about one run.
 
-const NO_COMMAND = "A function of this run is not registered where this page was made: train.py with the " +
-  "configuration below, and with its imports.";
+const NO_COMMAND = "It was not noted when this run was started: train.py with the configuration below.";
 
 function openRun(name) {
   state.run = name;
