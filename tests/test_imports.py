@@ -1,11 +1,22 @@
-"""The layers of the project import downwards only; the library needs torch alone."""
+"""Layers import downwards only, the library needs torch alone, and its public names are what they are."""
 
 import ast
+import inspect
 import subprocess
 import sys
 from graphlib import TopologicalSorter
 
 import pytest
+
+import multimax
+from multimax import reweight
+
+# What stands further left in a chain imports nothing of what stands further right; what is in one place may.
+CHAINS = [
+    "formulas kernels reweight attention|output_layer integrations|suite",
+    "suite.errors suite.data|suite.models suite.tasks|suite.runs suite.engine suite.cli|suite.sweep",
+    "suite.measures suite.figures suite.report",
+]
 
 
 def imported(module: str) -> set[str]:
@@ -45,14 +56,63 @@ def imports_of_parts(root) -> dict[str, set[str]]:
     return {name: found & result.keys() for name, found in result.items()}
 
 
-def test_imports_go_one_way(root):
-    """No part of the package imports one that imports it, by whatever way around."""
-    order = list(TopologicalSorter(imports_of_parts(root)).static_order())  # raises CycleError
-    assert order.index("multimax.suite.measures") < order.index("multimax.suite.figures")
-    assert order.index("multimax.suite.figures") < order.index("multimax.suite.report")
+def test_no_part_imports_one_that_imports_it(root):
+    TopologicalSorter(imports_of_parts(root)).prepare()  # raises CycleError, by whatever way around
+
+
+@pytest.mark.parametrize("chain", CHAINS)
+def test_imports_go_one_way(chain, root):
+    parts = imports_of_parts(root)
+    places = [[f"multimax.{name}" for name in place.split("|")] for place in chain.split()]
+    for i, place in enumerate(places):
+        above = {name for names in places[i + 1 :] for name in names}
+        for name in place:
+            members = [member for member in parts if is_in(member, name)]
+            assert members, f"there is no {name}"
+            for member in members:
+                assert not {other for other in parts[member] if any(is_in(other, package) for package in above)}, member
+
+
+def is_in(module: str, package: str) -> bool:
+    return module == package or module.startswith(package + ".")
 
 
 def test_the_library_knows_nothing_of_the_suite(root):
     for name, found in imports_of_parts(root).items():
         if not name.startswith("multimax.suite"):
             assert not {other for other in found if other.startswith("multimax.suite")}, name
+
+
+def test_the_public_names():
+    """To take one away, or to rename it, breaks somebody's program."""
+    assert set(multimax.__all__) == {"__version__", "attention", "linear_cross_entropy", "reweight"}
+    assert set(reweight.__all__) == {
+        *("softmax", "sparsemax", "entmax15", "entmax", "evsoftmax", "multimax", "seglu"),
+        *("Softmax", "Sparsemax", "Entmax15", "Entmax", "EvSoftmax", "MultiMax", "Temperature", "Reweighting"),
+        *("available", "create", "get", "options", "register", "traits", "Traits", "row_kernels"),
+    }
+    for package in (multimax, reweight):
+        assert all(hasattr(package, name) for name in package.__all__)
+
+
+@pytest.mark.parametrize(
+    ("function", "arguments"),
+    [
+        ("softmax", ["scores", "mask"]),
+        ("sparsemax", ["scores", "mask"]),
+        ("entmax15", ["scores", "mask"]),
+        ("entmax", ["scores", "alpha", "mask"]),
+        ("evsoftmax", ["scores", "mask", "epsilon"]),
+        ("multimax", ["scores", "ranges", "ts", "mask", "order"]),
+        ("seglu", ["scores", "ranges", "ts", "order"]),
+        ("create", ["name", "num_heads", "chosen"]),
+        ("register", ["name", "positive", "sums_to_one", "needs_length", "row_kernel"]),
+    ],
+)
+def test_the_arguments_of_public_functions(function, arguments):
+    assert list(inspect.signature(getattr(reweight, function)).parameters) == arguments
+
+
+def test_types_are_part_of_what_is_installed(root):
+    assert (root / "multimax" / "py.typed").exists()
+    assert '"py.typed"' in (root / "pyproject.toml").read_text()

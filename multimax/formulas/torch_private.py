@@ -49,10 +49,11 @@ def is_watched() -> bool:
 
 def is_readable(tensor: torch.Tensor) -> bool:
     """Whether the numbers in ``tensor`` are there and may decide what is computed next: nothing traces or batches."""
-    return (
-        not torch.compiler.is_compiling()
-        and not is_watched()
-        and torch._C._functorch.peek_interpreter_stack() is None
-        and type(tensor) in (torch.Tensor, torch.nn.Parameter)
-        and tensor.device.type != "meta"
-    )
+    if torch.compiler.is_compiling() or is_watched():
+        return False
+    functorch = torch._C._functorch
+    while functorch.is_functorch_wrapped_tensor(tensor):
+        if functorch.is_batchedtensor(tensor):
+            return False
+        tensor = functorch.get_unwrapped(tensor)
+    return type(tensor) in (torch.Tensor, torch.nn.Parameter) and tensor.device.type != "meta"

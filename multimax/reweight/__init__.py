@@ -17,7 +17,7 @@ from multimax.reweight._base import Reweighting
 from multimax.reweight._entmax import Entmax, Entmax15, Sparsemax, entmax, entmax15, sparsemax
 from multimax.reweight._evsoftmax import EvSoftmax, evsoftmax
 from multimax.reweight._multimax import MultiMax, multimax, seglu
-from multimax.reweight._registry import available, create, get, options, register
+from multimax.reweight._registry import Traits, available, create, get, options, register, traits
 from multimax.reweight._softmax import Softmax, softmax
 from multimax.reweight._temperature import Temperature
 
@@ -30,6 +30,7 @@ __all__ = [
     "Softmax",
     "Sparsemax",
     "Temperature",
+    "Traits",
     "available",
     "create",
     "entmax",
@@ -43,4 +44,5 @@ __all__ = [
     "seglu",
     "softmax",
     "sparsemax",
+    "traits",
 ]

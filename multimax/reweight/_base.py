@@ -45,9 +45,13 @@ class Reweighting(nn.Module):
         has_loss: whether ``loss`` exists. To be set where the weights are positive, which is all that the default loss
             asks for, or where the subclass brings a loss of its own.
         soft_targets: whether ``loss`` takes rows of probabilities as targets, and label smoothing.
+        sums_to_one, needs_length, has_parameters: see ``multimax.reweight.Traits``.
     """
 
     positive: bool = False
+    sums_to_one: bool = True
+    needs_length: bool = False
+    has_parameters: bool = False
     has_loss: bool = False
     soft_targets: bool = True
 

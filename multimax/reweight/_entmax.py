@@ -170,6 +170,7 @@ class Entmax(_EntmaxFamily):
         ValueError: ``alpha`` below 1.
     """
 
+    has_parameters = True
     _is_bounded = True
 
     def __init__(self, alpha: float | None = None, per_head: bool = True, num_heads: int = 1) -> None:

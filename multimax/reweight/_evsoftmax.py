@@ -42,6 +42,7 @@ class EvSoftmax(Reweighting):
     """
 
     has_loss = True
+    needs_length = True  # for the mean
 
     def __init__(self, epsilon: float = 0.0) -> None:
         super().__init__()

@@ -7,6 +7,7 @@ from multimax import kernels
 from multimax.formulas import multimax as formulas
 from multimax.formulas.multimax import Order, by_head, check_parameters, powers_of
 from multimax.formulas.rows import check_arguments, compute_dtype
+from multimax.formulas.torch_private import is_readable
 from multimax.kernels import blocked_multimax, operators, row_kernels
 from multimax.reweight._base import Reweighting
 from multimax.reweight._registry import register
@@ -68,7 +69,7 @@ class MultiMax(Reweighting):
         ValueError: an unknown ``order`` or ``init``, or ``shared_ranges`` with a single order.
     """
 
-    positive = has_loss = True
+    positive = has_loss = has_parameters = True
 
     def __init__(
         self,
@@ -93,11 +94,11 @@ class MultiMax(Reweighting):
 
     def reset_parameters(self) -> None:
         """Draw the parameters anew, as ``init`` says."""
-        nn.init.trunc_normal_(self.ranges, std=0.02)
-        if self.init == "zero":
-            nn.init.zeros_(self.ts)
-        else:
-            nn.init.trunc_normal_(self.ts, std=0.02)
+        for parameter, is_drawn in ((self.ranges, True), (self.ts, self.init == "normal")):
+            if not is_drawn or not is_readable(parameter):  # torch 2.15 looks for numbers that fake tensors do not have
+                nn.init.zeros_(parameter)
+            else:
+                nn.init.trunc_normal_(parameter, std=0.02)
 
     def extra_repr(self) -> str:
         sizes = f"{self.ranges.numel()} ranges and {self.ts.numel()} ts"

@@ -10,7 +10,7 @@ From then on ``create("squared", temperature=2.0)`` makes a module of it, and ev
 import difflib
 import inspect
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, TypeVar, get_args
+from typing import Any, NamedTuple, TypeVar, get_args
 
 from torch import Tensor
 
@@ -22,8 +22,26 @@ _REGISTRY: dict[str, type[Reweighting]] = {}
 Registered = TypeVar("Registered", bound=Callable[..., Any])
 
 
+class Traits(NamedTuple):
+    """What holds for a function whatever its options and scores, but for ``has_parameters``: as it is by default.
+
+    ``sums_to_one``: the live weights of a row do. ``can_be_zero``: a live weight may be. ``needs_length``: how many
+    live entries a row has matters beyond the sum of their weights. ``has_parameters``: there is something to train.
+    """
+
+    sums_to_one: bool
+    can_be_zero: bool
+    needs_length: bool
+    has_parameters: bool
+
+
 def register(
-    name: str, *, positive: bool = False, row_kernel: Callable[..., RowKernel | None] | None = None
+    name: str,
+    *,
+    positive: bool = False,
+    sums_to_one: bool = True,
+    needs_length: bool = False,
+    row_kernel: Callable[..., RowKernel | None] | None = None,
 ) -> Callable[[Registered], Registered]:
     """Decorator that makes a function or a ``Reweighting`` subclass available as ``name``; returns it unchanged.
 
@@ -31,22 +49,29 @@ def register(
         name: what ``create`` and ``reweight=`` will know it by.
         positive: for a function ``f(scores, mask=None, *, option=default, ...)``: its live weights are above zero, so
             that the negative log-likelihood serves as its loss. A subclass says so in its own attributes.
+        sums_to_one, needs_length: for a function: see ``Traits``. A subclass says so in its own attributes.
         row_kernel: for a function: from its options, what ``Reweighting.row_kernel`` returns.
 
     Raises:
         ValueError: ``name`` is taken.
-        TypeError: neither a function nor a subclass of ``Reweighting``, or an option without a default.
+        TypeError: neither a function of scores and mask nor a subclass of ``Reweighting``, or an option without a
+            default.
     """
+    _check_name(name)
 
     def decorate(definition: Registered) -> Registered:
         if name in _REGISTRY:
             raise ValueError(f"a reweighting named {name!r} is registered already; choose another name")
-        if isinstance(definition, type):
-            if not issubclass(definition, Reweighting):
-                raise TypeError(f"{definition.__name__} must be a function or subclass multimax.reweight.Reweighting")
-            module: type[Reweighting] = definition
+        module: type[Reweighting]
+        if isinstance(definition, type) and issubclass(definition, Reweighting):
+            module = definition
+        elif isinstance(definition, type) or not callable(definition):
+            what = getattr(definition, "__name__", repr(definition))
+            raise TypeError(f"{what} must be a function or subclass multimax.reweight.Reweighting")
         else:
-            module = _module_of(definition, positive, row_kernel)
+            module = _module_of(name, definition, row_kernel)
+            module.positive = module.has_loss = positive
+            module.sums_to_one, module.needs_length = sums_to_one, needs_length
         for option in inspect.signature(module).parameters.values():
             if option.kind in (option.VAR_POSITIONAL, option.VAR_KEYWORD) or option.default is option.empty:
                 raise TypeError(f"option {option.name!r} of reweighting {name!r} must be named and have a default")
@@ -57,11 +82,13 @@ def register(
 
 
 def _module_of(
-    function: Callable[..., Tensor], positive_weights: bool, kernel_of: Callable[..., RowKernel | None] | None
+    name: str, function: Callable[..., Tensor], kernel_of: Callable[..., RowKernel | None] | None
 ) -> type[Reweighting]:
-    class FunctionReweighting(Reweighting):
-        positive = has_loss = positive_weights
+    parameters = list(inspect.signature(function).parameters.values())
+    if len(parameters) < 2:
+        raise TypeError(f"reweighting {name!r} must take scores and a mask, and then its options")
 
+    class FunctionReweighting(Reweighting):
         def __init__(self, **options: Any) -> None:
             super().__init__()
             self.options = options
@@ -75,11 +102,21 @@ def _module_of(
         def row_kernel(self) -> RowKernel | None:
             return None if kernel_of is None else kernel_of(**self.options)
 
+        def __reduce_ex__(self, protocol: Any) -> Any:
+            # This class has no name to be found by. The function has: to unpickle it imports, and so registers, it.
+            if type(self) is not FunctionReweighting:
+                return super().__reduce_ex__(protocol)
+            return _unbuilt, (function, name), self.__dict__
+
     FunctionReweighting.__name__ = FunctionReweighting.__qualname__ = function.__name__
     FunctionReweighting.__doc__ = function.__doc__
-    parameters = list(inspect.signature(function).parameters.values())[2:]
-    FunctionReweighting.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    FunctionReweighting.__signature__ = inspect.Signature(parameters[2:])  # type: ignore[attr-defined]
     return FunctionReweighting
+
+
+def _unbuilt(function: Callable[..., Tensor], name: str) -> Reweighting:
+    module = get(name)
+    return module.__new__(module)
 
 
 def available() -> tuple[str, ...]:
@@ -91,11 +128,23 @@ def get(name: str) -> type[Reweighting]:
     """The module class registered as ``name``: its ``has_loss`` and ``soft_targets`` are known before it is built.
 
     Raises:
+        TypeError: ``name`` is not a string.
         ValueError: no such name; the message lists the names and the nearest one.
     """
+    _check_name(name)
     if name not in _REGISTRY:
         raise ValueError(f"no reweighting is named {name!r}{_nearest(name, available())}")
     return _REGISTRY[name]
+
+
+def traits(name: str) -> Traits:
+    """The traits of a function.
+
+    Raises:
+        ValueError: no such name.
+    """
+    module = get(name)
+    return Traits(module.sums_to_one, not module.positive, module.needs_length, module.has_parameters)
 
 
 def options(name: str) -> dict[str, Any]:
@@ -119,7 +168,7 @@ def create(name: str, *, num_heads: int | None = None, **chosen: Any) -> Reweigh
     Raises:
         ValueError: no such name, or an option with a value that the function refuses.
         TypeError: no such option, and the message lists the options and the nearest one; or a value that is not of the
-            type in the option's annotation.
+            type in the option's annotation, or ``num_heads`` not an int.
     """
     module = get(name)
     known = options(name)
@@ -128,9 +177,18 @@ def create(name: str, *, num_heads: int | None = None, **chosen: Any) -> Reweigh
         if option not in known:
             raise TypeError(f"reweighting {name!r} has no option {option!r}{_nearest(option, known)}")
         _check_type(name, option, value, parameters[option].annotation)
+    if num_heads is not None and (isinstance(num_heads, bool) or not isinstance(num_heads, int)):
+        raise TypeError(f"num_heads must be an int or None, got {num_heads!r}")
+    if num_heads is not None and num_heads < 1:
+        raise ValueError(f"num_heads must be at least 1, got {num_heads}")
     if num_heads is not None and "num_heads" in parameters:
         chosen["num_heads"] = num_heads
     return module(**chosen)
+
+
+def _check_name(name: str) -> None:
+    if not isinstance(name, str):
+        raise TypeError(f"name must be a string, got {type(name).__name__}")
 
 
 def _check_type(name: str, option: str, value: Any, annotation: Any) -> None:

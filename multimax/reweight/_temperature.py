@@ -22,7 +22,7 @@ class Temperature(Reweighting):
     One set per layer, as MultiMax has it: all heads share u. The temperature is e^-u.
     """
 
-    positive = has_loss = True
+    positive = has_loss = has_parameters = True
 
     def __init__(self) -> None:
         super().__init__()

@@ -110,6 +110,58 @@ def test_an_alpha_in_a_tensor_is_the_number_in_it():
             torch.testing.assert_close(reweight.entmax(scores, tensor.double()), by_number, rtol=0, atol=1e-7)
 
 
+def test_parity_with_the_package_above_2():
+    scores = (3 * torch.randn(50, 20, dtype=torch.float64)).requires_grad_()
+    alpha = torch.linspace(2.05, 3, 50, dtype=torch.float64)[:, None].requires_grad_()
+    ours, theirs = reweight.entmax(scores, alpha), package.entmax_bisect(scores, alpha, n_iter=200)
+    torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-10)
+    incoming = torch.randn_like(ours)
+    for mine, reference in zip(
+        *(torch.autograd.grad(weights, (scores, alpha), incoming) for weights in (ours, theirs)), strict=True
+    ):
+        torch.testing.assert_close(mine, reference, rtol=1e-8, atol=1e-8)
+    for row, number in zip(ours[::7], alpha[::7, 0].tolist(), strict=True):
+        index = (ours == row).all(-1)
+        torch.testing.assert_close(reweight.entmax(scores[index], number)[0], row, rtol=0, atol=1e-10)
+
+
+@pytest.mark.parametrize(
+    "shape",
+    [(), (1,), (3,), (1, 1), (3, 1, 1), (4, 1), (1, 4, 1), (2, 1, 1, 1), (2, 3, 1, 1), (2, 3, 4, 1), (1, 3, 4, 1)],
+)
+@pytest.mark.parametrize("highest", [2.0, 2.6], ids=["to 2", "above"])
+def test_alpha_of_any_shape_that_broadcasts_is_the_number_of_each_row(shape, highest):
+    scores = torch.randn(2, 3, 4, 6, dtype=torch.float64, requires_grad=True)
+    mask = torch.rand(2, 1, 4, 6) > 0.3
+    count = torch.Size(shape).numel()
+    alpha = torch.linspace(1, highest, count, dtype=torch.float64).reshape(shape).requires_grad_()
+    weights = reweight.entmax(scores, alpha, mask)
+    of_rows = (alpha[:, None, None] if shape == (3,) else alpha).expand(2, 3, 4, 1)
+    for i in torch.cartesian_prod(*map(torch.arange, (2, 3, 4))).tolist():
+        i = tuple(i)
+        alone = reweight.entmax(scores[i], of_rows[i].item(), mask.expand(2, 3, 4, 6)[i])
+        torch.testing.assert_close(weights[i], alone, rtol=1e-7, atol=1e-9)
+    incoming = torch.randn_like(weights)
+    gradients = torch.autograd.grad(weights, (scores, alpha), incoming)
+    rows = of_rows.detach().clone().requires_grad_()
+    expected = torch.autograd.grad(reweight.entmax(scores, rows, mask), (scores, rows), incoming)
+    torch.testing.assert_close(gradients[0], expected[0], rtol=1e-7, atol=1e-9)
+    summed = expected[1].sum((0, 2, 3)) if shape == (3,) else expected[1].sum_to_size(shape or (1,)).reshape(shape)
+    torch.testing.assert_close(gradients[1], summed, rtol=1e-7, atol=1e-8)
+
+
+def test_derivatives_are_right_to_the_fourth_order():
+    scores, change = torch.randn(2, 6, dtype=torch.float64)
+    of = lambda t: (reweight.entmax(scores + t * change, 1.4) * change).sum()  # noqa: E731
+    t = torch.tensor(0.1, dtype=torch.float64, requires_grad=True)
+    expected, forward, reverse = of(t), of, of
+    for _ in range(4):
+        (expected,) = torch.autograd.grad(expected, t, create_graph=True)
+        forward, reverse = torch.func.jacfwd(forward), torch.func.grad(reverse)
+        for found in (forward(t.detach()), reverse(t.detach())):
+            torch.testing.assert_close(found, expected.detach(), rtol=1e-8, atol=1e-8)
+
+
 def test_large_margins_give_exact_zeros_and_ones():
     scores = torch.tensor([3.0, 0.0, -1.0, 0.5])
     for alpha in (1.5, 1.75, 2.0):
@@ -139,6 +191,15 @@ def test_alpha_out_of_bounds_is_refused(alpha):
             build()
 
 
-def test_alphas_for_another_number_of_heads_are_refused():
-    with pytest.raises(ValueError, match="4 heads"):
-        reweight.entmax(torch.zeros(2, 3, 5, 5), torch.full((4,), 1.5))
+@pytest.mark.parametrize(
+    ("scores", "alpha"), [((2, 3, 5, 5), (4,)), ((3, 5), (3,)), ((3, 5), (2, 1)), ((3, 5), (3, 5)), ((5,), (3, 1))]
+)
+def test_alphas_that_do_not_broadcast_to_the_rows_are_refused(scores, alpha):
+    with pytest.raises(ValueError, match=r"heads in a parameter do not fit|alpha of shape .* does not broadcast"):
+        reweight.entmax(torch.zeros(scores), torch.full(alpha, 1.5))
+
+
+def test_values_that_cannot_be_read_give_nan_out_of_bounds():
+    alpha = torch.tensor([0.9, 1.5, 2.0, 2.1])
+    weights = torch.func.vmap(lambda alpha: reweight.entmax(torch.arange(3.0), alpha))(alpha)
+    assert weights.isnan().all(-1).tolist() == [True, False, False, True]

@@ -1,11 +1,15 @@
 """Names, options, errors, and functions of the user's own."""
 
+import copy
 import importlib
 import inspect
+import io
 import math
+import pickle
 
 import pytest
 import torch
+from conftest import VARIANTS
 
 from multimax import reweight
 from multimax.reweight import _registry
@@ -30,8 +34,8 @@ def test_the_built_in_functions_are_there_sorted():
 
 def test_names_are_functions_whatever_was_imported_first():
     importlib.import_module("multimax.reweight._entmax")
-    for name in (*reweight.available(), "seglu"):
-        assert inspect.isfunction(getattr(reweight, name))
+    for name in set(reweight.__all__) - {"row_kernels"}:
+        assert inspect.isfunction(getattr(reweight, name)) == name.islower()
 
 
 def test_options_are_plain_values_without_num_heads():
@@ -61,6 +65,12 @@ def test_num_heads_reaches_those_that_take_it():
         (lambda: reweight.create("softmax", alpha=1), TypeError, ["'alpha'", "has none"]),
         (lambda: reweight.register("softmax")(lambda scores, mask=None: scores), ValueError, ["'softmax'", "already"]),
         (lambda: reweight.register("linear")(torch.nn.Linear), TypeError, ["Linear", "Reweighting"]),
+        (lambda: reweight.register("number")(3), TypeError, ["3", "Reweighting"]),
+        (lambda: reweight.register(3), TypeError, ["name", "int"]),
+        (lambda: reweight.register("short")(lambda scores: scores), TypeError, ["'short'", "mask"]),
+        (lambda: reweight.create(["softmax"]), TypeError, ["name", "list"]),
+        (lambda: reweight.create("entmax", num_heads=0), ValueError, ["num_heads", "0"]),
+        (lambda: reweight.create("entmax", num_heads="3"), TypeError, ["num_heads", "'3'"]),
         (lambda: reweight.register("bare")(lambda scores, mask, power: scores), TypeError, ["'power'", "default"]),
     ],
 )
@@ -90,6 +100,79 @@ def test_a_function_of_the_users_own():
     assert math.isclose(attend.loss(scores, torch.tensor([1])).item(), 1 + math.log1p(math.exp(-1)), rel_tol=1e-6)
     with pytest.raises(TypeError, match="did you mean 'temperature'"):
         reweight.create("tempered", temprature=2.0)
+
+
+@pytest.mark.parametrize("name", reweight.available())
+def test_traits_are_what_is_measured(name):
+    traits = reweight.traits(name)
+    attend = reweight.create(name).double()
+    assert traits.has_parameters == bool(list(attend.parameters()))
+    scores = 3 * torch.randn(200, 9, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    weights = attend(scores)
+    assert traits.can_be_zero == bool((weights == 0).any())
+    total = weights.sum(-1)
+    assert traits.sums_to_one == torch.allclose(total, torch.ones_like(total))
+    # One more live entry, far below the rest, changes the others by what it takes itself and no more.
+    longer = attend(torch.cat([scores, scores.new_full((200, 1), -20.0)], -1))
+    others = longer[:, :-1] / (1 - longer[:, -1:] if traits.sums_to_one else 1)
+    assert traits.needs_length != torch.allclose(others, weights)
+
+
+def test_a_function_declares_its_traits():
+    @reweight.register("mean", positive=True, needs_length=True, sums_to_one=False)
+    def mean(scores, mask=None):
+        return torch.sigmoid(scores) / scores.shape[-1]
+
+    assert reweight.traits("mean") == (False, False, True, False)
+
+
+def tempered(scores, mask=None, *, temperature=1.0):
+    return reweight.softmax(scores / temperature, mask)
+
+
+@pytest.mark.parametrize("name", [*reweight.available(), "tempered"])
+def test_modules_survive_pickle_deepcopy_and_save_with_their_options(name):
+    reweight.register("tempered", positive=True)(tempered)
+    scores = torch.randn(3, 4, 5)
+    for options in VARIANTS.get(name, [{}, {"temperature": 2.0}] if name == "tempered" else [{}]):
+        module = reweight.create(name, num_heads=3, **options)
+        saved = io.BytesIO()
+        torch.save(module, saved)
+        saved.seek(0)
+        for again in (
+            pickle.loads(pickle.dumps(module)),
+            copy.deepcopy(module),
+            copy.copy(module),
+            torch.load(saved, weights_only=False),
+        ):
+            assert type(again) is type(module)
+            assert repr(again) == repr(module)
+            assert torch.equal(again(scores), module(scores))
+
+
+def test_a_subclass_of_a_functions_module_survives_too():
+    reweight.register("tempered", positive=True)(tempered)
+
+    class Colder(reweight.get("tempered")):
+        def forward(self, scores, mask=None):
+            return super().forward(10 * scores, mask)
+
+    again = copy.deepcopy(Colder(temperature=2.0))
+    assert torch.equal(again(scores := torch.randn(3, 5)), torch.softmax(5 * scores, -1))
+
+
+@pytest.mark.parametrize("name", reweight.available())
+def test_parameters_can_be_reset(name):
+    for options in VARIANTS.get(name, [{}]):
+        torch.manual_seed(0)
+        module = reweight.create(name, num_heads=3, **options)
+        before = copy.deepcopy(module.state_dict())
+        for parameter in module.parameters():
+            parameter.data.fill_(7.0)
+        torch.manual_seed(0)
+        if list(module.parameters()):
+            module.reset_parameters()
+        assert all(torch.equal(value, before[key]) for key, value in module.state_dict().items())
 
 
 def test_a_function_that_does_not_claim_positive_weights_has_no_loss():
