@@ -30,6 +30,7 @@ from multimax.suite.composition import (
     typed,
 )
 from multimax.suite.config import run_name
+from multimax.suite.data.left_out import LeftOut
 from multimax.suite.engine import distributed, slurm
 from multimax.suite.engine.allocator import keep_freed_memory
 from multimax.suite.engine.console import format_metrics, say
@@ -200,7 +201,11 @@ def generate() -> None:
     run = open_run(arguments, needs="lm")
     assert isinstance(run.task, LanguageModeling)
     vocabulary = run.task.corpus.vocabulary
-    prompt = torch.tensor([vocabulary.encode(arguments.prompt)], dtype=torch.long, device=run.device)
+    ids = vocabulary.encode(arguments.prompt)
+    if unknown := ids.count(vocabulary.unknown):
+        reason = {"the vocabulary lacks them": unknown}
+        print(LeftOut("tokens of the prompt", len(ids), reason, "are read as <unk>"), file=sys.stderr)
+    prompt = torch.tensor([ids], dtype=torch.long, device=run.device)
     with run.autocast():
         generator = torch.Generator(run.device).manual_seed(arguments.seed)
         tokens = continue_text(run.model, prompt, arguments.tokens, sampling, generator)

@@ -63,3 +63,11 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
 def write_lines(path: Path, records: Sequence[Mapping[str, Any]]) -> None:
     """Replace a file of JSON lines as a whole: appending would join a new line to one that a kill cut short."""
     write_atomic(path, "".join(f"{json.dumps(record)}\n" for record in records))
+
+
+def expanded(key: str, path: str) -> Path:
+    """The path that a key of the configuration names. Raises UserError for a ``~`` where nobody has a home."""
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:
+        raise UserError(f"{key}={path}: there is no home directory to put for ~; give the whole path") from None

@@ -28,6 +28,7 @@ from multimax.suite.data.preparation import DESCRIPTION, Recipe, prepare, read_l
 from multimax.suite.data.text import FileSource, StringSource, TextSource
 from multimax.suite.data.tokenization import Tokenizer, join_pieces
 from multimax.suite.errors import UserError
+from multimax.suite.files import expanded
 
 READING = 2  # of raw text: a change of it leaves the caches alone that older code made
 VALIDATION = ("valid", "validation", "val", "dev")  # names of its files; the first is fairseq's
@@ -235,7 +236,7 @@ def from_files(config: TranslationData) -> Bitext:
     try:
         if config.root is None:
             raise UserError("data.root is not set: point it at the sentence pairs")
-        root = Path(config.root).expanduser()
+        root = expanded("data.root", config.root)
         if not root.is_dir():
             raise UserError(f"data.root={root} is not a folder")
         if (root / DESCRIPTION).exists():
@@ -258,7 +259,7 @@ def from_text(config: TranslationData, texts: dict[str, tuple[TextSource, TextSo
     origin = {split: [side.fingerprint() for side in sides] for split, sides in texts.items()}
     everything = {"format": preparation.FORMAT, "reading": READING, "recipe": asdict(recipe), "text": origin}
     key = hashlib.sha256(json.dumps(everything).encode()).hexdigest()[:16]
-    folder = Path(config.cache_dir).expanduser() / f"{config.name}-{key}"
+    folder = expanded("data.cache_dir", config.cache_dir) / f"{config.name}-{key}"
 
     def load() -> Bitext | None:
         try:

@@ -32,6 +32,7 @@ from multimax.suite.data.left_out import LeftOut, record, restore
 from multimax.suite.data.lines import LineReader
 from multimax.suite.data.text import TextData, TextSource, open_text
 from multimax.suite.errors import UserError
+from multimax.suite.files import expanded
 
 UNKNOWN, END_OF_LINE = "<unk>", {"word": "<eos>", "character": "\n"}
 UNSPACED = re.compile("[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff]+")  # Thai, ..., Chinese
@@ -124,7 +125,7 @@ def open_corpus(config: TextData) -> Corpus:
         UserError: the text is absent, empty or not UTF-8, the vocabulary is unfit, or the cache cannot be written.
     """
     sources = open_text(config)
-    file = Path(config.vocabulary).expanduser() if config.vocabulary else None
+    file = expanded("data.vocabulary", config.vocabulary) if config.vocabulary else None
     given = read_vocabulary(file, config.unit) if file else None
     origin = {
         "format": FORMAT,
@@ -133,7 +134,7 @@ def open_corpus(config: TextData) -> Corpus:
         "text": {split: source.fingerprint() for split, source in sources.items()},
     }
     key = hashlib.sha256(json.dumps(origin).encode()).hexdigest()[:16]
-    folder = Path(config.cache_dir).expanduser() / f"{config.name}-{key}"
+    folder = expanded("data.cache_dir", config.cache_dir) / f"{config.name}-{key}"
     if (corpus := load(folder, config.unit)) is None:
         try:
             with exclusive(folder):

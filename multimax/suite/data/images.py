@@ -3,21 +3,21 @@
 import math
 import os
 import re
-import sys
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from textwrap import shorten
 from typing import Any
 
 import numpy as np
 
 from multimax.suite.data.fingerprint import Fingerprint, digest
+from multimax.suite.data.hub import load_tables
 from multimax.suite.data.image_sources import ArraySource, FolderSource, ImageSource, TableSource
 from multimax.suite.data.left_out import LeftOut
 from multimax.suite.data.pixels import UnreadableImage
 from multimax.suite.errors import UserError
+from multimax.suite.files import expanded
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -89,6 +89,15 @@ def content(source: ImageSource, index: int) -> bytes:
         return b""
 
 
+def empty_classes(source: ImageSource, split: str) -> LeftOut:
+    """Classes that a table names and has no row of; a folder without an image is refused."""
+    filled = {source.label(i) for i in range(len(source))}
+    reasons = {f"no image of {name}": 1 for label, name in enumerate(source.classes) if label not in filled}
+    if len(reasons) > 3:
+        reasons = {"no image": len(reasons)}
+    return LeftOut(f"classes of the {split} images", len(source.classes), reasons, "are empty", limited=False)
+
+
 def unreadable(source: ImageSource, split: str) -> LeftOut:
     """Decodes all images, or ``INSPECTED`` of them, to see which cannot be."""
 
@@ -118,12 +127,16 @@ def open_images(config: ImageData) -> tuple[ImageSource, ImageSource]:
         raise UserError(f"data.in_chans={config.in_chans}: images are read as grey (1) or in colours (3)")
     if not len(config.mean) == len(config.std) == config.in_chans:
         raise UserError(f"data.mean and data.std must have as many entries as data.in_chans={config.in_chans}")
+    if not all(value > 0 for value in config.std):
+        raise UserError(f"data.std={config.std}: pixels are divided by it, so that it must be above 0")
     openers = {"digits": _open_digits, "files": _open_files}
     if config.source not in openers:
         raise UserError(f"data.source={config.source}: choose one of {', '.join(openers)}")
     try:
         train, val = openers[config.source](config)
         _check(config, train, val)
+    except OSError as error:
+        raise UserError(f"{error.filename or config.root} cannot be read: {error.strerror}") from None
     except UserError as error:
         raise UserError(f"{error}; {config.where}" if config.where else str(error)) from error
     return train, val
@@ -155,10 +168,8 @@ def _open_files(config: ImageData) -> tuple[ImageSource, ImageSource]:
     if config.root is None:
         if config.hub is None:
             raise UserError("data.root is not set: point it at the images")
-        if Path(config.hub).is_dir():
-            raise UserError(f"data.hub={config.hub} is a folder here: set data.root to it")
         return _open_tables(config.hub, config)
-    root = Path(config.root).expanduser()
+    root = expanded("data.root", config.root)
     if not root.is_dir():
         raise UserError(f"data.root={root} is not a folder")
     for folder in (root, root / "data"):
@@ -194,21 +205,8 @@ def _check_shards(folder: Path, split: str, files: list[str]) -> None:
 
 
 def _open_tables(path: str, config: ImageData, **options: Any) -> tuple[ImageSource, ImageSource]:
-    """Splits of a data set, which ``datasets`` copies to its cache (HF_DATASETS_CACHE) on first use."""
-    import datasets
-
-    datasets.logging.set_verbosity(datasets.logging.CRITICAL)  # what goes wrong is said below, in one line
-    if not sys.stderr.isatty():
-        datasets.disable_progress_bars()
-    try:
-        tables = datasets.load_dataset(path, **options)
-    except Exception as error:  # gated, absent, offline, a broken file, a full disk: each has a type of its own
-        reason = error.__cause__ if isinstance(error, datasets.exceptions.DatasetGenerationError) else None
-        raise UserError(f"cannot load {config.root or config.hub}: {_one_line(reason or error)}") from error
-    for split in ("train", "validation"):
-        if split not in tables:
-            raise UserError(f"{config.root or config.hub} has no {split} split, but {', '.join(tables)}")
-    train, val = (TableSource(tables[split], split, config.mode) for split in ("train", "validation"))
+    tables = load_tables(path, ("train", "validation"), config.root or path, **options)
+    train, val = (TableSource(table, split, config.mode) for split, table in tables.items())
     return train, val
 
 
@@ -227,7 +225,3 @@ def _check(config: ImageData, train: ImageSource, val: ImageSource) -> None:
         raise UserError(f"{place} has different classes in training and validation: {', '.join(differing)}")
     if config.num_val is not None and len(val) != config.num_val:
         raise UserError(f"{place} has {len(val)} validation images, but data.num_val={config.num_val}")
-
-
-def _one_line(error: BaseException) -> str:
-    return shorten(str(error), 200, placeholder=" ...") or type(error).__name__

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from multimax.suite.data.left_out import LeftOut
 from multimax.suite.data.loading import EpochOrder
 from multimax.suite.errors import UserError
 
@@ -40,6 +41,9 @@ class Streams:
                 f"{num_tokens} training tokens do not fill one step of training.batch_size={batch_size} segments "
                 f"of model.segment_length={length}"
             )
+        used = self.steps_per_epoch * batch_size * length
+        reason = f"they fill no segment of model.segment_length={length} in each of {batch_size} streams"
+        self.left_out = LeftOut("training tokens", num_tokens - 1, {reason: num_tokens - 1 - used})
 
     def starts(self, step: int) -> list[int]:
         """First token of each row."""
@@ -59,6 +63,8 @@ class Blocks:
                 f"{num_tokens} training tokens do not fill one step of training.batch_size={batch_size} blocks "
                 f"of model.segment_length={length}"
             )
+        reason = f"they fill no block of model.segment_length={length}"
+        self.left_out = LeftOut("training tokens", num_tokens - 1, {reason: num_tokens - 1 - blocks * length})
         self.order = EpochOrder(blocks, batch_size, seed)
         self.length, self.steps_per_epoch = length, self.order.steps_per_epoch
 

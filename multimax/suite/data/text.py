@@ -11,8 +11,10 @@ from textwrap import shorten
 from typing import Any, Protocol
 
 from multimax.suite.data.fingerprint import digest
+from multimax.suite.data.hub import load_tables
 from multimax.suite.data.lines import LineReader
 from multimax.suite.errors import UserError
+from multimax.suite.files import expanded
 
 SPLITS = {"train": "train", "validation": "valid|validation|val|dev", "test": "test"}
 
@@ -166,7 +168,9 @@ def open_text(config: TextData) -> dict[str, TextSource]:
     if config.source == "pydoc":
         return dict(_open_pydoc())
     try:
-        return _open_folder(Path(config.root).expanduser()) if config.root else _open_hub(config)
+        return _open_folder(expanded("data.root", config.root)) if config.root else _open_hub(config)
+    except OSError as error:
+        raise UserError(f"data.root={config.root} cannot be read: {error.strerror}") from None
     except UserError as error:
         raise UserError(f"{error}; {config.where}" if config.where else str(error)) from error
 
@@ -200,18 +204,10 @@ def _open_folder(root: Path) -> dict[str, TextSource]:
 
 
 def _open_hub(config: TextData) -> dict[str, TextSource]:
-    """Splits of a data set, which ``datasets`` copies to its cache (HF_DATASETS_CACHE) on first use."""
     if config.hub is None:
         raise UserError("data.root is not set: point it at the text")
-    if Path(config.hub).is_dir():
-        raise UserError(f"data.hub={config.hub} is a folder here: set data.root to it")
-    import datasets
-
-    try:
-        tables = datasets.load_dataset(config.hub, config.hub_config)
-    except Exception as error:  # absent, offline, a full disk: each has a type of its own
-        raise UserError(f"cannot load {config.hub}: {shorten(str(error), 200, placeholder=' ...')}") from error
-    for split in SPLITS:
-        if split not in tables or "text" not in tables[split].column_names:
-            raise UserError(f"{config.hub} has no {split} split with a column text")
-    return {split: TableSource(tables[split], f"{config.hub} ({split})") for split in SPLITS}
+    tables = load_tables(config.hub, tuple(SPLITS), config.hub, name=config.hub_config)
+    for split, table in tables.items():
+        if "text" not in table.column_names:
+            raise UserError(f"{config.hub} has no column text in its {split} split")
+    return {split: TableSource(table, f"{config.hub} ({split})") for split, table in tables.items()}

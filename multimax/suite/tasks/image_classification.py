@@ -14,7 +14,7 @@ from multimax.suite.config import RunConfig, check_bounds, one_of
 from multimax.suite.data.augment import ImageBatch, create_mix
 from multimax.suite.data.fingerprint import Fingerprint
 from multimax.suite.data.image_dataset import ImageDataset
-from multimax.suite.data.images import ImageData, fingerprint, open_images, unreadable
+from multimax.suite.data.images import ImageData, empty_classes, fingerprint, open_images, unreadable
 from multimax.suite.data.left_out import LeftOut, checked, record
 from multimax.suite.data.loading import EpochOrder, Stream, check_batch_size, eval_batches, random_seeds, train_batches
 from multimax.suite.errors import UserError
@@ -137,8 +137,9 @@ class ImageClassification(Task):
             LeftOut(f"files among the {split} images", len(source) + source.other_files.total(), source.other_files)
             for split, source in sources.items()
         ]
+        empty = [empty_classes(source, split) for split, source in sources.items()]
         broken = [unreadable(source, split) for split, source in sources.items()]
-        return checked([*files, *broken], self.config.data.max_left_out)
+        return checked([*files, *empty, *broken], self.config.data.max_left_out)
 
     def match(self, trained: Fingerprint) -> None:
         here, there = self.val_dataset.source.classes, trained.get("classes", self.val_dataset.source.classes)

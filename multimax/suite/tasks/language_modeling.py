@@ -116,7 +116,6 @@ class LanguageModeling(Task):
         self.corpus = open_corpus(config.data)
         self.train_ids, self.eval_ids = self.corpus.splits["train"], self.corpus.splits[config.data.eval_split]
         num_tokens = len(self.corpus.vocabulary)
-        self.left_out = checked(self.corpus.left_out(("train", config.data.eval_split)), config.data.max_left_out)
         if model.cutoffs and model.cutoffs[-1] >= num_tokens:
             raise UserError(
                 f"model.cutoffs={model.cutoffs} must stay below the {num_tokens} tokens of the vocabulary; "
@@ -131,6 +130,8 @@ class LanguageModeling(Task):
             self.segments = Blocks(len(self.train_ids), batch_size, model.segment_length, config.seed)
             self.context = f"ctx{model.eval_context}"
         self.steps_per_epoch = self.segments.steps_per_epoch
+        found = [self.segments.left_out, *self.corpus.left_out(("train", config.data.eval_split))]
+        self.left_out = checked(found, config.data.max_left_out)
         self.positive = reweight.get(config.reweight.output["name"]).positive
         self.metric = f"ppl@{self.context}" if self.positive else f"smoothed_ppl@{self.context}"
         self.unigram_perplexity = self.corpus.unigram_perplexity(config.data.eval_split)

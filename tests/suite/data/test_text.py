@@ -69,7 +69,7 @@ def test_text_gzip_parquet_and_the_hubs_form_are_the_same_tokens(folder, monkeyp
             elif kind == "parquet":
                 tables[split].to_parquet(root / f"{split}-00000-of-00001.parquet")
         if kind == "hub":
-            monkeypatch.setattr(datasets, "load_dataset", lambda *_, tables=tables: tables)
+            monkeypatch.setattr(datasets, "load_dataset", lambda *_, tables=tables, **__: tables)
             other = open_corpus(TextData("few", "files", hub="someone/words", cache_dir=str(root)))
         else:
             other = open_corpus(config(root))

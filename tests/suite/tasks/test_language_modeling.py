@@ -259,7 +259,6 @@ def test_every_function_learns(text, tmp_path, name, arguments):
         "training.evaluate_every=30",
     )
     folder = RunWriter(tmp_path / "run", config)
-    folder.open(dict)
     metrics = Trainer(LanguageModeling(config), folder).run()
     assert metrics["ppl@mem7" if arguments is XL else "ppl@ctx5"] < 0.8 * metrics["unigram_ppl"]
 

@@ -1,0 +1,33 @@
+"""Tables of Hugging Face ``datasets``, from the hub or from files, which it copies to its own cache on first use."""
+
+import sys
+from pathlib import Path
+from textwrap import shorten
+from typing import Any
+
+from multimax.suite.errors import UserError
+
+
+def load_tables(path: str, splits: tuple[str, ...], place: str, **options: Any) -> dict[str, Any]:
+    """The splits of a data set; ``options`` are those of ``datasets.load_dataset``.
+
+    Raises UserError, which names ``place``, if it cannot be had, or lacks one of ``splits``.
+    """
+    import datasets
+
+    if path == place and Path(path).is_dir():  # which datasets would read, and keep under a time that may be forged
+        raise UserError(f"data.hub={path} is a folder here: set data.root to it")
+    datasets.logging.set_verbosity(datasets.logging.CRITICAL)  # what goes wrong is said below, in one line
+    if not sys.stderr.isatty():
+        datasets.disable_progress_bars()
+    try:
+        tables = datasets.load_dataset(path, **options)
+    except Exception as error:  # gated, absent, offline, a broken file, a full disk: each has a type of its own
+        wrapped = isinstance(error, datasets.exceptions.DatasetGenerationError) and error.__cause__
+        reason = wrapped or error
+        text = shorten(str(reason), 200, placeholder=" ...") or type(reason).__name__
+        raise UserError(f"cannot load {place}: {text}") from error
+    for split in splits:
+        if split not in tables:
+            raise UserError(f"{place} has no {split} split, but {', '.join(tables)}")
+    return {split: tables[split] for split in splits}
