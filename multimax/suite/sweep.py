@@ -33,11 +33,13 @@ import multimax
 from multimax.suite.cli import train_composed
 from multimax.suite.composition import typed
 from multimax.suite.config import RunConfig, run_name, setting
+from multimax.suite.data.fingerprint import Fingerprint
 from multimax.suite.engine.console import format_metrics, say
 from multimax.suite.engine.provenance import REVISION, git, revision
 from multimax.suite.engine.run_writer import RunWriter
 from multimax.suite.errors import Interrupted, UserError
 from multimax.suite.runs import Run, read_runs
+from multimax.suite.tasks import task_module
 
 OURS = {"_target_", "submitit_folder", "resources", "parallel", "dry_run", "max_num_timeout"}  # not for submitit
 COMMON = {*BaseQueueConf.__dataclass_fields__}  # what submitit takes for every kind of cluster, without a prefix
@@ -107,8 +109,9 @@ def launch(cluster: str, runs: Sequence[Member]) -> list[float | None]:
         if other.composed != run.composed:
             raise UserError(f"the sweep has {run.path} more than once: leave run_dir out, and sweep what differs")
     waiting = [run for run in by_folder.values() if run.score is None]
-    if len(waiting) < len(by_folder):
-        say(f"{len(by_folder) - len(waiting)} of {len(by_folder)} runs are finished already")
+    if finished := [run for run in by_folder.values() if run not in waiting]:
+        check_data(finished)
+        say(f"{len(finished)} of {len(by_folder)} runs are finished already")
     arrays = defaultdict(list)
     for run in waiting:
         arrays[repr(run.submitit_parameters())].append(run)
@@ -125,6 +128,27 @@ def launch(cluster: str, runs: Sequence[Member]) -> list[float | None]:
             for array in arrays.values():
                 submit(sweep, python, array)
     return [run.score for run in runs]
+
+
+def check_data(finished: Sequence[Member]) -> None:
+    """Raise UserError for a finished run of other data than those there are now.
+
+    Where the data cannot be opened, as on a login node without them, a line says that they were not compared.
+    """
+    fingerprints: dict[str, Fingerprint | None] = {}
+    for member in finished:
+        run, config = Run(member.path), member.config
+        if run.data is None:
+            continue
+        key = f"{config.task} {config.data}"
+        if key not in fingerprints:
+            try:
+                fingerprints[key] = task_module(config.task).create(config).fingerprint()
+            except UserError as error:
+                fingerprints[key] = None
+                say(f"the data of finished runs are not compared with those that they were trained on: {error}")
+        if (now := fingerprints[key]) is not None:
+            run.check_data(now)
 
 
 def freeze(sweep: Path, runs: Sequence[Member]) -> str:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -70,6 +71,13 @@ def test_local_runs_are_the_plain_ones_and_give_a_measure_of_the_cost(root, tmp_
         json.loads(path.read_text())["throughput"]["seconds"] for path in tmp_path.glob("runs/deit-*/summary.json")
     ]
     assert f"measured: {sum(seconds) / 3600:.3g} process hours for 2 of the 2 runs" in said
+
+    (command,) = {start["command"] for start in Run(run).starts}
+    assert shlex.split(command)[:2] == ["python", "train.py"]
+    assert {"seed=1", "reweight=softmax", "training.epochs=1"} <= {*shlex.split(command)[2:]}
+    (run / "data.json").write_text(json.dumps(Run(run).data | {"classes": ["cat", "dog"]}))
+    with pytest.raises(UserError, match=f"{run.name} is a run of other data .classes: "):
+        sweep(tmp_path, monkeypatch, "hydra/launcher=slurm", "hydra.launcher.dry_run=true", *what)
 
 
 def test_a_run_that_fails_here_does_not_stop_the_others(tmp_path, monkeypatch, capsys):
