@@ -264,7 +264,9 @@ def test_a_run_without_logger_and_a_record_can_be_pushed(server, tmp_path):
     push_wandb([target])
     [run] = server.runs.values()
     assert_shows(run, tmp_path / "run")
-    assert sorted(path.name for path in target.iterdir()) == ["config.yaml", "metrics.jsonl", "summary.json"]
+    assert sorted(path.name for path in target.iterdir()) == [
+        "config.yaml", "data.json", "metrics.jsonl", "summary.json",
+    ]  # fmt: skip
 
 
 def test_what_cannot_be_pushed_is_named_and_the_rest_is_pushed(server, tmp_path):
@@ -278,7 +280,7 @@ def test_what_cannot_be_pushed_is_named_and_the_rest_is_pushed(server, tmp_path)
         follower.update()
         with pytest.raises(UserError) as caught:
             push_wandb([tmp_path / "empty", busy, good])
-    first, second = str(caught.value).splitlines()
+    first, second = caught.value.args
     assert "empty is not a run folder" in first
     assert "busy is being trained" in second
     assert_shows(server.runs[run_id(Run(good))], good)
