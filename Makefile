@@ -50,11 +50,11 @@ sanitize: setup ## the C++ kernels under the address, undefined-behaviour and th
 			-Wno-ignored-attributes -Imultimax/kernels/cpu tests/kernels/rows_alone.cpp -o .cache/rows_alone -pthread && \
 		.cache/rows_alone || exit 1; \
 	done
-	CXX=g++ CXXFLAGS='-O1 -g -fsanitize=address,undefined -fno-sanitize-recover=undefined' \
+	CXX=g++ CXXFLAGS='-g -fsanitize=address,undefined -fno-sanitize-recover=undefined' \
 		TORCH_EXTENSIONS_DIR=.cache/sanitize ASAN_OPTIONS=detect_leaks=0 \
 		LD_PRELOAD="$$(g++ -print-file-name=libasan.so) $$(g++ -print-file-name=libubsan.so)" \
-		$(BIN)/python -m pytest -p no:cacheprovider tests/kernels/test_cpu_rows.py \
-		tests/kernels/test_cpu_attention.py -k "not blocks and not graph_break"
+		$(BIN)/python -m pytest -p no:cacheprovider tests/kernels/test_cpu_arguments.py \
+		tests/kernels/test_cpu_attention.py tests/kernels/test_cpu_rows.py -k "not blocks and not graph_break"
 
 lint: setup ## ruff and mypy
 	$(BIN)/ruff check .

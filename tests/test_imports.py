@@ -116,3 +116,10 @@ def test_the_arguments_of_public_functions(function, arguments):
 def test_types_are_part_of_what_is_installed(root):
     assert (root / "multimax" / "py.typed").exists()
     assert '"py.typed"' in (root / "pyproject.toml").read_text()
+
+
+def test_importing_the_library_compiles_nothing_and_starts_no_process():
+    starts = ("subprocess.Popen", "os.posix_spawn", "os.fork")
+    watch = f"sys.addaudithook(lambda event, _: event in {starts} and sys.exit(event))"
+    code = f"import sys, torch; {watch}; import multimax; assert 'triton' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -1,1 +1,1 @@
-"""The kernels of the CPU: C++, compiled at its first use and kept."""
+"""The CPU kernels: C++, compiled on first use and kept."""

@@ -1,8 +1,8 @@
 // The operators of attention.py on the CPU.
 //
-// A block of the queries of one head goes to one thread, small enough that its scores and weights stay in the core's
-// cache between the matrix products, which are torch's; the backward makes them anew. Keys behind the last one that a
-// block may attend to cost nothing: with a causal mask about half.
+// A thread takes a block of the queries of one head, small enough that its scores and weights stay in the core's cache
+// between the matrix products, which are torch's; the backward recomputes them. Keys behind a block's last live one
+// cost nothing: with a causal mask that is about half of them.
 
 #include <torch/csrc/inductor/aoti_torch/generated/c_shim_cpu.h>
 
@@ -15,10 +15,10 @@ namespace {
 
 using namespace multimax;
 
-// Queries of a block: as many as have kBlockScores scores, within bounds. Fewer where a mask is each query's own: of
-// their keys a block needs all up to the last.
+// Queries of a block: as many as have kBlockScores scores, within bounds. Fewer if every query has a mask of its own,
+// since a block needs all keys up to the last live one of any of them.
 constexpr int64_t kBlockScores = 1 << 17, kFewestQueries = 64, kMostQueries = 256, kMostMasked = 128;
-// A batch of fewer heads than this is cut into about as many parts.
+// Fewer heads than this in a batch are cut into about this many parts.
 constexpr int64_t kParts = 32;
 
 template <class T>
@@ -42,8 +42,7 @@ struct Matrix {
 template <class T>
 void multiply(const Matrix<T>& a, const Matrix<T>& b, const Matrix<T>& c, double scale = 1, bool adds = false) {
   const Tensor left = a.tensor(), right = b.tensor(), product = c.tensor();
-  STABLE_TORCH_ERROR_CODE_CHECK(
-      aoti_torch_cpu_addmm_out(product.get(), product.get(), left.get(), right.get(), adds, scale));
+  TORCH_ERROR_CODE_CHECK(aoti_torch_cpu_addmm_out(product.get(), product.get(), left.get(), right.get(), adds, scale));
 }
 
 template <class T>
@@ -59,7 +58,7 @@ void add(const Matrix<T>& m, const Matrix<T>& to) {
       to.data[i * to.row_stride + j * to.column_stride] += m.data[i * m.row_stride + j * m.column_stride];
 }
 
-// The matrices of a tensor [batch, heads, length, dim]. A unit is a head of an element of the batch.
+// The matrices of a tensor [batch, heads, length, dim]. A unit is one head of one element of the batch.
 template <class T>
 class Units {
  public:
@@ -77,8 +76,8 @@ class Units {
 
 int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
-// Each unit's queries cut into blocks, and these into parts, the threads' work. It depends on the shapes, and on whether
-// queries share a mask, alone: so do the bits of sums over it.
+// Each unit's queries in blocks, and these in parts, which are what threads work on. They depend on nothing but the
+// shapes and whether queries share a mask, and so do the bits of sums over them.
 struct Parts {
   int64_t units, queries, keys, per_block, per_part = 1, of_unit = 0;
 
@@ -138,8 +137,8 @@ class RowStatistics {
   T *m_, *s_;
 };
 
-// A block of scores and weights: those of some queries of a unit, for the keys up to the last that one of them may
-// attend to. A thread has one, and makes it again for block after block.
+// The scores and weights of some queries of a unit, for the keys up to the last live one. A thread has one of them and
+// fills it for one block after another.
 template <class Kernel>
 class Block {
   using T = typename Kernel::Number;

@@ -17,7 +17,7 @@ struct SegluParameters {
   T near = 0;  // the |x| up to which no limit of SegLU is reached
 };
 
-// Hinges stop growing so far out that their squares times any sensible t stay finite, as in the eager form.
+// Hinges are clamped so far out that their squares times any sensible t stay finite, as in the eager form.
 template <class T>
 const T kHingeLimit = std::pow(std::numeric_limits<T>::max(), T(0.4));
 
@@ -98,7 +98,7 @@ void multimax_forward_row(Row<const T> x, int64_t n, const SegluParameters<T>& p
   each<T>(n, [&](auto at) INLINED { p.set(at, p[at] * scale); });
 }
 
-// Sums for the parameters' gradients, a lane of each entry's.
+// Sums for the gradients of the parameters, lane by lane.
 template <class T>
 struct SegluSums {
   Vec<T> ranges[4] = {}, ts[4] = {};
@@ -109,9 +109,9 @@ struct SegluSums {
   }
 };
 
-// dx from the weights p and the incoming gradient g with sum p g = `dot`; dx may be p. Of rows that are `fresh` from
-// memory the next ones are fetched meanwhile; and where one of their scores is not near: false, and the sums are as they
-// were.
+// dx from the weights p and the incoming gradient g with sum p g = `dot`; dx may be p. While a row that is `fresh` from
+// memory is processed the next one is fetched, and if one of its scores is not near, the result is false and the sums
+// stay as they were.
 template <class T, bool first, bool second, bool limited, bool fresh>
 INLINE bool multimax_slopes(Row<const T> x, Row<const T> g, Row<const T> p, int64_t n,
                             const SegluParameters<T>& parameters, T dot, Row<T> dx, SegluSums<T>& sums) {
@@ -182,7 +182,7 @@ void multimax_backward_row(Row<const T> x, Row<const T> p, Row<const T> g, int64
     multimax_slopes<T, first, second, true, true>(x, g, p, n, parameters, dot[0], dx, sums);
 }
 
-// The same where the weights are not there: made from the forward's m and s, into p. dx may be p or g.
+// The same with the weights recomputed from the forward's m and s, into p. dx may be p or g.
 template <class T, bool first, bool second>
 void multimax_backward_row_anew(Row<const T> x, Row<const T> g, int64_t n, const SegluParameters<T>& parameters, T m,
                                 T s, Row<T> p, Row<T> dx, SegluSums<T>& sums) {
@@ -196,7 +196,7 @@ void multimax_backward_row_anew(Row<const T> x, Row<const T> g, int64_t n, const
   }
 }
 
-// Adds the sums so far to `totals`, [ranges, ts] by four, as the gradients that they make, and clears them.
+// Adds the gradients of ranges and ts, four each, that the sums so far give to `totals`, and clears the sums.
 template <class T>
 INLINE void collect(SegluSums<T>& sums, const SegluParameters<T>& p, double* totals) {
   for (int k = 0; k < 4; ++k) {

@@ -1,14 +1,14 @@
-// The functions behind one face: what a thread weighs rows with and differentiates them.
+// The functions behind one interface, with which a thread weighs rows and differentiates the weights.
 //
 //   heads()                                   of its parameters: 1, or those of the scores
 //   forward(x, n, head, p)                    the weights p of the n > 0 scores x of a head
-//   backward(x, p, g, n, head, dx)            the gradient dx from g, that by the weights
-//   backward_anew(x, g, n, head, row, p, dx)  the same with the weights made once more; dx may be g
-//   collect(head, totals)                     adds to the totals, kTotals of a head, what its parameters' gradients got
-//                                             from the rows since the last time
+//   backward(x, p, g, n, head, dx)            the gradient dx of the scores from g, that of the weights
+//   backward_anew(x, g, n, head, row, p, dx)  the same with the weights recomputed, into p; dx may be g
+//   collect(head, totals)                     adds to the totals, kTotals of a head, its parameters' gradients from the
+//                                             rows since the last call
 //
-// `row` is what the forward returns. Only MultiMax, which need not search for its normaliser, has a use for it, and
-// only there may p be dx.
+// `row` is what the forward returns. Only MultiMax, whose normaliser need not be searched for, uses it, and only there
+// may p be dx.
 
 #pragma once
 

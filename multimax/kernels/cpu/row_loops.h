@@ -1,4 +1,4 @@
-// A row of entries as vectors: their places, loops over them and totals.
+// A row of entries as vectors: positions in it, loops over it and sums.
 
 #pragma once
 
@@ -14,12 +14,12 @@ struct Part {
   int64_t i, count;
 };
 
-// The longest row that is fetched ahead: some of them stay in the cache of a core until their turn comes.
+// The longest row that is fetched ahead: several of them stay in a core's cache until they are used.
 template <class T>
 constexpr int64_t kFetched = 32768 / sizeof(T);
 
-// A row of entries as vectors; those of a part have zeros in their other lanes. A part is loaded where its turn comes,
-// not before: the processor foresees only accesses in order.
+// A row of entries as vectors; a part has zeros in its other lanes. It is loaded in its turn and not earlier: the
+// processor prefetches only what is accessed in order.
 template <class Entry>
 struct Row {
   using T = std::remove_const_t<Entry>;
@@ -31,8 +31,8 @@ struct Row {
   INLINE void set(Whole at, Vec<T> v) const { store(data + at.i, v); }
   INLINE void set(Part at, Vec<T> v) const { Lanes<T>::first(at.count).store(data + at.i, v); }
 
-  // Begins to bring into the cache what is `ahead` entries behind a place, where there need not be anything: the
-  // processor foresees accesses only within a page, of which a row of an attention map is a part.
+  // Prefetches what is `ahead` entries behind a place, where there need not be anything. By itself a processor does so
+  // only within a page, and a row of an attention map is part of one.
   template <class Place>
   INLINE void fetch(Place at, int64_t ahead) const {
     if (ahead <= kFetched<T>) __builtin_prefetch(data + at.i + ahead);

@@ -1,4 +1,4 @@
-// The row operators of operators.py on the CPU; the schemas and what holds for all of them are there.
+// The row operators of operators.py on the CPU. Their schemas and their contract are there.
 
 #include <torch/headeronly/util/BFloat16.h>
 #include <torch/headeronly/util/Half.h>
@@ -11,7 +11,7 @@ namespace {
 
 using namespace multimax;
 
-// Calls f with a null pointer to the scores' type and one to the type that they are computed in.
+// Calls f with null pointers of the scores' type and of the type that is computed in.
 template <class F>
 void with_types(const Tensor& scores, const F& f) {
   switch (scores.scalar_type()) {
@@ -73,7 +73,7 @@ void for_each_row(const Tensor& scores, const std::optional<Tensor>& mask, const
   });
 }
 
-// The weights, and into `statistics` unless it is null those of all rows: every m, then every s.
+// The weights and, unless `statistics` is null, those of all rows: every m, then every s.
 template <class S, class Kernel>
 void weigh(const Tensor& scores, const std::optional<Tensor>& mask, const Kernel& kernel, const Tensor& weights,
            typename Kernel::Number* statistics) {

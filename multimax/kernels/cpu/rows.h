@@ -20,8 +20,8 @@ struct Live {
   int64_t operator[](int64_t i) const { return index ? index[i] : first + i; }
 };
 
-// A mask that broadcasts to the scores: its strides over their leading dimensions and over the last one, 0 where its
-// size is 1. Over the last dimension the stride is 0 or 1.
+// A mask that broadcasts to the scores: its strides over their leading dimensions and, 0 or 1, over the last one. Where
+// its size is 1 the stride is 0.
 struct RowMask {
   const bool* data = nullptr;  // null: all is live
   int64_t last_stride = 0;
@@ -36,7 +36,7 @@ struct RowMask {
   }
 };
 
-// The live entries of one row after the other; rows that share their part of a mask are looked at once.
+// The live entries of one row after another; a part of a mask that rows share is read once.
 class LiveEntries {
  public:
   LiveEntries(const RowMask& mask, int64_t n) : mask_(mask), n_(n), live_{0, n, nullptr} {}
@@ -96,7 +96,7 @@ class LiveEntries {
   std::vector<uint32_t> index_;
 };
 
-// The memory of a row's live entries where they cannot be used in the tensor: of another type, or scattered.
+// Memory for a row's live entries where they cannot be used in place: of another type, or scattered.
 template <class T>
 class Scratch {
  public:

@@ -1,4 +1,4 @@
-// What the operators have in common: torch's tensors as the row kernels take them.
+// What the operators share: torch's tensors as the row kernels take them.
 //
 // Through torch's stable ABI: built once, the library serves every torch that is not older than TORCH_TARGET_VERSION.
 
@@ -47,7 +47,7 @@ inline void check(const char* name, const Tensor& t, ScalarType type, const std:
                   text(shape), " on the CPU, got ", toString(t.scalar_type()), " ", text(sizes_of(t)));
 }
 
-// The mask, of as many dimensions as `sizes`, with its last one dense, and its strides; `held` keeps the memory.
+// The mask over scores of these sizes, its last dimension dense; `held` owns its memory.
 inline RowMask row_mask(const std::optional<Tensor>& mask, const std::vector<int64_t>& sizes,
                         std::optional<Tensor>& held) {
   RowMask rows;
@@ -126,7 +126,7 @@ std::vector<double> alphas_of(const Tensor& alpha) {
   return alphas;
 }
 
-// Of totals, k for each unit of work, the sum for each head.
+// The sums for each head of totals, k for each unit of work.
 template <class HeadOf>
 std::vector<double> sums_by_head(const std::vector<double>& totals, int k, int64_t heads, const HeadOf& head_of) {
   std::vector<double> sums(k * heads);

@@ -165,7 +165,7 @@ struct Constants<double> {
   static constexpr int logarithm_terms = 12;
 };
 
-// scale e^x for x from -infinity to about 80; zero where e^x is less than 2^-126.5, or in double 2^-1022.5; NaN for NaN.
+// scale e^x for x from -infinity to about 80; zero where e^x is below 2^-126.5, or in double 2^-1022.5; NaN for NaN.
 template <class T>
 INLINE Vec<T> exponential(Vec<T> x, Vec<T> scale) {
   using C = Constants<T>;

@@ -1,12 +1,12 @@
-"""Losses of rows of logits and, in the logits' place, their gradients: ``linear_cross_entropy`` on a GPU, in Triton.
+"""Losses of rows of logits and, in place of the logits, their gradients: ``linear_cross_entropy`` on a GPU, in Triton.
 
-A program has one row and goes through it twice: for the largest modulated logit y and the sum of the exponentials, then
-for the gradient. With a row's target mass q, M its sum and w what its loss counts,
+A program reads one row twice: for the largest modulated logit y and the sum of the exponentials, then for the gradient.
+With the row's target probabilities q, their sum M and the weight w of its loss,
 
     loss = M logsumexp(y) - sum_j q_j y_j,      dy = w (M softmax(y) - q),      dx = dy SegLU'(x).
 
-M is one for a class index. SegLU's constants cancel in both, as they do in front of a softmax. Of six bytes per logit
-of half precision four are read and two written; every other tensor is a row's worth.
+M is one for a class index. SegLU's constants cancel in both, as they do in front of a softmax. In half precision a
+logit costs four bytes read and two written; everything else is one value per row.
 """
 
 from collections.abc import Sequence
@@ -21,7 +21,7 @@ from multimax.kernels.triton.launch import exponential
 from multimax.kernels.triton.multimax import hinge_parameters, modulated, shape_of, store_sums, through_modulator
 
 WARPS = 8
-COLUMNS = 8  # of a thread in a block
+COLUMNS = 8  # of a block, per thread
 
 
 def cross_entropy(
@@ -35,11 +35,11 @@ def cross_entropy(
     label_smoothing: float,
     with_gradients: bool,
 ) -> tuple[Tensor, Tensor]:
-    """Losses [n] and what each row adds to the gradients of ranges and ts, [n, 2, k].
+    """Losses [n] and each row's share of the gradients of ranges and ts, [n, 2, k].
 
     Args:
         logits: [n, V or more], rows dense. ``with_gradients`` they become the gradients of sum_i counts_i losses_i,
-            zero beyond V, else they stay, and the second tensor is not filled.
+            zero beyond V; otherwise they stay as they are, and the second tensor is not filled.
         v: the number of classes, V.
         targets: int64 [n], or probabilities in floating point [n, V]. A row whose class is not in [0, V) gets NaN, as
             its loss and as its gradients.
@@ -87,7 +87,7 @@ def _load(pointers, column, v, EDGE: tl.constexpr):
 def _mass(
     targets, target, column, v, SOFT: tl.constexpr, SMOOTHING: tl.constexpr, EDGE: tl.constexpr, COMPUTE: tl.constexpr
 ):
-    """Of the columns [1, BLOCK]; ``targets`` are of this row, ``target`` is its class."""
+    """Target probabilities of the columns [1, BLOCK]; ``targets`` are those of this row, ``target`` is its class."""
     mass = _load(targets, column, v, EDGE).to(COMPUTE) if SOFT else (column == target).to(COMPUTE)
     if SMOOTHING > 0:
         mass = mass * (1 - SMOOTHING) + SMOOTHING / tl.cast(v, COMPUTE)
@@ -133,7 +133,7 @@ def _rows(
         target = tl.load(targets)
         is_class = (target >= 0) & (target < v)
         target = tl.where(is_class, target, 0).to(tl.int32)
-        # Read before it is overwritten: at the sums over the row below all threads wait for each other.
+        # Read before it is overwritten: the sums over the row below synchronise all threads.
         logit = tl.load(logits + target + one).to(COMPUTE)
         of_target = modulated(logit, r, t, FIRST, SECOND, LIMIT, LARGEST)
 

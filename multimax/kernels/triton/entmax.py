@@ -1,7 +1,7 @@
 """Entmax's row kernels in Triton: the functions of ``multimax.kernels.operators`` for alpha = 2, 1.5, any, and learned.
 
-No sort: with z = x - max(x), the largest weight is lowered by Newton's method until it stays where it is, in registers
-where a row fits one block. A tile goes on until its last row stays, at most MAX_STEPS times. The unknown is, as in
+No sort: with z = x - max(x), Newton's method lowers the largest weight until it no longer changes, in registers if a
+row fits one block. A tile iterates until its last row has converged, at most MAX_STEPS times. The unknown is, as in
 ``multimax.formulas.entmax``, the largest weight a for alpha = 2, where a step is exact once the support is found, its
 root for alpha = 1.5, and log a for any other alpha, which is sound down to alpha = 1.
 """
@@ -29,8 +29,8 @@ FORWARD_BLOCK = 16384
 BACKWARD_BLOCK = 16384
 MAX_STEPS = 32
 
-_POWERS = {2.0: 1, 1.5: 2}  # 1 / (alpha - 1) where it has a loop of its own; 0: any alpha
-_SOFTMAX = 3  # in the place of a power, backward alone: alpha = 1
+_POWERS = {2.0: 1, 1.5: 2}  # 1 / (alpha - 1) where that has code of its own; 0: any alpha
+_SOFTMAX = 3  # stands for alpha = 1, in the backward alone
 
 
 def entmax_forward(scores: Tensor, mask: Tensor | None, alpha: float) -> Tensor:
@@ -124,7 +124,7 @@ def _weights(z, a, d, POWER: tl.constexpr):
 
 @triton.jit
 def _lowered(a, total, slope, d, POWER: tl.constexpr):
-    """The unknown after a step of Newton's method, never higher than before: rounding must not start a walk."""
+    """The unknown after a step of Newton's method, never higher than before, so that rounding cannot make it wander."""
     slope = tl.where(slope == 0, 1.0, slope)  # in an empty row, whose unknown stays
     if POWER == 1:
         following = a - (total - 1) / slope
@@ -282,7 +282,7 @@ def _backward(
     head = tl.program_id(1)
     d = tl.minimum(tl.maximum(tl.load(alpha + head) - 1, SMALLEST_D), 1.0)
     columns = tl.arange(0, BLOCK)[None, :]
-    by_alpha = tl.zeros([ROWS, THREADS], COMPUTE)
+    grad_alpha = tl.zeros([ROWS, THREADS], COMPUTE)
     for tile in range(tl.program_id(0), tiles, tl.num_programs(0)):
         row, exists = rows_of_tile(tile, head, count, heads, queries, ROWS, INDEX)
         start = row.to(tl.int64) * n
@@ -296,7 +296,7 @@ def _backward(
             dx = s * (g - mean)
             tl.store(grad_scores + start + columns, dx.to(grad_scores.dtype.element_ty), mask=within & exists)
             if partial is not None:
-                by_alpha -= sums_by_thread(_psi(log_p, d, NEAR) * dx, THREADS, VECTOR)
+                grad_alpha -= sums_by_thread(_psi(log_p, d, NEAR) * dx, THREADS, VECTOR)
         else:
             totals = tl.zeros([ROWS, BLOCK], COMPUTE)
             sums = tl.zeros([ROWS, BLOCK], COMPUTE)
@@ -319,6 +319,6 @@ def _backward(
                     grad_scores + start + first + columns, dx.to(grad_scores.dtype.element_ty), mask=within & exists
                 )
                 if partial is not None:
-                    by_alpha -= sums_by_thread(_psi(log_p, d, NEAR) * dx, THREADS, VECTOR)
+                    grad_alpha -= sums_by_thread(_psi(log_p, d, NEAR) * dx, THREADS, VECTOR)
     if partial is not None:
-        tl.store(partial + head * tl.num_programs(0) + tl.program_id(0), tl.sum(by_alpha))
+        tl.store(partial + head * tl.num_programs(0) + tl.program_id(0), tl.sum(grad_alpha))

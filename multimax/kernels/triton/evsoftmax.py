@@ -1,6 +1,6 @@
 """Ev-softmax's forward row kernel in Triton, ``evsoftmax_forward`` of ``multimax.kernels.operators``.
 
-The scores are read once, three times where a row does not fit one block. The mean is taken relative to the maximum and
+The scores are read once, or four times if a row needs several blocks. The mean is taken relative to the maximum and
 with the margin that ``multimax.formulas.evsoftmax`` gives the reasons for. The backward is entmax's at alpha = 1.
 """
 

@@ -20,10 +20,10 @@ from multimax.kernels.triton.flash_tiles import (
 
 @triton.jit
 def _sums_by_thread(tile, WARPS: tl.constexpr):
-    """Sums [warps, 8, 4] over what a thread holds of a tile [m, n] in the layout of a matrix product.
+    """Sums [warps, 8, 4] over each thread's part of a tile [m, n] in the layout of a matrix product.
 
-    There a warp has every so many 16 rows, and a thread of it rows 8 apart and pairs of columns 8 apart. The sums are
-    right for any layout; for this one they need no exchange between threads.
+    There a warp holds groups of 16 rows, and each of its threads rows 8 apart and pairs of columns 8 apart. The sums
+    are correct for any layout; for this one the threads need not exchange anything.
     """
     rows: tl.constexpr = tile.shape[0] // 16
     columns: tl.constexpr = tile.shape[1] // 8
@@ -46,13 +46,13 @@ def _through_segments(sums, u, dy, parameters, FIRST: tl.constexpr, SECOND: tl.c
     dx = dy
     if SECOND:
         left, right = r2 - tl.minimum(u, r2), tl.maximum(u, r3) - r3
-        by_left, by_right = dy * left, dy * right
-        dx += 2 * t3 * by_right
-        dx -= 2 * t2 * by_left
-        a2 += _sums_by_thread(by_left, WARPS)
-        b2 += _sums_by_thread(by_left * left, WARPS)
-        a3 += _sums_by_thread(by_right, WARPS)
-        b3 += _sums_by_thread(by_right * right, WARPS)
+        dy_left, dy_right = dy * left, dy * right
+        dx += 2 * t3 * dy_right
+        dx -= 2 * t2 * dy_left
+        a2 += _sums_by_thread(dy_left, WARPS)
+        b2 += _sums_by_thread(dy_left * left, WARPS)
+        a3 += _sums_by_thread(dy_right, WARPS)
+        b3 += _sums_by_thread(dy_right * right, WARPS)
     if FIRST:
         left, right = tl.where(u < r0, dy, 0.0), tl.where(u > r1, dy, 0.0)
         dx += t1 * right
@@ -66,7 +66,7 @@ def _through_segments(sums, u, dy, parameters, FIRST: tl.constexpr, SECOND: tl.c
 
 @triton.jit
 def _store_sums(SUMS, sums, parameters, FIRST: tl.constexpr, SECOND: tl.constexpr):
-    """Of each hinge the gradients of its r and of its t, one row per program."""
+    """Each hinge's gradients of its r and its t, one row per program."""
     _, _, _, _, t0, t1, t2, t3 = parameters
     a0, b0, a1, b1, a2, b2, a3, b3 = sums
     width: tl.constexpr = 4 * (FIRST + SECOND)
@@ -237,7 +237,7 @@ def _of_keys(
 
     dk = tl.zeros([BLOCK_N, HEAD_BLOCK], tl.float32)
     dv = tl.zeros([BLOCK_N, VALUE_BLOCK], tl.float32)
-    # Checked are the queries on the causal diagonal, first, and those of the last block, beyond the end.
+    # Checks are for queries on the causal diagonal, which come first, and for the last block, beyond the end.
     whole = queries // BLOCK_M * BLOCK_M
     first, middle = 0, 0
     if CAUSAL:

@@ -1,4 +1,4 @@
-"""Forward of ``flash``: one program for a block of queries, all the keys one block after the other."""
+"""Forward of ``flash``: one program per block of queries, looping over blocks of keys."""
 
 import triton
 import triton.language as tl
@@ -37,7 +37,7 @@ def _walk_over_keys(
             )
             y = tl.where(live, y, float("-inf"))
         larger = tl.maximum(largest, tl.max(y, 1))
-        # A row without a live key so far has nothing to compare with; any finite number will do.
+        # In a row without a live key so far any finite number will do.
         base = tl.where(larger == float("-inf"), 0.0, larger)
         p = tl.exp2(y - base[:, None])
         shrink = tl.exp2(largest - base)

@@ -1,20 +1,20 @@
-"""What the Triton kernels of ``flash`` share, tile by tile. Importing this file imports Triton.
+"""What the Triton kernels of ``flash`` do with a tile of scores. Importing this file imports Triton.
 
 A tile of scores lives in registers: u = scale log2(e) q.k, so that exponentials are powers of two, with SegLU's
-parameters brought to the same unit. Softmax does not see what is added to a whole row, so SegLU is evaluated without
-its constants: t0 relu(r0 - u) as -t0 min(u, r0), t1 relu(u - r1) as t1 max(u, r1), and likewise the squares. The
-running maximum is of the modulated scores, since SegLU need not be monotone; what the forward stores for the backward
-is log2 sum exp2 of them, for a row without a live key +inf, which makes its weights there zero.
+parameters scaled to match. Softmax is invariant to what is added to a whole row, so SegLU is evaluated without its
+constants: t0 relu(r0 - u) as -t0 min(u, r0), t1 relu(u - r1) as t1 max(u, r1), and likewise the squares. The
+running maximum is of the modulated scores, since SegLU need not be monotone; the forward stores log2 sum exp2 of them
+for the backward, and +inf for a row without a live key, which makes its weights zero there.
 
 Backward, with y the modulated scores, p = exp2(y - lse), delta = output . grad and dp = grad . v:
 
     dy = p (dp - delta),    dx = dy SegLU'(x),    dq = scale dx k,    dk = scale dx^T q,    dv = p^T grad
 
-One kernel walks over the keys for a block of queries: it makes delta, dq and, for every hinge, the two sums that the
-gradients of its range and its t are made of. One walks over the queries for a block of keys, for dk and dv. Each output
-is written once by one program, so the same inputs give the same bits.
+One kernel loops over the keys for a block of queries and computes delta, dq and, for every hinge, the two sums that
+give the gradients of its range and its t. The other loops over the queries for a block of keys, for dk and dv. Each
+output is written once by one program, so the same inputs give the same bits.
 
-Names: i numbers queries, j keys; a block is BLOCK_M queries by BLOCK_N keys. The last block of a walk may reach beyond
+Names: i indexes queries, j keys; a block is BLOCK_M queries by BLOCK_N keys. The last block of a loop may reach beyond
 the end or across the causal diagonal; the loop is split there, so that only these blocks, EDGE, pay for the checks.
 """
 
@@ -23,7 +23,7 @@ import triton.language as tl
 
 LOG2E = tl.constexpr(1.4426950408889634)
 
-# Scores, in units of log2, are held within this, that their squares times any sensible t stay finite.
+# Scores, in units of log2, are clamped to this, so that their squares times any sensible t stay finite.
 LIMIT = tl.constexpr(2.0**50)
 
 
@@ -62,7 +62,7 @@ def modulate(u, parameters, FIRST: tl.constexpr, SECOND: tl.constexpr):
 
 @triton.jit
 def weights_again(u, lse, parameters, FIRST: tl.constexpr, SECOND: tl.constexpr):
-    """p of u. Never more than one: of a huge score the forward's may have been rounded down, and this one up."""
+    """p of u, at most one: for a huge score the forward may have rounded down what is rounded up here."""
     return tl.exp2(tl.minimum(modulate(u, parameters, FIRST, SECOND) - lse, 0.0, propagate_nan=tl.PropagateNan.ALL))
 
 
@@ -85,7 +85,7 @@ def slope(u, parameters, FIRST: tl.constexpr, SECOND: tl.constexpr):
 def block_of_program(count, BLOCK: tl.constexpr, CAUSAL: tl.constexpr):
     """Block of rows, number of (batch, head), and whether it is the last block, of this program.
 
-    Of the causal ones the longest walks begin first.
+    With a causal mask the longest loops start first.
     """
     blocks = tl.cdiv(count, BLOCK)
     block = tl.program_id(0) % blocks
@@ -134,8 +134,8 @@ def live_scores(
 def kept_by_dropout(SEED, i, start, row_of_heads, dropout, BLOCK_N: tl.constexpr):
     """Which weights dropout keeps, [queries, BLOCK_N]: Philox, counted by query, key and (batch, head).
 
-    Four keys that follow each other share a call and take a number of it each, so that any tiling draws the same. Seven
-    rounds are as many as its authors found to pass every test (Salmon et al., SC 2011).
+    Four consecutive keys share a call and take one of its numbers each, so that every tiling draws the same. Seven
+    rounds are the fewest that pass every test of its authors (Salmon et al., SC 2011).
     """
     i = i[:, None]
     quad = start // 4 + tl.arange(0, BLOCK_N // 4)[None, :]

@@ -2,9 +2,9 @@
 
 In front of a softmax the constants of SegLU's first order cancel: its two hinges are a minimum and a maximum, and the
 ``statistics`` are of scores modulated up to that constant. Forward reads the scores and writes the weights; backward
-has the weights again from the scores and the statistics, reads scores and gradient and writes the scores' gradient: 10
-bytes in all per element of half precision. Rows that do not fit one block are read twice, the second time mostly from
-the cache. With dy = p (g - sum p g), a term of power 1 or 2 with direction s (-1 left, 1 right) and hinge
+recomputes the weights from the scores and the statistics, reads scores and gradient and writes the scores' gradient: 10
+bytes in all per element in half precision. Rows of several blocks are read twice, the second time mostly from the
+cache. With dy = p (g - sum p g), a term of power 1 or 2 with direction s (-1 left, 1 right) and hinge
 h = relu(s (x - r)) adds
 
     to dx: dy s t [h > 0] or 2 dy s t h,      to dr: the sum of minus that,      to dt: the sum of dy h or dy h^2.
@@ -81,7 +81,7 @@ def multimax_backward(
                 grad_scores,
                 partial,
                 **shape_of(ranges.dtype, powers),
-                # Up to two warps each, programs are many: a few registers less for more of them at once.
+                # Programs of one or two warps are many: fewer registers let more of them run at once.
                 **rows.options(max_registers=96 if rows.num_warps <= 2 else 255),
             )
             add_partial_sums[rows.heads,](partial, grad_ranges, grad_ts, programs, K=len(powers), **SUMMING)
@@ -89,7 +89,7 @@ def multimax_backward(
 
 
 def shape_of(dtype: torch.dtype, powers: Sequence[int]) -> dict[str, Any]:
-    """What the kernels are told of SegLU's shape and of how large its results may be, by the dtype computed in."""
+    """What the kernels need to know of SegLU's order and, for the dtype computed in, of the bounds of its results."""
     largest = torch.finfo(dtype).max
     return {"FIRST": 1 in powers, "SECOND": 2 in powers, "LIMIT": largest**0.4, "LARGEST": largest}
 
@@ -332,18 +332,18 @@ def _backward(
 
 @triton.jit
 def store_sums(partial, index, sums, t, FIRST: tl.constexpr, SECOND: tl.constexpr):
-    """The gradients that the ``sums`` make, into row ``index`` of ``partial`` [.., 2, k]: by ranges and by ts."""
+    """Store the gradients of ranges and of ts, from their ``sums``, in row ``index`` of ``partial`` [.., 2, k]."""
     below, above, second_below, second_above, lows, highs, left_squares, right_squares = sums
     K: tl.constexpr = 4 if FIRST and SECOND else 2
-    by_ranges = partial + index * 2 * K
-    by_ts = by_ranges + K
+    grad_ranges = partial + index * 2 * K
+    grad_ts = grad_ranges + K
     if FIRST:
-        tl.store(by_ranges, t[0] * tl.sum(below))
-        tl.store(by_ranges + 1, -t[1] * tl.sum(above))
-        tl.store(by_ts, -tl.sum(lows))
-        tl.store(by_ts + 1, tl.sum(highs))
+        tl.store(grad_ranges, t[0] * tl.sum(below))
+        tl.store(grad_ranges + 1, -t[1] * tl.sum(above))
+        tl.store(grad_ts, -tl.sum(lows))
+        tl.store(grad_ts + 1, tl.sum(highs))
     if SECOND:
-        tl.store(by_ranges + K - 2, 2 * t[2] * tl.sum(second_below))
-        tl.store(by_ranges + K - 1, -2 * t[3] * tl.sum(second_above))
-        tl.store(by_ts + K - 2, tl.sum(left_squares))
-        tl.store(by_ts + K - 1, tl.sum(right_squares))
+        tl.store(grad_ranges + K - 2, 2 * t[2] * tl.sum(second_below))
+        tl.store(grad_ranges + K - 1, -2 * t[3] * tl.sum(second_above))
+        tl.store(grad_ts + K - 2, tl.sum(left_squares))
+        tl.store(grad_ts + K - 1, tl.sum(right_squares))

@@ -1,7 +1,7 @@
 """The Triton row kernels: the operators of ``multimax.kernels.operators`` for CUDA tensors, by the same names.
 
-To import this is to import Triton. Each function can also be called directly, with the arguments of its operator; with
-TRITON_INTERPRET=1 in the environment before Triton is imported, on CPU tensors too, slowly.
+Importing this imports Triton. Each function can be called directly, with the arguments of its operator, and on CPU
+tensors too, slowly, if TRITON_INTERPRET=1 was set before Triton was imported.
 """
 
 from multimax.kernels.triton.entmax import (
