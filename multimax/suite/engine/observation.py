@@ -15,7 +15,7 @@ from torchvision.utils import make_grid, save_image
 
 from multimax.reweight import Reweighting
 from multimax.suite.files import write_atomic
-from multimax.suite.measures.attention_maps import listen_to_attention
+from multimax.suite.measures.attention_maps import observe_attention
 from multimax.suite.measures.attention_rows import centred
 from multimax.suite.measures.sparsity import multi_modality, sparsity
 from multimax.suite.runs import Run
@@ -67,7 +67,7 @@ def measure(task: Task, model: nn.Module, device: torch.device) -> tuple[dict[st
         for index, value in enumerate(values.flatten().tolist())
     }
     heard: dict[str, tuple[Tensor, Tensor, Tensor | None]] = {}
-    with listen_to_attention(model, lambda name, *forward: heard.update({name: forward})):
+    with observe_attention(model, lambda name, *forward: heard.update({name: forward})):
         task.probe(model, device)
     for kind, measured in MEASURES.items():
         means = {name: row_mean(measured, *forward) for name, forward in heard.items()}

@@ -1,4 +1,4 @@
-"""python -m multimax.suite.figures COMMAND RUN...: what the attention of trained models is like."""
+"""python -m multimax.suite.figures COMMAND RUN...: numbers and figures of trained models' attention."""
 
 import argparse
 from importlib import import_module
@@ -22,7 +22,7 @@ COMMANDS = {
 
 @one_line_errors
 def main() -> None:
-    """Write what is found out about trained models to RUN/analysis, as numbers and as pictures."""
+    """Analyse trained models and write numbers and figures to RUN/analysis."""
     listed = "\n".join(f"  {name:<14}{what}" for name, (_, what) in COMMANDS.items())
     parser = argparse.ArgumentParser(
         prog="python -m multimax.suite.figures",

@@ -1,4 +1,4 @@
-"""What the commands of ``python -m multimax.suite.figures`` share: the runs that they read, and where results go."""
+"""Shared by the commands of ``python -m multimax.suite.figures``: reading runs, and writing numbers and figures."""
 
 import argparse
 import json
@@ -47,7 +47,7 @@ def runs_parser(command: Callable[[Sequence[str]], None]) -> argparse.ArgumentPa
 
 
 def parse(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> argparse.Namespace:
-    """Parsed ``arguments`` with ``runs`` and ``overrides`` apart. Raises UserError where there is no run."""
+    """Parse ``arguments`` into ``runs`` and ``overrides``. Raises UserError if no run is named."""
     parsed = parser.parse_intermixed_args(arguments)
     parsed.overrides = [item for item in parsed.runs if "=" in item and not Path(item).is_dir()]
     parsed.runs = [Path(item) for item in parsed.runs if item not in parsed.overrides]
@@ -57,9 +57,9 @@ def parse(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> argparse
 
 
 def open_runs(arguments: argparse.Namespace, needs: str | None = None) -> Iterator[OpenRun]:
-    """The runs of ``arguments``, each opened when it is asked for.
+    """Open the runs one after the other.
 
-    Raises UserError as ``OpenRun`` does; where a later run is none, or of another task, before the first is opened.
+    Raises UserError as ``OpenRun`` does. The configurations of all runs are checked before the first run is opened.
     """
     each = [
         lambda path=path: OpenRun(Run(path), arguments.overrides, arguments.checkpoint, arguments.ema, needs)
@@ -72,9 +72,9 @@ def open_runs(arguments: argparse.Namespace, needs: str | None = None) -> Iterat
 
 
 def chosen(given: str | None, option: str, what: str, count: int, run: OpenRun) -> list[int]:
-    """Numbers from 0 to ``count`` - 1, as an option lists them with commas in between; None for all of them.
+    """The indices in a comma-separated option; all of ``range(count)`` if it is not given.
 
-    Raises UserError where they are no numbers, or not all of them are there.
+    Raises UserError for anything that is not an index below ``count``.
     """
     if given is None:
         return list(range(count))
@@ -109,7 +109,7 @@ def save_figures(
 
 
 def labels(configs: Sequence[Mapping[str, Any]]) -> list[str]:
-    """What to call runs in a figure, by their configurations: their functions, and what else tells them apart."""
+    """A distinct label for each run: its functions and, where these are the same, its seed or its position."""
     names = [reweight_label(config["reweight"]) for config in configs]
     for more in ([f"seed {config['seed']}" for config in configs], [f"run {i}" for i in range(1, len(configs) + 1)]):
         count = Counter(names)

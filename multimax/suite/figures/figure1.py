@@ -40,7 +40,7 @@ Row = dict[str, str]
 
 
 def figure1(multimax: Fit, k: Sequence[float], published: Mapping[str, Sequence[float]]) -> tuple[Figure, list[Row]]:
-    """The figure, and all that it shows as rows. ``published`` has M at each ``k`` for some functions."""
+    """The figure, and everything it shows as rows. ``published`` gives M at each ``k`` for some functions."""
     rows: list[Row] = []
     named = functions(multimax)
     with figure(9.5, 7.6) as drawing:
@@ -54,7 +54,7 @@ def figure1(multimax: Fit, k: Sequence[float], published: Mapping[str, Sequence[
 
 
 def rounded_points(function: Function, k: Sequence[float] | torch.Tensor) -> Points:
-    """``points`` to the four digits that the rows have: in further ones processors differ, and so would pictures."""
+    """``points`` rounded to four digits, as in the CSV: beyond these, processors differ and so would the figure."""
     exact = points(function, k)
     return Points(rounded(exact.weights), rounded(exact.multi_modality), rounded(exact.sparsity))
 
@@ -71,7 +71,7 @@ def label(name: str) -> str:
 
 
 def row(panel: str, series: str, at: float, x: float, y: float) -> Row:
-    """``at`` is what moves along the series: k, a temperature or alpha."""
+    """``at`` is the parameter along the series: k, a temperature or alpha."""
     return {"panel": panel, "series": series, "at": f"{at:.3f}", "x": f"{x:.4f}", "y": f"{y:.4f}"}
 
 
@@ -133,7 +133,7 @@ def draw_edge(axes: Axes, of: Mapping[str, Points]) -> list[Row]:
 
 
 def merged(values: Sequence[float]) -> dict[float, str]:
-    """The k of each value as text, those of values too near each other to stand apart in one."""
+    """A label with the k of each value; values too close to be told apart share one."""
     groups: dict[float, list[float]] = {}
     for k, value in sorted(zip(K, values, strict=True)):
         near = next((known for known in groups if abs(known - value) < 0.03), value)
@@ -165,7 +165,7 @@ def draw_by_k(
 
 
 def marker(style: Style) -> dict[str, Any]:
-    """Sparsemax's stands around 1.5-entmax's, which has the same points."""
+    """Sparsemax's marker is hollow and larger: 1.5-entmax has the same points, and is drawn inside it."""
     hollow = style is STYLES["sparsemax"]
     return {
         "marker": style.marker,

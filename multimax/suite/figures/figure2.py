@@ -28,7 +28,7 @@ Row = dict[str, str]
 
 
 def figure2() -> tuple[Figure, list[Row]]:
-    """The figure, and all that it shows as rows."""
+    """The figure, and everything it shows as rows."""
     with figure(10.5, 3.7) as drawing:
         fixed, modulation, levels = drawing.subplots(1, 3)
         rows = draw_fixed(fixed) + draw_modulation(modulation) + draw_levels(levels)

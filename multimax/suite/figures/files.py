@@ -1,7 +1,7 @@
-"""Tables and figures as files, each put in place by one rename.
+"""Tables and figures as the bytes of files.
 
-A CSV can be compared on any machine. The bytes of a picture repeat, without date and random names, with one version of
-Matplotlib.
+The CSV of a figure can be compared on any machine. Its picture has the same bytes whenever it is drawn with the same
+version of Matplotlib: without a date and random identifiers.
 """
 
 import csv
@@ -25,7 +25,7 @@ def csv_table(columns: Sequence[str], rows: Sequence[Row]) -> bytes:
 
 
 def figure_files(figure: Figure, rows: Sequence[Row]) -> dict[str, bytes]:
-    """By suffix, a figure as SVG and PNG, and the ``rows`` that it shows as CSV."""
+    """By suffix: the figure as SVG and PNG, and the ``rows`` it shows as CSV."""
     return {".csv": csv_table(list(rows[0]), rows), ".svg": drawn(figure, "svg"), ".png": drawn(figure, "png")}
 
 

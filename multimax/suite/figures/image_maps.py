@@ -83,7 +83,7 @@ def image_parser(command: Callable[[Sequence[str]], None]) -> argparse.ArgumentP
 
 
 def compare_on_image(arguments: argparse.Namespace, kind: str, find: Find) -> None:
-    """What ``find`` gives for each run and the image [1, channels, height, width], as the run's model takes it."""
+    """Run ``find`` on each run with the image preprocessed for its model, [1, channels, height, width]."""
 
     def find_in(run: OpenRun) -> dict[str, Any]:
         image, shown = read_image(arguments.image, run.task.config.data)
@@ -94,9 +94,9 @@ def compare_on_image(arguments: argparse.Namespace, kind: str, find: Find) -> No
 
 
 def read_image(path: Path, data: ImageData) -> tuple[Tensor, str]:
-    """An image as in validation, normalised [channels, height, width], and the same to be seen, a PNG in base64.
+    """The image preprocessed as in validation, [channels, height, width], and the same as a PNG in base64.
 
-    Raises UserError if it is none.
+    Raises UserError if the file is not an image.
     """
     try:
         image = eval_transform(data)(decode(path.read_bytes(), data.mode))
@@ -118,7 +118,7 @@ def attention_layers(run: OpenRun, images: Tensor) -> list[Tensor]:
 
 
 def chosen_query(given: str | None, run: OpenRun) -> int | None:
-    """Number of a patch, None for the class token. Raises UserError where the model has none such."""
+    """Index of the patch, or None for the class token. Raises UserError if the model does not have it."""
     backbone = run.model.backbone
     rows, columns = backbone.patch_embed.grid_size
     if given == "class":

@@ -42,7 +42,7 @@ def oversmoothing(arguments: Sequence[str]) -> None:
 
 
 def steps(run: OpenRun, over_training: bool) -> Iterator[int]:
-    """The steps to measure, rising, each with its weights in the model when it is yielded.
+    """Yield the steps to measure in ascending order, with the weights of each loaded into the model.
 
     Raises UserError for a damaged checkpoint.
     """
@@ -70,7 +70,7 @@ def measure(run: OpenRun, step: int) -> dict[str, Any]:
     """
     task = run.task
     if isinstance(task.config, TranslationConfig):
-        task.config.decoding.validation_sentences = 1  # what is measured is in the encoder
+        task.config.decoding.validation_sentences = 1  # only the encoder is measured; keep the beam search short
     with token_smoothing(run.model) as layers:
         if not layers:
             raise UserError(

@@ -17,7 +17,7 @@ Row = dict[str, str]
 
 @dataclass(frozen=True)
 class Smoothing:
-    """Of one run its label, its function in the attention, its seed, and ``measured`` of its oversmoothing.json."""
+    """One run: its label, its attention function, its seed, and ``measured`` from its oversmoothing.json."""
 
     label: str
     function: str
@@ -26,9 +26,9 @@ class Smoothing:
 
 
 def oversmoothing_figure(runs: Sequence[Smoothing], title: str = "") -> tuple[Figure, list[Row]]:
-    """Faint lines are runs, strong ones the mean over the seeds of a function; and a row for each run, step and layer.
+    """Faint lines are runs, strong lines a function's mean over seeds. One row for each run, step and layer.
 
-    The panel by epoch, of means over layers, is there if some run was measured more than once.
+    If any run was measured more than once, a third panel shows the mean over layers by epoch.
     """
     over_time = any(len(run.measured) > 1 for run in runs)
     by_label = defaultdict(list)
@@ -67,7 +67,7 @@ def oversmoothing_figure(runs: Sequence[Smoothing], title: str = "") -> tuple[Fi
 
 
 def draw(axes: Axes, run: Smoothing, lines: Sequence[Mapping[float, float]]) -> None:
-    """Lines, y by x, of the runs of one function, and their mean where all of them have a value."""
+    """Draw one line per run of a function, and their mean at the x that all of them share."""
     style = style_of(run.function)
     if len(lines) > 1:
         for line in lines:

@@ -33,7 +33,7 @@ def panel(title: str, values: Any) -> dict[str, Any]:
 
 
 def draw_maps(of: Mapping[str, Maps]) -> tuple[Figure, list[Row]]:
-    """The figure of what was found in each run, by its label, and its numbers, one row for each square."""
+    """The figure for the maps of each run, by label, and its numbers: one row per cell."""
     first = next(iter(of.values()))
     drawing = draw_text(of) if "keys" in first else draw_row(of) if is_single(first) else draw_images(of)
     rows = [
@@ -89,7 +89,7 @@ def draw_images(of: Mapping[str, Maps]) -> Figure:
 
 
 def draw_text(of: Mapping[str, Maps]) -> Figure:
-    """The rows of panels of each run below each other, with tokens at the left and at the bottom."""
+    """The panels of all runs stacked, with query tokens on the left and key tokens at the bottom."""
     lines = [(label, found, line) for label, found in of.items() for line in found["rows"]]
     count = max(len(line["panels"]) for _, _, line in lines)
     first = lines[0][1]
@@ -112,7 +112,7 @@ def draw_text(of: Mapping[str, Maps]) -> Figure:
 
 
 def heat_map(axes: Axes, values: Sequence[Sequence[float]]) -> None:
-    """Values from 0 to the largest, which stands below; what is exactly zero is white."""
+    """The colour scale runs from 0 to the largest value, printed below; exact zeros are white."""
     array = np.array(values)
     axes.imshow(np.ma.masked_equal(array, 0), COLORS, vmin=0, vmax=array.max() or 1, interpolation="none")
     plain(axes)

@@ -24,7 +24,7 @@ def statistics(arguments: Sequence[str]) -> None:
     for run in open_runs(parsed):
         config = run.task.config
         if isinstance(config, TranslationConfig):
-            config.decoding.validation_sentences = 1  # the attention of training, not that of a beam's many hypotheses
+            config.decoding.validation_sentences = 1  # teacher forcing is what is measured; keep the beam search short
         print(f"{run.path} {run.names}: attention over the validation data")
         with attention_statistics(run.model) as sites, torch.no_grad(), run.autocast():
             run.task.evaluate(run.model, run.device, Shard())

@@ -1,6 +1,6 @@
-"""Figures of trained models side by side: their attention by layer, its scores, and how they learned to bend these.
+"""Figures that compare trained models: attention measures by layer, histograms of scores, learned modulators.
 
-Each draws what ``multimax.suite.measures.attention_numbers.numbers`` found in each run, by the run's label.
+Each takes, by the label of the run, what ``multimax.suite.measures.attention_numbers.numbers`` returned for it.
 """
 
 import math
@@ -31,7 +31,7 @@ Made = tuple[Figure, list[Row]]
 
 
 def attention_figure(of: Found) -> Made:
-    """Each measure by layer: a dot for each head, a bar for their mean; and a row for each run, layer and head."""
+    """Each measure by layer: a dot per head and a bar for their mean. One row for each run, layer and head."""
     rows = [
         {"run": label, "attention": name, "head": str(head)}
         | {measure: number(values[head]) for measure, values in attention["means"].items()}
@@ -62,7 +62,7 @@ def attention_figure(of: Found) -> Made:
 
 
 def histogram_figure(of: Found) -> Made:
-    """Shares of scores and of weights in their bins: a line of panels for each run, a line for each attention."""
+    """Histograms of scores and weights: one row of panels per run, one line per attention."""
     rows: list[Row] = []
     lowest = min(attention["middle"][0] for found in of.values() for attention in found["attentions"].values())
     highest = max(attention["middle"][1] for found in of.values() for attention in found["attentions"].values())
@@ -99,7 +99,7 @@ def histogram_figure(of: Found) -> Made:
 
 
 def modulator_figure(of: Found) -> Made | None:
-    """What the learned SegLU of each attention adds to the scores that it met, and the output's; None without any."""
+    """SegLU(x) - x of each attention over the scores it met, and of the output; None if no run has a modulator."""
     of = {label: found for label, found in of.items() if found["modulators"]}
     if not of:
         return None
@@ -146,9 +146,9 @@ def number(value: float | None) -> str:
 
 
 def lines(names: Sequence[str]) -> list[dict[str, Any]]:
-    """How the line of each attention looks: a stroke for each kind of it, and for its layers from dark to light.
+    """Line style of each attention: a dash pattern per kind, and dark to light over its layers.
 
-    The colours are some for the colour-blind too, and short of what is too light on white.
+    The colour map is safe for the colour-blind, and cut off before it becomes too light on white.
     """
     kinds = [re.sub(r"\d+", "", name) for name in names]
     strokes = dict(zip(dict.fromkeys(kinds), cycle(("-", "--", ":", "-."))))
@@ -162,7 +162,7 @@ def lines(names: Sequence[str]) -> list[dict[str, Any]]:
 
 
 def short(names: Sequence[str]) -> list[str]:
-    """Names of modules without the parts that all of them, "output" apart, begin and end with."""
+    """Module names without their common prefix and suffix; "output" is left as it is."""
     parts = {name: name.split(".") for name in names if name != "output"}
     several = list(parts.values()) if len(parts) > 1 else []
     first, last = in_common(several), in_common([part[::-1] for part in several])
@@ -170,5 +170,5 @@ def short(names: Sequence[str]) -> list[str]:
 
 
 def in_common(several: Sequence[Sequence[str]]) -> int:
-    """How many items all sequences begin with."""
+    """Length of the longest common prefix."""
     return sum(1 for _ in takewhile(lambda items: len(set(items)) == 1, zip(*several, strict=False)))

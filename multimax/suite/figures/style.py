@@ -1,4 +1,4 @@
-"""How figures look: one colour, marker and line style for each function everywhere, and pictures equal to the byte.
+"""How figures look: each function has one colour, marker and line style everywhere.
 
 The colours are Okabe and Ito's ("Color Universal Design", 2008), which the colour-blind can tell apart.
 """
@@ -36,7 +36,7 @@ OTHER = "#E69F00"
 
 
 def style_of(function: str) -> Style:
-    """The style of a function by its registered name; all that are not ours share one colour."""
+    """The style of a function by its registered name; functions registered by users share one."""
     return STYLES.get(function) or Style(function, OTHER, "X", (0, (3, 1)))
 
 
@@ -57,13 +57,12 @@ SETTINGS: Any = {
 
 @contextmanager
 def figure(width: float, height: float) -> Iterator[Figure]:
-    """A figure of that size in inches that lays itself out, to be drawn within the context."""
+    """A figure of this size in inches with constrained layout; draw on it within the context."""
     with matplotlib.rc_context(SETTINGS):
         yield Figure(figsize=(width, height), layout="constrained")
 
 
 def rounded(values: Tensor, digits: int = 4) -> Tensor:
-    """``values`` to so many digits behind the point, float64, the same bits on every processor that agrees on them."""
-    return torch.tensor([round(value, digits) for value in values.flatten().tolist()], dtype=torch.float64).view_as(
-        values
-    )
+    """``values`` rounded to decimals, float64: processors that agree so far then give the same bits."""
+    flat = [round(value, digits) for value in values.flatten().tolist()]
+    return torch.tensor(flat, dtype=torch.float64).view_as(values)

@@ -13,7 +13,7 @@ from multimax.suite.figures.panels import panel
 from multimax.suite.measures.attention_maps import attention_maps, record_attention
 from multimax.suite.models.encoder_decoder import END
 
-LONGEST = 60  # tokens whose names can be read in a picture
+LONGEST = 60  # most tokens that can be labelled in a figure
 
 
 @torch.no_grad()
@@ -81,7 +81,7 @@ def heads(arguments: Sequence[str]) -> None:
 
 
 def readable(ids: Tensor, option: str, ends: int = 1) -> Tensor:
-    """``ids`` themselves. Raises UserError if there is none beside ``ends``, or too many to be read in a picture."""
+    """Return ``ids``. Raises UserError if there are none apart from ``ends``, or too many to label in a figure."""
     if len(ids) <= ends:
         raise UserError(f"{option} has no word in it")
     if len(ids) > LONGEST:

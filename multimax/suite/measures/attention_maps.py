@@ -11,28 +11,28 @@ from multimax.attention import attention_scores
 from multimax.reweight import Reweighting
 from multimax.suite.models.encoder_decoder import EncoderDecoder
 
-Listener = Callable[[str, Tensor, Tensor, Tensor | None], None]
+Observer = Callable[[str, Tensor, Tensor, Tensor | None], None]
 
 
 @contextmanager
-def listen_to_attention(model: nn.Module, heard: Listener) -> Iterator[None]:
-    """Call ``heard(name, weights, scores, mask)`` for every attention of ``model`` in each forward within the context.
+def observe_attention(model: nn.Module, observe: Observer) -> Iterator[None]:
+    """Call ``observe(name, weights, scores, mask)`` for every attention in each forward of ``model``.
 
-    ``name`` is that of the attention's submodule, weights are [batch, heads, queries, keys], before dropout and
-    AttnScale, scores likewise, the mask broadcastable to them or None. It hears the models of this project, and timm's
-    own attention with softmax. Within the context softmax is computed step by step, which agrees with PyTorch's fused
-    attention up to rounding; outside nothing is slower.
+    ``name`` is that of the attention's submodule; weights and scores are [batch, heads, queries, keys], the weights
+    before dropout and AttnScale; the mask is broadcastable to them or None. Works for the models of this project and
+    for timm's own attention with softmax. The hooks make softmax be computed step by step, which agrees with PyTorch's
+    fused attention up to rounding. They are gone when the context ends.
     """
     with ExitStack() as stack:
 
-        def listen(name: str, module: Reweighting) -> None:
+        def hook_reweighting(name: str, module: Reweighting) -> None:
             def hook(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-                heard(name, output.detach(), inputs[0].detach(), inputs[1] if len(inputs) > 1 else None)
+                observe(name, output.detach(), inputs[0].detach(), inputs[1] if len(inputs) > 1 else None)
 
             stack.enter_context(module.register_forward_hook(hook))
 
-        def listen_to_timm(name: str, module: Any) -> None:
-            """Its softmax is no module, but what makes queries and keys is, and the dropout that takes the weights."""
+        def hook_timm(name: str, module: Any) -> None:
+            """Its softmax is not a module: scores come from the qkv projection, weights from the input of attn_drop."""
             scores: list[Tensor] = []
 
             def before(_: nn.Module, inputs: tuple[Tensor, ...], features: Tensor) -> None:
@@ -40,7 +40,7 @@ def listen_to_attention(model: nn.Module, heard: Listener) -> Iterator[None]:
                 scores.append(attention_scores(module.q_norm(query), module.k_norm(key), scale=module.scale))
 
             def after(_: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-                heard(name, inputs[0].detach(), scores.pop(), None)
+                observe(name, inputs[0].detach(), scores.pop(), None)
 
             stack.callback(setattr, module, "fused_attn", module.fused_attn)
             module.fused_attn = False
@@ -49,17 +49,17 @@ def listen_to_attention(model: nn.Module, heard: Listener) -> Iterator[None]:
 
         for name, module in model.named_modules():
             if isinstance(module, Reweighting) and name != "output":
-                listen(name.removesuffix(".reweight"), module)
+                hook_reweighting(name.removesuffix(".reweight"), module)
             elif isinstance(getattr(module, "fused_attn", None), bool) and not hasattr(module, "reweight"):
-                listen_to_timm(name, module)
+                hook_timm(name, module)
         yield
 
 
 @contextmanager
 def record_attention(model: nn.Module) -> Iterator[dict[str, list[Tensor]]]:
-    """Collect what ``listen_to_attention`` hears: for each attention by name its weights, one tensor per forward."""
+    """Collect the weights of each attention by name, one tensor per forward."""
     maps: dict[str, list[Tensor]] = {}
-    with listen_to_attention(model, lambda name, weights, *_: maps.setdefault(name, []).append(weights)):
+    with observe_attention(model, lambda name, weights, *_: maps.setdefault(name, []).append(weights)):
         yield maps
 
 

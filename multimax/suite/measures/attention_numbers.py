@@ -1,4 +1,4 @@
-"""The attention of a model over a data set, and the curves its modulators learned, as numbers to keep as JSON."""
+"""A model's attention over a data set and its learned modulators, summarised as JSON."""
 
 import math
 from collections.abc import Mapping
@@ -11,16 +11,16 @@ from multimax.reweight import MultiMax
 from multimax.suite.measures.attention_rows import MEASURES
 from multimax.suite.measures.streaming import SCORE_EDGES, AttentionSite
 
-OUTPUT_RANGE = (-10.0, 10.0)  # of scores for which the output's curve is drawn; those it really meets are not recorded
+OUTPUT_RANGE = (-10.0, 10.0)  # range of the output's curve: the logits it meets are not recorded
 
 
 def numbers(sites: Mapping[str, AttentionSite], model: nn.Module) -> dict[str, Any]:
-    """What passed through the ``attentions`` of a model, and the curves of its ``modulators``, to be kept as JSON.
+    """Summarise the ``attentions`` of a model and the curves of its ``modulators``.
 
-    Of each attention: ``means`` of the measures for each head, None where one is undefined; the shares of its
-    ``scores`` in bins of 0.1 upwards from ``scores_from``, and of its ``weights`` in the bins of ``WEIGHT_EDGES``;
-    ``tiny`` is the share of those below. Of each modulator: ``scores`` where nearly all lie that it met, and what it
-    makes of them, ``modulated``, for each set of parameters.
+    For each attention: ``means`` of the measures by head, None where undefined; the shares of its ``scores`` in bins of
+    0.1 from ``scores_from`` on, and of its ``weights`` in the bins of ``WEIGHT_EDGES``; ``tiny``, the share of weights
+    below those. For each modulator: ``scores`` over the central range it met, and ``modulated``, its value there for
+    each set of parameters.
     """
     modulators = {
         name.removesuffix(".reweight"): module for name, module in model.named_modules() if isinstance(module, MultiMax)

@@ -1,4 +1,4 @@
-"""What can be said of rows of attention weights: how sparse, how multi-modal, how spread, how unequal."""
+"""Measures of rows of attention weights: sparsity, multi-modality, entropy, support, Gini index."""
 
 import torch
 from torch import Tensor
@@ -9,9 +9,9 @@ MEASURES = ("sparsity", "multi_modality", "entropy", "support", "gini")
 
 
 def centred(scores: Tensor, mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
-    """Scores less the mean over the live ones of their row, float32, and where entries are live, bool; both [..., n].
+    """Scores minus the mean of the row's live scores, float32, and the mask, bool; both [..., n].
 
-    With 0 as the threshold of relevance the row's own mean tells relevant from irrelevant: one number cannot serve
+    A threshold of 0 then separates relevant from irrelevant scores by the row's own mean: no single number would serve
     every layer.
     """
     scores = scores.float()
@@ -23,15 +23,15 @@ def centred(scores: Tensor, mask: Tensor | None = None) -> tuple[Tensor, Tensor]
 def row_measures(weights: Tensor, scores: Tensor, mask: Tensor | None = None) -> dict[str, Tensor]:
     """``MEASURES`` of each row of weights [..., n] and their scores, each [...], float32; NaN where not defined.
 
-    ``sparsity`` and ``multi_modality`` are as in ``sparsity``, above and below the mean of the row's
-    scores. ``entropy`` is in nats. ``support`` is the number of weights that are not zero. ``gini`` is Gini's index,
-    0 for equal weights and 1 - 1/n for a single one, over live entries (Hurley and Rickard, "Comparing Measures of
-    Sparsity", 2009, 0811.4706). A row without a live entry has none of them.
+    ``sparsity`` and ``multi_modality`` are those of ``measures.sparsity`` with the mean of the row's scores as the
+    threshold; that of softmax cannot exceed 1/e. ``entropy`` is in nats. ``support`` is the number of nonzero
+    weights. ``gini`` is Gini's index, 0 for equal weights and 1 - 1/n for a single one, over live entries (Hurley and
+    Rickard, "Comparing Measures of Sparsity", 2009, 0811.4706). A row without a live entry has none of them.
     """
     weights = weights.float()
     scores, live = centred(scores, mask)
     n = live.sum(-1)
-    # Dead entries are zeros, and come first: those behind a live one are live, so that its rank from the end is right.
+    # Dead entries are zeros and sort to the front, so ranks counted from the end are those among the live ones.
     from_last = torch.arange(weights.shape[-1] - 0.5, 0, -1, device=weights.device)
     unequal = 1 - 2 * (weights.where(live, 0).sort(-1).values * from_last).sum(-1) / n
     measures = {

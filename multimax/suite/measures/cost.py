@@ -1,4 +1,4 @@
-"""What a reweighting costs a model, counted in operations of a forward pass.
+"""The cost of a reweighting, counted in operations of a forward pass.
 
 Operations are counted from the graph of the written-out functions, one for each entry that an elementwise operation
 makes or a reduction reads, and two for each multiplication and addition of a matrix product. They say how much there is

@@ -1,6 +1,6 @@
-"""What released code does that changes results or ends them, measured beside the functions here.
+"""Defects of released code that change or destroy results, measured beside the functions here.
 
-The authors' code is not among our dependencies: what it does is written out below from reading it
+The authors' code is not a dependency: its behaviour is reimplemented below from reading it
 (github.com/ZhouYuxuanYX/MultiMax, github.com/sisl/EvSoftmax). The entmax package is the one that is installed.
 """
 

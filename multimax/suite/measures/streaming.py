@@ -1,4 +1,4 @@
-"""Attention over a whole data set: means for each layer and head, and histograms, while the batches pass."""
+"""Streaming statistics of attention over a data set: means for each layer and head, and histograms."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -7,19 +7,19 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from multimax.suite.measures.attention_maps import listen_to_attention
+from multimax.suite.measures.attention_maps import observe_attention
 from multimax.suite.measures.attention_rows import MEASURES, row_measures
 
 SCORE_EDGES = torch.linspace(-30, 30, 601)
-WEIGHT_EDGES = torch.linspace(-8, 0, 41)  # of the logarithm to base 10; smaller ones, zeros too, are counted apart
+WEIGHT_EDGES = torch.linspace(-8, 0, 41)  # of log10; smaller weights and zeros are counted separately
 
 
 @dataclass
 class AttentionSite:
-    """What passed through one attention. ``sums`` and ``rows`` are float64 [measures, heads] in the order of MEASURES.
+    """Accumulated statistics of one attention. ``sums`` and ``rows`` are float64 [measures, heads], as MEASURES.
 
-    ``scores`` and ``weights`` count live entries between ``SCORE_EDGES`` and ``WEIGHT_EDGES``, the outermost bins of
-    scores with all that is beyond them; ``tiny`` are the weights below the least edge, zeros among them.
+    ``scores`` and ``weights`` are histograms of the live entries over ``SCORE_EDGES`` and ``WEIGHT_EDGES``; the
+    outermost bins of scores include everything beyond. ``tiny`` counts the weights below the lowest edge, zeros too.
     """
 
     sums: Tensor
@@ -34,7 +34,7 @@ class AttentionSite:
         return self.sums / self.rows
 
     def middle(self, share: float = 0.999) -> tuple[float, float]:
-        """Edges between which that share of the scores lies, with as many beyond either edge."""
+        """The central interval that holds ``share`` of the scores, rounded outwards to bin edges."""
         up_to = self.scores.cumsum(0) / self.scores.sum()
         first, last = int((up_to <= (1 - share) / 2).sum()), int((up_to < (1 + share) / 2).sum())
         return float(SCORE_EDGES[first]), float(SCORE_EDGES[last + 1])
@@ -53,7 +53,7 @@ class AttentionSite:
 
 
 def count(values: Tensor, edges: Tensor) -> Tensor:
-    """How many values lie between each edge and the next, those beyond the outermost ones in the outermost bins."""
+    """Histogram of ``values``; those beyond the outermost edges count in the outermost bins."""
     return torch.bincount(torch.bucketize(values, edges[1:-1]), minlength=len(edges) - 1).double()
 
 
@@ -62,7 +62,7 @@ def attention_statistics(model: nn.Module) -> Iterator[dict[str, AttentionSite]]
     """The attention of every forward of ``model`` within the context, by the name of its submodule."""
     sites: dict[str, AttentionSite] = {}
 
-    def heard(name: str, weights: Tensor, scores: Tensor, mask: Tensor | None) -> None:
+    def observe(name: str, weights: Tensor, scores: Tensor, mask: Tensor | None) -> None:
         if name not in sites:
             shape = len(MEASURES), weights.shape[1]
             sums, rows = torch.zeros(shape, dtype=torch.float64), torch.zeros(shape, dtype=torch.float64)
@@ -72,5 +72,5 @@ def attention_statistics(model: nn.Module) -> Iterator[dict[str, AttentionSite]]
             sites[name] = AttentionSite(sums, rows, scored, weighed)
         sites[name].add(weights, scores, mask)
 
-    with listen_to_attention(model, heard):
+    with observe_attention(model, observe):
         yield sites

@@ -45,7 +45,7 @@ def three_scores(k: Sequence[float] | Tensor) -> Tensor:
 
 
 def points(function: Function, k: Sequence[float] | Tensor) -> Points:
-    """What ``function`` gives for each k, with the figure's conventions for M and S."""
+    """Evaluate ``function`` at each k, with the figure's conventions for M and S."""
     scores = three_scores(k)
     with torch.no_grad():
         weights = function(scores)
@@ -84,7 +84,7 @@ def fit_multimax(k: Sequence[float], largest: Sequence[float], second: Sequence[
 
     start = numpy.array([2.0, 0.0, 2.0, 5.0, -1.0, -0.5, -1.0, -0.02])
     found = least_squares(residuals, start, xtol=1e-12, ftol=1e-12, gtol=1e-12)
-    # Behind the ninth digit the search ends elsewhere on another processor, and a picture would change with it.
+    # Beyond the ninth digit the optimum depends on the processor, and the figure would with it.
     ranges, ts = torch.from_numpy(found.x.round(6)).split(4)
     weights = Fit(ranges, ts, 0.0)(scores)
     return Fit(ranges, ts, float((weights[:, :2] - published).abs().max()))

@@ -1,4 +1,4 @@
-"""Figures of what ``python -m multimax.suite.figures`` kept of recorded runs, side by side in each experiment."""
+"""Figures from the analyses in the records (``python -m multimax.suite.figures``), one set per experiment."""
 
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
@@ -18,7 +18,7 @@ MAPS = ("maps", "rollout", "gradcam", "alignment", "heads")
 
 
 def measured_figures(records: Sequence[Run]) -> Iterator[Output]:
-    """``KIND_EXPERIMENT`` of each kind of map, and of the statistics of attention, that runs of an experiment have.
+    """``KIND_EXPERIMENT`` for each kind of map, and the statistics of attention, found in an experiment's records.
 
     Raises UserError for maps of one experiment that are of different images or texts.
     """
@@ -50,7 +50,7 @@ def oversmoothing_figures(records: Sequence[Run]) -> Iterator[Output]:
 
 
 def kept(records: Sequence[Run], kind: str) -> dict[str, tuple[list[Run], list[dict[str, Any]]]]:
-    """The records of each experiment that have KIND.json, functions in the order of their styles, and what is in it."""
+    """By experiment, the records that have KIND.json, ordered as the styles are, and its content."""
 
     def order(record: Run) -> tuple[int, str, int]:
         name = record.config["reweight"]["attention"]["name"]

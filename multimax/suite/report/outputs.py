@@ -1,8 +1,8 @@
 """Files under ``results/``, each beside a sidecar that says what it was made from.
 
 A sidecar ``NAME.json`` holds the runs with the revisions that trained them, digests of other sources and of the files
-themselves, and the revision of the code at which any of these last changed: what comes out as it was is left as it is,
-so that making everything again changes nothing.
+themselves, and the revision of the code at which any of these last changed. Output that has not changed is not written
+again, so that regenerating everything changes nothing.
 """
 
 import hashlib
@@ -32,7 +32,7 @@ class Output:
     made_with: Mapping[str, str] = field(default_factory=dict)  # versions of what draws it
 
     def sidecar(self, results: Path) -> dict[str, object]:
-        """What it was made from, but for the revision of the code."""
+        """What it was made from, apart from the revision of the code."""
         return {
             "runs": {record.path.name: record.summary["revision"] for record in self.records},
             "sources": {str(path.relative_to(results)): digest(path.read_bytes()) for path in self.sources},
@@ -66,13 +66,14 @@ def picture(
 
 
 def save(output: Output, results: Path) -> list[Path]:
-    """Write an output and its sidecar where anything of them changed; returns the paths of its files but for that."""
+    """Write the output and its sidecar if either has changed; returns the paths of the output's files."""
     sidecar, path = output.sidecar(results), results / f"{output.name}.json"
     files = {results / f"{output.name}{suffix}": content for suffix, content in output.files.items()}
     known = json.loads(path.read_text()) if path.is_file() else {}
     known.pop("revision", None)
     if known != sidecar or any(not file.is_file() or file.read_bytes() != content for file, content in files.items()):
-        content_of_sidecar = json.dumps(sidecar | {"revision": revision()}, indent=1)  # before these files change
+        # The revision is asked for before the files below make the tree dirty.
+        content_of_sidecar = json.dumps(sidecar | {"revision": revision()}, indent=1)
         path.parent.mkdir(parents=True, exist_ok=True)
         for file, content in files.items():
             write_atomic(file, content)

@@ -1,4 +1,4 @@
-"""Runs on a W&B server, from their local files alone: whatever was trained offline, or lost its connection."""
+"""Push runs to a W&B server from their local files: runs trained offline, or whose connection was lost."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,7 +10,7 @@ from multimax.suite.runs import Run
 
 
 def push_wandb(runs: Sequence[Path]) -> None:
-    """Bring what W&B has of each run up to its files; what it has already is left as it is.
+    """Upload what W&B does not yet have of each run.
 
     Says a line for each run. Raises UserError, once all others are pushed, if a run could not be, or before anything is
     sent if there is no server.
@@ -37,7 +37,7 @@ def push_wandb(runs: Sequence[Path]) -> None:
 
 
 def check_not_mirrored(run: Run) -> None:
-    """Raise UserError for a run that is being trained and shows itself on the server: two would write its history."""
+    """Raise UserError for a run that is training with logger=wandb online: its history would have two writers."""
     newest = run.path / "wandb" / "latest-run"
     if newest.exists() and not newest.resolve().name.startswith("offline") and run.is_trained_now():
         raise UserError(f"{run.path} is being trained and shows itself; push it once it has stopped")

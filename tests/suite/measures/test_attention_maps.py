@@ -8,7 +8,7 @@ import torch
 from timm.layers import Attention
 
 from multimax import reweight
-from multimax.suite.measures.attention_maps import attention_maps, listen_to_attention, record_attention
+from multimax.suite.measures.attention_maps import attention_maps, observe_attention, record_attention
 from multimax.suite.models.deit import DeiTConfig, create_deit
 from multimax.suite.models.encoder_decoder import AttentionSites, EncoderDecoder, EncoderDecoderConfig
 from multimax.suite.models.language_model import LanguageModelConfig
@@ -87,7 +87,7 @@ def test_the_scores_of_timms_own_softmax(qk_norm):
     attend = Attention(12, num_heads=3, qkv_bias=True, qk_norm=qk_norm, norm_layer=norm).double().eval()
     x = torch.randn(2, 5, 12, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     heard = []
-    with listen_to_attention(attend, lambda *call: heard.append(call)):
+    with observe_attention(attend, lambda *call: heard.append(call)):
         attend(x)
     ((name, weights, scores, mask),) = heard
     assert (name, mask) == ("", None)

@@ -1,4 +1,4 @@
-"""What the page knows: runs with their curves and facts, means over seeds, tables with verdicts, and pictures."""
+"""The page's data: runs with curves and facts, means over seeds, tables with verdicts, and pictures."""
 
 import math
 from collections import defaultdict
@@ -156,7 +156,7 @@ def run_data(run: Shown, variant: str) -> dict[str, Any]:
 
 
 def facts(run: Shown) -> dict[str, str]:
-    """What the details of a run begin with."""
+    """The facts at the top of a run's details."""
     summary = run.summary
     environment = summary.get("environment") or run.start.get("environment", {})
     memory = summary.get("peak_memory_bytes")
@@ -176,7 +176,7 @@ def facts(run: Shown) -> dict[str, str]:
 
 
 def variants_of(runs: Sequence[Shown]) -> list[str]:
-    """For each run what, beside functions and seed, is not the same for all runs of its experiment; mostly nothing."""
+    """For each run the settings, apart from functions and seed, that differ within its experiment; usually none."""
     groups = defaultdict(list)
     for run in runs:
         groups[run.experiment].append(run.run.setting)
@@ -192,7 +192,7 @@ def variants_of(runs: Sequence[Shown]) -> list[str]:
 
 
 def experiments(runs: Sequence[Shown]) -> dict[str, dict[str, Any]]:
-    """By name what an experiment's runs have in common."""
+    """By name, what the runs of an experiment have in common."""
     result: dict[str, dict[str, Any]] = {}
     for run in sorted(runs, key=lambda run: run.experiment):
         headline = HEADLINE[run.config["task"]]
@@ -212,7 +212,7 @@ def experiments(runs: Sequence[Shown]) -> dict[str, dict[str, Any]]:
 
 
 def means(runs: Sequence[Shown], variants: Sequence[str]) -> list[dict[str, Any]]:
-    """Each function within its experiment over the seeds that are finished, and its paired difference to softmax.
+    """Each function of each experiment: its mean over finished seeds and its paired difference from softmax.
 
     The best of an experiment comes first.
     """

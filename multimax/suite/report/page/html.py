@@ -37,12 +37,12 @@ def asset(name: str) -> str:
 
 
 def source(content: str) -> str:
-    """How a policy names an inline script or style."""
+    """The hash by which a content security policy names an inline script or style."""
     return f"'sha256-{base64.b64encode(hashlib.sha256(content.encode()).digest()).decode()}'"
 
 
 def embedded(data: Mapping[str, Any]) -> str:
-    """JSON that no string in it can lead out of the script element."""
+    """JSON in which no string can close the script element."""
     text = json.dumps(data, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
     for character in "<>&\u2028\u2029":
         text = text.replace(character, f"\\u{ord(character):04x}")

@@ -79,7 +79,7 @@ def stat(path: Path) -> os.stat_result | None:
 
 
 def seconds_per_step(folder: Path, run: Shown) -> float | None:
-    """Of an unfinished run, from its newest start to its newest line."""
+    """Of an unfinished run: from its newest start to its newest line."""
     written, steps = stat(folder / "metrics.jsonl"), run.curves.step - run.start.get("step", 0)
     if written is None or steps <= 0 or not run.start:
         return None
@@ -99,7 +99,7 @@ def handler(runs: Runs) -> Callable[..., BaseHTTPRequestHandler]:
         def do_GET(self) -> None:
             host = urlsplit(f"//{self.headers.get('Host', '')}").hostname
             place = unquote(urlsplit(self.path).path).removeprefix("/")
-            if host not in LOCAL:  # a site elsewhere that has its name point here must not read runs
+            if host not in LOCAL:  # DNS rebinding: another site's name must not reach the runs
                 self.answer(HTTPStatus.FORBIDDEN, "text/plain", b"this page is for localhost\n")
             elif place in ("", "index.html"):
                 try:
@@ -117,13 +117,13 @@ def handler(runs: Runs) -> Callable[..., BaseHTTPRequestHandler]:
             self.send_header("Content-Length", str(len(content)))
             self.send_header("Cache-Control", "no-store")
             self.send_header("X-Content-Type-Options", "nosniff")
-            if not kind.startswith("text/html"):  # the page says what it may itself; a picture may nothing
+            if not kind.startswith("text/html"):  # the page carries its own policy; pictures get the strictest
                 self.send_header("Content-Security-Policy", "default-src 'none'; style-src 'unsafe-inline'")
             self.end_headers()
             self.wfile.write(content)
 
         def log_message(self, format: str, *args: object) -> None:
-            """Who loads the page is nobody else: there is nothing to tell."""
+            """The only client is the user's own browser: no access log."""
 
     return Handler
 
