@@ -275,7 +275,7 @@ def test_what_cannot_be_pushed_is_named_and_the_rest_is_pushed(server, tmp_path)
     busy = tmp_path / "busy"
     folder = begin(busy, "logger=wandb", "seed=1")
     (tmp_path / "empty").mkdir()
-    with loggers.follow(busy, "wandb") as follower:
+    with loggers.follow(Run(busy), "wandb") as follower:
         log_steps(folder, 1, 4)
         follower.update()
         with pytest.raises(UserError) as caught:
