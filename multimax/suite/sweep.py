@@ -235,7 +235,7 @@ def run_here(sweep: Path, python: str, runs: Sequence[Member]) -> None:
                     gpus = mine[place * most :][: run.gpus]
                     executor = submitit.LocalExecutor(sweep / "jobs", python=python)
                     executor.update_parameters(**run.submitit_parameters(), visible_gpus=gpus)
-                    job = submit_deaf_to_ctrl_c(executor, frozen_config(sweep, run), run.overrides)
+                    job = submit_ignoring_ctrl_c(executor, frozen_config(sweep, run), run.overrides)
                     running[place] = run, job
                     say(f"started {run.path}, log in {job.paths.stdout}")
             time.sleep(0.2)
@@ -260,8 +260,8 @@ def gpus_here() -> list[int]:
         raise UserError(f"CUDA_VISIBLE_DEVICES={visible} does not number GPUs, which submitit needs") from None
 
 
-def submit_deaf_to_ctrl_c(executor: submitit.LocalExecutor, config: Path, overrides: list[str]) -> submitit.Job[float]:
-    """Ctrl-C at the terminal reaches submitit's controller too, which then kills its run within a second."""
+def submit_ignoring_ctrl_c(executor: submitit.LocalExecutor, config: Path, overrides: list[str]) -> submitit.Job[float]:
+    """Submit without passing Ctrl-C on: submitit's controller would kill its run within a second of it."""
     handler = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
         return executor.submit(Train(), config, overrides)

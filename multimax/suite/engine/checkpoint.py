@@ -1,8 +1,8 @@
 """Checkpoints that are either whole or not there.
 
 A checkpoint is a folder ``step-00001234`` with ``model.safetensors``, perhaps ``ema.safetensors``, ``training.pt``
-(optimiser state, read with ``weights_only=True``) and ``manifest.json``, which holds a SHA-256 of each file and whose
-checkpoint it is, and is checked before anything is read. It is written under a temporary name, flushed to disk and
+(optimiser state, read with ``weights_only=True``) and ``manifest.json``, which names the run and has the SHA-256 of
+each file; it is checked before anything is read. The folder is written under a temporary name, flushed to disk and
 renamed.
 """
 
@@ -61,7 +61,7 @@ def save(
         temporary.rename(final)
         flush_to_disk(folder)
         shutil.rmtree(replaced, ignore_errors=True)
-    except Exception as error:  # of a full disk safetensors, torch and Python each tell by an exception of their own
+    except Exception as error:  # safetensors, torch and Python each report a full disk in their own way
         full, gone = is_full(folder, error), not os.path.exists(folder)
         shutil.rmtree(temporary, ignore_errors=True)
         if gone:
@@ -105,7 +105,7 @@ def read_manifest(checkpoint: Path) -> dict[str, Any]:
 
 
 def verify(checkpoint: Path, run: str | None = None) -> None:
-    """Raise ValueError that says what is wrong with a checkpoint that is damaged, or not of the run called ``run``."""
+    """Raise ValueError, saying what is wrong, if a checkpoint is damaged or not of the run called ``run``."""
     content = read_manifest(checkpoint)
     if checkpoint.name != name_of(content["step"]):
         raise ValueError(f"it is that of step {content['step']}")
@@ -149,7 +149,7 @@ def newest(folder: Path, run: str | None = None) -> tuple[Path | None, dict[Path
 
 
 def set_aside(checkpoint: Path) -> None:
-    """Rename a damaged checkpoint, so that it is not counted among the newest ones and its step can be written."""
+    """Rename a damaged checkpoint, so that it does not count among the newest and its step can be written again."""
     aside = checkpoint.with_name(f"{ASIDE}{checkpoint.name}")
     shutil.rmtree(aside, ignore_errors=True)
     checkpoint.rename(aside)
@@ -197,7 +197,7 @@ def newest_scored(folder: Path, count: int) -> list[Path]:
 def prune(folder: Path, keep: int, higher_is_better: bool, average: int = 0) -> None:
     """Delete all but the ``keep`` newest checkpoints, the ``average`` newest that were evaluated, and the best one.
 
-    Deletes also what an interrupted write left, and of the damaged ones that were set aside all but the newest.
+    Also deletes what interrupted writes left behind, and all but the newest of the damaged ones that were set aside.
     """
     spared = {best(folder, higher_is_better), *islice(newest_first(folder), keep), *newest_scored(folder, average)}
     for checkpoint in newest_first(folder):
@@ -238,4 +238,6 @@ def load_training(checkpoint: Path) -> dict[str, Any]:
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError:
-        raise UserError(f"{path} holds more than tensors and numbers, and is not read: it is none of ours") from None
+        raise UserError(
+            f"{path} holds more than tensors and numbers, and is not read: no run of ours wrote it"
+        ) from None

@@ -1,7 +1,7 @@
-"""Processes: one per device. Who they are stands in the environment, put there by torchrun or by Slurm's srun.
+"""Processes: one per device. The launcher, torchrun or Slurm's srun, tells each its rank in the environment.
 
-torchrun wins where both speak, for then srun has started torchrun and not us. Of Slurm only the variables of a job's
-*step* count: a batch script and the shell of salloc carry the job's, and ``python train.py`` there is one process.
+Where both do, torchrun counts: srun has then started torchrun, not us. Of Slurm only the variables of a job's *step*
+count: a batch script and the shell of salloc have the job's, and ``python train.py`` there is one process.
 """
 
 import os
@@ -55,9 +55,9 @@ def rank() -> int:
 
 
 def address(environment: Mapping[str, str] = os.environ) -> tuple[str, int]:
-    """Host and port at which the first process awaits the others: MASTER_ADDR and MASTER_PORT, or from Slurm's step.
+    """Host and port at which rank 0 waits for the others: MASTER_ADDR and MASTER_PORT, or from Slurm's step.
 
-    Raises UserError where neither says it.
+    Raises UserError if neither is set.
     """
     try:
         if not place(environment).slurm:
@@ -110,8 +110,8 @@ def choose_device(name: str) -> torch.device:
 def processes(device: torch.device) -> Iterator[None]:
     """Join the other processes, if there are any, for the time of the block.
 
-    A process that ends before its work is done is the launcher's to notice: torchrun and ``srun --kill-on-bad-exit=1``
-    end the others and name it. Raises UserError in a process that hears of it first, from an exchange that fails.
+    When a process dies, the launcher ends the others and names it: torchrun and ``srun --kill-on-bad-exit=1`` do.
+    Raises UserError in a process that notices first, because an exchange with the dead one fails.
     """
     here = place()
     if device.type == "cuda":
@@ -159,11 +159,11 @@ def join(here: Place, device: torch.device) -> None:
 
 
 def leave() -> None:
-    """Part from the other processes, which do the same at this point of the run.
+    """Leave the process group, as all others do at this point of the run.
 
-    All wait for the first, which may be writing still: a launcher ends the others with the first to go.
+    Everyone waits for rank 0, which may still be writing: a launcher ends the others with the first to go.
     """
-    sum_over_processes({"done": 1.0})
+    all_reduce({"done": 1.0})
     dist.destroy_process_group()
 
 
@@ -183,7 +183,7 @@ def is_lost_exchange(error: BaseException) -> bool:
     return isinstance(error, dist.DistError) or (isinstance(error, RuntimeError) and "gloo" in str(error))
 
 
-def sum_over_processes(values: dict[str, float]) -> dict[str, float]:
+def all_reduce(values: dict[str, float]) -> dict[str, float]:
     """Sum of each value over all processes, in float64."""
     if not dist.is_initialized():
         return values
@@ -192,7 +192,7 @@ def sum_over_processes(values: dict[str, float]) -> dict[str, float]:
     return dict(zip(values, total.tolist(), strict=True))
 
 
-def concatenate_over_processes(rows: torch.Tensor) -> torch.Tensor:
+def all_gather(rows: torch.Tensor) -> torch.Tensor:
     """The rows of all processes, in the order of their ranks; each has as many."""
     if not dist.is_initialized():
         return rows

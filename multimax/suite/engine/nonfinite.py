@@ -10,8 +10,8 @@ from torch import Tensor
 def poisoned(loss: Tensor, factor: float) -> Tensor:
     """``loss * factor``, with a gradient that is NaN everywhere if the loss is not finite.
 
-    A loss can be infinite and its gradient finite, and the loss of one process is unknown to the others. The gradient
-    is added up over them: by it, all come to the same decision.
+    A loss can be infinite while its gradient is finite, and the loss of one process is unknown to the others. The
+    gradient is all-reduced, so that all of them decide alike.
     """
     return loss * torch.where(loss.detach().isfinite(), factor, math.nan)
 
@@ -19,8 +19,8 @@ def poisoned(loss: Tensor, factor: float) -> Tensor:
 class Guard:
     """Takes the optimiser's steps, except those whose gradient norm is not finite: these change nothing.
 
-    As with a gradient scaler the decision falls on the device, by ``found_inf`` of torch's fused optimisers, so that
-    the host need not wait for the step to end. Processes have the same gradients and decide alike.
+    As in a gradient scaler the decision is made on the device, through ``found_inf`` of torch's fused optimisers, so
+    that the host need not wait for the step to end. All processes have the same gradients and decide alike.
     """
 
     def __init__(self, optimizer: torch.optim.Optimizer, device: torch.device, limit: int):
@@ -43,14 +43,14 @@ class Guard:
         return taken
 
     def in_a_row(self) -> int:
-        """Steps up to the last one that were skipped; waits for the device."""
+        """How many steps up to the last one were skipped; waits for the device."""
         return int(self.counts[0])
 
     def exhausted(self) -> bool:
-        """Whether the last ``limit`` steps were skipped; to be asked after each step.
+        """Whether the last ``limit`` steps were skipped; to be called after each step.
 
-        On a GPU the host looks at what the step before came to, while the device works on this one, and only then
-        waits for this one too: there it takes ``limit + 1`` steps.
+        On a GPU the host looks at the outcome of the step before while the device works on this one, and waits for this
+        one only if that was skipped: there it takes ``limit + 1`` steps.
         """
         if self.event is not None:
             self.event.synchronize()

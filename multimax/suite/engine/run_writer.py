@@ -1,4 +1,4 @@
-"""Writing a run as it is trained: at any instant a kill leaves files that the same command goes on from."""
+"""Writing a run as it is trained: whenever it is killed, the same command goes on from its files."""
 
 import fcntl
 import json
@@ -113,7 +113,7 @@ class RunWriter:
             file.write(json.dumps(record) + "\n")
 
     def flush(self) -> None:
-        """Have ``metrics.jsonl`` on the disk: a checkpoint that is there stands for all lines up to its step."""
+        """Flush ``metrics.jsonl`` to the disk: a checkpoint promises all lines up to its step."""
         for path in (self.metrics, self.path):
             if path.exists():
                 with writing(path):

@@ -1,4 +1,4 @@
-"""Signals that ask a run to stop: noted as they come, for the run to end where nothing of it is lost."""
+"""Signals that ask a run to stop: they are noted, and the run stops where nothing of it is lost."""
 
 import math
 import signal
@@ -33,8 +33,8 @@ class StopSignals:
     def note(self, number: int, frame: FrameType | None) -> None:
         """Signal handler.
 
-        A launcher passes on the signal that the terminal has sent already: what comes within a second is the same one.
-        A cluster sends SIGTERM more than once and kills a while after, which the checkpoint should have to itself.
+        A launcher passes on the signal that the terminal has already sent: two within a second are one. A cluster may
+        send SIGTERM repeatedly before it kills; only a second SIGINT cuts the checkpoint short.
         """
         self.warned |= number in WARNINGS
         now = time.monotonic()

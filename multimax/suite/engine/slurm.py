@@ -1,4 +1,4 @@
-"""Asking Slurm for another stay on the cluster."""
+"""Requeueing a Slurm job that is out of time."""
 
 import os
 import subprocess
@@ -7,10 +7,10 @@ from multimax.suite.engine.console import say
 
 
 def requeue() -> bool:
-    """Have the Slurm job of this process started again, from the queue; False where that is not to be had.
+    """Put the Slurm job of this process back into the queue; False if there is none or Slurm refuses.
 
-    After a preemption or the loss of a node Slurm does that by itself; a job that runs out of time has to ask. The job
-    is ended by this, its other processes too. Of a job array only this member.
+    After a preemption or the loss of a node Slurm does so by itself; a job that runs out of time has to ask. Requeueing
+    ends the job with all its processes, and of a job array only this member.
     """
     job = os.environ.get("SLURM_JOB_ID")
     if job is None:

@@ -131,21 +131,21 @@ class Trainer:
                 if self.step % evaluate_every == 0 or at_end:
                     improved = self.validate()
                     console.validation(self.step, self.progress.validation)
-                    self.share()  # an evaluation may be long: who was asked to stop in it takes no further step
+                    self.share()  # a signal may have come during a long evaluation
                 if self.step % checkpoint_every == 0 or at_end or improved or self.stopping:
                     self.save()
                 self.observer.update()
                 self.stop_if_asked()
 
     def share(self, **values: float) -> dict[str, float]:
-        """Sums of ``values`` over all processes, which learn at the same point whether to stop."""
+        """Sums of ``values`` over all processes, which also agree on whether to stop."""
         signals = {"stop": float(self.signals.requested), "warned": float(self.signals.warned)}
-        total = distributed.sum_over_processes({**values, **signals})
+        total = distributed.all_reduce({**values, **signals})
         self.stopping, self.out_of_time = total["stop"] > 0, total["warned"] > 0
         return total
 
     def stop_if_asked(self) -> None:
-        """Raise Interrupted if a process had been asked to stop when they last shared; the state is saved."""
+        """Raise Interrupted if any process had been asked to stop at the last ``share``; the state is saved."""
         if self.stopping:
             raise Interrupted(self.step, out_of_time=self.out_of_time)
 
@@ -182,7 +182,7 @@ class Trainer:
     def gather(self) -> None:
         """Bring ``progress`` up to date with the device."""
         loss, weight = self.sums.tolist()
-        self.progress.loss_sum, self.progress.weight_sum = distributed.sum_over_processes({"": loss})[""], weight
+        self.progress.loss_sum, self.progress.weight_sum = distributed.all_reduce({"": loss})[""], weight
         self.progress.skipped_in_row, self.progress.skipped_steps = self.guard.counts.tolist()
         self.progress.seconds = time.perf_counter() - self.started
 
@@ -248,7 +248,7 @@ class Trainer:
         model.eval()
         with self.autocast():
             sums = evaluate(model, self.device, self.shard)
-        return None if sums is None else self.task.metrics(distributed.sum_over_processes(sums))
+        return None if sums is None else self.task.metrics(distributed.all_reduce(sums))
 
     def test(self) -> dict[str, float]:
         """Metrics ``test_NAME@last``, ``@best`` and ``@average`` of a task with test data; leaves other weights behind.
@@ -282,7 +282,7 @@ class Trainer:
             raise self.diverged("the weights are")
         self.gather()
         self.saved = self.step
-        task = {name: distributed.concatenate_over_processes(rows) for name, rows in self.task.state().items()}
+        task = {name: distributed.all_gather(rows) for name, rows in self.task.state().items()}
         if not self.writer.active:
             return
         self.writer.flush()
@@ -327,7 +327,7 @@ class Trainer:
         self.writer.start(self.step)
 
     def find_checkpoint(self) -> Path | None:
-        """The first process looks for it and sees that it is whole; the others take the same."""
+        """Rank 0 finds and verifies the newest whole one; the others use the same."""
         folder, found = self.writer.run.checkpoints, None
         if self.writer.active:
             found, skipped = checkpoint.newest(folder, self.writer.digest)
@@ -338,12 +338,12 @@ class Trainer:
             for path in skipped:
                 checkpoint.set_aside(path)
         step = checkpoint.step_of(found) if found is not None else -1
-        step = int(distributed.sum_over_processes({"step": step if self.writer.active else 0})["step"])
+        step = int(distributed.all_reduce({"step": step if self.writer.active else 0})["step"])
         if step < 0:
             return None
         found = folder / checkpoint.name_of(step)
         if not found.is_dir():
-            raise UserError(f"{found} is not to be seen from every process: run_dir must be on a disk that all share")
+            raise UserError(f"{found} cannot be seen from every process: run_dir must be on a disk that all share")
         return found
 
     def announce(self) -> None:

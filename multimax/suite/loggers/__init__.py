@@ -11,7 +11,7 @@ MODULES = {"wandb": "multimax.suite.loggers.wandb_mirror", "tensorboard": "multi
 
 
 def follow(run: Run, name: str) -> Follower:
-    """What keeps the logger called ``name`` up with a run. Raises UserError where its package is missing."""
+    """Keeps the logger called ``name`` up to date with a run. Raises UserError if its package is missing."""
     return Follower(create(name, run), run)
 
 

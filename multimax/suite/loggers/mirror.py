@@ -1,8 +1,8 @@
-"""What every logger is, and what keeps it up with a run.
+"""The interface of a logger, and what keeps one up to date with a run.
 
-A logger is handed nothing but the run's files. It follows ``metrics.jsonl``: a step that it missed, because the run was
-killed or the network was away, it shows at the next start, and a step that it has shown it leaves out when a resumed
-run repeats it (with the same numbers, because a resumed run is the uninterrupted one).
+A logger reads nothing but the run's files. It follows ``metrics.jsonl``: steps that it missed, because the run was
+killed or the network was down, are shown at the next start, and steps that it has shown are left out when a resumed run
+repeats them (with the same numbers, because a resumed run is the uninterrupted one).
 """
 
 from abc import ABC, abstractmethod
@@ -20,7 +20,7 @@ class Mirror(ABC):
 
     @abstractmethod
     def open(self) -> int:
-        """Begin; returns the last step that is shown already, -1 if there is none."""
+        """Begin; returns the last step that is already shown, -1 if there is none."""
 
     @abstractmethod
     def show(self, step: int, values: dict[str, Any], samples: Samples | None) -> None:
@@ -32,9 +32,9 @@ class Mirror(ABC):
 
 
 class Follower(Observer):
-    """Keeps a mirror up with the files of its run, and outlives it: no failure of a mirror stops a run.
+    """Keeps a mirror up to date with its run. A mirror that fails is dropped, and the run goes on without it.
 
-    Its context is the training: ``metrics.jsonl`` only grows in it. Without a mirror it does nothing.
+    Its context is the training, in which ``metrics.jsonl`` only grows. Without a mirror it does nothing.
     """
 
     def __init__(self, mirror: Mirror | None, run: Run):

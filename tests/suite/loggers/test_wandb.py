@@ -133,7 +133,7 @@ def test_runs_trained_offline_side_by_side_are_pushed_whole_and_once(server, tmp
     paths = [tmp_path / f"seed{seed}" for seed in range(3)]
     killed_after_five_steps(paths[0], "logger=wandb", "logger.mode=offline")
     folders = [begin(path, "logger=wandb", "logger.mode=offline", f"seed={path.name[4:]}") for path in paths[1:]]
-    with loggers.follow(paths[1], "wandb") as one, loggers.follow(paths[2], "wandb") as two:
+    with loggers.follow(Run(paths[1]), "wandb") as one, loggers.follow(Run(paths[2]), "wandb") as two:
         for folder, follower in zip(folders, (one, two), strict=True):
             log_steps(folder, 1, 5)
             follower.update()
