@@ -309,6 +309,7 @@ def _scale_gradients(ctx: Any, grad: Tensor | None, *_: Any) -> tuple[Tensor | N
 def _save_inputs(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
     ctx.set_materialize_grads(False)
     *tensors, ctx.powers, ctx.label_smoothing = inputs
+    ctx.mode = kernels.mode()
     ctx.dtypes = _dtypes(inputs)
     ctx.save_for_backward(*tensors)
 
@@ -316,7 +317,8 @@ def _save_inputs(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
 def _compute_gradients(ctx: Any, counts: Tensor | None) -> tuple[Tensor | None, ...]:
     if counts is None:
         return (None,) * 8
-    _, *found = loss_and_gradients(*ctx.saved_tensors, counts, ctx.powers, ctx.label_smoothing)
+    with kernels.use(ctx.mode):  # autograd may be in another thread
+        _, *found = loss_and_gradients(*ctx.saved_tensors, counts, ctx.powers, ctx.label_smoothing)
     return _gradients(ctx, found, others=2)
 
 

@@ -19,7 +19,7 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from multimax import kernels, reweight
+from multimax import kernels, linear_cross_entropy, reweight
 from multimax.kernels.cpu import build
 
 forked = multiprocessing.get_context("fork")
@@ -287,7 +287,7 @@ def test_a_build_that_fails_says_so_in_one_line(cache, monkeypatch):
 
 CODE = """
 import torch
-from multimax import kernels, reweight
+from multimax import kernels, linear_cross_entropy, reweight
 scores = torch.randn(4, 9)
 for name in ("multimax", "sparsemax", "evsoftmax"):
     reweight.create(name)(scores)
@@ -347,6 +347,17 @@ def test_a_mode_is_that_of_one_thread():
         assert kernels.mode() == "require"
     finally:
         kernels.use("auto")
+
+
+def test_a_backward_takes_the_mode_of_its_forward(monkeypatch):
+    path, modes = kernels.path, []
+    monkeypatch.setattr(kernels, "path", lambda scores: modes.append(kernels.mode()) or path(scores))
+    hidden, weight = torch.randn(3, 4, requires_grad=True), torch.randn(5, 4)
+    with kernels.use("eager"):
+        losses = linear_cross_entropy(hidden, weight, torch.tensor([0, 1, 2]), reduction="none")
+    losses.sum().backward()
+    assert len(modes) > 1
+    assert set(modes) == {"eager"}
 
 
 def test_compiled_code_follows_the_mode():
