@@ -7,58 +7,30 @@
 The mask never enters the scores: it is handed to the reweighting, which alone knows what a missing entry means for it
 (an ev-softmax whose mean runs over -inf, say, is softmax under another name).
 
-There are several ways to compute it. "reference" is the three lines above and serves always; the others agree with it
-up to rounding, and serve where their limits allow:
-
-    sdpa        softmax, PyTorch's fused kernels
-    blocked     on the CPU, in C++: in blocks that stay in the cache; memory linear in the lengths
-    flash       MultiMax on an NVIDIA GPU, in Triton; memory linear in the lengths
-    adasplash   entmax with a fixed alpha on a GPU, through the package of that name
+There are several ways to compute it: ``multimax.attention_backends``. "reference" is the three lines above and takes
+any call; the others agree with it up to rounding, and take those within their limits.
 """
+
+import math
+from collections.abc import Callable
+from dataclasses import replace
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
-from multimax import kernels
-from multimax.formulas.multimax import by_head
-from multimax.kernels import adasplash
-from multimax.kernels.attention import Rows, blocked_attention
-from multimax.kernels.row_kernels import Entmax, EvSoftmax, MultiMax, RowKernel, Softmax
-from multimax.kernels.triton import flash
-from multimax.reweight import Reweighting
+from multimax.attention_backends import BACKENDS, Backend, Call, attention_scores
+from multimax.formulas.rows import autocast_dtype, check_floating, check_mask
+from multimax.formulas.torch_private import is_readable
 from multimax.reweight._base import may_bypass
 
-BACKENDS = ("reference", "sdpa", "blocked", "flash", "adasplash")
-
-# On the CPU: scores of one head from which on blocks are as fast as the reference or faster. In ones of 32 by 32 scores
-# they take twice its time, of 96 by 96 as much, of 128 by 128 and more 0.9 to 1 of it.
-BLOCKED_FROM = 2**14
-# Half precision they compute in float32, at up to 1.6 of the reference's time where the processor has products for it.
-# There they are for the memory: scores of one call that take 128 MB in each layer, and as much again for the weights.
-HALF_BLOCKED_FROM = 2**26
-# Keys from which on a GPU takes a flash kernel. On an H100, at 196 keys, forward and backward took 0.64 ms where six
-# products with whole scores take 0.75 and the row kernels 0.3 more. Fewer keys, and float32, which the flash kernels
-# multiply without tensor cores, were not measured.
-FLASH_FROM, SINGLE_FLASH_FROM = 64, 512
-
-
-def attention_scores(query: Tensor, key: Tensor, *, bias: Tensor | None = None, scale: float | None = None) -> Tensor:
-    """Scores [..., heads, queries, keys] of query [..., heads, queries, dim] and key [..., heads, keys, dim].
-
-    ``bias`` is a finite term that belongs to the scores, such as that of relative positions; ``scale`` defaults to
-    ``dim ** -0.5`` and does not touch the bias.
-    """
-    scale = query.shape[-1] ** -0.5 if scale is None else scale
-    scores = (query * scale) @ key.transpose(-2, -1)
-    return scores if bias is None else scores + bias
+__all__ = ["BACKENDS", "attention", "attention_path", "attention_scores"]
 
 
 def attention(
     query: Tensor,
     key: Tensor,
     value: Tensor,
-    reweight: Reweighting,
+    reweight: Callable[..., Tensor],
     mask: Tensor | None = None,
     *,
     causal: bool = False,
@@ -69,57 +41,43 @@ def attention(
 ) -> Tensor:
     """Attention output [..., heads, queries, value_dim] in the dtype of ``value``.
 
-    Shapes: query [..., heads, queries, dim], key [..., heads, keys, dim], value [..., heads, keys, value_dim];
-    mask is bool, True where a key may be attended to, broadcastable to [..., heads, queries, keys]. A query whose
-    mask has no live key gets zeros. With ``causal`` query i attends at most to keys 0 to i; fused
-    kernels are faster at it than with the same as a mask. ``dropout`` is the probability of dropping a weight; pass 0
-    outside training.
+    A query that may attend to no key gets zeros. What a key holds that no query may attend to, and a query that may
+    attend to no key, reaches neither outputs nor gradients, be it NaN. A key that some queries may attend to should be
+    finite: a NaN there can reach all queries of its head, by any backend. So should scores. Where all that are live in
+    a row are -inf, softmax gives NaN (zeros by "sdpa" and "flash"), MultiMax equal weights, and the others NaN.
 
-    ``backend`` is one of ``BACKENDS``, or None for the one that ``attention_path`` names.
+    Args:
+        query: floating point [..., heads, queries, dim].
+        key: [..., heads, keys, dim] in the dtype of ``query``, unless autocast is on; leading dimensions broadcast.
+        value: [..., heads, keys, value_dim] likewise.
+        reweight: a ``Reweighting``, or a function f(scores, mask) that keeps its contract.
+        mask: bool, True where a key may be attended to, broadcastable to [..., heads, queries, keys].
+        causal: query i attends at most to keys 0 to i; fused kernels are faster at it than with the same as a mask.
+        bias: a term of the scores that broadcasts to them, such as that of relative positions. It is no mask: it should
+            be finite where the mask is True, and may hold anything where it is False.
+        scale: of the scores without the bias; dim ** -0.5 if None.
+        dropout: probability of dropping a weight, at least 0 and below 1; pass 0 outside training.
+        backend: one of ``BACKENDS``, or None for the one that ``attention_path`` names. All but "reference" can be
+            differentiated only once where softmax or a GPU is concerned.
 
     Raises:
-        ValueError: an unknown backend, or one that cannot serve; the message says why.
+        TypeError, ValueError: an argument that does not fit, in one line that names it, before anything is computed; an
+            unknown backend, or one that cannot serve this call.
     """
-    if backend is None:
-        backend = attention_path(query, key, value, reweight, mask, bias=bias, dropout=dropout)
-    elif reason := _obstacle(backend, query, key, value, reweight, mask, bias, dropout):
-        raise ValueError(f"backend {backend!r} cannot serve: {reason}")
-    scale = query.shape[-1] ** -0.5 if scale is None else scale
-    if backend == "flash":
-        segments = _segments(reweight)
-        return flash.flash_attention(query, key, value, *segments, mask, causal=causal, scale=scale, dropout=dropout)
-    if backend == "adasplash":
-        alpha = _alpha(reweight)
-        return adasplash.flash_entmax(*_autocast(query, key, value), alpha, causal=causal, scale=scale)
-    if backend == "sdpa" and mask is None:
-        return F.scaled_dot_product_attention(query, key, value, dropout_p=dropout, is_causal=causal, scale=scale)
-    if causal:
-        up_to_own = torch.ones(query.shape[-2], key.shape[-2], dtype=torch.bool, device=query.device).tril()
-        mask = up_to_own if mask is None else mask & up_to_own
-    if backend == "sdpa":
-        assert mask is not None
-        mask = torch.atleast_2d(mask)  # a mask over keys alone is one for every query
-        output = F.scaled_dot_product_attention(query, key, value, attn_mask=mask, dropout_p=dropout, scale=scale)
-        # The fused kernels disagree on a row without a live key: some give NaN, some a mean over dead values.
-        return torch.where(mask.any(-1, keepdim=True), output, 0.0)
-    if backend == "blocked":
-        rows = _rows(reweight.row_kernel(), query)
-        assert rows is not None
-        return blocked_attention(query, key, value, mask, rows, scale)
-    weights = reweight(attention_scores(query, key, bias=bias, scale=scale), mask)
-    if dropout:
-        weights = F.dropout(weights, dropout)
-    return weights @ value
+    call = _call(query, key, value, reweight, mask, causal, bias, scale, dropout)
+    return _chosen(call, backend).run(_without_dead(call))
 
 
 def attention_path(
     query: Tensor,
     key: Tensor,
     value: Tensor,
-    reweight: Reweighting,
+    reweight: Callable[..., Tensor],
     mask: Tensor | None = None,
     *,
+    causal: bool = False,
     bias: Tensor | None = None,
+    scale: float | None = None,
     dropout: float = 0.0,
 ) -> str:
     """The backend that ``attention`` takes for these arguments if it is not told one.
@@ -127,107 +85,129 @@ def attention_path(
     Softmax takes "sdpa" wherever it can. Others take one of the kernels where it pays, unless ``multimax.kernels`` is
     set to "eager".
     """
-
-    def serves(backend: str) -> bool:
-        return _obstacle(backend, query, key, value, reweight, mask, bias, dropout) is None
-
-    if serves("sdpa"):
-        return "sdpa"
-    keys = key.shape[-2]
-    in_half = query.dtype.itemsize < 4 or torch.is_autocast_enabled("cpu")
-    if in_half:
-        has_enough = query.shape[:-1].numel() * keys >= HALF_BLOCKED_FROM
-    else:
-        has_enough = query.shape[-2] * keys >= BLOCKED_FROM
-    if has_enough and serves("blocked"):
-        return "blocked"
-    in_half = query.dtype.itemsize < 4 or torch.is_autocast_enabled("cuda")
-    if query.is_cuda and keys >= (FLASH_FROM if in_half else SINGLE_FLASH_FROM) and kernels.mode() != "eager":
-        return next(filter(serves, ("flash", "adasplash")), "reference")
-    return "reference"
+    return _chosen(_call(query, key, value, reweight, mask, causal, bias, scale, dropout), None).name
 
 
-def _obstacle(
-    backend: str,
+def _chosen(call: Call, name: str | None) -> Backend:
+    reweight = call.reweight
+    own: tuple[Backend, ...] = reweight.attention_backends if may_bypass(reweight, "attention_backends") else ()
+    if name is None:
+        return next(b for b in (*own, *BACKENDS.values()) if b.obstacle(call) is None and b.pays(call))
+    backends = {b.name: b for b in own} | BACKENDS
+    if name not in backends:
+        raise ValueError(f"there is no backend {name!r}; it must be one of {', '.join(backends)}")
+    if reason := backends[name].obstacle(call):
+        raise ValueError(f"backend {name!r} cannot serve: {reason}")
+    return backends[name]
+
+
+def _call(
     query: Tensor,
     key: Tensor,
     value: Tensor,
-    reweight: Reweighting,
+    reweight: Callable[..., Tensor],
     mask: Tensor | None,
+    causal: bool,
     bias: Tensor | None,
+    scale: float | None,
     dropout: float,
-) -> str | None:
-    """Why a backend cannot serve, in one line, or None."""
-    if backend not in BACKENDS:
-        return f"there is no such; it must be one of {', '.join(BACKENDS)}"
-    if backend == "reference":
-        return None
+) -> Call:
+    """The arguments, or what is wrong with them in one line."""
+    if not callable(reweight):
+        hint = f"; did you mean reweight.create({reweight!r})?" if isinstance(reweight, str) else ""
+        raise TypeError(f"reweight must be a module or a function, got {type(reweight).__name__}{hint}")
+    if not isinstance(causal, bool):
+        raise TypeError(f"causal must be a bool, got {type(causal).__name__}; what a query may attend to is the mask")
+    check_number("dropout", dropout)
+    if not 0 <= dropout < 1:
+        raise ValueError(f"dropout must be at least 0 and below 1, got {dropout}")
+    shape = _scores_shape(query, key, value)
+    if scale is None:
+        scale = query.shape[-1] ** -0.5 if query.shape[-1] else 1.0
+    check_number("scale", scale)
+    if mask is not None:
+        check_mask(mask, shape, query.device)
     if bias is not None:
-        return "it takes no bias"
-    if not may_bypass(reweight, "row_kernel"):
-        return "the module must be called, for a hook or a forward of its own"
-    name, row_kernel = type(reweight).__name__, reweight.row_kernel()
-    if backend == "sdpa":
-        return None if isinstance(row_kernel, Softmax) else f"it is for softmax, not {name}"
-    if backend == "flash":
-        if not isinstance(row_kernel, MultiMax | Softmax):
-            return f"it is for MultiMax and softmax, not {name}"
-        return flash.supports(*_autocast(query, key, value), mask, dropout=dropout)
-    if backend == "adasplash":
-        if not isinstance(row_kernel, Entmax):
-            return f"it is for entmax, not {name}"
-        return adasplash.supports(*_autocast(query, key, value), row_kernel.alpha, mask, dropout=dropout)
-    if dropout:
-        return "it has no dropout"
-    if kernels.path(query) != "cpp":
-        return "it needs the C++ kernels of the CPU"
-    if not query.dim() == key.dim() == value.dim() == 4:
-        return f"it takes 4 dimensions, got {query.dim()}, {key.dim()} and {value.dim()}"
-    if not query.shape[:2] == key.shape[:2] == value.shape[:2]:
-        return "query, key and value must be of the same batches and heads"
-    if not query.dtype == key.dtype == value.dtype and not torch.is_autocast_enabled("cpu"):
-        return f"dtypes must be the same, got {query.dtype}, {key.dtype} and {value.dtype}"
-    return None if _rows(row_kernel, query) is not None else f"it has no kernel for {name} on these heads"
+        _check_bias(bias, query, shape)
+    if causal and key.shape[-2] > query.shape[-2]:
+        key, value, mask, bias = _without_keys_behind(query.shape[-2], key, value, mask, bias)
+    row_kernel = reweight.row_kernel() if may_bypass(reweight, "row_kernel") else None
+    return Call(query, key, value, reweight, row_kernel, mask, bias, causal, scale, dropout)
 
 
-def _rows(row_kernel: RowKernel | None, query: Tensor) -> Rows | None:
-    """How the row kernels are told of a function, or None if they have none for it."""
-    dtype = torch.promote_types(query.dtype, torch.float32)
-    heads = (1, query.shape[-3])
-    match row_kernel:
-        case Softmax():
-            nothing = query.new_zeros(1, 2, dtype=dtype)  # softmax is MultiMax whose ts are zero
-            return Rows("multimax", nothing, nothing, (1, 1))
-        case MultiMax(ranges, ts, powers) if ts.dim() == 1 or len(ts) in heads:
-            return Rows("multimax", *by_head(query, ranges, ts, powers), powers)
-        case Entmax(alpha) if not isinstance(alpha, Tensor):
-            return Rows("entmax", number=alpha)
-        case Entmax(Tensor() as alpha) if alpha.numel() in heads:
-            return Rows("alpha_entmax", alpha.reshape(-1).to(dtype))
-        case EvSoftmax(epsilon):
-            return Rows("evsoftmax", number=epsilon)
-    return None
+def _scores_shape(query: Tensor, key: Tensor, value: Tensor) -> torch.Size:
+    """[..., heads, queries, keys], if the three fit together."""
+    tensors = {"query": query, "key": key, "value": value}
+    for name, tensor in tensors.items():
+        check_floating(name, tensor)
+        if tensor.dim() < 2:
+            raise ValueError(f"{name} must be [..., length, dim], got {tuple(tensor.shape)}")
+        if tensor.device != query.device:
+            raise ValueError(f"{name} must be on {query.device}, where the query is, got {tensor.device}")
+        if tensor.dtype != query.dtype and autocast_dtype(query) is None:
+            raise TypeError(f"{name} must be in the dtype of the query, {query.dtype}, got {tensor.dtype}")
+    if key.shape[-1] != query.shape[-1]:
+        raise ValueError(f"query and key must have one dim, got {query.shape[-1]} and {key.shape[-1]}")
+    if value.shape[-2] != key.shape[-2]:
+        raise ValueError(f"key and value must have one length, got {key.shape[-2]} and {value.shape[-2]}")
+    leading = query.shape[:-2]
+    if not key.shape[:-2] == leading == value.shape[:-2]:
+        leading = _leading(tensors)
+    return torch.Size((*leading, query.shape[-2], key.shape[-2]))
 
 
-def _segments(reweight: Reweighting) -> tuple[Tensor | None, Tensor | None, tuple[int, ...]]:
-    """Ranges and ts, [k] or [heads, k], and the powers of the hinges; softmax has none."""
-    match reweight.row_kernel():
-        case MultiMax(ranges, ts, powers):
-            return ranges, ts, powers
-    return None, None, ()
+def _leading(tensors: dict[str, Tensor]) -> torch.Size:
+    """The dimensions before length and dim, broadcast."""
+    try:
+        return torch.broadcast_shapes(*(t.shape[:-2] for t in tensors.values()))
+    except RuntimeError:
+        shapes = ", ".join(f"{name} {tuple(t.shape)}" for name, t in tensors.items())
+    heads, of_keys = (t.shape[-3] if t.dim() > 2 else 1 for t in (tensors["query"], tensors["key"]))
+    if heads % of_keys == 0 and heads > of_keys:
+        raise ValueError(
+            f"key and value have {of_keys} heads, query has {heads}: grouped heads are not served; repeat them with "
+            f"key.repeat_interleave({heads // of_keys}, dim=-3)"
+        )
+    raise ValueError(f"the batches and heads of query, key and value do not broadcast: {shapes}")
 
 
-def _alpha(reweight: Reweighting) -> float:
-    row_kernel = reweight.row_kernel()
-    assert isinstance(row_kernel, Entmax)
-    assert not isinstance(row_kernel.alpha, Tensor)
-    return row_kernel.alpha
+def _check_bias(bias: Tensor, query: Tensor, shape: torch.Size) -> None:
+    check_floating("bias", bias, query.device)
+    if torch.promote_types(bias.dtype, query.dtype) != query.dtype and autocast_dtype(query) is None:
+        raise TypeError(f"bias must be in the dtype of the query, {query.dtype}, got {bias.dtype}")
+    if bias.dim() > len(shape) or any(
+        b not in (1, s) for b, s in zip(reversed(bias.shape), reversed(shape), strict=False)
+    ):
+        raise ValueError(f"bias of shape {tuple(bias.shape)} does not broadcast to scores of shape {tuple(shape)}")
 
 
-def _autocast(query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """In autocast's dtype, where it is on: as the factors of a matrix product would be."""
-    device = query.device.type
-    if not torch.is_autocast_enabled(device):
-        return query, key, value
-    dtype = torch.get_autocast_dtype(device)
-    return query.to(dtype), key.to(dtype), value.to(dtype)
+def check_number(name: str, number: float) -> None:
+    if isinstance(number, bool) or not isinstance(number, int | float | torch.SymInt | torch.SymFloat):
+        raise TypeError(f"{name} must be a number, got {type(number).__name__}")
+    if not isinstance(number, torch.SymInt | torch.SymFloat) and not math.isfinite(number):
+        raise ValueError(f"{name} must be finite, got {number}")
+
+
+def _without_keys_behind(
+    queries: int, key: Tensor, value: Tensor, mask: Tensor | None, bias: Tensor | None
+) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
+    """Causal attention without the keys that come after the last query."""
+    mask, bias = (t if t is None or t.dim() == 0 else t[..., :queries] for t in (mask, bias))
+    return key[..., :queries, :], value[..., :queries, :], mask, bias
+
+
+def _without_dead(call: Call) -> Call:
+    """Zeros for queries that may attend to no key and keys that no query may attend to.
+
+    The products of scores and of weights run over dead entries too, and zero times NaN is NaN.
+    """
+    if call.mask is None or call.mask.numel() == 0:
+        return call
+    mask = torch.atleast_2d(call.mask).view(torch.uint8)  # whose maximum is found faster than whether any is True
+    queries, keys = mask.amax(-1, keepdim=True).bool(), mask.amax(-2, keepdim=True).bool().mT
+    may_look = mask.device.type == "cpu" and is_readable(call.mask)  # elsewhere the host would wait
+    if not (may_look and queries.all()):
+        call = replace(call, query=call.query.where(queries, 0))
+    if not (may_look and keys.all()):
+        call = replace(call, key=call.key.where(keys, 0), value=call.value.where(keys, 0))
+    return call

@@ -6,12 +6,17 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from multimax.formulas.multimax import Order, powers_of
-from multimax.formulas.rows import compute_dtype
+from multimax import kernels
+from multimax.formulas.losses import check_loss_arguments
+from multimax.formulas.multimax import Order, check_parameters
+from multimax.formulas.rows import autocast_dtype, check_floating, compute_dtype
+from multimax.formulas.torch_private import tell_flop_counters
 from multimax.kernels import linear_cross_entropy as chunked
 from multimax.kernels.row_kernels import MultiMax, Softmax
 from multimax.reweight import Reweighting
 from multimax.reweight._base import IN_LOSS, may_bypass
+
+Modulator = tuple[Tensor, Tensor, Order]
 
 
 def linear_loss(
@@ -54,7 +59,7 @@ def linear_cross_entropy(
     hidden: Tensor,
     weight: Tensor,
     targets: Tensor,
-    modulator: tuple[Tensor, Tensor, Order] | None = None,
+    modulator: Modulator | None = None,
     bias: Tensor | None = None,
     *,
     label_smoothing: float = 0.0,
@@ -63,67 +68,102 @@ def linear_cross_entropy(
 ) -> Tensor:
     """Cross-entropy of seglu(hidden @ weight^T + bias), as ``torch.nn.functional.cross_entropy`` has it.
 
-    There are never more logits than those of a chunk of rows; see ``multimax.kernels.linear_cross_entropy``. Matrix
-    products are in the dtype of ``hidden``, or autocast's; everything else, and the result, in float32 at least. It
-    can be differentiated once.
+    There are never more logits than those of a chunk of rows (``multimax.kernels.linear_cross_entropy``), except under
+    torch.func's transforms, forward-mode differentiation and torch.export. Matrix products are in the dtype of
+    ``hidden``, or autocast's; everything else, and the result, in float32 at least. Nothing is computed for a tensor
+    that wants no gradient. It can be differentiated once; torch.func.hessian and its like work.
 
     Args:
-        hidden: floating point [N, dim].
+        hidden: floating point [N, dim]. Rows that are ignored may hold anything; their gradient is zero.
         weight: [V, dim] in the dtype of ``hidden``.
         targets: class indices int64 [N], or probabilities in floating point [N, V], which get no gradient.
         modulator: (ranges [k], ts [k], order) as ``multimax.reweight.seglu`` takes them; None: logits as they are.
         bias: [V] in the dtype of ``hidden``.
-        label_smoothing: share of the targets' mass that is spread evenly over the classes.
+        label_smoothing: share of the targets' mass that is spread evenly over the classes, from 0 to 1.
         reduction: "mean", "sum" or "none" ([N]). With "none" the backward computes the logits anew.
         ignore_index: class index whose rows count neither in the sum nor in the mean.
 
     Raises:
-        ValueError: an unknown ``reduction`` or order; targets, or parameters of the modulator, of the wrong shape;
-            probabilities that want a gradient.
+        TypeError, ValueError: an argument that does not fit, in one line that names it; probabilities that want a
+            gradient; on a CPU, a class index that is neither ``ignore_index`` nor from 0 to V - 1.
+        RuntimeError: such an index in a compiled graph. On a GPU it makes the row's loss and gradients NaN.
     """
-    hard = not targets.is_floating_point()
-    if reduction not in ("mean", "sum", "none"):
-        raise ValueError(f"reduction must be 'mean', 'sum' or 'none', got {reduction!r}")
-    if targets.shape != (hidden.shape[:1] if hard else (len(hidden), len(weight))):
-        raise ValueError(
-            f"targets must be class indices [N] or probabilities [N, V] for hidden states {tuple(hidden.shape)} and "
-            f"weights {tuple(weight.shape)}, got {targets.dtype} {tuple(targets.shape)}"
-        )
-    if targets.requires_grad:
-        raise ValueError("targets get no gradient here: detach them, or take F.cross_entropy of the logits")
-    ranges, ts, powers = _checked(modulator)
-    device = hidden.device.type
-    if torch.is_autocast_enabled(device):
-        dtype = torch.get_autocast_dtype(device)
+    ranges, ts, powers = _checked(hidden, weight, targets, modulator, bias, label_smoothing, reduction, ignore_index)
+    if dtype := autocast_dtype(hidden):
         hidden, weight, bias = hidden.to(dtype), weight.to(dtype), None if bias is None else bias.to(dtype)
-    counted = targets != ignore_index if hard else torch.ones_like(hidden[:, 0], dtype=torch.bool)
-    targets = targets.where(counted, 0) if hard else targets
-    tensors = (hidden, weight, bias, targets, ranges, ts)
+    if targets.is_floating_point():
+        counted = torch.ones_like(targets[:, 0], dtype=torch.bool)
+    else:
+        counted = targets != ignore_index
+        hidden, targets = hidden.where(counted.unsqueeze(-1), 0), targets.where(counted, 0)
     counts = counted.to(compute_dtype(hidden))
     if reduction == "mean":
         counts = counts / counts.sum().clamp(min=1)
-    trained = torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors)
-    # float16 has no room for the gradients of a loss that is not scaled yet.
-    if trained and reduction != "none" and hidden.dtype != torch.float16:
-        loss = chunked.loss_and_gradients(*tensors, counts, powers, label_smoothing)[0]
-    else:
-        loss = chunked.losses(*tensors, powers, label_smoothing).where(counted, 0)
-        if reduction != "none":
-            loss = (loss * counts).sum()
+    loss = _loss((hidden, weight, bias, targets, ranges, ts), counts, powers, label_smoothing, reduction)
+    if reduction == "none":
+        return loss.where(counted, 0)
     return loss.masked_fill(~counted.any(), torch.nan) if reduction == "mean" else loss
 
 
+def _loss(
+    tensors: tuple[Tensor, Tensor, Tensor | None, Tensor, Tensor | None, Tensor | None],
+    counts: Tensor,
+    powers: tuple[int, ...],
+    label_smoothing: float,
+    reduction: str,
+) -> Tensor:
+    """Losses [N], or their sum, each times its count."""
+    hidden, weight, bias, _, ranges, ts = tensors
+    differentiable = hidden, weight, bias, ranges, ts
+    if not kernels.is_ordinary(*(t for t in differentiable if t is not None)):
+        losses = chunked.by_whole_logits(*tensors, powers, label_smoothing)
+        return losses if reduction == "none" else (losses * counts).sum()
+    tell_flop_counters(chunked.FLOPS)
+    wanted = [torch.is_grad_enabled() and t is not None and t.requires_grad for t in differentiable]
+    # float16 has no room for the gradients of a loss that is not scaled yet.
+    if any(wanted) and reduction != "none" and hidden.dtype != torch.float16:
+        wanted = [*wanted[:3], wanted[3] or wanted[4]]
+        return torch.ops.multimax.linear_cross_entropy(*tensors, counts, powers, label_smoothing, wanted)[0]
+    losses = torch.ops.multimax.linear_cross_entropy_losses(*tensors, powers, label_smoothing)
+    return losses if reduction == "none" else (losses * counts).sum()
+
+
 def _checked(
-    modulator: tuple[Tensor, Tensor, Order] | None,
+    hidden: Tensor,
+    weight: Tensor,
+    targets: Tensor,
+    modulator: Modulator | None,
+    bias: Tensor | None,
+    label_smoothing: float,
+    reduction: str,
+    ignore_index: int,
 ) -> tuple[Tensor | None, Tensor | None, tuple[int, ...]]:
-    """Ranges, ts and powers of the hinges."""
+    """Ranges, ts and powers of the hinges; raises TypeError or ValueError, in one line, for what does not fit."""
+    shapes = [("hidden", hidden, "[N, dim]"), ("weight", weight, "[V, dim]")]
+    for name, tensor, shape in shapes if bias is None else [*shapes, ("bias", bias, "[V]")]:
+        check_floating(name, tensor)
+        if tensor.dim() != shape.count(",") + 1:
+            raise ValueError(f"{name} must be {shape}, got {tuple(tensor.shape)}")
+        if tensor.device != hidden.device:
+            raise ValueError(f"{name} must be on {hidden.device}, where the hidden states are, got {tensor.device}")
+        if tensor.dtype != hidden.dtype and autocast_dtype(hidden) is None:
+            raise TypeError(f"{name} must be in the dtype of hidden, {hidden.dtype}, got {tensor.dtype}")
+    (n, dim), v = hidden.shape, len(weight)
+    if weight.shape[1] != dim:
+        raise ValueError(f"hidden and weight must have one dim, got {dim} and {weight.shape[1]}")
+    if v == 0:
+        raise ValueError("weight must have at least one class, got none")
+    if bias is not None and len(bias) != v:
+        raise ValueError(f"bias must have one entry for each of the {v} classes, got {len(bias)}")
+    check_loss_arguments((n, v), hidden.device, targets, label_smoothing, reduction, ignore_index)
+    if targets.requires_grad:
+        raise ValueError("targets get no gradient here: detach them, or take F.cross_entropy of the logits")
     if modulator is None:
         return None, None, ()
+    if not isinstance(modulator, tuple | list) or len(modulator) != 3:
+        raise TypeError(f"modulator must be (ranges, ts, order), got {type(modulator).__name__}")
     ranges, ts, order = modulator
-    powers = powers_of(order)
-    if ts.shape != (len(powers),) or ranges.shape not in ((2,), (len(powers),)):
-        raise ValueError(
-            f"the modulator of order {order} takes {len(powers)} ts and 2 or {len(powers)} ranges, got "
-            f"{tuple(ts.shape)} and {tuple(ranges.shape)}"
-        )
+    powers = check_parameters(ranges, ts, order, hidden.device)
+    if ranges.dim() != 1 or ts.dim() != 1:
+        raise ValueError(f"ranges and ts must be [k], got {tuple(ranges.shape)} and {tuple(ts.shape)}")
     return ranges, ts, powers

@@ -2,9 +2,11 @@
 
 import pytest
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 
 from multimax import kernels, reweight
-from multimax.attention import attention, attention_path
+from multimax.attention import BACKENDS, attention, attention_path
+from multimax.attention_backends import Reference
 
 HEADS, QUERIES, KEYS, DIM = 3, 4, 5, 8
 
@@ -137,7 +139,7 @@ def test_a_function_of_the_user_takes_the_reference():
 @pytest.mark.parametrize(
     ("name", "options", "message"),
     [
-        ("multimax", {"backend": "fastest"}, "must be one of reference, sdpa"),
+        ("multimax", {"backend": "fastest"}, "must be one of sdpa, blocked"),
         ("multimax", {"backend": "sdpa"}, "it is for softmax, not MultiMax"),
         ("multimax", {"backend": "blocked", "bias": BIAS}, "it takes no bias"),
         ("multimax", {"backend": "blocked", "dropout": 0.1}, "it has no dropout|needs the C"),
@@ -163,3 +165,177 @@ def test_backends_agree(name):
         torch.testing.assert_close(
             attention(query, key, value, attend, mask, backend=backend, scale=0.3), expected, msg=str(backend)
         )
+
+
+def served(name):
+    """The backends that serve a function here, and None, which chooses."""
+    query = torch.zeros(1, 1, 8, 16)
+    found = []
+    for backend in (None, *BACKENDS):
+        try:
+            attention(query, query, query, reweight.create(name), backend=backend)
+        except ValueError:
+            continue
+        found.append(backend)
+    return found
+
+
+CASES = [(name, backend) for name in reweight.available() for backend in served(name)]
+
+
+@pytest.mark.parametrize(("name", "backend"), CASES)
+@pytest.mark.parametrize("length", [8, 160])
+@pytest.mark.parametrize("way", ["keys", "rows", "causal", "queries"])
+def test_what_is_dead_reaches_neither_outputs_nor_gradients(name, backend, length, way):
+    """Keys that no query may attend to, in a mask of keys or of each query or behind a causal one; queries likewise."""
+    check_dead(attention, name, backend, length, way)
+
+
+@pytest.mark.parametrize("name", ["softmax", "multimax"])
+def test_what_is_dead_reaches_nothing_in_a_graph(name):
+    torch.compiler.reset()
+    check_dead(torch.compile(attention, backend="aot_eager", fullgraph=True), name, None, 8, "queries")
+
+
+def check_dead(attend, name, backend, length, way):
+    torch.manual_seed(0)
+    clean = [torch.randn(2, 2, n, 16) for n in (length, length + 3, length + 3)]
+    dead_keys, dead_queries = torch.arange(length + 3) >= length, torch.zeros(length, dtype=torch.bool)
+    mask = None if way == "causal" else ~dead_keys
+    if way == "rows":
+        mask = (torch.rand(2, 1, length, length + 3) > 0.4) & ~dead_keys
+    elif way == "queries":
+        dead_queries[2] = True
+        mask = mask & ~dead_queries[:, None]
+    module = reweight.create(name)
+    found = []
+    for hidden in (1.0, torch.nan, torch.inf, 1e38):
+        tensors = [t.clone() for t in clean]
+        for tensor, dead in zip(tensors, (dead_queries, dead_keys, dead_keys), strict=True):
+            tensor[..., dead, :] = hidden
+        leaves = [t.requires_grad_() for t in tensors]
+        output = attend(*leaves, module, mask, causal=way == "causal", backend=backend)
+        found.append((output, *torch.autograd.grad(output.square().sum(), [*leaves, *module.parameters()])))
+    for clean_one, *dirty_ones in zip(*found, strict=True):
+        assert clean_one.isfinite().all()
+        for dirty_one in dirty_ones:
+            torch.testing.assert_close(dirty_one, clean_one, rtol=1e-5, atol=1e-5)
+    _, grad_query, grad_key, grad_value, *_ = found[1]
+    for gradient, dead in ((grad_query, dead_queries), (grad_key, dead_keys), (grad_value, dead_keys)):
+        assert not gradient[..., dead, :].any()
+
+
+@pytest.mark.parametrize("name", reweight.available())
+def test_scores_that_are_not_finite_are_as_the_docstring_says(name):
+    """Row by row by those backends that take no bias, of which a query and keys can make such scores."""
+    uniform, nothing, poison = ([value] * 3 for value in (1 / 3, 0.0, torch.nan))
+    rows = {(-torch.inf,) * 3: uniform if name == "multimax" else poison, (torch.nan, 0.0, 1.0): poison}
+    module, query, value = reweight.create(name), torch.ones(1, 1, 1, 1), torch.eye(3)[None, None]
+    for backend in served(name):
+        for row, expected in rows.items():
+            if name == "softmax" and row[0] == -torch.inf and backend in (None, "sdpa"):
+                expected = nothing
+            if (name, backend) == ("softmax", "blocked"):
+                continue
+            output = attention(query, torch.tensor(row)[None, None, :, None], value, module, backend=backend, scale=1)
+            torch.testing.assert_close(output.flatten(), torch.tensor(expected), equal_nan=True)
+
+
+Q = torch.zeros(2, 4, 5, 8)
+K = torch.zeros(2, 4, 6, 8)
+WRONG = [
+    ({"query": Q.long()}, TypeError, "query must be floating point"),
+    ({"query": Q.tolist()}, TypeError, "query must be a tensor, got list"),
+    ({"key": torch.zeros(8)}, ValueError, "key must be"),
+    ({"key": K.double()}, TypeError, "key must be in the dtype of the query"),
+    ({"value": K.half()}, TypeError, "value must be in the dtype of the query"),
+    ({"key": K[..., :7]}, ValueError, "one dim, got 8 and 7"),
+    ({"value": K[..., :5, :]}, ValueError, "one length, got 6 and 5"),
+    ({"key": K[:, :2], "value": K[:, :2]}, ValueError, "grouped heads .* repeat_interleave.2"),
+    ({"key": K[:, :3], "value": K[:, :3]}, ValueError, "do not broadcast"),
+    ({"key": K.to("meta")}, ValueError, "key must be on cpu"),
+    ({"mask": torch.ones(5, 6)}, TypeError, "mask must be bool"),
+    ({"mask": torch.ones(5, 6, dtype=torch.long)}, TypeError, "mask must be bool"),
+    ({"mask": torch.ones(5, 7, dtype=torch.bool)}, ValueError, "mask of shape"),
+    ({"mask": torch.ones(5, 6, dtype=torch.bool, device="meta")}, ValueError, "mask must be on cpu"),
+    ({"mask": [[True] * 6] * 5}, TypeError, "mask must be a tensor"),
+    ({"bias": torch.zeros(5, 7)}, ValueError, "bias of shape"),
+    ({"bias": torch.zeros(5, 6).bool()}, TypeError, "bias must be floating point"),
+    ({"bias": torch.zeros(5, 6).double()}, TypeError, "bias must be in the dtype"),
+    ({"bias": 0.5}, TypeError, "bias must be a tensor"),
+    ({"scale": "half"}, TypeError, "scale must be a number, got str"),
+    ({"scale": torch.ones(())}, TypeError, "scale must be a number, got Tensor"),
+    ({"scale": torch.inf}, ValueError, "scale must be finite"),
+    ({"dropout": 1.0}, ValueError, "dropout must be at least 0 and below 1"),
+    ({"dropout": -0.1}, ValueError, "dropout must be at least 0 and below 1"),
+    ({"dropout": torch.nan}, ValueError, "dropout must be finite"),
+    ({"dropout": True}, TypeError, "dropout must be a number"),
+    ({"causal": torch.ones(5, 6).bool()}, TypeError, "causal must be a bool"),
+    ({"reweight": "multimax"}, TypeError, "reweight.create"),
+    ({"backend": "fastest"}, ValueError, "there is no backend 'fastest'"),
+]
+
+
+@pytest.mark.parametrize(("change", "kind", "message"), WRONG, ids=lambda part: part if isinstance(part, str) else "")
+def test_wrong_arguments_end_in_one_line_on_every_backend(change, kind, message):
+    for name, backend in CASES:
+        arguments = {"query": Q, "key": K, "value": K, "reweight": reweight.create(name), "backend": backend} | change
+        with pytest.raises(kind, match=message) as raised:
+            attention(**arguments)
+        assert len(str(raised.value).splitlines()) == 1
+
+
+def test_a_function_is_as_good_as_a_module():
+    query, key, value, mask = inputs()
+    expected = attention(query, key, value, reweight.create("sparsemax"), mask, backend="reference")
+    torch.testing.assert_close(attention(query, key, value, reweight.sparsemax, mask), expected)
+    with pytest.raises(ValueError, match="it is for softmax, not sparsemax"):
+        attention(query, key, value, reweight.sparsemax, mask, backend="sdpa")
+
+
+@pytest.mark.parametrize("name", reweight.available())
+def test_one_head_of_keys_serves_all_queries(name):
+    query, key, value, mask = inputs()
+    module = reweight.create(name, num_heads=HEADS).double()
+    key, value = key[:, :1], value[:, :1]
+    whole = (t.expand(-1, HEADS, -1, -1) for t in (key, value))
+    expected = attention(query, *whole, module, mask)
+    torch.testing.assert_close(attention(query, key, value, module, mask), expected)
+
+
+class Doubled(Reference):
+    name = "doubled"
+
+    def run(self, call):
+        return 2 * super().run(call)
+
+
+def test_a_function_brings_a_backend_of_its_own():
+    class Mine(type(reweight.create("sparsemax"))):
+        attention_backends = (Doubled(),)
+
+    query, key, value, mask = inputs()
+    expected = attention(query, key, value, reweight.create("sparsemax"), mask)
+    assert attention_path(query, key, value, Mine(), mask) == "doubled"
+    torch.testing.assert_close(attention(query, key, value, Mine(), mask), 2 * expected)
+    torch.testing.assert_close(attention(query, key, value, Mine(), mask, backend="reference"), expected)
+    below = type("Below", (Mine,), {"forward": lambda self, scores, mask=None: reweight.sparsemax(scores, mask)})()
+    torch.testing.assert_close(attention(query, key, value, below, mask), expected)
+
+
+@needs_kernels
+@pytest.mark.parametrize("name", reweight.available())
+def test_flops_are_those_of_the_products_whatever_the_backend(name):
+    """As torch counts its own attention; the backward of a backend that keeps no scores makes them once more."""
+    query, key, value = (torch.randn(2, 3, n, d, requires_grad=True) for n, d in ((20, 8), (30, 8), (30, 5)))
+    counts = {}
+    for backend in served(name):
+        with FlopCounterMode(display=False) as counter:
+            output = attention(query, key, value, reweight.create(name), backend=backend)
+            forward = counter.get_total_flops()
+            output.sum().backward()
+        counts[backend] = forward, counter.get_total_flops() - forward
+    product = 2 * 2 * 3 * 20 * 30
+    assert {forward for forward, _ in counts.values()} == {product * (8 + 5)}
+    assert counts["reference"][1] == 2 * product * (8 + 5)
+    assert counts["blocked"][1] == product * (3 * 8 + 2 * 5)

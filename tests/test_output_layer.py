@@ -184,9 +184,15 @@ def test_operators_are_registered_as_torch_wants_them():
     parameters = [leaves["ranges"], leaves["ts"]]
     targets = targets.clamp(min=0)
     counts = torch.ones(len(targets))
-    torch.library.opcheck(chunked.losses, (*tensors, targets, *parameters, (1, 1, 2, 2), 0.1))
-    torch.library.opcheck(chunked.loss_and_gradients, (*tensors, targets, *parameters, counts, (1, 1, 2, 2), 0.1))
-    torch.library.opcheck(chunked.losses, (*tensors[:2], None, targets, None, None, (), 0.0))
+    operators, powers = torch.ops.multimax, (1, 1, 2, 2)
+    whole = operators.linear_cross_entropy.default
+    losses = operators.linear_cross_entropy_losses.default
+    torch.library.opcheck(losses, (*tensors, targets, *parameters, powers, 0.1))
+    for wanted in ([True] * 4, [False, True, False, False]):
+        frozen = [t if t is None or is_wanted else t.detach() for t, is_wanted in zip(tensors, wanted, strict=False)]
+        of_modulator = [p if wanted[3] else p.detach() for p in parameters]
+        torch.library.opcheck(whole, (*frozen, targets, *of_modulator, counts, powers, 0.1, wanted))
+    torch.library.opcheck(losses, (*tensors[:2], None, targets, None, None, (), 0.0))
 
 
 @pytest.mark.parametrize("reduction", ["sum", "none"])

@@ -183,7 +183,9 @@ def _bisect(z: Tensor, d: float | Tensor) -> Tensor:
 
 def _of_largest(z: Tensor, d: float | Tensor, m: Tensor) -> Tensor:
     """Weights of ``z``, whose largest entry is 0, if the largest weight is e^m."""
-    return torch.exp(m + torch.log1p((d * z / torch.exp(d * m)).clamp(min=-1)) / d)
+    height = d * z / torch.exp(d * m)
+    inside = height > -1  # at -1 the slope of the logarithm is infinite, and 0 times that is NaN
+    return torch.exp(m + torch.log1p(height.where(inside, 0)) / d).where(inside, 0)
 
 
 def check_alpha(alpha: float | Tensor) -> None:

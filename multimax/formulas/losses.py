@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from multimax.formulas import tsallis
-from multimax.formulas.rows import DTYPES, check_dense, check_floating, compute_dtype
+from multimax.formulas.rows import DTYPES, check_dense, compute_dtype
 from multimax.formulas.torch_private import is_readable, is_transformed
 
 
@@ -26,26 +26,30 @@ def formula(x: Tensor, p: Tensor, y: Tensor, alpha: float) -> Tensor:
 
 
 def check_loss_arguments(
-    scores: Tensor, targets: Tensor, label_smoothing: float, reduction: str, ignore_index: int
+    shape: tuple[int, ...],
+    device: torch.device,
+    targets: Tensor,
+    label_smoothing: float,
+    reduction: str,
+    ignore_index: int,
 ) -> None:
-    """Raise TypeError or ValueError, in one line, for arguments that no loss here can take.
+    """Raise TypeError or ValueError, in one line, for arguments that no loss of scores of ``shape`` can take.
 
     Class indices are looked at on the CPU alone: a GPU's host would have to wait for them, and the device checks them.
     """
-    check_floating("scores", scores)
-    if scores.dim() != 2:
-        raise ValueError(f"scores must be [N, C], got {tuple(scores.shape)}")
+    if len(shape) != 2:
+        raise ValueError(f"scores must be [N, C], got {tuple(shape)}")
     check_dense("targets", targets)
     hard = targets.dtype == torch.int64
     if not hard and targets.dtype not in DTYPES:
         raise TypeError(f"targets must be int64 class indices or floating-point probabilities, got {targets.dtype}")
-    if targets.shape != scores.shape[: 1 if hard else 2]:
+    if targets.shape != tuple(shape[: 1 if hard else 2]):
         raise ValueError(
-            f"targets must be class indices [N] or probabilities [N, C] for scores of shape {tuple(scores.shape)}, got "
+            f"targets must be class indices [N] or probabilities [N, C] for scores of shape {tuple(shape)}, got "
             f"{targets.dtype} of shape {tuple(targets.shape)}"
         )
-    if targets.device != scores.device:
-        raise ValueError(f"targets must be on {scores.device}, where the scores are, got {targets.device}")
+    if targets.device != device:
+        raise ValueError(f"targets must be on {device}, where the scores are, got {targets.device}")
     if isinstance(label_smoothing, bool) or not isinstance(label_smoothing, int | float):
         raise TypeError(f"label_smoothing must be a number, got {type(label_smoothing).__name__}")
     if not 0 <= label_smoothing <= 1:
@@ -55,10 +59,10 @@ def check_loss_arguments(
     if isinstance(ignore_index, bool) or not isinstance(ignore_index, int):
         raise TypeError(f"ignore_index must be an int, got {type(ignore_index).__name__}")
     if hard and targets.device.type == "cpu" and is_readable(targets):
-        outside = ((targets < 0) | (targets >= scores.shape[1])) & (targets != ignore_index)
+        outside = ((targets < 0) | (targets >= shape[1])) & (targets != ignore_index)
         if outside.any():
             raise ValueError(
-                f"targets must be below {scores.shape[1]}, the number of classes, and not negative, got "
+                f"targets must be below {shape[1]}, the number of classes, and not negative, got "
                 f"{targets[outside][0].item()}"
             )
 

@@ -14,6 +14,14 @@ def compute_dtype(scores: Tensor) -> torch.dtype:
     return torch.promote_types(scores.dtype, torch.float32)
 
 
+def autocast_dtype(tensor: Tensor) -> torch.dtype | None:
+    """The dtype in which autocast would have a matrix product of ``tensor``; None where it is off."""
+    device = tensor.device.type
+    if not torch.amp.is_autocast_available(device) or not torch.is_autocast_enabled(device):
+        return None
+    return torch.get_autocast_dtype(device)
+
+
 def check_arguments(scores: Tensor, mask: Tensor | None) -> None:
     """Raise TypeError or ValueError, in one line, for scores or a mask that no function here can take."""
     check_floating("scores", scores)

@@ -4,11 +4,13 @@ A new torch may change any of it without notice. Then this is the file to mend, 
 holds that it stays the only one.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
+from torch.nn.modules import module as nn_module
+from torch.utils._python_dispatch import _get_current_dispatch_mode_stack
 
 F = TypeVar("F", bound=Callable[..., object])
 
@@ -57,3 +59,30 @@ def is_readable(tensor: torch.Tensor) -> bool:
             return False
         tensor = functorch.get_unwrapped(tensor)
     return type(tensor) in (torch.Tensor, torch.nn.Parameter) and tensor.device.type != "meta"
+
+
+def is_hooked(module: torch.nn.Module) -> bool:
+    """Whether a hook waits for the call of ``module``, so that calling is more than its ``forward``."""
+    return bool(
+        module._forward_hooks
+        or module._forward_pre_hooks
+        or module._backward_hooks
+        or module._backward_pre_hooks
+        or nn_module._global_forward_hooks
+        or nn_module._global_forward_pre_hooks
+        or nn_module._global_backward_hooks
+        or nn_module._global_backward_pre_hooks
+    )
+
+
+def tell_flop_counters(formulas: Mapping[Any, Callable[..., Any]]) -> None:
+    """Give the FLOP counters that are at work the formulas of operators, each a function of the operator's arguments.
+
+    ``register_flop_formula`` reaches only counters made afterwards, and its module takes 0.3 s to import.
+    """
+    if torch.compiler.is_compiling() or not is_watched():
+        return
+    for mode in _get_current_dispatch_mode_stack():
+        registry = getattr(getattr(mode, "counter", None), "flop_registry", None)
+        if registry is not None:
+            registry.update(formulas)

@@ -82,7 +82,7 @@ def path(scores: Tensor) -> str:
     Raises:
         RuntimeError: in mode "require", if all that is missing is a compiler or Triton.
     """
-    if mode() == "eager" or not _is_ordinary(scores):
+    if mode() == "eager" or not is_ordinary(scores):
         return "eager"
     kernel = {"cpu": "cpp", "cuda": "triton"}.get(scores.device.type)
     return kernel if kernel and _is_there(kernel, mode() == "require") else "eager"
@@ -91,7 +91,7 @@ def path(scores: Tensor) -> str:
 def can_be_blocked(scores: Tensor) -> bool:
     """Whether tensor operations may compute with ``scores`` block by block: on a CPU, and nothing traces them."""
     is_traced = torch.compiler.is_compiling() or is_watched()
-    return scores.device.type == "cpu" and scores.numel() > 0 and _is_ordinary(scores) and not is_traced
+    return scores.device.type == "cpu" and scores.numel() > 0 and is_ordinary(scores) and not is_traced
 
 
 def on_device(tensor: Tensor) -> AbstractContextManager[object]:
@@ -99,8 +99,9 @@ def on_device(tensor: Tensor) -> AbstractContextManager[object]:
     return torch.cuda.device(tensor.device) if tensor.is_cuda else nullcontext()
 
 
-def _is_ordinary(scores: Tensor) -> bool:
-    if scores.dtype not in DTYPES or type(scores) not in (Tensor, torch.nn.Parameter):
+def is_ordinary(*tensors: Tensor) -> bool:
+    """Whether our operators may take these: they are no subclasses of Tensor, and nothing transforms or exports."""
+    if any(t.dtype not in DTYPES or type(t) not in (Tensor, torch.nn.Parameter) for t in tensors):
         return False
     return not torch.compiler.is_exporting() and not is_transformed()
 

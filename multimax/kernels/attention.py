@@ -7,12 +7,8 @@
 
 They are C++ (``cpu/attention.cpp``) around the row kernels, in float32 or float64. The backward makes the weights anew:
 it has the arguments and, [2, batch, heads, queries], what MultiMax's row kernel calls its statistics. Where there is no
-``first`` or ``second``, its gradient by it is empty. Gradients of parameters have the same bits run to run.
-
-``kind`` is the row kernel; ``first`` and ``second`` are its tensors, ``powers`` and ``number`` what else it takes:
-
-    multimax: ranges and ts [heads or 1, k]; powers      alpha_entmax: alpha [heads or 1]
-    entmax: alpha as the number                          evsoftmax: epsilon as the number
+``first`` or ``second``, its gradient is empty. Gradients of parameters have the same bits run to run. Differentiated
+twice, or with dual numbers, it is whole scores and the row operators.
 """
 
 from typing import Any, NamedTuple
@@ -20,7 +16,12 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from multimax.formulas.multimax import by_head
+from multimax.formulas.rows import autocast_dtype, compute_dtype
+from multimax.formulas.torch_private import tell_flop_counters
 from multimax.kernels import operators
+from multimax.kernels.operators import make_differentiable
+from multimax.kernels.row_kernels import Entmax, EvSoftmax, MultiMax, RowKernel, Softmax
 
 _ARGUMENTS = (
     "Tensor query, Tensor key, Tensor value, Tensor? mask, Tensor? first, Tensor? second, int[] powers, float number,"
@@ -34,17 +35,21 @@ _library.define(
 _operators = torch.ops.multimax
 
 
-class Rows(NamedTuple):
-    """How scores are weighed."""
+class KernelArguments(NamedTuple):
+    """A row kernel as the operators are told of it. Tensors are in the compute dtype.
 
-    kind: str
+    multimax: ranges and ts [heads or 1, k]; powers      alpha_entmax: alpha [heads or 1]
+    entmax: alpha as the number                          evsoftmax: epsilon as the number
+    """
+
     first: Tensor | None = None
     second: Tensor | None = None
     powers: tuple[int, ...] = ()
     number: float = 0.0
+    kind: str = "multimax"
 
-    def differentiable(self, scores: Tensor, mask: Tensor | None) -> Tensor:
-        """Weights that remember where they come from."""
+    def weigh(self, scores: Tensor, mask: Tensor | None) -> Tensor:
+        """Weights by the row operators."""
         if self.kind == "multimax":
             assert self.first is not None
             assert self.second is not None
@@ -54,8 +59,26 @@ class Rows(NamedTuple):
         return operators.entmax(scores, mask, self.number if self.first is None else self.first)
 
 
+def kernel_arguments(row_kernel: RowKernel, query: Tensor) -> KernelArguments | None:
+    """Those for a query [batch, heads, queries, dim]; None: the operators cannot take such parameters."""
+    heads = query.shape[1]
+    match row_kernel:
+        case Softmax():  # MultiMax whose ts are zero
+            nothing = query.new_zeros(1, 2, dtype=compute_dtype(query))
+            return KernelArguments(nothing, nothing, (1, 1))
+        case MultiMax(ranges, ts, powers) if all(p.dim() == 1 or len(p) in (1, heads) for p in (ranges, ts)):
+            return KernelArguments(*by_head(query, ranges, ts, powers), powers)
+        case Entmax(Tensor() as alpha) if alpha.numel() == 1 or alpha.shape == (heads,):
+            return KernelArguments(alpha.reshape(-1).to(compute_dtype(query)), kind="alpha_entmax")
+        case Entmax(alpha) if not isinstance(alpha, Tensor) and 1 < alpha <= 2:
+            return KernelArguments(number=float(alpha), kind="entmax")
+        case EvSoftmax(epsilon):
+            return KernelArguments(number=epsilon, kind="evsoftmax")
+    return None
+
+
 def blocked_attention(
-    query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, rows: Rows, scale: float
+    query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, row_kernel: RowKernel, scale: float
 ) -> Tensor:
     """Attention output [batch, heads, queries, value_dim] in the dtype of ``value``, or of autocast where it is on.
 
@@ -66,15 +89,17 @@ def blocked_attention(
         key: [batch, heads, keys, dim].
         value: [batch, heads, keys, value_dim].
         mask: bool, broadcastable to [batch, heads, queries, keys], True where a key may be attended to.
-        rows: its tensors in float32, or float64 for float64.
+        row_kernel: one that ``kernel_arguments`` takes.
         scale: of the scores.
     """
-    dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else value.dtype
-    wide = torch.promote_types(query.dtype, torch.float32)
+    arguments = kernel_arguments(row_kernel, query)
+    assert arguments is not None
+    dtype = autocast_dtype(value) or value.dtype
+    tensors = (t.to(compute_dtype(query)) for t in (query, key, value))
     if mask is not None:
         mask = mask[(None,) * (4 - mask.dim())]
-    tensors = query.to(wide), key.to(wide), value.to(wide)
-    return _operators.attention_forward(*tensors, mask, *rows[1:], rows.kind, scale)[0].to(dtype)
+    tell_flop_counters(FLOPS)
+    return _operators.attention_forward(*tensors, mask, *arguments, scale)[0].to(dtype)
 
 
 def _fake_forward(query: Tensor, key: Tensor, value: Tensor, *_: Any) -> tuple[Tensor, Tensor]:
@@ -94,8 +119,8 @@ def _fake_backward(
     second: Tensor | None,
     *_: Any,
 ) -> tuple[Tensor, ...]:
-    by_parameters = (query.new_empty(0 if p is None else p.shape) for p in (first, second))
-    return *map(torch.empty_like, (query, key, value)), *by_parameters
+    grad_parameters = (query.new_empty(0 if p is None else p.shape) for p in (first, second))
+    return *map(torch.empty_like, (query, key, value)), *grad_parameters
 
 
 torch.library.register_fake("multimax::attention_forward", _fake_forward)
@@ -108,21 +133,41 @@ def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> N
     ctx.save_for_backward(output[1], *tensors)
 
 
+def _by_whole_scores(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, *arguments: Any) -> Tensor:
+    *of_kernel, scale = arguments
+    return KernelArguments(*of_kernel).weigh((query * scale) @ key.mT, mask) @ value
+
+
 def _differentiate(ctx: Any, grad: Tensor, _: Tensor | None) -> tuple[Tensor | None, ...]:
     statistics, *tensors = ctx.saved_tensors
-    query, key, value, mask, first, second = tensors
+    others = tuple(ctx.powers), ctx.number, ctx.kind, ctx.scale
     if torch.is_grad_enabled():
-        rows = Rows(ctx.kind, first, second, tuple(ctx.powers), ctx.number)
-        output = rows.differentiable((query * ctx.scale) @ key.mT, mask) @ value
+        output = _by_whole_scores(*tensors, *others)
         wanted = [t is not None and t.requires_grad for t in tensors]
         leaves = [t for t, is_wanted in zip(tensors, wanted, strict=True) if is_wanted]
         found = iter(torch.autograd.grad(output, leaves, grad, create_graph=True))
         return *(next(found) if is_wanted else None for is_wanted in wanted), None, None, None, None
-    by_query, by_key, by_value, by_first, by_second = _operators.attention_backward(
-        grad, statistics, *tensors, ctx.powers, ctx.number, ctx.kind, ctx.scale
-    )
-    by_first, by_second = None if first is None else by_first, None if second is None else by_second
-    return by_query, by_key, by_value, None, by_first, by_second, None, None, None, None
+    tell_flop_counters(FLOPS)
+    grad_query, grad_key, grad_value, *grads = _operators.attention_backward(grad, statistics, *tensors, *others)
+    grad_first, grad_second = (None if p is None else g for p, g in zip(tensors[4:], grads, strict=True))
+    return grad_query, grad_key, grad_value, None, grad_first, grad_second, None, None, None, None
 
 
-torch.library.register_autograd("multimax::attention_forward", _differentiate, setup_context=_save)
+def _whole(*inputs: Any) -> tuple[Tensor, Tensor]:
+    return _by_whole_scores(*inputs), _fake_forward(*inputs)[1]
+
+
+make_differentiable(_library, "attention_forward", _save, _differentiate, _whole)
+
+
+def _flops(query: Tensor, key: Tensor, value: Tensor, *_: Any, out_val: Any = None) -> int:
+    """Of whole scores, as torch counts its own attention: what a mask leaves out is counted too."""
+    return 2 * query.shape[:-1].numel() * key.shape[-2] * (query.shape[-1] + value.shape[-1])
+
+
+def _flops_of_backward(grad: Tensor, statistics: Tensor, *inputs: Any, out_val: Any = None) -> int:
+    query, key, value, *_ = inputs
+    return 2 * query.shape[:-1].numel() * key.shape[-2] * (3 * query.shape[-1] + 2 * value.shape[-1])
+
+
+FLOPS: dict[Any, Any] = {_operators.attention_forward: _flops, _operators.attention_backward: _flops_of_backward}

@@ -12,13 +12,14 @@ parameters get sums over all entries in a fixed order, the same bits in each run
 them.
 
     multimax::linear_cross_entropy(...) -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)
-        the sum of the losses, each times its count, and that sum's gradients
+        the sum of the losses, each times its count, and the gradients of that sum
     multimax::linear_cross_entropy_losses(...) -> Tensor
         the loss of each row; its backward, which alone knows the counts, computes the logits anew
 
-Both take hidden [N, dim], weight [V, dim], bias [V] or None, targets int64 [N] or floating point [N, V], ranges and ts
-[k] or None and the powers of SegLU's hinges (k of them, or none), and label_smoothing. Losses, counts, and the sums of
-products that are of half precision, are in float32 at least (below: the compute dtype).
+Both take hidden [N, dim], weight [V, dim], bias [V] or None, targets int64 [N] from 0 to V - 1 or floating point
+[N, V], ranges and ts [k] or None and the powers of SegLU's hinges (k of them, or none), and label_smoothing. Losses,
+counts, and the sums of products that are of half precision, are in float32 at least (below: the compute dtype). Given
+dual numbers, which torch.compile may hand on to a graph that was made without them, they are whole logits.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -30,7 +31,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from multimax import kernels
-from multimax.kernels import operators  # noqa: F401 the row kernels' names
+from multimax.formulas.multimax import seglu, seglu_gradients
+from multimax.formulas.rows import compute_dtype
+from multimax.formulas.torch_private import tell_flop_counters
+from multimax.kernels.operators import make_differentiable
 
 # Logits of a chunk. On a CPU the matrix products of 128 rows took half as long again per row as those of 512, and more
 # rows gained nothing; the gradient of the weights is gone through once per chunk. On an H100 2^28 to 2^30 were within a
@@ -40,8 +44,15 @@ MIN_ROWS = 256
 # Logits that go together through what is between the matrix products: on a CPU as many as stay in a core's cache.
 BLOCK = {"cpu": 2**17, "cuda": 2**25}
 
+_ROWS = "Tensor hidden, Tensor weight, Tensor? bias, Tensor targets, Tensor? ranges, Tensor? ts"
+_library = torch.library.Library("multimax", "FRAGMENT")
+_library.define(
+    f"linear_cross_entropy({_ROWS}, Tensor counts, int[] powers, float label_smoothing, bool[] wanted)"
+    " -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)"
+)
+_library.define(f"linear_cross_entropy_losses({_ROWS}, int[] powers, float label_smoothing) -> Tensor")
 
-@torch.library.custom_op("multimax::linear_cross_entropy", mutates_args=())
+
 def loss_and_gradients(
     hidden: Tensor,
     weight: Tensor,
@@ -52,48 +63,59 @@ def loss_and_gradients(
     counts: Tensor,
     powers: Sequence[int],
     label_smoothing: float,
+    wanted: Sequence[bool],
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """sum_i counts_i loss_i, and its gradients by hidden, weight, bias, ranges and ts; an empty one of what is None."""
+    """sum_i counts_i loss_i, and its gradients of hidden, weight, bias, ranges and ts.
+
+    ``wanted`` says for hidden, weight, bias and both parameters whether they want one; the others' are empty.
+    """
+    wants_hidden, wants_weight, wants_bias, wants_parameters = wanted
     total = counts.new_zeros((), dtype=torch.float64)
-    by_hidden = torch.empty_like(hidden, memory_format=torch.contiguous_format)
-    sums = [counts.new_zeros(2 * len(powers), dtype=torch.float64)]
-    seglu = SegLU.of(ranges, ts, powers, hidden)
+    modulator = Modulator.of(ranges, ts, powers, hidden)
     v, in_one = len(weight), kernels.path(hidden) == "triton"
     if in_one:
         weight, bias = _padded(weight), None if bias is None else _padded(bias)
     differentiate: Callable[..., tuple[Tensor, Tensor]] = partial(_by_triton, v) if in_one else _by_tensor_operations
-    by_weight = counts.new_zeros(weight.shape)
-    by_bias = counts.new_zeros(0 if bias is None else len(weight))
+    grad_hidden = hidden.new_empty(hidden.shape if wants_hidden else 0)
+    grad_weight = counts.new_zeros(weight.shape if wants_weight else 0)
+    grad_bias = counts.new_zeros(len(weight) if wants_bias else 0)
+    sums = counts.new_zeros(2 * len(powers), dtype=torch.float64)
     with torch.autocast(hidden.device.type, enabled=False):
         for rows, logits in _chunks(hidden, weight, bias):
             for part, block in [(rows, logits)] if in_one else _blocks(rows, logits):
-                losses, by_parameters = differentiate(block, targets[part], counts[part], seglu, label_smoothing)
+                losses, grad_parameters = differentiate(block, targets[part], counts[part], modulator, label_smoothing)
                 total += losses @ counts[part]
-                sums.append(by_parameters)
-            torch.mm(logits, weight, out=by_hidden[rows])
-            if logits.dtype == by_weight.dtype:
-                by_weight.addmm_(logits.T, hidden[rows])
-            elif logits.is_cuda:
-                torch.addmm(by_weight, logits.T, hidden[rows], by_weight.dtype, out=by_weight)
-            else:
-                by_weight += logits.T @ hidden[rows]
-            if bias is not None:
-                by_bias += logits.sum(0, dtype=by_bias.dtype)
-    by_parameters = torch.stack(sums).sum(0)
-    by_ranges, by_ts = by_parameters[: len(powers)], by_parameters[len(powers) :]
+                sums += grad_parameters
+            if wants_hidden:
+                torch.mm(logits, weight, out=grad_hidden[rows])
+            if wants_weight:
+                _add_product(logits.T, hidden[rows], grad_weight)
+            if wants_bias:
+                grad_bias += logits.sum(0, dtype=grad_bias.dtype)
+    grad_ranges, grad_ts = sums[: len(powers)], sums[len(powers) :]
     if ranges is not None:
-        by_ranges = by_ranges.view(-1, len(ranges)).sum(0)  # the orders may share them
+        grad_ranges = grad_ranges.view(-1, len(ranges)).sum(0)  # the orders may share them
+    k = None if wants_parameters else 0
     return (
         total.to(counts.dtype),
-        by_hidden,
-        by_weight[:v].to(weight.dtype),
-        by_bias[:v].to(weight.dtype),
-        by_ranges.to(counts.dtype, copy=True),
-        by_ts.to(counts.dtype, copy=True),
+        grad_hidden,
+        grad_weight[:v].to(weight.dtype),
+        grad_bias[:v].to(weight.dtype),
+        grad_ranges[:k].to(counts.dtype, copy=True),
+        grad_ts[:k].to(counts.dtype, copy=True),
     )
 
 
-@torch.library.custom_op("multimax::linear_cross_entropy_losses", mutates_args=())
+def _add_product(a: Tensor, b: Tensor, to: Tensor) -> None:
+    """``to`` += a b, summed in the dtype of ``to``."""
+    if a.dtype == to.dtype:
+        to.addmm_(a, b)
+    elif a.is_cuda:
+        torch.addmm(to, a, b, to.dtype, out=to)
+    else:
+        to += a @ b
+
+
 def losses(
     hidden: Tensor,
     weight: Tensor,
@@ -105,20 +127,40 @@ def losses(
     label_smoothing: float,
 ) -> Tensor:
     """Losses [N] in the compute dtype."""
-    found = hidden.new_empty(len(hidden), dtype=torch.promote_types(hidden.dtype, torch.float32))
-    seglu = SegLU.of(ranges, ts, powers, hidden)
+    found = hidden.new_empty(len(hidden), dtype=compute_dtype(hidden))
+    modulator = Modulator.of(ranges, ts, powers, hidden)
     v, in_one = len(weight), kernels.path(hidden) == "triton"
     if in_one:
         weight, bias = _padded(weight), None if bias is None else _padded(bias)
     with torch.autocast(hidden.device.type, enabled=False):
         for rows, logits in _chunks(hidden, weight, bias):
             if in_one:
-                of_rows = (logits, targets[rows], found[rows], seglu, label_smoothing)
+                of_rows = (logits, targets[rows], found[rows], modulator, label_smoothing)
                 found[rows], _ = _by_triton(v, *of_rows, gradients=False)
                 continue
             for part, block in _blocks(rows, logits):
-                found[part], *_ = _losses(block.to(found.dtype), targets[part], seglu, label_smoothing)
+                found[part], *_ = _losses(block.to(found.dtype), targets[part], modulator, label_smoothing)
     return found
+
+
+def by_whole_logits(
+    hidden: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    targets: Tensor,
+    ranges: Tensor | None,
+    ts: Tensor | None,
+    powers: Sequence[int],
+    label_smoothing: float,
+) -> Tensor:
+    """What ``losses`` computes, by operations that torch transforms and differentiates any number of times."""
+    logits = F.linear(hidden, weight, bias)
+    logits = logits.to(compute_dtype(logits))
+    modulator = Modulator.of(ranges, ts, powers, hidden)
+    if modulator is not None:
+        logits = modulator(logits)
+    targets = targets.to(logits.dtype) if targets.is_floating_point() else targets
+    return F.cross_entropy(logits, targets, label_smoothing=label_smoothing, reduction="none")
 
 
 def _chunks(hidden: Tensor, weight: Tensor, bias: Tensor | None) -> Iterator[tuple[slice, Tensor]]:
@@ -157,69 +199,69 @@ def _by_triton(
     logits: Tensor,
     targets: Tensor,
     counts: Tensor,
-    seglu: "SegLU | None",
+    modulator: "Modulator | None",
     label_smoothing: float,
     gradients: bool = True,
 ) -> tuple[Tensor, Tensor]:
-    """Losses of the rows, and of their sum, each times its count, the gradients by SegLU's parameters, [2 k].
+    """Losses of the rows, and of their sum, each times its count, the gradients of SegLU's parameters, [2 k].
 
-    ``logits``, of which the first v columns count, become the gradients by them, if these are wanted.
+    ``logits``, of which the first v columns count, become their gradients if these are wanted.
     """
     from multimax.kernels.triton.cross_entropy import cross_entropy  # imports Triton
 
-    ranges, ts, powers = (None, None, ()) if seglu is None else seglu[:3]
-    found, by_parameters = cross_entropy(logits, v, targets, counts, ranges, ts, powers, label_smoothing, gradients)
-    return found, by_parameters.sum(0, dtype=torch.float64).flatten()
+    ranges, ts, powers = (None, None, ()) if modulator is None else (*modulator.parameters(), modulator.powers)
+    found, grad_parameters = cross_entropy(logits, v, targets, counts, ranges, ts, powers, label_smoothing, gradients)
+    return found, grad_parameters.sum(0, dtype=torch.float64).flatten()
 
 
 def _by_tensor_operations(
-    logits: Tensor, targets: Tensor, counts: Tensor, seglu: "SegLU | None", label_smoothing: float
+    logits: Tensor, targets: Tensor, counts: Tensor, modulator: "Modulator | None", label_smoothing: float
 ) -> tuple[Tensor, Tensor]:
     """The same by operations on tensors and, of SegLU on a CPU, by the row kernels."""
     x, of_row = logits.to(counts.dtype), counts.unsqueeze(-1)
-    found, by_logits, statistics = _losses(x, targets, seglu, label_smoothing)
-    if seglu is None:
-        by_parameters = counts.new_zeros(0, dtype=torch.float64)
-        by_logits.mul_(of_row)
+    found, grad_logits, statistics = _losses(x, targets, modulator, label_smoothing)
+    if modulator is None:
+        grad_parameters = counts.new_zeros(0, dtype=torch.float64)
+        grad_logits.mul_(of_row)
     else:
-        by_logits, by_parameters = seglu.gradients(by_logits, of_row, x, statistics)
-    logits.copy_(by_logits)
-    return found, by_parameters
+        grad_logits, grad_parameters = modulator.gradients(grad_logits, of_row, x, statistics)
+    logits.copy_(grad_logits)
+    return found, grad_parameters
 
 
 def _losses(
-    x: Tensor, targets: Tensor, seglu: "SegLU | None", label_smoothing: float
+    x: Tensor, targets: Tensor, modulator: "Modulator | None", label_smoothing: float
 ) -> tuple[Tensor, Tensor, Tensor | None]:
-    """Losses [n] of logits x [n, V], the gradients of their sum by the modulated logits, and what SegLU's want."""
+    """Losses [n] of logits x [n, V], the gradients of their sum of the modulated logits, and what SegLU's want."""
     statistics = None
-    if seglu is not None and seglu.compiled:
-        by_y, statistics = seglu.weights(x)
+    if modulator is not None and modulator.compiled:
+        grad_y, statistics = modulator.weights(x)
         log_sum = (statistics[0] - statistics[1].log()).unsqueeze(-1)
     else:
-        y = x if seglu is None else seglu(x)
-        by_y = torch.softmax(y, -1)
+        y = x if modulator is None else modulator(x)
+        grad_y = torch.softmax(y, -1)
         # The largest probability is known to the last digits: the sum of the exponentials need not be taken again.
-        log_sum = (y.amax(-1) - by_y.amax(-1).log()).unsqueeze(-1)
+        log_sum = (y.amax(-1) - grad_y.amax(-1).log()).unsqueeze(-1)
     hard = not targets.is_floating_point()
     if statistics is not None and (label_smoothing or not hard):
-        assert seglu is not None
-        y = seglu(x)
+        assert modulator is not None
+        y = modulator(x)
     if not hard:
         mass = targets.to(x.dtype) * (1 - label_smoothing) + label_smoothing / x.shape[-1]
-        by_y.mul_(mass.sum(-1, keepdim=True)).sub_(mass)
-        return (mass * (log_sum - y)).sum(-1), by_y, statistics
+        grad_y.mul_(mass.sum(-1, keepdim=True)).sub_(mass)
+        return (mass * (log_sum - y)).sum(-1), grad_y, statistics
     targets = targets.unsqueeze(-1)
-    of_targets = x.gather(-1, targets) if seglu is None else seglu(x.gather(-1, targets))
+    of_targets = x.gather(-1, targets) if modulator is None else modulator(x.gather(-1, targets))
     found = (log_sum - of_targets).squeeze(-1)
     if label_smoothing:
         found = (1 - label_smoothing) * found + label_smoothing * (log_sum - y).mean(-1)
-        by_y.sub_(label_smoothing / x.shape[-1])
-    by_y.scatter_add_(-1, targets, by_y.new_full((), label_smoothing - 1).expand_as(targets))
-    return found, by_y, statistics
+        grad_y.sub_(label_smoothing / x.shape[-1])
+    grad_y.scatter_add_(-1, targets, grad_y.new_full((), label_smoothing - 1).expand_as(targets))
+    return found, grad_y, statistics
 
 
-class SegLU(NamedTuple):
-    """The modulator by tensor operations or, ``compiled``, by the row kernels."""
+class Modulator(NamedTuple):
+    """SegLU by its formula or, ``compiled``, by the row kernels; ranges and ts [1, k] in the compute dtype."""
 
     ranges: Tensor
     ts: Tensor
@@ -227,65 +269,43 @@ class SegLU(NamedTuple):
     compiled: bool
 
     @classmethod
-    def of(cls, ranges: Tensor | None, ts: Tensor | None, powers: Sequence[int], hidden: Tensor) -> "SegLU | None":
+    def of(cls, ranges: Tensor | None, ts: Tensor | None, powers: Sequence[int], hidden: Tensor) -> "Modulator | None":
         if ranges is None or ts is None:
             return None
-        dtype = torch.promote_types(hidden.dtype, torch.float32)
         ranges = ranges.repeat(len(powers) // len(ranges))  # the orders may share them
-        return cls(ranges.to(dtype), ts.to(dtype), tuple(powers), kernels.path(hidden) == "cpp")
+        dtype = compute_dtype(hidden)
+        return cls(ranges[None].to(dtype), ts[None].to(dtype), tuple(powers), kernels.path(hidden) == "cpp")
+
+    def parameters(self) -> tuple[Tensor, Tensor]:
+        return self.ranges[0], self.ts[0]
 
     def __call__(self, x: Tensor) -> Tensor:
-        y = x.clone()
-        for i, power in enumerate(self.powers):
-            h = self.hinge(x, i)
-            y.add_(h * self.ts[i]) if power == 1 else y.addcmul_(h, h * self.ts[i])
-        largest = torch.finfo(x.dtype).max
-        return y.clamp_(-largest, largest)
+        return seglu(x, self.ranges, self.ts, self.powers)
 
     def weights(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        return torch.ops.multimax.multimax_forward(x, None, self.ranges[None], self.ts[None], self.powers)
+        return torch.ops.multimax.multimax_forward(x, None, self.ranges, self.ts, self.powers)
 
-    def gradients(self, by_y: Tensor, counts: Tensor, x: Tensor, statistics: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Those by x and, [2 k], by ranges and ts, of ``counts`` [n, 1] times what has the gradient ``by_y``."""
+    def gradients(self, grad_y: Tensor, counts: Tensor, x: Tensor, statistics: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Those of x and, [2 k], of ranges and ts, where y has the gradient ``counts`` [n, 1] times ``grad_y``."""
         if self.compiled:
-            # The kernel's dy = p (g - sum p g) is counts by_y with by_y in the place of p, since its rows sum to zero.
-            by_x, *others = torch.ops.multimax.multimax_backward(
-                counts.expand_as(x), x, None, statistics, self.ranges[None], self.ts[None], self.powers, by_y
+            # The kernel's dy = p (g - sum p g) is counts grad_y with grad_y in the place of p: its rows sum to zero.
+            grad_x, *others = torch.ops.multimax.multimax_backward(
+                counts.expand_as(x), x, None, statistics, self.ranges, self.ts, self.powers, grad_y
             )
-            return by_x, torch.cat(others, -1)[0].double()
-        by_y.mul_(counts)
-        slope = torch.ones_like(x)
-        by_ranges, by_ts = [], []
-        for i, power in enumerate(self.powers):
-            h = self.hinge(x, i)
-            by_ts.append((by_y * h).mul_(h).sum() if power == 2 else (by_y * h).sum())
-            step = h.mul_(2) if power == 2 else h.sign_()
-            direction = -self.ts[i] if i % 2 == 0 else self.ts[i]
-            by_ranges.append(-direction * (by_y * step).sum())
-            slope.add_(step.mul_(direction))
-        return by_y.mul_(slope), torch.stack([*by_ranges, *by_ts]).double()
-
-    def hinge(self, x: Tensor, i: int) -> Tensor:
-        """Left of its range for even i, right of it for odd i; bounded as ``multimax.reweight.seglu`` bounds it."""
-        h = self.ranges[i] - x if i % 2 == 0 else x - self.ranges[i]
-        return h.clamp_(0, torch.finfo(x.dtype).max ** 0.4)
+        else:
+            grad_x, *others = seglu_gradients(grad_y.mul_(counts), x, self.ranges, self.ts, self.powers)
+        return grad_x, torch.cat(others, -1)[0].double()
 
 
-@loss_and_gradients.register_fake
-def _(hidden, weight, bias, targets, ranges, ts, counts, powers, label_smoothing):
+def _fake_loss_and_gradients(hidden, weight, bias, targets, ranges, ts, counts, powers, label_smoothing, wanted):
+    wants_hidden, wants_weight, wants_bias, wants_parameters = wanted
     return (
         counts.new_empty(()),
-        torch.empty_like(hidden, memory_format=torch.contiguous_format),
-        torch.empty_like(weight, memory_format=torch.contiguous_format),
-        weight.new_empty(0 if bias is None else len(weight)),
-        counts.new_empty(0 if ranges is None else len(ranges)),
-        counts.new_empty(0 if ts is None else len(ts)),
+        hidden.new_empty(hidden.shape if wants_hidden else 0),
+        weight.new_empty(weight.shape if wants_weight else 0),
+        weight.new_empty(len(weight) if wants_bias else 0),
+        *(counts.new_empty(0 if p is None or not wants_parameters else len(p)) for p in (ranges, ts)),
     )
-
-
-@losses.register_fake
-def _(hidden, weight, bias, targets, ranges, ts, powers, label_smoothing):
-    return hidden.new_empty(len(hidden), dtype=torch.promote_types(hidden.dtype, torch.float32))
 
 
 def _save_gradients(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
@@ -302,8 +322,8 @@ def _dtypes(inputs: tuple[Any, ...]) -> list[torch.dtype | None]:
 
 def _scale_gradients(ctx: Any, grad: Tensor | None, *_: Any) -> tuple[Tensor | None, ...]:
     if grad is None:
-        return (None,) * 9
-    return _gradients(ctx, (grad.to(found.dtype) * found for found in ctx.saved_tensors), others=3)
+        return (None,) * 10
+    return _gradients(ctx, (grad.to(found.dtype) * found for found in ctx.saved_tensors), others=4)
 
 
 def _save_inputs(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
@@ -317,8 +337,13 @@ def _save_inputs(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
 def _compute_gradients(ctx: Any, counts: Tensor | None) -> tuple[Tensor | None, ...]:
     if counts is None:
         return (None,) * 8
+    hidden, weight, bias, _, ranges, ts, *_ = ctx.needs_input_grad
+    wanted = (hidden, weight, bias, ranges or ts)
+    tell_flop_counters(FLOPS)
     with kernels.use(ctx.mode):  # autograd may be in another thread
-        _, *found = loss_and_gradients(*ctx.saved_tensors, counts, ctx.powers, ctx.label_smoothing)
+        _, *found = torch.ops.multimax.linear_cross_entropy(
+            *ctx.saved_tensors, counts, ctx.powers, ctx.label_smoothing, wanted
+        )
     return _gradients(ctx, found, others=2)
 
 
@@ -326,11 +351,41 @@ def _gradients(ctx: Any, found: Iterable[Tensor], others: int) -> tuple[Tensor |
     """The gradients that were found, in the order of an operator's arguments; the last ``others`` of them have none."""
     if torch.is_grad_enabled():
         raise RuntimeError("linear_cross_entropy cannot be differentiated twice; take F.cross_entropy of the logits")
+    wanted = [ctx.needs_input_grad[i] for i in (0, 1, 2, 4, 5)]
     hidden, weight, bias, ranges, ts = (
-        None if dtype is None else gradient.to(dtype) for dtype, gradient in zip(ctx.dtypes, found, strict=True)
+        gradient.to(dtype) if is_wanted else None
+        for is_wanted, dtype, gradient in zip(wanted, ctx.dtypes, found, strict=True)
     )
     return hidden, weight, bias, None, ranges, ts, *(None,) * others
 
 
-loss_and_gradients.register_autograd(_scale_gradients, setup_context=_save_gradients)
-losses.register_autograd(_compute_gradients, setup_context=_save_inputs)
+def _whole_loss(*arguments: Any) -> tuple[Tensor, ...]:
+    counts, *options, _ = arguments[6:]
+    loss = (by_whole_logits(*arguments[:6], *options) * counts).sum()
+    return loss, *_fake_loss_and_gradients(*arguments)[1:]
+
+
+def _flops_of_losses(hidden: Tensor, weight: Tensor, *_: Any, out_val: Any = None) -> int:
+    return 2 * hidden.numel() * len(weight)
+
+
+def _flops_with_gradients(hidden: Tensor, weight: Tensor, *others: Any, out_val: Any = None) -> int:
+    wants_hidden, wants_weight, *_ = others[-1]
+    return _flops_of_losses(hidden, weight) * (1 + wants_hidden + wants_weight)
+
+
+FLOPS: dict[Any, Any] = {
+    torch.ops.multimax.linear_cross_entropy: _flops_with_gradients,
+    torch.ops.multimax.linear_cross_entropy_losses: _flops_of_losses,
+}
+
+
+_library.impl("linear_cross_entropy", loss_and_gradients, "CompositeExplicitAutograd")
+_library.impl("linear_cross_entropy_losses", losses, "CompositeExplicitAutograd")
+torch.library.register_fake("multimax::linear_cross_entropy", _fake_loss_and_gradients)
+torch.library.register_fake(
+    "multimax::linear_cross_entropy_losses",
+    lambda hidden, *_: hidden.new_empty(len(hidden), dtype=compute_dtype(hidden)),
+)
+make_differentiable(_library, "linear_cross_entropy", _save_gradients, _scale_gradients, _whole_loss)
+make_differentiable(_library, "linear_cross_entropy_losses", _save_inputs, _compute_gradients, by_whole_logits)

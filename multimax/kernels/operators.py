@@ -216,13 +216,21 @@ def _function(name: str, save: Callable[..., None], backward: Callable[..., Any]
     return type(f"multimax::{name.removesuffix('_forward')}", (torch.autograd.Function,), members)
 
 
-def _differentiable(function: type[torch.autograd.Function], formula: Callable[..., Any]) -> Callable[..., Any]:
-    """What the operator is to autograd. torch.library's own drops the tangents of dual numbers, and takes twice as long
-    around small tensors.
+def make_differentiable(
+    library: torch.library.Library,
+    name: str,
+    save: Callable[..., None],
+    backward: Callable[..., Any],
+    formula: Callable[..., Any],
+) -> type[torch.autograd.Function]:
+    """What an operator is to autograd: a function of its own or, given dual numbers, the formula.
+
+    torch.library's own drops the tangents of dual numbers, and takes twice as long around small tensors.
     """
-    return lambda *inputs: formula(*inputs) if has_dual_numbers() else function.apply(*inputs)
+    function = _function(name, save, backward)
+    library.impl(name, lambda *inputs: formula(*inputs) if has_dual_numbers() else function.apply(*inputs), "Autograd")
+    return function
 
 
 for _name, (_save, _backward, _formula) in _DIFFERENTIATED.items():
-    _functions[_name] = _function(_name, _save, _backward)
-    _library.impl(_name, _differentiable(_functions[_name], _formula), "Autograd")
+    _functions[_name] = make_differentiable(_library, _name, _save, _backward, _formula)

@@ -1,14 +1,14 @@
 """What every reweighting module is, the loss it has by default, and the fast paths that it may bring."""
 
 from collections.abc import Callable
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeGuard
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules import module as nn_module
 
 from multimax.formulas.losses import check_loss_arguments, cross_entropy
-from multimax.formulas.rows import compute_dtype
+from multimax.formulas.rows import check_floating, compute_dtype
+from multimax.formulas.torch_private import is_hooked
 from multimax.kernels.row_kernels import RowKernel
 
 
@@ -111,7 +111,8 @@ class Reweighting(nn.Module):
             raise NotImplementedError(
                 f"{type(self).__name__} has no loss; set has_loss = True if its weights are positive, or override loss"
             )
-        check_loss_arguments(scores, targets, label_smoothing, reduction, ignore_index)
+        check_floating("scores", scores)
+        check_loss_arguments(scores.shape, scores.device, targets, label_smoothing, reduction, ignore_index)
         return cross_entropy(
             self.log_weights(scores),
             targets,
@@ -171,7 +172,9 @@ Reweighting._stands_for = {
 }
 
 
-def may_bypass(reweight: Callable[..., Tensor], fast_path: str, methods: tuple[str, ...] = IN_ATTENTION) -> bool:
+def may_bypass(
+    reweight: Callable[..., Tensor], fast_path: str, methods: tuple[str, ...] = IN_ATTENTION
+) -> TypeGuard[Reweighting]:
     """Whether a fast path of a module, by its name, does all that calling the ``methods`` it stands for would do.
 
     It does not where a method was overridden below the class that brings the fast path, or replaced on the instance or
@@ -183,18 +186,4 @@ def may_bypass(reweight: Callable[..., Tensor], fast_path: str, methods: tuple[s
     meant = cls._stands_for[fast_path][1]
     return not is_hooked(reweight) and all(
         getattr(cls, name) is meant[name] and name not in reweight.__dict__ for name in methods
-    )
-
-
-def is_hooked(module: nn.Module) -> bool:
-    """Whether ``nn.Module.__call__`` would do more than call ``forward``: the hooks it knows in torch 2.11 to 2.14."""
-    return bool(
-        module._forward_hooks
-        or module._forward_pre_hooks
-        or module._backward_hooks
-        or module._backward_pre_hooks
-        or nn_module._global_forward_hooks
-        or nn_module._global_forward_pre_hooks
-        or nn_module._global_backward_hooks
-        or nn_module._global_backward_pre_hooks
     )

@@ -125,7 +125,8 @@ class _EntmaxFamily(Reweighting):
 
         Zero exactly where the weights are the targets: unlike a cross-entropy it leaves out the entropy of the targets.
         """
-        check_loss_arguments(scores, targets, label_smoothing, reduction, ignore_index)
+        check_floating("scores", scores)
+        check_loss_arguments(scores.shape, scores.device, targets, label_smoothing, reduction, ignore_index)
         scores = scores.to(compute_dtype(scores))
         alpha = self.alpha
         if isinstance(alpha, Tensor):

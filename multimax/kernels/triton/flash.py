@@ -22,6 +22,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from multimax.formulas.rows import autocast_dtype
 from multimax.formulas.torch_private import constant
 from multimax.kernels import on_device
 from multimax.kernels.triton import flash_blocks
@@ -70,8 +71,7 @@ def flash_attention(
     Raises:
         ValueError: what ``supports`` says, or parameters that do not fit.
     """
-    if torch.is_autocast_enabled(query.device.type):
-        dtype = torch.get_autocast_dtype(query.device.type)
+    if dtype := autocast_dtype(query):
         query, key, value = query.to(dtype), key.to(dtype), value.to(dtype)
     reason = supports(query, key, value, mask, dropout=dropout)
     if reason is not None:
