@@ -43,8 +43,9 @@ def attention(
 
     A query that may attend to no key gets zeros. What a key holds that no query may attend to, and a query that may
     attend to no key, reaches neither outputs nor gradients, be it NaN. A key that some queries may attend to should be
-    finite: a NaN there can reach all queries of its head, by any backend. So should scores. Where all that are live in
-    a row are -inf, softmax gives NaN (zeros by "sdpa" and "flash"), MultiMax equal weights, and the others NaN.
+    finite: a NaN there can reach all queries of its head, by any backend. So should scores. If all that are live in a
+    row are -inf, MultiMax gives equal weights and every other function NaN; softmax may give zeros instead, where
+    "sdpa" or "flash" takes it.
 
     Args:
         query: floating point [..., heads, queries, dim].
@@ -57,8 +58,8 @@ def attention(
             be finite where the mask is True, and may hold anything where it is False.
         scale: of the scores without the bias; dim ** -0.5 if None.
         dropout: probability of dropping a weight, at least 0 and below 1; pass 0 outside training.
-        backend: one of ``BACKENDS``, or None for the one that ``attention_path`` names. All but "reference" can be
-            differentiated only once where softmax or a GPU is concerned.
+        backend: one of ``BACKENDS`` or of the function's own, or None for the one that ``attention_path`` names. Only
+            "reference" and "blocked" can be differentiated more than once.
 
     Raises:
         TypeError, ValueError: an argument that does not fit, in one line that names it, before anything is computed; an

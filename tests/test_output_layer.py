@@ -11,6 +11,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn import functional as F
+from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.timing import peak_memory
 from multimax import kernels, reweight
@@ -234,20 +235,91 @@ def test_it_cannot_be_differentiated_twice():
         torch.autograd.grad(ours(leaves, targets, order), leaves["hidden"], create_graph=True)
 
 
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ({"reduction": "median"}, "reduction must be"),
-        ({"targets": torch.zeros(3, dtype=torch.long)}, "targets must be class indices"),
-        ({"targets": torch.rand(13, 11, dtype=torch.float64, requires_grad=True)}, "no gradient"),
-        ({"modulator": (torch.zeros(4), torch.zeros(2), 2)}, "takes 4 ts"),
-    ],
-)
-def test_what_cannot_be_is_refused(change, message):
-    leaves, targets, _ = case()
+WRONG = [
+    ({"reduction": "median"}, ValueError, "reduction must be"),
+    ({"label_smoothing": 1.5}, ValueError, "label_smoothing must be between 0 and 1"),
+    ({"label_smoothing": -0.1}, ValueError, "label_smoothing must be between 0 and 1"),
+    ({"label_smoothing": "a"}, TypeError, "label_smoothing must be a number"),
+    ({"ignore_index": 1.0}, TypeError, "ignore_index must be an int"),
+    ({"targets": torch.zeros(3, dtype=torch.long)}, ValueError, "targets must be class indices"),
+    ({"targets": torch.zeros(13, dtype=torch.int32)}, TypeError, "targets must be int64"),
+    ({"targets": [0] * 13}, TypeError, "targets must be a tensor"),
+    ({"targets": torch.rand(13, 11, dtype=torch.float64, requires_grad=True)}, ValueError, "no gradient"),
+    ({"targets": torch.zeros(13, dtype=torch.long, device="meta")}, ValueError, "targets must be on cpu"),
+    ({"hidden": torch.zeros(13, 5, 1)}, ValueError, "hidden must be .N, dim."),
+    ({"hidden": torch.zeros(13, 5).long()}, TypeError, "hidden must be floating point"),
+    ({"weight": torch.zeros(11, 5)}, TypeError, "weight must be in the dtype of hidden"),
+    ({"weight": torch.zeros(11, 4, dtype=torch.float64)}, ValueError, "one dim, got 5 and 4"),
+    ({"weight": torch.zeros(0, 5, dtype=torch.float64)}, ValueError, "at least one class"),
+    ({"weight": torch.zeros(11, 5, dtype=torch.float64, device="meta")}, ValueError, "weight must be on cpu"),
+    ({"bias": torch.zeros(10, dtype=torch.float64)}, ValueError, "one entry for each of the 11 classes"),
+    ({"bias": 0.0}, TypeError, "bias must be a tensor"),
+    ({"modulator": (torch.zeros(4), torch.zeros(2), 2)}, ValueError, "ts must be"),
+    ({"modulator": (torch.zeros(4), torch.zeros(4), 3)}, ValueError, "order must be"),
+    ({"modulator": (torch.zeros(1, 4), torch.zeros(1, 4), 2)}, ValueError, "ranges and ts must be .k."),
+    ({"modulator": "seglu"}, TypeError, "modulator must be .ranges, ts, order."),
+]
+
+
+@pytest.mark.parametrize(("change", "kind", "message"), WRONG, ids=lambda part: part if isinstance(part, str) else "")
+def test_wrong_arguments_end_in_one_line(change, kind, message):
+    leaves, targets, _ = case(kind="hard")
     arguments = {"hidden": leaves["hidden"], "weight": leaves["weight"], "targets": targets} | change
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(kind, match=message) as raised:
         linear_cross_entropy(**arguments)
+    assert len(str(raised.value).splitlines()) == 1
+
+
+@pytest.mark.parametrize("target", [-1, 11, 2**40])
+def test_targets_outside_the_vocabulary_are_refused_on_the_cpu_and_nan_on_a_gpu(target):
+    leaves, targets, order = case(kind="hard")
+    targets[0] = target
+    with pytest.raises(ValueError, match=f"targets must be below 11.*got {target}"):
+        ours(leaves, targets, order)
+    tensors = [leaves[name] for name in ("hidden", "weight", "bias")]
+    arguments = (*tensors, targets.where(targets != -100, 0), leaves["ranges"], leaves["ts"], (1, 1, 2, 2), 0.0)
+    for way in WAYS:  # past the check, as in a compiled graph
+        with computed_by(way):
+            if way == "triton":
+                found = torch.ops.multimax.linear_cross_entropy_losses(*arguments)
+                assert found[0].isnan()
+                assert found[1:].isfinite().all()
+            else:
+                with pytest.raises(RuntimeError, match="out of bounds"):
+                    torch.ops.multimax.linear_cross_entropy_losses(*arguments)
+
+
+@pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
+def test_ignored_rows_may_hold_anything(reduction):
+    for way, hidden in product(WAYS, (torch.nan, torch.inf, 1e300)):
+        leaves, targets, order = case(kind="hard")
+        ignored = targets == -100
+        expected, found = [], []
+        for results, value in ((expected, 0.0), (found, hidden)):
+            dirty = leaves["hidden"].detach().masked_fill(ignored[:, None], value).requires_grad_()
+            with computed_by(way):
+                loss = ours(leaves | {"hidden": dirty}, targets, order, reduction=reduction)
+                others = [leaf for name, leaf in leaves.items() if name != "hidden"]
+                results += [loss, *torch.autograd.grad(loss.sum(), [dirty, *others])]
+        for one, other in zip(found, expected, strict=True):
+            torch.testing.assert_close(one, other, rtol=0, atol=0)
+        assert not found[1][ignored].any()
+
+
+@pytest.mark.parametrize("reduction", ["mean", "none"])
+@pytest.mark.parametrize("trained", ["hidden", "weight", "bias", "ranges", "ts"])
+def test_nothing_is_computed_for_what_is_frozen(trained, reduction):
+    """The gradient is that of all, and the products are those of the logits and of what wants them."""
+    leaves, targets, order = case(kind="hard")
+    (expected,) = torch.autograd.grad(reference(leaves, targets, order, reduction=reduction).sum(), leaves[trained])
+    frozen = {name: leaf.detach().requires_grad_(name == trained) for name, leaf in leaves.items()}
+    with FlopCounterMode(display=False) as counter:
+        loss = ours(frozen, targets, order, reduction=reduction).sum()
+        loss.backward()
+    torch.testing.assert_close(frozen[trained].grad, expected)
+    product_of_logits = 2 * leaves["hidden"].numel() * len(leaves["weight"])
+    products = (2 if reduction == "none" else 1) + (trained in ("hidden", "weight"))
+    assert counter.get_total_flops() == products * product_of_logits
 
 
 @pytest.mark.parametrize("name", [name for name in reweight.available() if reweight.get(name).has_loss])

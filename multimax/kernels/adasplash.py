@@ -14,6 +14,8 @@ import importlib.util
 import torch
 from torch import Tensor
 
+from multimax.kernels import is_ordinary
+
 _SIZES = (16, 32, 64, 128, 256)
 _MIN_LENGTH = 128  # its kernels load whole blocks of up to 128 rows, unchecked
 
@@ -40,6 +42,8 @@ def supports(
     query: Tensor, key: Tensor, value: Tensor, alpha: float | Tensor, mask: Tensor | None = None, *, dropout: float = 0
 ) -> str | None:
     """Why this cannot be served, in one line, or None."""
+    if not is_ordinary(query, key, value):
+        return "it takes no subclass of Tensor, and nothing that torch.func transforms or torch.export traces"
     if importlib.util.find_spec("adasplash") is None:
         return "adasplash is not installed"
     if isinstance(alpha, Tensor):

@@ -20,6 +20,7 @@ from multimax.formulas.multimax import by_head
 from multimax.formulas.rows import autocast_dtype, compute_dtype
 from multimax.formulas.torch_private import tell_flop_counters
 from multimax.kernels import operators
+from multimax.kernels.flops import attention_backward_flops, attention_flops
 from multimax.kernels.operators import make_differentiable
 from multimax.kernels.row_kernels import Entmax, EvSoftmax, MultiMax, RowKernel, Softmax
 
@@ -160,14 +161,7 @@ def _whole(*inputs: Any) -> tuple[Tensor, Tensor]:
 make_differentiable(_library, "attention_forward", _save, _differentiate, _whole)
 
 
-def _flops(query: Tensor, key: Tensor, value: Tensor, *_: Any, out_val: Any = None) -> int:
-    """Of whole scores, as torch counts its own attention: what a mask leaves out is counted too."""
-    return 2 * query.shape[:-1].numel() * key.shape[-2] * (query.shape[-1] + value.shape[-1])
-
-
-def _flops_of_backward(grad: Tensor, statistics: Tensor, *inputs: Any, out_val: Any = None) -> int:
-    query, key, value, *_ = inputs
-    return 2 * query.shape[:-1].numel() * key.shape[-2] * (3 * query.shape[-1] + 2 * value.shape[-1])
-
-
-FLOPS: dict[Any, Any] = {_operators.attention_forward: _flops, _operators.attention_backward: _flops_of_backward}
+FLOPS: dict[Any, Any] = {
+    _operators.attention_forward: attention_flops,
+    _operators.attention_backward: lambda grad, statistics, *inputs, out_val=None: attention_backward_flops(*inputs),
+}

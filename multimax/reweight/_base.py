@@ -56,7 +56,7 @@ class Reweighting(nn.Module):
     soft_targets: bool = True
 
     attention_backends: ClassVar[tuple[Any, ...]] = ()
-    """Ways of its own to compute attention, of type ``multimax.attention.Backend``; they are asked before any other."""
+    """Ways of its own to compute attention, each a ``multimax.attention_backends.Backend``, asked before all others."""
 
     def __init__(self) -> None:  # without nn.Module's *args: the options of a subclass are read from its signature
         super().__init__()

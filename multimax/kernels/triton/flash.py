@@ -23,8 +23,9 @@ import torch
 from torch import Tensor
 
 from multimax.formulas.rows import autocast_dtype
-from multimax.formulas.torch_private import constant
-from multimax.kernels import on_device
+from multimax.formulas.torch_private import constant, tell_flop_counters
+from multimax.kernels import is_ordinary, on_device
+from multimax.kernels.flops import attention_backward_flops, attention_flops
 from multimax.kernels.triton import flash_blocks
 
 NARROW = 16  # the narrowest block that a matrix product can be made of
@@ -94,6 +95,7 @@ def flash_attention(
     if dropout and seed is None:
         seed = torch.randint(2**62, (1,), device=query.device)
     scale = query.shape[-1] ** -0.5 if scale is None else float(scale)
+    tell_flop_counters(FLOPS)
     return _forward(query, key, value, ranges, ts, mask, seed, list(powers), causal, scale, float(dropout))[0]
 
 
@@ -101,6 +103,8 @@ def supports(
     query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = None, *, dropout: float = 0.0
 ) -> str | None:
     """Why these tensors cannot be served, in one line, or None."""
+    if not is_ordinary(query, key, value):
+        return "it takes no subclass of Tensor, and nothing that torch.func transforms or torch.export traces"
     if query.dim() != 4 or key.dim() != 4 or value.dim() != 4:
         return f"query, key and value must have 4 dimensions, got {query.dim()}, {key.dim()} and {value.dim()}"
     if not query.dtype == key.dtype == value.dtype or query.dtype not in _DTYPES:
@@ -251,11 +255,17 @@ def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tens
 
 
 def _differentiate(ctx: Any, grad: Tensor, _: Tensor | None) -> tuple[Tensor | None, ...]:
+    tell_flop_counters(FLOPS)
     gradients = _backward(grad, *ctx.saved_tensors, ctx.powers, ctx.causal, ctx.scale, ctx.dropout)
     return *gradients, None, None, None, None, None, None
 
 
 _forward.register_autograd(_differentiate, setup_context=_setup_context)
+
+FLOPS: dict[Any, Any] = {
+    torch.ops.multimax.flash_attention: attention_flops,
+    torch.ops.multimax.flash_attention_backward: lambda grad, *inputs, out_val=None: attention_backward_flops(*inputs),
+}
 
 
 def _rows_are_dense(*tensors: Tensor) -> list[Tensor]:
