@@ -10,9 +10,12 @@ import os
 import random
 import re
 import signal
+import threading
+import traceback
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from enum import IntEnum
+from multiprocessing import queues
 from types import FrameType
 from typing import Any, Protocol, TypeVar
 
@@ -224,7 +227,7 @@ def _load(dataset: Any, collate: Any, parts: Iterable[list[Any]], num_workers: i
         batch_sampler=parts,
         collate_fn=collate,
         num_workers=num_workers,
-        worker_init_fn=_leave_process_group,
+        worker_init_fn=_start_worker,
         pin_memory=torch.cuda.is_available(),
     )
     try:
@@ -293,7 +296,17 @@ def _grouped(batches: Iterator[T], size: int) -> Iterator[list[T]]:
         yield group
 
 
-def _leave_process_group(_worker: int) -> None:
+def _start_worker(_worker: int) -> None:
+    queues.Queue._on_queue_feeder_error = staticmethod(_end_worker)  # type: ignore[attr-defined]
     # Ctrl-C, timeout and the like signal the whole group, but the training decides when it has finished with its
     # workers. (Ignoring the signals would not do: a loader ends a worker that is stuck by SIGTERM.)
     os.setpgid(0, 0)
+
+
+def _end_worker(error: BaseException, _batch: object) -> None:
+    """What the thread that hands batches over does with an error, which else it prints and training waits for ever."""
+    if "/dev/shm" in (worker_failure(str(error), 0) or ""):
+        os.kill(os.getpid(), signal.SIGBUS)  # as for a page of shared memory that is not there
+        threading.Event().wait()
+    traceback.print_exception(error)
+    os._exit(1)

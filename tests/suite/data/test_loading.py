@@ -44,6 +44,16 @@ class Killed(Draws):
         return super().__getitem__(index)
 
 
+class Unsendable(Draws):
+    """Batches that a worker makes and cannot hand over, as where /dev/shm is full."""
+
+    def collate(self, examples: list) -> "Unsendable":
+        return self
+
+    def __reduce__(self) -> str:
+        raise RuntimeError("unable to allocate shared memory(shm) for file </torch_1>: No space left on device (28)")
+
+
 def steps(start_step: int, count: int, rank: int = 0, **options) -> list:
     order = EpochOrder(num_examples=27, batch_size=12, seed=3)  # two steps an epoch
     batches = train_batches(Draws(27), order, start_step=start_step, seed=3, rank=rank, **options)
@@ -189,6 +199,11 @@ def test_a_worker_that_dies_is_said_in_one_line(by, said):
     with pytest.raises(UserError, match=said) as raised:
         list(eval_batches(Killed(8, by), 2, num_workers=1))
     assert len(str(raised.value).splitlines()) == 1
+
+
+def test_a_batch_that_cannot_be_handed_over_is_not_waited_for():
+    with pytest.raises(UserError, match=r"/dev/shm is full"):
+        list(eval_batches(Unsendable(8), 2, num_workers=1))
 
 
 @pytest.mark.parametrize(
