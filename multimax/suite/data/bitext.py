@@ -65,7 +65,7 @@ class TranslationData:
             self.eval_split = "validation"
 
     def check(self) -> None:
-        """Raise UserError for values that no data could do with."""
+        """Raise UserError for values that fit no data."""
         if self.source not in ("synthetic", "files"):
             raise UserError(f"data.source={self.source}: choose one of synthetic, files")
         if self.source_language == self.target_language:
@@ -121,7 +121,7 @@ class References:
 
 @dataclass
 class Bitext:
-    """Dictionaries, the pairs of each split, and the way between text and ids."""
+    """Dictionaries, the pairs of each split, and conversion between text and ids."""
 
     root: Path
     recipe: Recipe
@@ -152,7 +152,7 @@ class Bitext:
         return self.tokenizers[1].text(self.tokenized(ids))
 
     def fingerprint(self, splits: Iterable[str]) -> Fingerprint:
-        """Of the ids of some splits and of the way between text and ids; where it was prepared makes no difference."""
+        """Identifies the ids of ``splits`` and the conversion between text and ids, wherever they were prepared."""
         found: Fingerprint = {"languages": self.recipe.direction}
         codes = self.root / "code"
         found["segmentation"] = (
@@ -170,7 +170,7 @@ class Bitext:
         return found
 
     def left_out(self, splits: Iterable[str]) -> list[LeftOut]:
-        """Training pairs that preparation dropped, and unknown tokens of each split, as far as the folder says."""
+        """Training pairs dropped in preparation, as far as the folder says, and unknown tokens of ``splits``."""
         dropped = self.description["train"].get("dropped", {})
         found = [LeftOut("training pairs", self.description["train"]["pairs"] + sum(dropped.values()), dropped)]
         for split in dict.fromkeys(splits):
@@ -232,7 +232,7 @@ def synthetic(config: TranslationData) -> dict[str, tuple[TextSource, TextSource
 
 
 def from_files(config: TranslationData) -> Bitext:
-    """Of ``data.root``, whichever of the three kinds of folders it is."""
+    """The pairs in ``data.root``, whichever of the three kinds of folder it is."""
     try:
         if config.root is None:
             raise UserError("data.root is not set: point it at the sentence pairs")
@@ -254,7 +254,7 @@ def from_files(config: TranslationData) -> Bitext:
 
 
 def from_text(config: TranslationData, texts: dict[str, tuple[TextSource, TextSource]]) -> Bitext:
-    """Of raw text, prepared in the cache unless it is there already."""
+    """The pairs of raw text, prepared into the cache unless they are there."""
     recipe = config.recipe()
     origin = {split: [side.fingerprint() for side in sides] for split, sides in texts.items()}
     everything = {"format": preparation.FORMAT, "reading": READING, "recipe": asdict(recipe), "text": origin}

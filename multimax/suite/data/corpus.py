@@ -89,7 +89,7 @@ class Corpus:
     read: dict[str, list[LeftOut]]  # of each split: what was left out of its lines, or changed in them
 
     def fingerprint(self, splits: Iterable[str]) -> Fingerprint:
-        """Of the tokens of some splits: the file that they came from, and how it was compressed, make no difference."""
+        """Identifies the vocabulary and the tokens of ``splits``, whatever file they came from."""
         tokens = [token.encode() for token in self.vocabulary.tokens]
         found: Fingerprint = {
             "unit": self.vocabulary.unit,
@@ -101,7 +101,7 @@ class Corpus:
         return found
 
     def left_out(self, splits: Iterable[str]) -> list[LeftOut]:
-        """What the lines of each split had, and its tokens that are unknown."""
+        """What was met in reading the lines of ``splits``, and their unknown tokens."""
         found = []
         for split in splits:
             ids, lacking = self.splits[split], self.unknown[split]
@@ -259,7 +259,7 @@ def id_type(num_tokens: int) -> np.dtype:
 
 
 def load(folder: Path, unit: str) -> Corpus | None:
-    """What ``build`` made, or None where it is not whole."""
+    """What ``build`` made, or None where it is incomplete."""
     try:
         sizes = json.loads((folder / "description.json").read_text())["splits"]
         vocabulary = Vocabulary(json.loads((folder / "vocabulary.json").read_text(encoding="utf-8")), unit)
@@ -277,7 +277,7 @@ def load(folder: Path, unit: str) -> Corpus | None:
 
 @contextmanager
 def exclusive(folder: Path) -> Iterator[None]:
-    """One process at a time makes ``folder``: those of one run would all start to."""
+    """Lets one process at a time make ``folder``: all processes of a run want it at once."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     with (folder.parent / f".{folder.name}.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)

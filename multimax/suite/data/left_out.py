@@ -10,7 +10,7 @@ from multimax.suite.errors import UserError
 
 @dataclass
 class LeftOut:
-    """So many of so many, and why. As text: ``3 of 1,440 training images are left out, because ... (3)``."""
+    """How many of how many, and why. As text: ``3 of 1,440 training images are left out, because ... (3)``."""
 
     what: str  # such as "training images"
     total: int

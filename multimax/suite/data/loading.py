@@ -255,7 +255,7 @@ def _load(dataset: Any, collate: Any, parts: Iterable[list[Any]], num_workers: i
 
 
 def worker_failure(message: str, num_workers: int) -> str | None:
-    """What torch's message about a data worker means, and what to do; None where it says nothing of the machine."""
+    """What torch's message about a data worker means, and the remedy; None if the machine is not to blame."""
     if re.search("Bus error|shared memory|No space left on device|unable to (mmap|write to file|open shared)", message):
         return (
             f"/dev/shm is full, where data.num_workers={num_workers} hand over what they load: enlarge it (docker run "
@@ -277,7 +277,7 @@ def worker_failure(message: str, num_workers: int) -> str | None:
 
 
 def _explain_deaths(num_workers: int) -> None:
-    """Say in one line that a worker has died. torch notices by a signal, and raises wherever this process is then."""
+    """Turn the error that torch raises when a worker dies, from a signal handler, into a UserError."""
     raises = signal.getsignal(signal.SIGCHLD)
     if not callable(raises) or raises.__module__ == __name__:
         return
@@ -304,7 +304,7 @@ def _start_worker(_worker: int) -> None:
 
 
 def _end_worker(error: BaseException, _batch: object) -> None:
-    """What the thread that hands batches over does with an error, which else it prints and training waits for ever."""
+    """Ends a worker that cannot hand over a batch: torch would print the error, and training would wait for ever."""
     if "/dev/shm" in (worker_failure(str(error), 0) or ""):
         os.kill(os.getpid(), signal.SIGBUS)  # as for a page of shared memory that is not there
         threading.Event().wait()

@@ -1,4 +1,4 @@
-"""From line-aligned raw text to data that translation trains on, in a folder that fairseq can train on as well.
+"""Prepares line-aligned raw text for translation, in a folder that fairseq can train on as well.
 
 The steps are those of fairseq's ``prepare-iwslt14.sh`` and ``fairseq-preprocess``: tokenise, leave out training pairs
 that are too long or too unlike in length, lower-case, hold out validation pairs where there are none, learn one
@@ -59,7 +59,7 @@ class Recipe:
     joined_dictionary: bool = False
     max_length: int = 175  # words of either side of a training pair
     max_ratio: float = 1.5  # of the numbers of words of a training pair's sides
-    validation_every: int | None = None  # without a validation split: every so-manieth training pair
+    validation_every: int | None = None  # without a validation split: hold out every n-th training pair
 
     @property
     def languages(self) -> tuple[str, str]:
@@ -119,7 +119,7 @@ def prepare(
     held_out: list[int] = []
     if "valid" not in texts:
         if recipe.validation_every is None:
-            raise UserError("there is no validation text: give one, or hold out every so-manieth training pair")
+            raise UserError("there is no validation text: give one, or set validation_every")
         held_out = kept[recipe.validation_every - 1 :: recipe.validation_every]
         kept = [i for number, i in enumerate(kept, 1) if number % recipe.validation_every]
         if not held_out or not kept:
@@ -157,7 +157,7 @@ def prepare(
 
 
 def read_pair(sources: tuple[TextSource, TextSource], readers: tuple[LineReader, LineReader]) -> Lines:
-    """The lines of both sides, as many of the one as of the other."""
+    """The lines of both sides. Raises UserError unless there are as many on each."""
     source, target = sources
     pair = [
         [line.strip() for line in side.lines(lambda _: None, reader)]
@@ -216,7 +216,7 @@ def tokenize_all(raw: Mapping[str, Lines], recipe: Recipe, processes: int) -> di
 
 
 def clean(words: Lines, recipe: Recipe) -> tuple[list[int], dict[str, int]]:
-    """Which pairs to train on, as Moses' ``clean-corpus-n.perl`` has it, and how many were left out for what."""
+    """Indices of the pairs to train on, as Moses' ``clean-corpus-n.perl`` chooses, and counts of the rest by reason."""
     kept: list[int] = []
     dropped: Counter[str] = Counter()
     for i, pair in enumerate(zip(*words, strict=True)):

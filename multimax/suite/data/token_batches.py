@@ -1,4 +1,4 @@
-"""Batches of sentence pairs of like lengths, limited by tokens; what a step trains on depends on seed and step alone.
+"""Batches of sentence pairs of similar lengths, limited by tokens; a step depends on its seed and number alone.
 
 As in fairseq (Ott et al., 1904.01038), a batch may hold as many rows as, all filled up to its longest side, make
 ``max_tokens`` tokens, and the pairs of a batch are neighbours in the order of their lengths.
@@ -75,8 +75,8 @@ class TokenBatches:
     ) -> Iterator[list[TranslationBatch]]:
         """This process's micro-batches of step ``start_step`` and of each one after it, without end.
 
-        Every part takes every so-manieth row, so that parts have like lengths. Where a batch has fewer rows than there
-        are parts, a part without one gets the batch's first pair with nothing to score: its targets are IGNORED.
+        Part i of n takes the rows i, i + n, ..., so that all parts have similar lengths. Where a batch has fewer rows
+        than parts, a part without one gets the batch's first pair with nothing to score: its targets are IGNORED.
         """
         parts = range(rank * micro_batches, (rank + 1) * micro_batches)
         for step in itertools.count(start_step):

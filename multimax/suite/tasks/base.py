@@ -103,7 +103,7 @@ class Task(ABC):
         """Take up ``state`` of all processes, each tensor [batch_size, ...]."""
 
     def probe(self, model: nn.Module, device: torch.device) -> None:  # noqa: B027 a task may leave it out
-        """One forward over a few validation examples, always the same ones, for who looks at the attention in it."""
+        """One forward over a few validation examples, always the same ones, for whoever looks at its attention."""
 
     def samples(self, model: nn.Module, device: torch.device) -> list[Sample]:
         """What the model makes of a few validation examples, always the same ones, without drawing random numbers."""
