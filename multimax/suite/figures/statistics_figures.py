@@ -5,24 +5,30 @@ Each takes, by the label of the run, what ``multimax.suite.measures.attention_nu
 
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import cycle, takewhile
 from typing import Any
 
 import matplotlib
+import numpy
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from multimax.suite.figures.style import figure, style_of
-from multimax.suite.measures.attention_rows import MEASURES
 from multimax.suite.measures.streaming import WEIGHT_EDGES
 
-TITLES = {
-    "sparsity": "sparsity S",
+PANELS = {
+    "gini": "Gini index",
+    "below": "share of weights below 0.001",
     "multi_modality": "multi-modality M",
     "entropy": "entropy, nats",
-    "support": "weights above 0",
-    "gini": "Gini index",
+    "sparsity": "sparsity S",
+}
+BELOW = -3.0  # log10 of the threshold of "below", an edge of the bins of weights
+TRANSLATION = {
+    r"^encoder\.(\d+)\.attention$": r"enc \1",
+    r"^decoder\.(\d+)\.attention$": r"dec \1",
+    r"^decoder\.(\d+)\.cross_attention$": r"cross \1",
 }
 SCORE_STEP = 0.1  # width of a bin of scores
 Found = Mapping[str, Mapping[str, Any]]
@@ -35,30 +41,48 @@ def attention_figure(of: Found) -> Made:
     rows = [
         {"run": label, "attention": name, "head": str(head)}
         | {measure: number(values[head]) for measure, values in attention["means"].items()}
-        | {"rows": str(count)}
+        | {"below 0.001": number(values_of(attention, "below")[0]), "rows": str(count)}
         for label, found in of.items()
         for name, attention in found["attentions"].items()
         for head, count in enumerate(attention["rows"])
     ]
-    longest = max(len(found["attentions"]) for found in of.values())
-    with figure(len(MEASURES) * max(2.4, 0.1 * longest * len(of)), 3.5) as drawing:
-        panels = drawing.subplots(1, len(MEASURES))
-        for axes, measure in zip(panels, MEASURES, strict=True):
+    names = by_kind(next(iter(of.values()))["attentions"])
+    with figure(len(PANELS) * max(2.4, 0.1 * len(names) * len(of)), 3.2) as drawing:
+        panels = drawing.subplots(1, len(PANELS))
+        for axes, measure in zip(panels, PANELS, strict=True):
             for i, (label, found) in enumerate(of.items()):
                 style = style_of(found["function"])
                 shift = 0.8 * ((i + 0.5) / len(of) - 0.5)
-                for at, attention in enumerate(found["attentions"].values()):
-                    heads = [value for value in attention["means"][measure] if value is not None]
+                for at, name in enumerate(names):
+                    heads = values_of(found["attentions"][name], measure)
                     x, mean, half = at + shift, sum(heads) / len(heads) if heads else math.nan, 0.35 / len(of)
-                    axes.plot([x] * len(heads), heads, style.marker, color=style.color, alpha=0.35, markersize=4)
-                    name = label if at == 0 else None
-                    axes.plot([x - half, x + half], [mean] * 2, color=style.color, linewidth=2, label=name)
-            axes.set_title(TITLES[measure])
-            names = next(iter(of.values()))["attentions"]
-            axes.set_xticks(range(len(names)), short(list(names)), rotation=90, fontsize=7)
-        drawing.supxlabel("attention; a dot for each head, a bar for their mean", fontsize=9)
+                    if len(heads) > 1:
+                        axes.plot([x] * len(heads), heads, style.marker, color=style.color, alpha=0.35, markersize=4)
+                    line = {"color": style.color, "linewidth": 2, "label": label if at == 0 else None}
+                    axes.plot([x - half, x + half], [mean] * 2, **line)
+            axes.set_title(PANELS[measure])
+            axes.set_xticks(range(len(names)), short(names), rotation=90, fontsize=7)
+        drawing.supxlabel(
+            "attention; a dot for each head, a bar for their mean; softmax's S is at most 1/e by its definition",
+            fontsize=9,
+        )
         drawing.legend(*panels[0].get_legend_handles_labels(), loc="outside upper center", ncols=len(of))
     return drawing, rows
+
+
+def values_of(attention: Mapping[str, Any], measure: str) -> list[float]:
+    """A measure by head, where it is defined; the share of small weights is over all heads together."""
+    if measure == "below":
+        bins = int((WEIGHT_EDGES < BELOW - 1e-3).sum())
+        return [attention["tiny"] + sum(attention["weights"][:bins])]
+    return [value for value in attention["means"][measure] if value is not None]
+
+
+def by_kind(names: Iterable[str]) -> list[str]:
+    """Names in the order of their kinds, such as self-attention before cross-attention, layer by layer."""
+    names = list(names)
+    kinds = list(dict.fromkeys(re.sub(r"\d+", "", name) for name in names))
+    return sorted(names, key=lambda name: kinds.index(re.sub(r"\d+", "", name)))
 
 
 def histogram_figure(of: Found) -> Made:
@@ -99,24 +123,32 @@ def histogram_figure(of: Found) -> Made:
 
 
 def modulator_figure(of: Found) -> Made | None:
-    """SegLU(x) - x of each attention over the scores it met, and of the output; None if no run has a modulator."""
+    """SegLU and its slope over the scores each attention met, and SegLU at the output; None without a modulator."""
     of = {label: found for label, found in of.items() if found["modulators"]}
     if not of:
         return None
-    with figure(8, 0.6 + 2.6 * len(of)) as drawing:
-        grid = drawing.subplots(len(of), 2, squeeze=False)
-        for panels, (label, found) in zip(grid, of.items(), strict=True):
-            names = [name for name in found["modulators"] if name != "output"]
+    with figure(10, 0.6 + 2.6 * len(of)) as drawing:
+        grid = drawing.subplots(len(of), 3, squeeze=False)
+        for (curve, slope, output), (label, found) in zip(grid, of.items(), strict=True):
+            names = by_kind(name for name in found["modulators"] if name != "output")
             for name, line in zip(names, lines(names), strict=True):
-                draw_modulator(panels[0], found["modulators"][name], **line)
-            panels[1].set_visible("output" in found["modulators"])
+                draw_modulator(curve, found["modulators"][name], **line)
+                draw_slope(slope, found["modulators"][name], **line)
+            curve.axline((0, 0), slope=1, color="0.8", linewidth=1, zorder=0)
+            slope.axhline(1, color="0.8", linewidth=1, zorder=0)
+            if slope.get_ylim()[0] < 0:
+                slope.axhspan(slope.get_ylim()[0], 0, color="0.93", zorder=0)  # a larger score weighs less
+            output.set_visible("output" in found["modulators"])
             if "output" in found["modulators"]:
-                draw_modulator(panels[1], found["modulators"]["output"], color=style_of("multimax").color)
-            panels[0].set_ylabel(f"{label}\nSegLU(score) - score")
+                draw_modulator(output, found["modulators"]["output"], color=style_of("multimax").color)
+                output.axline((0, 0), slope=1, color="0.8", linewidth=1, zorder=0)
+            curve.set_ylabel(f"{label}\nSegLU(score)")
         grid[0][0].set_title("a  Attention")
-        grid[0][1].set_title("b  Output")
-        grid[-1][0].set_xlabel("score, where 99.9% of each lie")
-        grid[-1][1].set_xlabel("score")
+        grid[0][1].set_title("b  Slope; grey: below 0")
+        grid[0][2].set_title("c  Output")
+        for axes in grid[-1][:2]:
+            axes.set_xlabel("score, where 99.9% of each lie")
+        grid[-1][2].set_xlabel("score; those met are not recorded")
         legend_of_attentions(drawing, grid[0][0])
     return drawing, [
         {"run": label, "attention": name, "head": str(head), "score": number(x), "modulated": number(y)}
@@ -131,10 +163,13 @@ KINDS = {"attention": attention_figure, "histograms": histogram_figure, "modulat
 
 
 def draw_modulator(axes: Axes, curve: Mapping[str, Any], label: str | None = None, **line: Any) -> None:
-    axes.axhline(0, color="0.8", linewidth=1, zorder=0)
     for i, modulated in enumerate(curve["modulated"]):
-        added = [y - x for x, y in zip(curve["scores"], modulated, strict=True)]
-        axes.plot(curve["scores"], added, label=label if i == 0 else None, **line)
+        axes.plot(curve["scores"], modulated, label=label if i == 0 else None, **line)
+
+
+def draw_slope(axes: Axes, curve: Mapping[str, Any], label: str | None = None, **line: Any) -> None:
+    for modulated in curve["modulated"]:
+        axes.plot(curve["scores"], numpy.gradient(modulated, curve["scores"]), **line)
 
 
 def legend_of_attentions(drawing: Figure, axes: Axes) -> None:
@@ -162,11 +197,14 @@ def lines(names: Sequence[str]) -> list[dict[str, Any]]:
 
 
 def short(names: Sequence[str]) -> list[str]:
-    """Module names without their common prefix and suffix; "output" is left as it is."""
+    """Labels of modules: without their common prefix and suffix, and "enc 0", "dec 0" or "cross 0" in translation."""
     parts = {name: name.split(".") for name in names if name != "output"}
     several = list(parts.values()) if len(parts) > 1 else []
     first, last = in_common(several), in_common([part[::-1] for part in several])
-    return [".".join(parts[name][first : len(parts[name]) - last]) if name in parts else name for name in names]
+    result = [".".join(parts[name][first : len(parts[name]) - last]) if name in parts else name for name in names]
+    for pattern, label in TRANSLATION.items():
+        result = [re.sub(pattern, label, name) for name in result]
+    return result
 
 
 def in_common(several: Sequence[Sequence[str]]) -> int:

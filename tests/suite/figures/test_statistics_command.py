@@ -52,7 +52,7 @@ def test_a_mistake_ends_in_one_line(tmp_path, monkeypatch, capsys):
 def test_names_without_what_they_share():
     assert short(["backbone.blocks.0.attn", "backbone.blocks.11.attn", "output"]) == ["0", "11", "output"]
     mixed = ["encoder.0.attention.branch", "decoder.0.attention.branch", "decoder.0.cross_attention.branch"]
-    assert short(mixed) == ["encoder.0.attention", "decoder.0.attention", "decoder.0.cross_attention"]
+    assert short(mixed) == ["enc 0", "dec 0", "cross 0"]
     assert short(["blocks.0"]) == ["blocks.0"]
 
 
