@@ -91,9 +91,13 @@ def attention_path(
 
 def _chosen(call: Call, name: str | None) -> Backend:
     reweight = call.reweight
-    own: tuple[Backend, ...] = reweight.attention_backends if may_bypass(reweight, "attention_backends") else ()
+    own: tuple[Backend, ...] = getattr(reweight, "attention_backends", ())
+    if own and not may_bypass(reweight, "attention_backends"):
+        own = ()
     if name is None:
-        return next(b for b in (*own, *BACKENDS.values()) if b.obstacle(call) is None and b.pays(call))
+        return next(b for b in (*own, *BACKENDS.values()) if b.pays(call) and b.obstacle(call) is None)
+    if not isinstance(name, str):
+        raise TypeError(f"backend must be a name or None, got {type(name).__name__}")
     backends = {b.name: b for b in own} | BACKENDS
     if name not in backends:
         raise ValueError(f"there is no backend {name!r}; it must be one of {', '.join(backends)}")
@@ -204,11 +208,13 @@ def _without_dead(call: Call) -> Call:
     """
     if call.mask is None or call.mask.numel() == 0:
         return call
-    mask = torch.atleast_2d(call.mask).view(torch.uint8)  # whose maximum is found faster than whether any is True
-    queries, keys = mask.amax(-1, keepdim=True).bool(), mask.amax(-2, keepdim=True).bool().mT
-    may_look = mask.device.type == "cpu" and is_readable(call.mask)  # elsewhere the host would wait
-    if not (may_look and queries.all()):
-        call = replace(call, query=call.query.where(queries, 0))
-    if not (may_look and keys.all()):
-        call = replace(call, key=call.key.where(keys, 0), value=call.value.where(keys, 0))
-    return call
+    tensors = call.query, call.key, call.value
+    if call.mask.device.type == "cpu" and all(is_readable(t) for t in tensors):  # a GPU's host would have to wait
+        # One pass over each says that there is no NaN, and nothing whose square is infinite.
+        norms = [torch.linalg.vector_norm(t.detach()).item() for t in tensors]
+        if math.isfinite(sum(norms)):
+            return call
+    mask = torch.atleast_2d(call.mask)
+    queries, keys = mask.any(-1, keepdim=True), mask.any(-2, keepdim=True).mT
+    query, key, value = (t.where(live, 0) for t, live in zip(tensors, (queries, keys, keys), strict=True))
+    return replace(call, query=query, key=key, value=value)

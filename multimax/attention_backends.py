@@ -85,7 +85,7 @@ class Backend(Protocol):
         """What stands in the way of this call, in one line, or None."""
 
     def pays(self, call: Call) -> bool:
-        """Whether to take it unasked. It is asked only where there is no obstacle."""
+        """Whether to take it unasked, if there is no obstacle: what is cheap to say comes here."""
 
     def run(self, call: Call) -> Tensor:
         """The output [..., heads, queries, value_dim] in the dtype of ``value``."""
@@ -159,6 +159,8 @@ class Blocked:
         return None
 
     def pays(self, call: Call) -> bool:
+        if kernels.path(call.query) != "cpp":  # a length that torch.export has open must not be looked at
+            return False
         queries, keys = call.query.shape[-2], call.key.shape[-2]
         if call.in_half("cpu"):
             return call.query.shape[:-1].numel() * keys >= HALF_BLOCKED_FROM
@@ -216,8 +218,9 @@ class AdaSplash:
 
 
 def _pays_on_gpu(call: Call) -> bool:
-    least = FLASH_FROM if call.in_half("cuda") else SINGLE_FLASH_FROM
-    return call.query.is_cuda and call.key.shape[-2] >= least and kernels.mode() != "eager"
+    if not call.query.is_cuda or kernels.path(call.query) != "triton":
+        return False
+    return call.key.shape[-2] >= (FLASH_FROM if call.in_half("cuda") else SINGLE_FLASH_FROM)
 
 
 BACKENDS: dict[str, Backend] = {b.name: b for b in (Sdpa(), Blocked(), Flash(), AdaSplash(), Reference())}

@@ -273,6 +273,7 @@ WRONG = [
     ({"causal": torch.ones(5, 6).bool()}, TypeError, "causal must be a bool"),
     ({"reweight": "multimax"}, TypeError, "reweight.create"),
     ({"backend": "fastest"}, ValueError, "there is no backend 'fastest'"),
+    ({"backend": torch.ones(3, 1)}, TypeError, "backend must be a name or None, got Tensor"),
 ]
 
 
