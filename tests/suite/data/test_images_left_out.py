@@ -121,3 +121,9 @@ def test_channels_that_no_image_has_are_refused():
 def test_digits_serve_a_model_of_colours():
     train, _ = open_images(replace(CONFIG, source="digits", num_classes=10))
     assert train.load(0).mode == "RGB"
+
+
+def test_a_class_that_a_table_names_and_has_no_row_of_is_said(tmp_path):
+    found, _ = task(shards(tmp_path, [0] * 8)).left_out
+    assert not found.limited
+    assert str(found).startswith("1 of 2 classes of the training images are empty, because: no image of dog (1)")
