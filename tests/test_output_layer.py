@@ -274,7 +274,7 @@ def test_wrong_arguments_end_in_one_line(change, kind, message):
 def test_targets_outside_the_vocabulary_are_refused_on_the_cpu_and_nan_on_a_gpu(target):
     leaves, targets, order = case(kind="hard")
     targets[0] = target
-    with pytest.raises(ValueError, match=f"targets must be below 11.*got {target}"):
+    with pytest.raises(ValueError, match=f"targets must be class indices from 0 to 10 .*got {target}"):
         ours(leaves, targets, order)
     tensors = [leaves[name] for name in ("hidden", "weight", "bias")]
     arguments = (*tensors, targets.where(targets != -100, 0), leaves["ranges"], leaves["ts"], (1, 1, 2, 2), 0.0)

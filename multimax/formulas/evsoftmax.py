@@ -18,7 +18,7 @@ TRAINING_EPSILON = 1e-6  # the paper's
 
 def formula(x: Tensor, epsilon: float = 0.0) -> Tensor:
     kept = x >= x.mean(-1, keepdim=True)
-    e = (kept + epsilon) * torch.exp(x)
+    e = (kept.to(x.dtype) + epsilon) * torch.exp(x)
     return e / e.sum(-1, keepdim=True)
 
 
@@ -43,4 +43,4 @@ def check_epsilon(epsilon: float) -> None:
     if isinstance(epsilon, bool) or not isinstance(epsilon, int | float):
         raise TypeError(f"epsilon must be a number, got {type(epsilon).__name__}")
     if not 0 <= epsilon < math.inf:
-        raise ValueError(f"epsilon must not be negative, and finite, got {epsilon}")
+        raise ValueError(f"epsilon must not be negative or infinite, got {epsilon}")

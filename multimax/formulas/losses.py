@@ -54,15 +54,16 @@ def check_loss_arguments(
         raise TypeError(f"label_smoothing must be a number, got {type(label_smoothing).__name__}")
     if not 0 <= label_smoothing <= 1:
         raise ValueError(f"label_smoothing must be between 0 and 1, got {label_smoothing}")
-    if reduction not in ("mean", "sum", "none"):
-        raise ValueError(f"reduction must be 'mean', 'sum' or 'none', got {reduction!r}")
+    if not isinstance(reduction, str) or reduction not in ("mean", "sum", "none"):
+        got = repr(reduction) if isinstance(reduction, str) else type(reduction).__name__
+        raise ValueError(f"reduction must be 'mean', 'sum' or 'none', got {got}")
     if isinstance(ignore_index, bool) or not isinstance(ignore_index, int):
         raise TypeError(f"ignore_index must be an int, got {type(ignore_index).__name__}")
     if hard and targets.device.type == "cpu" and is_readable(targets):
         outside = ((targets < 0) | (targets >= shape[1])) & (targets != ignore_index)
         if outside.any():
             raise ValueError(
-                f"targets must be below {shape[1]}, the number of classes, and not negative, got "
+                f"targets must be class indices from 0 to {shape[1] - 1} or ignore_index ({ignore_index}), got "
                 f"{targets[outside][0].item()}"
             )
 
@@ -73,7 +74,7 @@ def cross_entropy(
     """``torch.nn.functional.cross_entropy``, in float32 for half precision."""
     logits = log_weights.to(compute_dtype(log_weights))
     if targets.is_floating_point():
-        targets = targets.to(logits.dtype)
+        targets, ignore_index = targets.to(logits.dtype), -100  # torch wants to hear of no other one
     return F.cross_entropy(
         logits, targets, label_smoothing=label_smoothing, reduction=reduction, ignore_index=ignore_index
     )

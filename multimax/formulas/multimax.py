@@ -26,9 +26,12 @@ Order = int | str
 POWERS: dict[Order, tuple[int, ...]] = {1: (1, 1), 2: (1, 1, 2, 2), "second_only": (2, 2)}
 
 
+def seglu_formula(x: Tensor, r: Tensor, t: Tensor) -> Tensor:
+    return x + t[0] * relu(r[0] - x) + t[1] * relu(x - r[1]) + t[2] * relu(r[2] - x) ** 2 + t[3] * relu(x - r[3]) ** 2
+
+
 def formula(x: Tensor, r: Tensor, t: Tensor) -> Tensor:
-    y = x + t[0] * relu(r[0] - x) + t[1] * relu(x - r[1]) + t[2] * relu(r[2] - x) ** 2 + t[3] * relu(x - r[3]) ** 2
-    return torch.softmax(y, -1)
+    return torch.softmax(seglu_formula(x, r, t), -1)
 
 
 def weigh(scores: Tensor, ranges: Tensor, ts: Tensor, mask: Tensor | None, powers: tuple[int, ...]) -> Tensor:
@@ -40,7 +43,7 @@ def weigh(scores: Tensor, ranges: Tensor, ts: Tensor, mask: Tensor | None, power
 
 
 def seglu(x: Tensor, ranges: Tensor, ts: Tensor, powers: tuple[int, ...]) -> Tensor:
-    """What ``formula`` takes the softmax of, in the dtype of ``x`` and the parameters."""
+    """``seglu_formula`` in the dtype of ``x`` and the parameters."""
     if is_transformed():
         return _SegLU.forward(x, ranges, ts, powers)
     modulated: Tensor = _SegLU.apply(x, ranges, ts, powers)
@@ -102,7 +105,7 @@ def _hinges(
     """For each term its hinge, its t, the hinge's direction along x (-1 left, 1 right) and its power."""
     limit = hinge_limit(x.dtype)
     for i, power in enumerate(powers):
-        r, t = per_head(ranges[:, i], x), per_head(ts[:, i], x)
+        r, t = per_head("ranges", ranges[:, i], x), per_head("ts", ts[:, i], x)
         # hardtanh is clamp with slope zero at its ends, as relu has it.
         if i % 2 == 0:
             yield hardtanh(r - x, 0.0, limit), t, -1, power
@@ -133,7 +136,8 @@ def gradients(
 
 def powers_of(order: Order) -> tuple[int, ...]:
     if not isinstance(order, int | str) or order not in POWERS:
-        raise ValueError(f"order must be 1, 2 or 'second_only', got {order!r}")
+        got = repr(order) if isinstance(order, int | str) else type(order).__name__
+        raise ValueError(f"order must be 1, 2 or 'second_only', got {got}")
     return POWERS[order]
 
 
@@ -153,7 +157,8 @@ def check_parameters(ranges: Tensor, ts: Tensor, order: Order, device: torch.dev
 
 def by_head(scores: Tensor, ranges: Tensor, ts: Tensor, powers: tuple[int, ...]) -> tuple[Tensor, Tensor]:
     """The caller's ranges and ts as [heads, k] in the compute dtype, for ``scores`` or a query with as many heads."""
-    ranges, ts = (_rows_of_heads(p, scores).to(compute_dtype(scores)) for p in (ranges, ts))
+    dtype = compute_dtype(scores)
+    ranges, ts = _rows_of_heads("ranges", ranges, scores).to(dtype), _rows_of_heads("ts", ts, scores).to(dtype)
     if ranges.shape[1] < len(powers):  # the orders share them
         ranges = torch.cat([ranges, ranges], -1)
     if len(ranges) != len(ts):
@@ -162,9 +167,9 @@ def by_head(scores: Tensor, ranges: Tensor, ts: Tensor, powers: tuple[int, ...])
     return ranges, ts
 
 
-def _rows_of_heads(parameter: Tensor, scores: Tensor) -> Tensor:
+def _rows_of_heads(name: str, parameter: Tensor, scores: Tensor) -> Tensor:
     if parameter.dim() == 1:
         return parameter.unsqueeze(0)
     if len(parameter) != 1:
-        per_head(parameter[:, 0], scores)  # which refuses other numbers of heads
+        per_head(name, parameter[:, 0], scores)  # which refuses other numbers of heads
     return parameter

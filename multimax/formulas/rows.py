@@ -86,13 +86,13 @@ def over_live_entries(weigh: Callable[[Tensor], Tensor], scores: Tensor, mask: T
     return weights.masked_fill(~row_is_live, 0).to(scores.dtype)
 
 
-def per_head(parameter: Tensor, scores: Tensor) -> Tensor:
+def per_head(name: str, parameter: Tensor, scores: Tensor) -> Tensor:
     """One value, or one per head [heads], in a shape that broadcasts over ``scores`` [..., heads, queries, keys]."""
     if parameter.numel() == 1:
         return parameter.reshape(())
     if scores.dim() < 3 or scores.shape[-3] != parameter.shape[0]:
         raise ValueError(
-            f"{parameter.numel()} heads in a parameter do not fit scores of shape {tuple(scores.shape)}; "
-            "scores must be [..., heads, queries, keys] with as many heads"
+            f"{name} for {parameter.numel()} heads does not fit scores of shape {tuple(scores.shape)}; "
+            "they must be [..., heads, queries, keys] with as many heads"
         )
     return parameter[:, None, None]

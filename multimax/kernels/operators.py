@@ -155,7 +155,9 @@ def _entmax_backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
 def _alpha_entmax_backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
     weights, alpha = ctx.saved_tensors
     if torch.is_grad_enabled():
-        grad_scores, grad_alpha = entmax_formula.gradient(grad, weights, per_head(alpha, weights), of_alpha=True)
+        grad_scores, grad_alpha = entmax_formula.gradient(
+            grad, weights, per_head("alpha", alpha, weights), of_alpha=True
+        )
         assert grad_alpha is not None
         return grad_scores, None, grad_alpha.reshape(-1)
     grad_scores, grad_alpha = _operators.alpha_entmax_backward(grad, weights, alpha)
@@ -179,7 +181,7 @@ def _multimax_formula(scores: Tensor, mask: Tensor | None, ranges: Tensor, ts: T
 
 
 def _entmax_formula(scores: Tensor, mask: Tensor | None, alpha: float | Tensor) -> Tensor:
-    aligned_alpha = per_head(alpha, scores) if isinstance(alpha, Tensor) else alpha
+    aligned_alpha = per_head("alpha", alpha, scores) if isinstance(alpha, Tensor) else alpha
     return over_live_entries(lambda x: entmax_formula.weigh(x, aligned_alpha), scores, mask)
 
 

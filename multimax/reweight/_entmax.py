@@ -86,7 +86,7 @@ def _is_between_1_and_2(alpha: Tensor) -> bool:
 def _aligned(alpha: Tensor, scores: Tensor) -> Tensor:
     """0-d, or in a shape that broadcasts over the rows of ``scores``."""
     if alpha.numel() == 1 or alpha.dim() == 1:
-        return per_head(alpha, scores)
+        return per_head("alpha", alpha, scores)
     fits = alpha.dim() <= scores.dim() and all(
         a == 1 or a == s for a, s in zip(reversed(alpha.shape), (1, *reversed(scores.shape[:-1])), strict=False)
     )
@@ -130,7 +130,7 @@ class _EntmaxFamily(Reweighting):
         scores = scores.to(compute_dtype(scores))
         alpha = self.alpha
         if isinstance(alpha, Tensor):
-            alpha = per_head(alpha, scores).to(scores.dtype)
+            alpha = per_head("alpha", alpha, scores).to(scores.dtype)
         return fenchel_young(
             scores,
             _entmax(scores, alpha, None, self._is_bounded),

@@ -178,7 +178,7 @@ def create(name: str, *, num_heads: int | None = None, **chosen: Any) -> Reweigh
             raise TypeError(f"reweighting {name!r} has no option {option!r}{_nearest(option, known)}")
         _check_type(name, option, value, parameters[option].annotation)
     if num_heads is not None and (isinstance(num_heads, bool) or not isinstance(num_heads, int)):
-        raise TypeError(f"num_heads must be an int or None, got {num_heads!r}")
+        raise TypeError(f"num_heads must be an int or None, got {_in_a_line(num_heads)}")
     if num_heads is not None and num_heads < 1:
         raise ValueError(f"num_heads must be at least 1, got {num_heads}")
     if num_heads is not None and "num_heads" in parameters:
@@ -201,7 +201,11 @@ def _check_type(name: str, option: str, value: Any, annotation: Any) -> None:
         fits = isinstance(value, allowed) or (isinstance(value, int) and float in allowed)
     if not fits:
         kinds = " or ".join("None" if kind is type(None) else kind.__name__ for kind in allowed)
-        raise TypeError(f"option {option!r} of reweighting {name!r} must be {kinds}, got {value!r}")
+        raise TypeError(f"option {option!r} of reweighting {name!r} must be {kinds}, got {_in_a_line(value)}")
+
+
+def _in_a_line(value: object) -> str:
+    return repr(value) if isinstance(value, str | int | float | None) else f"a {type(value).__name__}"
 
 
 def _nearest(word: str, words: Iterable[str]) -> str:

@@ -195,7 +195,7 @@ def test_alpha_out_of_bounds_is_refused(alpha):
     ("scores", "alpha"), [((2, 3, 5, 5), (4,)), ((3, 5), (3,)), ((3, 5), (2, 1)), ((3, 5), (3, 5)), ((5,), (3, 1))]
 )
 def test_alphas_that_do_not_broadcast_to_the_rows_are_refused(scores, alpha):
-    with pytest.raises(ValueError, match=r"heads in a parameter do not fit|alpha of shape .* does not broadcast"):
+    with pytest.raises(ValueError, match=r"alpha for . heads does not fit|alpha of shape .* does not broadcast"):
         reweight.entmax(torch.zeros(scores), torch.full(alpha, 1.5))
 
 
