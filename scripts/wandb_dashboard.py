@@ -5,10 +5,9 @@ A table of final metrics: the runs' own, grouped by function, where a group open
 sparsity and multi-modality over steps. Samples and attention pictures.
 """
 
-import argparse
 import json
 
-from multimax.suite.errors import UserError, one_line_errors
+from multimax.suite.errors import Parser, UserError, one_line_errors
 from multimax.suite.tasks import MODULES
 
 METRICS = {
@@ -27,7 +26,7 @@ PARAMETERS = {
 
 @one_line_errors
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="wandb_dashboard.py", description=__doc__.splitlines()[0].split(": ", 1)[1])
+    parser = Parser(prog="wandb_dashboard.py", description=__doc__.splitlines()[0].split(": ", 1)[1])
     parser.add_argument("--task", choices=sorted(MODULES), default="deit", help="whose runs (default deit)")
     parser.add_argument("--group", help="runs of this group alone: an experiment, or TASK_SCALE")
     parser.add_argument("--project", default="multimax", help="as logger.project (default multimax)")

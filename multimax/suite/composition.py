@@ -16,7 +16,7 @@ from hydra import compose, initialize_config_dir
 from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import HydraException, MissingConfigException
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import ConfigKeyError, OmegaConfBaseException
 
 from multimax import reweight
@@ -65,21 +65,35 @@ def import_plugins(overrides: Iterable[str]) -> None:
     """Import the modules of an ``imports=[...]`` override, which may register what other overrides select."""
     for override in overrides:
         if override.startswith("imports=") and (parsed := parse(override)) is not None:
-            value = parsed.value()
-            import_modules([str(name) for name in (value if isinstance(value, list) else [value])])
+            import_modules(parsed.value())
 
 
-def import_modules(names: Sequence[str]) -> None:
-    for name in names:
+def import_modules(names: Any) -> None:
+    """Import modules by name. Raises UserError for one that is not there or whose own imports fail."""
+    if not isinstance(names, list | ListConfig | None) or not all(isinstance(name, str) for name in names or []):
+        raise UserError(f"imports={names}: this is no list of modules, such as imports=[my_functions]")
+    for name in names or []:
         try:
             importlib.import_module(name)
         except ModuleNotFoundError as error:
             raise UserError(f"imports: there is no module {error.name} (looked for {name} on PYTHONPATH)") from None
+        except (ImportError, SyntaxError, TypeError, ValueError) as error:
+            raise UserError(f"imports: {name} cannot be imported: {error}") from None
 
 
 def readable_overrides(overrides: Sequence[str], sweep: bool = False) -> list[str]:
     """The overrides as Hydra reads them; raises UserError with what to type for one that it cannot read."""
-    return readable(overrides, set().union(*(text_keys(task_module(task).Config) for task in MODULES)), sweep)
+    texts = set().union(*(text_keys(task_module(task).Config) for task in MODULES))
+    found = readable(overrides, texts, sweep)
+    groups = [*group_names(), "hydra"]
+    for override in found:
+        parsed = parse(override)
+        if parsed is None or parsed.is_sweep_override() or parsed.is_delete() or parsed.key_or_group not in groups:
+            continue
+        if not isinstance(parsed.value(), str):
+            group = parsed.key_or_group
+            raise UserError(f"{override}: {group}=NAME chooses one by its name; ~{group} leaves it out")
+    return found
 
 
 def compose_configuration(overrides: Sequence[str]) -> DictConfig:
@@ -98,10 +112,15 @@ def _compose(overrides: Sequence[str]) -> DictConfig:
         return compose("config", overrides=list(overrides))
 
 
+def group_names() -> list[str]:
+    """The groups of which a command line chooses one by name."""
+    files = {str(path.parent.relative_to(CONFIGS)) for path in CONFIGS.rglob("*/*.yaml")}
+    return sorted(files | {"task", "scale", "logger", "reweight", *(f"reweight/{site}" for site in SITES)})
+
+
 def known_keys(overrides: Sequence[str]) -> tuple[list[str], list[str]]:
     """Dotted keys and group names that a command line could have meant, given the groups that it chooses."""
-    files = {str(path.parent.relative_to(CONFIGS)) for path in CONFIGS.rglob("*/*.yaml")}
-    groups = sorted(files | {"task", "scale", "logger", "reweight", *(f"reweight/{site}" for site in SITES)})
+    groups = group_names()
     chosen = [override for override in overrides if override.split("=")[0] in groups and "," not in override]
     try:
         composed = _compose(chosen)

@@ -13,6 +13,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override, Quote, QuotedString
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 from multimax.suite.errors import UserError
 
@@ -68,4 +69,7 @@ def merge(composed: DictConfig, overrides: Sequence[str]) -> None:
         parsed = parse(override)
         if parsed is None or parsed.is_add() or parsed.is_delete():
             raise UserError(f"{override}: a run's configuration takes KEY=VALUE for keys that it has")
-        OmegaConf.update(composed, parsed.key_or_group, parsed.value(), force_add=True)
+        try:
+            OmegaConf.update(composed, parsed.key_or_group, parsed.value(), force_add=True)
+        except OmegaConfBaseException as error:
+            raise UserError(f"{override}: {str(error).splitlines()[0]}") from None

@@ -19,7 +19,7 @@ from typing import Any
 
 from multimax.suite.data.preparation import DESCRIPTION, Recipe, prepare
 from multimax.suite.data.text import FileSource, StringSource, TextSource
-from multimax.suite.errors import UserError
+from multimax.suite.errors import Parser, UserError
 
 URL = "https://dl.fbaipublicfiles.com/fairseq/data/iwslt14/de-en.tgz"
 PUBLISHED = {"train": 160_239, "valid": 7_283, "test": 6_750}  # pairs of German-English
@@ -91,7 +91,7 @@ def report(description: dict[str, Any], published: dict[str, int]) -> None:
 
 
 def parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         description="Prepare IWSLT14 German-English, or other line-aligned text, for task=mt and for fairseq-train."
     )
     parser.add_argument("folder", type=Path, help="folder to make; one that this script made is replaced")

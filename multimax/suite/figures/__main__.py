@@ -3,7 +3,7 @@
 import argparse
 from importlib import import_module
 
-from multimax.suite.errors import UserError, one_line_errors
+from multimax.suite.errors import Parser, UserError, one_line_errors
 
 COMMANDS = {
     "statistics": (
@@ -24,7 +24,7 @@ COMMANDS = {
 def main() -> None:
     """Analyse trained models and write numbers and figures to RUN/analysis."""
     listed = "\n".join(f"  {name:<14}{what}" for name, (_, what) in COMMANDS.items())
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="python -m multimax.suite.figures",
         description=main.__doc__,
         epilog=f"commands, each with its own --help:\n{listed}",

@@ -14,7 +14,7 @@ from multimax.suite.cli import add_checkpoint_options
 from multimax.suite.config import reweight_label
 from multimax.suite.engine.open import OpenRun
 from multimax.suite.engine.provenance import revision
-from multimax.suite.errors import UserError
+from multimax.suite.errors import Parser, UserError
 from multimax.suite.figures.files import Row, figure_files
 from multimax.suite.figures.panels import draw_maps
 from multimax.suite.files import write_atomic, writing
@@ -30,9 +30,7 @@ def keep(run: OpenRun, kind: str, found: Mapping[str, Any]) -> None:
 
 def runs_parser(command: Callable[[Sequence[str]], None]) -> argparse.ArgumentParser:
     """Options of a command that reads one run or several."""
-    parser = argparse.ArgumentParser(
-        prog=f"python -m multimax.suite.figures {command.__name__}", description=command.__doc__
-    )
+    parser = Parser(prog=f"python -m multimax.suite.figures {command.__name__}", description=command.__doc__)
     parser.add_argument(
         "runs", nargs="+", metavar="RUN", help="run folders; KEY=VALUE among them, such as data.root=PATH, is for all"
     )

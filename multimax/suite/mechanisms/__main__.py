@@ -3,8 +3,7 @@
 import argparse
 from pathlib import Path
 
-from multimax.suite.cli import one_line_errors
-from multimax.suite.errors import UserError
+from multimax.suite.errors import Parser, UserError, one_line_errors
 from multimax.suite.mechanisms import PROBLEMS
 from multimax.suite.mechanisms.problem import Arm
 from multimax.suite.mechanisms.table import RunTable, confirm
@@ -13,7 +12,7 @@ from multimax.suite.plan import PLAN, read_plan
 
 @one_line_errors
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m multimax.suite.mechanisms", description=__doc__)
+    parser = Parser(prog="python -m multimax.suite.mechanisms", description=__doc__)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     planned = commands.add_parser("confirm", help="the runs of a comparison of the plan that are not in its table yet")
     planned.add_argument("comparison", help="a name in the plan")

@@ -1,9 +1,8 @@
 """python -m multimax.suite.report [tables | page | record RUN... | serve RUNS... | push-wandb RUN...]"""
 
-import argparse
 from pathlib import Path
 
-from multimax.suite.errors import UserError, one_line_errors
+from multimax.suite.errors import Parser, UserError, one_line_errors
 from multimax.suite.report.push_wandb import push_wandb
 from multimax.suite.report.records import record
 from multimax.suite.runs import Run
@@ -11,7 +10,7 @@ from multimax.suite.runs import Run
 
 @one_line_errors
 def main() -> None:
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="python -m multimax.suite.report",
         description="Make every table, every figure and the page in the results from the runs that are recorded there.",
     )

@@ -82,7 +82,9 @@ class Claims:
 
 def read_claims(path: Path) -> Claims:
     """The claims of a file. Raises UserError for an entry that is not whole."""
-    content = yaml.safe_load(path.read_text())
+    if not path.is_file():
+        raise UserError(f"there is no {path}: --results names a folder that has the claims, as results/ does")
+    content = yaml.safe_load(path.read_text(encoding="utf-8"))
     numbers = [_claim(path, Number, entry) for entry in content["numbers"]]
     comparisons = [_claim(path, Comparison, entry) for entry in content["comparisons"]]
     claims = Claims(content["sources"], numbers, comparisons, content["figure1"])

@@ -1,0 +1,262 @@
+"""Mutations of valid command lines, run folders and data, each run as a command in a process of its own.
+
+``prepare(folder)`` makes the valid ones and ``draw(folder, seed, scratch)`` runs a mutation of one of them. A process
+is a fork of a server that has imported everything, so that a draw takes a second.
+"""
+
+import json
+import os
+import random
+import resource
+import shutil
+import signal
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from multiprocessing import get_context
+from pathlib import Path
+
+import torch
+from PIL import Image
+
+from multimax.suite import cli
+from multimax.suite.figures.__main__ import main as figures
+from multimax.suite.report.__main__ import main as report
+
+COMMANDS: dict[str, Callable[[], None]] = {
+    "train.py": cli.train,
+    "evaluate.py": cli.evaluate,
+    "generate.py": cli.generate,
+    "figures": figures,
+    "report": report,
+}
+SECONDS = 20  # after which a draw gets Ctrl-C: to train for long is no fault
+MEMORY = 6 << 30  # bytes of addresses
+
+TINY = ["training.epochs=null", "training.steps=2", "training.log_every=1", "training.device=cpu"]
+TASKS = {
+    "deit": [
+        *("task=deit", "data=imagenette", "scale=small", "data.name=dots", "data.image_size=16", "data.num_workers=0"),
+        *("data.num_classes=2", "model.patch_size=8", "model.embed_dim=8", "model.depth=1", "model.num_heads=1"),
+        *("training.batch_size=4", "training.precision=fp32", "data.auto_augment=null", "schedule.warmup_epochs=null"),
+    ],
+    "lm": [
+        *("task=lm", "data=wikitext2", "data.name=few", "model.depth=1", "model.dim=8", "model.num_heads=1"),
+        *("model.ffn_dim=8", "training.batch_size=2", "model.segment_length=4", "model.memory_length=4"),
+        *("model.eval_segment_length=4", "model.eval_memory_length=4", "data.eval_batch_size=2"),
+    ],
+    "mt": [
+        *("task=mt", "data=multi30k", "data.name=five", "model.encoder_depth=1", "model.decoder_depth=1"),
+        *("model.dim=8", "model.num_heads=1", "model.ffn_dim=8", "model.max_length=40", "data.bpe_merges=5"),
+        *("data.test_split=test", "training.batch_size=64", "decoding.beam=2"),
+    ],
+}
+VALUES = [
+    *("", "null", "-1", "0", "1", "3", "0.5", "1e30", "nan", "inf", "-inf", "true", "x", "ä", "it's", "a,b", "[", "[]"),
+    *("[1]", "[[1]]", "[x]", "{}", "{a: 1}", "${seed}", "${x}", "???", "9" * 25, "9223372036854775808", "1e400"),
+    *("/dev/null", "/proc/self/mem", ".", "..", "/", "~nobody/x", "~", "a b", "\\", "(", "x" * 300, "\n", "\x01"),
+]
+GROUPS = ["task", "scale", "model", "data", "recipe", "reweight", "reweight/output", "logger", "experiment", "hydra"]
+JUNK = [
+    b"",
+    b"\x00" * 64,
+    b"\xff\xfe\x00\xd8",
+    b"{",
+    b"[1, 2",
+    b"null",
+    b"a: [b",
+    b"\n",
+    b"- x\n",
+    b"PAR1",
+    b"\x89PNG\r\n",
+]
+
+
+@dataclass
+class Outcome:
+    """What came of a draw: the command, its exit code and what it printed on standard error."""
+
+    command: list[str]
+    mutation: str
+    code: int
+    errors: str
+
+    @property
+    def is_fine(self) -> bool:
+        """It has done what was asked, or says in one line what is wrong."""
+        lines = self.errors.strip().splitlines()
+        told = len([line for line in lines if line.startswith("error: ")])
+        mute = "Traceback" not in self.errors
+        return mute and (self.code in (0, 130) or (self.code == 2 and told == 1 and lines[-1].startswith("error: ")))
+
+
+def overrides(folder: Path, task: str) -> list[str]:
+    places = [f"data.root={folder / 'data' / task}", f"run_dir={folder / 'runs' / task}"]
+    return [*TASKS[task], *TINY, *places, *([] if task == "deit" else [f"data.cache_dir={folder / 'cache'}"])]
+
+
+def prepare(folder: Path) -> None:
+    """Data of each task, and a finished run on them."""
+    draws = random.Random(0)
+    for split in ("train", "val"):
+        for label in ("cats", "dogs"):
+            images = folder / "data" / "deit" / split / label
+            images.mkdir(parents=True)
+            for index in range(4):
+                Image.frombytes("RGB", (20, 20), draws.randbytes(1200)).save(images / f"{index}.png")
+    words = ["der", "Hund", "schläft", "lacht", "ein", "Kind", ".", "und"]
+    for split in ("train", "valid", "test"):
+        for name in (
+            f"lm/wiki.{split}.tokens",
+            f"mt/{split.replace('valid', 'val')}.de",
+            f"mt/{split.replace('valid', 'val')}.en",
+        ):
+            path = folder / "data" / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text("".join(" ".join(draws.choices(words, k=6)) + "\n" for _ in range(20)), encoding="utf-8")
+    for task in TASKS:
+        done = run(["train.py", *overrides(folder, task)], folder, "none")
+        assert done.code == 0, done.errors
+
+
+def draw(folder: Path, seed: int, scratch: Path) -> Outcome:
+    """Mutate a copy of everything in ``folder``, or a command line, and run it in ``scratch``."""
+    choice = random.Random(seed)
+    shutil.copytree(folder, scratch)
+    task = choice.choice(list(TASKS))
+    command = choose_command(scratch, task, choice)
+    kind = choice.choice(["word", "word", "value", "value", "run", "data"])
+    mutation = kind
+    if kind == "word":
+        at = choice.randrange(1, len(command))
+        command[at], mutation = mangle(command[at], choice), f"word {command[at]}"
+    elif kind == "value":
+        keys = [line.split("=")[0] for line in overrides(scratch, task) if "." in line] + KEYS[task]
+        key = choice.choice([*keys, *GROUPS])
+        command.append(f"{choice.choice(['', '', '', '+', '++'])}{key}={choice.choice(VALUES)}")
+        if command[0] in ("figures", "report"):
+            command[0:] = ["evaluate.py", str(scratch / "runs" / task), command[-1]]
+    else:
+        files = sorted(path for path in (scratch / ("runs" if kind == "run" else "data") / task).rglob("*"))
+        path = choice.choice(files)
+        mutation = f"{damage(path, choice)} {path.relative_to(scratch)}"
+        if kind == "data" and command[0] == "train.py":
+            command = [word for word in command if not word.startswith("run_dir=")]
+    return run(command, scratch, mutation)
+
+
+def choose_command(folder: Path, task: str, choice: random.Random) -> list[str]:
+    at = str(folder / "runs" / task)
+    train = ["train.py", *overrides(folder, task)]
+    evaluate = ["evaluate.py", at, f"data.root={folder / 'data' / task}"]
+    special = {
+        "deit": [["figures", "statistics", at], ["figures", "maps", at, "--image", str(folder / "data/deit/val/cats/0.png")], ["evaluate.py", at, "--ema"]],
+        "lm": [["generate.py", at, "--prompt", "der Hund", "--tokens", "3"], ["figures", "heads", at]],
+        "mt": [["evaluate.py", at, "--translate", str(folder / "data/mt/test.de"), "--beam", "1"],
+               ["evaluate.py", at, "--hypotheses", str(folder / "data/mt/test.en"), "--split", "test"],
+               ["figures", "alignment", at]],
+    }  # fmt: skip
+    record = ["report", "--results", str(folder / "results"), "record", at]
+    more = [*train, f"training.steps={choice.choice([2, 3])}", f"seed={choice.choice([0, 1])}"]
+    return list(choice.choice([train, more, [word for word in more if "run_dir" not in word], evaluate, evaluate, record,
+                               *special[task]]))  # fmt: skip
+
+
+def mangle(word: str, choice: random.Random) -> str:
+    """The word with a mistake of typing in it."""
+    at = choice.randrange(len(word) + 1)
+    return choice.choice(
+        [word[:at] + word[at + 1 :], word[:at] + choice.choice("=,.:[]{}()'\"~+-/$ä \n") + word[at:], word[:at], word[at:],
+         word + word, "", word.upper(), word.replace("=", "=="), f"-{word}", f"--{word}", f"+{word}", f"~{word.split('=')[0]}"]
+    )  # fmt: skip
+
+
+def damage(path: Path, choice: random.Random) -> str:
+    """Do to a file or folder what disks, copies and people do; returns what."""
+    what = choice.choice(["delete", "empty", "cut", "flip", "junk", "folder", "loop", "rename", "dangle", "repeat"])
+    if path.is_dir():
+        if what in ("delete", "folder"):
+            shutil.rmtree(path)
+            if what == "folder":
+                path.mkdir()
+        elif what == "rename":
+            path.rename(path.with_name(choice.choice(["ä", ".hidden", "a b", "x"])))
+        else:
+            shutil.rmtree(path)
+            path.write_bytes(choice.choice(JUNK))
+        return f"{what} the folder"
+    content = path.read_bytes()
+    if what == "cut":
+        path.write_bytes(content[: choice.randrange(len(content) + 1)])
+    elif what == "flip" and content:
+        at = choice.randrange(len(content))
+        path.write_bytes(content[:at] + bytes([content[at] ^ (1 << choice.randrange(8))]) + content[at + 1 :])
+    elif what == "repeat":
+        path.write_bytes(content + content)
+    elif what == "rename":
+        path.rename(path.with_name(choice.choice(["ä", ".hidden", "a b.txt", "x"])))
+    elif what in ("empty", "junk", "flip"):
+        path.write_bytes(b"" if what == "empty" else choice.choice(JUNK))
+    else:
+        path.unlink()
+        if what == "folder":
+            path.mkdir()
+        elif what in ("loop", "dangle"):
+            path.symlink_to(path.name if what == "loop" else "nowhere")
+    return what
+
+
+def run(command: list[str], folder: Path, mutation: str) -> Outcome:
+    """Run a command in ``folder`` in a process of its own."""
+    context = get_context("forkserver")
+    context.set_forkserver_preload(["fuzzing"])
+    errors = folder / "stderr"
+    process = context.Process(target=in_process, args=(command, str(folder), str(errors)))
+    process.start()
+    process.join(SECONDS)
+    if process.is_alive():
+        os.kill(process.pid, signal.SIGINT)
+        process.join(SECONDS)
+    if process.is_alive():
+        process.kill()
+        process.join()
+    return Outcome(command, mutation, process.exitcode, errors.read_text(errors="replace"))
+
+
+def in_process(command: list[str], folder: str, errors: str) -> None:
+    os.chdir(folder)
+    for stream, path in ((sys.stdout, "stdout"), (sys.stderr, errors)):
+        stream.flush()
+        os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), stream.fileno())
+    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
+    torch.set_num_threads(1)
+    sys.argv = list(command)
+    COMMANDS[command[0]]()
+
+
+KEYS: dict[str, list[str]] = {}
+
+
+def _keys() -> None:
+    from multimax.suite.config import flatten, skeleton
+    from multimax.suite.tasks import MODULES, task_module
+
+    for task in MODULES:
+        KEYS[task] = sorted(key for key, _ in flatten(skeleton(task_module(task).Config)))
+
+
+_keys()
+
+if __name__ == "__main__":  # python fuzzing.py FOLDER FIRST LAST: what fails, as JSON lines
+    base, first, last = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
+    if not base.exists():
+        prepare(base)
+    for number in range(first, last):
+        place = base.parent / f"draw-{number}"
+        shutil.rmtree(place, ignore_errors=True)
+        found = draw(base, number, place)
+        shutil.rmtree(place, ignore_errors=True)
+        if not found.is_fine:
+            print(json.dumps({"seed": number, **found.__dict__}), flush=True)
