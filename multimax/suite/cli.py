@@ -164,6 +164,7 @@ def print_translations(arguments: argparse.Namespace) -> None:
     from multimax.suite import translate
 
     text = translate.TextFile(arguments.translate)
+    as_utf8()
     run = open_run(arguments, needs="mt")
     beam = run.config.decoding.beam
     if arguments.nbest is not None and not 1 <= arguments.nbest <= beam:
@@ -209,7 +210,14 @@ def generate() -> None:
     with run.autocast():
         generator = torch.Generator(run.device).manual_seed(arguments.seed)
         tokens = continue_text(run.model, prompt, arguments.tokens, sampling, generator)
+    as_utf8()
     print(vocabulary.decode([*prompt[0].tolist(), *tokens[0].tolist()]))
+
+
+def as_utf8() -> None:
+    """Print text as it was read, whatever the terminal's encoding: an escaped letter would be another text."""
+    if hasattr(sys.stdout, "reconfigure"):
+        sys.stdout.reconfigure(encoding="utf-8")
 
 
 def run_parser(command: Callable[[], None]) -> argparse.ArgumentParser:

@@ -1,12 +1,19 @@
 """Ways for a run to end that are no mistake in the code; the entry points turn each into a single line."""
 
 import argparse
+import errno
 import logging
 import os
 import sys
 from collections.abc import Callable
 from functools import wraps
 from typing import NoReturn
+
+OF_THE_MACHINE = {
+    *(errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO, errno.ESTALE),
+    *(errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ELOOP, errno.ENAMETOOLONG, errno.ENOTDIR),
+}
+"""Errors of the system that no code is to blame for, wherever they come up."""
 
 
 class UserError(Exception):
@@ -46,20 +53,55 @@ def one_line_errors(main: Callable[[], None]) -> Callable[[], None]:
             if hasattr(stream, "reconfigure"):  # a line is never lost to a terminal that lacks one of its characters
                 stream.reconfigure(errors="backslashreplace")
         try:
-            main()
-            sys.stdout.flush()
+            require_working_folder()
+            try:
+                main()
+            finally:
+                flush_output()
         except UserError as error:
             for message in error.args:
                 print(f"error: {printable(str(message))}", file=sys.stderr)
             sys.exit(2)
+        except BrokenPipeError:  # the reader has left, as head does when it has its lines
+            silence_output()
+            sys.exit(141)
+        except OSError as error:
+            if error.errno not in OF_THE_MACHINE:
+                raise
+            print(
+                f"error: {printable(str(error.filename or 'a file or standard output'))}: {error.strerror}",
+                file=sys.stderr,
+            )
+            sys.exit(2)
         except KeyboardInterrupt as error:
             print(error if isinstance(error, Interrupted) else "stopped; the last checkpoint stands", file=sys.stderr)
             sys.exit(130)
-        except BrokenPipeError:  # the reader has left, as head does when it has its lines
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            sys.exit(141)
 
     return wrapped
+
+
+def require_working_folder() -> None:
+    """Raise UserError if somebody has deleted the folder that this process was started in."""
+    try:
+        os.getcwd()
+    except OSError:
+        raise UserError("the working folder has gone: cd into one that is there") from None
+
+
+def flush_output() -> None:
+    """Print what is still to be printed. Raises UserError if standard output is a file on a full disk."""
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        raise
+    except (OSError, ValueError) as error:
+        silence_output()
+        raise UserError(f"standard output cannot be written: {getattr(error, 'strerror', None) or error}") from None
+
+
+def silence_output() -> None:
+    """Whatever else is printed goes nowhere: Python would try, and fail, once more as it ends."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def printable(text: str) -> str:

@@ -11,10 +11,11 @@ import resource
 import shutil
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from multiprocessing import get_context
+from multiprocessing import forkserver, get_context
 from pathlib import Path
+from types import MappingProxyType
 
 import torch
 from PIL import Image
@@ -146,29 +147,49 @@ def draw(folder: Path, seed: int, scratch: Path) -> Outcome:
 
 
 def choose_command(folder: Path, task: str, choice: random.Random) -> list[str]:
-    at = str(folder / "runs" / task)
+    at, data = str(folder / "runs" / task), folder / "data"
     train = ["train.py", *overrides(folder, task)]
-    evaluate = ["evaluate.py", at, f"data.root={folder / 'data' / task}"]
-    special = {
-        "deit": [["figures", "statistics", at], ["figures", "maps", at, "--image", str(folder / "data/deit/val/cats/0.png")], ["evaluate.py", at, "--ema"]],
-        "lm": [["generate.py", at, "--prompt", "der Hund", "--tokens", "3"], ["figures", "heads", at]],
-        "mt": [["evaluate.py", at, "--translate", str(folder / "data/mt/test.de"), "--beam", "1"],
-               ["evaluate.py", at, "--hypotheses", str(folder / "data/mt/test.en"), "--split", "test"],
-               ["figures", "alignment", at]],
-    }  # fmt: skip
-    record = ["report", "--results", str(folder / "results"), "record", at]
-    more = [*train, f"training.steps={choice.choice([2, 3])}", f"seed={choice.choice([0, 1])}"]
-    return list(choice.choice([train, more, [word for word in more if "run_dir" not in word], evaluate, evaluate, record,
-                               *special[task]]))  # fmt: skip
+    longer = [*train, f"training.steps={choice.choice([2, 3])}", f"seed={choice.choice([0, 1])}"]
+    commands = [
+        train,
+        longer,
+        [word for word in longer if not word.startswith("run_dir=")],
+        ["evaluate.py", at, f"data.root={data / task}"],
+        ["report", "--results", str(folder / "results"), "record", at],
+        ["figures", "statistics", at],
+        *{
+            "deit": [
+                ["figures", "maps", at, "--image", str(data / "deit/val/cats/0.png")],
+                ["evaluate.py", at, "--ema"],
+            ],
+            "lm": [["generate.py", at, "--prompt", "der Hund", "--tokens", "3"], ["figures", "heads", at]],
+            "mt": [
+                ["evaluate.py", at, "--translate", str(data / "mt/test.de"), "--beam", "1"],
+                ["evaluate.py", at, "--hypotheses", str(data / "mt/test.en"), "--split", "test"],
+                ["figures", "alignment", at],
+            ],
+        }[task],
+    ]
+    return list(choice.choice(commands))
 
 
 def mangle(word: str, choice: random.Random) -> str:
     """The word with a mistake of typing in it."""
     at = choice.randrange(len(word) + 1)
+    before, after = word[:at], word[at:]
     return choice.choice(
-        [word[:at] + word[at + 1 :], word[:at] + choice.choice("=,.:[]{}()'\"~+-/$ä \n") + word[at:], word[:at], word[at:],
-         word + word, "", word.upper(), word.replace("=", "=="), f"-{word}", f"--{word}", f"+{word}", f"~{word.split('=')[0]}"]
-    )  # fmt: skip
+        [
+            *(
+                before + after[1:],
+                before + choice.choice("=,.:[]{}()'\"~+-/$ä \n") + after,
+                before,
+                after,
+                word + word,
+                "",
+            ),
+            *(word.upper(), word.replace("=", "=="), f"-{word}", f"--{word}", f"+{word}", f"~{word.split('=')[0]}"),
+        ]
+    )
 
 
 def damage(path: Path, choice: random.Random) -> str:
@@ -206,24 +227,44 @@ def damage(path: Path, choice: random.Random) -> str:
     return what
 
 
-def run(command: list[str], folder: Path, mutation: str) -> Outcome:
-    """Run a command in ``folder`` in a process of its own."""
+def nothing() -> None:
+    pass
+
+
+def run(
+    command: list[str],
+    folder: Path,
+    mutation: str,
+    variables: Mapping[str, str | None] = MappingProxyType({}),
+    prepare: Callable[[], None] = nothing,
+    seconds: int = SECONDS,
+) -> Outcome:
+    """Run a command in ``folder`` in a process of its own, with other variables of the environment (None: unset).
+
+    ``prepare`` is called in the process before the command; after ``seconds`` the process gets Ctrl-C.
+    """
     context = get_context("forkserver")
     context.set_forkserver_preload(["fuzzing"])
+    before = os.environ.get("PYTHONPATH")
+    os.environ["PYTHONPATH"] = os.pathsep.join([str(Path(__file__).parent), str(Path(cli.__file__).parents[2])])
+    forkserver.ensure_running()
+    os.environ.pop("PYTHONPATH") if before is None else os.environ.update(PYTHONPATH=before)
     errors = folder / "stderr"
-    process = context.Process(target=in_process, args=(command, str(folder), str(errors)))
+    process = context.Process(target=in_process, args=(command, str(folder), str(errors), dict(variables), prepare))
     process.start()
-    process.join(SECONDS)
+    process.join(seconds)
     if process.is_alive():
         os.kill(process.pid, signal.SIGINT)
-        process.join(SECONDS)
+        process.join(seconds)
     if process.is_alive():
         process.kill()
         process.join()
     return Outcome(command, mutation, process.exitcode, errors.read_text(errors="replace"))
 
 
-def in_process(command: list[str], folder: str, errors: str) -> None:
+def in_process(
+    command: list[str], folder: str, errors: str, variables: dict[str, str | None], prepare: Callable[[], None]
+) -> None:
     os.chdir(folder)
     for stream, path in ((sys.stdout, "stdout"), (sys.stderr, errors)):
         stream.flush()
@@ -232,6 +273,9 @@ def in_process(command: list[str], folder: str, errors: str) -> None:
     signal.signal(signal.SIGINT, signal.default_int_handler)
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
     torch.set_num_threads(1)
+    for name, value in variables.items():
+        os.environ.pop(name, None) if value is None else os.environ.update({name: value})
+    prepare()
     sys.argv = list(command)
     COMMANDS[command[0]]()
 

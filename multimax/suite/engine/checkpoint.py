@@ -68,7 +68,8 @@ def save(
             raise UserError(f"{folder} has gone while a checkpoint was written: was it deleted or moved?") from error
         if full:
             raise UserError(f"no space left for a checkpoint in {folder}; the last whole one is untouched") from error
-        if isinstance(error, OSError):
+        # A quota or a limit on files, too: neither torch nor safetensors raises OSError.
+        if isinstance(error, OSError) or "inline_container" in str(error) or "os error" in str(error):
             raise UserError(f"no checkpoint can be written in {folder}: {error}; the last is untouched") from error
         raise
     return final

@@ -16,6 +16,7 @@ from datetime import timedelta
 import torch
 import torch.distributed as dist
 
+from multimax.suite.engine.console import waiting
 from multimax.suite.errors import Diverged, Interrupted, UserError
 
 # How long a process waits for the others in one exchange before it takes one of them to hang: leaves time for a slow
@@ -36,14 +37,31 @@ class Place:
     slurm: bool = False
 
 
+def number(environment: Mapping[str, str], name: str, default: int | None = None) -> int:
+    """The whole number in a launcher's variable. Raises UserError for another word, KeyError if it is not set."""
+    value = environment[name] if default is None else environment.get(name, default)
+    try:
+        return int(value)
+    except ValueError:
+        raise UserError(f"the environment has {name}={value}, which is no number: unset {name}") from None
+
+
 def place(environment: Mapping[str, str] = os.environ) -> Place:
-    """Where the launcher has put this process; without a launcher it is the only one."""
+    """Where the launcher has put this process; without a launcher it is the only one. Raises UserError for rubbish."""
     if {"RANK", "WORLD_SIZE"} <= environment.keys():  # LOCAL_RANK: other launchers of torch's kind may leave it out
-        return Place(int(environment["RANK"]), int(environment.get("LOCAL_RANK", 0)), int(environment["WORLD_SIZE"]))
-    world = int(environment.get("SLURM_STEP_NUM_TASKS", 1))
-    if world > 1 and {"SLURM_PROCID", "SLURM_LOCALID", "SLURM_STEP_ID"} <= environment.keys():
-        return Place(int(environment["SLURM_PROCID"]), int(environment["SLURM_LOCALID"]), world, slurm=True)
-    return Place()
+        names = "RANK", "LOCAL_RANK", "WORLD_SIZE"
+        rank, local_rank, world = (number(environment, name, 0) for name in names)
+    else:
+        names = "SLURM_PROCID", "SLURM_LOCALID", "SLURM_STEP_NUM_TASKS"
+        if not {*names, "SLURM_STEP_ID"} <= environment.keys() or number(environment, names[2]) <= 1:
+            return Place()
+        rank, local_rank, world = (number(environment, name) for name in names)
+    if not 0 <= rank < world or local_rank < 0:
+        raise UserError(
+            f"the environment has {names[0]}={rank}, {names[1]}={local_rank} and {names[2]}={world}: "
+            f"let torchrun or srun start the processes, or unset {names[0]} for one process"
+        )
+    return Place(rank, local_rank, world, slurm="SLURM_PROCID" in names)
 
 
 def world_size() -> int:
@@ -61,13 +79,13 @@ def address(environment: Mapping[str, str] = os.environ) -> tuple[str, int]:
     """
     try:
         if not place(environment).slurm:
-            return environment["MASTER_ADDR"], int(environment["MASTER_PORT"])
+            return environment["MASTER_ADDR"], number(environment, "MASTER_PORT")
         host = environment.get("MASTER_ADDR") or first_host(environment["SLURM_STEP_NODELIST"])
         # The same for all tasks of a step, another for the other steps and jobs that may share the machine, and for
         # the job after a requeue, when the processes from before may still hold theirs.
-        numbers = [int(environment.get(f"SLURM_{name}", 0)) for name in ("JOB_ID", "STEP_ID", "RESTART_COUNT")]
+        numbers = [number(environment, f"SLURM_{name}", 0) for name in ("JOB_ID", "STEP_ID", "RESTART_COUNT")]
         port = PORTS[(16 * numbers[0] + numbers[1] + numbers[2]) % len(PORTS)]
-        return host, int(environment.get("MASTER_PORT", port))
+        return host, number(environment, "MASTER_PORT", port)
     except KeyError as error:
         raise UserError(f"{error.args[0]} is not set, so the processes cannot find each other: use torchrun") from None
 
@@ -141,16 +159,20 @@ def join(here: Place, device: torch.device) -> None:
     """Make the process group of all processes of the run."""
     host, port = address()
     url = f"tcp://{host}:{port}" if here.slurm else "env://"
+    alone = "SLURM_STEP_NUM_TASKS" if here.slurm else "WORLD_SIZE"
+    others = f"the other {here.world - 1} of {alone}={here.world} processes at {host}:{port} (for one, unset {alone})"
     try:
-        store, _, _ = next(dist.rendezvous(url, here.rank, here.world, timeout=JOIN_TIMEOUT))
-        dist.init_process_group(
-            # Sums of a few numbers go over gloo: on the GPU they would make the host wait for the device in every step.
-            "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo",
-            store=store,
-            rank=here.rank,
-            world_size=here.world,
-            timeout=TIMEOUT,
-        )
+        with waiting(others):
+            store, _, _ = next(dist.rendezvous(url, here.rank, here.world, timeout=JOIN_TIMEOUT))
+            dist.init_process_group(
+                # Sums of a few numbers go over gloo: on the GPU they would make the host wait for the device in every
+                # step.
+                "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo",
+                store=store,
+                rank=here.rank,
+                world_size=here.world,
+                timeout=TIMEOUT,
+            )
     except (RuntimeError, ValueError, OSError) as error:
         reason = str(error).splitlines()[0]
         raise UserError(

@@ -14,7 +14,7 @@ import yaml
 
 from multimax.suite.config import NUMERICS, RunConfig, digest, flatten, identity
 from multimax.suite.data.fingerprint import Fingerprint
-from multimax.suite.engine.console import say
+from multimax.suite.engine.console import say, waiting
 from multimax.suite.engine.provenance import environment, revision
 from multimax.suite.errors import UserError
 from multimax.suite.files import flush_to_disk, read_lines, write_atomic, write_lines, writing
@@ -62,7 +62,8 @@ class RunWriter:
             self.run.checkpoints.mkdir(parents=True, exist_ok=True)
             self.run_lock = (self.path / ".lock").open("w")
         # What Slurm starts again may meet the lock of its own former start, whose machine has gone.
-        self.lock(self.run_lock, LOCK_WAIT if int(os.environ.get("SLURM_RESTART_COUNT", 0)) else 0)
+        with waiting(f"the process that trains in {self.path}"):
+            self.lock(self.run_lock, LOCK_WAIT if os.environ.get("SLURM_RESTART_COUNT", "0") != "0" else 0)
         if self.run.data is None:
             write_atomic(self.path / "data.json", json.dumps(fingerprint(), indent=1) + "\n")
         else:

@@ -20,7 +20,7 @@ from urllib.request import Request, urlopen
 import wandb
 
 from multimax.suite.config import Logger, identity
-from multimax.suite.engine.console import say
+from multimax.suite.engine.console import say, waiting
 from multimax.suite.errors import UserError
 from multimax.suite.loggers.mirror import Mirror, Outcome
 from multimax.suite.runs import Run, Samples
@@ -42,7 +42,8 @@ class WandbMirror(Mirror):
         why_offline = {"auto": unavailable, "offline": lambda: "logger.mode=offline", "online": lambda: None}[mode]()
         if why_offline is None:
             try:
-                self.remote = start(self.run, "online", self.run.path)
+                with waiting("W&B to begin the run (logger.mode=offline does without its server)"):
+                    self.remote = start(self.run, "online", self.run.path)
             except Exception as error:  # wandb's own exceptions have no common base
                 if mode == "online":
                     raise

@@ -1,0 +1,196 @@
+"""Odd homes, launchers' leftovers, full disks: a run works, or says in one line and ten seconds what is wrong."""
+
+import os
+import re
+import resource
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import fuzzing
+import pytest
+
+from multimax.suite.engine.console import waiting
+from multimax.suite.engine.distributed import Place, place
+from multimax.suite.errors import UserError
+
+
+@dataclass
+class Surroundings:
+    """Variables (None: unset), what the process does to itself, and overrides; ``says``: a part of the error's line."""
+
+    variables: dict[str, str | None] = field(default_factory=dict)
+    prepare: Callable[[], None] = fuzzing.nothing
+    overrides: tuple[str, ...] = ()
+    says: str | None = None  # None: the run is trained
+
+
+def nobody() -> None:
+    os.setresuid(54321, 0, 0)  # a user that no file of passwords has
+
+
+def small_files() -> None:
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
+
+
+def gone() -> None:
+    Path("gone").mkdir()
+    os.chdir("gone")
+    Path("../gone").rmdir()
+
+
+TORCHRUN = {"RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "localhost", "MASTER_PORT": "29511"}
+STEP = {"SLURM_JOB_ID": "1", "SLURM_STEP_ID": "0", "SLURM_PROCID": "0", "SLURM_LOCALID": "0"}
+NO_HOME: dict[str, str | None] = {"HOME": None, "XDG_CACHE_HOME": None}
+WANDB = ("logger=wandb",)
+TABLE = {
+    "no HOME": Surroundings(NO_HOME),
+    "no HOME and a user without a name": Surroundings(NO_HOME, nobody),
+    "the same with text": Surroundings(NO_HOME, nobody, ("task=lm",), says="HOME"),
+    "the same with W&B": Surroundings({**NO_HOME, "WANDB_MODE": "offline", "USER": None}, nobody, WANDB),
+    "the same with TensorBoard": Surroundings(NO_HOME, nobody, ("logger=tensorboard",)),
+    "a HOME that cannot be written": Surroundings({"HOME": "/proc/1", "XDG_CACHE_HOME": None}),
+    "the same with pairs": Surroundings({"HOME": "/proc/1"}, overrides=("task=mt",), says="data.cache_dir"),
+    "no folder for temporary files": Surroundings({"TMPDIR": "/nowhere"}),
+    "a working folder that has gone": Surroundings(prepare=gone, says="has gone"),
+    "a limit on files": Surroundings(prepare=small_files, says="no checkpoint can be written"),
+    "run_dir on a file": Surroundings(overrides=("run_dir=/dev/null/run",), says="/dev/null/run"),
+    "run_dir where none can be": Surroundings(overrides=("run_dir=/proc/run",), says="/proc/run"),
+    "RANK left over": Surroundings({"RANK": "0"}),
+    "WORLD_SIZE left over": Surroundings({"WORLD_SIZE": "2"}),
+    "MASTER_ADDR left over": Surroundings({"MASTER_ADDR": "elsewhere", "MASTER_PORT": "1"}),
+    "RANK is no number": Surroundings({**TORCHRUN, "RANK": "a"}, says="RANK=a"),
+    "LOCAL_RANK is no number": Surroundings({**TORCHRUN, "LOCAL_RANK": ""}, says="LOCAL_RANK="),
+    "RANK beyond WORLD_SIZE": Surroundings({**TORCHRUN, "RANK": "2"}, says="RANK=2"),
+    "no MASTER_ADDR": Surroundings({**TORCHRUN, "MASTER_ADDR": None}, says="MASTER_ADDR is not set"),
+    "MASTER_PORT is no number": Surroundings({**TORCHRUN, "MASTER_PORT": "x"}, says="MASTER_PORT=x"),
+    "the shell of salloc": Surroundings({"SLURM_JOB_ID": "1", "SLURM_NTASKS": "4", "SLURM_NNODES": "2"}),
+    "a step of one task": Surroundings({**STEP, "SLURM_STEP_NUM_TASKS": "1"}),
+    "SLURM_STEP_NUM_TASKS is no number": Surroundings({**STEP, "SLURM_STEP_NUM_TASKS": "x"}, says="NUM_TASKS=x"),
+    "SLURM_RESTART_COUNT is no number": Surroundings({"SLURM_RESTART_COUNT": "x"}),
+    "W&B disabled": Surroundings({"WANDB_MODE": "disabled"}, overrides=WANDB),
+    "W&B disabled in the old way": Surroundings({"WANDB_DISABLED": "true", "WANDB_MODE": "offline"}, overrides=WANDB),
+    "WANDB_MODE is none": Surroundings({"WANDB_MODE": "sometimes"}, overrides=WANDB),
+    "a key of W&B that is none": Surroundings({"WANDB_API_KEY": "short", "WANDB_MODE": None}, overrides=WANDB),
+    "W&B's id of another run": Surroundings({"WANDB_RUN_ID": "a/b", "WANDB_MODE": "offline"}, overrides=WANDB),
+    "in a sweep of W&B's": Surroundings({"WANDB_SWEEP_ID": "x", "WANDB_MODE": "offline"}, overrides=WANDB),
+    "W&B has to resume": Surroundings({"WANDB_RESUME": "must", "WANDB_MODE": "offline"}, overrides=WANDB),
+    "W&B's address is none": Surroundings({"WANDB_BASE_URL": "nowhere", "WANDB_MODE": None}, overrides=WANDB),
+    "W&B's folders cannot be": Surroundings({"WANDB_DIR": "/dev/null/x", "WANDB_MODE": "offline"}, overrides=WANDB),
+    "OMP_NUM_THREADS is no number": Surroundings({"OMP_NUM_THREADS": "all"}),
+    "CUDA_VISIBLE_DEVICES is none": Surroundings({"CUDA_VISIBLE_DEVICES": "all"}),
+    "no proxy": Surroundings({"HTTPS_PROXY": "http://localhost:1", "WANDB_MODE": None}, overrides=WANDB),
+}
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("valid") / "base"
+    fuzzing.prepare(folder)
+    return folder
+
+
+@pytest.mark.parametrize("name", TABLE)
+def test_it_works_or_one_line_says_what_is_wrong(base, tmp_path, name):
+    case = TABLE[name]
+    if case.prepare is nobody and os.getuid():
+        pytest.skip("only root can be a user without a name")
+    task = next((word.removeprefix("task=") for word in case.overrides if word.startswith("task=")), "deit")
+    left_out = ("run_dir=", "data.cache_dir=")
+    words = [word for word in fuzzing.overrides(base, task) if not word.startswith(left_out)]
+    command = ["train.py", *words, f"run_dir={tmp_path / 'run'}", *case.overrides]
+    found = fuzzing.run(command, tmp_path, name, case.variables, case.prepare)
+    if case.says is None:
+        assert (found.code, (tmp_path / "run" / "summary.json").exists()) == (0, True), found.errors
+    else:
+        assert found.is_fine, found.errors
+        assert found.code == 2
+        assert case.says in found.errors
+
+
+LOCALES = [
+    {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"},
+    {"PYTHONIOENCODING": "latin-1"},
+    {"PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "LANG": "", "LC_ALL": "POSIX", "PYTHONIOENCODING": "ascii"},
+]
+
+
+@pytest.mark.parametrize("variables", LOCALES, ids=str)
+def test_without_utf_8_nothing_is_lost(base, root, tmp_path, variables):
+    """A translation is UTF-8 on any terminal, and a line with other letters is printed as well as it can be."""
+    command = [
+        sys.executable,
+        str(root / "evaluate.py"),
+        str(base / "runs" / "mt"),
+        f"data.root={base / 'data' / 'mt'}",
+    ]
+    text = "der Hund schläft\n".encode()
+    environment = {**os.environ, **variables}
+    done = subprocess.run([*command, "--translate", "-"], input=text, capture_output=True, env=environment, timeout=200)
+    assert done.returncode == 0, done.stderr
+    done.stdout.decode("utf-8")
+    (tmp_path / "datä").mkdir()
+    command = [sys.executable, str(root / "train.py"), "task=lm", "data=wikitext2", f"data.root={tmp_path / 'datä'}"]
+    refused = subprocess.run(command, cwd=tmp_path, capture_output=True, env=environment, timeout=200)
+    assert refused.returncode == 2
+    assert b"Traceback" not in refused.stderr
+    assert b"error: " in refused.stderr
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no /dev/full here")
+def test_a_full_disk_behind_standard_output(base, root):
+    command = [
+        sys.executable,
+        str(root / "evaluate.py"),
+        str(base / "runs" / "lm"),
+        f"data.root={base / 'data' / 'lm'}",
+    ]
+    with open("/dev/full", "wb") as full:
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, timeout=200)
+    assert done.returncode == 2
+    assert re.fullmatch(r"error: .*standard output.*: No space left on device\n", done.stderr)
+
+
+def test_who_waits_for_other_processes_says_so(base, tmp_path):
+    words = fuzzing.overrides(base, "lm")
+    began = time.monotonic()
+    found = fuzzing.run(["train.py", *words], tmp_path, "alone", {**TORCHRUN, "WORLD_SIZE": "2"}, seconds=12)
+    assert time.monotonic() - began < 60
+    assert "waiting for the other 1 of WORLD_SIZE=2 processes at localhost:29511" in found.errors
+
+
+def test_waiting_is_said_again_and_ends(capsys):
+    with waiting("Godot", first=0.02, then=0.05):
+        time.sleep(0.5)
+    said = capsys.readouterr().err.splitlines()
+    assert len(said) >= 3
+    assert all(line.startswith("waiting for Godot") for line in said)
+    with waiting("nothing", first=0.02):
+        pass
+    time.sleep(0.1)
+    assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize(
+    ("environment", "expected"),
+    [
+        ({}, Place()),
+        (TORCHRUN, Place(0, 0, 2)),
+        ({**STEP, "SLURM_STEP_NUM_TASKS": "2", "SLURM_PROCID": "1", "SLURM_LOCALID": "1"}, Place(1, 1, 2, slurm=True)),
+        ({**TORCHRUN, **STEP, "SLURM_STEP_NUM_TASKS": "4"}, Place(0, 0, 2)),
+        ({**TORCHRUN, "RANK": "-1"}, None),
+        ({**TORCHRUN, "WORLD_SIZE": "0"}, None),
+        ({**STEP, "SLURM_STEP_NUM_TASKS": "2", "SLURM_PROCID": "2"}, None),
+    ],
+)
+def test_the_place_of_a_process(environment, expected):
+    if expected is not None:
+        assert place(environment) == expected
+        return
+    with pytest.raises(UserError, match="unset"):
+        place(environment)
