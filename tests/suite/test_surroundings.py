@@ -51,7 +51,7 @@ WANDB = ("logger=wandb",)
 TABLE = {
     "no HOME": Surroundings(NO_HOME),
     "no HOME and a user without a name": Surroundings(NO_HOME, nobody),
-    "the same with text": Surroundings(NO_HOME, nobody, ("task=lm",), says="HOME"),
+    "the same with text": Surroundings(NO_HOME, nobody, ("task=lm",), says="no home"),
     "the same with W&B": Surroundings({**NO_HOME, "WANDB_MODE": "offline", "USER": None}, nobody, WANDB),
     "the same with TensorBoard": Surroundings(NO_HOME, nobody, ("logger=tensorboard",)),
     "a HOME that cannot be written": Surroundings({"HOME": "/proc/1", "XDG_CACHE_HOME": None}),
