@@ -12,6 +12,7 @@ setup: $(VENV)/.ready ## make .venv and install everything; quick when nothing c
 # constraints.txt makes the installation repeatable; the stamp is newer than what it was made from.
 $(VENV)/.ready: pyproject.toml constraints.txt
 	@command -v $(PYTHON) >/dev/null || { echo "error: no $(PYTHON) here; install Python 3.11 or name another with make PYTHON=..." >&2; exit 1; }
+	@echo "installing torch and the rest into $(VENV): minutes, once"
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
 	-$(BIN)/python -m multimax.kernels
@@ -25,6 +26,9 @@ $(VENV)/.fairseq: $(VENV)/.ready
 
 demo: setup ## train a DeiT with MultiMax on digits that ship with scikit-learn: two minutes on two cores
 	$(BIN)/python train.py task=deit reweight=multimax scale=demo
+	@echo "look at runs/deit-digits-multimax-*/summary.json; next: source $(BIN)/activate, then"
+	@echo "  python train.py reweight=softmax                        # the same with softmax"
+	@echo "  python -m multimax.suite.report serve runs              # both in a browser"
 
 results: setup ## make every table and figure in results/ from the runs recorded there
 	$(BIN)/python -m multimax.suite.report
