@@ -85,7 +85,7 @@ def train_composed(composed: DictConfig, overrides: Sequence[str]) -> float:
 
     ``overrides`` are those that it was composed with, to be noted in the run.
     """
-    import_modules(composed.imports)
+    import_modules(composed.get("imports"))
     world = distributed.world_size()
     config = typed(composed, world)
     first = distributed.rank() == 0

@@ -135,7 +135,7 @@ def to_dict(composed: DictConfig) -> dict[str, Any]:
 
 def typed(composed: DictConfig, world: int = 1) -> RunConfig:
     """The composed configuration as the task's dataclass, checked. Raises UserError."""
-    schema = task_module(composed.task).Config
+    schema = task_module(composed.get("task")).Config
     try:
         config = cast(RunConfig, OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(schema), composed)))
     except OmegaConfBaseException as error:

@@ -52,10 +52,10 @@ class OpenRun:
                 composed.numerics,
                 NUMERICS,
             )
-        if self.needs not in (None, composed.task):
-            raise UserError(f"{self.path} is a run of task={composed.task}: this needs one of task={self.needs}")
+        if self.needs not in (None, composed.get("task")):
+            raise UserError(f"{self.path} is a run of task={composed.get("task")}: this needs one of task={self.needs}")
         merge(composed, readable_overrides(self.overrides))
-        import_modules(composed.imports)
+        import_modules(composed.get("imports"))
         return typed(composed)
 
     @cached_property
