@@ -52,8 +52,9 @@ class OpenRun:
                 composed.numerics,
                 NUMERICS,
             )
-        if self.needs not in (None, composed.get("task")):
-            raise UserError(f"{self.path} is a run of task={composed.get("task")}: this needs one of task={self.needs}")
+        task = composed.get("task")
+        if self.needs not in (None, task):
+            raise UserError(f"{self.path} is a run of task={task}: this needs one of task={self.needs}")
         merge(composed, readable_overrides(self.overrides))
         import_modules(composed.get("imports"))
         return typed(composed)
