@@ -18,7 +18,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from multimax.attention_backends import BACKENDS, Backend, Call, attention_scores
+from multimax.attention_backends import BACKENDS, Backend, Call, attend_to_live, attention_scores
 from multimax.formulas.rows import autocast_dtype, check_floating, check_mask
 from multimax.formulas.torch_private import is_readable
 from multimax.reweight._base import may_bypass
@@ -41,11 +41,11 @@ def attention(
 ) -> Tensor:
     """Attention output [..., heads, queries, value_dim] in the dtype of ``value``.
 
-    A query that may attend to no key gets zeros. What a key holds that no query may attend to, and a query that may
-    attend to no key, reaches neither outputs nor gradients, be it NaN. A key that some queries may attend to should be
-    finite: a NaN there can reach all queries of its head, by any backend. So should scores. If all that are live in a
-    row are -inf, MultiMax gives equal weights and every other function NaN; softmax may give zeros instead, where
-    "sdpa" or "flash" takes it.
+    A query that may attend to no key gets zeros. What a key holds reaches, be it NaN, no query that may not attend to
+    it, neither outputs nor gradients. On a GPU, and in a traced graph, that is so for keys that no query may attend to
+    and queries that may attend to no key; others should be finite there. So should scores: where all that are live in a
+    row are -inf, MultiMax gives equal weights and every other function NaN, except that softmax without a mask may give
+    zeros instead, and with one on a GPU.
 
     Args:
         query: floating point [..., heads, queries, dim].
@@ -66,7 +66,15 @@ def attention(
             unknown backend, or one that cannot serve this call.
     """
     call = _call(query, key, value, reweight, mask, causal, bias, scale, dropout)
-    return _chosen(call, backend).run(_without_dead(call))
+    chosen = _chosen(call, backend)
+    if call.mask is None and not call.causal:
+        return chosen.run(call)
+    tensors = (call.query, call.key, call.value)
+    if query.device.type != "cpu" or not all(is_readable(t) for t in tensors):  # a GPU's host would have to wait
+        return chosen.run(_without_dead(call))
+    # One pass over each says that there is no NaN, and nothing whose square is infinite.
+    norms = [torch.linalg.vector_norm(t.detach()).item() for t in tensors]
+    return chosen.run(call) if math.isfinite(sum(norms)) else attend_to_live(_without_dead(call))
 
 
 def attention_path(
@@ -208,13 +216,7 @@ def _without_dead(call: Call) -> Call:
     """
     if call.mask is None or call.mask.numel() == 0:
         return call
-    tensors = call.query, call.key, call.value
-    if call.mask.device.type == "cpu" and all(is_readable(t) for t in tensors):  # a GPU's host would have to wait
-        # One pass over each says that there is no NaN, and nothing whose square is infinite.
-        norms = [torch.linalg.vector_norm(t.detach()).item() for t in tensors]
-        if math.isfinite(sum(norms)):
-            return call
     mask = torch.atleast_2d(call.mask)
     queries, keys = mask.any(-1, keepdim=True), mask.any(-2, keepdim=True).mT
-    query, key, value = (t.where(live, 0) for t, live in zip(tensors, (queries, keys, keys), strict=True))
+    query, key, value = (t.where(live, 0) for t, live in ((call.query, queries), (call.key, keys), (call.value, keys)))
     return replace(call, query=query, key=key, value=value)

@@ -110,6 +110,24 @@ class Reference:
         return weights @ call.value
 
 
+def attend_to_live(call: Call) -> Tensor:
+    """The reference where query, key or value hold NaN or infinities: these reach live entries alone.
+
+    Products run over dead entries too, and zero times NaN is NaN. So they are taken of finite rows, and what the others
+    make of live entries is put in: NaN, mostly, which has no gradient to lose.
+    """
+    live = call.whole_mask()
+    tensors = (call.query, call.key, call.value)
+    query, key, value = (t.where(t.isfinite().all(-1, keepdim=True), 0) for t in tensors)
+    scores = attention_scores(query, key, bias=call.bias, scale=call.scale)
+    met = attention_scores(call.query, call.key, bias=call.bias, scale=call.scale).detach()
+    weights = call.reweight(met.where(~met.isfinite() & live, scores), live)
+    if call.dropout:
+        weights = F.dropout(weights, call.dropout)
+    hit = (weights != 0).to(value.dtype) @ (~call.value.isfinite()).to(value.dtype) > 0
+    return (weights @ call.value).detach().where(hit, weights @ value)
+
+
 class Sdpa:
     """PyTorch's fused kernels, for softmax."""
 

@@ -1,5 +1,7 @@
 """Attention with any reweighting against one query at a time, written out; and which path it takes."""
 
+from itertools import product
+
 import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
@@ -226,6 +228,28 @@ def check_dead(attend, name, backend, length, way):
 
 
 @pytest.mark.parametrize("name", reweight.available())
+@pytest.mark.parametrize("length", [8, 160])
+@pytest.mark.parametrize("causal", [True, False])
+@pytest.mark.parametrize("hidden", [torch.nan, torch.inf])
+def test_what_a_key_holds_reaches_only_the_queries_that_may_attend_to_it(name, length, causal, hidden):
+    torch.manual_seed(0)
+    module, poisoned = reweight.create(name), length - 2
+    mask = None if causal else torch.arange(length)[:, None] >= torch.arange(length)
+    clean = [torch.randn(1, 2, length, 16) for _ in range(3)]
+    dirty = [t.clone() for t in clean]
+    for t in dirty[1:]:
+        t[..., poisoned, :] = hidden
+    found = []
+    for tensors in (clean, dirty):
+        leaves = [t.requires_grad_() for t in tensors]
+        output = attention(*leaves, module, mask, causal=causal)
+        found.append((output, torch.autograd.grad(output.square().sum(), leaves[0])[0]))
+    for expected, got in zip(*found, strict=True):
+        torch.testing.assert_close(got[..., :poisoned, :], expected[..., :poisoned, :], rtol=1e-5, atol=1e-5)
+    assert not found[1][0][..., poisoned:, :].isfinite().all()
+
+
+@pytest.mark.parametrize("name", reweight.available())
 def test_scores_that_are_not_finite_are_as_the_docstring_says(name):
     """Row by row by those backends that take no bias, of which a query and keys can make such scores."""
     uniform, poison = ([value] * 3 for value in (1 / 3, torch.nan))
@@ -233,12 +257,12 @@ def test_scores_that_are_not_finite_are_as_the_docstring_says(name):
     modulated = isinstance(module.row_kernel(), reweight.row_kernels.MultiMax)
     rows = {(-torch.inf,) * 3: uniform if modulated else poison, (torch.nan, 0.0, 1.0): poison}
     query, value = torch.ones(1, 1, 1, 1), torch.eye(3)[None, None]
-    for backend in served(name):
-        for row, expected in rows.items():
-            if name == "softmax" and row[0] == -torch.inf and backend != "reference":
-                continue
-            output = attention(query, torch.tensor(row)[None, None, :, None], value, module, backend=backend, scale=1)
-            torch.testing.assert_close(output.flatten(), torch.tensor(expected), equal_nan=True)
+    for backend, (row, expected), mask in product(served(name), rows.items(), (None, torch.ones(3, dtype=torch.bool))):
+        if name == "softmax" and row[0] == -torch.inf and backend != "reference" and mask is None:
+            continue
+        key = torch.tensor(row)[None, None, :, None]
+        output = attention(query, key, value, module, mask, backend=backend, scale=1)
+        torch.testing.assert_close(output.flatten(), torch.tensor(expected), equal_nan=True)
 
 
 Q = torch.zeros(2, 4, 5, 8)

@@ -1,11 +1,13 @@
 """Tables and figures as the bytes of files.
 
 The CSV of a figure can be compared on any machine. Its picture has the same bytes whenever it is drawn with the same
-version of Matplotlib: without a date and random identifiers.
+version of Matplotlib, without a date and random identifiers, and by whatever processor, whose vector units may disagree
+on the last digits of a logarithm.
 """
 
 import csv
 import io
+import re
 from collections.abc import Mapping, Sequence
 
 import matplotlib
@@ -34,4 +36,12 @@ def drawn(figure: Figure, kind: str) -> bytes:
     metadata = {"Date": None} if kind == "svg" else {"Software": None}
     with matplotlib.rc_context(SETTINGS):
         figure.savefig(content, format=kind, dpi=150, metadata=metadata)
-    return content.getvalue()
+    return rounded(content.getvalue()) if kind == "svg" else content.getvalue()
+
+
+def rounded(svg: bytes) -> bytes:
+    """Coordinates to a thousandth of a point, and identifiers, which are digests of exact ones, in order."""
+    text = re.sub(r"(?<!scale\()(?<![\d.])-?\d+\.\d{4,}", lambda number: f"{float(number[0]):z.3f}", svg.decode())
+    for count, name in enumerate(dict.fromkeys(re.findall(r'id="([a-z][0-9a-f]{10})"', text))):
+        text = text.replace(name, f"shape{count}")
+    return text.encode()

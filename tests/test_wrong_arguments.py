@@ -1,0 +1,85 @@
+"""Wrong arguments of attention and of the output loss end in one line that names them, or in the right value."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from wrong_arguments import draws, judge
+
+import multimax
+from multimax import reweight
+from multimax.formulas import multimax as formulas
+
+DRAWS = 700
+
+
+def assert_right(function, plain, right, seed):
+    assert judge(function, plain, right, []) is None
+    names = list(right)  # what does not fit its neighbour may be said of either
+    faults = [(judge(function, plain, arguments, names), changed) for arguments, changed in draws(right, DRAWS, seed)]
+    faults = [fault for fault in faults if fault[0] is not None]
+    assert not faults, f"{len(faults)}, such as: {faults[0]}"
+
+
+@pytest.mark.parametrize("name", ["softmax", "multimax", "entmax15"])
+def test_attention(name):
+    module = reweight.create(name)
+
+    def attend(dropout, **arguments):
+        """What is dropped is a matter of chance: only that a probability is taken for one."""
+        is_probability = isinstance(dropout, float) and 0 <= dropout < 1
+        return multimax.attention(**arguments, dropout=0.0 if is_probability else dropout)
+
+    def plain(query, key, value, reweight, mask, causal, bias, scale, dropout, backend):
+        query, key, value = (t.detach().double() for t in (query, key, value))
+        scores = query @ key.mT * (query.shape[-1] ** -0.5 if scale is None else scale)
+        live = torch.ones(scores.shape, dtype=torch.bool) if mask is None else mask.expand(scores.shape)
+        if bias is not None:
+            scores = scores + bias.detach()
+        if causal:
+            live = live.tril()
+        return reweight.double()(scores, live) @ value if callable(reweight) else None
+
+    query, key, value = torch.randn(3, 2, 2, 4, 8, generator=torch.Generator().manual_seed(0)).unbind()
+    right = {
+        "query": query,
+        "key": key,
+        "value": value,
+        "reweight": module,
+        "mask": torch.rand(4, 4, generator=torch.Generator().manual_seed(1)) > 0.4,
+        "causal": True,
+        "bias": torch.full((2, 4, 4), 0.1),
+        "scale": 0.3,
+        "dropout": 0.0,
+        "backend": None,
+    }
+    assert_right(attend, plain, right, seed=1)
+
+
+@pytest.mark.parametrize("hard", [True, False])
+def test_linear_cross_entropy(hard):
+    generator = torch.Generator().manual_seed(0)
+    hidden, weight = torch.randn(6, 3, generator=generator), torch.randn(5, 3, generator=generator)
+
+    def plain(hidden, weight, targets, modulator, bias, label_smoothing, reduction, ignore_index):
+        hidden, weight = hidden.detach().double(), weight.detach().double()
+        logits = F.linear(hidden, weight, None if bias is None else bias.detach().double())
+        if modulator is not None:
+            ranges, ts, order = modulator
+            powers = formulas.powers_of(order)
+            logits = formulas.seglu(logits, *formulas.by_head(logits, ranges, ts, powers), powers)
+        options = {"label_smoothing": label_smoothing, "reduction": reduction}
+        if targets.is_floating_point():
+            return F.cross_entropy(logits, targets.detach().double(), **options)
+        return F.cross_entropy(logits, targets, ignore_index=ignore_index, **options)
+
+    right = {
+        "hidden": hidden,
+        "weight": weight,
+        "targets": torch.tensor([0, 4, -100, 1, 2, 0]) if hard else torch.softmax(torch.randn(6, 5), -1),
+        "modulator": (torch.zeros(2), torch.tensor([0.2, 0.1]), 1),
+        "bias": torch.full((5,), 0.1),
+        "label_smoothing": 0.1,
+        "reduction": "mean",
+        "ignore_index": -100,
+    }
+    assert_right(multimax.linear_cross_entropy, plain, right, seed=2)
