@@ -117,6 +117,7 @@ def attend_to_live(call: Call) -> Tensor:
     make of live entries is put in: NaN, mostly, which has no gradient to lose.
     """
     live = call.whole_mask()
+    assert live is not None
     tensors = (call.query, call.key, call.value)
     query, key, value = (t.where(t.isfinite().all(-1, keepdim=True), 0) for t in tensors)
     scores = attention_scores(query, key, bias=call.bias, scale=call.scale)
