@@ -3,6 +3,8 @@
 It is a MultiMax of the first order whose two hinges meet at 0, with t = e^u - 1:
 
     x e^u = x - t relu(-x) + t relu(x)
+
+There both have slope 0, so that the gradient of a score of exactly 0 is softmax's, without the factor e^u.
 """
 
 import torch

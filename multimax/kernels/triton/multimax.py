@@ -18,6 +18,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from multimax.formulas.multimax import hinge_limit
 from multimax.kernels import on_device
 from multimax.kernels.triton.launch import (
     SUMMING,
@@ -91,7 +92,7 @@ def multimax_backward(
 def shape_of(dtype: torch.dtype, powers: Sequence[int]) -> dict[str, Any]:
     """What the kernels need to know of SegLU's order and, for the dtype computed in, of the bounds of its results."""
     largest = torch.finfo(dtype).max
-    return {"FIRST": 1 in powers, "SECOND": 2 in powers, "LIMIT": largest**0.4, "LARGEST": largest}
+    return {"FIRST": 1 in powers, "SECOND": 2 in powers, "LIMIT": hinge_limit(dtype), "LARGEST": largest}
 
 
 @triton.jit
