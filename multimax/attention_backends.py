@@ -1,6 +1,6 @@
-"""The ways there are to compute attention. Each says what stands in the way of a call, and runs it.
+"""The ways to compute attention. Each can say why it cannot serve a call, and run it.
 
-``multimax.attention`` takes the first of them that nothing stands in the way of and that pays. A function may bring
+``multimax.attention`` takes the first that can serve and is worth it. A function may bring
 more (``Reweighting.attention_backends``).
 """
 

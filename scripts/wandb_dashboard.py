@@ -36,7 +36,7 @@ def main() -> None:
     try:
         import wandb_workspaces  # noqa: F401
     except ModuleNotFoundError as error:
-        raise UserError(f"the dashboard needs the package {error.name}: pip install 'multimax[wandb]'") from None
+        raise UserError(f"no package {error.name}: pip install -e '.[wandb]' in the clone") from None
     if arguments.dry_run:
         made = workspace(arguments.entity or "ENTITY", arguments.project, arguments.task, arguments.group)
         print(json.dumps(made._to_model().model_dump(mode="json", by_alias=True, exclude_none=True), indent=1))

@@ -1,4 +1,4 @@
-"""MultiMax: softmax behind SegLU, a learned modulator that suppresses small scores and draws large ones together.
+"""MultiMax: softmax behind SegLU, a learned modulator that suppresses small scores and keeps several large ones.
 
 Zhou, Fritz, Keuper, "MultiMax: Sparse and Multi-Modal Attention Learning", ICML 2024, arXiv 2406.01189. Checked against
 the expression of the authors' released code (github.com/ZhouYuxuanYX/MultiMax).

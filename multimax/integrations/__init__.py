@@ -1,1 +1,1 @@
-"""The reweightings in other people's frameworks. Nothing else of the project imports from here."""
+"""The reweightings in other people's frameworks. ``sites`` builds one from a configuration."""

@@ -15,6 +15,10 @@ checkpointing repeats there does not. To change the mode of a whole process, set
 The CPU's path is C++ that is compiled on first use, which takes about half a minute, and kept; ``python -m
 multimax.kernels`` compiles it in advance. Where that fails, one line on stderr says why, and the eager path serves. The
 path never depends on the size of a tensor, so that a computation gives the same bits wherever in a process it stands.
+
+From the call to the loop over a row: ``reweight.multimax``, ``operators.multimax``, ``multimax_forward`` in
+``cpu/rows.cpp``, ``TensorRows`` in ``cpu/row_kernels.h``, ``multimax_forward_row`` in ``cpu/multimax_rows.h``, ``each``
+in ``cpu/row_loops.h``.
 """
 
 import importlib.util
@@ -75,6 +79,8 @@ def mode() -> str:
 
 def path(scores: Tensor) -> str:
     """What computes the reweighting of ``scores``: "cpp" or "triton", one of this package's kernels, or "eager".
+
+    The first call loads the kernels, and compiles them if need be.
 
     Eager in every mode are torch.export, whose programs should need no operator of ours; torch.func transforms and
     forward-mode differentiation; subclasses of Tensor; and devices and dtypes without a kernel.

@@ -5,10 +5,10 @@
     multimax::attention_backward(Tensor grad, Tensor statistics, the same)
         -> (Tensor, Tensor, Tensor, Tensor, Tensor)
 
-They are C++ (``cpu/attention.cpp``) around the row kernels, in float32 or float64. The backward makes the weights anew:
-it has the arguments and, [2, batch, heads, queries], what MultiMax's row kernel calls its statistics. Where there is no
+They are C++ (``cpu/attention.cpp``) around the row kernels, in float32 or float64. The backward recomputes the
+weights from the arguments and the row kernel's statistics [2, batch, heads, queries]. Where there is no
 ``first`` or ``second``, its gradient is empty. Gradients of parameters have the same bits run to run. Differentiated
-twice, or with dual numbers, it is whole scores and the row operators.
+twice, or given dual numbers, it forms all scores and calls the row operators.
 """
 
 from typing import Any, NamedTuple

@@ -1,7 +1,7 @@
 """MultiMax by tensor operations on blocks of rows that stay in a CPU's cache, for where there is no C++ kernel.
 
-Of the expression as a whole each operation goes through memory, and autograd keeps most of their results. Here they go
-through the cache; the backward is in closed form and keeps the scores and the weights. Gradients of parameters are
+Evaluated as one expression, every operation passes over memory, and autograd keeps most of the results. Here they stay
+in the cache; the backward is in closed form and keeps the scores and the weights. Gradients of parameters are
 added up block after block: the same bits in each run.
 """
 

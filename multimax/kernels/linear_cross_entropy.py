@@ -1,6 +1,6 @@
 """Cross-entropy of SegLU(hidden @ weight^T + bias) in chunks of rows, so that the logits [N, V] never exist.
 
-A chunk has its logits, its losses and in the same pass its gradients; then the next one takes its place. Nothing is
+The logits, losses and gradients of a chunk are computed in one pass, and the next chunk reuses its memory. Nothing is
 computed twice, as in Liger's fused linear cross-entropy (Hsu et al. 2024, arXiv 2410.10989).
 
 With y the modulated logits x of a row, p = softmax(y), q the mass of its targets and w what its loss counts,
@@ -19,7 +19,7 @@ them.
 Both take hidden [N, dim], weight [V, dim], bias [V] or None, targets int64 [N] from 0 to V - 1 or floating point
 [N, V], ranges and ts [k] or None and the powers of SegLU's hinges (k of them, or none), and label_smoothing. Losses,
 counts, and the sums of products that are of half precision, are in float32 at least (below: the compute dtype). Given
-dual numbers, which torch.compile may hand on to a graph that was made without them, they are whole logits.
+dual numbers, which torch.compile may pass to a graph that was made without them, they compute all logits at once.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence

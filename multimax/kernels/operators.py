@@ -24,13 +24,13 @@ What holds for all of them:
 ``ranges`` and ``ts`` are [heads, k] with k = len(powers); powers is (1, 1), (2, 2) or (1, 1, 2, 2). ``statistics``
 [2, *scores.shape[:-1]] in the compute dtype are per row the largest modulated live score m and 1 / sum exp(y - m), from
 which the backward has the weights again, p = exp(y - m) * s, without the rounding of ``weights``; for rows without a
-live entry s = 0 and m = 0. Reading the weights is the faster on a CPU: there the backward gets them too where they are
-in the compute dtype. ``alpha`` in [1, 2] is a number, or [heads]. The backward of ev-softmax is softmax's, which is
-that of entmax at alpha = 1.
+live entry s = 0 and m = 0. On a CPU, reading the weights is faster than recomputing them, so there the backward also
+gets them if they are in the compute dtype. ``alpha`` in [1, 2] is a number, or [heads]. The backward of ev-softmax is
+softmax's, which is that of entmax at alpha = 1.
 
-The CPU's are C++ (``cpu/rows.cpp``), CUDA's the functions of the same names in ``triton.rows``, which take no
-``weights`` where they are None. Differentiated twice, or with dual numbers, which a graph may hand on that was compiled
-without them, each falls back on its formula in tensor operations.
+The CPU's operators are C++ (``cpu/rows.cpp``); CUDA's are the functions of the same names in ``triton.rows``, called
+without ``weights`` when these are None. Differentiated twice, or given dual numbers (which a graph that was compiled
+without them may pass on), each uses its formula in tensor operations.
 """
 
 from collections.abc import Callable, Sequence

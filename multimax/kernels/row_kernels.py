@@ -1,8 +1,12 @@
-"""The row kernels that there are, and what each is told: how a row of scores becomes a row of weights.
+"""Descriptions of the row kernels: which one turns a row of scores into a row of weights, with which parameters.
 
 One of these is all that attention and the loss of an output layer need to know of a function in order to compute it
 without its matrix of weights. Each holds the arguments of the function of ``multimax.reweight`` that has its name, and
 like there parameters may be any floating-point tensors that want gradients.
+
+The kernels know these four kinds; a function that fits none of them can bring an attention backend of its own. A new
+kind touches ``operators``, ``attention``, ``cpu`` (NAME_rows.h, row_kernels.h, rows.cpp, attention.cpp) and ``triton``
+(NAME.py, rows.py).
 """
 
 from dataclasses import dataclass

@@ -23,7 +23,7 @@ class Reweighting(nn.Module):
     MultiMax whose two hinges meet at 0, so that all kernels of MultiMax serve it::
 
         class Tempered(Reweighting):
-            positive = has_loss = True
+            positive = has_loss = has_parameters = True
 
             def __init__(self):
                 super().__init__()
@@ -56,7 +56,10 @@ class Reweighting(nn.Module):
     soft_targets: bool = True
 
     attention_backends: ClassVar[tuple[Any, ...]] = ()
-    """Ways of its own to compute attention, each a ``multimax.attention_backends.Backend``, asked before all others."""
+    """Ways of its own to compute attention, each a ``multimax.attention_backends.Backend``, asked before all others.
+
+    In every mode of ``multimax.kernels``: one that is to stay out of "eager" says so in its ``pays``.
+    """
 
     def __init__(self) -> None:  # without nn.Module's *args: the options of a subclass are read from its signature
         super().__init__()

@@ -1,10 +1,10 @@
 """The functions by name, the built-in ones and the user's alike.
 
-    @reweight.register("squared")
-    def squared(scores, mask=None, *, temperature=1.0):     # keyword-only arguments with a default are its options
+    @reweight.register("scaled")
+    def scaled(scores, mask=None, *, scale=1.0):     # keyword-only arguments with a default are its options
         ...
 
-From then on ``create("squared", temperature=2.0)`` makes a module of it, and every task takes ``reweight=squared``.
+From then on ``create("scaled", scale=2.0)`` makes a module of it, and every task takes ``reweight=scaled``.
 """
 
 import difflib

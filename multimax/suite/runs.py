@@ -7,8 +7,9 @@
     summary.json    the final metrics, there once the run is finished
     checkpoints/ samples/ analysis/
 
-These files are the truth about a run. ``multimax.suite.engine.run_writer`` writes them; loggers and reports read them.
-A record has no starts and no checkpoints, and those made before fingerprints were kept have no ``data.json``.
+These files are the truth about a run. ``engine.run_writer`` writes the first five, ``engine.checkpoint``,
+``engine.observation`` and ``figures.commands`` the folders; loggers and reports read them, and add their own.
+A record has no starts, checkpoints or samples, and those made before fingerprints were kept have no ``data.json``.
 """
 
 import fcntl

@@ -11,4 +11,4 @@ from pathlib import Path
 # sys.path, so there must be nothing else in that one: least of all a package called fairseq.
 USER_DIR = Path(__file__).parent / "user_dir" / "multimax_fairseq"
 
-INSTALL = "fairseq is not installed: run pip install 'multimax[fairseq]', or pip install -e '.[fairseq]' in a clone"
+INSTALL = "fairseq is not installed: run pip install -e '.[fairseq]' in the clone"

@@ -1,4 +1,4 @@
-// The operators of attention.py on the CPU.
+// The operators of multimax/kernels/attention.py on the CPU.
 //
 // A thread takes a block of the queries of one head, small enough that its scores and weights stay in the core's cache
 // between the matrix products, which are torch's; the backward recomputes them. Keys behind a block's last live one
@@ -266,7 +266,7 @@ void with_type(const Tensor& query, const F& f) {
 }
 
 // How the scores are weighed: as attention.py has it.
-struct Reweighting {
+struct RowKernelArguments {
   std::string kind;
   std::optional<Tensor> first, second;
   std::vector<int64_t> powers;
@@ -311,16 +311,16 @@ std::tuple<Tensor, Tensor> attention_forward(Tensor query, Tensor key, Tensor va
                                              std::optional<Tensor> first, std::optional<Tensor> second,
                                              std::vector<int64_t> powers, double number, std::string kind,
                                              double scale) {
-  const Reweighting reweighting{kind, first, second, powers, number};
+  const RowKernelArguments row_kernel{kind, first, second, powers, number};
   const auto shape = scores_shape(query, key, value);
-  reweighting.check_parameters(shape[1]);
+  row_kernel.check_parameters(shape[1]);
   std::optional<Tensor> held;
   const RowMask rows = row_mask(mask, shape, held);
   Tensor output = torch::stable::new_empty(value, {query.size(0), query.size(2), query.size(1), value.size(3)});
   output = torch::stable::transpose(output, 1, 2);
   Tensor statistics = torch::stable::new_empty(query, {2, query.size(0), query.size(1), query.size(2)});
   with_type(query, [&]<class T>(T*) {
-    reweighting.with_kernel<T>(
+    row_kernel.with_kernel<T>(
         key.size(2), [&](const auto& kernel) { attend(query, key, value, rows, kernel, scale, output, statistics); });
   });
   return {output, statistics};
@@ -330,9 +330,9 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> attention_backward(
     Tensor grad, Tensor statistics, Tensor query, Tensor key, Tensor value, std::optional<Tensor> mask,
     std::optional<Tensor> first, std::optional<Tensor> second, std::vector<int64_t> powers, double number,
     std::string kind, double scale) {
-  const Reweighting reweighting{kind, first, second, powers, number};
+  const RowKernelArguments row_kernel{kind, first, second, powers, number};
   const auto shape = scores_shape(query, key, value);
-  reweighting.check_parameters(shape[1]);
+  row_kernel.check_parameters(shape[1]);
   check("grad", grad, query.scalar_type(), {shape[0], shape[1], shape[2], value.size(3)});
   check("statistics", statistics, query.scalar_type(), {2, shape[0], shape[1], shape[2]});
   Tensor grad_query = torch::stable::empty_like(query), grad_key = torch::stable::empty_like(key);
@@ -345,7 +345,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> attention_backward(
   std::optional<Tensor> held;
   const RowMask rows = row_mask(mask, shape, held);
   with_type(query, [&]<class T>(T*) {
-    reweighting.with_kernel<T>(key.size(2), [&](const auto& kernel) {
+    row_kernel.with_kernel<T>(key.size(2), [&](const auto& kernel) {
       const auto sums =
           differentiate(grad, query, key, value, rows, statistics, kernel, scale, grad_query, grad_key, grad_value);
       if (second)

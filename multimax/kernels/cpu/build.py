@@ -3,8 +3,8 @@
 A library is named by a digest of all that must fit for it to run: its sources, torch, the C library, and the vector
 units that torch finds in this processor. So machines can share a cache, nothing in it goes stale, and where there is no
 compiler, what another machine compiled serves. CXX and CXXFLAGS count when a library is compiled and at no other time;
-remove it to have it compiled anew. CXXFLAGS come before our own flags, which win where the two disagree: they can add
-(-I, -g, -fsanitize=...) but take away neither the vector units nor the optimisation nor the language, as conda's would.
+remove it to have it compiled anew. CXXFLAGS come before our own flags, and ours win: they can add options (-I, -g,
+-fsanitize=...) but override neither the vector units nor the optimisation nor the language, as conda's would.
 
 Nothing is loaded that another user could have written. A library appears under its name whole or not at all, and is
 never replaced: beside one that cannot be loaded here, because it is damaged or needs a newer C++ runtime, a second one

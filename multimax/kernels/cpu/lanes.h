@@ -1,6 +1,6 @@
-// Some lanes of a vector: memory that is read and written by them alone, and lanes that move.
+// Operations on some lanes of a vector: masked loads and stores, compress and expand.
 //
-// The vector extension has nothing for it. AVX-512 has, and AVX2 almost.
+// The compiler's vector extension lacks them; AVX-512 has them all, AVX2 most.
 
 #pragma once
 

@@ -156,8 +156,8 @@ INLINE bool multimax_slopes(Row<const T> x, Row<const T> g, Row<const T> p, int6
 
 // The weights p of the n scores x from m and s, and sum p g; false where a score is not near.
 template <class T, bool first, bool second, bool limited>
-INLINE bool weigh(Row<const T> x, Row<const T> g, int64_t n, const SegluParameters<T>& parameters, T m, T s, Row<T> p,
-                  T& dot) {
+INLINE bool weigh_anew(Row<const T> x, Row<const T> g, int64_t n, const SegluParameters<T>& parameters,
+                       T m, T s, Row<T> p, T& dot) {
   const Seglu<T, first, second, limited> seglu(parameters);
   const Vec<T> largest = splat(m), scale = splat(s);
   Vec<T> far{};
@@ -188,10 +188,10 @@ void multimax_backward_row_anew(Row<const T> x, Row<const T> g, int64_t n, const
                                 T s, Row<T> p, Row<T> dx, SegluSums<T>& sums) {
   const Row<const T> made{p.data};
   T dot;
-  if (weigh<T, first, second, false>(x, g, n, parameters, m, s, p, dot)) {
+  if (weigh_anew<T, first, second, false>(x, g, n, parameters, m, s, p, dot)) {
     multimax_slopes<T, first, second, false, false>(x, g, made, n, parameters, dot, dx, sums);
   } else {
-    weigh<T, first, second, true>(x, g, n, parameters, m, s, p, dot);
+    weigh_anew<T, first, second, true>(x, g, n, parameters, m, s, p, dot);
     multimax_slopes<T, first, second, true, false>(x, g, made, n, parameters, dot, dx, sums);
   }
 }

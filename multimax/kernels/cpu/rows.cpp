@@ -1,4 +1,4 @@
-// The row operators of operators.py on the CPU. Their schemas and their contract are there.
+// The row operators of multimax/kernels/operators.py on the CPU. Their schemas and their contract are there.
 
 #include <torch/headeronly/util/BFloat16.h>
 #include <torch/headeronly/util/Half.h>

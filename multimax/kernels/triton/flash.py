@@ -9,8 +9,8 @@ and SegLU are computed anew. There is no atomic addition: the same inputs give t
 included. ``powers=()`` is plain softmax in the same kernel, to see what SegLU costs.
 
 Limits: tensors [batch, heads, length, size] on a CUDA device of compute capability 8.0 or more (or Triton's
-interpreter), in bfloat16, float16 or float32 (computed without TF32), sizes 1 to 256, of values another than of keys if
-need be; no bias; not differentiable twice.
+interpreter), in bfloat16, float16 or float32 (computed without TF32), head sizes 1 to 256 (values may have another
+size than keys); no bias; not differentiable twice.
 
 The kernels are in ``flash_forward`` and ``flash_backward`` and are imported at the first call, and Triton with them.
 """

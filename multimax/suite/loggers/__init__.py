@@ -21,7 +21,7 @@ def create(name: str, run: Run) -> Mirror | None:
     try:
         return import_module(MODULES[name]).create(run)
     except ModuleNotFoundError as error:
-        way_out = f"pip install 'multimax[{name}]', or set logger=none"
+        way_out = f"pip install -e '.[{name}]' in the clone, or set logger=none"
         raise UserError(f"logger={name} needs the package {error.name}: {way_out}") from None
 
 

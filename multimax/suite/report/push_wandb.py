@@ -18,7 +18,7 @@ def push_wandb(runs: Sequence[Path]) -> None:
     try:
         from multimax.suite.loggers import wandb_mirror
     except ModuleNotFoundError as error:
-        raise UserError(f"push-wandb needs the package {error.name}: pip install 'multimax[wandb]'") from None
+        raise UserError(f"push-wandb needs the package {error.name}: pip install -e '.[wandb]' in the clone") from None
     wandb_mirror.require_server()
     failures = []
     for number, path in enumerate(runs, 1):
