@@ -270,8 +270,8 @@ def worker_failure(message: str, num_workers: int) -> str | None:
             else f"was killed ({died['signal'] or 'it is not said why'})"
         )
         return (
-            f"a data worker {how}, as happens when memory runs out: lower data.num_workers={num_workers} or free "
-            "memory; the same command continues the run"
+            f"a data worker {how}, as happens when memory runs out: lower data.num_workers or free memory; "
+            "the same command continues the run"
         )
     return None
 

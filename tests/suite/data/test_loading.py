@@ -188,7 +188,7 @@ def test_a_users_mistake_in_a_worker_is_still_one_line(num_workers: int):
     [
         (
             signal.SIGKILL,
-            r"a data worker was killed \(Killed\), as happens when memory runs out: lower data.num_workers=1",
+            r"a data worker was killed \(Killed\), as happens when memory runs out: lower data.num_workers or free",
         ),
         (signal.SIGBUS, r"/dev/shm is full, .* enlarge it"),
         (signal.SIGSEGV, r"a data worker was killed \(Segmentation fault\)"),
