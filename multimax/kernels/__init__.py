@@ -44,7 +44,8 @@ def _checked(mode: str, where: str) -> str:
     return mode
 
 
-_INITIAL = _checked(os.environ.get("MULTIMAX_KERNELS", "auto"), "MULTIMAX_KERNELS")
+# Checked where it is first used: an import that raises leaves no program the choice of how to say it.
+_INITIAL = os.environ.get("MULTIMAX_KERNELS", "auto")
 
 
 class _OfThread(threading.local):
@@ -87,11 +88,12 @@ def path(scores: Tensor) -> str:
 
     Raises:
         RuntimeError: in mode "require", if all that is missing is a compiler or Triton.
+        ValueError: MULTIMAX_KERNELS is no mode.
     """
     if mode() == "eager" or not is_ordinary(scores):
         return "eager"
     kernel = {"cpu": "cpp", "cuda": "triton"}.get(scores.device.type)
-    return kernel if kernel and _is_there(kernel, mode() == "require") else "eager"
+    return kernel if kernel and _is_there(kernel, mode()) else "eager"
 
 
 def can_be_blocked(scores: Tensor) -> bool:
@@ -113,11 +115,12 @@ def is_ordinary(*tensors: Tensor) -> bool:
 
 
 @constant
-def _is_there(name: str, required: bool) -> bool:
+def _is_there(name: str, mode: str) -> bool:
+    _checked(mode, "MULTIMAX_KERNELS")
     why_not = _obstacle(name)
     if why_not is None:
         return True
-    if required:
+    if mode == "require":
         raise RuntimeError(f"MULTIMAX_KERNELS=require, but the {name} kernels cannot be had: {why_not}")
     _say_once(name, why_not)
     return False

@@ -37,7 +37,7 @@ from multimax.suite.engine.console import format_metrics, say
 from multimax.suite.engine.open import OpenRun
 from multimax.suite.engine.run_writer import RunWriter
 from multimax.suite.engine.trainer import Trainer
-from multimax.suite.errors import Interrupted, Parser, UserError, one_line_errors
+from multimax.suite.errors import Interrupted, Parser, UserError, limits_explained, one_line_errors
 from multimax.suite.runs import Run
 from multimax.suite.tasks import task_module
 from multimax.suite.tasks.base import Shard, Task
@@ -80,6 +80,7 @@ def job(composed: DictConfig) -> float | None:
         return None
 
 
+@limits_explained()
 def train_composed(composed: DictConfig, overrides: Sequence[str]) -> float:
     """Train the run of a composed configuration; returns the final metric, which a sweeper may optimise.
 
@@ -87,7 +88,7 @@ def train_composed(composed: DictConfig, overrides: Sequence[str]) -> float:
     """
     import_modules(composed.get("imports"))
     world = distributed.world_size()
-    config = typed(composed, world)
+    config = typed(composed, world, overrides)
     first = distributed.rank() == 0
     if first:
         say(f"scale={config.scale}: {' '.join(config.description.split())}")

@@ -133,14 +133,15 @@ def to_dict(composed: DictConfig) -> dict[str, Any]:
     return cast(dict[str, Any], OmegaConf.to_container(composed))
 
 
-def typed(composed: DictConfig, world: int = 1) -> RunConfig:
-    """The composed configuration as the task's dataclass, checked. Raises UserError."""
+def typed(composed: DictConfig, world: int = 1, overrides: Iterable[str] = ()) -> RunConfig:
+    """The composed configuration as the task's dataclass, checked, with the overrides that it has. Raises UserError."""
     schema = task_module(composed.get("task")).Config
     try:
         config = cast(RunConfig, OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(schema), composed)))
     except OmegaConfBaseException as error:
         raise UserError(explain(error, [key for key, _ in flatten(skeleton(schema))])) from None
     config.check(world)
+    config.check_read({parsed.key_or_group for parsed in map(parse, overrides) if parsed is not None})
     return config
 
 

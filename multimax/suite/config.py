@@ -7,7 +7,7 @@ Hydra composes the values from ``configs/``; these dataclasses say which keys th
 import hashlib
 import json
 import math
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Set
 from dataclasses import MISSING, Field, asdict, dataclass, field, fields, is_dataclass
 from operator import attrgetter
 from typing import Any, get_type_hints
@@ -181,6 +181,24 @@ class RunConfig:
             raise UserError("training.evaluate_ema=true needs training.ema_decay")
         self.micro_batches(world)
         self.check_loss(soft_targets=training.label_smoothing > 0)
+
+    def readers(self) -> Iterator[tuple[str, bool, tuple[str, ...]]]:
+        """Keys that are read in some configurations only: what it takes, whether this one has it, and the keys."""
+        schedule = self.schedule
+        warmup = bool(schedule.warmup_steps or schedule.warmup_epochs)
+        yield "schedule.name=cosine", schedule.name == "cosine", ("schedule.final_rate",)
+        yield "schedule.warmup_steps or schedule.warmup_epochs", warmup, ("schedule.warmup_rate",)
+
+    def check_read(self, given: Set[str]) -> None:
+        """Raise UserError for one of the ``given`` keys that has a value, not its default, which nothing reads.
+
+        Keys that only recipes and data sets give are no mistake: they stay when an override turns their reader off.
+        """
+        defaults, values = dict(flatten(skeleton(type(self)))), dict(flatten(asdict(self)))
+        for condition, holds, keys in self.readers():
+            for key in () if holds else given & set(keys):
+                if values[key] != defaults[key]:
+                    raise UserError(f"{key}={values[key]}: only with {condition} is it read: set that, or leave it out")
 
     def micro_batches(self, world: int) -> int:
         """Micro-batches that each of ``world`` processes makes of its share of a global batch of examples.

@@ -4,10 +4,14 @@ import argparse
 import errno
 import logging
 import os
+import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import wraps
 from typing import NoReturn
+
+from multimax import kernels
 
 OF_THE_MACHINE = {
     *(errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO, errno.ESTALE),
@@ -54,8 +58,10 @@ def one_line_errors(main: Callable[[], None]) -> Callable[[], None]:
                 stream.reconfigure(errors="backslashreplace")
         try:
             require_working_folder()
+            require_kernels_mode()
             try:
-                main()
+                with limits_explained():
+                    main()
             finally:
                 flush_output()
         except UserError as error:
@@ -86,6 +92,30 @@ def require_working_folder() -> None:
         os.getcwd()
     except OSError:
         raise UserError("the working folder has gone: cd into one that is there") from None
+
+
+def require_kernels_mode() -> None:
+    """Raise UserError if MULTIMAX_KERNELS is no mode."""
+    if kernels.mode() not in kernels.MODES:
+        raise UserError(f"MULTIMAX_KERNELS={kernels.mode()}: choose one of {', '.join(kernels.MODES)}, or unset it")
+
+
+@contextmanager
+def limits_explained() -> Iterator[None]:
+    """Turn what the machine lacks, memory or the kernels that MULTIMAX_KERNELS=require wants, into UserError."""
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:  # torch has a type for the GPU's memory only
+        reason = str(error)
+        if reason.startswith("MULTIMAX_KERNELS="):
+            raise UserError(reason.partition("\n")[0]) from None
+        if not isinstance(error, MemoryError) and not re.search("DefaultCPUAllocator|out of memory|bad_alloc", reason):
+            raise
+        asked = re.search(r"tried to allocate ([\d.]+ \w+)", reason, re.IGNORECASE)
+        raise UserError(
+            f"out of memory{f' ({asked[1]} were asked for)' if asked else ''}: lower training.micro_batch_size, which "
+            "leaves a run's numbers as they are; in evaluation data.eval_batch_size or decoding.batch_tokens"
+        ) from None
 
 
 def flush_output() -> None:

@@ -89,7 +89,7 @@ class Train(Checkpointable):
 def check(composed: DictConfig, launcher: dict[str, Any], overrides: list[str], swept: str) -> Member:
     """A run of a sweep, which ``swept`` tells from the others; raises UserError if it cannot run."""
     try:
-        config = typed(composed, launcher["nodes"] * launcher["tasks_per_node"])
+        config = typed(composed, launcher["nodes"] * launcher["tasks_per_node"], overrides)
         path = Path(config.run_dir or Path("runs") / run_name(config))
         RunWriter(path, config, active=False)
     except UserError as error:

@@ -309,6 +309,12 @@ def test_without_a_compiler(mode, tmp_path):
         assert last_line.startswith("RuntimeError")
 
 
+def test_a_mode_that_is_none_ends_in_one_line():
+    code = [sys.executable, "-c", CODE]
+    result = subprocess.run(code, env={**os.environ, "MULTIMAX_KERNELS": "x"}, capture_output=True, text=True)
+    assert result.stderr.splitlines()[-1] == "ValueError: MULTIMAX_KERNELS must be one of auto, eager, require, got 'x'"
+
+
 def test_a_compiled_library_serves_where_no_compiler_is(compiler, cache, tmp_path):
     build.load()
     (tmp_path / "bin").mkdir()

@@ -7,11 +7,14 @@ is a fork of a server that has imported everything, so that a draw takes a secon
 import json
 import os
 import random
+import re
 import resource
 import shutil
 import signal
 import sys
-from collections.abc import Callable, Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from multiprocessing import forkserver, get_context
 from pathlib import Path
@@ -31,7 +34,7 @@ COMMANDS: dict[str, Callable[[], None]] = {
     "figures": figures,
     "report": report,
 }
-SECONDS = 20  # after which a draw gets Ctrl-C: to train for long is no fault
+SECONDS = 20  # after which a draw gets Ctrl-C: to train for long is no fault, to stand still is one
 MEMORY = 6 << 30  # bytes of addresses
 
 TINY = ["training.epochs=null", "training.steps=2", "training.log_every=1", "training.device=cpu"]
@@ -75,12 +78,20 @@ JUNK = [
 
 @dataclass
 class Outcome:
-    """What came of a draw: the command, its exit code and what it printed on standard error."""
+    """What came of a draw: the command, its exit code, what it printed, and its own CPU time."""
 
     command: list[str]
     mutation: str
     code: int
     errors: str
+    printed: str
+    cpu_seconds: float
+
+    @property
+    def is_training(self) -> bool:
+        """It has taken a step, so that it is no fault if Ctrl-C ended it."""
+        step = r"^step [1-9]|^stopped at step [1-9]"
+        return re.search(step, self.printed + "\n" + self.errors, re.MULTILINE) is not None
 
     @property
     def is_fine(self) -> bool:
@@ -88,7 +99,8 @@ class Outcome:
         lines = self.errors.strip().splitlines()
         told = len([line for line in lines if line.startswith("error: ")])
         mute = "Traceback" not in self.errors
-        return mute and (self.code in (0, 130) or (self.code == 2 and told == 1 and lines[-1].startswith("error: ")))
+        done = self.code == 0 or (self.code == 130 and self.is_training)
+        return mute and (done or (self.code == 2 and told == 1 and lines[-1].startswith("error: ")))
 
 
 def overrides(folder: Path, task: str) -> list[str]:
@@ -238,20 +250,29 @@ def run(
     variables: Mapping[str, str | None] = MappingProxyType({}),
     prepare: Callable[[], None] = nothing,
     seconds: int = SECONDS,
+    fresh: bool = False,
 ) -> Outcome:
     """Run a command in ``folder`` in a process of its own, with other variables of the environment (None: unset).
 
-    ``prepare`` is called in the process before the command; after ``seconds`` the process gets Ctrl-C.
+    ``prepare`` is called in the process before the command; after ``seconds`` the process gets Ctrl-C. A ``fresh``
+    process has the variables before it imports anything.
     """
-    context = get_context("forkserver")
-    context.set_forkserver_preload(["fuzzing"])
-    before = os.environ.get("PYTHONPATH")
-    os.environ["PYTHONPATH"] = os.pathsep.join([str(Path(__file__).parent), str(Path(cli.__file__).parents[2])])
-    forkserver.ensure_running()
-    os.environ.pop("PYTHONPATH") if before is None else os.environ.update(PYTHONPATH=before)
+    paths = {"PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), str(Path(cli.__file__).parents[2])])}
+    for name in ("stdout", "stderr", "cpu"):  # a copied folder has those of the run before
+        (folder / name).write_text("")
     errors = folder / "stderr"
-    process = context.Process(target=in_process, args=(command, str(folder), str(errors), dict(variables), prepare))
-    process.start()
+    arguments = (command, str(folder), str(errors), dict(variables), prepare)
+    if fresh:
+        process = get_context("spawn").Process(target=in_process, args=arguments)
+        with environment(paths | dict(variables)):
+            process.start()
+    else:
+        context = get_context("forkserver")
+        context.set_forkserver_preload(["fuzzing"])
+        with environment(paths):
+            forkserver.ensure_running()
+        process = context.Process(target=in_process, args=arguments)
+        process.start()
     process.join(seconds)
     if process.is_alive():
         os.kill(process.pid, signal.SIGINT)
@@ -259,13 +280,32 @@ def run(
     if process.is_alive():
         process.kill()
         process.join()
-    return Outcome(command, mutation, process.exitcode, errors.read_text(errors="replace"))
+    printed, cpu = ((folder / name).read_text(errors="replace") for name in ("stdout", "cpu"))
+    return Outcome(
+        command, mutation, process.exitcode, errors.read_text(errors="replace"), printed, float(cpu or "inf")
+    )
+
+
+@contextmanager
+def environment(variables: Mapping[str, str | None]) -> Iterator[None]:
+    """Variables of this process for the time of the block; None: unset."""
+    before = dict(os.environ)
+    os.environ.update({name: value for name, value in variables.items() if value is not None})
+    for name in [name for name, value in variables.items() if value is None]:
+        os.environ.pop(name, None)
+    try:
+        yield
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
 
 
 def in_process(
     command: list[str], folder: str, errors: str, variables: dict[str, str | None], prepare: Callable[[], None]
 ) -> None:
+    began = time.process_time()
     os.chdir(folder)
+    cpu = os.open("cpu", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
     for stream, path in ((sys.stdout, "stdout"), (sys.stderr, errors)):
         stream.flush()
         os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), stream.fileno())
@@ -277,7 +317,10 @@ def in_process(
         os.environ.pop(name, None) if value is None else os.environ.update({name: value})
     prepare()
     sys.argv = list(command)
-    COMMANDS[command[0]]()
+    try:
+        COMMANDS[command[0]]()
+    finally:
+        os.write(cpu, str(time.process_time() - began).encode())
 
 
 KEYS: dict[str, list[str]] = {}

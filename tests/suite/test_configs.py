@@ -19,7 +19,7 @@ def names(group: str) -> list[str]:
 
 
 def compose(*overrides: str):
-    return typed(compose_configuration(overrides))
+    return typed(compose_configuration(overrides), overrides=overrides)
 
 
 def test_every_task_has_a_recipe_at_every_scale():
@@ -118,6 +118,54 @@ def test_a_mistake_is_one_line_that_names_it(override):
     with pytest.raises(UserError, match=MISTAKES[override]) as caught:
         compose(override)
     assert "\n" not in str(caught.value)
+
+
+UNREAD = [
+    ("data.root=/x", "data.source=files"),
+    ("data.hub=a/b", "data.source=files"),
+    ("data.mix_group=4", "data.mixup or data.cutmix"),
+    ("data=imagenette data.hub=a/b data.root=/x", "data.root=null"),
+    ("data=imagenette model=deit_small data.color_jitter=0.5", "data.auto_augment=null"),
+    ("schedule.name=constant schedule.final_rate=0.1", "schedule.name=cosine"),
+    ("schedule.warmup_epochs=null schedule.warmup_rate=0.1", "schedule.warmup_steps or schedule.warmup_epochs"),
+    ("task=lm data.root=/x", "data.source=files"),
+    ("task=lm data.hub=a/b", "data.source=files"),
+    ("task=lm data=wikitext2 data.hub_config=b data.root=/x", "data.root=null"),
+    ("task=lm data.vocabulary=v.json data.max_tokens=9", "data.vocabulary=null"),
+    *(
+        (f"task=lm model=transformer_lm model.{key}", "model=transformer_xl")
+        for key in (
+            "clamp_length=9",
+            "same_length=true",
+            "eval_segment_length=9",
+            "eval_memory_length=9",
+            "eval_clamp_length=9",
+            "eval_same_length=true",
+        )
+    ),
+    ("task=mt data.root=/x", "data.source=files"),
+    ("task=mt data.eval_split=test decoding.validation_sentences=9", "data.eval_split=validation"),
+]
+
+
+@pytest.mark.parametrize(("overrides", "reader"), UNREAD)
+def test_a_key_that_is_given_and_that_nothing_reads_is_refused(overrides, reader):
+    with pytest.raises(UserError, match=f"only with {reader} is it read") as caught:
+        compose(*overrides.split())
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "overrides", ["data.root=null", "schedule.name=constant", "task=lm data=wikitext2 data.root=/x"]
+)
+def test_a_default_or_a_recipes_value_that_nothing_reads_is_none(overrides):
+    assert compose(*overrides.split())
+
+
+@pytest.mark.parametrize("task", MODULES)
+def test_what_is_read_sometimes_are_keys(task):
+    keys = dict(flatten(skeleton(task_module(task).Config)))
+    assert {key for _, _, sometimes in compose(f"task={task}").readers() for key in sometimes} <= keys.keys()
 
 
 def test_a_loss_for_hard_targets_refuses_mixed_ones():

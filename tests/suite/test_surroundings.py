@@ -1,5 +1,6 @@
 """Odd homes, launchers' leftovers, full disks: a run works, or says in one line and ten seconds what is wrong."""
 
+import ctypes
 import os
 import re
 import resource
@@ -9,14 +10,17 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from datetime import timedelta
 from pathlib import Path
 
 import fuzzing
 import pytest
+import torch
 
+from multimax.suite.engine import distributed
 from multimax.suite.engine.console import waiting
 from multimax.suite.engine.distributed import Place, place
-from multimax.suite.errors import UserError
+from multimax.suite.errors import UserError, limits_explained
 
 
 @dataclass
@@ -27,6 +31,7 @@ class Surroundings:
     prepare: Callable[[], None] = fuzzing.nothing
     overrides: tuple[str, ...] = ()
     says: str | None = None  # None: the run is trained
+    fresh: bool = False  # of variables that are read when something is imported
 
 
 def nobody() -> None:
@@ -44,6 +49,32 @@ def gone() -> None:
     Path("../gone").rmdir()
 
 
+def mount(*options: str) -> None:
+    """A file system of its own, which only this process sees, at the run folder."""
+    Path("run").mkdir()
+    if ctypes.CDLL(None, use_errno=True).unshare(0x20000):  # CLONE_NEWNS
+        raise OSError(ctypes.get_errno(), "unshare")
+    subprocess.run(["mount", "--make-rprivate", "/"], check=True)
+    subprocess.run(["mount", "-t", "tmpfs", *options, "tmpfs", "run"], check=True)
+
+
+def read_only() -> None:
+    mount("-o", "ro")
+
+
+def full() -> None:
+    mount("-o", "size=16k")
+
+
+def can_mount() -> bool:
+    try:
+        return not subprocess.run(
+            ["unshare", "-m", "mount", "-t", "tmpfs", "tmpfs", "/mnt"], capture_output=True
+        ).returncode
+    except OSError:
+        return False
+
+
 TORCHRUN = {"RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "localhost", "MASTER_PORT": "29511"}
 STEP = {"SLURM_JOB_ID": "1", "SLURM_STEP_ID": "0", "SLURM_PROCID": "0", "SLURM_LOCALID": "0"}
 NO_HOME: dict[str, str | None] = {"HOME": None, "XDG_CACHE_HOME": None}
@@ -56,7 +87,7 @@ TABLE = {
     "the same with TensorBoard": Surroundings(NO_HOME, nobody, ("logger=tensorboard",)),
     "a HOME that cannot be written": Surroundings({"HOME": "/proc/1", "XDG_CACHE_HOME": None}),
     "the same with pairs": Surroundings({"HOME": "/proc/1"}, overrides=("task=mt",), says="data.cache_dir"),
-    "no folder for temporary files": Surroundings({"TMPDIR": "/nowhere"}),
+    "no folder for temporary files": Surroundings({"TMPDIR": "/nowhere"}, fresh=True),
     "a working folder that has gone": Surroundings(prepare=gone, says="has gone"),
     "a limit on files": Surroundings(prepare=small_files, says="no checkpoint can be written"),
     "run_dir on a file": Surroundings(overrides=("run_dir=/dev/null/run",), says="/dev/null/run"),
@@ -82,8 +113,22 @@ TABLE = {
     "W&B has to resume": Surroundings({"WANDB_RESUME": "must", "WANDB_MODE": "offline"}, overrides=WANDB),
     "W&B's address is none": Surroundings({"WANDB_BASE_URL": "nowhere", "WANDB_MODE": None}, overrides=WANDB),
     "W&B's folders cannot be": Surroundings({"WANDB_DIR": "/dev/null/x", "WANDB_MODE": "offline"}, overrides=WANDB),
-    "OMP_NUM_THREADS is no number": Surroundings({"OMP_NUM_THREADS": "all"}),
-    "CUDA_VISIBLE_DEVICES is none": Surroundings({"CUDA_VISIBLE_DEVICES": "all"}),
+    "OMP_NUM_THREADS is no number": Surroundings({"OMP_NUM_THREADS": "all"}, fresh=True),
+    "CUDA_VISIBLE_DEVICES is none": Surroundings({"CUDA_VISIBLE_DEVICES": "all"}, fresh=True),
+    "MULTIMAX_KERNELS is no mode": Surroundings({"MULTIMAX_KERNELS": "x"}, says="MULTIMAX_KERNELS=x", fresh=True),
+    "MULTIMAX_KERNELS wants what is not there": Surroundings(
+        {
+            "MULTIMAX_KERNELS": "require",
+            "CXX": "no-such-compiler",
+            "XDG_CACHE_HOME": "cache",
+            "TORCH_EXTENSIONS_DIR": None,
+        },
+        says="no C++ compiler",
+        fresh=True,
+    ),
+    "a run folder that cannot be written": Surroundings(prepare=read_only, says="Read-only file system"),
+    "a run folder on a full disk": Surroundings(prepare=full, says="no space left for a checkpoint"),
+    "a model beyond the memory": Surroundings(overrides=("model.embed_dim=200000",), says="out of memory"),
     "no proxy": Surroundings({"HTTPS_PROXY": "http://localhost:1", "WANDB_MODE": None}, overrides=WANDB),
 }
 
@@ -100,17 +145,47 @@ def test_it_works_or_one_line_says_what_is_wrong(base, tmp_path, name):
     case = TABLE[name]
     if case.prepare is nobody and os.getuid():
         pytest.skip("only root can be a user without a name")
+    if case.prepare in (read_only, full) and not can_mount():
+        pytest.skip("this user, or this container, may not mount a file system")
     task = next((word.removeprefix("task=") for word in case.overrides if word.startswith("task=")), "deit")
     left_out = ("run_dir=", "data.cache_dir=")
     words = [word for word in fuzzing.overrides(base, task) if not word.startswith(left_out)]
     command = ["train.py", *words, f"run_dir={tmp_path / 'run'}", *case.overrides]
-    found = fuzzing.run(command, tmp_path, name, case.variables, case.prepare)
+    found = fuzzing.run(command, tmp_path, name, case.variables, case.prepare, fresh=case.fresh)
     if case.says is None:
         assert (found.code, (tmp_path / "run" / "summary.json").exists()) == (0, True), found.errors
     else:
         assert found.is_fine, found.errors
         assert found.code == 2
         assert case.says in found.errors
+        assert found.cpu_seconds < 10
+
+
+@pytest.mark.parametrize("name", ["evaluate.py", "generate.py", "figures", "report"])
+def test_every_command_refuses_a_mode_that_is_none(tmp_path, name):
+    found = fuzzing.run([name, "x"], tmp_path, name, {"MULTIMAX_KERNELS": "x"}, fresh=True)
+    assert (found.code, found.is_fine) == (2, True), found.errors
+    assert "MULTIMAX_KERNELS=x" in found.errors
+
+
+@pytest.mark.parametrize(
+    ("error", "says"),
+    [
+        (
+            torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB. GPU 0"),
+            "(20.00 MiB were asked for)",
+        ),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 40 bytes."), "(40 bytes were"),
+        (RuntimeError("std::bad_alloc"), "micro_batch_size"),
+        (MemoryError(), "micro_batch_size"),
+    ],
+)
+def test_out_of_memory_is_one_line_with_the_remedy(error, says):
+    with pytest.raises(UserError, match="out of memory") as caught, limits_explained():
+        raise error
+    assert says in str(caught.value)
+    with pytest.raises(RuntimeError, match="shapes"), limits_explained():
+        raise RuntimeError("shapes differ")
 
 
 LOCALES = [
@@ -162,6 +237,33 @@ def test_who_waits_for_other_processes_says_so(base, tmp_path):
     found = fuzzing.run(["train.py", *words], tmp_path, "alone", {**TORCHRUN, "WORLD_SIZE": "2"}, seconds=12)
     assert time.monotonic() - began < 60
     assert "waiting for the other 1 of WORLD_SIZE=2 processes at localhost:29511" in found.errors
+
+
+def nobody_joins() -> None:
+    distributed.TERMINAL_JOIN_TIMEOUT = timedelta(seconds=2)
+
+
+def test_a_terminal_of_a_step_of_several_tasks_ends_with_the_remedy(base, tmp_path):
+    assert distributed.TERMINAL_JOIN_TIMEOUT < timedelta(minutes=1) < distributed.JOIN_TIMEOUT
+    step = {**STEP, "SLURM_STEP_NUM_TASKS": "2", "SLURM_STEP_NODELIST": "localhost", "SLURM_PTY_PORT": "1"}
+    found = fuzzing.run(["train.py", *fuzzing.overrides(base, "lm")], tmp_path, "pty", step, nobody_joins, seconds=60)
+    assert (found.code, found.is_fine) == (2, True), found.errors
+    assert "unset SLURM_STEP_NUM_TASKS" in found.errors
+
+
+def short_of_patience() -> None:
+    from multimax.suite.loggers import wandb_mirror
+
+    wandb_mirror.INIT_SECONDS = 12
+
+
+def test_who_waits_for_wandb_says_so_and_goes_on(base, tmp_path):
+    variables = {"WANDB_API_KEY": "0" * 40, "WANDB_MODE": None, "WANDB_BASE_URL": "http://localhost:1"}
+    words = [word for word in fuzzing.overrides(base, "deit") if not word.startswith("run_dir=")]
+    command = ["train.py", *words, f"run_dir={tmp_path / 'run'}", *WANDB, "logger.mode=online"]
+    found = fuzzing.run(command, tmp_path, "W&B", variables, short_of_patience, seconds=90)
+    assert (found.code, (tmp_path / "run" / "summary.json").exists()) == (0, True), found.errors
+    assert "waiting for W&B" in found.errors
 
 
 def test_waiting_is_said_again_and_ends(capsys):

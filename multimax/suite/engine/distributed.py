@@ -24,6 +24,7 @@ from multimax.suite.errors import Diverged, Interrupted, UserError
 TIMEOUT = timedelta(minutes=30)
 LEAVE = 20  # seconds that a process which failed has to report it and end
 JOIN_TIMEOUT = timedelta(minutes=5)  # for all to start; one that dies before it has joined is the launcher's to notice
+TERMINAL_JOIN_TIMEOUT = timedelta(seconds=50)  # in a terminal of srun's, whose other tasks have no shell to start from
 PORTS = range(12_000, 32_000)  # below those that systems hand out by themselves
 
 
@@ -160,10 +161,14 @@ def join(here: Place, device: torch.device) -> None:
     host, port = address()
     url = f"tcp://{host}:{port}" if here.slurm else "env://"
     alone = "SLURM_STEP_NUM_TASKS" if here.slurm else "WORLD_SIZE"
-    others = f"the other {here.world - 1} of {alone}={here.world} processes at {host}:{port} (for one, unset {alone})"
+    timeout = TERMINAL_JOIN_TIMEOUT if here.slurm and "SLURM_PTY_PORT" in os.environ else JOIN_TIMEOUT
+    others = (
+        f"the other {here.world - 1} of {alone}={here.world} processes at {host}:{port}, for {timeout} at most "
+        f"(for one, unset {alone})"
+    )
     try:
         with waiting(others):
-            store, _, _ = next(dist.rendezvous(url, here.rank, here.world, timeout=JOIN_TIMEOUT))
+            store, _, _ = next(dist.rendezvous(url, here.rank, here.world, timeout=timeout))
             dist.init_process_group(
                 # Sums of a few numbers go over gloo: on the GPU they would make the host wait for the device in every
                 # step.
@@ -176,7 +181,8 @@ def join(here: Place, device: torch.device) -> None:
     except (RuntimeError, ValueError, OSError) as error:
         reason = str(error).splitlines()[0]
         raise UserError(
-            f"process {here.rank} of {here.world} cannot join the others at {host}:{port}: {reason}"
+            f"process {here.rank} of {here.world} cannot join the others at {host}:{port} (for one process, unset "
+            f"{alone}): {reason}"
         ) from error
 
 

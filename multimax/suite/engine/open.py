@@ -55,9 +55,10 @@ class OpenRun:
         task = composed.get("task")
         if self.needs not in (None, task):
             raise UserError(f"{self.path} is a run of task={task}: this needs one of task={self.needs}")
-        merge(composed, readable_overrides(self.overrides))
+        overrides = readable_overrides(self.overrides)
+        merge(composed, overrides)
         import_modules(composed.get("imports"))
-        return typed(composed)
+        return typed(composed, overrides=overrides)
 
     @cached_property
     def checkpoints(self) -> list[Path]:

@@ -76,6 +76,14 @@ class Config(RunConfig):
                 raise UserError(f"data.mix_group={data.mix_group} is odd, but mixup and cutmix mix pairs")
             check_batch_size(training.batch_size, world, self.micro_batches(world), mixed=True)
 
+    def readers(self) -> Iterator[tuple[str, bool, tuple[str, ...]]]:
+        yield from super().readers()
+        data = self.data
+        yield "data.source=files", data.source == "files", ("data.root", "data.hub", "data.where")
+        yield "data.root=null", data.root is None, ("data.hub",)
+        yield "data.mixup or data.cutmix", data.mixup > 0 or data.cutmix > 0, ("data.mix_group",)
+        yield "data.auto_augment=null", data.auto_augment is None, ("data.color_jitter",)
+
     def check_model(self) -> None:
         """Raise UserError for a model that timm cannot build, by building it without its weights' memory."""
         try:

@@ -75,6 +75,16 @@ class Config(RunConfig):
         else:
             self.check_transformer_lm()
 
+    def readers(self) -> Iterator[tuple[str, bool, tuple[str, ...]]]:
+        yield from super().readers()
+        data, lengths = self.data, ("segment_length", "memory_length", "clamp_length", "same_length")
+        of_memory = tuple(f"model.{prefix}{name}" for prefix in ("", "eval_") for name in lengths)[1:]
+        hub = ("data.hub", "data.hub_config")
+        yield "model=transformer_xl", self.model.name == "transformer_xl", of_memory
+        yield "data.source=files", data.source == "files", ("data.root", "data.where", *hub)
+        yield "data.root=null", data.root is None, hub
+        yield "data.vocabulary=null", data.vocabulary is None, ("data.max_tokens",)
+
     def check_transformer_xl(self) -> None:
         model = self.model
         if model.memory_length is None or model.eval_memory_length is None or model.eval_segment_length is None:

@@ -99,6 +99,12 @@ class Config(RunConfig):
                 f"reweight.cross is {cross['name']}, but with model.as_released=true that attention is softmax"
             )
 
+    def readers(self) -> Iterator[tuple[str, bool, tuple[str, ...]]]:
+        yield from super().readers()
+        data = self.data
+        yield "data.source=files", data.source == "files", ("data.root", "data.where")
+        yield "data.eval_split=validation", data.eval_split == "validation", ("decoding.validation_sentences",)
+
     def micro_batches(self, world: int) -> int:
         """Micro-batches of each of ``world`` processes, which keep about to ``micro_batch_size`` tokens.
 
