@@ -10,6 +10,7 @@ import torch
 
 from multimax import reweight
 from multimax.suite.mechanisms import PROBLEMS
+from multimax.suite.mechanisms.__main__ import main
 from multimax.suite.mechanisms.marked_mean import MarkedMean
 from multimax.suite.mechanisms.problem import Arm, run
 from multimax.suite.mechanisms.table import RunTable, read_table
@@ -97,3 +98,21 @@ def test_the_command_writes_a_row_for_each_run(tmp_path, root):
     rows = list(csv.DictReader((tmp_path / "marked_mean.csv").open()))
     assert [(row["function"], row["seed"]) for row in rows] == [("softmax", "7"), ("sparsemax", "7")]
     assert all(float(row["seconds"]) > 0 for row in rows)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        (["--functions", "sofmax"], "did you mean 'softmax'?"),
+        (["--rates", "fast"], "--rates"),
+        (["--seeds", "few"], "--seeds"),
+        (["--jobs", "0"], "--jobs"),
+        (["--variant", "linera"], "must be one of linear, mlp"),
+    ],
+)
+def test_what_is_mistyped_ends_in_a_line_that_names_it(monkeypatch, capsys, wrong, said):
+    monkeypatch.setattr(sys, "argv", ["mechanisms", "explore", "marked_mean", *wrong])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 2
+    assert said in capsys.readouterr().err
