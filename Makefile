@@ -2,7 +2,7 @@ PYTHON ?= python3.11
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: help demo results test test-slow test-gpu sanitize bench setup lint lock clean
+.PHONY: help demo results test test-slow test-gpu sanitize bench setup wheel lint lock clean
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*##' Makefile | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -19,9 +19,11 @@ $(VENV)/.ready: pyproject.toml constraints.txt
 	@touch $@
 
 # Its C++ is compiled, minutes on two cores, against the torch that is here: pip would else fetch another one for it.
+# torchaudio, which it asks for and translation does not use, is made for another CUDA and breaks importing transformers.
 $(VENV)/.fairseq: $(VENV)/.ready
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt cython 'setuptools>=77' wheel
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt --no-build-isolation -e '.[dev,fairseq]'
+	$(BIN)/python -m pip uninstall --quiet --yes torchaudio
 	@touch $@
 
 demo: setup ## train a DeiT with MultiMax on digits that ship with scikit-learn: two minutes on two cores
@@ -59,6 +61,11 @@ sanitize: setup ## the C++ kernels under the address, undefined-behaviour and th
 		LD_PRELOAD="$$(g++ -print-file-name=libasan.so) $$(g++ -print-file-name=libubsan.so)" \
 		$(BIN)/python -m pytest -p no:cacheprovider tests/kernels/test_cpu_arguments.py \
 		tests/kernels/test_cpu_attention.py tests/kernels/test_cpu_rows.py -k "not blocks and not graph_break"
+
+wheel: setup ## dist/*.whl with the configurations and the compiled kernels: users need no compiler
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt 'setuptools>=77' wheel
+	rm -rf build  # setuptools would carry what was removed since
+	MULTIMAX_WHEEL_KERNELS=1 $(BIN)/python -m pip wheel --quiet --disable-pip-version-check --no-build-isolation --no-deps -w dist .
 
 lint: setup ## ruff and mypy
 	$(BIN)/ruff check .

@@ -93,7 +93,7 @@ def train_composed(composed: DictConfig, overrides: Sequence[str]) -> float:
     if first:
         say(f"scale={config.scale}: {' '.join(config.description.split())}")
     path = Path(config.run_dir or Path("runs") / run_name(config))
-    writer = RunWriter(path, config, active=first, command=shlex.join(["python", "train.py", *overrides]))
+    writer = RunWriter(path, config, active=first, command=shlex.join([*program("train"), *overrides]))
     device = distributed.choose_device(config.training.device)
     if device.type == "cpu":
         keep_freed_memory()
@@ -223,11 +223,17 @@ def as_utf8() -> None:
 
 def run_parser(command: Callable[[], None]) -> argparse.ArgumentParser:
     """Options of a command that reads a run."""
-    parser = Parser(prog=f"{command.__name__}.py", description=command.__doc__)
+    parser = Parser(prog=program(command.__name__)[-1], description=command.__doc__)
     parser.add_argument("run", type=Path, help="run folder, as train.py printed it")
     add_checkpoint_options(parser)
     parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="for instance data.root=PATH")
     return parser
+
+
+def program(name: str) -> list[str]:
+    """How this one was started: a script of the clone, or a command that a wheel installed."""
+    installed = f"multimax-{name}"
+    return [installed] if Path(sys.argv[0]).name == installed else ["python", f"{name}.py"]
 
 
 def add_checkpoint_options(parser: argparse.ArgumentParser) -> None:

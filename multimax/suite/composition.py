@@ -25,7 +25,8 @@ from multimax.suite.errors import UserError
 from multimax.suite.overrides import parse, readable
 from multimax.suite.tasks import MODULES, task_module
 
-CONFIGS = Path(__file__).resolve().parents[2] / "configs"
+SHIPPED = Path(__file__).resolve().with_name("configs")  # in a wheel; in a clone they are at the top
+CONFIGS = SHIPPED if SHIPPED.is_dir() else SHIPPED.parents[2] / "configs"
 SITES = ("attention", "encoder", "decoder", "cross", "output")
 
 

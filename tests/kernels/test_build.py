@@ -128,6 +128,18 @@ def test_beside_a_library_that_cannot_be_loaded_a_second_is_compiled_once(compil
     assert len(compiler.log) == 2
 
 
+@pytest.mark.parametrize("damaged", [False, True])
+def test_what_a_wheel_ships_is_loaded_where_it_can_be(damaged, library, compiler, tmp_path):
+    shipped = tmp_path / build._library(torch.backends.cpu.get_cpu_capability())
+    shipped.write_bytes(b"not a library" if damaged else library.read_bytes())
+    program = (
+        f"from pathlib import Path\nfrom multimax.kernels.cpu import build\nbuild.SHIPPED = Path({str(tmp_path)!r})\n"
+    )
+    program += "print(build.load())"
+    loaded = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout.strip()
+    assert (Path(loaded) == shipped, len(compiler.log)) == ((False, 1) if damaged else (True, 0))
+
+
 def test_where_no_library_can_be_loaded_it_is_not_compiled_at_every_start(compiler, tmp_path):
     damaged = tmp_path / "damaged"
     damaged.write_text("not a library" * 100)
@@ -165,7 +177,9 @@ def test_flags_of_the_environment_take_nothing_away(capability, monkeypatch):
     monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
     monkeypatch.setattr(build, "SOURCES", [Path(os.devnull)])
     monkeypatch.setenv("CXXFLAGS", f"{CONDA} -mno-avx2 -DADDED='one two'")
-    command = [word for word in build._command(["g++"], Path("-")) if word not in ("-shared", "-ltorch_cpu")]
+    command = [
+        word for word in build._command(["g++"], Path("-"), build._flags()) if word not in ("-shared", "-ltorch_cpu")
+    ]
     defined = subprocess.run(
         [*command, "-dM", "-E", "-x", "c++", os.devnull], capture_output=True, text=True, check=True
     )

@@ -1,10 +1,13 @@
-"""The CPU's kernels, from C++ to operators: compiled on first use and kept in the user's cache.
+"""The CPU's kernels, from C++ to operators: those that a wheel ships, or compiled on first use and kept in a cache.
 
-A library is named by a digest of all that must fit for it to run: its sources, torch, the C library, and the vector
-units that torch finds in this processor. So machines can share a cache, nothing in it goes stale, and where there is no
-compiler, what another machine compiled serves. CXX and CXXFLAGS count when a library is compiled and at no other time;
-remove it to have it compiled anew. CXXFLAGS come before our own flags, and ours win: they can add options (-I, -g,
--fsanitize=...) but override neither the vector units nor the optimisation nor the language, as conda's would.
+A wheel has one library for each set of vector units; torch's stable ABI makes it serve every torch from 2.11 on. Where
+there is none that can be loaded, as in a clone, one is compiled into the user's cache.
+
+What is compiled is named by a digest of all that must fit for it to run: its sources, torch, the C library, and the
+vector units that torch finds in this processor. So machines can share a cache, nothing in it goes stale, and where
+there is no compiler, what another machine compiled serves. CXX and CXXFLAGS count when a library is compiled and at no
+other time; remove it to have it compiled anew. CXXFLAGS come before our own flags, and ours win: they can add options
+(-I, -g, -fsanitize=...) but override neither the vector units nor the optimisation nor the language, as conda's would.
 
 Nothing is loaded that another user could have written. A library appears under its name whole or not at all, and is
 never replaced: beside one that cannot be loaded here, because it is damaged or needs a newer C++ runtime, a second one
@@ -22,7 +25,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import torch
@@ -39,6 +42,7 @@ VECTOR_FLAGS = {
     "AVX2": ["-mavx2", "-mfma", "-mf16c"],
     "AVX512": ["-mavx512f", "-mavx512bw", "-mavx512vl", "-mavx512dq", "-mfma", "-mf16c"],
 }
+SHIPPED = Path(__file__).with_name("compiled")  # in a wheel that has them
 SECONDS_TO_WAIT = 300  # for another process that compiles, before compiling too
 ELSEWHERE = "name another folder in TORCH_EXTENSIONS_DIR"
 
@@ -51,10 +55,14 @@ def load() -> Path:
     """Load the operators, compiled first if need be, and return their library.
 
     Raises:
-        Unavailable: there is no compiler, the cache cannot be written or trusted, or what it holds cannot be loaded.
+        Unavailable: no library was shipped that can be loaded, and there is no compiler, the cache cannot be written
+            or trusted, or what it holds cannot be loaded.
     """
     if os.name != "posix":
         raise Unavailable(f"they are not made for {os.name}")
+    with suppress(OSError):  # not there, or made for another C library or C++ runtime than this machine's
+        torch.ops.load_library(shipped := SHIPPED / _library(torch.backends.cpu.get_cpu_capability()))
+        return shipped
     try:
         first = cache_folder() / f"kernels-{_digest()}.so"
         for path in (first, first.with_stem(f"{first.stem}-2")):
@@ -88,8 +96,22 @@ def _digest() -> str:
     return digest.hexdigest()[:16]
 
 
-def _flags() -> list[str]:
-    return [*FLAGS, *VECTOR_FLAGS.get(torch.backends.cpu.get_cpu_capability(), [])]
+def _flags(capability: str = "") -> list[str]:
+    """For this processor, or for one with the vector units that torch calls ``capability``."""
+    return [*FLAGS, *VECTOR_FLAGS.get(capability or torch.backends.cpu.get_cpu_capability(), [])]
+
+
+def _library(capability: str) -> str:
+    """Name of the shipped library for what torch calls this processor's vector units."""
+    return f"{platform.machine()}-{capability if capability in VECTOR_FLAGS else 'baseline'}.so"
+
+
+def compile_for_wheel(folder: Path) -> None:
+    """Compile a library for each set of vector units into ``folder``. Raises CalledProcessError."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for capability in (*VECTOR_FLAGS, "baseline") if platform.machine() == "x86_64" else ("baseline",):
+        output = folder / _library(capability)
+        subprocess.run(_command(_compiler(), output, _flags(capability)), check=True)
 
 
 def _provide(path: Path) -> None:
@@ -125,7 +147,7 @@ def _compile(path: Path) -> None:
     with tempfile.TemporaryDirectory(prefix="compiling-", dir=path.parent) as folder:
         made = Path(folder) / path.name
         environment = os.environ | {"TMPDIR": folder, "LC_ALL": "C"}
-        result = subprocess.run(_command(compiler, made), env=environment, capture_output=True, text=True)
+        result = subprocess.run(_command(compiler, made, _flags()), env=environment, capture_output=True, text=True)
         if result.returncode:
             raise Unavailable(
                 f"{shlex.join(compiler)} failed: {_line(result.stderr) or f'exit status {result.returncode}'}; "
@@ -147,11 +169,11 @@ def _compiler() -> list[str]:
     raise Unavailable(f"no C++ compiler: {named[0] if named else 'g++'} is not there; install g++ or name one in CXX")
 
 
-def _command(compiler: list[str], output: Path) -> list[str]:
+def _command(compiler: list[str], output: Path, flags: list[str]) -> list[str]:
     root = Path(torch.__file__).parent
     sources = [str(source) for source in SOURCES if source.suffix == ".cpp"]
     linked = [f"-I{root / 'include'}", f"-L{root / 'lib'}", "-ltorch_cpu"]
-    return [*compiler, *_words_of("CXXFLAGS"), *_flags(), *sources, "-o", str(output), *linked]
+    return [*compiler, *_words_of("CXXFLAGS"), *flags, *sources, "-o", str(output), *linked]
 
 
 def _words_of(variable: str) -> list[str]:
