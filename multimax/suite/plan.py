@@ -1,8 +1,7 @@
 """``results/plan.yaml``: what will be run to test each claim, written down before it runs.
 
-An entry is a comparison: its question, what is trained, the functions, one statistic, the smallest effect of interest
-and the seeds. Runs carry the digest of their entry, the revision of the code and their seed; they confirm only where
-all three are the plan's. Whatever else has run is exploratory.
+An entry is a set of runs, and the comparisons that they decide. A run carries the digest of its entry, the revision of
+the code and its seed, and it confirms only where all three are the plan's. Whatever else has run is exploratory.
 """
 
 import hashlib
@@ -22,41 +21,68 @@ CONFIRMING_FROM, TUNING_FROM = 100, 1000
 
 
 @dataclass(frozen=True)
-class Comparison:
-    """One entry of the plan.
+class Arm:
+    """What is compared, at one learning rate: a function at the attention, or what the entry calls so."""
 
-    ``ours`` is tested against the first of ``controls`` and, if that holds, against the next. ``others`` run beside
-    them. The statistic is the mean over seeds of the paired difference of ``measure``, or of its natural logarithm
-    where ``scale`` is "log"; ``margin`` is in its units.
+    name: str
+    rate: float
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """A claim, and the test that decides it.
+
+    ``ours`` is tested against the first of ``controls`` and, if that holds, against the next. The statistic is the mean
+    over seeds of the paired difference of a measure, or of its natural logarithm where ``scale`` is "log".
+    ``margins`` has the smallest effect of interest for each measure, in the statistic's units; of several measures the
+    claim is that all of them gain.
     """
 
     id: str
     question: str
     claim: str
     refuted_if: str
-    tag: Literal["paper setting", "mechanism", "stand-in"]
     primary: bool
-    problem: str
-    variant: str
     ours: str
     controls: tuple[str, ...]
-    others: tuple[str, ...]
-    rates: Mapping[str, float]
-    measure: str
+    margins: Mapping[str, float]
     better: Literal["higher", "lower"]
     scale: Literal["plain", "log"]
-    margin: float
+
+
+@dataclass(frozen=True)
+class Entry:
+    """Runs that are planned together.
+
+    ``problem`` is one of ``multimax.suite.mechanisms``, in the ``variant`` of its model, or "train": runs of train.py
+    with these ``overrides``. ``rates`` names the arms, each with its learning rate: functions at the attention, softmax
+    being at the output of all, or what ``arms`` says with overrides of its own. The rates are chosen with the
+    ``tuning`` overrides, which judge by other data than the plan's runs. Without a ``revision`` an entry is not ready.
+    """
+
+    id: str
+    tag: Literal["paper setting", "mechanism", "stand-in"]
+    problem: str
+    variant: str
+    overrides: tuple[str, ...]
+    tuning: tuple[str, ...]
+    arms: Mapping[str, tuple[str, ...]]
+    rates: Mapping[str, float]
     first_seed: int
     last_seed: int
     revision: str
-
-    @property
-    def functions(self) -> tuple[str, ...]:
-        return (self.ours, *self.controls, *self.others)
+    comparisons: tuple[Comparison, ...]
 
     @property
     def seeds(self) -> range:
         return range(self.first_seed, self.last_seed + 1)
+
+    @property
+    def decisive(self) -> list[str]:
+        """The arms that a primary comparison needs, which run before the others."""
+        tests = [of for of in self.comparisons if of.primary] or self.comparisons
+        needed = {arm for of in tests for arm in (of.ours, *of.controls)}
+        return [arm for arm in self.rates if arm in needed]
 
     @property
     def digest(self) -> str:
@@ -65,29 +91,46 @@ class Comparison:
 
     def confirms(self, digest: str, revision: str, seed: int) -> bool:
         """Whether a run that carries these is one of the plan's."""
-        return (digest, revision) == (self.digest, self.revision) and seed in self.seeds
+        return bool(self.revision) and (digest, revision) == (self.digest, self.revision) and seed in self.seeds
 
 
-def read_plan(path: Path = PLAN) -> dict[str, Comparison]:
-    """The comparisons by their names. Raises UserError for an entry that is not one, naming what is wrong with it."""
+def read_plan(path: Path = PLAN) -> dict[str, Entry]:
+    """The entries by their names. Raises UserError for one that is not whole, naming what is wrong with it."""
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, yaml.YAMLError) as error:
         raise UserError(f"{path} cannot be read: {' '.join(str(error).split())}") from None
-    return {name: _comparison(f"{path}: {name}", {"id": name, **entry}) for name, entry in (content or {}).items()}
+    plan = {name: _entry(f"{path}: {name}", {"id": name, **entry}) for name, entry in (content or {}).items()}
+    names = [of.id for entry in plan.values() for of in entry.comparisons]
+    if twice := {name for name in names if names.count(name) > 1}:
+        raise UserError(f"{path} has two comparisons with the name {', '.join(sorted(twice))}")
+    return plan
 
 
-def _comparison(where: str, entry: dict[str, Any]) -> Comparison:
-    known = {field.name for field in fields(Comparison)}
-    if wrong := known ^ entry.keys():
-        kind = "lacks" if wrong <= known else "has the unknown key"
-        raise UserError(f"{where} {kind} {', '.join(sorted(wrong))}")
-    entry |= {key: tuple(entry[key]) for key in ("controls", "others")}
-    comparison = Comparison(**entry)
-    if missing := set(comparison.functions) - comparison.rates.keys():
-        raise UserError(f"{where} has no learning rate for {', '.join(sorted(missing))}")
-    if not CONFIRMING_FROM <= comparison.first_seed <= comparison.last_seed < TUNING_FROM:
+def _entry(where: str, content: dict[str, Any]) -> Entry:
+    _check_keys(where, Entry, content)
+    comparisons = content["comparisons"].items()
+    content |= {"comparisons": tuple(_comparison(f"{where}: {name}", {"id": name, **of}) for name, of in comparisons)}
+    content |= {key: tuple(content[key]) for key in ("overrides", "tuning")}
+    entry = Entry(**content)
+    if not CONFIRMING_FROM <= entry.first_seed <= entry.last_seed < TUNING_FROM:
         raise UserError(f"{where}: seeds that confirm are {CONFIRMING_FROM} to {TUNING_FROM - 1}")
-    if comparison.margin <= 0:
-        raise UserError(f"{where}: the margin must be above zero, got {comparison.margin}")
+    for of in entry.comparisons:
+        if missing := {of.ours, *of.controls} - entry.rates.keys():
+            raise UserError(f"{where}: {of.id} has no learning rate for {', '.join(sorted(missing))}")
+    return entry
+
+
+def _comparison(where: str, content: dict[str, Any]) -> Comparison:
+    _check_keys(where, Comparison, content)
+    comparison = Comparison(**content | {"controls": tuple(content["controls"])})
+    if not comparison.margins or min(comparison.margins.values()) <= 0:
+        raise UserError(f"{where}: margins must be above zero, got {dict(comparison.margins)}")
     return comparison
+
+
+def _check_keys(where: str, schema: type[Entry] | type[Comparison], content: Mapping[str, Any]) -> None:
+    known = {field.name for field in fields(schema)}
+    if wrong := known ^ content.keys():
+        kind = "lacks" if wrong <= known else "has the unknown key"
+        raise UserError(f"{where} {kind} {', '.join(sorted(wrong - known or wrong))}")

@@ -79,6 +79,33 @@ class ArraySource(ImageSource):
         yield from map(str.encode, self.names)
 
 
+class PartSource(ImageSource):
+    """Some images of another source, by their indices there."""
+
+    def __init__(self, whole: ImageSource, indices: Sequence[int]) -> None:
+        self.whole, self.indices = whole, indices
+        self.classes, self.mode, self.other_files = whole.classes, whole.mode, whole.other_files
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def load(self, index: int, glance: bool = False) -> Image.Image:
+        return self.whole.load(self.indices[index], glance)
+
+    def label(self, index: int) -> int:
+        return self.whole.label(self.indices[index])
+
+    def name(self, index: int) -> str:
+        return self.whole.name(self.indices[index])
+
+    def encoded(self, index: int) -> bytes:
+        return self.whole.encoded(self.indices[index])
+
+    def listing(self) -> Iterator[bytes]:
+        every = list(self.whole.listing())
+        return (every[index] for index in self.indices)
+
+
 class FolderSource(ImageSource):
     """A folder for each class, in the order of their names, with images in it and in its own folders.
 

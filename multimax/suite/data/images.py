@@ -13,7 +13,7 @@ import numpy as np
 
 from multimax.suite.data.fingerprint import Fingerprint, digest
 from multimax.suite.data.hub import load_tables
-from multimax.suite.data.image_sources import ArraySource, FolderSource, ImageSource, TableSource
+from multimax.suite.data.image_sources import ArraySource, FolderSource, ImageSource, PartSource, TableSource
 from multimax.suite.data.left_out import LeftOut
 from multimax.suite.data.pixels import UnreadableImage
 from multimax.suite.errors import UserError
@@ -37,6 +37,9 @@ class ImageData:
     hub: str | None = None  # data set of the Hugging Face hub, used without root
     where: str = ""  # where to get the data: printed when it is absent or incomplete
     num_val: int | None = None  # expected validation images; None: any number
+    # Share of each class's training images that are scored in the place of the validation images, and not trained on:
+    # to choose hyperparameters without a look at those.
+    held_out: float = 0.0
     in_chans: int = 3  # 1: images are read as grey
     train_crop: str = "rrc"  # rrc: random resized crop | shift: by up to one pixel
     hflip: float = 0.5  # probability
@@ -135,11 +138,24 @@ def open_images(config: ImageData) -> tuple[ImageSource, ImageSource]:
     try:
         train, val = openers[config.source](config)
         _check(config, train, val)
+        if config.held_out:
+            train, val = hold_out(train, config.held_out)
     except OSError as error:
         raise UserError(f"{error.filename or config.root} cannot be read: {error.strerror}") from None
     except UserError as error:
         raise UserError(f"{error}; {config.where}" if config.where else str(error)) from error
     return train, val
+
+
+def hold_out(train: ImageSource, share: float) -> tuple[ImageSource, ImageSource]:
+    """The training images without this share of each class, at equal distances, and that share."""
+    parts: tuple[list[int], list[int]] = [], []
+    seen: Counter[int] = Counter()
+    for index in range(len(train)):
+        label = train.label(index)
+        seen[label] += 1
+        parts[int(seen[label] * share) - int((seen[label] - 1) * share)].append(index)
+    return PartSource(train, parts[0]), PartSource(train, parts[1])
 
 
 def _open_digits(config: ImageData) -> tuple[ImageSource, ImageSource]:

@@ -5,7 +5,7 @@ from torch import Tensor
 
 from multimax.suite.measures.sparsity import multi_modality, sparsity
 
-MEASURES = ("sparsity", "multi_modality", "entropy", "support", "gini")
+MEASURES = ("sparsity", "multi_modality", "entropy", "support", "gini", "mass_below")
 
 
 def centred(scores: Tensor, mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
@@ -26,7 +26,8 @@ def row_measures(weights: Tensor, scores: Tensor, mask: Tensor | None = None) ->
     ``sparsity`` and ``multi_modality`` are those of ``measures.sparsity`` with the mean of the row's scores as the
     threshold; that of softmax cannot exceed 1/e. ``entropy`` is in nats. ``support`` is the number of nonzero
     weights. ``gini`` is Gini's index, 0 for equal weights and 1 - 1/n for a single one, over live entries (Hurley and
-    Rickard, "Comparing Measures of Sparsity", 2009, 0811.4706). A row without a live entry has none of them.
+    Rickard, "Comparing Measures of Sparsity", 2009, 0811.4706). ``mass_below`` is the weight of all entries with scores
+    below the row's mean. A row without a live entry has none of them.
     """
     weights = weights.float()
     scores, live = centred(scores, mask)
@@ -38,6 +39,7 @@ def row_measures(weights: Tensor, scores: Tensor, mask: Tensor | None = None) ->
         "entropy": torch.special.entr(weights.where(live, 0)).sum(-1),
         "support": (weights.where(live, 0) > 0).sum(-1).float(),
         "gini": unequal,
+        "mass_below": weights.where(live & (scores < 0), 0).sum(-1),
     }
     return {
         "sparsity": sparsity(scores, weights, 0.0, mask=live),

@@ -10,15 +10,20 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from multimax.integrations.sites import Site, create_site
+from multimax.integrations.sites import create_site
 from multimax.reweight import Reweighting
-from multimax.suite.config import Optimizer, site_label
+from multimax.suite.config import Optimizer
 from multimax.suite.engine.optimization import create_optimizer
 from multimax.suite.measures.attention_rows import row_measures
+from multimax.suite.plan import Arm
 
 TEST_ROWS = 4096
 CHUNK = 2**18  # items that are scored at once
-ATTENTION = ("gini", "multi_modality")  # of the rows of attention, at every test length beside the problem's measure
+ATTENTION = (
+    "gini",
+    "multi_modality",
+    "mass_below",
+)  # of the rows of attention, at every test length beside the problem's measure
 
 
 class Problem(ABC):
@@ -49,19 +54,6 @@ class Problem(ABC):
 
 
 @dataclass(frozen=True)
-class Arm:
-    """What is compared: a function at the attention, in one variant of the model, at one learning rate."""
-
-    site: Site
-    variant: str
-    rate: float
-
-    @property
-    def label(self) -> str:
-        return site_label(self.site)
-
-
-@dataclass(frozen=True)
 class Found:
     """Measures by name and test length, and the training loss over the third and over the last quarter of the steps."""
 
@@ -71,11 +63,26 @@ class Found:
     seconds: float
 
 
-def run(problem: Problem, arm: Arm, seed: int, steps: int | None = None) -> Found:
+@dataclass(frozen=True)
+class MechanismRuns:
+    """Runs of a problem in one variant of its model."""
+
+    problem: Problem
+    variant: str
+
+    def run(self, arm: Arm, seed: int) -> dict[str, str]:
+        """``MEASURE@LENGTH`` for each measure and test length, the losses of ``Found`` and ``seconds``."""
+        found = run(self.problem, self.variant, arm, seed)
+        measures = {f"{name}@{n}": f"{value:.6g}" for (name, n), value in found.measures.items()}
+        losses = {"third_quarter": f"{found.third_quarter:.6g}", "last_quarter": f"{found.last_quarter:.6g}"}
+        return {"seconds": f"{found.seconds:.1f}"} | losses | measures
+
+
+def run(problem: Problem, variant: str, arm: Arm, seed: int, steps: int | None = None) -> Found:
     """Train and measure one model. Arms with the same seed start from the same weights and see the same rows."""
     started, steps = time.monotonic(), steps or problem.steps
     torch.manual_seed(seed)
-    model = problem.model(arm.variant, partial(create_site, arm.site))
+    model = problem.model(variant, partial(create_site, {"name": arm.name}))
     optimizer = create_optimizer(model, Optimizer(learning_rate=arm.rate, weight_decay=0.0))
     warm_up = 0.05 * steps
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: min((step + 1) / warm_up, 1 - step / steps))

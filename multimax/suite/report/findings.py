@@ -2,104 +2,189 @@
 
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from multimax.suite.mechanisms.table import read_table
-from multimax.suite.plan import Comparison, read_plan
+import numpy
+
+from multimax.suite.plan import Comparison, Entry, read_plan
+from multimax.suite.planned.table import read_table, unpacked
 from multimax.suite.report.outputs import Output, Row, table
 from multimax.suite.report.statistics import LEVEL, Difference, detectable, holm, paired
 from multimax.suite.report.texts import number, span
 
+SUPPORTED, CONTRADICTED, NO_EFFECT = "supported", "contradicted", "no effect above the margin"
 COLUMNS = (
-    "comparison", "claim", "setting", "primary", "against", "statistic", "n", "effect", "low", "high", "margin", "p",
-    "p_sign_flip", "p_holm", "verdict", "plan",
+    "comparison", "claim", "setting", "primary", "against", "statistic", "n", "effect", "low", "high", "margin",
+    "effect / margin", "evaluation set", "detectable", "p", "p_sign_flip", "p_holm", "verdict", "plan",
 )  # fmt: skip
-CSV_ONLY = ("low", "high", "p_sign_flip", "plan")
+CSV_ONLY = ("low", "high", "p", "p_sign_flip", "plan")
 TEXT = """# Findings
 
-Made by `python -m multimax.suite.report` from `results/plan.yaml` and the runs that it asks for: with the plan's
-revision of the code, its seeds and the digest of its entry. *Effect* is the mean over seeds of what MultiMax gains on
-the other function, so that above zero MultiMax is the better one, with the 95% interval (Student's t); of an error it
-is the gain in its natural logarithm. *p* is two-sided, of the paired t test, or of sign flips where the statistic is a
-logarithm; *p Holm* is adjusted for the primary comparisons. The second control is tested where the first one's claim
-holds, and its p is multiplied by the number of primary comparisons. Verdicts: *supported*, *contradicted*, *no effect
-above the margin* (the interval excludes a gain as large as the margin, the smallest of interest), *inconclusive* with
-the effect that so many pairs find in four cases of five, and *not run* until all seeds of the plan are there.
+Made by `python -m multimax.suite.report` from `results/plan.yaml` and the runs that it asks for, which are in
+`results/planned`: those with the digest of the plan's entry, its revision of the code and its seeds. How to read it,
+and how to check it: [docs/method.md](../../docs/method.md).
+
+*Effect* is the mean over seeds of what MultiMax gains on the other function, above zero where MultiMax is the better
+one, with the 95% interval (Student's t); of `ln error` it is the gain in the natural logarithm. *Margin* is the
+smallest effect of interest. *Evaluation set* is the 95% half-width of the effect that other images, sentences or text
+of the same kind would bring, with the seeds as they are. *Detectable* is the effect that so many seeds find in four
+cases of five, at the level that the number of primary comparisons leaves. *p_holm* is adjusted for the primary
+comparisons; it is empty for what is secondary or was not tested.
 
 """
+Values = dict[str, dict[int, float]]  # by arm and seed
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What ``ours`` gains in one measure; ``examples_error`` is the standard error that its examples bring."""
+
+    measure: str
+    margin: float
+    gain: Difference
+    examples_error: float | None
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        assert self.gain.interval is not None
+        return self.gain.interval
 
 
 @dataclass(frozen=True)
 class Finding:
-    """``ours`` against one of the controls of ``comparison``. ``p_holm`` is None for what is not tested."""
+    """``ours`` against one of the controls. ``measured`` is empty, and ``p`` None, until all seeds are there.
 
+    ``p_holm`` is None for what is secondary, and for the second control where the first one's claim does not hold.
+    ``level`` is what the number of primary comparisons leaves of LEVEL.
+    """
+
+    entry: Entry
     comparison: Comparison
     against: str
-    difference: Difference | None  # of the gains; None until all seeds are there
+    measured: tuple[Measured, ...]
     there: int  # seeds
+    level: float
     p: float | None = None
     p_holm: float | None = None
 
     @property
+    def gains(self) -> bool:
+        return all(of.gain.mean > 0 for of in self.measured)
+
+    @property
     def verdict(self) -> str:
-        planned = len(self.comparison.seeds)
-        if self.difference is None:
-            return "not run" if not self.there else f"not run: {self.there} of {planned} seeds"
-        assert self.difference.interval is not None
-        level = self.p_holm if self.comparison.primary else self.p
-        if level is not None and level < LEVEL:
-            return "supported" if self.difference.mean > 0 else "contradicted"
-        if self.difference.interval[1] < self.comparison.margin:
-            return "no effect above the margin"
-        assert self.difference.deviation is not None
-        return f"inconclusive: {number(detectable(self.difference.deviation, planned))} would be seen"
+        planned = len(self.entry.seeds)
+        if not self.measured:
+            return f"not run: {self.there} of {planned} seeds" if self.there else "not run"
+        decisive = self.p_holm if self.comparison.primary else self.p
+        below = any(of.interval[1] < of.margin for of in self.measured)
+        if decisive is not None and decisive < LEVEL:
+            return (SUPPORTED + ", below the margin" * below) if self.gains else CONTRADICTED
+        if below:
+            return NO_EFFECT
+        if decisive is None:
+            return "not tested"
+        seen = ", ".join(amount(self.detectable(of), of.margin) for of in self.measured)
+        return f"inconclusive: {seen} would be seen"
+
+    def detectable(self, of: Measured) -> float:
+        assert of.gain.deviation is not None
+        return detectable(of.gain.deviation, of.gain.n, self.level)
 
 
-def findings(plan: Mapping[str, Comparison], folder: Path) -> list[Finding]:
-    """Each comparison against each of its controls; ``folder`` has the tables of runs, PROBLEM.csv."""
-    values = {name: confirming(comparison, folder) for name, comparison in plan.items()}
+def findings(plan: Mapping[str, Entry], folder: Path) -> list[Finding]:
+    """Each comparison against each of its controls; ``folder`` has the tables of runs, ENTRY.csv."""
+    tests = [(entry, of) for entry in plan.values() for of in entry.comparisons]
+    count = sum(of.primary for _, of in tests)
+    rows = {name: confirming(entry, folder) for name, entry in plan.items()}
     found = [
-        judged(comparison, control, values[name])
-        for name, comparison in plan.items()
-        for control in comparison.controls
+        judged(entry, of, control, rows[entry.id], LEVEL / count if of.primary else LEVEL)
+        for entry, of in tests
+        for control in of.controls
     ]
-    primary = [of for of in found if of.comparison.primary and of.against == of.comparison.controls[0]]
-    # What has not run yet keeps its place among the tests: a verdict does not change when it comes.
-    adjusted = holm([1.0 if of.p is None else of.p for of in primary])
-    first = {of.comparison.id: p for of, p in zip(primary, adjusted, strict=True)}
-    return [with_holm(of, first, len(primary)) for of in found]
+    first = [of for of in found if of.comparison.primary and of.against == of.comparison.controls[0]]
+    # What has not run yet keeps its place among the tests, as p = 1: it can only have made the others harder.
+    adjusted = holm([1.0 if of.p is None else of.p for of in first])
+    decided = {of.comparison.id: replace(of, p_holm=p) for of, p in zip(first, adjusted, strict=True) if of.measured}
+    return [with_holm(of, decided, count) for of in found]
 
 
-def confirming(comparison: Comparison, folder: Path) -> dict[str, dict[int, float]]:
-    """The measure, or its logarithm, by function and seed."""
-    values: dict[str, dict[int, float]] = {function: {} for function in comparison.functions}
-    for row in read_table(folder / f"{comparison.problem}.csv"):
-        if comparison.confirms(row["plan"], row["revision"], int(row["seed"])):
-            value = float(row[comparison.measure])
-            values[row["function"]][int(row["seed"])] = math.log(value) if comparison.scale == "log" else value
+def confirming(entry: Entry, folder: Path) -> dict[tuple[str, int], dict[str, str]]:
+    """The rows of the plan's runs by arm and seed."""
+    rows = read_table(folder / f"{entry.id}.csv")
+    return {
+        (row["arm"], int(row["seed"])): row
+        for row in rows
+        if entry.confirms(row["plan"], row["revision"], int(row["seed"]))
+        and f"{entry.rates.get(row['arm'], math.nan):g}" == row["rate"]
+    }
+
+
+def values_of(comparison: Comparison, measure: str, rows: Mapping[tuple[str, int], Mapping[str, str]]) -> Values:
+    """The statistic by arm and seed."""
+    values: Values = {}
+    for (arm, seed), row in rows.items():
+        value = float(row[measure])
+        values.setdefault(arm, {})[seed] = math.log(value) if comparison.scale == "log" else value
     return values
 
 
-def judged(comparison: Comparison, control: str, values: Mapping[str, Mapping[int, float]]) -> Finding:
-    ours, others = values[comparison.ours], values[control]
-    there = len(ours.keys() & others.keys())
-    if there < len(comparison.seeds):
-        return Finding(comparison, control, None, there)
-    gain = paired(ours, others) if comparison.better == "higher" else paired(others, ours)
-    assert gain is not None
-    return Finding(comparison, control, gain, there, gain.p_sign_flip if comparison.scale == "log" else gain.p)
+def gain(comparison: Comparison, values: Values, control: str) -> Difference | None:
+    ours, others = values.get(comparison.ours, {}), values.get(control, {})
+    return paired(ours, others) if comparison.better == "higher" else paired(others, ours)
 
 
-def with_holm(of: Finding, first: Mapping[str, float], count: int) -> Finding:
+def judged(
+    entry: Entry, comparison: Comparison, control: str, rows: Mapping[tuple[str, int], Mapping[str, str]], level: float
+) -> Finding:
+    there = sum({(comparison.ours, seed), (control, seed)} <= rows.keys() for seed in entry.seeds)
+    if there < len(entry.seeds):
+        return Finding(entry, comparison, control, (), there, level)
+    measured, p = [], []
+    for measure, margin in comparison.margins.items():
+        of = gain(comparison, values_of(comparison, measure, rows), control)
+        assert of is not None
+        assert of.p is not None
+        assert of.p_sign_flip is not None
+        measured.append(Measured(measure, margin, of, examples_error(entry, comparison, control, measure, rows)))
+        p.append((of.mean > 0, of.p_sign_flip if comparison.scale == "log" else of.p))
+    return Finding(entry, comparison, control, tuple(measured), there, level, joint(p))
+
+
+def joint(tests: list[tuple[bool, float]]) -> float:
+    """Of a claim that several measures gain: that of the weakest; where some lose, that of the clearest loss."""
+    lost = [p for gains, p in tests if not gains]
+    return min(1.0, len(tests) * min(lost)) if lost else max(p for _, p in tests)
+
+
+def examples_error(
+    entry: Entry,
+    comparison: Comparison,
+    control: str,
+    measure: str,
+    rows: Mapping[tuple[str, int], Mapping[str, str]],
+) -> float | None:
+    """Standard error of the effect over the examples of the evaluation set, each a mean over seeds; None without."""
+    column = f"examples:{measure}"
+    if not all(rows[arm, seed].get(column) for arm in (comparison.ours, control) for seed in entry.seeds):
+        return None
+    ours, others = (
+        numpy.mean([unpacked(rows[arm, seed][column]) for seed in entry.seeds], 0) for arm in (comparison.ours, control)
+    )
+    return float(numpy.std(ours - others, ddof=1) / math.sqrt(len(ours)))
+
+
+def with_holm(of: Finding, decided: Mapping[str, Finding], count: int) -> Finding:
     if of.p is None or not of.comparison.primary:
         return of
-    p_holm = first[of.comparison.id]
-    if of.against != of.comparison.controls[0]:
-        if p_holm >= LEVEL:
-            return of
-        p_holm = max(p_holm, min(1.0, count * of.p))
-    return Finding(of.comparison, of.against, of.difference, of.there, of.p, p_holm)
+    first = decided.get(of.comparison.id)
+    if of.against == of.comparison.controls[0]:
+        return first or of
+    if first is None or not first.verdict.startswith(SUPPORTED):
+        return of
+    assert first.p_holm is not None
+    return replace(of, p_holm=max(first.p_holm, min(1.0, count * of.p)))
 
 
 def findings_table(plan: Path, folder: Path) -> Iterator[Output]:
@@ -107,33 +192,55 @@ def findings_table(plan: Path, folder: Path) -> Iterator[Output]:
     if not plan.is_file():
         return
     found = findings(read_plan(plan), folder)
-    sources = [plan, *sorted(folder.glob("*.csv"))]
-    rows = [row(of) for of in found]
-    yield table("findings", TEXT, COLUMNS, rows, sources=sources, csv_only=CSV_ONLY)
+    rows = [row for of in found for row in table_rows(of)]
+    yield table("findings", TEXT, COLUMNS, rows, sources=sources(plan, folder), csv_only=CSV_ONLY)
 
 
-def row(of: Finding) -> Row:
-    planned, gain = of.comparison, of.difference
-    statistic = f"ln {planned.measure}" if planned.scale == "log" else planned.measure
-    interval = gain.interval if gain else None
+def sources(plan: Path, folder: Path) -> list[Path]:
+    return [plan, *sorted(folder.glob("*.csv"))]
+
+
+def table_rows(of: Finding) -> Iterator[Row]:
+    """A row for each measure."""
+    measured = {each.measure: each for each in of.measured}
+    for measure, margin in of.comparison.margins.items():
+        row = {
+            "comparison": of.comparison.id,
+            "claim": of.comparison.claim,
+            "setting": of.entry.tag,
+            "primary": "yes" if of.comparison.primary else "no",
+            "against": of.against,
+            "statistic": f"ln {measure}" if of.comparison.scale == "log" else measure,
+            "n": f"{of.there} of {len(of.entry.seeds)}",
+            "margin": amount(margin, margin),
+            "p": p_text(of.p),
+            "p_holm": p_text(of.p_holm),
+            "verdict": of.verdict,
+            "plan": of.entry.digest,
+        }
+        yield row | dict(numbers(of, measured[measure]) if measured else dict.fromkeys(NUMBERS, ""))
+
+
+NUMBERS = ("effect", "low", "high", "effect / margin", "evaluation set", "detectable", "p_sign_flip")
+
+
+def numbers(of: Finding, each: Measured) -> Row:
+    mean, (low, high), margin = each.gain.mean, each.interval, each.margin
+    wide = 1.96 * each.examples_error if each.examples_error is not None else None
     return {
-        "comparison": planned.id,
-        "claim": planned.claim,
-        "setting": planned.tag,
-        "primary": "yes" if planned.primary else "no",
-        "against": of.against,
-        "statistic": statistic,
-        "n": f"{of.there} of {len(planned.seeds)}",
-        "effect": f"{number(gain.mean)} [{span(interval)}]" if gain and interval else "",
-        "low": number(interval[0]) if interval else "",
-        "high": number(interval[1]) if interval else "",
-        "margin": number(planned.margin),
-        "p": p_text(of.p),
-        "p_sign_flip": p_text(gain.p_sign_flip if gain else None),
-        "p_holm": p_text(of.p_holm),
-        "verdict": of.verdict,
-        "plan": planned.digest,
+        "effect": f"{amount(mean, margin)} [{amount(low, margin)} to {amount(high, margin)}]",
+        "low": amount(low, margin),
+        "high": amount(high, margin),
+        "effect / margin": f"{number(mean / margin, digits=1)} [{span((low / margin, high / margin), digits=1)}]",
+        "evaluation set": "" if wide is None else f"± {amount(wide, margin)}",
+        "detectable": amount(of.detectable(each), margin),
+        "p_sign_flip": p_text(each.gain.p_sign_flip),
     }
+
+
+def amount(value: float, margin: float) -> str:
+    """As many digits as show a hundredth of the margin, two at the least."""
+    return number(value, digits=max(2, 1 - math.floor(math.log10(margin)) + 1))
 
 
 def p_text(p: float | None) -> str:

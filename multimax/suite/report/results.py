@@ -22,7 +22,7 @@ def all_tables(results: Path) -> Iterator[Output]:
     """The findings, each experiment that has runs, and the claims, ablation, defects and costs. Raises UserError."""
     records, path = read_runs(results / "runs"), results / "claims.yaml"
     claims = read_claims(path)
-    yield from findings_table(results / "plan.yaml", results / "mechanisms")
+    yield from findings_table(results / "plan.yaml", results / "planned")
     yield from tables(records)
     yield from claim_tables(claims, path, records)
     yield from ablation_table(records)

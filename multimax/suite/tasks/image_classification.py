@@ -59,6 +59,7 @@ class Config(RunConfig):
                 "data.in_chans": (1, None),
                 "data.num_workers": (0, None),
                 "data.max_left_out": (0, 1),
+                "data.held_out": (0, 0.9),
                 "data.hflip": (0, 1),
                 "data.color_jitter": (0, None),
                 "data.random_erasing": (0, 1),

@@ -206,3 +206,18 @@ def test_the_configuration_is_one_that_omegaconf_checks():
         OmegaConf.merge(schema, {"name": "a", "source": "b", "num_classes": 2, "image_size": 8})
     )
     assert config == ImageData("a", "b", 2, 8)
+
+
+@pytest.mark.parametrize("share", [0.25, 0.5])
+def test_what_is_held_out_of_each_class_is_scored_and_not_trained_on(tmp_path, share):
+    for split in ("train", "val"):
+        write_folder(tmp_path, split, pets(split))
+    config = replace(CONFIG, root=str(tmp_path))
+    whole, _ = open_images(config)
+    parts = open_images(replace(config, held_out=share))
+    kept, scored = ([part.encoded(i) for i in range(len(part))] for part in parts)
+    assert sorted(kept + scored) == sorted(whole.encoded(i) for i in range(len(whole)))
+    assert not set(kept) & set(scored)
+    labels = [parts[1].label(i) for i in range(len(parts[1]))]
+    assert [labels.count(label) for label in range(3)] == [4 * share] * 3
+    assert len(list(parts[1].listing())) == len(parts[1])

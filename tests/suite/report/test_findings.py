@@ -5,43 +5,61 @@ import math
 import random
 
 import pytest
+import torch
 import yaml
-from plan_entry import ENTRY
+from plan_entry import COMPARISON, ENTRY
 
 from multimax.suite.plan import read_plan
-from multimax.suite.report.findings import findings, findings_table
+from multimax.suite.planned.table import packed, text
+from multimax.suite.report.findings import Finding, findings, findings_table
+from multimax.suite.report.statistics import holm
 
 SEEDS = range(100, 110)
 
 
-def write(tmp_path, gains, changes=None, seeds=SEEDS, **columns):
-    """A plan with the comparisons A, B, ... that gain ``gains`` on average, and their runs; the errors vary by 10%."""
-    plan, rows, draw = {}, [], random.Random(0)
-    functions = [ENTRY["ours"], *(changes or {}).get("controls", ENTRY["controls"])]
-    for name in "ABCDEFGH"[: len(gains)]:
-        plan[name] = ENTRY | {"question": name, "rates": dict.fromkeys(functions, 0.01)} | (changes or {})
+def write(tmp_path, gains, comparison=None, seeds=SEEDS, measures=("error@32",), deviation=0.1, **columns):
+    """A plan with the entries A, B, ... that gain ``gains`` on average, in each measure, and their runs."""
+    comparison = COMPARISON | {"margins": dict.fromkeys(measures, 0.5)} | (comparison or {})
+    draw, arms = random.Random(0), [comparison["ours"], *comparison["controls"]]
+    names = "ABCDEFGH"[: len(gains)]
+    plan = {
+        name: ENTRY | {"rates": dict.fromkeys(arms, 0.01), "comparisons": {f"is_{name}": comparison}} for name in names
+    }
     (tmp_path / "plan.yaml").write_text(yaml.safe_dump(plan))
-    for planned, gain in zip(read_plan(tmp_path / "plan.yaml").values(), gains, strict=True):
-        for seed in seeds:
-            for function in functions:
-                error = math.exp(draw.gauss(0, 0.1) - gain * (function == planned.ours))
-                key = {"plan": planned.digest, "revision": planned.revision, "function": function, "seed": seed}
-                rows.append(key | {"error@32": error} | columns)
-    with (tmp_path / "marked_mean.csv").open("w") as file:
-        writer = csv.DictWriter(file, rows[0])
-        writer.writeheader()
-        writer.writerows(rows)
-    return tmp_path / "marked_mean.csv"
+    for entry, gain in zip(read_plan(tmp_path / "plan.yaml").values(), gains, strict=True):
+        of_measures = gain if isinstance(gain, tuple) else (gain,) * len(measures)
+        rows = [
+            {"plan": entry.digest, "revision": entry.revision, "arm": arm, "rate": "0.01", "seed": str(seed)}
+            | {
+                measure: str(math.exp(draw.gauss(0, deviation) - own * (arm == comparison["ours"])))
+                for measure, own in zip(measures, of_measures, strict=True)
+            }
+            | columns
+            for seed in seeds
+            for arm in arms
+        ]
+        (tmp_path / f"{entry.id}.csv").write_text(text(rows))
+    return tmp_path / "A.csv"
+
+
+def found(tmp_path) -> list[Finding]:
+    return findings(read_plan(tmp_path / "plan.yaml"), tmp_path)
 
 
 def verdicts(tmp_path):
-    return [of.verdict.split(":")[0] for of in findings(read_plan(tmp_path / "plan.yaml"), tmp_path)]
+    return [of.verdict.split(":")[0] for of in found(tmp_path)]
 
 
 @pytest.mark.parametrize(
-    ("gain", "verdict"), [(1.0, "supported"), (-1.0, "contradicted"), (0.0, "no effect above the margin")]
+    ("gain", "verdict"),
+    [
+        (1.0, "supported"),
+        (0.3, "supported, below the margin"),
+        (-1.0, "contradicted"),
+        (0.0, "no effect above the margin"),
+    ],
 )
-def test_a_large_gain_a_large_loss_and_none(tmp_path, gain, verdict):
+def test_a_large_gain_a_small_one_a_loss_and_none(tmp_path, gain, verdict):
     write(tmp_path, [gain])
     assert verdicts(tmp_path) == [verdict]
 
@@ -52,22 +70,46 @@ def test_an_accuracy_gains_in_the_other_direction(tmp_path):
 
 
 def test_what_could_not_have_been_seen_is_inconclusive(tmp_path):
-    write(tmp_path, [0.02], {"margin": 0.001})
+    write(tmp_path, [0.02], {"margins": {"error@32": 0.001}})
     assert verdicts(tmp_path) == ["inconclusive"]
 
 
-def test_a_missing_seed_leaves_no_verdict_and_changes_no_other(tmp_path):
-    path = write(tmp_path, [1.0, 1.0, -1.0])
-    before = verdicts(tmp_path)
+@pytest.mark.parametrize(
+    ("gains", "verdict"),
+    [((1.0, 1.0), "supported"), ((1.0, 0.0), "no effect above the margin"), ((1.0, -1.0), "contradicted")],
+)
+def test_a_claim_of_two_measures_holds_only_where_both_gain(tmp_path, gains, verdict):
+    write(tmp_path, [gains], measures=("error@32", "error@64"))
+    assert verdicts(tmp_path) == [verdict]
+
+
+def drop(path, index=1):
     lines = path.read_text().splitlines()
-    path.write_text("\n".join([lines[0], *lines[2:]]) + "\n")
-    (first, *others) = findings(read_plan(tmp_path / "plan.yaml"), tmp_path)
+    path.write_text("\n".join([*lines[:index], *lines[index + 1 :]]) + "\n")
+
+
+def test_a_missing_record_leaves_no_verdict_and_changes_no_other(tmp_path):
+    path = write(tmp_path, [1.0, 1.0, -1.0, 0.0, 0.3])
+    before = verdicts(tmp_path)
+    drop(path)
+    first, *others = found(tmp_path)
     assert first.verdict == "not run: 9 of 10 seeds"
     assert [of.verdict for of in others] == before[1:]
 
 
-@pytest.mark.parametrize("changed", [{"plan": ""}, {"revision": "abc-dirty"}])
-def test_runs_of_another_plan_or_code_are_no_evidence(tmp_path, changed):
+def test_a_missing_record_can_only_make_others_harder(tmp_path):
+    """Holm's adjustment of a comparison depends on those that are clearer: at most it becomes Bonferroni's."""
+    draw = random.Random(1)
+    for _ in range(200):
+        p = [draw.random() ** 4 for _ in range(7)]
+        missing = draw.randrange(7)
+        before, after = holm(p), holm([1.0 if i == missing else value for i, value in enumerate(p)])
+        for i in set(range(7)) - {missing}:
+            assert before[i] <= after[i] <= min(1.0, 7 * max(p[j] for j in range(7) if p[j] <= p[i])) + 1e-15
+
+
+@pytest.mark.parametrize("changed", [{"plan": ""}, {"revision": "abc-dirty"}, {"rate": "0.02"}])
+def test_runs_of_another_plan_code_or_rate_are_no_evidence(tmp_path, changed):
     write(tmp_path, [1.0], **changed)
     assert verdicts(tmp_path) == ["not run"]
 
@@ -77,21 +119,41 @@ def test_runs_of_other_seeds_are_no_evidence(tmp_path):
     assert verdicts(tmp_path) == ["not run"]
 
 
-def test_the_second_control_is_tested_only_where_the_first_claim_holds(tmp_path):
-    for gain, tested in ((1.0, True), (0.0, False)):
-        write(tmp_path, [gain], {"controls": ["softmax", "temperature"]})
-        first, second = findings(read_plan(tmp_path / "plan.yaml"), tmp_path)
-        assert first.p_holm is not None
-        assert (second.p_holm is not None) is tested
+@pytest.mark.parametrize("gain", [1.0, 0.0, -1.0])
+def test_the_second_control_is_tested_only_where_the_first_claim_holds(tmp_path, gain):
+    write(tmp_path, [gain], {"controls": ["softmax", "temperature"]})
+    first, second = found(tmp_path)
+    assert first.p_holm is not None
+    assert (second.p_holm is not None) is (gain > 0)
 
 
 def test_more_primary_comparisons_make_each_harder(tmp_path):
-    found = {}
+    of = {}
     for count in (1, 8):
         write(tmp_path, [0.08] * count)
-        found[count] = findings(read_plan(tmp_path / "plan.yaml"), tmp_path)[0]
-    assert found[8].p == found[1].p
-    assert found[8].p_holm > found[1].p_holm
+        of[count] = found(tmp_path)[0]
+    assert of[8].p == of[1].p
+    assert of[8].p_holm > of[1].p_holm
+    assert of[8].detectable(of[8].measured[0]) > of[1].detectable(of[1].measured[0])
+
+
+def test_what_is_secondary_is_not_among_the_tests(tmp_path):
+    write(tmp_path, [1.0], {"primary": False})
+    (of,) = found(tmp_path)
+    assert of.p_holm is None
+    assert of.verdict == "supported"
+
+
+def test_the_evaluation_set_has_an_error_of_its_own(tmp_path):
+    write(tmp_path, [1.0])
+    assert found(tmp_path)[0].measured[0].examples_error is None
+    column = "examples:error@32"
+    rows = list(csv.DictReader((write(tmp_path, [1.0])).open()))
+    values = {arm: torch.randn(50, generator=torch.Generator().manual_seed(0)) for arm in ("multimax", "softmax")}
+    values["multimax"] = values["multimax"] + torch.arange(50.0)
+    (tmp_path / "A.csv").write_text(text([row | {column: packed(values[row["arm"]])} for row in rows]))
+    error = found(tmp_path)[0].measured[0].examples_error
+    assert error == pytest.approx(torch.arange(50.0).std().item() / 50**0.5, rel=1e-5)
 
 
 def test_the_table_says_what_was_found(tmp_path):

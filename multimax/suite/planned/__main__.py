@@ -1,0 +1,143 @@
+"""Run what the plan asks for: python -m multimax.suite.planned --help"""
+
+import argparse
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from multimax import reweight
+from multimax.suite.engine.provenance import revision
+from multimax.suite.errors import Parser, UserError, one_line_errors
+from multimax.suite.mechanisms import PROBLEMS, MechanismRuns
+from multimax.suite.plan import CONFIRMING_FROM, PLAN, TUNING_FROM, Arm, Entry, read_plan
+from multimax.suite.planned.table import Runs, RunTable, read_table
+
+PLACES = ("data.root", "data.cache_dir")
+"""Keys that say where things are on this machine; they change no number, and no record has them."""
+
+
+@one_line_errors
+def main() -> None:
+    parser = Parser(prog="python -m multimax.suite.planned", description=__doc__)
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    status = commands.add_parser("status", help="of each entry, how many of its runs are there and what runs the rest")
+    status.set_defaults(do=show)
+    confirming = commands.add_parser("confirm", help="the runs of an entry that are not there yet")
+    confirming.set_defaults(do=confirm)
+    exploring = commands.add_parser(
+        "explore", help="an entry's runs with other seeds and rates: they confirm nothing, but choose the rates"
+    )
+    exploring.add_argument("--arms", metavar="A,B", type=words, help="default: all of the entry's")
+    exploring.add_argument("--rates", metavar="A,B", type=rates, help="learning rates; default: the entry's")
+    exploring.add_argument(
+        "--seeds",
+        metavar="FIRST-LAST",
+        required=True,
+        type=seeds,
+        help=f"below {CONFIRMING_FROM} for a pilot, from {TUNING_FROM} on to choose rates on held-out training data",
+    )
+    exploring.set_defaults(do=explore)
+    for command in (confirming, exploring):
+        command.add_argument("entry", help="its name in the plan")
+        command.add_argument(
+            "--place",
+            action="append",
+            default=[],
+            dest="places",
+            metavar="KEY=PATH",
+            help=f"where data are: {' or '.join(PLACES)}",
+        )
+        command.add_argument(
+            "--jobs",
+            type=int,
+            default=1,
+            choices=range(1, 65),
+            metavar="N",
+            help="processes, each of one thread; default: %(default)s",
+        )
+    for command in (status, confirming, exploring):
+        command.add_argument("--plan", type=Path, default=PLAN, metavar="FILE")
+        command.add_argument("--to", type=Path, default=Path("results/planned"), metavar="FOLDER", help="of the tables")
+    given = parser.parse_args()
+    given.do(given)
+
+
+def show(given: argparse.Namespace) -> None:
+    for name, entry in read_plan(given.plan).items():
+        rows = read_table(given.to / f"{name}.csv")
+        there = sum(entry.confirms(row["plan"], row["revision"], int(row["seed"])) for row in rows)
+        need = len(entry.rates) * len(entry.seeds)
+        todo = f"; in a worktree at {entry.revision[:12]}: python -m multimax.suite.planned confirm {name}"
+        if not entry.revision:
+            todo = "; not ready: it names no revision"
+        print(f"{name}: {there} of {need} runs{todo if there < need else ''}")
+
+
+def confirm(given: argparse.Namespace) -> None:
+    """Run the entry as the plan has it, what decides first. Raises UserError where the code is not the plan's."""
+    entry = find(given)
+    if (code := revision()) != entry.revision:
+        raise UserError(
+            f"{entry.id} is planned for revision {entry.revision[:12] or 'none yet'}, and the code here is {code}: "
+            f"git worktree add ../confirm {entry.revision[:12]}, and run this there with --plan and --to"
+        )
+    table = RunTable(given.to / f"{entry.id}.csv", runs_of(entry, given))
+    arms = [Arm(name, entry.rates[name]) for name in [*entry.decisive, *entry.rates]]
+    for some in (arms[: len(entry.decisive)], arms[len(entry.decisive) :]):
+        table.fill(some, entry.seeds, entry.digest, given.jobs)
+
+
+def explore(given: argparse.Namespace) -> None:
+    entry = find(given)
+    if any(CONFIRMING_FROM <= seed < TUNING_FROM for seed in given.seeds):
+        raise UserError(f"--seeds: those from {CONFIRMING_FROM} to {TUNING_FROM - 1} confirm, and only by the plan")
+    names = given.arms or list(entry.rates)
+    for name in set(names) - entry.arms.keys():
+        try:
+            reweight.get(name)
+        except ValueError as error:
+            raise UserError(f"--arms: {error}") from None
+    if given.seeds[0] >= TUNING_FROM:
+        entry = replace(entry, overrides=(*entry.overrides, *entry.tuning))
+    arms = [Arm(name, rate) for name in names for rate in given.rates or [entry.rates[name]]]
+    RunTable(given.to / f"{entry.id}.csv", runs_of(entry, given)).fill(arms, given.seeds, "", given.jobs)
+
+
+def find(given: argparse.Namespace) -> Entry:
+    plan: Mapping[str, Entry] = read_plan(given.plan)
+    if given.entry not in plan:
+        raise UserError(f"the plan has no entry {given.entry!r}; it has: {', '.join(plan) or 'none'}")
+    return plan[given.entry]
+
+
+def runs_of(entry: Entry, given: argparse.Namespace) -> Runs:
+    """How the entry's runs are made. Raises UserError for a problem that there is none of."""
+    if wrong := [place for place in given.places if place.partition("=")[0] not in PLACES]:
+        raise UserError(f"--place {wrong[0]}: all but {' and '.join(PLACES)} is the plan's to say")
+    if entry.problem == "train":
+        from multimax.suite.planned.training import Trainings
+
+        return Trainings(entry.overrides, entry.arms, given.places, given.to / "unfinished")
+    if entry.problem not in PROBLEMS:
+        raise UserError(f"{entry.id}: there is no problem {entry.problem}; choose train or {', '.join(PROBLEMS)}")
+    problem = PROBLEMS[entry.problem]
+    if entry.variant not in problem.variants:
+        raise UserError(f"{entry.id}: the variant must be one of {', '.join(problem.variants)} for {problem.name}")
+    return MechanismRuns(problem, entry.variant)
+
+
+def seeds(text: str) -> range:
+    first, _, last = text.partition("-")
+    return range(int(first), int(last or first) + 1)
+
+
+def words(text: str) -> Sequence[str]:
+    return text.split(",")
+
+
+def rates(text: str) -> list[float]:
+    return [float(rate) for rate in text.split(",")]
+
+
+if __name__ == "__main__":
+    main()

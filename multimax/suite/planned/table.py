@@ -1,0 +1,100 @@
+"""The runs of an entry of the plan as one CSV, a line each: filled run by run, and never with a run twice."""
+
+import base64
+import csv
+import io
+import zlib
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from itertools import product
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Protocol
+
+import numpy
+import torch
+from torch import Tensor
+
+from multimax.suite.engine.console import say
+from multimax.suite.engine.provenance import revision
+from multimax.suite.errors import UserError
+from multimax.suite.files import write_atomic
+from multimax.suite.plan import Arm
+
+KEY = ("plan", "revision", "arm", "rate", "seed")
+
+
+class Runs(Protocol):
+    """How an entry's runs are made."""
+
+    def run(self, arm: Arm, seed: int) -> dict[str, str]:
+        """The cells of one run, by column."""
+
+
+@dataclass(frozen=True)
+class RunTable:
+    """The runs in ``path``.
+
+    Columns are KEY (``plan`` is the digest of the plan's entry, empty for a run that confirms nothing) and whatever
+    was measured, among it ``seconds``. A run that lacks a column has an empty cell.
+    """
+
+    path: Path
+    runs: Runs
+
+    def fill(self, arms: Sequence[Arm], seeds: Iterable[int], plan: str, jobs: int) -> None:
+        """Run what is not there yet, each arm with each seed, seed by seed; the table is whole after each run.
+
+        Raises UserError where the code has changed and no revision names it.
+        """
+        code = revision()
+        if code is None or code.endswith("-dirty"):
+            raise UserError("the code here is not that of a revision: commit the changes, or run from a clean worktree")
+        rows = read_table(self.path)
+        there = {tuple(row[key] for key in KEY) for row in rows}
+        every = [((plan, code, arm.name, f"{arm.rate:g}", str(seed)), arm, seed) for seed, arm in product(seeds, arms)]
+        todo = [of for of in every if of[0] not in there]
+        say(f"{self.path}: {len(every) - len(todo)} of {len(every)} runs are there, {len(todo)} to do")
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        work = ((self.runs, arm, seed) for _, arm, seed in todo)
+        for (key, arm, seed), found in zip(todo, in_processes(work, jobs), strict=True):
+            rows.append(dict(zip(KEY, key, strict=True)) | found)
+            write_atomic(self.path, text(rows))
+            say(f"{arm.name} at {arm.rate:g}, seed {seed}: {found['seconds']} s")
+
+
+def read_table(path: Path) -> list[dict[str, str]]:
+    """The rows of a table of runs; none if there is no such file."""
+    return list(csv.DictReader(io.StringIO(path.read_text(encoding="utf-8")))) if path.is_file() else []
+
+
+def in_processes(work: Iterable[tuple[Runs, Arm, int]], jobs: int) -> Iterator[dict[str, str]]:
+    """The runs in their order, ``jobs`` at a time, each on one thread so that its numbers do not depend on ``jobs``."""
+    context = get_context("spawn")
+    with ProcessPoolExecutor(jobs, mp_context=context, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+        yield from pool.map(one, work)
+
+
+def one(work: tuple[Runs, Arm, int]) -> dict[str, str]:
+    runs, arm, seed = work
+    return runs.run(arm, seed)
+
+
+def text(rows: Sequence[dict[str, str]]) -> str:
+    columns = dict.fromkeys(column for row in rows for column in row)
+    out = io.StringIO()
+    writer = csv.DictWriter(out, list(columns), restval="", lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return out.getvalue()
+
+
+def packed(values: Tensor) -> str:
+    """Values [examples] as the text of a cell; ``unpacked`` reads it."""
+    return base64.b64encode(zlib.compress(values.float().cpu().numpy().astype("<f4").tobytes(), 9)).decode()
+
+
+def unpacked(text: str) -> numpy.ndarray:
+    """float64 [examples]."""
+    return numpy.frombuffer(zlib.decompress(base64.b64decode(text)), dtype="<f4").astype(numpy.float64)
