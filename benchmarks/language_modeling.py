@@ -100,7 +100,7 @@ def run(benchmark: Benchmark, batch_size: int, length: int) -> None:
     case = f"{batch_size} x {length} tokens"
     measure = partial(benchmark.measure, direction=BOTH, units=tokens.numel())
     for name in benchmark.arguments.functions:
-        site, output = {"name": name}, {"name": name if reweight.get(name).positive else "softmax"}
+        site, output = {"name": name}, {"name": reweight.at_the_output(name)}
         if name == "softmax":
             config = LanguageModelConfig("transformer_lm", **SIZES, segment_length=length)
             lm = TransformerLM(config, site, output, NUM_TOKENS).to(device)

@@ -121,7 +121,7 @@ def run(benchmark: Benchmark, name: str) -> None:
     """Fairseq's model and ours with one function, in training and in beam search."""
     device, arguments = benchmark.device, benchmark.arguments
     config = SIZES[arguments.size]
-    site, output = {"name": name}, {"name": name if reweight.get(name).positive else "softmax"}
+    site, output = {"name": name}, {"name": reweight.at_the_output(name)}
     torch.manual_seed(0)
     model = EncoderDecoder(config, AttentionSites(site, site, site), output, arguments.vocabulary, arguments.vocabulary)
     theirs, dictionary = fairseq_model(model, config, name, output["name"])

@@ -3,7 +3,7 @@
     import multimax
     from multimax import reweight                                # the functions: multimax.reweight
 
-    weights = reweight.sparsemax(scores, mask)
+    weights = reweight.sparsemax(scores, mask=mask)
     output = multimax.attention(query, key, value, reweight.create("multimax"), mask)
     loss = multimax.linear_cross_entropy(hidden, weight, targets)
 

@@ -14,6 +14,7 @@ any call; the others agree with it up to rounding, and take those within their l
 import math
 from collections.abc import Callable
 from dataclasses import replace
+from types import FunctionType
 
 import torch
 from torch import Tensor
@@ -21,7 +22,13 @@ from torch import Tensor
 from multimax.attention_backends import BACKENDS, Backend, Call, attend_to_live, attention_scores
 from multimax.formulas.rows import autocast_dtype, check_floating, check_mask
 from multimax.formulas.torch_private import is_readable
+from multimax.reweight import Reweighting, create, entmax15, evsoftmax, softmax, sparsemax
 from multimax.reweight._base import may_bypass
+
+# What these functions are as modules, which have fast paths.
+MODULES: dict[Callable[..., Tensor], Reweighting] = {
+    f: create(f.__name__) for f in (softmax, sparsemax, entmax15, evsoftmax)
+}
 
 __all__ = ["BACKENDS", "attention", "attention_path", "attention_scores"]
 
@@ -51,7 +58,8 @@ def attention(
         query: floating point [..., heads, queries, dim].
         key: [..., heads, keys, dim] in the dtype of ``query``, unless autocast is on; leading dimensions broadcast.
         value: [..., heads, keys, value_dim] likewise.
-        reweight: a ``Reweighting``, or a function f(scores, mask) that keeps its contract.
+        reweight: a ``Reweighting``, or a function f(scores, mask=...) that keeps its contract. ``softmax``,
+            ``sparsemax``, ``entmax15`` and ``evsoftmax`` are as fast as their modules.
         mask: bool, True where a key may be attended to, broadcastable to [..., heads, queries, keys].
         causal: query i attends at most to keys 0 to i; fused kernels are faster at it than with the same as a mask.
         bias: a term of the scores that broadcasts to them, such as that of relative positions. It is no mask: it should
@@ -144,6 +152,7 @@ def _call(
         _check_bias(bias, query, shape)
     if causal and key.shape[-2] > query.shape[-2]:
         key, value, mask, bias = _without_keys_behind(query.shape[-2], key, value, mask, bias)
+    reweight = MODULES.get(reweight, reweight) if isinstance(reweight, FunctionType) else reweight
     row_kernel = reweight.row_kernel() if may_bypass(reweight, "row_kernel") else None
     return Call(query, key, value, reweight, row_kernel, mask, bias, causal, scale, dropout)
 

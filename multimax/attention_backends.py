@@ -104,7 +104,7 @@ class Reference:
 
     def run(self, call: Call) -> Tensor:
         scores = attention_scores(call.query, call.key, bias=call.bias, scale=call.scale)
-        weights = call.reweight(scores, call.whole_mask())
+        weights = call.reweight(scores, mask=call.whole_mask())
         if call.dropout:
             weights = F.dropout(weights, call.dropout)
         return weights @ call.value
@@ -122,7 +122,7 @@ def attend_to_live(call: Call) -> Tensor:
     query, key, value = (t.where(t.isfinite().all(-1, keepdim=True), 0) for t in tensors)
     scores = attention_scores(query, key, bias=call.bias, scale=call.scale)
     met = attention_scores(call.query, call.key, bias=call.bias, scale=call.scale).detach()
-    weights = call.reweight(met.where(~met.isfinite() & live, scores), live)
+    weights = call.reweight(met.where(~met.isfinite() & live, scores), mask=live)
     if call.dropout:
         weights = F.dropout(weights, call.dropout)
     hit = (weights != 0).to(value.dtype) @ (~call.value.isfinite()).to(value.dtype) > 0

@@ -133,7 +133,7 @@ def test_who_waits_for_the_weights_gets_them():
 def test_a_function_of_the_user_takes_the_reference():
     @reweight.register("halves")
     def halves(scores, mask=None):
-        return reweight.softmax(scores / 2, mask)
+        return reweight.softmax(scores / 2, mask=mask)
 
     assert path("halves", LONG) == "reference"
 
@@ -314,7 +314,7 @@ def test_a_function_is_as_good_as_a_module():
     query, key, value, mask = inputs()
     expected = attention(query, key, value, reweight.create("sparsemax"), mask, backend="reference")
     torch.testing.assert_close(attention(query, key, value, reweight.sparsemax, mask), expected)
-    with pytest.raises(ValueError, match="it is for softmax, not sparsemax"):
+    with pytest.raises(ValueError, match="it is for softmax, not Sparsemax"):
         attention(query, key, value, reweight.sparsemax, mask, backend="sdpa")
 
 
@@ -344,7 +344,7 @@ def test_a_function_brings_a_backend_of_its_own():
     assert attention_path(query, key, value, Mine(), mask) == "doubled"
     torch.testing.assert_close(attention(query, key, value, Mine(), mask), 2 * expected)
     torch.testing.assert_close(attention(query, key, value, Mine(), mask, backend="reference"), expected)
-    below = type("Below", (Mine,), {"forward": lambda self, scores, mask=None: reweight.sparsemax(scores, mask)})()
+    below = type("Below", (Mine,), {"forward": lambda self, scores, mask=None: reweight.sparsemax(scores, mask=mask)})()
     torch.testing.assert_close(attention(query, key, value, below, mask), expected)
 
 

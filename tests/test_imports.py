@@ -89,7 +89,7 @@ def test_the_public_names():
     assert set(reweight.__all__) == {
         *("softmax", "sparsemax", "entmax15", "entmax", "evsoftmax", "multimax", "seglu"),
         *("Softmax", "Sparsemax", "Entmax15", "Entmax", "EvSoftmax", "MultiMax", "Temperature", "Reweighting"),
-        *("available", "create", "get", "options", "register", "traits", "Traits", "row_kernels"),
+        *("available", "create", "get", "options", "register", "traits", "Traits", "row_kernels", "at_the_output"),
     }
     for package in (multimax, reweight):
         assert all(hasattr(package, name) for name in package.__all__)
@@ -98,15 +98,15 @@ def test_the_public_names():
 @pytest.mark.parametrize(
     ("function", "arguments"),
     [
-        ("softmax", ["scores", "mask"]),
-        ("sparsemax", ["scores", "mask"]),
-        ("entmax15", ["scores", "mask"]),
-        ("entmax", ["scores", "alpha", "mask"]),
-        ("evsoftmax", ["scores", "mask", "epsilon"]),
-        ("multimax", ["scores", "ranges", "ts", "mask", "order"]),
+        ("softmax", ["scores", "dim", "mask"]),
+        ("sparsemax", ["scores", "dim", "mask"]),
+        ("entmax15", ["scores", "dim", "mask"]),
+        ("entmax", ["scores", "alpha", "dim", "mask"]),
+        ("evsoftmax", ["scores", "dim", "mask", "epsilon"]),
+        ("multimax", ["scores", "ranges", "ts", "dim", "mask", "order"]),
         ("seglu", ["scores", "ranges", "ts", "order"]),
         ("create", ["name", "num_heads", "chosen"]),
-        ("register", ["name", "positive", "sums_to_one", "needs_length", "row_kernel"]),
+        ("register", ["name", "can_be_zero", "sums_to_one", "needs_length", "row_kernel"]),
     ],
 )
 def test_the_arguments_of_public_functions(function, arguments):

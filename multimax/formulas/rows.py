@@ -22,11 +22,16 @@ def autocast_dtype(tensor: Tensor) -> torch.dtype | None:
     return torch.get_autocast_dtype(device)
 
 
-def check_arguments(scores: Tensor, mask: Tensor | None) -> None:
-    """Raise TypeError or ValueError, in one line, for scores or a mask that no function here can take."""
+def check_arguments(scores: Tensor, mask: Tensor | None, dim: int = -1) -> None:
+    """Raise TypeError or ValueError, in one line, for what no function here can take."""
     check_floating("scores", scores)
     if scores.dim() == 0:
-        raise ValueError("scores must have a last dimension to normalise, got a 0-d tensor; use scores.unsqueeze(0)")
+        raise ValueError("scores must have a dimension to normalise, got a 0-d tensor; use scores.unsqueeze(0)")
+    if isinstance(dim, bool) or not isinstance(dim, int):
+        hint = "; a mask is passed as mask=" if isinstance(dim, Tensor) or dim is None else ""
+        raise TypeError(f"dim must be an int, got {type(dim).__name__}{hint}")
+    if not -scores.dim() <= dim < scores.dim():
+        raise ValueError(f"dim must be from {-scores.dim()} to {scores.dim() - 1} for these scores, got {dim}")
     if mask is not None:
         check_mask(mask, scores.shape, scores.device)
 
@@ -66,6 +71,16 @@ def check_dense(name: str, tensor: Tensor) -> None:
         raise TypeError(
             f"{name} must be a dense tensor, got {kind} one; convert it with .to_padded_tensor or .to_dense"
         )
+
+
+def along(dim: int, weigh: Callable[[Tensor, Tensor | None], Tensor], scores: Tensor, mask: Tensor | None) -> Tensor:
+    """``weigh(scores, mask)``, a function of the last dimension, along ``dim``; checks its arguments."""
+    check_arguments(scores, mask, dim)
+    if dim in (-1, scores.dim() - 1):
+        return weigh(scores, mask)
+    if mask is not None:
+        mask = mask.expand(scores.shape).movedim(dim, -1)
+    return weigh(scores.movedim(dim, -1), mask).movedim(-1, dim)
 
 
 def over_live_entries(weigh: Callable[[Tensor], Tensor], scores: Tensor, mask: Tensor | None) -> Tensor:

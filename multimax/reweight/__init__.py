@@ -4,7 +4,7 @@
 
     attend = reweight.create("multimax", order=2)           # a torch.nn.Module
     weights = attend(scores, mask)                          # mask: bool, True = live; or None
-    weights = reweight.sparsemax(scores, mask)              # the functional form
+    weights = reweight.sparsemax(scores, mask=mask)         # the functional form
 
 Every function keeps the same contract. The mask is an argument and never an infinity among the scores; the
 weights of the live entries are those of the row without its dead ones; dead entries, whatever they hold, get weight
@@ -17,7 +17,7 @@ from multimax.reweight._base import Reweighting
 from multimax.reweight._entmax import Entmax, Entmax15, Sparsemax, entmax, entmax15, sparsemax
 from multimax.reweight._evsoftmax import EvSoftmax, evsoftmax
 from multimax.reweight._multimax import MultiMax, multimax, seglu
-from multimax.reweight._registry import Traits, available, create, get, options, register, traits
+from multimax.reweight._registry import Traits, at_the_output, available, create, get, options, register, traits
 from multimax.reweight._softmax import Softmax, softmax
 from multimax.reweight._temperature import Temperature
 
@@ -31,6 +31,7 @@ __all__ = [
     "Sparsemax",
     "Temperature",
     "Traits",
+    "at_the_output",
     "available",
     "create",
     "entmax",

@@ -23,14 +23,15 @@ class Reweighting(nn.Module):
     MultiMax whose two hinges meet at 0, so that all kernels of MultiMax serve it::
 
         class Tempered(Reweighting):
-            positive = has_loss = has_parameters = True
+            has_loss = has_parameters = True
+            can_be_zero = False
 
             def __init__(self):
                 super().__init__()
                 self.log_rate = nn.Parameter(torch.zeros(()))
 
             def forward(self, scores, mask=None):
-                return softmax(scores * self.log_rate.exp(), mask)
+                return softmax(scores * self.log_rate.exp(), mask=mask)
 
             def row_kernel(self):
                 t = self.log_rate.expm1()                           # x - t relu(-x) + t relu(x) = (1 + t) x
@@ -40,16 +41,14 @@ class Reweighting(nn.Module):
     or replaced, or a hook is registered, the module is called as a module (``may_bypass``).
 
     Attributes:
-        positive: whether every live weight is above zero. Then, and only then, ``reweight=NAME`` means a classifier's
-            output as well as its attention.
-        has_loss: whether ``loss`` exists. To be set where the weights are positive, which is all that the default loss
-            asks for, or where the subclass brings a loss of its own.
+        sums_to_one, can_be_zero, needs_length, has_parameters: see ``multimax.reweight.Traits``.
+        has_loss: whether ``loss`` exists. To be set where the weights are positive and sum to one, which is all that
+            the default loss asks for, or where the subclass brings a loss of its own.
         soft_targets: whether ``loss`` takes rows of probabilities as targets, and label smoothing.
-        sums_to_one, needs_length, has_parameters: see ``multimax.reweight.Traits``.
     """
 
-    positive: bool = False
     sums_to_one: bool = True
+    can_be_zero: bool = True
     needs_length: bool = False
     has_parameters: bool = False
     has_loss: bool = False
@@ -112,7 +111,8 @@ class Reweighting(nn.Module):
         """
         if not self.has_loss:
             raise NotImplementedError(
-                f"{type(self).__name__} has no loss; set has_loss = True if its weights are positive, or override loss"
+                f"{type(self).__name__} has no loss, since its weights {self.why_no_loss()}; override loss, or set "
+                "has_loss = True where they are positive and sum to one"
             )
         check_floating("scores", scores)
         check_loss_arguments(scores.shape, scores.device, targets, label_smoothing, reduction, ignore_index)
@@ -123,6 +123,11 @@ class Reweighting(nn.Module):
             reduction=reduction,
             ignore_index=ignore_index,
         )
+
+    @classmethod
+    def why_no_loss(cls) -> str:
+        """What keeps the default loss from being one, as in "its weights ..."; where there is no loss."""
+        return "can be exactly zero" if cls.sums_to_one else "do not sum to one"
 
     def row_kernel(self) -> RowKernel | None:
         """One of ``multimax.kernels.row_kernels`` that computes exactly what ``forward`` does; None: there is none.

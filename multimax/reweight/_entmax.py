@@ -6,7 +6,7 @@ from torch import Tensor, nn
 from multimax import kernels
 from multimax.formulas.entmax import check_alpha, weigh
 from multimax.formulas.losses import check_loss_arguments, fenchel_young
-from multimax.formulas.rows import check_arguments, check_floating, compute_dtype, over_live_entries, per_head
+from multimax.formulas.rows import along, check_arguments, check_floating, compute_dtype, over_live_entries, per_head
 from multimax.formulas.torch_private import is_readable
 from multimax.kernels import operators, row_kernels
 from multimax.reweight._base import Reweighting
@@ -14,11 +14,12 @@ from multimax.reweight._registry import register
 from multimax.reweight._softmax import softmax
 
 
-def sparsemax(scores: Tensor, mask: Tensor | None = None) -> Tensor:
-    """Euclidean projection of the scores on the simplex, over the last dimension (entmax at alpha = 2).
+def sparsemax(scores: Tensor, dim: int = -1, *, mask: Tensor | None = None) -> Tensor:
+    """Euclidean projection of the scores on the simplex, over a dimension (entmax at alpha = 2).
 
     Args:
         scores: floating point [..., n].
+        dim: the dimension that is normalised.
         mask: bool, broadcastable to ``scores``, True where an entry is live; None: all are.
 
     Returns:
@@ -26,24 +27,26 @@ def sparsemax(scores: Tensor, mask: Tensor | None = None) -> Tensor:
 
     Raises:
         TypeError: ``scores`` not floating point, or ``mask`` not bool.
-        ValueError: ``scores`` without a dimension, or a ``mask`` that does not broadcast to them.
+        ValueError: ``scores`` without that dimension, or a ``mask`` that does not broadcast to them.
     """
-    return entmax(scores, 2.0, mask)
+    return entmax(scores, 2.0, dim, mask=mask)
 
 
-def entmax15(scores: Tensor, mask: Tensor | None = None) -> Tensor:
+def entmax15(scores: Tensor, dim: int = -1, *, mask: Tensor | None = None) -> Tensor:
     """Entmax at alpha = 1.5; arguments, result and errors as for ``sparsemax``."""
-    return entmax(scores, 1.5, mask)
+    return entmax(scores, 1.5, dim, mask=mask)
 
 
-def entmax(scores: Tensor, alpha: float | Tensor, mask: Tensor | None = None) -> Tensor:
-    """Alpha-entmax over the last dimension.
+def entmax(scores: Tensor, alpha: float | Tensor, dim: int = -1, *, mask: Tensor | None = None) -> Tensor:
+    """Alpha-entmax over a dimension.
 
     Args:
         scores: floating point [..., n].
         alpha: at least 1; 1 is softmax, 2 sparsemax. A number, or a floating-point tensor, which gets a gradient: one
-            element; [heads], which always means one per head of scores [..., heads, queries, keys]; or two and more
-            dimensions, the last of size 1, that broadcast to ``scores``, such as [N, 1] for one per row of [N, n].
+            element; [heads], which always means one per head of scores [..., heads, queries, keys], once ``dim`` has
+            become the last; or two and more dimensions, of size 1 at ``dim``, that broadcast to ``scores``, such as
+            [N, 1] for one per row of [N, n].
+        dim: the dimension that is normalised.
         mask: bool, broadcastable to ``scores``, True where an entry is live; None: all are.
 
     Returns:
@@ -51,18 +54,20 @@ def entmax(scores: Tensor, alpha: float | Tensor, mask: Tensor | None = None) ->
 
     Raises:
         TypeError: ``scores`` not floating point, ``mask`` not bool, or ``alpha`` neither a number nor floating point.
-        ValueError: ``scores`` without a dimension; a ``mask`` or ``alpha`` that does not broadcast to them or is on
+        ValueError: ``scores`` without that dimension; a ``mask`` or ``alpha`` that does not broadcast to them or is on
             another device; or ``alpha`` below 1.
 
     The values of a tensor are read, for which a GPU's host waits once. Where they cannot be, in a graph that is being
     traced, a value outside [1, 2] gives NaN. ``Entmax``, whose alpha cannot leave the bounds, reads nothing.
     """
-    return _entmax(scores, alpha, mask)
+    check_arguments(scores, mask, dim)
+    if isinstance(alpha, Tensor) and alpha.dim() > 1 and dim not in (-1, scores.dim() - 1):
+        alpha = alpha[(None,) * (scores.dim() - alpha.dim())].movedim(dim, -1)
+    return along(dim, lambda x, live: _entmax(x, alpha, live), scores, mask)
 
 
 def _entmax(scores: Tensor, alpha: float | Tensor, mask: Tensor | None, is_bounded: bool = False) -> Tensor:
     """``is_bounded``: an alpha in a tensor is known to be in [1, 2]."""
-    check_arguments(scores, mask)
     by_kernel = kernels.path(scores) != "eager"
     if isinstance(alpha, Tensor):
         check_floating("alpha", alpha, scores.device)
@@ -73,7 +78,7 @@ def _entmax(scores: Tensor, alpha: float | Tensor, mask: Tensor | None, is_bound
     else:
         check_alpha(alpha)
         if alpha == 1:
-            return softmax(scores, mask)
+            return softmax(scores, mask=mask)
         if by_kernel and alpha <= 2:
             return operators.entmax(scores, mask, float(alpha))
     return over_live_entries(lambda x: weigh(x, alpha), scores, mask)

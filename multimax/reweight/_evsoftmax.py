@@ -4,17 +4,18 @@ from torch import Tensor
 
 from multimax import kernels
 from multimax.formulas.evsoftmax import TRAINING_EPSILON, check_epsilon, log_weights, weigh
-from multimax.formulas.rows import check_arguments, compute_dtype, over_live_entries
+from multimax.formulas.rows import along, compute_dtype, over_live_entries
 from multimax.kernels import operators, row_kernels
 from multimax.reweight._base import Reweighting
 from multimax.reweight._registry import register
 
 
-def evsoftmax(scores: Tensor, mask: Tensor | None = None, epsilon: float = 0.0) -> Tensor:
-    """Ev-softmax over the last dimension; the mean is taken over the live entries.
+def evsoftmax(scores: Tensor, dim: int = -1, *, mask: Tensor | None = None, epsilon: float = 0.0) -> Tensor:
+    """Ev-softmax over a dimension; the mean is taken over the live entries.
 
     Args:
         scores: floating point [..., n].
+        dim: the dimension that is normalised.
         mask: bool, broadcastable to ``scores``, True where an entry is live; None: all are.
         epsilon: what entries below the mean are multiplied by; 0 makes them exactly zero.
 
@@ -23,14 +24,17 @@ def evsoftmax(scores: Tensor, mask: Tensor | None = None, epsilon: float = 0.0) 
 
     Raises:
         TypeError: ``scores`` not floating point, ``mask`` not bool, or ``epsilon`` not a number.
-        ValueError: ``scores`` without a dimension, a ``mask`` that does not broadcast to them or is on another device,
-            or ``epsilon`` < 0.
+        ValueError: ``scores`` without that dimension, a ``mask`` that does not broadcast to them or is on another
+            device, or ``epsilon`` < 0.
     """
     check_epsilon(epsilon)
-    check_arguments(scores, mask)
-    if kernels.path(scores) == "eager":
-        return over_live_entries(lambda x: weigh(x, epsilon), scores, mask)
-    return operators.evsoftmax(scores, mask, epsilon)
+
+    def of_rows(scores: Tensor, mask: Tensor | None) -> Tensor:
+        if kernels.path(scores) == "eager":
+            return over_live_entries(lambda x: weigh(x, epsilon), scores, mask)
+        return operators.evsoftmax(scores, mask, epsilon)
+
+    return along(dim, of_rows, scores, mask)
 
 
 @register("evsoftmax")
@@ -53,7 +57,7 @@ class EvSoftmax(Reweighting):
         return f"epsilon={self.epsilon}"
 
     def forward(self, scores: Tensor, mask: Tensor | None = None) -> Tensor:
-        return evsoftmax(scores, mask, self.epsilon)
+        return evsoftmax(scores, mask=mask, epsilon=self.epsilon)
 
     def row_kernel(self) -> row_kernels.EvSoftmax:
         return row_kernels.EvSoftmax(self.epsilon)

@@ -6,21 +6,24 @@ from torch import Tensor, nn
 from multimax import kernels
 from multimax.formulas import multimax as formulas
 from multimax.formulas.multimax import Order, by_head, check_parameters, powers_of
-from multimax.formulas.rows import check_arguments, compute_dtype
+from multimax.formulas.rows import along, check_arguments, compute_dtype
 from multimax.formulas.torch_private import is_readable
 from multimax.kernels import blocked_multimax, operators, row_kernels
 from multimax.reweight._base import Reweighting
 from multimax.reweight._registry import register
 
 
-def multimax(scores: Tensor, ranges: Tensor, ts: Tensor, mask: Tensor | None = None, *, order: Order = 2) -> Tensor:
-    """MultiMax over the last dimension.
+def multimax(
+    scores: Tensor, ranges: Tensor, ts: Tensor, dim: int = -1, *, mask: Tensor | None = None, order: Order = 2
+) -> Tensor:
+    """MultiMax over a dimension.
 
     Args:
         scores: floating point [..., n].
-        ranges: r, [k], or [heads, k] for scores [..., heads, queries, keys]; k = 2 for order 1 and "second_only", 4 for
-            order 2, or 2 there to share them between the orders.
+        ranges: r, [k], or [heads, k] for scores [..., heads, queries, keys], once ``dim`` has become the last; k = 2
+            for order 1 and "second_only", 4 for order 2, or 2 there to share them between the orders.
         ts: t, [k] or [heads, k] likewise; k = 2 for order 1 and "second_only", 4 for order 2.
+        dim: the dimension that is normalised.
         mask: bool, broadcastable to ``scores``, True where an entry is live; None: all are.
         order: 1, 2 (first and second) or "second_only".
 
@@ -29,10 +32,13 @@ def multimax(scores: Tensor, ranges: Tensor, ts: Tensor, mask: Tensor | None = N
 
     Raises:
         TypeError: ``scores`` not floating point, or ``mask`` not bool.
-        ValueError: an unknown ``order``; ``ranges`` or ``ts`` that do not fit it or the scores; ``scores`` without a
-            dimension; a ``mask`` that does not broadcast to them.
+        ValueError: an unknown ``order``; ``ranges`` or ``ts`` that do not fit it or the scores; ``scores`` without
+            that dimension; a ``mask`` that does not broadcast to them.
     """
-    check_arguments(scores, mask)
+    return along(dim, lambda x, live: _multimax(x, ranges, ts, live, order), scores, mask)
+
+
+def _multimax(scores: Tensor, ranges: Tensor, ts: Tensor, mask: Tensor | None, order: Order) -> Tensor:
     powers = check_parameters(ranges, ts, order, scores.device)
     ranges, ts = by_head(scores, ranges, ts, powers)
     if kernels.path(scores) != "eager":
@@ -69,7 +75,8 @@ class MultiMax(Reweighting):
         ValueError: an unknown ``order`` or ``init``, or ``shared_ranges`` with a single order.
     """
 
-    positive = has_loss = has_parameters = True
+    has_loss = has_parameters = True
+    can_be_zero = False
 
     def __init__(
         self,
@@ -110,7 +117,7 @@ class MultiMax(Reweighting):
         return self.ranges.unflatten(0, (self.num_heads, -1)), self.ts.unflatten(0, (self.num_heads, -1))
 
     def forward(self, scores: Tensor, mask: Tensor | None = None) -> Tensor:
-        return multimax(scores, *self._by_head(), mask, order=self.order)
+        return multimax(scores, *self._by_head(), mask=mask, order=self.order)
 
     def row_kernel(self) -> row_kernels.MultiMax:
         return row_kernels.MultiMax(*self._by_head(), powers_of(self.order))

@@ -38,7 +38,7 @@ class Traits(NamedTuple):
 def register(
     name: str,
     *,
-    positive: bool = False,
+    can_be_zero: bool = True,
     sums_to_one: bool = True,
     needs_length: bool = False,
     row_kernel: Callable[..., RowKernel | None] | None = None,
@@ -47,9 +47,9 @@ def register(
 
     Args:
         name: what ``create`` and ``reweight=`` will know it by.
-        positive: for a function ``f(scores, mask=None, *, option=default, ...)``: its live weights are above zero, so
-            that the negative log-likelihood serves as its loss. A subclass says so in its own attributes.
-        sums_to_one, needs_length: for a function: see ``Traits``. A subclass says so in its own attributes.
+        can_be_zero, sums_to_one, needs_length: for a function ``f(scores, mask=None, *, option=default, ...)``: see
+            ``Traits``. One whose weights are positive and sum to one has the negative log-likelihood as its loss. A
+            subclass says all this in its own attributes.
         row_kernel: for a function: from its options, what ``Reweighting.row_kernel`` returns.
 
     Raises:
@@ -70,8 +70,8 @@ def register(
             raise TypeError(f"{what} must be a function or subclass multimax.reweight.Reweighting")
         else:
             module = _module_of(name, definition, row_kernel)
-            module.positive = module.has_loss = positive
-            module.sums_to_one, module.needs_length = sums_to_one, needs_length
+            module.sums_to_one, module.can_be_zero, module.needs_length = sums_to_one, can_be_zero, needs_length
+            module.has_loss = sums_to_one and not can_be_zero
         for option in inspect.signature(module).parameters.values():
             if option.kind in (option.VAR_POSITIONAL, option.VAR_KEYWORD) or option.default is option.empty:
                 raise TypeError(f"option {option.name!r} of reweighting {name!r} must be named and have a default")
@@ -85,8 +85,8 @@ def _module_of(
     name: str, function: Callable[..., Tensor], kernel_of: Callable[..., RowKernel | None] | None
 ) -> type[Reweighting]:
     parameters = list(inspect.signature(function).parameters.values())
-    if len(parameters) < 2:
-        raise TypeError(f"reweighting {name!r} must take scores and a mask, and then its options")
+    if len(parameters) < 2 or parameters[1].name != "mask":
+        raise TypeError(f"reweighting {name!r} must take scores and a mask by that name, and then its options")
 
     class FunctionReweighting(Reweighting):
         def __init__(self, **options: Any) -> None:
@@ -97,7 +97,7 @@ def _module_of(
             return ", ".join(f"{name}={value}" for name, value in self.options.items())
 
         def forward(self, scores: Tensor, mask: Tensor | None = None) -> Tensor:
-            return function(scores, mask, **self.options)
+            return function(scores, mask=mask, **self.options)
 
         def row_kernel(self) -> RowKernel | None:
             return None if kernel_of is None else kernel_of(**self.options)
@@ -144,7 +144,19 @@ def traits(name: str) -> Traits:
         ValueError: no such name.
     """
     module = get(name)
-    return Traits(module.sums_to_one, not module.positive, module.needs_length, module.has_parameters)
+    return Traits(module.sums_to_one, module.can_be_zero, module.needs_length, module.has_parameters)
+
+
+def at_the_output(name: str) -> str:
+    """What stands at a classifier's output where ``name`` stands in its attention and nothing else is said.
+
+    The function itself if it has a loss and its weights are positive, as label smoothing wants them; else "softmax".
+
+    Raises:
+        ValueError: no such name.
+    """
+    module = get(name)
+    return name if module.has_loss and not module.can_be_zero else "softmax"
 
 
 def options(name: str) -> dict[str, Any]:

@@ -1,20 +1,23 @@
 """Softmax, p_i = exp(x_i) / sum_j exp(x_j): PyTorch's own, with the mask as an argument."""
 
+from functools import partial
+
 import torch
 from torch import Tensor
 
-from multimax.formulas.rows import check_arguments, over_live_entries
+from multimax.formulas.rows import along, check_arguments, over_live_entries
 from multimax.formulas.softmax import weigh
 from multimax.kernels import row_kernels
 from multimax.reweight._base import Reweighting
 from multimax.reweight._registry import register
 
 
-def softmax(scores: Tensor, mask: Tensor | None = None) -> Tensor:
-    """Softmax over the last dimension; without a mask ``torch.softmax`` bit for bit.
+def softmax(scores: Tensor, dim: int = -1, *, mask: Tensor | None = None) -> Tensor:
+    """Softmax over a dimension; without a mask ``torch.softmax`` bit for bit.
 
     Args:
         scores: floating point [..., n].
+        dim: the dimension that is normalised.
         mask: bool, broadcastable to ``scores``, True where an entry is live; None: all are.
 
     Returns:
@@ -22,22 +25,22 @@ def softmax(scores: Tensor, mask: Tensor | None = None) -> Tensor:
 
     Raises:
         TypeError: ``scores`` not floating point, or ``mask`` not bool.
-        ValueError: ``scores`` without a dimension, or a ``mask`` that does not broadcast to them.
+        ValueError: ``scores`` without that dimension, or a ``mask`` that does not broadcast to them.
     """
-    check_arguments(scores, mask)
     if mask is None:
-        return torch.softmax(scores, -1).to(scores.dtype)  # autocast returns float32 whatever the input was
-    return over_live_entries(weigh, scores, mask)
+        check_arguments(scores, mask, dim)
+        return torch.softmax(scores, dim).to(scores.dtype)  # autocast returns float32 whatever the input was
+    return along(dim, partial(over_live_entries, weigh), scores, mask)
 
 
 @register("softmax")
 class Softmax(Reweighting):
     """``softmax`` as a module; its loss is the cross-entropy."""
 
-    positive = has_loss = True
+    has_loss, can_be_zero = True, False
 
     def forward(self, scores: Tensor, mask: Tensor | None = None) -> Tensor:
-        return softmax(scores, mask)
+        return softmax(scores, mask=mask)
 
     def row_kernel(self) -> row_kernels.Softmax:
         return row_kernels.Softmax()

@@ -24,7 +24,8 @@ class Temperature(Reweighting):
     One set per layer, as MultiMax has it: all heads share u. The temperature is e^-u.
     """
 
-    positive = has_loss = has_parameters = True
+    has_loss = has_parameters = True
+    can_be_zero = False
 
     def __init__(self) -> None:
         super().__init__()
@@ -35,7 +36,7 @@ class Temperature(Reweighting):
         nn.init.zeros_(self.u)
 
     def forward(self, scores: Tensor, mask: Tensor | None = None) -> Tensor:
-        return multimax(scores, *self._hinges(), mask, order=1)
+        return multimax(scores, *self._hinges(), mask=mask, order=1)
 
     def row_kernel(self) -> row_kernels.MultiMax:
         return row_kernels.MultiMax(*self._hinges(), powers=(1, 1))

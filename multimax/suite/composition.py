@@ -47,8 +47,9 @@ def register_reweightings() -> None:
     """Put every registered function into the group ``reweight`` and those of its sites.
 
     ``reweight=NAME`` sets attention and output, except that the output stays softmax for a function that gives exact
-    zeros: label smoothing and mixup want every probability positive. ``reweight/output=NAME`` takes it there too, and
-    ``reweight/encoder=``, ``decoder=`` or ``cross=NAME`` set one kind of attention of task=mt apart from the others.
+    zeros (label smoothing and mixup want every probability positive) or has no loss. ``reweight/output=NAME`` takes
+    one with a loss there too, and ``reweight/encoder=``, ``decoder=`` or ``cross=NAME`` set one kind of attention of
+    task=mt apart from the others.
     """
     store = ConfigStore.instance()
     for name in reweight.available():
@@ -57,7 +58,7 @@ def register_reweightings() -> None:
             store.store(group=f"reweight/{site}", name=name, node=node)
         sites = dict.fromkeys(SITES) | {
             "attention": name,
-            "output": name if reweight.get(name).positive else "softmax",
+            "output": reweight.at_the_output(name),
         }
         store.store(group="reweight", name=name, node={"defaults": [{site: chosen} for site, chosen in sites.items()]})
 

@@ -218,7 +218,7 @@ class RunConfig:
         output = reweight.create(**self.reweight.output)
         way_out = "take reweight/output=softmax or give it one (see 'Adding a function' in README.md)"
         if not output.has_loss:
-            raise UserError(f"reweight.output={name} gives exact zeros and has no loss of its own: {way_out}")
+            raise UserError(f"reweight.output={name} has no loss, since its weights {output.why_no_loss()}: {way_out}")
         if soft_targets and not output.soft_targets:
             raise UserError(
                 f"the loss of reweight.output={name} takes hard targets only, but label smoothing, mixup or cutmix "

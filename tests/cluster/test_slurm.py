@@ -21,11 +21,11 @@ HELD = """
 import os, time
 from multimax import reweight
 
-@reweight.register("held", positive=True)
+@reweight.register("held", can_be_zero=False)
 def held(scores, mask=None):
     if os.path.exists(os.environ["HOLD"]):
         time.sleep(0.4)
-    return reweight.softmax(scores, mask)
+    return reweight.softmax(scores, mask=mask)
 """
 
 # No checkpoint but those that a signal or the end brings.

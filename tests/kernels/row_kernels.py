@@ -59,11 +59,11 @@ def _order(name: str) -> int | str:
 
 def _function(name: str, *parameters: Tensor) -> Callable[[Tensor, Tensor | None], Tensor]:
     if name.startswith("multimax"):
-        return lambda scores, mask: reweight.multimax(scores, *parameters, mask, order=_order(name))
+        return lambda scores, mask: reweight.multimax(scores, *parameters, mask=mask, order=_order(name))
     if name in EPSILONS:
-        return lambda scores, mask: reweight.evsoftmax(scores, mask, EPSILONS[name])
+        return lambda scores, mask: reweight.evsoftmax(scores, mask=mask, epsilon=EPSILONS[name])
     alpha = ALPHAS[name] if name in ALPHAS else parameters[0]
-    return lambda scores, mask: reweight.entmax(scores, alpha, mask)
+    return lambda scores, mask: reweight.entmax(scores, alpha, mask=mask)
 
 
 def check(name: str, scores: Tensor, mask: Tensor | None, parameters: list[Tensor], grad: Tensor) -> list[Tensor]:

@@ -25,7 +25,7 @@ def test_parity(device, monkeypatch, alpha, causal):
     leaves = draw(device)
     query, key, value = doubles = [leaf.detach().double().requires_grad_() for leaf in leaves]
     mask = torch.ones(128, 128, dtype=torch.bool, device=device).tril() if causal else None
-    expected = entmax(query @ key.mT * 0.4, alpha, mask) @ value
+    expected = entmax(query @ key.mT * 0.4, alpha, mask=mask) @ value
     output = ours.flash_entmax(*leaves, alpha, causal=causal, scale=0.4)
     incoming = torch.randn(output.shape, generator=torch.Generator().manual_seed(1)).to(device)
     output.backward(incoming)

@@ -135,7 +135,7 @@ def test_entmax(case, alpha, learned):
     weights = operators.entmax(scores, mask, given_alpha)
     with kernels.use("eager"):
         exact_alpha = given_alpha.double() if learned else alpha
-        expected = reweight.entmax(scores.double(), exact_alpha, mask)
+        expected = reweight.entmax(scores.double(), exact_alpha, mask=mask)
     # One rounding of the normaliser moves every weight.
     eps, returned = precision(scores.dtype)
     assert_near(weights, expected, (40 + 8 * scores.shape[-1]) * eps + returned)
@@ -164,7 +164,7 @@ def test_evsoftmax(case, epsilon):
     (gradient,) = torch.autograd.grad(weights, leaf, grad)
     exact = scores.double().requires_grad_()
     with kernels.use("eager"):
-        expected = reweight.evsoftmax(exact, mask, epsilon)
+        expected = reweight.evsoftmax(exact, mask=mask, epsilon=epsilon)
     (reference,) = torch.autograd.grad(expected, exact, grad.double())
     eps, returned = precision(scores.dtype)
     if scores.numel():

@@ -90,7 +90,7 @@ def weights_of(query, key, ranges, ts, powers, mask=None, causal=False, scale=No
     if causal:
         seen = torch.ones(scores.shape[-2:], dtype=torch.bool, device=query.device).tril()
         mask = seen if mask is None else mask & seen
-    return multimax(scores, ranges, ts, mask, order=ORDERS[powers]) if powers else softmax(scores, mask)
+    return multimax(scores, ranges, ts, mask=mask, order=ORDERS[powers]) if powers else softmax(scores, mask=mask)
 
 
 def check(leaves: list[Tensor], powers: tuple[int, ...], mask: Tensor | None = None, **options) -> None:

@@ -27,7 +27,7 @@ def test_parity_with_the_formula(epsilon):
 def test_the_mean_is_that_of_the_live_entries():
     scores = torch.tensor([1.0, 2.0, 4.0, -1e4])
     mask = torch.tensor([True, True, True, False])
-    assert reweight.evsoftmax(scores, mask).tolist() == [0, 0, 1, 0]
+    assert reweight.evsoftmax(scores, mask=mask).tolist() == [0, 0, 1, 0]
 
 
 @pytest.mark.parametrize("step", [1.0, 0.1, 1 / 3, 1e-20, 1e20])

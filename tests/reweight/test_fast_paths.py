@@ -193,9 +193,9 @@ def test_a_registered_function_brings_a_row_kernel(monkeypatch):
         ts = torch.tensor([1 - rate, rate - 1])
         return row_kernels.MultiMax(torch.zeros(2), ts, powers=(1, 1))
 
-    @register("sharpened", positive=True, row_kernel=kernel_of)
+    @register("sharpened", can_be_zero=False, row_kernel=kernel_of)
     def sharpened(scores, mask=None, *, rate=1.0):
-        return softmax(scores * rate, mask)
+        return softmax(scores * rate, mask=mask)
 
     query, module = draw(160), create("sharpened", rate=3.0)
     assert may_bypass(module, "row_kernel", IN_LOSS)

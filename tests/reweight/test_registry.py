@@ -83,17 +83,17 @@ def test_mistakes_are_named_in_one_line(call, error, words):
 
 
 def test_a_function_of_the_users_own():
-    @reweight.register("tempered", positive=True)
+    @reweight.register("tempered", can_be_zero=False)
     def tempered(scores, mask=None, *, temperature=1.0):
         """Softmax at a temperature."""
-        return reweight.softmax(scores / temperature, mask)
+        return reweight.softmax(scores / temperature, mask=mask)
 
     assert "tempered" in reweight.available()
     assert reweight.options("tempered") == {"temperature": 1.0}
     attend = reweight.create("tempered", num_heads=4, temperature=2.0)
     assert isinstance(attend, reweight.Reweighting)
     assert reweight.get("tempered").has_loss
-    assert reweight.get("tempered").positive
+    assert not reweight.get("tempered").can_be_zero
     scores = torch.tensor([[2.0, 0.0]])
     assert torch.equal(attend(scores), torch.softmax(scores / 2, -1))
     assert torch.equal(tempered(scores), torch.softmax(scores, -1))
@@ -119,7 +119,7 @@ def test_traits_are_what_is_measured(name):
 
 
 def test_a_function_declares_its_traits():
-    @reweight.register("mean", positive=True, needs_length=True, sums_to_one=False)
+    @reweight.register("mean", can_be_zero=False, needs_length=True, sums_to_one=False)
     def mean(scores, mask=None):
         return torch.sigmoid(scores) / scores.shape[-1]
 
@@ -127,12 +127,12 @@ def test_a_function_declares_its_traits():
 
 
 def tempered(scores, mask=None, *, temperature=1.0):
-    return reweight.softmax(scores / temperature, mask)
+    return reweight.softmax(scores / temperature, mask=mask)
 
 
 @pytest.mark.parametrize("name", [*reweight.available(), "tempered"])
 def test_modules_survive_pickle_deepcopy_and_save_with_their_options(name):
-    reweight.register("tempered", positive=True)(tempered)
+    reweight.register("tempered", can_be_zero=False)(tempered)
     scores = torch.randn(3, 4, 5)
     for options in VARIANTS.get(name, [{}, {"temperature": 2.0}] if name == "tempered" else [{}]):
         module = reweight.create(name, num_heads=3, **options)
@@ -151,7 +151,7 @@ def test_modules_survive_pickle_deepcopy_and_save_with_their_options(name):
 
 
 def test_a_subclass_of_a_functions_module_survives_too():
-    reweight.register("tempered", positive=True)(tempered)
+    reweight.register("tempered", can_be_zero=False)(tempered)
 
     class Colder(reweight.get("tempered")):
         def forward(self, scores, mask=None):

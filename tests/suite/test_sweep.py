@@ -84,11 +84,11 @@ def test_a_run_that_fails_here_does_not_stop_the_others(tmp_path, monkeypatch, c
     (tmp_path / "picky.py").write_text(
         "import torch\n"
         "from multimax import reweight\n"
-        "@reweight.register('picky', positive=True)\n"
+        "@reweight.register('picky', can_be_zero=False)\n"
         "def picky(scores, mask=None):\n"
         "    if torch.initial_seed() and not torch.is_grad_enabled():\n"
         "        raise RuntimeError('not in an evaluation')\n"
-        "    return reweight.softmax(scores, mask)\n"
+        "    return reweight.softmax(scores, mask=mask)\n"
     )
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))

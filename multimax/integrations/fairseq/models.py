@@ -78,7 +78,8 @@ class ReweightedModel(BaseFairseqModel):
         self.output = create_site(site)
         if not self.output.has_loss:
             raise ValueError(
-                f"{site['name']} has no loss and cannot stand at the output: set --reweight-output softmax"
+                f"{site['name']} has no loss, since its weights {self.output.why_no_loss()}, and cannot stand at the "
+                "output: set --reweight-output softmax"
             )
         if self.decoder.adaptive_softmax is not None and site["name"] != "softmax":
             raise ValueError("--adaptive-softmax-cutoff brings a softmax of its own: set --reweight-output softmax")
@@ -99,7 +100,7 @@ class ReweightedModel(BaseFairseqModel):
         if self.decoder.adaptive_softmax is not None:
             return super().get_normalized_probs(net_output, log_probs, sample)
         scores = net_output[0].to(torch.promote_types(net_output[0].dtype, torch.float32))
-        if self.output.positive:
+        if not self.output.can_be_zero:
             logarithms = torch.log_softmax(self.output.log_weights(scores), -1)
             return logarithms if log_probs else logarithms.exp()
         if log_probs and self.training:

@@ -22,6 +22,6 @@ def read_site(arguments: Any, part: str) -> Site:
         create_site(site)
     except (ValueError, TypeError) as error:
         raise ValueError(f"{where}: {error}") from None
-    if part == "output" and not own and not reweight.get(site["name"]).positive:
+    if part == "output" and not own and reweight.at_the_output(site["name"]) != site["name"]:
         return {"name": "softmax"}
     return site

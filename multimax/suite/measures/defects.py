@@ -55,8 +55,8 @@ def released_evsoftmax(scores: Tensor) -> Tensor:
 def masked_mean() -> Iterator[Defect]:
     """A mask among the scores drags the mean of ev-softmax below every live score."""
     scores, mask = masked_scores()
-    softmax = reweight.softmax(scores, mask)
-    here = reweight.evsoftmax(scores, mask)
+    softmax = reweight.softmax(scores, mask=mask)
+    here = reweight.evsoftmax(scores, mask=mask)
     for fill in (-torch.inf, -1e4):
         released = released_evsoftmax(scores.masked_fill(~mask, fill))
         for measured, of in (

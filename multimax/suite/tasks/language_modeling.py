@@ -142,7 +142,7 @@ class LanguageModeling(Task):
         self.steps_per_epoch = self.segments.steps_per_epoch
         found = [self.segments.left_out, *self.corpus.left_out(("train", config.data.eval_split))]
         self.left_out = checked(found, config.data.max_left_out)
-        self.positive = reweight.get(config.reweight.output["name"]).positive
+        self.positive = not reweight.get(config.reweight.output["name"]).can_be_zero
         self.metric = f"ppl@{self.context}" if self.positive else f"smoothed_ppl@{self.context}"
         self.unigram_perplexity = self.corpus.unigram_perplexity(config.data.eval_split)
         self.memory: dict[int, Tensor | None] = {}  # of each micro-batch, by its first row

@@ -143,7 +143,7 @@ class Translation(Task):
         self.steps_per_epoch = self.batches.steps_per_epoch
         splits = ("train", config.data.eval_split, config.data.test_split)
         self.left_out = checked([self.batches.left_out, *self.bitext.left_out(splits)], config.data.max_left_out)
-        self.positive = reweight.get(config.reweight.output["name"]).positive
+        self.positive = not reweight.get(config.reweight.output["name"]).can_be_zero
 
     def fingerprint(self) -> Fingerprint:
         data = self.config.data

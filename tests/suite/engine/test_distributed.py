@@ -151,11 +151,11 @@ SLOW = """
 import os, time, torch
 from multimax import reweight
 
-@reweight.register("slow", positive=True)
+@reweight.register("slow", can_be_zero=False)
 def slow(scores, mask=None):
     if not torch.is_grad_enabled() and os.environ["RANK"] != "2":
         time.sleep(300)
-    return reweight.softmax(scores, mask)
+    return reweight.softmax(scores, mask=mask)
 """
 
 

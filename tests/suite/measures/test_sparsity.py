@@ -40,7 +40,7 @@ def test_dead_entries_do_not_count(filling):
     scores = torch.randn(4, 6, 9)
     mask = torch.ones(9, dtype=torch.bool)
     mask[6:] = False
-    weights = reweight.softmax(scores, mask)
+    weights = reweight.softmax(scores, mask=mask)
     for measure in (multi_modality, sparsity):
         masked = measure(scores.masked_fill(~mask, filling), weights, 0.1, mask=mask)
         torch.testing.assert_close(masked, measure(scores[..., :6], weights[..., :6], 0.1), equal_nan=True)
