@@ -13,7 +13,7 @@ from multimax import reweight
 
 # What stands further left in a chain imports nothing of what stands further right; what is in one place may.
 CHAINS = [
-    "formulas kernels reweight attention|output_layer integrations|suite",
+    "formulas kernels reweight attention|output_layer convert|integrations|suite",
     "suite.errors suite.data|suite.models suite.tasks|suite.runs suite.engine suite.cli|suite.sweep",
     "suite.measures suite.figures suite.report",
 ]
@@ -24,7 +24,7 @@ def imported(module: str) -> set[str]:
     return set(subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split())
 
 
-@pytest.mark.parametrize("module", ["multimax.reweight", "multimax.attention", "multimax.suite.measures.sparsity"])
+@pytest.mark.parametrize("module", ["multimax.attention", "multimax.convert", "multimax.suite.measures.sparsity"])
 def test_the_library_needs_torch_alone(module):
     allowed = imported("torch") | {"multimax"} | sys.stdlib_module_names
     assert imported(module) <= allowed
@@ -85,7 +85,7 @@ def test_the_library_knows_nothing_of_the_suite(root):
 
 def test_the_public_names():
     """To take one away, or to rename it, breaks somebody's program."""
-    assert set(multimax.__all__) == {"__version__", "attention", "linear_cross_entropy", "reweight"}
+    assert set(multimax.__all__) == {"__version__", "attention", "convert", "linear_cross_entropy", "reweight"}
     assert set(reweight.__all__) == {
         *("softmax", "sparsemax", "entmax15", "entmax", "evsoftmax", "multimax", "seglu"),
         *("Softmax", "Sparsemax", "Entmax15", "Entmax", "EvSoftmax", "MultiMax", "Temperature", "Reweighting"),

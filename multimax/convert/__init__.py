@@ -1,0 +1,186 @@
+"""Another function in the place of softmax, in a model that exists.
+
+    conversion = multimax.convert(model, "multimax")
+    print(conversion)                                  # what changed, what was left, and why
+    conversion.undo()
+
+Replaced are the softmaxes of ``F.scaled_dot_product_attention`` and ``nn.MultiheadAttention``, wherever modules of the
+model call them, and those of x-transformers.
+"""
+
+import fnmatch
+import itertools
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import nn
+
+from multimax import reweight
+from multimax.convert.find import Site, find
+from multimax.convert.intercept import Intercepted, intercepted
+from multimax.reweight import Reweighting
+
+__all__ = ["Conversion", "convert"]
+
+Where = str | Callable[[str], bool]
+
+
+class Conversion:
+    """What ``convert`` did to a model; prints as a table.
+
+    Attributes:
+        changed: paths of the modules whose attention has another function now, at ``PATH.reweight``.
+        left: (path, reason) of every other module that attends or takes a softmax.
+    """
+
+    changed: tuple[str, ...]
+    left: tuple[tuple[str, str], ...]
+
+    def __init__(self) -> None:
+        self.changed, self.left = (), ()
+        self._rows: list[tuple[str, str, str]] = []
+        self._undo: list[Callable[[], None]] = []
+
+    def undo(self) -> None:
+        """Give the model its softmax back. What the functions learned goes; all other parameters stay as they are.
+
+        Raises:
+            RuntimeError: it is undone already.
+        """
+        if not self._undo:
+            raise RuntimeError("there is nothing to undo: this conversion is undone already")
+        while self._undo:
+            self._undo.pop()()
+
+    def __str__(self) -> str:
+        widths = [max(len(row[i]) for row in self._rows) for i in range(2)]
+        return "\n".join(f"{path:{widths[0]}}  {cls:{widths[1]}}  {what}" for path, cls, what in self._rows)
+
+    def _install(self, site: Site, function: Reweighting) -> None:
+        module = site.module
+        stock: Any = type(module)
+        module.__class__ = intercepted(stock)
+        self._undo.append(lambda: setattr(module, "__class__", stock))
+        for name, value in {**site.attributes, "reweight": function}.items():
+            self._set(module, name, value)
+
+    def _avoid_fused_layers(self, model: nn.Module) -> None:
+        """In evaluation torch's encoder computes whole layers, softmax and all, unless these say that it cannot."""
+        for module in model.modules():
+            if isinstance(module, nn.TransformerEncoderLayer) and isinstance(module.self_attn, Intercepted):
+                self._set(module, "activation_relu_or_gelu", 0)
+            if isinstance(module, nn.TransformerEncoder):
+                attentions = [getattr(layer, "self_attn", None) for layer in module.layers]
+                if any(isinstance(attention, Intercepted) for attention in attentions):
+                    self._set(module, "use_nested_tensor", False)
+
+    def _set(self, owner: nn.Module, name: str, value: Any) -> None:
+        """Set an attribute, to be undone."""
+        before = vars(owner).get(name, _set_by_class)
+        setattr(owner, name, value)
+        self._undo.append(lambda: delattr(owner, name) if before is _set_by_class else setattr(owner, name, before))
+
+
+_set_by_class = object()
+
+
+def convert(model: nn.Module, name: str, where: Where | None = None, **options: Any) -> Conversion:
+    """Replace the softmax of a model's attention, in place, by the function registered as ``name``.
+
+    Each module that attends gets one function, with parameters of its own in float32, as its child ``reweight``; they
+    are in ``model.parameters()`` and in the state dict. So convert before an optimizer or DDP is built, and before
+    weights that were saved from a converted model are loaded. ``init="zero"`` starts MultiMax as softmax, and then the
+    model gives what it gave before.
+
+    Boolean masks, ``is_causal``, and additive masks of -inf or of numbers at and below -1e4, say which keys are dead;
+    what else is added to scores remains a bias. torch's generator is left as it was.
+
+    Args:
+        model: any module; nothing of it runs.
+        name: one of ``multimax.reweight.available()``.
+        where: a pattern for the paths of modules, such as ``"encoder.*"`` (``*`` matches dots as well), or a function
+            from a path to a bool; None takes every module that attends.
+        options: of the function, see ``multimax.reweight.options(name)``.
+
+    Raises:
+        TypeError, ValueError: no such function or option; nothing that can be converted, at all or where asked for; a
+            module that is converted already. The model is then as it was.
+    """
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"model must be a torch.nn.Module, got {type(model).__name__}")
+    if where is not None and not isinstance(where, str) and not callable(where):
+        raise TypeError(f"where must be a pattern or a function from a path to a bool, got {type(where).__name__}")
+    per_head = _is_per_head(name, options)
+    sites = find(model)
+    chosen = [site for site in sites if _matches(where, site.path)]
+    _check(model, where, sites, chosen)
+    reasons = {site.path: _reason(site, chosen, per_head) for site in sites}
+    with torch.random.fork_rng(devices=[]):
+        functions = {site.path: _function(site, model, name, options) for site in sites if not reasons[site.path]}
+    conversion = Conversion()
+    try:
+        for site in sites:
+            if site.path in functions:
+                conversion._install(site, functions[site.path])
+        conversion._avoid_fused_layers(model)
+    except BaseException:
+        conversion.undo()
+        raise
+    conversion.changed = tuple(functions)
+    conversion.left = tuple((path, reason) for path, reason in reasons.items() if reason)
+    conversion._rows = [
+        (site.path or "(the model)", type(site.module).__name__, f"left: {reason}" if reason else name)
+        for site, reason in zip(sites, reasons.values(), strict=True)
+    ]
+    return conversion
+
+
+def _is_per_head(name: str, options: dict[str, Any]) -> bool:
+    """Whether the function has parameters for each head."""
+    one, two = (reweight.create(name, num_heads=n, **options) for n in (1, 2))
+    return [p.shape for p in one.parameters()] != [p.shape for p in two.parameters()]
+
+
+def _reason(site: Site, chosen: list[Site], per_head: bool) -> str | None:
+    """Why a module is left as it is, or None."""
+    if site not in chosen:
+        return "where does not match it"
+    if site.obstacle is None and per_head and site.num_heads is None:
+        return "it does not say how many heads it has, in an attribute num_heads"
+    return site.obstacle
+
+
+def _function(site: Site, model: nn.Module, name: str, options: dict[str, Any]) -> Reweighting:
+    function = reweight.create(name, num_heads=site.num_heads, **options)
+    placed = next(itertools.chain(site.module.parameters(), site.module.buffers(), model.parameters()), None)
+    return function.to(None if placed is None else placed.device).train(site.module.training)
+
+
+def _matches(where: Where | None, path: str) -> bool:
+    if where is None:
+        return True
+    return fnmatch.fnmatchcase(path, where) if isinstance(where, str) else bool(where(path))
+
+
+def _check(model: nn.Module, where: Where | None, sites: list[Site], chosen: list[Site]) -> None:
+    model_name = type(model).__name__
+    if not sites:
+        raise ValueError(f"no module of {model_name} attends, as far as its code says")
+    if not chosen:
+        raise ValueError(f"where={where!r} matches none of the modules of {model_name} that attend: {_listed(sites)}")
+    if again := [site for site in chosen if isinstance(site.module, Intercepted)]:
+        raise ValueError(f"{_listed(again)} of {model_name} has been converted already; undo that first")
+    if all(site.obstacle for site in chosen):
+        reasons = dict.fromkeys(str(site.obstacle) for site in chosen)
+        raise ValueError(f"no attention of {model_name} can be converted: {_listed(chosen)}: {'; '.join(reasons)}")
+    staying = [site for site in sites if site.by == "torch" and (site.obstacle or site not in chosen)]
+    for site in chosen:
+        inner = [s for s in staying if s is not site and s.path.startswith(f"{site.path}." if site.path else "")]
+        if site.obstacle is None and inner:  # its calls would be answered with those of the one around it
+            raise ValueError(f"{_listed([site])} cannot be converted without {_listed(inner)}, which is within it")
+
+
+def _listed(sites: list[Site]) -> str:
+    paths = [site.path or "the model itself" for site in sites]
+    return ", ".join(paths[:3]) + (f" and {len(paths) - 3} more" if len(paths) > 3 else "")

@@ -1,0 +1,197 @@
+"""Which modules of a model attend, and by what: read from the code of their ``forward`` and of what it calls.
+
+Nothing runs. Names in compiled code say what may be called, so a module may be found to call what this model never
+reaches; what it does call is in its own code, or in that of functions and methods named there.
+"""
+
+import functools
+import types
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from multimax.convert.calls import MASK_FLOOR
+from multimax.convert.intercept import Intercepted
+from multimax.reweight import Reweighting
+
+TORCH_ATTENTION = {"scaled_dot_product_attention", "multi_head_attention_forward"}
+REGISTRY = "ALL_ATTENTION_FUNCTIONS"
+SOFTMAX = {"softmax", "Softmax"}
+# Attention that is fused elsewhere.
+FUSED = {
+    "flash_attn_func": "flash-attn",
+    "flash_attn_qkvpacked_func": "flash-attn",
+    "flash_attn_varlen_func": "flash-attn",
+    "memory_efficient_attention": "xFormers",
+    "flex_attention": "FlexAttention",
+    "_transformer_encoder_layer_fwd": "torch's fused encoder layer",
+}
+HEADS = ("num_heads", "n_heads", "heads", "nhead", "num_attention_heads", "n_head")
+
+
+@dataclass(frozen=True)
+class Site:
+    """A module that attends: by "torch"'s functions, by transformers' "registry", or not by any that can be replaced.
+
+    ``obstacle`` says why it stays as it is; ``attributes`` are to be set on it when it does not.
+    """
+
+    path: str
+    module: nn.Module
+    by: str
+    obstacle: str | None = None
+    num_heads: int | None = None
+    attributes: dict[str, Any] = field(default_factory=dict)
+
+
+def find(model: nn.Module) -> list[Site]:
+    """Every module of ``model`` that attends or may, in the order of its ``named_modules``."""
+    return [site for path, module in model.named_modules() if (site := _site(path, module, model)) is not None]
+
+
+def _site(path: str, module: nn.Module, model: nn.Module) -> Site | None:
+    if isinstance(module, Intercepted):
+        return Site(path, module, "torch", "it is converted already")
+    if isinstance(module, torch.jit.ScriptModule | torch.fx.GraphModule):
+        return Site(path, module, "", "it is a graph: convert the model before it is traced")
+    if isinstance(module, nn.Softmax | Reweighting):  # the first is named where it is called
+        return None
+    names = called_names(module)
+    if REGISTRY in names:
+        return Site(path, module, "registry")
+    if _is_attend(module):
+        return _attend(path, module, model)
+    if names & TORCH_ATTENTION:
+        attributes: dict[str, Any] = {}
+        if getattr(module, "fused_attn", True) is False:  # timm's choice between this and a softmax of its own
+            attributes["fused_attn"] = True
+        if (floor := _mask_floor(path, model)) != MASK_FLOOR:
+            attributes["mask_floor"] = floor
+        return Site(path, module, "torch", _obstacle(module, names), _num_heads(path, model), attributes)
+    for name in () if isinstance(module, nn.TransformerEncoderLayer) else names & FUSED.keys():
+        return Site(path, module, "", f"it attends by {FUSED[name]}")
+    own = any(isinstance(child, nn.Softmax) for child in module.children())
+    return Site(path, module, "", "its code has a softmax of its own") if own or names & SOFTMAX else None
+
+
+def _obstacle(module: nn.Module, names: set[str]) -> str | None:
+    if "forward" in vars(module):
+        return "its forward was replaced on the instance: convert the model before hooks are put on it"
+    if hasattr(module, "reweight"):
+        return "it has an attribute named reweight"
+    if "checkpoint" in names:
+        return "it checkpoints its own attention, whose second run would take softmax"
+    return None
+
+
+def _is_attend(module: nn.Module) -> bool:
+    return (type(module).__module__, type(module).__name__) == ("x_transformers.attend", "Attend")
+
+
+def _attend(path: str, module: nn.Module, model: nn.Module) -> Site:
+    """x-transformers' module, which takes fused attention or a function of masked scores that it is given."""
+    function = getattr(module, "attn_fn", None)
+    options: dict[str, Any] = {}
+    while isinstance(function, functools.partial):
+        options |= function.keywords
+        function = function.func
+    obstacle = None if function is F.softmax and options.get("dim") == -1 else "its weights are not those of softmax"
+    if getattr(module, "flash_pack_seq", False):
+        obstacle = "it attends by flash-attn"
+    heads = _num_heads(path, model)
+    return Site(path, module, "torch", obstacle or _obstacle(module, set()), heads, {"takes_scores": True})
+
+
+def _num_heads(path: str, model: nn.Module) -> int | None:
+    """As the module says, or the one that it is part of."""
+    for module in reversed(_around(path, model)[-2:]):
+        for name in HEADS:
+            number = getattr(module, name, None)
+            if isinstance(number, int) and not isinstance(number, bool):
+                return number
+    return None
+
+
+def called_names(module: nn.Module) -> set[str]:
+    """The names in the code of ``forward``, and of the functions and methods outside of torch that these name."""
+    names: set[str] = set()
+    seen: set[types.CodeType] = set()
+    pending: list[Any] = [type(module).forward]
+    while pending:
+        function = _plain(pending.pop())
+        if function is None or function.__code__ in seen:
+            continue
+        seen.add(function.__code__)
+        cells = (cell.cell_contents for cell in function.__closure__ or () if _is_filled(cell))
+        pending += (content for content in cells if _is_foreign(content))
+        mentioned = {name for code in _codes(function.__code__) for name in code.co_names}
+        names |= mentioned
+        for name in mentioned:
+            methods = [vars(base)[name] for base in type(module).__mro__ if name in vars(base)]
+            pending += methods if "super" in mentioned else methods[:1]
+            pending.append(vars(module).get(name))
+            value = function.__globals__.get(name)
+            pending.append(value if _is_foreign(value) else None)
+            if isinstance(value, types.ModuleType) and not value.__name__.startswith("torch"):
+                pending += (f for other in mentioned if _is_foreign(f := vars(value).get(other)))
+    return names
+
+
+def _plain(function: Any) -> types.FunctionType | None:
+    """The Python function within decorators, partial applications, methods and properties; None for anything else."""
+    while True:
+        if isinstance(function, functools.partial):
+            function = function.func
+        elif isinstance(function, staticmethod | classmethod | types.MethodType):
+            function = function.__func__
+        elif isinstance(function, property):
+            function = function.fget
+        elif isinstance(function, types.FunctionType) and hasattr(function, "__wrapped__"):
+            function = function.__wrapped__
+        else:
+            return function if isinstance(function, types.FunctionType) else None
+
+
+def _is_foreign(value: Any) -> bool:
+    function = _plain(value)
+    return function is not None and (function.__module__ or "").partition(".")[0] != "torch"
+
+
+def _is_filled(cell: types.CellType) -> bool:
+    try:
+        return cell.cell_contents is not None
+    except ValueError:  # empty
+        return False
+
+
+def _codes(code: types.CodeType) -> Iterator[types.CodeType]:
+    """``code`` and the code of functions within it."""
+    yield code
+    for constant in code.co_consts:
+        if isinstance(constant, types.CodeType):
+            yield from _codes(constant)
+
+
+def _mask_floor(path: str, model: nn.Module) -> float:
+    """Halfway to the number that a module around the one at ``path`` fills masks with, such as Swin's -100."""
+    classes: list[Any] = [type(module) for module in _around(path, model)]
+    return max((filled / 2 for cls in classes for filled in _fills(cls)), default=MASK_FLOOR)
+
+
+def _around(path: str, model: nn.Module) -> list[nn.Module]:
+    """The model, the modules on the way and the one at ``path``."""
+    parts = path.split(".") if path else []
+    return [model.get_submodule(".".join(parts[:i])) for i in range(len(parts) + 1)]
+
+
+@functools.cache
+def _fills(cls: Any) -> tuple[float, ...]:
+    """The constants between -50 and ``MASK_FLOOR`` in those methods of a class that fill masks."""
+    methods: list[Callable[..., Any]] = [f for base in cls.__mro__ for f in vars(base).values() if _plain(f)]
+    codes = [code for method in methods if (f := _plain(method)) and _is_foreign(f) for code in _codes(f.__code__)]
+    constants = (c for code in codes if "masked_fill" in code.co_names for c in code.co_consts)
+    return tuple(c for c in constants if isinstance(c, float) and MASK_FLOOR < c <= -50)

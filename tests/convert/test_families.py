@@ -1,0 +1,70 @@
+"""Models of other libraries, converted: at init="zero" what they gave before, and another function otherwise."""
+
+import copy
+
+import pytest
+import torch
+from torch import Tensor
+
+import multimax
+from multimax.convert.find import find
+from scripts.convert_table import FAMILIES, PAGE, Family
+
+pytestmark = pytest.mark.filterwarnings("ignore::UserWarning", "ignore::DeprecationWarning")
+
+
+def output(model, inputs) -> Tensor:
+    """The output at places that are not padded."""
+    result = model(**inputs)
+    result = result if isinstance(result, Tensor) else result[0]
+    padded = inputs.get("src_key_padding_mask")
+    live = inputs.get("mask", inputs.get("attention_mask", None if padded is None else ~padded))
+    return result if live is None else result[live.bool()]
+
+
+def assert_same(one: Tensor, other: Tensor) -> None:
+    assert (one - other).abs().max() <= 1e-5 * other.abs().max()
+
+
+@pytest.mark.parametrize("family", FAMILIES, ids=lambda family: f"{family.library}-{family.name}")
+def test_a_family(family: Family):
+    pytest.importorskip(family.library.replace("-", "_"))
+    model, inputs = family.build(), family.inputs()
+    assert family.row(model) in PAGE.read_text(), "python scripts/convert_table.py writes the table anew"
+    if all(site.obstacle for site in find(model)):
+        with pytest.raises(ValueError, match="can be converted"):
+            multimax.convert(model, "multimax")
+        return
+    stock = copy.deepcopy(model)
+    conversion = multimax.convert(model, "multimax", init="zero")
+    functions = [model.get_submodule(path).reweight for path in conversion.changed]
+
+    for training in (True, False):
+        model.train(training), stock.train(training)
+        for grad in (True, False):
+            with torch.set_grad_enabled(grad):
+                torch.manual_seed(1)  # for drop path
+                expected = output(stock, inputs)
+                torch.manual_seed(1)
+                assert_same(output(model, inputs), expected)
+
+    # Every function counts, and gives nothing to dead keys.
+    for function in functions:
+        torch.nn.init.constant_(function.ts, 0.01)
+    seen = []
+    hooks = [f.register_forward_hook(lambda _, args, weights: seen.append((args[1:], weights))) for f in functions]
+    other = output(model, inputs)
+    (other * torch.randn_like(other)).sum().backward()
+    assert all(function.ts.grad.abs().max() > 0 for function in functions)
+    assert len(seen) >= len(functions)
+    for mask, weights in seen:
+        if mask and mask[0] is not None:
+            assert (weights.masked_fill(mask[0], 0) == 0).all()
+    for hook in hooks:
+        hook.remove()
+    with torch.no_grad():
+        assert_same(output(model, inputs), other)
+        conversion.undo()
+        assert_same(output(model, inputs), expected)
+    assert [type(module) for module in model.modules()] == [type(module) for module in stock.modules()]
+    assert model.state_dict().keys() == stock.state_dict().keys()

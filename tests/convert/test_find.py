@@ -1,0 +1,159 @@
+"""Which modules attend is read from their code: each way of writing it is found, and what cannot be served is named."""
+
+import functools
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+from torch.nn.functional import scaled_dot_product_attention
+from torch.utils.checkpoint import checkpoint
+
+from multimax.convert.calls import MASK_FLOOR
+from multimax.convert.find import find
+
+
+def attend(x):
+    return F.scaled_dot_product_attention(x, x, x)
+
+
+def logged(function):
+    @functools.wraps(function)
+    def wrapper(*args):
+        return function(*args)
+
+    return wrapper
+
+
+class Plain(nn.Module):
+    def forward(self, x):
+        return torch.nn.functional.scaled_dot_product_attention(x, x, x)
+
+
+class Imported(nn.Module):
+    def forward(self, x):
+        return scaled_dot_product_attention(x, x, x)
+
+
+class ByFunction(nn.Module):
+    def forward(self, x):
+        return attend(x)
+
+
+class ByMethod(nn.Module):
+    def forward(self, x):
+        return self._attend(x)
+
+    def _attend(self, x):
+        return attend(x)
+
+
+class ByBase(ByMethod):
+    def forward(self, x):
+        return super().forward(x) + 1
+
+
+class ByAttribute(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.function = functools.partial(attend)
+
+    def forward(self, x):
+        return self.function(x)
+
+
+class Decorated(nn.Module):
+    @logged
+    def forward(self, x):
+        return attend(x)
+
+
+class Nested(nn.Module):
+    def forward(self, x):
+        def inner(y):
+            return F.scaled_dot_product_attention(y, y, y)
+
+        return [inner(y) for y in x]
+
+
+@pytest.mark.parametrize("cls", [Plain, Imported, ByFunction, ByMethod, ByBase, ByAttribute, Decorated, Nested])
+def test_however_it_is_called_it_is_found(cls):
+    (site,) = find(nn.Sequential(nn.Linear(2, 2), cls()))
+    assert (site.path, site.by, site.obstacle) == ("1", "torch", None)
+
+
+class OwnSoftmax(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.softmax = nn.Softmax(-1)
+
+    def forward(self, x):
+        return self.softmax(x @ x.mT) @ x
+
+
+class Overridden(ByMethod):
+    """What its base would call it does not."""
+
+    def forward(self, x):
+        return torch.softmax(x @ x.mT, -1) @ x
+
+
+class Checkpointed(nn.Module):
+    def forward(self, x):
+        return checkpoint(attend, x, use_reentrant=False)
+
+
+class Named(Plain):
+    reweight = "something else"
+
+
+class XFormers(nn.Module):
+    def forward(self, x):
+        return memory_efficient_attention(x, x, x)  # noqa: F821
+
+
+def hooked() -> nn.Module:
+    module = Plain()
+    module.forward = lambda x: x
+    return module
+
+
+@pytest.mark.parametrize(
+    ("module", "reason"),
+    [
+        (OwnSoftmax(), "softmax of its own"),
+        (Overridden(), "softmax of its own"),
+        (Checkpointed(), "checkpoints its own attention"),
+        (Named(), "an attribute named reweight"),
+        (XFormers(), "attends by xFormers"),
+        (hooked(), "its forward was replaced on the instance"),
+        (torch.fx.symbolic_trace(Plain()), "it is a graph"),
+        (torch.jit.trace(Plain(), torch.zeros(2, 2, 2)), "it is a graph"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_what_cannot_be_changed_is_named(module, reason):
+    (site,) = find(nn.Sequential(module))
+    assert reason in site.obstacle
+
+
+def test_a_model_without_attention_has_none():
+    assert find(nn.Sequential(nn.Conv2d(3, 3, 3), nn.BatchNorm2d(3), nn.GELU(), nn.LSTM(2, 2))) == []
+
+
+class Shifted(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.attn = Plain()
+
+    def mask(self, regions):
+        return regions.masked_fill(regions != 0, -100.0)
+
+    def forward(self, x):
+        return self.attn(x)
+
+
+def test_the_number_that_masks_are_filled_with_is_read_as_well():
+    assert find(Shifted())[0].attributes == {"mask_floor": -50.0}
+    assert find(nn.Sequential(Plain()))[0].attributes == {}
+    assert MASK_FLOOR < -100
