@@ -105,7 +105,7 @@ class Logger:
 # Version of what the code makes of a configuration. Raise it with any change by which a configuration that stays as it
 # is gives other numbers (an initialisation, a loss, an order of the data, a metric): its runs then get other names, a
 # run begun before is not resumed, and no table averages the two. Runs with version 1 have it in neither.
-NUMERICS = 1
+NUMERICS = 2
 
 
 @dataclass

@@ -47,13 +47,13 @@ def transformer(model=ReweightedTransformer, std=0.5, seed=0, **options):
     return scaled(model.build_model(arguments, task()), std)
 
 
-def language_model(std=0.5, **options):
+def language_model(std=0.5, seed=0, model=ReweightedLanguageModel, **options):
     options = {key: value for key, value in TINY.items() if not key.startswith(("encoder", "max"))} | options
     config = ReweightedLanguageModelConfig(
         **options, tokens_per_sample=64, max_target_positions=64, add_bos_token=False
     )
-    torch.manual_seed(0)
-    return scaled(ReweightedLanguageModel.build_model(config, task()), std)
+    torch.manual_seed(seed)
+    return scaled(model.build_model(config, task()), std)
 
 
 def scaled(model, std):

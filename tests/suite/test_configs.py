@@ -102,6 +102,9 @@ MISTAKES = {
     "schedule.warmup_steps=5": "at most one of",
     "+training.epoch=3": r"training.epoch: .*training.epochs",
     "+sede=3": r"sede: .*seed",
+    "data.repeated_augmentation=3 data.mixup=0.8": "mix_group=None does not divide training.batch_size=128",
+    "data.repeated_augmentation=3 data.mixup=0.8 data.mix_group=64": "into 3 groups or more",
+    "data.repeated_augmentation=3 data.cutmix=1 data.mix_group=24": "into 3 groups or more",
     "model.pool=token": "class_token=true",
     "model.name=deit_smal": "timm has no such model",
     "model.patch_size=3": "not a multiple",
@@ -113,10 +116,10 @@ MISTAKES = {
 }
 
 
-@pytest.mark.parametrize("override", MISTAKES)
-def test_a_mistake_is_one_line_that_names_it(override):
-    with pytest.raises(UserError, match=MISTAKES[override]) as caught:
-        compose(override)
+@pytest.mark.parametrize("overrides", MISTAKES)
+def test_a_mistake_is_one_line_that_names_it(overrides):
+    with pytest.raises(UserError, match=MISTAKES[overrides]) as caught:
+        compose(*overrides.split())
     assert "\n" not in str(caught.value)
 
 

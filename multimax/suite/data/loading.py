@@ -86,20 +86,23 @@ def preserved_generators() -> Iterator[None]:
 class EpochOrder:
     """A fresh random permutation each epoch, cut into batches; what does not fill the last batch is left out.
 
-    With ``repeats`` > 1 each example of the permutation stands that many times in a row and the epoch keeps its length,
-    so it covers one ``repeats``-th of the examples: the repeated augmentation of DeiT (Hoffer et al., 1901.09335).
+    With ``repeats`` > 1 each example of the permutation occurs that many times and the epoch keeps its length, so it
+    covers one ``repeats``-th of the examples: the repeated augmentation of DeiT (Hoffer et al., 1901.09335). The copies
+    are dealt to different ``groups`` of the batch, as DeiT deals them to different GPUs, each with a mixup of its own:
+    group g is the g-th of equal pieces of the batch's front and the mirrored piece of its back, as in ``shard``.
 
     Args:
         num_examples: examples in the data set.
         batch_size: examples in a global batch.
         seed: not negative.
-        repeats: times that an example occurs in a row.
+        repeats: times that an example occurs.
+        groups: what the copies are dealt to; one: they may meet anywhere.
 
     Raises:
         UserError: an epoch would not fill one batch, or the seed is negative.
     """
 
-    def __init__(self, num_examples: int, batch_size: int, seed: int, repeats: int = 1) -> None:
+    def __init__(self, num_examples: int, batch_size: int, seed: int, repeats: int = 1, groups: int = 1) -> None:
         if not 1 <= batch_size <= num_examples:
             raise UserError(
                 f"training.batch_size={batch_size} must be between 1 and the {num_examples} training examples"
@@ -112,6 +115,7 @@ class EpochOrder:
         self.batch_size = batch_size
         self.seed = seed
         self.repeats = repeats
+        self.groups = groups
         self.steps_per_epoch = num_examples // batch_size
         self._epoch = -1
         self._permutation = np.empty(0, dtype=np.int64)
@@ -123,10 +127,11 @@ class EpochOrder:
             generator = np.random.default_rng(random_seeds(Stream.ORDER, self.seed, epoch, count=4))
             self._epoch, self._permutation = epoch, generator.permutation(self.num_examples)
         positions = np.arange(step_of_epoch * self.batch_size, (step_of_epoch + 1) * self.batch_size)
-        if self.repeats > 1:  # so that the copies of an image do not meet the copies of one other image in mixup
-            positions = np.random.default_rng(random_seeds(Stream.PLACE, self.seed, step, count=4)).permutation(
-                positions
-            )
+        if self.repeats > 1:
+            generator = np.random.default_rng(random_seeds(Stream.PLACE, self.seed, step, count=4))
+            dealt = generator.permuted(positions.reshape(-1, self.groups), axis=0).T  # [groups, size of a group]
+            front, back = np.split(dealt, [(dealt.shape[1] + 1) // 2], axis=1)
+            positions = np.concatenate([front.ravel(), back.ravel()[::-1]])
         return self._permutation[positions // self.repeats].tolist()
 
 

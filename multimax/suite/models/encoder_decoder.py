@@ -20,7 +20,7 @@ from multimax.output_layer import linear_loss
 from multimax.reweight import Reweighting, Softmax
 from multimax.suite.errors import UserError
 from multimax.suite.models.decoder_cache import DecoderCache
-from multimax.suite.models.layers import FIRST_POSITION, FeedForward, VocabularyModel, sinusoids
+from multimax.suite.models.layers import FIRST_POSITION, FeedForward, VocabularyModel, reset_attention, sinusoids
 
 PAD, END = 1, 2  # in fairseq's dictionaries; END also begins the decoder's input
 SOFTMAX = Softmax()
@@ -107,10 +107,7 @@ class EncoderDecoder(VocabularyModel):
                 with torch.no_grad():
                     module.weight[PAD] = 0
             elif isinstance(module, Attention):
-                nn.init.xavier_uniform_(module.projection.weight)
-                nn.init.zeros_(module.projection.bias)
-                for matrix in module.input_matrices():
-                    nn.init.xavier_uniform_(matrix, gain=2**-0.5)
+                reset_attention(module.input_matrices(), module.projection)
 
     def encode(self, source: Tensor, source_mask: Tensor) -> Tensor:
         """Encoder output [batch, length, dim] of source int64 [batch, length]."""

@@ -1,6 +1,7 @@
 """What several models are made of."""
 
 import math
+from collections.abc import Iterable
 
 import torch
 from torch import Tensor, nn
@@ -44,6 +45,17 @@ class FeedForward(nn.Sequential):
             nn.Linear(hidden_dim, dim),
             nn.Dropout(dropout),
         )
+
+
+def reset_attention(inputs: Iterable[Tensor], projection: nn.Linear) -> None:
+    """Draw initial values as fairseq's ``MultiheadAttention`` does.
+
+    ``inputs`` are the matrices [dim, dim] that make queries, keys and values, whose biases keep torch's values.
+    """
+    for matrix in inputs:
+        nn.init.xavier_uniform_(matrix, gain=2**-0.5)
+    nn.init.xavier_uniform_(projection.weight)
+    nn.init.zeros_(projection.bias)
 
 
 def sinusoids(positions: Tensor, dim: int) -> Tensor:

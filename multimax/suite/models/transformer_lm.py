@@ -13,7 +13,7 @@ from multimax.integrations.sites import Site, create_site
 from multimax.suite.errors import UserError
 from multimax.suite.models.adaptive import AdaptiveEmbedding
 from multimax.suite.models.language_model import LanguageModel, LanguageModelConfig
-from multimax.suite.models.layers import FIRST_POSITION, FeedForward, sinusoids
+from multimax.suite.models.layers import FIRST_POSITION, FeedForward, reset_attention, sinusoids
 
 
 class TransformerLM(LanguageModel):
@@ -44,11 +44,11 @@ class TransformerLM(LanguageModel):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
+        """Draw fairseq's initial values; what is left out here (feed-forward, biases) has torch's there too."""
         self.embedding.reset_parameters(self.dim**-0.5)
-        for module in self.blocks.modules():
-            if isinstance(module, nn.Linear):
-                nn.init.xavier_uniform_(module.weight)
-                nn.init.zeros_(module.bias)
+        for block in self.blocks:
+            assert isinstance(block, Block)
+            reset_attention(block.query_key_value.weight.chunk(3), block.projection)
 
     def start_memory(self, batch_size: int) -> Tensor:
         return self.norm.weight.new_zeros(

@@ -76,6 +76,19 @@ class Config(RunConfig):
             if data.mix_group and data.mix_group % 2:
                 raise UserError(f"data.mix_group={data.mix_group} is odd, but mixup and cutmix mix pairs")
             check_batch_size(training.batch_size, world, self.micro_batches(world), mixed=True)
+        repeats, group = data.repeated_augmentation, data.mix_group or training.batch_size
+        if repeats > 1 and (data.mixup or data.cutmix) and (training.batch_size % group or self.groups < repeats):
+            raise UserError(
+                f"data.repeated_augmentation={repeats}: copies of an image share no draw of mixup or cutmix, but "
+                f"data.mix_group={data.mix_group} does not divide training.batch_size={training.batch_size} into "
+                f"{repeats} groups or more: change one of the three"
+            )
+
+    @property
+    def groups(self) -> int:
+        """Groups of a global batch that have draws of mixup and cutmix of their own."""
+        mixed = self.data.mixup > 0 or self.data.cutmix > 0
+        return self.training.batch_size // self.data.mix_group if mixed and self.data.mix_group else 1
 
     def readers(self) -> Iterator[tuple[str, bool, tuple[str, ...]]]:
         yield from super().readers()
@@ -130,9 +143,8 @@ class ImageClassification(Task):
         self.train_dataset = ImageDataset(train_images, config.data, training=True)
         self.val_dataset = ImageDataset(val_images, config.data, training=False)
         self.mix = create_mix(config.data)
-        self.order = EpochOrder(
-            len(train_images), config.training.batch_size, config.seed, config.data.repeated_augmentation
-        )
+        repeats, groups = config.data.repeated_augmentation, config.groups
+        self.order = EpochOrder(len(train_images), config.training.batch_size, config.seed, repeats, groups)
         self.steps_per_epoch = self.order.steps_per_epoch
         self.skipped: set[str] = set()
 

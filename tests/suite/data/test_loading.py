@@ -77,14 +77,28 @@ def test_a_batch_follows_from_the_step_and_not_from_the_calls_before():
     assert EpochOrder(50, 8, seed=5).batch(17) == batches[17]
 
 
-def test_repeats_meet_in_a_batch_and_keep_the_length_of_the_epoch():
-    order = EpochOrder(num_examples=90, batch_size=30, seed=0, repeats=3)
+@pytest.mark.parametrize("groups", [1, 3, 5])
+def test_repeats_meet_in_a_batch_but_in_no_group_of_it_and_keep_the_length_of_the_epoch(groups: int):
+    order = EpochOrder(num_examples=90, batch_size=30, seed=0, repeats=3, groups=groups)
     batches = [order.batch(step) for step in range(order.steps_per_epoch)]
     assert len({i for batch in batches for i in batch}) == 30
     for batch in batches:
-        assert len(batch) == 30
         assert all(batch.count(i) == 3 for i in batch)
-        assert batch != [i for i in batch[::3] for _ in range(3)]  # scattered: mixup pairs by place
+        parts = [part for rank in range(groups) for part in shard(batch, rank, groups, 1)]
+        assert [len(set(part)) for part in parts] == [30 // groups if groups > 1 else 10] * groups
+
+
+def test_repeats_are_paired_at_random_also_where_a_batch_cuts_an_example_s_copies_apart():
+    order = EpochOrder(num_examples=400, batch_size=32, seed=0, repeats=3, groups=4)
+    partners = set()
+    for step in range(200):
+        batch = order.batch(step)
+        for rank in range(4):
+            (part,) = shard(batch, rank, 4, 1)
+            assert len(set(part)) == 8
+            ranks = sorted(part, key=order._permutation.tolist().index)
+            partners |= {frozenset((ranks.index(part[i]), ranks.index(part[-1 - i]))) for i in range(4)}
+    assert len(partners) == 8 * 7 // 2
 
 
 @pytest.mark.parametrize(

@@ -210,25 +210,6 @@ def test_runs_that_share_a_seed_start_from_the_same_weights():
         assert torch.equal(value, multimax[key]), key
 
 
-def test_initial_weights_are_fairseq_s():
-    torch.manual_seed(0)
-    site = {"name": "softmax"}
-    model = EncoderDecoder(EncoderDecoderConfig(1, 1), AttentionSites(site, site, site), site, 2000, 3000)
-    assert (model.source_embedding.weight[PAD] == 0).all()
-    assert (model.target_embedding.weight[PAD] == 0).all()
-    cross = model.decoder[0].cross_attention.branch
-    uniform = {  # its standard deviation, of fans 512 and 512, halved variance for what enters the scores
-        model.encoder[0].attention.branch.query_key_value.weight: math.sqrt(1 / 1024),
-        cross.query.weight: math.sqrt(1 / 1024),
-        cross.key_value.weight: math.sqrt(1 / 1024),
-        cross.projection.weight: math.sqrt(2 / 1024),
-        model.encoder[0].feed_forward.branch[0].weight: math.sqrt(1 / (3 * 512)),
-        model.target_embedding.weight[2:]: 512**-0.5,
-    }
-    for weight, std in uniform.items():
-        assert weight.std().item() == pytest.approx(std, rel=0.01)
-
-
 @pytest.mark.parametrize("name", ["softmax", "multimax"])
 def test_compiles_without_a_graph_break(name):
     model = build(name, encoder_depth=1, decoder_depth=1)

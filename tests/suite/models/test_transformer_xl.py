@@ -11,6 +11,7 @@ from multimax.suite.models.adaptive import AdaptiveEmbedding
 from multimax.suite.models.language_model import LanguageModelConfig
 from multimax.suite.models.sites import count_parameters
 from multimax.suite.models.transformer_xl import Reach, TransformerXL, align_distances
+from tests.suite.models.drawn import assert_drawn
 
 VOCABULARY = 23
 TINY = LanguageModelConfig(
@@ -211,3 +212,16 @@ def test_runs_that_share_a_seed_start_from_the_same_weights(name):
     torch.manual_seed(0)
     reference = TransformerXL(TINY, {"name": "softmax"}, {"name": "softmax"}, VOCABULARY).state_dict()
     assert all(torch.equal(state[key], value) for key, value in reference.items())
+
+
+@pytest.mark.parametrize("div_val", [1, 2])
+def test_initial_weights_are_those_of_the_authors_code(div_val):
+    """``weights_init`` in kimiyoung/transformer-xl's train.py, with its --init_std .02 and --proj_init_std .01."""
+    torch.manual_seed(0)
+    config = LanguageModelConfig(depth=4, dim=128, num_heads=4, ffn_dim=256, cutoffs=[100, 200], div_val=div_val)
+    for name, parameter in TransformerXL(config, {"name": "softmax"}, {"name": "softmax"}, 500).named_parameters():
+        mean = 1.0 if name.endswith("norm.weight") else 0.0
+        std = 0.01 if "projections" in name else 0.02
+        if name.endswith(".bias") or name == "embedding.tail_bias":
+            std = 0.0
+        assert_drawn(name, parameter, mean, std)
