@@ -6,8 +6,13 @@ import pytest
 import yaml
 from plan_entry import COMPARISON, ENTRY
 
+from multimax import reweight
+from multimax.suite.composition import compose_configuration, typed
 from multimax.suite.errors import UserError
-from multimax.suite.plan import Comparison, Entry, read_plan
+from multimax.suite.mechanisms import PROBLEMS
+from multimax.suite.mechanisms.problem import ATTENTION
+from multimax.suite.plan import Arm, Comparison, Entry, read_plan
+from multimax.suite.planned.training import Trainings
 
 
 def written(tmp_path, entry=None, comparison=None):
@@ -71,3 +76,28 @@ def test_two_comparisons_have_two_names(tmp_path):
     (tmp_path / "plan.yaml").write_text(yaml.safe_dump({"one": ENTRY, "other": ENTRY}))
     with pytest.raises(UserError, match="two comparisons with the name marked"):
         read_plan(tmp_path / "plan.yaml")
+
+
+def test_the_plan_of_the_repository_can_be_run(root):
+    for entry in read_plan(root / "results/plan.yaml").values():
+        if entry.problem == "train":
+            trainings = Trainings(entry.overrides, entry.arms, [], root)
+            for overrides in ([], entry.tuning):
+                for arm, rate in entry.rates.items():
+                    command = replace(trainings, overrides=[*entry.overrides, *overrides]).command(Arm(arm, rate), 100)
+                    config = typed(compose_configuration(command), overrides=command)
+                    assert config.reweight.output["name"] == "softmax"
+                    assert config.optimizer.learning_rate == rate
+        else:
+            problem = PROBLEMS[entry.problem]
+            assert entry.variant in problem.variants
+            assert set(entry.rates) <= set(reweight.available())
+            for measure in {measure for of in entry.comparisons for measure in of.margins}:
+                name, _, length = measure.partition("@")
+                assert name in (problem.measure, *ATTENTION)
+                assert int(length) in problem.test_lengths
+
+
+def test_the_plan_of_the_repository_has_at_most_eight_primary_comparisons(root):
+    tests = [of for entry in read_plan(root / "results/plan.yaml").values() for of in entry.comparisons]
+    assert sum(of.primary for of in tests) <= 8
