@@ -6,6 +6,7 @@ The authors' code is not a dependency: its behaviour is reimplemented below from
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from importlib.metadata import version
 from typing import Any
 
@@ -116,7 +117,7 @@ def entmax_package() -> Iterator[Defect]:
             f"{function} of a row without a live entry",
             OUTCOME,
             outcome(theirs, torch.full((1, LENGTH), -torch.inf)),
-            outcome(ours, scores[:1], nothing),
+            outcome(partial(ours, mask=nothing), scores[:1]),
         )
     for function, loss in (("sparsemax", entmax.sparsemax_loss), ("entmax15", entmax.entmax15_loss)):
         yield Defect(
