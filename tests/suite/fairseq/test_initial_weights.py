@@ -54,8 +54,9 @@ def our_translation_model(seed):
 
 def their_language_model(seed):
     options = {name: size for name, size in THEIRS.items() if name.startswith("decoder")}
-    options |= {"decoder_input_dim": 64, "decoder_output_dim": 64, "model": TransformerLanguageModel}
-    return language_model(std=None, seed=1000 + seed, **options).state_dict()
+    options |= {"decoder_input_dim": 64, "decoder_output_dim": 64, "decoder_normalize_before": True}
+    model = language_model(std=None, seed=1000 + seed, model=TransformerLanguageModel, **options)
+    return model.state_dict()
 
 
 def their_translation_model(seed):
