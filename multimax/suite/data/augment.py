@@ -1,41 +1,77 @@
-"""Augmentation by timm: what happens to one image, and mixup and cutmix of a batch.
+"""What happens to one image, as timm has it, and mixup and cutmix of a batch.
 
-The recipe is DeiT's (Touvron et al., "Training data-efficient image transformers", 2012.12877, table 9).
+The recipe is DeiT's (Touvron et al., "Training data-efficient image transformers", 2012.12877, table 9). Every draw is
+timm's. Processes that load hand over bytes: normalisation, the noise of random erasing and mixing are for the device.
 """
 
+import math
+import random
 import sys
 from collections.abc import Callable
+from operator import methodcaller
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from PIL import Image, ImageOps
 from timm.data import Mixup, auto_augment, create_transform
-from torch import Tensor
+from timm.data.transforms import RandomResizedCropAndInterpolation
+from torch import Tensor, nn
 from torchvision import transforms
 
 from multimax.suite.data.images import ImageData
 from multimax.suite.data.loading import Stream, preserved_generators, random_seeds, seed_generators
+from multimax.suite.data.pixels import Picture
+from multimax.suite.data.row_shifts import OPERATIONS
 from multimax.suite.errors import UserError
 
-Transform = Callable[[Image.Image], Tensor]  # to float32 [C, H, W], normalised
+
+class Box(NamedTuple):
+    """A part of an image, in pixels."""
+
+    top: int
+    left: int
+    height: int
+    width: int
+
+
+class Erased(NamedTuple):
+    """What becomes noise that follows from ``seed``."""
+
+    box: Box
+    seed: int
 
 
 class ImageBatch(NamedTuple):
     """Images of one micro-batch.
 
-    ``images`` is float32 [B, C, H, W], normalised. ``targets`` is int64 [B], or float32 [B, num_classes] after mixing.
-    ``skipped`` says which images met cannot be read, and why: in training the next readable one stands in for each, in
-    evaluation it is left out, so that B may be smaller there, and zero.
+    As it is loaded, ``images`` is uint8 [B, H, W, C], and ``erased`` says by image what will be noise; ``Normalise``
+    makes float32 [B, C, H, W] of it. ``targets`` is int64 [B], or float32 [B, num_classes] after mixing. ``skipped``
+    says which images met cannot be read, and why: in training the next readable one stands in for each, in evaluation
+    it is left out, so that B may be smaller there, and zero.
     """
 
     images: Tensor
     targets: Tensor
     skipped: list[str]
+    erased: dict[int, Erased] = {}
 
-    def to(self, device: torch.device) -> "ImageBatch":
-        return ImageBatch(
-            self.images.to(device, non_blocking=True), self.targets.to(device, non_blocking=True), self.skipped
-        )
+
+class Normalise:
+    """Brings a loaded batch to a device: erases, and scales by ``data.mean`` and ``data.std``."""
+
+    def __init__(self, config: ImageData) -> None:
+        self.mean, self.std = (torch.tensor(values).view(-1, 1, 1) for values in (config.mean, config.std))
+
+    def __call__(self, batch: ImageBatch, device: torch.device) -> ImageBatch:
+        pixels = batch.images.to(device, non_blocking=True).permute(0, 3, 1, 2)
+        images = pixels.to(torch.float32, memory_format=torch.contiguous_format).div_(255)
+        images.sub_(self.mean.to(device)).div_(self.std.to(device))
+        generator = torch.Generator(device)
+        for index, (box, seed) in batch.erased.items():
+            inside = images[index, :, box.top : box.top + box.height, box.left : box.left + box.width]
+            inside.normal_(generator=generator.manual_seed(seed))
+        return batch._replace(images=images, targets=batch.targets.to(device, non_blocking=True), erased={})
 
 
 def _posterize(image: Image.Image, bits_to_keep: int, **_: object) -> Image.Image:
@@ -46,55 +82,104 @@ def _posterize(image: Image.Image, bits_to_keep: int, **_: object) -> Image.Imag
 
 # At magnitude 10, which rand-m9-mstd0.5 draws for one image in several hundred, timm 1.0.31 asks for zero bits. Pillow
 # made a black image of that, until Pillow 13 raised ValueError.
-for _name in ("Posterize", "PosterizeIncreasing"):
-    auto_augment.NAME_TO_OP[_name] = _posterize
+auto_augment.NAME_TO_OP.update(OPERATIONS)
+auto_augment.NAME_TO_OP.update(dict.fromkeys(("Posterize", "PosterizeIncreasing"), _posterize))
 
 
-def train_transform(config: ImageData) -> Transform:
-    """Random crop, flip, RandAugment or colour jitter, normalisation, erasing.
+class RandomCrop:
+    """timm's random resized crop, of a picture that is decoded no finer than the crop needs."""
+
+    def __init__(self, crop: RandomResizedCropAndInterpolation) -> None:
+        self.crop = crop
+
+    def __call__(self, picture: Picture) -> Image.Image:
+        whole = torch.empty(()).expand(picture.size[::-1])  # timm reads its size
+        top, left, height, width = self.crop.get_params(whole, self.crop.scale, self.crop.ratio)
+        image = picture.pixels(reduced=min(height // self.crop.size[0], width // self.crop.size[1]))
+        x, y = image.width / picture.size[0], image.height / picture.size[1]
+        part = image.crop((round(left * x), round(top * y), round((left + width) * x), round((top + height) * y)))
+        return resized(part, self.crop.size, self.crop.interpolation)
+
+
+def resized(image: Image.Image, size: tuple[int, int], interpolation: transforms.InterpolationMode) -> Image.Image:
+    """``image`` at [height, width]; torch does to bytes what Pillow does, to two levels, several times faster."""
+    if interpolation.value not in ("bilinear", "bicubic"):
+        return transforms.functional.resize(image, size, interpolation)
+    pixels = as_bytes(image).permute(2, 0, 1)[None]
+    small = nn.functional.interpolate(pixels, size, mode=interpolation.value, antialias=True)[0].permute(1, 2, 0)
+    return Image.fromarray(small.squeeze(2).contiguous().numpy())
+
+
+def as_bytes(image: Image.Image) -> Tensor:
+    """uint8 [H, W, C], a copy."""
+    return torch.from_numpy(np.array(image)).view(image.height, image.width, -1)
+
+
+def draw_erased(image: Tensor, probability: float) -> Erased | None:
+    """The box that timm's RandomErasing would draw of ``image`` [H, W, C], with its defaults."""
+    if random.random() > probability:
+        return None
+    height, width, _ = image.shape
+    for _ in range(10):
+        area = random.uniform(0.02, 1 / 3) * height * width
+        aspect = math.exp(random.uniform(math.log(0.3), math.log(1 / 0.3)))
+        h, w = round(math.sqrt(area * aspect)), round(math.sqrt(area / aspect))
+        if w < width and h < height:
+            box = Box(random.randint(0, height - h), random.randint(0, width - w), h, w)
+            return Erased(box, random.getrandbits(63))
+    return None
+
+
+class TrainTransform:
+    """Random crop, flip, RandAugment or colour jitter, erasing; draws from the global generators.
 
     Raises:
         UserError: an option that timm does not know.
     """
-    if config.train_crop not in ("rrc", "shift"):
-        raise UserError(f"data.train_crop={config.train_crop} is neither rrc nor shift")
-    interpolation = _interpolation(config)
-    try:
-        geometry, colour, tensor = create_transform(
-            (config.in_chans, config.image_size, config.image_size),
-            is_training=True,
-            hflip=config.hflip,
-            color_jitter=config.color_jitter,
-            auto_augment=config.auto_augment,
-            interpolation=config.interpolation,
-            mean=tuple(config.mean),
-            std=tuple(config.std),
-            re_prob=config.random_erasing,
-            re_mode="pixel",
-            separate=True,
-        )
-    except (AssertionError, KeyError, ValueError) as error:
-        raise UserError(f"data.auto_augment={config.auto_augment} is not timm's notation: {error}") from error
-    if config.train_crop == "shift":
-        geometry.transforms[0] = transforms.Compose(
-            [
-                transforms.Resize(config.image_size, interpolation),
-                transforms.RandomCrop(config.image_size, padding=1),
-            ]
-        )
-    return transforms.Compose([geometry, colour, tensor])
+
+    def __init__(self, config: ImageData) -> None:
+        if config.train_crop not in ("rrc", "shift"):
+            raise UserError(f"data.train_crop={config.train_crop} is neither rrc nor shift")
+        interpolation = _interpolation(config)
+        try:
+            geometry, colour, _ = create_transform(
+                (config.in_chans, config.image_size, config.image_size),
+                is_training=True,
+                hflip=config.hflip,
+                color_jitter=config.color_jitter,
+                auto_augment=config.auto_augment,
+                interpolation=config.interpolation,
+                mean=tuple(config.mean),
+                separate=True,
+            )
+        except (AssertionError, KeyError, ValueError) as error:
+            raise UserError(f"data.auto_augment={config.auto_augment} is not timm's notation: {error}") from error
+        crop, *flips = geometry.transforms
+        crops: list[Callable] = [RandomCrop(crop)]
+        if config.train_crop == "shift":
+            resize = transforms.Resize(config.image_size, interpolation)
+            crops = [methodcaller("pixels"), resize, transforms.RandomCrop(config.image_size, padding=1)]
+        self.seen = transforms.Compose([*crops, *flips, colour])
+        self.erasing = config.random_erasing
+
+    def __call__(self, picture: Picture) -> tuple[Tensor, Erased | None]:
+        pixels = as_bytes(self.seen(picture))
+        return pixels, draw_erased(pixels, self.erasing)
 
 
-def eval_transform(config: ImageData) -> Transform:
-    """Resize the shorter side to image_size / crop_pct, crop the centre, normalise."""
-    _interpolation(config)
-    return create_transform(
-        (config.in_chans, config.image_size, config.image_size),
-        interpolation=config.interpolation,
-        mean=tuple(config.mean),
-        std=tuple(config.std),
-        crop_pct=config.crop_pct,
-    )
+class EvalTransform:
+    """Resize the shorter side to image_size / crop_pct, crop the centre."""
+
+    def __init__(self, config: ImageData) -> None:
+        _interpolation(config)
+        size = (config.in_chans, config.image_size, config.image_size)
+        *geometry, _ = create_transform(
+            size, interpolation=config.interpolation, crop_pct=config.crop_pct, use_prefetcher=True
+        ).transforms
+        self.seen = transforms.Compose([methodcaller("pixels"), *geometry])
+
+    def __call__(self, picture: Picture) -> tuple[Tensor, None]:
+        return as_bytes(self.seen(picture)), None
 
 
 def _interpolation(config: ImageData) -> transforms.InterpolationMode:

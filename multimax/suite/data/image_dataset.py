@@ -5,7 +5,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from multimax.suite.data.augment import ImageBatch, eval_transform, train_transform
+from multimax.suite.data.augment import Erased, EvalTransform, ImageBatch, TrainTransform
 from multimax.suite.data.image_sources import ImageSource
 from multimax.suite.data.images import ImageData
 from multimax.suite.data.pixels import UnreadableImage
@@ -15,7 +15,8 @@ MAX_UNREADABLE_IN_A_ROW = 10  # more than that is not a broken file but a lost d
 
 
 class Example(NamedTuple):
-    image: Tensor | None  # None: unreadable and left out
+    image: Tensor | None  # uint8 [H, W, C]; None: unreadable and left out
+    erased: Erased | None
     target: int
     skipped: list[str]
 
@@ -30,8 +31,8 @@ class ImageDataset:
         self.source = source
         self.order_classes(source.classes)
         self.training = training
-        self.transform = train_transform(config) if training else eval_transform(config)
-        self.shape = (config.in_chans, config.image_size, config.image_size)
+        self.transform = TrainTransform(config) if training else EvalTransform(config)
+        self.shape = (config.image_size, config.image_size, config.in_chans)
 
     def order_classes(self, classes: list[str]) -> None:
         """Number the classes in this order, which may be another than the source's."""
@@ -51,17 +52,21 @@ class ImageDataset:
         for candidate in range(index, index + MAX_UNREADABLE_IN_A_ROW):
             candidate %= len(self.source)
             try:
-                image = self.source.load(candidate)
+                image, erased = self.transform(self.source.open(candidate))
             except UnreadableImage as error:
                 skipped.append(f"{self.source.name(candidate)}: {error}")
                 if not self.training:
-                    return Example(None, self.targets[self.source.label(candidate)], skipped)
+                    return Example(None, None, self.targets[self.source.label(candidate)], skipped)
             else:
-                return Example(self.transform(image), self.targets[self.source.label(candidate)], skipped)
+                return Example(image, erased, self.targets[self.source.label(candidate)], skipped)
         raise UserError(f"{len(skipped)} images in a row cannot be read, the last is {skipped[-1]}; is the disk there?")
 
     def collate(self, examples: list[Example]) -> ImageBatch:
-        readable = [(example.image, example.target) for example in examples if example.image is not None]
-        images = torch.stack([image for image, _ in readable]) if readable else torch.empty(0, *self.shape)
-        targets = torch.tensor([target for _, target in readable], dtype=torch.int64)
-        return ImageBatch(images, targets, [name for example in examples for name in example.skipped])
+        readable = [(one.image, one.erased, one.target) for one in examples if one.image is not None]
+        images, erased, targets = zip(*readable, strict=True) if readable else ((), (), ())
+        return ImageBatch(
+            torch.stack(images) if images else torch.empty(0, *self.shape, dtype=torch.uint8),
+            torch.tensor(targets, dtype=torch.int64),
+            [name for example in examples for name in example.skipped],
+            {index: one for index, one in enumerate(erased) if one is not None},
+        )

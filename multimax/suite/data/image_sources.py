@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from multimax.suite.data.pixels import UnreadableImage, decode
+from multimax.suite.data.pixels import Picture, Plain, UnreadableImage
 from multimax.suite.errors import UserError
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
@@ -43,13 +43,17 @@ class ImageSource(ABC):
     def listing(self) -> Iterator[bytes]:
         """Of each image its name, where it has one, and its size, without reading it."""
 
-    def load(self, index: int, glance: bool = False) -> Image.Image:
-        """The decoded image, small where a ``glance`` will do; raises UnreadableImage."""
+    def open(self, index: int) -> Picture:
+        """The image, not decoded yet; raises UnreadableImage."""
         try:
             content = self.encoded(index)
         except OSError as error:
             raise UnreadableImage(error.strerror or str(error)) from None
-        return decode(content, self.mode, glance)
+        return Picture(content, self.mode)
+
+    def load(self, index: int) -> Image.Image:
+        """The decoded image; raises UnreadableImage."""
+        return self.open(index).pixels()
 
 
 class ArraySource(ImageSource):
@@ -63,8 +67,8 @@ class ArraySource(ImageSource):
     def __len__(self) -> int:
         return len(self.images)
 
-    def load(self, index: int, glance: bool = False) -> Image.Image:
-        return Image.fromarray(self.images[index]).convert(self.mode)
+    def open(self, index: int) -> Picture:
+        return Plain(Image.fromarray(self.images[index]).convert(self.mode))
 
     def label(self, index: int) -> int:
         return int(self.labels[index])

@@ -5,13 +5,16 @@ hidden under transparent pixels. Nothing here is scaled by what one picture happ
 """
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from io import BytesIO
 
 import numpy as np
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 DEEP = 4096  # 16-bit pixels that all stay below are of 12 bits or fewer in a wider file: their scale is not known
+
+SIDEWAYS = (5, 6, 7, 8)  # values of EXIF's orientation that swap width and height
 
 
 class UnreadableImage(Exception):
@@ -61,46 +64,81 @@ READ: dict[str, Callable[[Image.Image], Image.Image]] = {
 """How the pixels of each of Pillow's modes are read. Any other mode is refused."""
 
 
-def decode(content: bytes, mode: str, glance: bool = False) -> Image.Image:
-    """The first and only picture in an image file, upright, in mode RGB or L.
+class Picture:
+    """The first and only picture in an image file; of a JPEG only the header has been read so far.
 
     Args:
         content: the file; what its name says of its format makes no difference.
-        mode: RGB or L.
-        glance: whether a small version will do, which shows as well whether a JPEG is whole, in a quarter of the time.
+        mode: RGB or L, of the pixels.
 
     Raises:
-        UnreadableImage: with the reason.
+        UnreadableImage: with the reason, as does ``pixels``.
     """
-    if not content:
-        raise UnreadableImage("the file is empty")
-    try:
-        with Image.open(BytesIO(content)) as image:
-            if (frames := getattr(image, "n_frames", 1)) > 1 and image.format != "MPO":
-                raise UnreadableImage(f"{frames} frames or pages: keep one")
-            if glance:
-                image.draft(image.mode, (1, 1))
+
+    size: tuple[int, int]  # width and height, upright
+
+    def __init__(self, content: bytes, mode: str) -> None:
+        self.mode = mode
+        if not content:
+            raise UnreadableImage("the file is empty")
+        with reasons():
+            self._image: Image.Image = Image.open(BytesIO(content))
+            self._jpeg = self._image.format in ("JPEG", "MPO")
+            if not self._jpeg:
+                if (frames := getattr(self._image, "n_frames", 1)) > 1:
+                    raise UnreadableImage(f"{frames} frames or pages: keep one")
+                self._image.load()  # a PNG may have its orientation behind its pixels
+            self._orientation = orientation(self._image)
+            self.size = self._image.size[::-1] if self._orientation in SIDEWAYS else self._image.size
+
+    def pixels(self, reduced: int = 1) -> Image.Image:
+        """Upright, in ``mode``; a JPEG smaller by a power of two up to ``reduced`` and 8, which saves time."""
+        with reasons():
+            image = self._image
+            if self._jpeg and reduced > 1:
+                image.draft(image.mode, (max(1, image.width // reduced), max(1, image.height // reduced)))
             image.load()
             if image.mode not in READ:
                 raise UnreadableImage(f"pixels of mode {image.mode}")
             read = opaque if image.has_transparency_data else READ[image.mode]
-            seen = read(upright(image))
-            return seen.convert(mode) if seen.mode != "LAB" else seen.convert("RGB").convert(mode)
+            seen = read(ImageOps.exif_transpose(image) if self._orientation != 1 else image)
+            return seen.convert(self.mode) if seen.mode != "LAB" else seen.convert("RGB").convert(self.mode)
+
+
+class Plain(Picture):
+    """Pixels that are there already."""
+
+    def __init__(self, image: Image.Image) -> None:
+        self._image, self.size = image, image.size
+
+    def pixels(self, reduced: int = 1) -> Image.Image:
+        return self._image
+
+
+@contextmanager
+def reasons() -> Iterator[None]:
+    """Raise UnreadableImage for whatever goes wrong: on a broken file Pillow's decoders raise nearly anything."""
+    try:
+        yield
     except UnreadableImage:
         raise
     except UnidentifiedImageError:
         raise UnreadableImage("not an image in a format that Pillow knows") from None
-    except Exception as error:  # on a broken file Pillow's decoders raise nearly anything
+    except Exception as error:
         raise UnreadableImage(re.sub(r" *\(.*\)$", "", str(error)) or type(error).__name__) from error
 
 
-def upright(image: Image.Image) -> Image.Image:
-    """Turned as the camera says that it was held."""
+def decode(content: bytes, mode: str) -> Image.Image:
+    """The picture in an image file, upright, in mode RGB or L; raises UnreadableImage."""
+    return Picture(content, mode).pixels()
+
+
+def orientation(image: Image.Image) -> int:
+    """How the camera says that it was held, in EXIF's numbers; 1: upright."""
     try:
-        turned = image.getexif().get(ExifTags.Base.Orientation, 1) != 1
+        return image.getexif().get(ExifTags.Base.Orientation, 1)
     except Exception:  # what a camera wrote beside a good picture may be broken in any way
-        return image
-    return ImageOps.exif_transpose(image) if turned else image
+        return 1
 
 
 def flat(image: Image.Image) -> bool:

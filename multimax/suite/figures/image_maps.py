@@ -12,9 +12,9 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from multimax.suite.data.augment import eval_transform
+from multimax.suite.data.augment import EvalTransform, ImageBatch, Normalise
 from multimax.suite.data.images import ImageData
-from multimax.suite.data.pixels import UnreadableImage, decode
+from multimax.suite.data.pixels import Picture, UnreadableImage
 from multimax.suite.engine.open import OpenRun
 from multimax.suite.errors import UserError
 from multimax.suite.figures.commands import chosen, compare, parse, runs_parser
@@ -99,14 +99,13 @@ def read_image(path: Path, data: ImageData) -> tuple[Tensor, str]:
     Raises UserError if the file is not an image.
     """
     try:
-        image = eval_transform(data)(decode(path.read_bytes(), data.mode))
+        pixels, _ = EvalTransform(data)(Picture(path.read_bytes(), data.mode))
     except (OSError, UnreadableImage) as error:
         raise UserError(f"--image {path} cannot be read: {error}") from None
-    mean, std = (torch.tensor(values)[:, None, None] for values in (data.mean, data.std))
-    pixels = ((image * std + mean).clamp(0, 1) * 255).round().byte().permute(1, 2, 0).numpy()
+    batch = Normalise(data)(ImageBatch(pixels[None], torch.zeros(1), []), torch.device("cpu"))
     png = io.BytesIO()
-    Image.fromarray(pixels.squeeze(-1) if data.in_chans == 1 else pixels).save(png, "PNG")
-    return image, base64.b64encode(png.getvalue()).decode()
+    Image.fromarray(pixels.squeeze(2).numpy()).save(png, "PNG")
+    return batch.images[0], base64.b64encode(png.getvalue()).decode()
 
 
 @torch.no_grad()

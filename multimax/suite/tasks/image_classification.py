@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from multimax.suite.config import RunConfig, check_bounds, one_of
-from multimax.suite.data.augment import ImageBatch, create_mix
+from multimax.suite.data.augment import ImageBatch, Normalise, create_mix
 from multimax.suite.data.fingerprint import Fingerprint
 from multimax.suite.data.image_dataset import ImageDataset
 from multimax.suite.data.images import ImageData, empty_classes, fingerprint, open_images, unreadable
@@ -142,6 +142,7 @@ class ImageClassification(Task):
         train_images, val_images = open_images(config.data)
         self.train_dataset = ImageDataset(train_images, config.data, training=True)
         self.val_dataset = ImageDataset(val_images, config.data, training=False)
+        self.normalise = Normalise(config.data)
         self.mix = create_mix(config.data)
         repeats, groups = config.data.repeated_augmentation, config.groups
         self.order = EpochOrder(len(train_images), config.training.batch_size, config.seed, repeats, groups)
@@ -191,7 +192,7 @@ class ImageClassification(Task):
         return len(batch.images.targets)
 
     def loss(self, model: nn.Module, batch: Part, device: torch.device) -> Tensor:
-        images = batch.images.to(device)
+        images = self.normalise(batch.images, device)
         if self.mix:  # here and not in train_batches, because the device is faster at it
             images = self.mix(images, batch.step, self.config.seed, batch.part)
         if "mixing" not in self.config.model.patch_diversification:
@@ -215,7 +216,7 @@ class ImageClassification(Task):
             self.note_skipped(batch)
             if not len(batch.targets):
                 continue
-            images, targets, _ = batch.to(device)
+            images, targets, *_ = self.normalise(batch, device)
             scores = model(images)
             loss = model.output.loss(scores, targets, reduction="sum")
             ranked = model.output.modulate(scores).topk(min(5, scores.shape[-1])).indices
@@ -238,7 +239,7 @@ class ImageClassification(Task):
         """Readable ones among eight spread over the validation data, which may be ordered by class."""
         count = len(self.val_dataset)
         indices = dict.fromkeys(i * count // 8 for i in range(8))
-        return self.val_dataset.collate([self.val_dataset[i] for i in indices]).to(device)
+        return self.normalise(self.val_dataset.collate([self.val_dataset[i] for i in indices]), device)
 
     def probe(self, model: nn.Module, device: torch.device) -> None:
         assert isinstance(model, ImageClassifier)
@@ -248,7 +249,7 @@ class ImageClassification(Task):
 
     def samples(self, model: nn.Module, device: torch.device) -> list[Sample]:
         assert isinstance(model, ImageClassifier)
-        images, targets, _ = self.few_images(device)
+        images, targets, *_ = self.few_images(device)
         if not len(images):
             return []
         weights, classes = model.output(model.backbone(images).float()).max(-1)

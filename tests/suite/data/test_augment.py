@@ -1,13 +1,27 @@
+import io
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from timm.data import auto_augment, create_transform
+from timm.data.random_erasing import RandomErasing
+from torchvision import transforms
 
-from multimax.suite.data.augment import ImageBatch, Mix, create_mix, eval_transform, train_transform
+from multimax.suite.data.augment import (
+    EvalTransform,
+    ImageBatch,
+    Mix,
+    Normalise,
+    TrainTransform,
+    create_mix,
+    draw_erased,
+)
 from multimax.suite.data.images import ImageData
 from multimax.suite.data.loading import seed_generators, shard
+from multimax.suite.data.pixels import Picture, Plain
+from multimax.suite.data.row_shifts import OPERATIONS, WEIGHTS
 from multimax.suite.errors import UserError
 
 CONFIG = ImageData(name="noise", source="files", num_classes=5, image_size=32)
@@ -21,24 +35,129 @@ def noise(width: int = 50, height: int = 40) -> Image.Image:
     return Image.fromarray(np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8))
 
 
+def view(config: ImageData, image: Image.Image, seed: int = 0, transform: type = TrainTransform) -> torch.Tensor:
+    """What the model sees of an image, [C, H, W]."""
+    seed_generators(seed)
+    pixels, erased = transform(config)(Plain(image))
+    batch = ImageBatch(pixels[None], torch.zeros(1), [], {0: erased} if erased else {})
+    return Normalise(config)(batch, torch.device("cpu")).images[0]
+
+
 @pytest.mark.parametrize("config", [CONFIG, DEIT], ids=["crop and flip", "deit"])
 def test_augmentation_follows_from_the_generators(config: ImageData):
-    transform = train_transform(config)
-    views = []
-    for seed in (0, 1, 0):
-        seed_generators(seed)
-        views.append(transform(noise()))
+    views = [view(config, noise(), seed) for seed in (0, 1, 0)]
     assert views[0].shape == (3, 32, 32)
     assert views[0].dtype == torch.float32
     assert torch.equal(views[0], views[2])
     assert not torch.equal(views[0], views[1])
 
 
-def test_randaugment_survives_its_strongest_magnitude():
-    transform = train_transform(replace(CONFIG, auto_augment="rand-m10-n9-p1.0-inc1"))
-    for seed in range(20):  # each draws nine of fifteen operations
+def photograph(width: int, height: int, seed: int = 0) -> Image.Image:
+    """Smooth, with some grain: what resizing and decoding at half the size are made for."""
+    generator = np.random.default_rng(seed)
+    blobs = Image.fromarray(generator.integers(0, 256, (6, 8, 3), dtype=np.uint8))
+    pixels = np.asarray(blobs.resize((width, height), Image.Resampling.BICUBIC)).astype(float)
+    return Image.fromarray((pixels + generator.normal(0, 4, pixels.shape)).clip(0, 255).astype(np.uint8))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {},
+        {"auto_augment": None},
+        {"auto_augment": "augmix-m5-w4-d2"},
+        {"auto_augment": None, "interpolation": "lanczos"},
+        {"in_chans": 1},
+    ],
+    ids=str,
+)
+def test_an_image_is_what_timm_makes_of_it_with_the_same_generators(change: dict, monkeypatch):
+    config = replace(DEIT, image_size=64, random_erasing=0.0, **change)
+    if config.in_chans == 1:
+        config = replace(config, mean=[0.5], std=[0.25])
+    image = photograph(160, 120).convert(config.mode)
+    ours = [view(config, image, seed) for seed in range(60)]
+    for name, operation in OPERATIONS.items():
+        monkeypatch.setitem(auto_augment.NAME_TO_OP, name, operation.original)
+    transform = create_transform(
+        (config.in_chans, 64, 64),
+        is_training=True,
+        color_jitter=config.color_jitter,
+        auto_augment=config.auto_augment,
+        interpolation=config.interpolation,
+        mean=tuple(config.mean),
+        std=tuple(config.std),
+    )
+    levels = []
+    for seed, mine in enumerate(ours):
         seed_generators(seed)
-        assert transform(noise()).isfinite().all()
+        levels.append((transform(image) - mine).abs().mean().item() * 255 * config.std[0])
+    # Rounding apart; posterising and the like make a step of one level into a large one for some pixels.
+    assert np.median(levels) < 0.1
+    assert max(levels) < 2
+
+
+@pytest.mark.parametrize("name", OPERATIONS)
+@pytest.mark.parametrize("resample", WEIGHTS)
+def test_moving_rows_is_pillows_affine_transform(name: str, resample: int):
+    image = photograph(50, 40)
+    for amount in (0.0, 0.27, -0.3, 0.002, -0.6):
+        amount *= 40 if name in ("TranslateX", "TranslateY") else 1
+        given = {"fillcolor": (124, 116, 104), "resample": resample}
+        ours, theirs = (
+            np.asarray(f(image, amount, **given)).astype(int) for f in (OPERATIONS[name], OPERATIONS[name].original)
+        )
+        assert np.abs(ours - theirs).max() <= 1
+
+
+def test_the_crop_is_timms_and_a_jpeg_decoded_for_it_alone_looks_the_same():
+    file = io.BytesIO()
+    photograph(1300, 900).save(file, "JPEG", quality=92)
+    config = replace(CONFIG, image_size=64)
+    reduced = []
+    for seed in range(12):
+        picture = Picture(file.getvalue(), "RGB")
+        seed_generators(seed)
+        found = TrainTransform(config)(picture)[0].float()
+        reduced.append(picture._image.size[0] < 1300)
+        seed_generators(seed)
+        whole = TrainTransform(config)(Plain(Image.open(file)))[0].float()
+        assert (found - whole).abs().mean() < 3  # levels: within a pixel of the reduced image, on blobs of ten
+    assert any(reduced)
+
+
+def test_erased_boxes_are_timms_and_hold_standard_normal_noise():
+    whole, erasing, noise = torch.ones(3, 64, 48), RandomErasing(0.25, mode="const", device="cpu"), []
+    for seed in range(400):
+        seed_generators(seed)
+        erased = draw_erased(whole.permute(1, 2, 0), 0.25)
+        seed_generators(seed)
+        theirs = erasing(whole.clone())
+        ours = whole.clone()
+        if erased:
+            box = erased.box
+            ours[:, box.top : box.top + box.height, box.left : box.left + box.width] = 0
+            batch = ImageBatch(torch.zeros(1, 64, 48, 3, dtype=torch.uint8), torch.zeros(1), [], {0: erased})
+            noise.append(Normalise(CONFIG)(batch, torch.device("cpu")).images[0][ours == 0])
+        assert torch.equal(ours, theirs)
+    assert 60 < len(noise) < 140
+    pixels = torch.cat(noise)
+    assert abs(pixels.mean()) < 5 / len(pixels) ** 0.5
+    assert abs(pixels.std() - 1) < 5 / (2 * len(pixels)) ** 0.5
+    assert len({one[0].item() for one in noise}) == len(noise)
+
+
+def test_what_is_loaded_becomes_what_timm_normalises():
+    pixels = np.asarray(noise(32, 32))
+    batch = ImageBatch(torch.tensor(pixels)[None], torch.zeros(1), [])
+    expected = transforms.Compose([transforms.ToTensor(), transforms.Normalize(CONFIG.mean, CONFIG.std)])(pixels)
+    assert torch.equal(Normalise(CONFIG)(batch, torch.device("cpu")).images[0], expected)
+
+
+def test_randaugment_survives_its_strongest_magnitude():
+    config = replace(CONFIG, auto_augment="rand-m10-n9-p1.0-inc1")
+    for seed in range(20):  # each draws nine of fifteen operations
+        assert view(config, noise(), seed).isfinite().all()
 
 
 def test_evaluation_crops_the_centre_and_normalises():
@@ -46,20 +165,16 @@ def test_evaluation_crops_the_centre_and_normalises():
     image.paste((0, 0, 255), (22, 2, 58, 38))  # covers the central .875 of the height
     config = replace(CONFIG, interpolation="bilinear", mean=[0.5, 0.0, 0.0], std=[0.5, 1.0, 2.0])
     expected = torch.tensor([-1.0, 0.0, 0.5]).view(3, 1, 1).expand(3, 32, 32)
-    torch.testing.assert_close(eval_transform(config)(image)[:, 2:-2, 2:-2], expected[:, 2:-2, 2:-2])
+    torch.testing.assert_close(view(config, image, transform=EvalTransform)[:, 2:-2, 2:-2], expected[:, 2:-2, 2:-2])
 
 
 def test_digits_are_shifted_by_at_most_one_pixel_and_evaluated_as_they_are():
     pixels = np.zeros((8, 8), dtype=np.uint8)
     pixels[3, 4] = 255
     image = Image.fromarray(pixels)
-    transform = train_transform(DIGITS)
-    places = set()
-    for seed in range(100):
-        seed_generators(seed)
-        places.add(tuple(transform(image)[0].nonzero().squeeze().tolist()))
+    places = {tuple(view(DIGITS, image, seed)[0].nonzero().squeeze().tolist()) for seed in range(100)}
     assert places == {(row, column) for row in (2, 3, 4) for column in (3, 4, 5)}
-    assert torch.equal(eval_transform(DIGITS)(image)[0], torch.tensor(pixels) / 255)
+    assert torch.equal(view(DIGITS, image, transform=EvalTransform)[0], torch.tensor(pixels) / 255)
 
 
 @pytest.mark.parametrize(
@@ -73,7 +188,7 @@ def test_digits_are_shifted_by_at_most_one_pixel_and_evaluated_as_they_are():
 )
 def test_a_mistyped_option_is_refused(change: dict, message: str):
     with pytest.raises(UserError, match=message):
-        train_transform(replace(CONFIG, **change))
+        TrainTransform(replace(CONFIG, **change))
 
 
 def batch(size: int) -> ImageBatch:

@@ -6,9 +6,11 @@ from pathlib import Path
 import datasets
 import numpy as np
 import pytest
+import torch
 from omegaconf import OmegaConf
 from PIL import Image
 
+from multimax.suite.data.augment import Normalise
 from multimax.suite.data.image_dataset import ImageDataset
 from multimax.suite.data.images import ImageData, open_images
 from multimax.suite.data.loading import EpochOrder, eval_batches, train_batches
@@ -97,7 +99,7 @@ def test_grey_images_on_request(tmp_path: Path):
     config = replace(write("folder", tmp_path), in_chans=1, mean=[0.5], std=[0.5])
     source, _ = open_images(config)
     assert source.load(0).mode == "L"
-    assert ImageDataset(source, config, training=True)[0].image.shape == (1, 8, 8)
+    assert ImageDataset(source, config, training=True)[0].image.shape == (8, 8, 1)
 
 
 @pytest.mark.parametrize("layout", ["folder", "parquet"])
@@ -115,12 +117,27 @@ def test_a_broken_image_is_named_and_skipped(layout: str, num_workers: int, tmp_
     assert sorted(batch.skipped) == sorted(f"{train.name(i)}: image file is truncated" for i in (1, 5))
     next_readable = {1: 2, 5: 6}
     assert batch.targets.tolist() == [train.label(next_readable.get(i, i)) for i in order.batch(0)]
-    assert batch.images.shape == (12, 3, 8, 8)
+    assert batch.images.shape == (12, 8, 8, 3)
 
     batches = list(eval_batches(ImageDataset(val, config, training=False), 1, num_workers=num_workers))
     assert [image.split(": ")[0] for batch in batches for image in batch.skipped] == [val.name(1), val.name(5)]
-    assert [batch.images.shape for batch in batches] == [(int(i not in (1, 5)), 3, 8, 8) for i in range(6)]
+    assert [batch.images.shape for batch in batches] == [(int(i not in (1, 5)), 8, 8, 3) for i in range(6)]
     assert [label for batch in batches for label in batch.targets.tolist()] == [0, 1, 1, 2]
+
+
+@pytest.mark.parametrize("num_workers", [1, 2])
+def test_workers_and_resuming_make_the_same_images(num_workers: int, tmp_path: Path):
+    config = replace(write("folder", tmp_path), auto_augment="rand-m9-mstd0.5-inc1", random_erasing=0.5)
+    dataset, normalise = ImageDataset(open_images(config)[0], config, training=True), Normalise(config)
+    order = EpochOrder(num_examples=12, batch_size=6, seed=0)
+
+    def images(start_step: int, **options) -> list[torch.Tensor]:
+        batches = islice(train_batches(dataset, order, start_step=start_step, seed=0, **options), 3 - start_step)
+        return [normalise(batch, torch.device("cpu")).images for (batch,) in batches]
+
+    whole = images(0)
+    assert all(map(torch.equal, whole, images(0, num_workers=num_workers)))
+    assert all(map(torch.equal, whole[1:], images(1, num_workers=num_workers)))
 
 
 def test_a_lost_disk_is_not_a_broken_image(tmp_path: Path):

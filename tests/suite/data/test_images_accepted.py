@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from multimax.suite.data.pixels import READ, UnreadableImage, decode
+from multimax.suite.data.pixels import READ, Picture, UnreadableImage, decode
 from tests.suite.data.accepted import Refused, Row, assert_documented
 
 COLOURS = np.arange(4 * 6 * 3, dtype=np.uint8).reshape(4, 6, 3) * 3
@@ -232,12 +232,12 @@ def test_an_ordinary_image_is_what_pillow_makes_of_it():
 
 @pytest.mark.parametrize("cut", [10, 40, 400])
 @pytest.mark.parametrize("progressive", [False, True])
-def test_a_glance_finds_what_is_cut_short(cut, progressive):
+def test_reduced_decoding_finds_what_is_cut_short(cut, progressive):
     pixels = np.random.default_rng(0).integers(0, 255, (64, 64, 3), dtype=np.uint8)
     content = saved(pixels, "JPEG", progressive=progressive)
-    decode(content, "RGB", glance=True)
+    assert Picture(content, "RGB").pixels(reduced=8).size == (8, 8)
     with pytest.raises(UnreadableImage, match="truncated"):
-        decode(content[:-cut], "RGB", glance=True)
+        Picture(content[:-cut], "RGB").pixels(reduced=8)
 
 
 def test_the_documentation_says_so():
