@@ -93,8 +93,8 @@ class PartSource(ImageSource):
     def __len__(self) -> int:
         return len(self.indices)
 
-    def load(self, index: int, glance: bool = False) -> Image.Image:
-        return self.whole.load(self.indices[index], glance)
+    def open(self, index: int) -> Picture:
+        return self.whole.open(self.indices[index])
 
     def label(self, index: int) -> int:
         return self.whole.label(self.indices[index])

@@ -148,7 +148,7 @@ def test_erased_boxes_are_timms_and_hold_standard_normal_noise():
 
 
 def test_what_is_loaded_becomes_what_timm_normalises():
-    pixels = np.asarray(noise(32, 32))
+    pixels = np.array(noise(32, 32))
     batch = ImageBatch(torch.tensor(pixels)[None], torch.zeros(1), [])
     expected = transforms.Compose([transforms.ToTensor(), transforms.Normalize(CONFIG.mean, CONFIG.std)])(pixels)
     assert torch.equal(Normalise(CONFIG)(batch, torch.device("cpu")).images[0], expected)
