@@ -32,6 +32,7 @@ class Family:
     name: str
     make: Callable[[], nn.Module]
     inputs: Callable[[], dict[str, Any]]
+    masked: bool = False  # whether some keys are dead for some queries
 
     def build(self) -> nn.Module:
         """The model, without dropout, with weights for which attention is far from uniform and reaches the output."""
@@ -61,7 +62,11 @@ class Family:
         return f"| {self.library} | {self.name} | {' | '.join(columns)} |\n"
 
 
-def _timm(name: str, size: int, **options: Any) -> Family:
+def _called(name: str, options: dict[str, Any]) -> str:
+    return "".join((name, *(f", {option}={value}" for option, value in options.items())))
+
+
+def _timm(name: str, size: int, masked: bool = False, **options: Any) -> Family:
     def make() -> nn.Module:
         import timm
 
@@ -69,7 +74,7 @@ def _timm(name: str, size: int, **options: Any) -> Family:
             return getattr(importlib.import_module(f"timm.models.{name.split('.')[0]}"), name.split(".")[1])(**options)
         return timm.create_model(name, **options)
 
-    return Family("timm", name, make, lambda: {"x": torch.randn(2, 3, size, size)})
+    return Family("timm", name, make, lambda: {"x": torch.randn(2, 3, size, size)}, masked)
 
 
 def _torchvision() -> nn.Module:
@@ -88,7 +93,9 @@ def _encoder(**options: Any) -> Family:
     def make() -> nn.Module:
         return nn.TransformerEncoder(nn.TransformerEncoderLayer(16, 2, 32, batch_first=True, **options), 2)
 
-    return Family("torch", "nn.TransformerEncoder" + "".join(f", {k}={v}" for k, v in options.items()), make, inputs)
+    return Family(
+        "torch", "nn.TransformerEncoder" + "".join(f", {k}={v}" for k, v in options.items()), make, inputs, masked=True
+    )
 
 
 def _transformer() -> nn.Module:
@@ -110,13 +117,15 @@ def _x_transformers(**options: Any) -> Family:
     def inputs() -> dict[str, Any]:
         return {"x": torch.randint(20, (2, 9)), "mask": torch.arange(9) < torch.tensor([9, 6])[:, None]}
 
-    return Family("x-transformers", "Decoder" + "".join(f", {k}={v}" for k, v in options.items()), make, inputs)
+    return Family(
+        "x-transformers", "Decoder" + "".join(f", {k}={v}" for k, v in options.items()), make, inputs, masked=True
+    )
 
 
 FAMILIES = [
     _encoder(),
     _encoder(norm_first=True),
-    Family("torch", "nn.Transformer", _transformer, _source_and_target),
+    Family("torch", "nn.Transformer", _transformer, _source_and_target, masked=True),
     Family("torchvision", "VisionTransformer", _torchvision, lambda: {"x": torch.randn(2, 3, 32, 32)}),
     _x_transformers(),
     _x_transformers(attn_flash=True),
@@ -126,7 +135,7 @@ FAMILIES = [
     _timm("eva02_tiny_patch14_224", 28, img_size=28, depth=2, embed_dim=32, num_heads=2),
     _timm("vit_small_patch16_dinov3", 32, img_size=32, depth=2, embed_dim=64, num_heads=2),
     _timm("beit_base_patch16_224", 32, img_size=32, depth=2, embed_dim=32, num_heads=2),
-    _timm("swin_tiny_patch4_window7_224", 56, img_size=56, depths=(2, 2), embed_dim=16, num_heads=(1, 2)),
+    _timm("swin_tiny_patch4_window7_224", 56, True, img_size=56, depths=(2, 2), embed_dim=16, num_heads=(1, 2)),
     _timm("hiera_tiny_224", 64, img_size=64, stages=(1, 1, 2, 1), embed_dim=16),
     _timm("xcit_nano_12_p16_224", 32, img_size=32, depth=2, embed_dim=32, num_heads=2, cls_attn_layers=1),
     _timm("maxvit_rmlp_pico_rw_256", 64, img_size=64, embed_dim=(32, 32, 32, 32), depths=(1, 1, 1, 1), stem_width=16),

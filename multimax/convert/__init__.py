@@ -5,10 +5,12 @@
     conversion.undo()
 
 Replaced are the softmaxes of ``F.scaled_dot_product_attention`` and ``nn.MultiheadAttention``, wherever modules of the
-model call them, and those of x-transformers.
+model call them, those of transformers' models that look their attention up by name, and those of x-transformers.
 """
 
+import copy
 import fnmatch
+import importlib
 import itertools
 from collections.abc import Callable
 from typing import Any
@@ -19,6 +21,7 @@ from torch import nn
 from multimax import reweight
 from multimax.convert.find import Site, find
 from multimax.convert.intercept import Intercepted, intercepted
+from multimax.convert.watch import Inputs
 from multimax.reweight import Reweighting
 
 __all__ = ["Conversion", "convert"]
@@ -41,6 +44,7 @@ class Conversion:
         self.changed, self.left = (), ()
         self._rows: list[tuple[str, str, str]] = []
         self._undo: list[Callable[[], None]] = []
+        self._configurations: dict[int, Any] = {}
 
     def undo(self) -> None:
         """Give the model its softmax back. What the functions learned goes; all other parameters stay as they are.
@@ -59,11 +63,28 @@ class Conversion:
 
     def _install(self, site: Site, function: Reweighting) -> None:
         module = site.module
+        if site.by == "registry":
+            self._set(module, "reweight", function)
+            self._set(module, "config", self._configuration_of(module))
+            return
         stock: Any = type(module)
         module.__class__ = intercepted(stock)
         self._undo.append(lambda: setattr(module, "__class__", stock))
         for name, value in {**site.attributes, "reweight": function}.items():
             self._set(module, name, value)
+
+    def _configuration_of(self, module: nn.Module) -> Any:
+        """A copy of its configuration that names our attention: modules that share it may stay as they are."""
+        config: Any = module.config
+        if id(config) not in self._configurations:
+            self._configurations[id(config)] = copy.deepcopy(config)
+            self._configurations[id(config)]._attn_implementation = _attention_name()
+        return self._configurations[id(config)]
+
+    def _write_down(self, model: Any, site: dict[str, Any]) -> None:
+        """For ``save_pretrained``, so that ``multimax.integrations.transformers.from_pretrained`` finds it."""
+        self._set(model.config, "reweight", site)
+        self._set(model.config, "attn_implementation", _attention_name())
 
     def _avoid_fused_layers(self, model: nn.Module) -> None:
         """In evaluation torch's encoder computes whole layers, softmax and all, unless these say that it cannot."""
@@ -75,7 +96,7 @@ class Conversion:
                 if any(isinstance(attention, Intercepted) for attention in attentions):
                     self._set(module, "use_nested_tensor", False)
 
-    def _set(self, owner: nn.Module, name: str, value: Any) -> None:
+    def _set(self, owner: Any, name: str, value: Any) -> None:
         """Set an attribute, to be undone."""
         before = vars(owner).get(name, _set_by_class)
         setattr(owner, name, value)
@@ -85,7 +106,9 @@ class Conversion:
 _set_by_class = object()
 
 
-def convert(model: nn.Module, name: str, where: Where | None = None, **options: Any) -> Conversion:
+def convert(
+    model: nn.Module, name: str, where: Where | None = None, *, inputs: Inputs | None = None, **options: Any
+) -> Conversion:
     """Replace the softmax of a model's attention, in place, by the function registered as ``name``.
 
     Each module that attends gets one function, with parameters of its own in float32, as its child ``reweight``; they
@@ -97,10 +120,12 @@ def convert(model: nn.Module, name: str, where: Where | None = None, **options: 
     what else is added to scores remains a bias. torch's generator is left as it was.
 
     Args:
-        model: any module; nothing of it runs.
+        model: any module. Its code is read; it does not run, unless ``inputs`` are given.
         name: one of ``multimax.reweight.available()``.
         where: a pattern for the paths of modules, such as ``"encoder.*"`` (``*`` matches dots as well), or a function
             from a path to a bool; None takes every module that attends.
+        inputs: what the model may be called with, a tensor, a tuple or a dict of keywords. It runs once, in evaluation
+            and without gradients, so that what calls torch's attention in ways that cannot be read is found as well.
         options: of the function, see ``multimax.reweight.options(name)``.
 
     Raises:
@@ -112,7 +137,7 @@ def convert(model: nn.Module, name: str, where: Where | None = None, **options: 
     if where is not None and not isinstance(where, str) and not callable(where):
         raise TypeError(f"where must be a pattern or a function from a path to a bool, got {type(where).__name__}")
     per_head = _is_per_head(name, options)
-    sites = find(model)
+    sites = find(model, inputs)
     chosen = [site for site in sites if _matches(where, site.path)]
     _check(model, where, sites, chosen)
     reasons = {site.path: _reason(site, chosen, per_head) for site in sites}
@@ -124,6 +149,8 @@ def convert(model: nn.Module, name: str, where: Where | None = None, **options: 
             if site.path in functions:
                 conversion._install(site, functions[site.path])
         conversion._avoid_fused_layers(model)
+        if hasattr(model, "save_pretrained") and all((s.by == "registry") == (s.path in functions) for s in sites):
+            conversion._write_down(model, {"name": name, **options})
     except BaseException:
         conversion.undo()
         raise
@@ -134,6 +161,11 @@ def convert(model: nn.Module, name: str, where: Where | None = None, **options: 
         for site, reason in zip(sites, reasons.values(), strict=True)
     ]
     return conversion
+
+
+def _attention_name() -> str:
+    """As our attention is registered with transformers, which takes seconds to import."""
+    return importlib.import_module("multimax.integrations.transformers").NAME
 
 
 def _is_per_head(name: str, options: dict[str, Any]) -> bool:
@@ -154,7 +186,7 @@ def _reason(site: Site, chosen: list[Site], per_head: bool) -> str | None:
 def _function(site: Site, model: nn.Module, name: str, options: dict[str, Any]) -> Reweighting:
     function = reweight.create(name, num_heads=site.num_heads, **options)
     placed = next(itertools.chain(site.module.parameters(), site.module.buffers(), model.parameters()), None)
-    return function.to(None if placed is None else placed.device).train(site.module.training)
+    return function.to(None if placed is None else placed.device, torch.float32).train(site.module.training)
 
 
 def _matches(where: Where | None, path: str) -> bool:
@@ -169,7 +201,7 @@ def _check(model: nn.Module, where: Where | None, sites: list[Site], chosen: lis
         raise ValueError(f"no module of {model_name} attends, as far as its code says")
     if not chosen:
         raise ValueError(f"where={where!r} matches none of the modules of {model_name} that attend: {_listed(sites)}")
-    if again := [site for site in chosen if isinstance(site.module, Intercepted)]:
+    if again := [site for site in chosen if isinstance(getattr(site.module, "reweight", None), Reweighting)]:
         raise ValueError(f"{_listed(again)} of {model_name} has been converted already; undo that first")
     if all(site.obstacle for site in chosen):
         reasons = dict.fromkeys(str(site.obstacle) for site in chosen)

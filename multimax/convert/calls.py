@@ -68,7 +68,7 @@ def softmax_of_scores(
     if dim not in (-1, scores.dim() - 1):
         raise NotImplementedError(f"softmax along dimension {dim} of {scores.dim()} cannot be replaced, only the last")
     live = scores > floor
-    return reweight(scores.where(live, 0).to(dtype or scores.dtype), live)
+    return reweight(scores.where(live, 0).to(dtype or scores.dtype), mask=live)
 
 
 def multi_head_attention(
@@ -152,7 +152,7 @@ def multi_head_attention(
     dropout = dropout_p if training else 0.0
     weights = None
     if need_weights:
-        weights = F.dropout(reweight(attention_scores(q, k, bias=bias), live), dropout)
+        weights = F.dropout(reweight(attention_scores(q, k, bias=bias), mask=live), dropout)
         output = weights.to(v.dtype) @ v
         weights = weights.mean(1) if average_attn_weights else weights
         weights = weights if is_batched else weights.squeeze(0)

@@ -1,7 +1,7 @@
 """Which modules of a model attend, and by what: read from the code of their ``forward`` and of what it calls.
 
-Nothing runs. Names in compiled code say what may be called, so a module may be found to call what this model never
-reaches; what it does call is in its own code, or in that of functions and methods named there.
+Nothing runs, unless inputs are given. Names in compiled code say what may be called, so a module may be found to call
+what this model never reaches; what it does call is in its own code, or in that of functions and methods named there.
 """
 
 import functools
@@ -16,6 +16,7 @@ from torch.nn import functional as F
 
 from multimax.convert.calls import MASK_FLOOR
 from multimax.convert.intercept import Intercepted
+from multimax.convert.watch import Inputs, watch
 from multimax.reweight import Reweighting
 
 TORCH_ATTENTION = {"scaled_dot_product_attention", "multi_head_attention_forward"}
@@ -48,9 +49,24 @@ class Site:
     attributes: dict[str, Any] = field(default_factory=dict)
 
 
-def find(model: nn.Module) -> list[Site]:
-    """Every module of ``model`` that attends or may, in the order of its ``named_modules``."""
-    return [site for path, module in model.named_modules() if (site := _site(path, module, model)) is not None]
+def find(model: nn.Module, inputs: Inputs | None = None) -> list[Site]:
+    """Every module of ``model`` that attends or may, in the order of its ``named_modules``.
+
+    With ``inputs`` the model runs once, and what it calls then goes before what its code may call.
+    """
+    sites = {path: _site(path, module, model) for path, module in model.named_modules()}
+    for path, called in ({} if inputs is None else watch(model, inputs)).items():
+        sites[path] = _seen(path, model, sites[path], called)
+    return [site for site in sites.values() if site is not None]
+
+
+def _seen(path: str, model: nn.Module, site: Site | None, called: set[str]) -> Site | None:
+    """``site``, which the code of a module suggests, in the light of what it called."""
+    module = model.get_submodule(path)
+    if "attention" in called and (site is None or site.by == ""):
+        return _by_torch(path, module, model, set())
+    stays = site is None or (site.by == "torch" and not {"fused_attn", "takes_scores"} & site.attributes.keys())
+    return Site(path, module, "", "it takes a softmax of its own") if called == {"softmax"} and stays else site
 
 
 def _site(path: str, module: nn.Module, model: nn.Module) -> Site | None:
@@ -62,20 +78,35 @@ def _site(path: str, module: nn.Module, model: nn.Module) -> Site | None:
         return None
     names = called_names(module)
     if REGISTRY in names:
-        return Site(path, module, "registry")
+        return _by_registry(path, module, model)
     if _is_attend(module):
         return _attend(path, module, model)
     if names & TORCH_ATTENTION:
-        attributes: dict[str, Any] = {}
-        if getattr(module, "fused_attn", True) is False:  # timm's choice between this and a softmax of its own
-            attributes["fused_attn"] = True
-        if (floor := _mask_floor(path, model)) != MASK_FLOOR:
-            attributes["mask_floor"] = floor
-        return Site(path, module, "torch", _obstacle(module, names), _num_heads(path, model), attributes)
+        return _by_torch(path, module, model, names)
     for name in () if isinstance(module, nn.TransformerEncoderLayer) else names & FUSED.keys():
         return Site(path, module, "", f"it attends by {FUSED[name]}")
     own = any(isinstance(child, nn.Softmax) for child in module.children())
     return Site(path, module, "", "its code has a softmax of its own") if own or names & SOFTMAX else None
+
+
+def _by_registry(path: str, module: nn.Module, model: nn.Module) -> Site:
+    """A module of transformers, which looks up the attention that its configuration names."""
+    obstacle = None
+    named = getattr(getattr(module, "config", None), "_attn_implementation", "no attention")
+    if named not in ("sdpa", "eager"):
+        obstacle = f"its configuration names {named}, for which masks are made differently: load it with 'sdpa'"
+    elif hasattr(module, "reweight"):
+        obstacle = "it has an attribute named reweight"
+    return Site(path, module, "registry", obstacle, _num_heads(path, model))
+
+
+def _by_torch(path: str, module: nn.Module, model: nn.Module, names: set[str]) -> Site:
+    attributes: dict[str, Any] = {}
+    if getattr(module, "fused_attn", True) is False:  # timm's choice between this and a softmax of its own
+        attributes["fused_attn"] = True
+    if (floor := _mask_floor(path, model)) != MASK_FLOOR:
+        attributes["mask_floor"] = floor
+    return Site(path, module, "torch", _obstacle(module, names), _num_heads(path, model), attributes)
 
 
 def _obstacle(module: nn.Module, names: set[str]) -> str | None:
@@ -107,10 +138,11 @@ def _attend(path: str, module: nn.Module, model: nn.Module) -> Site:
 
 
 def _num_heads(path: str, model: nn.Module) -> int | None:
-    """As the module says, or the one that it is part of."""
-    for module in reversed(_around(path, model)[-2:]):
+    """As the module says, its configuration, or the module that it is part of."""
+    *outer, module = _around(path, model)
+    for owner in (module, getattr(module, "config", None), *outer[-1:]):
         for name in HEADS:
-            number = getattr(module, name, None)
+            number = getattr(owner, name, None)
             if isinstance(number, int) and not isinstance(number, bool):
                 return number
     return None

@@ -51,15 +51,18 @@ def test_a_family(family: Family):
     # Every function counts, and gives nothing to dead keys.
     for function in functions:
         torch.nn.init.constant_(function.ts, 0.01)
-    seen = []
-    hooks = [f.register_forward_hook(lambda _, args, weights: seen.append((args[1:], weights))) for f in functions]
+    seen: list[tuple[Tensor | None, Tensor]] = []
+
+    def see(_, args, options, weights):
+        seen.append((options.get("mask", args[1] if len(args) > 1 else None), weights))
+
+    hooks = [function.register_forward_hook(see, with_kwargs=True) for function in functions]
     other = output(model, inputs)
     (other * torch.randn_like(other)).sum().backward()
     assert all(function.ts.grad.abs().max() > 0 for function in functions)
     assert len(seen) >= len(functions)
-    for mask, weights in seen:
-        if mask and mask[0] is not None:
-            assert (weights.masked_fill(mask[0], 0) == 0).all()
+    assert any(mask is not None for mask, _ in seen) == family.masked
+    assert all((weights.masked_fill(mask, 0) == 0).all() for mask, weights in seen if mask is not None)
     for hook in hooks:
         hook.remove()
     with torch.no_grad():

@@ -157,3 +157,36 @@ def test_the_number_that_masks_are_filled_with_is_read_as_well():
     assert find(Shifted())[0].attributes == {"mask_floor": -50.0}
     assert find(nn.Sequential(Plain()))[0].attributes == {}
     assert MASK_FLOOR < -100
+
+
+class Hidden(nn.Module):
+    """What it calls stands in none of its code."""
+
+    def __init__(self, name):
+        super().__init__()
+        self.name = name
+
+    def forward(self, x):
+        return globals()[self.name](x)
+
+
+def own_softmax(x):
+    return torch.softmax(x, -1)
+
+
+class Either(nn.Module):
+    def __init__(self, fast):
+        super().__init__()
+        self.fast = fast
+
+    def forward(self, x):
+        return attend(x) if self.fast else (x @ x.mT).softmax(-1) @ x
+
+
+def test_with_inputs_it_is_seen_as_well():
+    model = nn.Sequential(Hidden("attend"), Hidden("own_softmax"), Either(True), Either(False), nn.Linear(4, 4)).train()
+    assert [site.path for site in find(model)] == ["2", "3"]
+    seen = {site.path: (site.by, site.obstacle) for site in find(model, torch.randn(2, 3, 4))}
+    own = ("", "it takes a softmax of its own")
+    assert seen == {"0": ("torch", None), "1": own, "2": ("torch", None), "3": own}
+    assert all(module.training and not module._forward_hooks for module in model.modules())

@@ -1,0 +1,57 @@
+"""Which modules attend and take softmaxes when the model runs: what its code may do, it may not do."""
+
+from collections import defaultdict
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+from multimax.convert.intercept import ANSWERS, SOFTMAX
+
+Inputs = Tensor | tuple[Any, ...] | dict[str, Any]
+
+
+def watch(model: nn.Module, inputs: Inputs) -> dict[str, set[str]]:
+    """What the innermost modules, by path, called: "attention" of torch, "softmax", or neither.
+
+    The model runs once, in evaluation and without gradients, and is left as it was.
+    """
+    seen: dict[str, set[str]] = defaultdict(set)
+    running: list[str] = []
+
+    class Watch(TorchFunctionMode):
+        def __torch_function__(
+            self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
+        ) -> Any:
+            if func in ANSWERS:
+                seen[running[-1]].add("attention")
+            elif func in SOFTMAX:
+                seen[running[-1]].add("softmax")
+            return func(*args, **kwargs or {})
+
+    def enter(path: str) -> Callable[..., None]:
+        def hook(*_: Any) -> None:
+            running.append(path)
+            seen[path] |= set()
+
+        return hook
+
+    hooks = []
+    training = [module for module in model.modules() if module.training]
+    for path, module in model.named_modules():
+        if isinstance(module, nn.Softmax):
+            continue  # it is taken by the module around it
+        hooks.append(module.register_forward_pre_hook(enter(path), prepend=True))
+        hooks.append(module.register_forward_hook(lambda *_: running.pop() and None, always_call=True))
+    arguments = inputs if isinstance(inputs, tuple) else () if isinstance(inputs, dict) else (inputs,)
+    try:
+        with torch.random.fork_rng(), torch.no_grad(), Watch():
+            model.eval()(*arguments, **(inputs if isinstance(inputs, dict) else {}))
+    finally:
+        for hook in hooks:
+            hook.remove()
+        for module in training:
+            module.training = True
+    return dict(seen)
