@@ -11,6 +11,7 @@ from multimax.suite.report.defect_table import defect_table
 from multimax.suite.report.difference_figures import difference_figures
 from multimax.suite.report.figures import figure1_picture, figure1_table, figure2_picture
 from multimax.suite.report.findings import findings_table
+from multimax.suite.report.findings_figures import findings_figures
 from multimax.suite.report.measured_figures import measured_figures, oversmoothing_figures
 from multimax.suite.report.outputs import Output
 from multimax.suite.report.step_overhead import step_overhead
@@ -33,8 +34,9 @@ def all_tables(results: Path) -> Iterator[Output]:
 
 
 def all_figures(results: Path) -> Iterator[Output]:
-    """A figure of each task's differences, those of what was measured, and those of the paper. Raises UserError."""
+    """The findings, each task's differences, what was measured, and the paper's figures. Raises UserError."""
     records, path = read_runs(results / "runs"), results / "claims.yaml"
+    yield from findings_figures(results / "plan.yaml", results / "planned")
     yield from difference_figures(records)
     yield from oversmoothing_figures(records)
     yield from measured_figures(records)

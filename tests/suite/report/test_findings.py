@@ -3,14 +3,16 @@
 import csv
 import math
 import random
+import re
+import shutil
 
 import pytest
 import torch
 import yaml
 from plan_entry import COMPARISON, ENTRY
 
-from multimax.suite.plan import read_plan
-from multimax.suite.planned.table import packed, text
+from multimax.suite.plan import PLAN, read_plan
+from multimax.suite.planned.table import packed, read_table, text
 from multimax.suite.report.findings import Finding, findings, findings_table
 from multimax.suite.report.statistics import holm
 
@@ -163,3 +165,35 @@ def test_the_table_says_what_was_found(tmp_path):
     assert [row["verdict"] for row in rows] == ["supported", "no effect above the margin"]
     assert all(float(row["low"]) < float(row["high"]) for row in rows)
     assert b"| supported |" in output.files[".md"]
+
+
+def test_the_documented_check_gives_the_row_of_the_table(root, monkeypatch):
+    """docs/method.md has it, and it uses nothing of this package but the records."""
+    monkeypatch.chdir(root)
+    (code,) = re.findall(r"```python\n(.*?)```", (root / "docs/method.md").read_text(), re.S)
+    assert "multimax.suite" not in code
+    checked: dict = {}
+    exec(code.replace("99_999", "999"), checked)
+    of = next(of for of in findings(read_plan(root / PLAN), root / "results/planned"))
+    assert (of.comparison.id, of.against) == ("marked_mean", "softmax")
+    assert of.measured[0].gain.n == len(checked["gains"])
+    assert of.measured[0].gain.mean == pytest.approx(sum(checked["gains"]) / len(checked["gains"]))
+
+
+def test_a_record_of_the_repository_that_goes_missing_changes_the_verdicts_of_its_entry_alone(root, tmp_path):
+    plan, folder = read_plan(root / PLAN), root / "results/planned"
+    before = {(of.comparison.id, of.against): of for of in findings(plan, folder)}
+    for missing in (name for name, entry in plan.items() if (folder / f"{name}.csv").exists()):
+        shutil.copytree(folder, tmp_path / missing)
+        rows = read_table(tmp_path / missing / f"{missing}.csv")
+        planned = [row for row in rows if row["plan"]]
+        if not planned:
+            continue
+        rows.remove(planned[0])
+        (tmp_path / missing / f"{missing}.csv").write_text(text(rows))
+        for of in findings(plan, tmp_path / missing):
+            was = before[of.comparison.id, of.against]
+            if of.entry.id != missing:
+                assert (of.verdict, of.measured, of.p) == (was.verdict, was.measured, was.p)
+            elif planned[0]["arm"] in (of.comparison.ours, of.against) and was.measured:
+                assert of.verdict.startswith("not run")

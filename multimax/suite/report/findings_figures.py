@@ -1,0 +1,90 @@
+"""The findings as pictures: all of them in units of their margins, and each by itself."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from textwrap import fill
+
+from multimax.suite.figures.forest import Line, forest
+from multimax.suite.figures.style import style_of
+from multimax.suite.plan import Comparison, read_plan
+from multimax.suite.report.difference_figures import rows
+from multimax.suite.report.findings import Finding, confirming, findings, gain, sources, values_of
+from multimax.suite.report.outputs import Output, picture
+from multimax.suite.report.statistics import Difference
+
+WIDTH = 66  # characters of a title's line
+LINEAR = 2.0  # margins to either side of zero; beyond them the axis of all findings is logarithmic
+
+
+def findings_figures(plan: Path, folder: Path) -> Iterator[Output]:
+    """``findings`` and, of each comparison with a verdict, ``finding_COMPARISON``; none where there is no plan."""
+    if not plan.is_file():
+        return
+    entries, used = read_plan(plan), sources(plan, folder)
+    found = [of for of in findings(entries, folder) if of.measured]
+    if not found:
+        return
+    planned = sum(len(of.controls) for entry in entries.values() for of in entry.comparisons)
+    runs = {name: confirming(entry, folder) for name, entry in entries.items()}
+    yield all_findings(found, planned, runs, used)
+    for of in found:
+        if of.against == of.comparison.controls[0]:
+            yield one_finding(of, runs[of.entry.id], used)
+
+
+Runs = Mapping[tuple[str, int], Mapping[str, str]]
+
+
+def all_findings(found: Sequence[Finding], planned: int, runs: Mapping[str, Runs], used: Sequence[Path]) -> Output:
+    """A line for each comparison, control and measure: the effect in units of the margin."""
+    groups: dict[str, list[Line]] = {}
+    for of in found:
+        for each in of.measured:
+            label = f"{style_of(of.against).label}: {of.verdict.partition(':')[0]}"
+            values = values_of(of.comparison, each.measure, runs[of.entry.id])
+            several = f" ({each.measure})" if len(of.measured) > 1 else ""
+            drawn = line(label, of.against, of.comparison, values, each.gain, each.margin)
+            groups.setdefault(of.comparison.claim + several, []).append(drawn)
+    title = f"What MultiMax gains on each function, in margins: {len(found)} of {planned} planned tests have run"
+    drawing = forest(
+        groups, title, "effect / margin, with each seed's; better to the right, logarithmic beyond the band"
+    )
+    (axes,) = drawing.axes
+    axes.set_xscale("symlog", linthresh=LINEAR)
+    axes.xaxis.set_major_formatter("{x:g}")
+    axes.axvspan(-1, 1, color="0.94", zorder=-1)
+    return picture("findings", drawing, rows(groups), sources=used)
+
+
+def one_finding(of: Finding, runs: Runs, used: Sequence[Path]) -> Output:
+    """``ours`` against every arm that has run, in each measure; the band is the margin."""
+    groups: dict[str, list[Line]] = {}
+    for each in of.measured:
+        values = values_of(of.comparison, each.measure, runs)
+        gains = {arm: gain(of.comparison, values, arm) for arm in of.entry.rates if arm != of.comparison.ours}
+        groups[each.measure] = [
+            line(style_of(arm).label, arm, of.comparison, values, found)
+            for arm, found in gains.items()
+            if found is not None and found.n == len(of.entry.seeds)
+        ]
+    title = fill(f"{of.comparison.claim}: {of.verdict.partition(':')[0]}", WIDTH)
+    unit = "ln " if of.comparison.scale == "log" else ""
+    drawing = forest(groups, title, f"what MultiMax gains in {unit}{' and '.join(groups)}; better to the right")
+    margin = min(of.comparison.margins.values())
+    drawing.axes[0].axvspan(-margin, margin, color="0.94", zorder=-1)
+    return picture(f"finding_{of.comparison.id}", drawing, rows(groups), sources=used)
+
+
+def line(
+    label: str,
+    arm: str,
+    comparison: Comparison,
+    values: Mapping[str, Mapping[int, float]],
+    found: Difference,
+    unit: float = 1.0,
+) -> Line:
+    sign = 1 if comparison.better == "higher" else -1
+    pairs = [sign * (values[comparison.ours][seed] - values[arm][seed]) / unit for seed in found.seeds]
+    assert found.interval is not None
+    low, high = found.interval
+    return Line(label, arm, pairs, found.mean / unit, (low / unit, high / unit))
