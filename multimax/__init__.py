@@ -11,10 +11,10 @@ This much needs torch alone. ``multimax.suite`` has the experiments of the paper
 """
 
 from multimax import reweight
-from multimax.attention import attention
+from multimax.attention import attention, attention_weights
 from multimax.convert import convert
 from multimax.output_layer import linear_cross_entropy
 
-__all__ = ["__version__", "attention", "convert", "linear_cross_entropy", "reweight"]
+__all__ = ["__version__", "attention", "attention_weights", "convert", "linear_cross_entropy", "reweight"]
 
 __version__ = "0.1.0"

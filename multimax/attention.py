@@ -1,25 +1,28 @@
 """Scaled dot-product attention with any reweighting.
 
-    scores  = query @ key^T * scale (+ bias)
+    scores  = query @ key^T * scale
+    scores  = softcap * tanh(scores / softcap) + bias    # each if given
     weights = reweight(scores, mask)
     output  = dropout(weights) @ value
 
 The mask never enters the scores: it is handed to the reweighting, which alone knows what a missing entry means for it
 (an ev-softmax whose mean runs over -inf, say, is softmax under another name).
 
-There are several ways to compute it: ``multimax.attention_backends``. "reference" is the three lines above and takes
-any call; the others agree with it up to rounding, and take those within their limits.
+There are several ways to compute it: ``multimax.attention_backends``. "reference" is the lines above and takes any
+call; the others agree with it up to rounding, and say of each call whether they can serve it.
 """
 
 import math
 from collections.abc import Callable
 from dataclasses import replace
 from types import FunctionType
+from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
-from multimax.attention_backends import BACKENDS, Backend, Call, attend_to_live, attention_scores
+from multimax.attention_backends import BACKENDS, Backend, Call, attend_to_live, attention_scores, weigh
 from multimax.formulas.rows import autocast_dtype, check_floating, check_mask
 from multimax.formulas.torch_private import is_readable
 from multimax.reweight import Reweighting, create, entmax15, evsoftmax, softmax, sparsemax
@@ -30,7 +33,7 @@ MODULES: dict[Callable[..., Tensor], Reweighting] = {
     f: create(f.__name__) for f in (softmax, sparsemax, entmax15, evsoftmax)
 }
 
-__all__ = ["BACKENDS", "attention", "attention_path", "attention_scores"]
+__all__ = ["BACKENDS", "attention", "attention_path", "attention_scores", "attention_weights"]
 
 
 def attention(
@@ -43,10 +46,17 @@ def attention(
     causal: bool = False,
     bias: Tensor | None = None,
     scale: float | None = None,
+    softcap: float | None = None,
+    sink: Tensor | None = None,
+    window: int | None = None,
     dropout: float = 0.0,
     backend: str | None = None,
 ) -> Tensor:
     """Attention output [..., heads, queries, value_dim] in the dtype of ``value``.
+
+    Sequences of several lengths are padded, and the mask says what is live:
+    ``mask = (torch.arange(keys) < lengths[:, None])[:, None, None]``. Packed ones need a mask as well, that of
+    which query and key belong to one sequence; nested tensors are refused.
 
     A query that may attend to no key gets zeros. What a key holds reaches, be it NaN, no query that may not attend to
     it, neither outputs nor gradients. On a GPU, and in a traced graph, that is so for keys that no query may attend to
@@ -57,6 +67,8 @@ def attention(
     Args:
         query: floating point [..., heads, queries, dim].
         key: [..., heads, keys, dim] in the dtype of ``query``, unless autocast is on; leading dimensions broadcast.
+            There may be fewer heads than of the query (grouped heads): where they divide those, each serves as many
+            consecutive heads of the query.
         value: [..., heads, keys, value_dim] likewise.
         reweight: a ``Reweighting``, or a function f(scores, mask=...) that keeps its contract. ``softmax``,
             ``sparsemax``, ``entmax15`` and ``evsoftmax`` are as fast as their modules.
@@ -65,6 +77,11 @@ def attention(
         bias: a term of the scores that broadcasts to them, such as that of relative positions. It is no mask: it should
             be finite where the mask is True, and may hold anything where it is False.
         scale: of the scores without the bias; dim ** -0.5 if None.
+        softcap: bounds the scaled products of query and key, before the bias is added, as in Gemma 2; above 0.
+        sink: floating point [heads] or one element: the score of one more key, always live, whose value is zero
+            (gpt-oss). What weight it takes is missing from the others'.
+        window: query i attends only to keys j with abs(i - j) < window; with ``causal`` these are its own and the
+            window - 1 before.
         dropout: probability of dropping a weight, at least 0 and below 1; pass 0 outside training.
         backend: one of ``BACKENDS`` or of the function's own, or None for the one that ``attention_path`` names. Only
             "reference" and "blocked" can be differentiated more than once.
@@ -73,7 +90,7 @@ def attention(
         TypeError, ValueError: an argument that does not fit, in one line that names it, before anything is computed; an
             unknown backend, or one that cannot serve this call.
     """
-    call = _call(query, key, value, reweight, mask, causal, bias, scale, dropout)
+    call = _call(query, key, value, reweight, mask, causal, bias, scale, softcap, sink, window, dropout)
     chosen = _chosen(call, backend)
     if call.mask is None and not call.causal:
         return chosen.run(call)
@@ -85,24 +102,33 @@ def attention(
     return chosen.run(call) if math.isfinite(sum(norms)) else attend_to_live(_without_dead(call))
 
 
+def attention_weights(
+    query: Tensor, key: Tensor, reweight: Callable[..., Tensor], mask: Tensor | None = None, **options: Any
+) -> Tensor:
+    """The weights [..., heads, queries, keys] with which ``attention`` sums the values, without dropout.
+
+    Args:
+        query, key, reweight, mask: as of ``attention``.
+        options: its ``causal``, ``bias``, ``scale``, ``softcap``, ``sink`` and ``window``.
+    """
+    call = _call(query, key, key, reweight, mask, **options)
+    return F.pad(weigh(call), (0, key.shape[-2] - call.key.shape[-2]))
+
+
 def attention_path(
     query: Tensor,
     key: Tensor,
     value: Tensor,
     reweight: Callable[..., Tensor],
     mask: Tensor | None = None,
-    *,
-    causal: bool = False,
-    bias: Tensor | None = None,
-    scale: float | None = None,
-    dropout: float = 0.0,
+    **options: Any,
 ) -> str:
-    """The backend that ``attention`` takes for these arguments if it is not told one.
+    """The backend that ``attention`` takes for these arguments, which are its own, if it is not told one.
 
     Softmax takes "sdpa" wherever it can. Others take one of the kernels where it pays, unless ``multimax.kernels`` is
     set to "eager".
     """
-    return _chosen(_call(query, key, value, reweight, mask, causal, bias, scale, dropout), None).name
+    return _chosen(_call(query, key, value, reweight, mask, **options), None).name
 
 
 def _chosen(call: Call, name: str | None) -> Backend:
@@ -128,10 +154,13 @@ def _call(
     value: Tensor,
     reweight: Callable[..., Tensor],
     mask: Tensor | None,
-    causal: bool,
-    bias: Tensor | None,
-    scale: float | None,
-    dropout: float,
+    causal: bool = False,
+    bias: Tensor | None = None,
+    scale: float | None = None,
+    softcap: float | None = None,
+    sink: Tensor | None = None,
+    window: int | None = None,
+    dropout: float = 0.0,
 ) -> Call:
     """The arguments, or what is wrong with them in one line."""
     if not callable(reweight):
@@ -142,6 +171,8 @@ def _call(
     check_number("dropout", dropout)
     if not 0 <= dropout < 1:
         raise ValueError(f"dropout must be at least 0 and below 1, got {dropout}")
+    _check_tensors(query, key, value)
+    key, value = (_per_query_head(query, t) for t in (key, value))
     shape = _scores_shape(query, key, value)
     if scale is None:
         scale = query.shape[-1] ** -0.5 if query.shape[-1] else 1.0
@@ -150,17 +181,25 @@ def _call(
         check_mask(mask, shape, query.device)
     if bias is not None:
         _check_bias(bias, query, shape)
+    if softcap is not None:
+        check_number("softcap", softcap)
+        if softcap <= 0:
+            raise ValueError(f"softcap must be above 0, got {softcap}")
+    if sink is not None:
+        check_floating("sink", sink, query.device)
+        if sink.dim() > 1 or sink.numel() not in (1, shape[-3] if len(shape) > 2 else 1):
+            raise ValueError(f"sink of shape {tuple(sink.shape)} is neither one element nor one per head of the query")
+    if window is not None:
+        mask = _within(window, shape, mask, query.device)
     if causal and key.shape[-2] > query.shape[-2]:
         key, value, mask, bias = _without_keys_behind(query.shape[-2], key, value, mask, bias)
     reweight = MODULES.get(reweight, reweight) if isinstance(reweight, FunctionType) else reweight
     row_kernel = reweight.row_kernel() if may_bypass(reweight, "row_kernel") else None
-    return Call(query, key, value, reweight, row_kernel, mask, bias, causal, scale, dropout)
+    return Call(query, key, value, reweight, row_kernel, mask, bias, causal, scale, softcap, sink, dropout)
 
 
-def _scores_shape(query: Tensor, key: Tensor, value: Tensor) -> torch.Size:
-    """[..., heads, queries, keys], if the three fit together."""
-    tensors = {"query": query, "key": key, "value": value}
-    for name, tensor in tensors.items():
+def _check_tensors(query: Tensor, key: Tensor, value: Tensor) -> None:
+    for name, tensor in {"query": query, "key": key, "value": value}.items():
         check_floating(name, tensor)
         if tensor.dim() < 2:
             raise ValueError(f"{name} must be [..., length, dim], got {tuple(tensor.shape)}")
@@ -172,25 +211,44 @@ def _scores_shape(query: Tensor, key: Tensor, value: Tensor) -> torch.Size:
         raise ValueError(f"query and key must have one dim, got {query.shape[-1]} and {key.shape[-1]}")
     if value.shape[-2] != key.shape[-2]:
         raise ValueError(f"key and value must have one length, got {key.shape[-2]} and {value.shape[-2]}")
+
+
+def _per_query_head(query: Tensor, tensor: Tensor) -> Tensor:
+    """A key or value of grouped heads, each repeated for the consecutive heads of the query that it serves."""
+    if min(query.dim(), tensor.dim()) < 3:
+        return tensor
+    heads, groups = query.shape[-3], tensor.shape[-3]
+    if heads == groups or groups == 0 or heads % groups:
+        return tensor
+    sizes = (*tensor.shape[:-2], heads // groups, *tensor.shape[-2:])
+    return tensor.unsqueeze(-3).expand(sizes).flatten(-4, -3)
+
+
+def _scores_shape(query: Tensor, key: Tensor, value: Tensor) -> torch.Size:
+    """[..., heads, queries, keys], if batches and heads broadcast."""
     leading = query.shape[:-2]
     if not key.shape[:-2] == leading == value.shape[:-2]:
-        leading = _leading(tensors)
+        try:
+            leading = torch.broadcast_shapes(leading, key.shape[:-2], value.shape[:-2])
+        except RuntimeError:
+            shapes = ", ".join(
+                f"{name} {tuple(t.shape)}" for name, t in {"query": query, "key": key, "value": value}.items()
+            )
+            raise ValueError(
+                f"the batches and heads of query, key and value neither broadcast nor group: {shapes}"
+            ) from None
     return torch.Size((*leading, query.shape[-2], key.shape[-2]))
 
 
-def _leading(tensors: dict[str, Tensor]) -> torch.Size:
-    """The dimensions before length and dim, broadcast."""
-    try:
-        return torch.broadcast_shapes(*(t.shape[:-2] for t in tensors.values()))
-    except RuntimeError:
-        shapes = ", ".join(f"{name} {tuple(t.shape)}" for name, t in tensors.items())
-    heads, of_keys = (t.shape[-3] if t.dim() > 2 else 1 for t in (tensors["query"], tensors["key"]))
-    if heads % of_keys == 0 and heads > of_keys:
-        raise ValueError(
-            f"key and value have {of_keys} heads, query has {heads}: grouped heads are not served; repeat them with "
-            f"key.repeat_interleave({heads // of_keys}, dim=-3)"
-        )
-    raise ValueError(f"the batches and heads of query, key and value do not broadcast: {shapes}")
+def _within(window: int, shape: torch.Size, mask: Tensor | None, device: torch.device) -> Tensor:
+    """``mask`` and what the window asks besides."""
+    if isinstance(window, bool) or not isinstance(window, int | torch.SymInt):
+        raise TypeError(f"window must be an int or None, got {type(window).__name__}")
+    if window < 1:
+        raise ValueError(f"window must be at least 1, got {window}")
+    queries, keys = (torch.arange(n, device=device) for n in shape[-2:])
+    near = (queries[:, None] - keys).abs() < window
+    return near if mask is None else near & mask
 
 
 def _check_bias(bias: Tensor, query: Tensor, shape: torch.Size) -> None:

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from multimax import kernels
-from multimax.formulas.rows import autocast_dtype
+from multimax.formulas.rows import autocast_dtype, per_head
 from multimax.formulas.torch_private import is_transformed
 from multimax.kernels import adasplash
 from multimax.kernels.attention import blocked_attention, kernel_arguments
@@ -52,6 +52,8 @@ class Call:
     bias: Tensor | None
     causal: bool
     scale: float
+    softcap: float | None
+    sink: Tensor | None
     dropout: float
 
     def whole_mask(self) -> Tensor | None:
@@ -69,6 +71,11 @@ class Call:
 
     def in_half(self, device: str) -> bool:
         return self.query.dtype.itemsize < 4 or torch.is_autocast_enabled(device)
+
+    def beyond_products(self) -> str | None:
+        """The sentence for a backend whose scores are products of query and key and nothing else, or None."""
+        extras = {"bias": self.bias, "softcap": self.softcap, "sink": self.sink}
+        return next((f"it takes no {name}" for name, extra in extras.items() if extra is not None), None)
 
     def not_for(self, functions: str) -> str:
         """The sentence for a backend that has no kernel for ``reweight``."""
@@ -92,7 +99,7 @@ class Backend(Protocol):
 
 
 class Reference:
-    """Three tensor operations, for any call. It holds all scores, and differentiates as often as the function does."""
+    """Tensor operations, for any call. It holds all scores, and differentiates as often as the function does."""
 
     name = "reference"
 
@@ -103,11 +110,29 @@ class Reference:
         return True
 
     def run(self, call: Call) -> Tensor:
-        scores = attention_scores(call.query, call.key, bias=call.bias, scale=call.scale)
-        weights = call.reweight(scores, mask=call.whole_mask())
+        weights = weigh(call)
         if call.dropout:
             weights = F.dropout(weights, call.dropout)
         return weights @ call.value
+
+
+def weigh(call: Call) -> Tensor:
+    """The weights of a call, [..., heads, queries, keys]."""
+    return _reweigh(call, _scores(call, call.query, call.key), call.whole_mask())
+
+
+def _scores(call: Call, query: Tensor, key: Tensor) -> Tensor:
+    return attention_scores(query, key, bias=call.bias, scale=call.scale, softcap=call.softcap)
+
+
+def _reweigh(call: Call, scores: Tensor, mask: Tensor | None) -> Tensor:
+    """Weights of the keys, beside a key more for the sink."""
+    if call.sink is None:
+        return call.reweight(scores, mask=mask)
+    sink = per_head("sink", call.sink, scores).to(scores.dtype).expand(*scores.shape[:-1], 1)
+    if mask is not None:
+        mask = F.pad(mask.expand(torch.broadcast_shapes(mask.shape, scores.shape[-1:])), (0, 1), value=True)
+    return call.reweight(torch.cat([scores, sink], -1), mask=mask)[..., :-1]
 
 
 def attend_to_live(call: Call) -> Tensor:
@@ -119,10 +144,11 @@ def attend_to_live(call: Call) -> Tensor:
     live = call.whole_mask()
     assert live is not None
     tensors = (call.query, call.key, call.value)
-    query, key, value = (t.where(t.isfinite().all(-1, keepdim=True), 0) for t in tensors)
-    scores = attention_scores(query, key, bias=call.bias, scale=call.scale)
-    met = attention_scores(call.query, call.key, bias=call.bias, scale=call.scale).detach()
-    weights = call.reweight(met.where(~met.isfinite() & live, scores), mask=live)
+    finite = [t.isfinite().all(-1, keepdim=True) for t in tensors]
+    query, key, value = (t.where(rows, 0) for t, rows in zip(tensors, finite, strict=True))
+    met = _scores(call, call.query, call.key).detach()
+    touched = ~(finite[0] & finite[1].mT) & live
+    weights = _reweigh(call, met.where(touched, _scores(call, query, key)), live)
     if call.dropout:
         weights = F.dropout(weights, call.dropout)
     hit = (weights != 0).to(value.dtype) @ (~call.value.isfinite()).to(value.dtype) > 0
@@ -135,8 +161,8 @@ class Sdpa:
     name = "sdpa"
 
     def obstacle(self, call: Call) -> str | None:
-        if call.bias is not None:
-            return "it takes no bias"
+        if reason := call.beyond_products():
+            return reason
         if not isinstance(call.row_kernel, Softmax):
             return call.not_for("softmax")
         return "it has no forward-mode derivative" if is_transformed() else None
@@ -161,8 +187,8 @@ class Blocked:
 
     def obstacle(self, call: Call) -> str | None:
         query, key, value = call.query, call.key, call.value
-        if call.bias is not None:
-            return "it takes no bias"
+        if reason := call.beyond_products():
+            return reason
         if call.dropout:
             return "it has no dropout"
         if call.row_kernel is None:
@@ -196,8 +222,8 @@ class Flash:
     name = "flash"
 
     def obstacle(self, call: Call) -> str | None:
-        if call.bias is not None:
-            return "it takes no bias"
+        if reason := call.beyond_products():
+            return reason
         if not isinstance(call.row_kernel, MultiMax | Softmax):
             return call.not_for("MultiMax and softmax")
         return flash.supports(*call.factors(), call.mask, dropout=call.dropout)
@@ -220,8 +246,8 @@ class AdaSplash:
     name = "adasplash"
 
     def obstacle(self, call: Call) -> str | None:
-        if call.bias is not None:
-            return "it takes no bias"
+        if reason := call.beyond_products():
+            return reason
         if not isinstance(call.row_kernel, Entmax):
             return call.not_for("entmax")
         return adasplash.supports(*call.factors(), call.row_kernel.alpha, call.mask, dropout=call.dropout)
@@ -245,12 +271,21 @@ def _pays_on_gpu(call: Call) -> bool:
 BACKENDS: dict[str, Backend] = {b.name: b for b in (Sdpa(), Blocked(), Flash(), AdaSplash(), Reference())}
 
 
-def attention_scores(query: Tensor, key: Tensor, *, bias: Tensor | None = None, scale: float | None = None) -> Tensor:
+def attention_scores(
+    query: Tensor,
+    key: Tensor,
+    *,
+    bias: Tensor | None = None,
+    scale: float | None = None,
+    softcap: float | None = None,
+) -> Tensor:
     """Scores [..., heads, queries, keys] of query [..., heads, queries, dim] and key [..., heads, keys, dim].
 
     ``bias`` is a finite term that belongs to the scores, such as that of relative positions; ``scale`` defaults to
-    ``dim ** -0.5`` and does not touch the bias.
+    ``dim ** -0.5``. Neither it nor ``softcap``, the bound of the scaled products, touches the bias.
     """
     scale = query.shape[-1] ** -0.5 if scale is None else scale
     scores = (query * scale) @ key.transpose(-2, -1)
+    if softcap is not None:
+        scores = softcap * torch.tanh(scores / softcap)
     return scores if bias is None else scores + bias

@@ -85,7 +85,9 @@ def test_the_library_knows_nothing_of_the_suite(root):
 
 def test_the_public_names():
     """To take one away, or to rename it, breaks somebody's program."""
-    assert set(multimax.__all__) == {"__version__", "attention", "convert", "linear_cross_entropy", "reweight"}
+    assert set(multimax.__all__) == {
+        *("__version__", "attention", "attention_weights", "convert", "linear_cross_entropy", "reweight"),
+    }
     assert set(reweight.__all__) == {
         *("softmax", "sparsemax", "entmax15", "entmax", "evsoftmax", "multimax", "seglu"),
         *("Softmax", "Sparsemax", "Entmax15", "Entmax", "EvSoftmax", "MultiMax", "Temperature", "Reweighting"),

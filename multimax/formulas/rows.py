@@ -67,10 +67,10 @@ def check_dense(name: str, tensor: Tensor) -> None:
     if not isinstance(tensor, Tensor):
         raise TypeError(f"{name} must be a tensor, got {type(tensor).__name__}")
     if tensor.layout is not torch.strided or tensor.is_nested:
-        kind = "a nested" if tensor.is_nested else f"a {tensor.layout}"
-        raise TypeError(
-            f"{name} must be a dense tensor, got {kind} one; convert it with .to_padded_tensor or .to_dense"
-        )
+        kind, hint = f"a {tensor.layout}", "convert it with .to_dense"
+        if tensor.is_nested:
+            kind, hint = "a nested", "pad it with .to_padded_tensor and pass a bool mask of what is live"
+        raise TypeError(f"{name} must be a dense tensor, got {kind} one; {hint}")
 
 
 def along(dim: int, weigh: Callable[[Tensor, Tensor | None], Tensor], scores: Tensor, mask: Tensor | None) -> Tensor:

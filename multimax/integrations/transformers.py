@@ -1,0 +1,213 @@
+"""Hugging Face's transformers with any reweighting in their attention.
+
+    Llama = reweighted(LlamaForCausalLM, "multimax")      # a subclass: from_config, from_pretrained, save_pretrained
+    model = from_pretrained(AutoModelForCausalLM, path)   # what such a model saved
+
+transformers' models look their attention up by name, and hand over the module that asks: ``attend``, registered as
+"multimax", calls the reweighting that hangs there as ``module.reweight``. Its parameters are in the state dict and in
+float32. The function and its options are in ``config.json`` as ``"reweight"``, beside ``"attn_implementation":
+"multimax"``, for which transformers without this module refuses the checkpoint. docs/transformers.md has more.
+"""
+
+import copy
+import inspect
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import AttentionInterface, AttentionMaskInterface, AutoConfig, PretrainedConfig, PreTrainedModel
+from transformers.masking_utils import sdpa_mask
+from transformers.utils.output_capturing import _active_collector
+
+from multimax import reweight
+from multimax.attention import attention, attention_weights
+from multimax.integrations.sites import Site
+from multimax.reweight import Reweighting
+
+NAME = "multimax"
+"""Our ``attn_implementation``."""
+
+HIDDEN = -50.0
+"""Additive masks hide an entry with -inf, the lowest number of a dtype or, Swin, -100. No learned bias gets as far as
+this, and softmax at it gives 2e-22; MultiMax would lift such entries where its t is above 0."""
+
+_FOR_CONFIG = ("cache_dir", "force_download", "local_files_only", "revision", "subfolder", "token", "trust_remote_code")
+
+
+def attend(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    scaling: float | None = None,
+    dropout: float = 0.0,
+    is_causal: bool | None = None,
+    position_bias: Tensor | None = None,
+    softcap: float | None = None,
+    s_aux: Tensor | None = None,
+    **extra: Any,
+) -> tuple[Tensor, Tensor | None]:
+    """transformers' attention function: [batch, queries, heads, dim], and the weights if they are recorded.
+
+    Windows and packed sequences are in ``attention_mask``, which is bool or None, as their ``sdpa_mask`` makes it; a
+    floating-point one, of a model that makes its own, is taken apart into a mask and a bias.
+
+    Raises:
+        ValueError: no reweighting hangs at ``module``, or packed sequences come without a mask.
+    """
+    function = _reweighting_of(module)
+    packed = extra.get("cu_seq_lens_q")
+    if attention_mask is None and packed is not None and packed.numel() > 2:
+        raise ValueError("packed sequences need position_ids, from which transformers makes their mask; pass them")
+    is_causal = getattr(module, "is_causal", True) if is_causal is None else is_causal
+    mask, bias = attention_mask, position_bias
+    if mask is not None and mask.dtype != torch.bool:
+        live = mask > HIDDEN
+        bias = mask.where(live, 0) if bias is None else bias + mask.where(live, 0)
+        mask = live
+    options: dict[str, Any] = {
+        "causal": query.shape[2] > 1 and mask is None and is_causal,
+        "bias": None if bias is None else bias.to(query.dtype),
+        "scale": scaling,
+        "softcap": softcap,
+        "sink": s_aux,
+    }
+    output = attention(query, key, value, function, mask, dropout=dropout, **options)
+    weights = attention_weights(query, key, function, mask, **options) if _are_recorded(extra) else None
+    return output.transpose(1, 2).contiguous(), weights
+
+
+AttentionInterface.register(NAME, attend)
+AttentionMaskInterface.register(NAME, sdpa_mask)
+
+
+def _reweighting_of(module: nn.Module) -> Reweighting:
+    function = getattr(module, "reweight", None)
+    if function is None:
+        raise ValueError(
+            f"{type(module).__name__} has no reweighting; load the model with "
+            "multimax.integrations.transformers.from_pretrained, or make its class with reweighted"
+        )
+    if hasattr(function, "modules_to_save"):  # PEFT keeps a copy for each adapter
+        adapters = {} if function.disable_adapters else function.modules_to_save
+        active = [name for name in function.active_adapters if name in adapters]
+        return adapters[active[0]] if active else function.original_module
+    return function
+
+
+def _are_recorded(extra: dict[str, Any]) -> bool:
+    """Whether someone asked for ``output_attentions``: an argument in some models, a collector around others."""
+    return bool(extra.get("output_attentions")) or any("attentions" in key for key in _active_collector.get() or ())
+
+
+def attention_modules(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    """The modules of a model, with their paths, that look their attention function up in transformers' registry."""
+    kinds = {kind for kind in map(type, model.modules()) if not issubclass(kind, PreTrainedModel)}
+    asking = {kind for kind in kinds if _looks_up(kind)}
+    return ((path, module) for path, module in model.named_modules() if type(module) in asking)
+
+
+def _looks_up(kind: type[nn.Module]) -> bool:
+    functions = (inspect.unwrap(function) for _, function in inspect.getmembers(kind, inspect.isfunction))
+    return any("ALL_ATTENTION_FUNCTIONS" in function.__code__.co_names for function in functions)
+
+
+def create_for(module: nn.Module, site: Site) -> Reweighting:
+    """The reweighting of a site, ``{"name": name, **options}``, for an attention module; parameters in float32."""
+    names = ("num_heads", "num_attention_heads", "n_heads", "n_head")
+    heads = [getattr(owner, name, None) for owner in (module, getattr(module, "config", None)) for name in names]
+    default = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float32)
+    try:
+        return reweight.create(**site, num_heads=next((n for n in heads if isinstance(n, int)), None))
+    finally:
+        torch.set_default_dtype(default)
+
+
+def reweighted(model_class: type[PreTrainedModel], name: str, **options: Any) -> type[Any]:
+    """A subclass of ``model_class`` whose attention reweights with ``name``, with one set of parameters for each layer.
+
+    Its ``from_pretrained`` takes checkpoints of ``model_class`` as well, and draws the function's parameters then.
+    All others, and torch's generator, are as without it.
+
+    Args:
+        model_class: a class of transformers, such as ``LlamaForCausalLM``; none of the auto classes.
+        name, options: as of ``multimax.reweight.create``.
+
+    Raises:
+        TypeError, ValueError: an unknown name or option; later, where a model is built: its attention does not look up
+            the function to use (Bloom, Falcon, DeBERTa-v2, ...), or its configuration has another reweighting.
+    """
+    reweight.create(name, **options)  # which refuses what is wrong before a model is built
+    site = {"name": name, **options}
+    if not (isinstance(model_class, type) and issubclass(model_class, PreTrainedModel)):
+        raise TypeError(f"model_class must be a class of models, such as LlamaForCausalLM, got {model_class!r}")
+
+    class Reweighted(model_class):  # type: ignore[misc, valid-type]
+        _keep_in_fp32_modules_strict = {*(model_class._keep_in_fp32_modules_strict or ()), "reweight"}
+
+        def __init__(self, config: PretrainedConfig, *args: Any, **kwargs: Any) -> None:
+            config = copy.deepcopy(config)
+            if getattr(config, "reweight", site) != site:
+                raise ValueError(f"the model was saved with {config.reweight}, its class is for {site}")
+            config.reweight, config.attn_implementation, config._attn_implementation = site, NAME, NAME
+            super().__init__(config, *args, **kwargs)
+            with torch.random.fork_rng(devices=[]):
+                modules = [module for _, module in attention_modules(self)]
+                for module in modules:
+                    module.reweight = create_for(module, site)
+            if not modules:
+                raise ValueError(
+                    f"{model_class.__name__} computes attention in a way of its own, which nothing can swap"
+                )
+
+        def _get_name(self) -> str:  # by which Trainer knows that labels are shifted
+            return model_class.__name__
+
+        @classmethod
+        def from_config(cls, config: PretrainedConfig, **kwargs: Any) -> Any:
+            return cls._from_config(config, **kwargs)
+
+        @classmethod
+        def from_pretrained(cls, *args: Any, output_loading_info: bool = False, **kwargs: Any) -> Any:
+            model, info = super().from_pretrained(*args, output_loading_info=True, **kwargs)
+            _draw(model, info["missing_keys"], site)
+            return (model, info) if output_loading_info else model
+
+    Reweighted.__name__ = Reweighted.__qualname__ = f"Reweighted{model_class.__name__}"
+    Reweighted.__module__ = model_class.__module__  # whose source transformers reads
+    return Reweighted
+
+
+def _draw(model: nn.Module, missing: set[str], site: Site) -> None:
+    """Draw parameters that a checkpoint lacks: transformers' initialisation leaves them as the memory was."""
+    with torch.random.fork_rng(devices=[]):
+        for path, module in attention_modules(model):
+            function = module.get_submodule("reweight")
+            if any(f"{path}.reweight.{name}" in missing for name in function.state_dict()):
+                function.load_state_dict(create_for(module, site).state_dict())
+
+
+def from_pretrained(model_class: Any, path: str, *args: Any, **kwargs: Any) -> Any:
+    """Load what a reweighted model saved, with the function that its ``config.json`` names.
+
+    Args:
+        model_class: a class of models or one of transformers' auto classes.
+        path, args, kwargs: as of its ``from_pretrained``.
+
+    Raises:
+        ValueError: the checkpoint names no function.
+    """
+    config = kwargs.pop("config", None) or AutoConfig.from_pretrained(
+        path, **{name: kwargs[name] for name in _FOR_CONFIG if name in kwargs}
+    )
+    site = getattr(config, "reweight", None)
+    if site is None:
+        raise ValueError(f"{path} names no reweighting; choose one: reweighted(MODEL_CLASS, NAME).from_pretrained(...)")
+    if not issubclass(model_class, PreTrainedModel):
+        found = model_class._model_mapping[type(config)]
+        saved = {f"Reweighted{each.__name__}": each for each in (found if isinstance(found, tuple) else (found,))}
+        model_class = saved.get((config.architectures or [""])[0], next(iter(saved.values())))
+    return reweighted(model_class, **site).from_pretrained(path, *args, config=config, **kwargs)
