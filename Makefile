@@ -2,7 +2,7 @@ PYTHON ?= python3.11
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: help demo results test test-slow test-gpu sanitize bench setup wheel lint lock clean
+.PHONY: help demo results test test-slow test-gpu sanitize bench setup wheel docs lint lock clean
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*##' Makefile | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -66,6 +66,9 @@ wheel: setup ## dist/*.whl with the configurations and the compiled kernels: use
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt 'setuptools>=77' wheel
 	rm -rf build  # setuptools would carry what was removed since
 	MULTIMAX_WHEEL_KERNELS=1 $(BIN)/python -m pip wheel --quiet --disable-pip-version-check --no-build-isolation --no-deps -w dist .
+
+docs: setup ## the documentation as a site, docs/_build/html/index.html
+	$(BIN)/python -m sphinx -W --keep-going -q -b html docs docs/_build/html
 
 lint: setup ## ruff and mypy
 	$(BIN)/ruff check .

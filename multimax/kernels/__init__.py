@@ -1,4 +1,4 @@
-"""Fast paths behind the reweighting functions, and the choice between them and plain tensor operations.
+"""Fast paths behind the reweighting functions, and the choice between them and plain tensor operations::
 
     from multimax import kernels
 

@@ -1,0 +1,47 @@
+"""Sphinx's configuration: `make docs` builds the pages into docs/_build/html, and a warning is an error."""
+
+import re
+import sys
+from pathlib import Path
+
+HERE = Path(__file__).parent
+sys.path[:0] = [str(HERE.parent), str(HERE)]
+
+import architecture  # noqa: E402
+
+import multimax  # noqa: E402
+
+project = "MultiMax"
+author = "The MultiMax reproduction developers"
+release = multimax.__version__
+extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
+exclude_patterns = ["_build"]
+html_theme = "furo"
+html_title = "MultiMax"
+html_static_path = ["_static"]
+myst_enable_extensions = ["colon_fence", "dollarmath"]
+myst_heading_anchors = 3
+autodoc_member_order = "bysource"
+autodoc_typehints = "description"
+autodoc_typehints_description_target = "documented"
+
+(HERE / "_static" / "architecture.svg").write_text(architecture.drawing())
+
+
+def name_files_of_the_repository(app, page, source):
+    """A link that leaves docs/ is for readers of the repository; here it becomes the file's name."""
+    folder = (HERE / page).parent
+
+    def named(link):
+        target = (folder / link[2].split("#")[0]).resolve()
+        return (
+            link[0]
+            if "://" in link[2] or target.is_relative_to(HERE)
+            else f"{link[1]} (`{target.relative_to(HERE.parent)}`)"
+        )
+
+    source[0] = re.sub(r"\[([^\]]+)\]\(([^)\s]+)\)", named, source[0])
+
+
+def setup(app):
+    app.connect("source-read", name_files_of_the_repository)
