@@ -26,6 +26,14 @@ autodoc_typehints = "description"
 autodoc_typehints_description_target = "documented"
 
 (HERE / "_static" / "architecture.svg").write_text(architecture.drawing())
+TABLES = (
+    *("tables/findings", "tables/claims_numbers", "tables/claims_comparisons", "tables/defects"),
+    *("tables/cost", "tables/step_overhead", "benchmarks/aims"),
+)
+for name in TABLES:
+    page = HERE / "findings" / f"{Path(name).name}.md"
+    page.parent.mkdir(exist_ok=True)
+    page.write_text((HERE.parent / "results" / f"{name}.md").read_text().replace("../../docs/", "../"))
 
 
 def name_files_of_the_repository(app, page, source):
