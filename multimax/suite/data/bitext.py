@@ -4,7 +4,6 @@ Text is prepared on first use (``multimax.suite.data.preparation``) and kept in 
 of what is done to it. What is opened in the end is one format, fairseq's, mapped into memory.
 """
 
-import hashlib
 import json
 import re
 import unicodedata
@@ -18,11 +17,11 @@ from typing import Any
 import numpy as np
 
 from multimax.suite.data import preparation
-from multimax.suite.data.corpus import exclusive
+from multimax.suite.data.cache import cached
 from multimax.suite.data.dictionary import EOS, UNK, Dictionary
 from multimax.suite.data.fairseq_data import Sentences, read_sentences
 from multimax.suite.data.fingerprint import Fingerprint, digest
-from multimax.suite.data.languages import CODE, check_code
+from multimax.suite.data.languages import CODE
 from multimax.suite.data.left_out import LeftOut, restore
 from multimax.suite.data.preparation import DESCRIPTION, Recipe, prepare, read_lines
 from multimax.suite.data.text import FileSource, StringSource, TextSource
@@ -36,24 +35,15 @@ TEXT = re.compile(rf"(train|{'|'.join(VALIDATION)}|[\w-]*(?:test|tst)[\w-]*)\.({
 
 
 @dataclass
-class TranslationData:
-    """Which sentence pairs, and what is done to raw text."""
+class TranslationData(Recipe):
+    """Which sentence pairs, and what is done to raw text; a folder that was prepared says it itself."""
 
     name: str  # label of the data in run names
     source: str  # synthetic (the project's own German grammar) | files (root)
     # Folder with line-aligned text of each split, such as train.de and train.en or train.de.gz and train.en.gz; or made
     # by scripts/prepare_iwslt14.py; or by fairseq-preprocess.
     root: str | None = None
-    source_language: str = "de"
-    target_language: str = "en"
     where: str = ""  # where to get the data: printed when it is absent or incomplete
-    # What is done to raw text; a folder that was prepared says it itself.
-    tokenize: bool = True  # with Moses' tokeniser; else tokens are between white space
-    lowercase: bool = True
-    bpe_merges: int | None = 10_000  # of the byte-pair encoding of both languages; None: words as tokens
-    joined_dictionary: bool = False  # one dictionary for both languages
-    max_length: int = 175  # words of either side of a training pair
-    max_ratio: float = 1.5  # of the numbers of words of a training pair's sides
     cache_dir: str = "~/.cache/multimax"  # where prepared text is kept
     # What evaluation scores: validation, by this or another of its files' names, or a test split by that of its files.
     eval_split: str = "validation"
@@ -68,18 +58,13 @@ class TranslationData:
         """Raise UserError for values that fit no data."""
         if self.source not in ("synthetic", "files"):
             raise UserError(f"data.source={self.source}: choose one of synthetic, files")
-        if self.source_language == self.target_language:
-            raise UserError(f"data.source_language and data.target_language are both {self.source_language}")
-        check_code("data.source_language", self.source_language)
-        check_code("data.target_language", self.target_language)
-        for name, least in (("max_length", 1), ("max_ratio", 1), ("bpe_merges", 1)):
-            value = getattr(self, name)
-            if value is not None and not value >= least:
-                raise UserError(f"data.{name}={value} is below {least}")
+        try:
+            self.check_recipe()
+        except UserError as error:
+            raise UserError(f"data.{error}") from None
 
     def recipe(self) -> Recipe:
-        names = {field.name for field in fields(Recipe)}
-        return Recipe(**{name: value for name, value in asdict(self).items() if name in names})
+        return Recipe(**{field.name: getattr(self, field.name) for field in fields(Recipe)})
 
 
 @dataclass
@@ -245,7 +230,11 @@ def from_files(config: TranslationData) -> Bitext:
             return bitext
         if any(root.glob("dict.*.txt")):
             return open_fairseq(root, config)
-        texts = find_text(root, config.source_language, config.target_language)
+        texts = find_text(root, *(languages := config.recipe().languages))
+        if VALIDATION[0] not in texts and config.validation_every is None:
+            raise UserError(
+                f"data.root={root} has no validation text, such as valid.{languages[0]} and valid.{languages[1]}"
+            )
     except OSError as error:
         raise UserError(f"data.root={config.root} cannot be read: {error}") from None
     except UserError as error:
@@ -257,28 +246,19 @@ def from_text(config: TranslationData, texts: dict[str, tuple[TextSource, TextSo
     """The pairs of raw text, prepared into the cache unless they are there."""
     recipe = config.recipe()
     origin = {split: [side.fingerprint() for side in sides] for split, sides in texts.items()}
-    everything = {"format": preparation.FORMAT, "reading": READING, "recipe": asdict(recipe), "text": origin}
-    key = hashlib.sha256(json.dumps(everything).encode()).hexdigest()[:16]
-    folder = expanded("data.cache_dir", config.cache_dir) / f"{config.name}-{key}"
 
-    def load() -> Bitext | None:
+    def load(folder: Path) -> Bitext | None:
         try:
             return open_prepared(folder, *recipe.languages)
         except UserError:  # absent or damaged
             return None
 
-    if (bitext := load()) is None:
-        try:
-            with exclusive(folder):
-                if (bitext := load()) is None:
-                    prepare(texts, recipe, folder, {"name": config.name, "text": origin})
-                    bitext = load()
-        except OSError as error:
-            raise UserError(
-                f"data.cache_dir={config.cache_dir} cannot hold the prepared text ({error}): name another folder"
-            ) from None
-    assert bitext is not None
-    return bitext
+    return cached(
+        config,
+        {"format": preparation.FORMAT, "reading": READING, "recipe": asdict(recipe), "text": origin},
+        load,
+        make=lambda folder: prepare(texts, recipe, folder, {"name": config.name, "text": origin}),
+    )
 
 
 def find_text(root: Path, *languages: str) -> dict[str, tuple[TextSource, TextSource]]:
@@ -298,10 +278,6 @@ def find_text(root: Path, *languages: str) -> dict[str, tuple[TextSource, TextSo
             f"there is {', '.join(there)}" if there else f"there is no train.{missing[0]} or train.{missing[0]}.gz"
         )
         raise UserError(f"data.root={root} has no training text in {' and '.join(missing)}: {present}")
-    if not set(languages) <= found[VALIDATION[0]].keys():
-        raise UserError(
-            f"data.root={root} has no validation text, such as valid.{languages[0]} and valid.{languages[1]}"
-        )
     return {
         split: (FileSource(paths[languages[0]]), FileSource(paths[languages[1]]))
         for split, paths in found.items()

@@ -1,18 +1,13 @@
 """Token ids of a text: made once, kept in a compact file beside what they were made from, and mapped into memory.
 
-The folder's name in the cache is a hash of the text and of the vocabulary file, so that a changed one is another
-folder. It is made under a temporary name and renamed. However large the text, the memory it takes to make is that of
-the vocabulary.
+However large the text, the memory it takes to make is that of the vocabulary.
 """
 
-import fcntl
 import hashlib
 import json
 import os
 import re
-import shutil
 import sys
-import tempfile
 import unicodedata
 from array import array
 from collections import Counter
@@ -27,6 +22,7 @@ import torch
 from rich.progress import Progress
 from torch import Tensor
 
+from multimax.suite.data.cache import cached, whole_folder
 from multimax.suite.data.fingerprint import Fingerprint, digest
 from multimax.suite.data.left_out import LeftOut, record, restore
 from multimax.suite.data.lines import LineReader
@@ -133,20 +129,12 @@ def open_corpus(config: TextData) -> Corpus:
         "vocabulary": given.fingerprint().tolist() if given else config.max_tokens,
         "text": {split: source.fingerprint() for split, source in sources.items()},
     }
-    key = hashlib.sha256(json.dumps(origin).encode()).hexdigest()[:16]
-    folder = expanded("data.cache_dir", config.cache_dir) / f"{config.name}-{key}"
-    if (corpus := load(folder, config.unit)) is None:
-        try:
-            with exclusive(folder):
-                if (corpus := load(folder, config.unit)) is None:
-                    build(folder, sources, given, config, origin)
-                    corpus = load(folder, config.unit)
-        except OSError as error:
-            raise UserError(
-                f"data.cache_dir={config.cache_dir} cannot hold the token ids ({error}): name another folder"
-            ) from None
-    assert corpus is not None
-    return corpus
+    return cached(
+        config,
+        origin,
+        load=lambda folder: load(folder, config.unit),
+        make=lambda folder: build(folder, sources, given, config, origin),
+    )
 
 
 def read_vocabulary(path: Path, unit: str) -> Vocabulary:
@@ -206,16 +194,10 @@ def build(
 ) -> None:
     """Make ``folder``, whole or not at all."""
     vocabulary = given or build_vocabulary(sources["train"], config.unit, config.max_tokens)
-    temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
-    try:
-        sizes = {split: write_ids(temporary / f"{split}.bin", source, vocabulary) for split, source in sources.items()}
-        (temporary / "vocabulary.json").write_text(json.dumps(vocabulary.tokens), encoding="utf-8")
-        description = {"origin": origin, "splits": sizes}
-        (temporary / "description.json").write_text(json.dumps(description, indent=1))
-        shutil.rmtree(folder, ignore_errors=True)
-        temporary.rename(folder)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+    with whole_folder(folder) as made:
+        sizes = {split: write_ids(made / f"{split}.bin", source, vocabulary) for split, source in sources.items()}
+        (made / "vocabulary.json").write_text(json.dumps(vocabulary.tokens), encoding="utf-8")
+        (made / "description.json").write_text(json.dumps({"origin": origin, "splits": sizes}, indent=1))
 
 
 def write_ids(path: Path, source: TextSource, vocabulary: Vocabulary) -> dict[str, Any]:
@@ -273,15 +255,6 @@ def load(folder: Path, unit: str) -> Corpus | None:
     except (OSError, ValueError, KeyError, TypeError):
         return None
     return Corpus(vocabulary, splits, {split: size["unknown"] for split, size in sizes.items()}, read)
-
-
-@contextmanager
-def exclusive(folder: Path) -> Iterator[None]:
-    """Lets one process at a time make ``folder``: all processes of a run want it at once."""
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with (folder.parent / f".{folder.name}.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
 
 
 @contextmanager

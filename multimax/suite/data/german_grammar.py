@@ -1,9 +1,9 @@
-"""A synthetic corpus: German and English sentences that a small grammar generates together.
+"""A synthetic corpus: German and English sentences that a small grammar makes together.
 
-It has what makes German hard to translate: the verb at the end of subordinate clauses, prefixes that separate, objects
-before subjects, articles and adjectives that agree in gender, number, case and determiner, verbs with the dative, the
-perfect with haben or sein, compounds. Where form would leave open which noun phrase is the subject, no sentence is
-made: a source has one translation. The words are in ``german_words``.
+It has what makes German hard to translate: articles and adjectives that agree in gender, number, case and determiner,
+the verb at the end of subordinate clauses, prefixes that separate, objects before subjects, verbs with the dative, the
+perfect with haben or sein, compounds. An object stands first only where form says that it is one, so that a source has
+one translation.
 """
 
 import random
@@ -11,174 +11,191 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
-from multimax.suite.data.german_words import (
-    ADJECTIVES,
-    COMPOUNDS,
-    DATIVE,
-    INTRANSITIVE,
-    LIVING,
-    MASCULINE,
-    NOMINATIVE,
-    NOUNS,
-    PEOPLE,
-    PERSON,
-    PLACES,
-    TRANSITIVE,
-    Adjective,
-    Noun,
-    Verb,
-)
+T = TypeVar("T")
 
 LANGUAGES = ("de", "en")
 SIZES = {"train": 19_000, "valid": 500, "test": 500}
 
-# Endings by gender (p: plural, of any gender), each for nominative, accusative and dative.
-DEFINITE = {
-    "m": ("der", "den", "dem"),
-    "f": ("die", "die", "der"),
-    "n": ("das", "das", "dem"),
-    "p": ("die", "die", "den"),
-}
-DIES = {"m": ("er", "en", "em"), "f": ("e", "e", "er"), "n": ("es", "es", "em"), "p": ("e", "e", "en")}
-EIN = {"m": ("", "en", "em"), "f": ("e", "e", "er"), "n": ("", "", "em"), "p": ("e", "e", "en")}
-WEAK = {"m": ("e", "en", "en"), "f": ("e", "e", "en"), "n": ("e", "e", "en"), "p": ("en", "en", "en")}
-MIXED = {"m": ("er", "en", "en"), "f": ("e", "e", "en"), "n": ("es", "es", "en"), "p": ("en", "en", "en")}
-RELATIVE = {**DEFINITE, "p": ("die", "die", "denen")}
+NOMINATIVE, ACCUSATIVE, DATIVE = range(3)
 
-T = TypeVar("T")
+# Forms by gender (p: plural, of any gender), each for nominative, accusative and dative.
+DER = {"m": "der den dem", "f": "die die der", "n": "das das dem", "p": "die die den"}
+DIESER = {
+    "m": "dieser diesen diesem",
+    "f": "diese diese dieser",
+    "n": "dieses dieses diesem",
+    "p": "diese diese diesen",
+}
+EIN = {"m": "ein einen einem", "f": "eine eine einer", "n": "ein ein einem"}
+WEAK = {"m": "e en en", "f": "e e en", "n": "e e en", "p": "en en en"}  # endings of adjectives behind der and dieser
+MIXED = {"m": "er en en", "f": "e e en", "n": "es es en"}  # behind ein
+DETERMINERS = {"der": (DER, WEAK), "dieser": (DIESER, WEAK), "ein": (EIN, MIXED)}
+
+ADJECTIVES = [("alt", "old"), ("klein", "small"), ("groß", "big"), ("schön", "beautiful"), ("neu", "new")]
+
+
+@dataclass(frozen=True)
+class Noun:
+    gender: str
+    singular: str
+    plural: str
+    english: str
+    english_plural: str
+
+
+LIVING = [
+    Noun("m", "Mann", "Männer", "man", "men"),
+    Noun("f", "Frau", "Frauen", "woman", "women"),
+    Noun("n", "Kind", "Kinder", "child", "children"),
+    Noun("m", "Lehrer", "Lehrer", "teacher", "teachers"),
+    Noun("f", "Ärztin", "Ärztinnen", "doctor", "doctors"),
+    Noun("n", "Mädchen", "Mädchen", "girl", "girls"),
+    Noun("m", "Hund", "Hunde", "dog", "dogs"),
+    Noun("f", "Katze", "Katzen", "cat", "cats"),
+    Noun("n", "Pferd", "Pferde", "horse", "horses"),
+]
+SIMPLE = [
+    Noun("m", "Tisch", "Tische", "table", "tables"),
+    Noun("m", "Stuhl", "Stühle", "chair", "chairs"),
+    Noun("m", "Schrank", "Schränke", "cupboard", "cupboards"),
+    Noun("f", "Tür", "Türen", "door", "doors"),
+    Noun("f", "Lampe", "Lampen", "lamp", "lamps"),
+    Noun("n", "Fenster", "Fenster", "window", "windows"),
+    Noun("n", "Buch", "Bücher", "book", "books"),
+]
+COMPOUNDS = [
+    Noun(n.gender, de + n.singular.lower(), de + n.plural.lower(), f"{en} {n.english}", f"{en} {n.english_plural}")
+    for de, en in (("Küchen", "kitchen"), ("Garten", "garden"), ("Schul", "school"))
+    for n in SIMPLE
+]
+THINGS = [*SIMPLE, *COMPOUNDS]
+
+
+@dataclass(frozen=True)
+class Verb:
+    """German present singular, infinitive and participle without a prefix that separates; English base, present, past.
+
+    ``case`` is that of the object, one of ``objects``; None: it takes none.
+    """
+
+    german: str
+    english: str
+    prefix: str = ""
+    particle: str = ""
+    case: int | None = None
+    objects: tuple[Noun, ...] = ()
+    sein: bool = False  # whether the perfect is formed with sein instead of haben
+
+
+ANYTHING = (*LIVING, *THINGS)
+VERBS = [
+    Verb("schläft schlafen geschlafen", "sleep sleeps slept"),
+    Verb("schläft schlafen geschlafen", "fall falls fell", "ein", "asleep", sein=True),
+    Verb("kommt kommen gekommen", "arrive arrives arrived", "an", sein=True),
+    Verb("läuft laufen gelaufen", "run runs ran", "weg", "away", sein=True),
+    Verb("sieht sehen gesehen", "see sees saw", "", "", ACCUSATIVE, ANYTHING),
+    Verb("sucht suchen gesucht", "look looks looked", "", "for", ACCUSATIVE, ANYTHING),
+    Verb("findet finden gefunden", "find finds found", "", "", ACCUSATIVE, ANYTHING),
+    Verb("kauft kaufen gekauft", "buy buys bought", "", "", ACCUSATIVE, tuple(THINGS)),
+    Verb("schaut schauen geschaut", "look looks looked", "an", "at", ACCUSATIVE, ANYTHING),
+    Verb("holt holen geholt", "pick picks picked", "ab", "up", ACCUSATIVE, ANYTHING),
+    Verb("lädt laden geladen", "invite invites invited", "ein", "", ACCUSATIVE, tuple(LIVING)),
+    Verb("hilft helfen geholfen", "help helps helped", "", "", DATIVE, tuple(LIVING)),
+    Verb("folgt folgen gefolgt", "follow follows followed", "", "", DATIVE, tuple(LIVING), sein=True),
+    Verb("hört hören gehört", "listen listens listened", "zu", "to", DATIVE, tuple(LIVING)),
+]
+MODALS = {"will": ("wollen", "want wants wanted"), "muss": ("müssen", "have has had")}
 
 
 @dataclass(frozen=True)
 class NounPhrase:
     noun: Noun
-    plural: bool
-    determiner: str  # der | dies | ein | mein
-    adjective: Adjective | None
+    plural: bool = False
+    determiner: str = "der"
+    adjective: tuple[str, str] | None = None
 
     @property
     def gender(self) -> str:
         return "p" if self.plural else self.noun.gender
 
-    @property
-    def masculine(self) -> bool:
-        """Whether nominative and accusative differ."""
-        return self.gender == MASCULINE
-
     def german(self, case: int) -> str:
-        if self.determiner == "der":
-            words = [DEFINITE[self.gender][case]]
-        else:
-            words = [self.determiner + (DIES if self.determiner == "dies" else EIN)[self.gender][case]]
-        if self.adjective:
-            endings = WEAK if self.determiner in ("der", "dies") else MIXED
-            words.append(self.adjective.stem + endings[self.gender][case])
-        return " ".join([*words, self.noun.german(case, self.plural)])
+        determiner, endings = (forms[self.gender].split()[case] for forms in DETERMINERS[self.determiner])
+        noun = self.noun.plural if self.plural else self.noun.singular
+        if self.plural and case == DATIVE and not noun.endswith("n"):
+            noun += "n"
+        return join(determiner, self.adjective[0] + endings if self.adjective else "", noun)
 
     @property
     def english(self) -> str:
-        words = [self.adjective.english] if self.adjective else []
-        words.append(self.noun.english_plural if self.plural else self.noun.english)
-        article = "an" if words[0][0] in "aeiou" else "a"
-        determiner = {"der": "the", "ein": article, "mein": "my", "dies": "these" if self.plural else "this"}
-        return " ".join([determiner[self.determiner], *words])
+        noun = self.noun.english_plural if self.plural else self.noun.english
+        words = join(self.adjective[1] if self.adjective else "", noun)
+        determiner = {
+            "der": "the",
+            "dieser": "these" if self.plural else "this",
+            "ein": "an" if words[0] in "aeiou" else "a",
+        }
+        return join(determiner[self.determiner], words)
 
 
 @dataclass(frozen=True)
 class Clause:
-    """A subject, a verb and what it takes, in one of ``TENSES``, in the word orders of both languages."""
+    """A subject, a verb and its object, in the word orders of both languages. ``time`` is in both."""
 
     subject: NounPhrase
     verb: Verb
-    tense: str = "present"  # present | perfect | kann | will | muss
-    negated: bool = False
-    recipient: NounPhrase | None = None
+    tense: str = "present"  # present | perfect | will | muss
     object: NounPhrase | None = None
-    time: tuple[str, str] | None = None
-    place: tuple[str, str] | None = None
+    negated: bool = False
+    time: tuple[str, str] = ("", "")
 
-    # German: a finite verb, what stands between it and the end, and the rest of the verb.
+    def german(self, order: str) -> str:
+        """``order`` is what stands first: subject, time, object, or verb; or final, with the verb at the end."""
+        middle = {
+            "subject": self.subject.german(NOMINATIVE),
+            "time": self.time[0],
+            "object": self.object.german(self.verb.case or 0) if self.object else "",
+        }
+        finite, rest = self._verb()
+        first, *between = middle.pop(order, ""), *middle.values(), "nicht" if self.negated else ""
+        if order == "final":
+            return join(*between, *([rest + finite] if self.tense == "present" else [rest, finite]))
+        return join(first, finite, *between, rest)
 
-    def finite(self) -> str:
-        plural, (singular, infinitive, _) = self.subject.plural, self.verb.forms
+    def _verb(self) -> tuple[str, str]:
+        """The finite verb, and what of it stands at the end of a main clause."""
+        singular, infinitive, participle = self.verb.german.split()
         if self.tense == "present":
-            return infinitive if plural else singular
+            return infinitive if self.subject.plural else singular, self.verb.prefix
         if self.tense == "perfect":
-            return (("ist", "sind") if self.verb.sein else ("hat", "haben"))[plural]
-        return {"kann": ("kann", "können"), "will": ("will", "wollen"), "muss": ("muss", "müssen")}[self.tense][plural]
+            have = ("ist", "sind") if self.verb.sein else ("hat", "haben")
+            return have[self.subject.plural], self.verb.prefix + participle
+        return MODALS[self.tense][0] if self.subject.plural else self.tense, self.verb.prefix + infinitive
 
-    def rest(self) -> str:
-        _, infinitive, participle = self.verb.forms
-        if self.tense == "present":
-            return self.verb.prefix
-        return self.verb.prefix + (participle if self.tense == "perfect" else infinitive)
-
-    def middle(self) -> list[str]:
-        return [
-            *([self.time[0]] if self.time else []),
-            *([self.recipient.german(DATIVE)] if self.recipient else []),
-            *([self.object.german(self.case)] if self.object else []),
-            *(["nicht"] if self.negated else []),
-            *([self.place[0]] if self.place else []),
-        ]
+    def english(self, question: bool = False) -> str:
+        (base, present, past), tail = self.verb.english.split(), self.verb.particle
+        if self.tense in MODALS:
+            tail = join("to", base, tail)
+            base, present, past = MODALS[self.tense][1].split()
+        tail = join(tail, self.object.english if self.object else "", self.time[1])
+        perfect, plural = self.tense == "perfect", self.subject.plural
+        do = "did" if perfect else "do" if plural else "does"
+        if question:
+            return join(do, self.subject.english, base, tail)
+        if self.negated:
+            return join(self.subject.english, do, "not", base, tail)
+        return join(self.subject.english, past if perfect else base if plural else present, tail)
 
     @property
-    def case(self) -> int:
-        assert self.verb.case is not None
-        return self.verb.case
-
-    def main(self) -> str:
-        """The verb second, behind the subject."""
-        return join(self.subject.german(NOMINATIVE), self.finite(), *self.middle(), self.rest())
-
-    def inverted(self) -> str:
-        """The verb first: a question, or what follows something else in front."""
-        return join(self.finite(), self.subject.german(NOMINATIVE), *self.middle(), self.rest())
-
-    def final(self, subject: str | None = None) -> str:
-        """The verb last; ``subject`` stands in for the subject, such as a relative pronoun."""
-        start = self.subject.german(NOMINATIVE) if subject is None else subject
-        if self.tense == "present":
-            return join(start, *self.middle(), self.rest() + self.finite())
-        return join(start, *self.middle(), self.rest(), self.finite())
-
-    def infinitive(self) -> str:
-        """With zu, which stands behind a prefix that separates."""
-        _, infinitive, _ = self.verb.forms
-        return join(*self.middle(), f"{self.verb.prefix}zu{infinitive}" if self.verb.prefix else f"zu {infinitive}")
-
-    # English: a subject, and a verb that may need "do".
-
-    def english(self, question: bool = False, subject: str | None = None) -> str:
-        plural, start = self.subject.plural, self.subject.english if subject is None else subject
-        (base, present, past), tail = self.verb.english, self.verb.particle
-        if self.tense == "will":
-            (base, present, past), tail = ("want", "wants", "wanted"), join("to", base, tail)
-        elif self.tense == "muss":
-            (base, present, past), tail = ("have", "has", "had"), join("to", base, tail)
-        tail = join(tail, self.complement())
-        if self.tense == "kann":
-            if question:
-                return join("can", start, base, tail)
-            return join(start, "cannot" if self.negated else "can", base, tail)
-        do = "did" if self.tense == "perfect" else "do" if plural else "does"
-        if question:
-            return join(do, start, base, tail)
-        if self.negated:
-            return join(start, do, "not", base, tail)
-        return join(start, past if self.tense == "perfect" else base if plural else present, tail)
-
-    def complement(self) -> str:
-        phrases = [self.recipient, self.object]
-        return join(*(p.english for p in phrases if p), *(pair[1] for pair in (self.place, self.time) if pair))
+    def unambiguous(self) -> bool:
+        """Whether form says which noun phrase is the object, whatever their order."""
+        if self.object is None:
+            return False
+        masculine = "m" in (self.subject.gender, self.object.gender)  # whose nominative and accusative differ
+        return self.verb.case == DATIVE or masculine or self.subject.plural != self.object.plural
 
 
 def join(*words: str) -> str:
     return " ".join(word for word in words if word)
-
-
-def unambiguous(subject: NounPhrase, verb: Verb, other: NounPhrase) -> bool:
-    """Whether form says which of the two is the subject, whatever their order."""
-    return verb.case == DATIVE or subject.masculine or other.masculine or subject.plural != other.plural
 
 
 class Grammar:
@@ -193,152 +210,59 @@ class Grammar:
     def pick(self, choices: Sequence[T]) -> T:
         return choices[int(self.random.random() * len(choices))]  # random.choice may change with Python's version
 
-    def noun_phrase(self, kinds: Sequence[str], *others: NounPhrase | None, definite: bool = False) -> NounPhrase:
-        """One of these kinds, of another noun than ``others``; with ``definite`` not with ein."""
-        kind = self.pick(kinds)
-        taken = [other.noun for other in others if other]
-        compound = kind not in LIVING and self.chance(0.5)
-        noun = self.pick([n for n in (COMPOUNDS if compound else NOUNS) if n.kind == kind and n not in taken])
+    def noun_phrase(self, nouns: Sequence[Noun], definite: bool) -> NounPhrase:
+        """One of these nouns, with ``definite`` not with ein."""
         plural = self.chance(0.3)
-        determiner = self.pick(["der"] * 4 + ["dies", "mein"] + ["ein"] * (0 if plural or definite else 2))
-        adjective = self.pick([a for a in ADJECTIVES if kind in a.kinds]) if self.chance(0.3) else None
-        return NounPhrase(noun, plural, determiner, adjective)
+        determiner = self.pick(["der", "dieser"] if plural or definite else ["der", "dieser", "ein"])
+        return NounPhrase(self.pick(nouns), plural, determiner, self.pick(ADJECTIVES) if self.chance(0.4) else None)
 
-    def clause(self, subject: NounPhrase | None = None, simple: bool = False) -> Clause:
-        """With ``simple`` without place, and in the present or perfect."""
-        verb = self.pick(TRANSITIVE if self.chance(0.75) else INTRANSITIVE)
-        if subject is not None and subject.noun.kind not in verb.subjects:
-            return self.clause(subject, simple)
-        negated = self.chance(0.15)
-        subject = subject or self.noun_phrase(verb.subjects, definite=negated)
-        recipient = self.noun_phrase(PEOPLE, subject, definite=negated) if verb.recipient else None
-        object_ = self.noun_phrase(verb.objects, subject, recipient, definite=negated) if verb.objects else None
-        tense = self.pick(["present"] * 4 + ["perfect"] * 3 + ([] if simple else ["kann", "will", "muss"]))
-        place = self.pick(PLACES) if not simple and self.chance(0.2) else None
-        return Clause(subject, verb, tense, negated, recipient, object_, place=place)
+    def clause(self) -> Clause:
+        verb, tense, negated = self.pick(VERBS), self.pick(["present", "perfect", *MODALS]), self.chance(0.15)
+        subject = self.noun_phrase(LIVING, negated)
+        others = [noun for noun in verb.objects if noun != subject.noun]
+        time = ("gestern", "yesterday") if tense == "perfect" else self.pick([("heute", "today"), ("nun", "now")])
+        return Clause(
+            subject,
+            verb,
+            tense,
+            self.noun_phrase(others, negated) if others else None,
+            negated,
+            time if self.chance(0.4) else ("", ""),
+        )
 
     def sentence(self) -> tuple[str, str]:
-        """A German sentence and its English translation."""
-        kind = self.pick(
-            [self.statement] * 4 + [self.question, self.reason, self.reason, self.report, self.relative, self.purpose]
-        )
-        german, english = kind()
-        end = "?" if kind == self.question else "."
+        """In German and English: a statement, a question, or a main and a subordinate clause."""
+        clause, end = self.clause(), "."
+        kind = self.random.random()
+        if kind < 0.15:
+            clause, end = replace(clause, negated=False), "?"
+            german, english = clause.german("verb"), clause.english(question=True)
+        elif kind < 0.5:
+            orders = ["subject", *(["time"] if clause.time[0] else []), *(["object"] if clause.unambiguous else [])]
+            german, english = clause.german(self.pick(orders)), clause.english()
+        else:
+            (weil, because), other = self.pick([("weil", "because"), ("obwohl", "although")]), self.clause()
+            if self.chance(0.5):
+                german = f"{clause.german('subject')}, {weil} {other.german('final')}"
+                english = f"{clause.english()} {because} {other.english()}"
+            else:
+                german = f"{weil} {other.german('final')}, {clause.german('verb')}"
+                english = f"{because} {other.english()}, {clause.english()}"
         return german[0].upper() + german[1:] + end, english[0].upper() + english[1:] + end
-
-    def statement(self) -> tuple[str, str]:
-        """A main clause, in front of its verb the subject, a time or an object."""
-        clause = self.clause()
-        times = [
-            ("heute", "today"),
-            ("gestern", "yesterday") if clause.tense == "perfect" else ("jeden Tag", "every day"),
-        ]
-        front = self.random.random()
-        if front < 0.4:
-            return clause.main(), clause.english()
-        if front < 0.5:
-            clause = replace(clause, time=self.pick(times))
-            return clause.main(), clause.english()
-        if front < 0.7 or clause.object is None or not unambiguous(clause.subject, clause.verb, clause.object):
-            german, english = self.pick(times)
-            return join(german, clause.inverted()), join(english, clause.english())
-        if clause.recipient:
-            first, without = clause.recipient.german(DATIVE), replace(clause, recipient=None)
-        else:
-            first, without = clause.object.german(clause.case), replace(clause, object=None)
-        return join(first, without.inverted()), clause.english()
-
-    def question(self) -> tuple[str, str]:
-        clause = replace(self.clause(), negated=False)
-        return clause.inverted(), clause.english(question=True)
-
-    def reason(self) -> tuple[str, str]:
-        """A main and a subordinate clause, in either order."""
-        german, english = self.pick([("weil", "because"), ("obwohl", "although"), ("bevor", "before")])
-        main = self.clause(simple=True)
-        subordinate = self.clause(self.noun_phrase(LIVING, main.subject), simple=True)
-        if german == "bevor":
-            subordinate = replace(subordinate, tense=main.tense, negated=False)
-        if self.chance(0.5):
-            return (
-                f"{main.main()}, {german} {subordinate.final()}",
-                f"{main.english()} {english} {subordinate.english()}",
-            )
-        return (
-            f"{german} {subordinate.final()}, {main.inverted()}",
-            f"{english} {subordinate.english()}, {main.english()}",
-        )
-
-    def report(self) -> tuple[str, str]:
-        singular, plural, base, present = self.pick(
-            [
-                ("weiß", "wissen", "know", "knows"),
-                ("glaubt", "glauben", "believe", "believes"),
-                ("sagt", "sagen", "say", "says"),
-            ]
-        )
-        speaker = self.noun_phrase(PEOPLE)
-        clause = self.clause(self.noun_phrase(LIVING, speaker))
-        german, english = (plural, base) if speaker.plural else (singular, present)
-        return (
-            f"{speaker.german(NOMINATIVE)} {german}, dass {clause.final()}",
-            f"{speaker.english} {english} that {clause.english()}",
-        )
-
-    def relative(self) -> tuple[str, str]:
-        """A clause about its subject, or about its object, at a subject."""
-        clause = replace(self.clause(simple=True), recipient=None)
-        if (
-            clause.object is None
-            or clause.verb.recipient
-            or not unambiguous(clause.subject, clause.verb, clause.object)
-        ):
-            return self.relative()
-        if self.chance(0.5) or clause.object.noun.kind not in LIVING:
-            subject = clause.subject
-            inner = clause.final(RELATIVE[subject.gender][NOMINATIVE])
-            translation = clause.english(subject="who" if subject.noun.kind == PERSON else "that")
-        else:
-            subject = clause.object
-            without = replace(clause, object=None)
-            inner = join(RELATIVE[subject.gender][clause.case], without.final())
-            translation = f"that {without.english()}"
-        if subject.determiner == "ein":
-            subject = replace(subject, determiner="der")
-        outer = self.clause(subject, simple=True)
-        predicate = outer.main().removeprefix(subject.german(NOMINATIVE))
-        return (
-            f"{subject.german(NOMINATIVE)}, {inner},{predicate}",
-            outer.english(subject=f"{subject.english} {translation}"),
-        )
-
-    def purpose(self) -> tuple[str, str]:
-        """An infinitive with um and zu."""
-        clause = replace(self.clause(simple=True), tense="present", negated=False)
-        subject, verb = clause.subject, clause.verb
-        if subject.noun.kind != PERSON or clause.object is None:
-            return self.purpose()
-        german, english = ("kommen", "come") if subject.plural else ("kommt", "comes")
-        return (
-            f"{subject.german(NOMINATIVE)} {german} nach Hause, um {clause.infinitive()}",
-            join(subject.english, english, "home to", verb.english[0], verb.particle, clause.complement()),
-        )
 
 
 def corpus(seed: int = 0) -> dict[str, tuple[list[str], list[str]]]:
     """German and English lines of ``train``, ``valid`` and ``test``: no sentence occurs twice in either language."""
     grammar = Grammar(seed)
-    pairs: dict[str, str] = {}
-    translations: set[str] = set()
-    total = sum(SIZES.values())
-    while len(pairs) < total:
-        german, english = grammar.sentence()
-        if german not in pairs and english not in translations:
-            pairs[german] = english
-            translations.add(english)
-    lines = list(pairs.items())
-    splits: dict[str, tuple[list[str], list[str]]] = {}
+    german: dict[str, str] = {}
+    english: dict[str, str] = {}
+    while len(german) < sum(SIZES.values()):
+        source, target = grammar.sentence()
+        if source not in german and target not in english:
+            german[source], english[target] = target, source
+    sides = list(english.values()), list(english)
+    splits, start = {}, 0
     for split, size in SIZES.items():
-        chosen, lines = lines[:size], lines[size:]
-        splits[split] = [german for german, _ in chosen], [english for _, english in chosen]
+        splits[split] = sides[0][start : start + size], sides[1][start : start + size]
+        start += size
     return splits

@@ -1,25 +1,28 @@
-"""IWSLT14 German-English (Cettolo et al., 2014) from its organisers' archive, or another corpus in the same way.
+"""IWSLT14 German-English (Cettolo et al., 2014) from its organisers' archive, or other text in the same way.
 
 This is what ``scripts/prepare_iwslt14.py`` runs. The lines taken are those of fairseq's ``prepare-iwslt14.sh``. What
 differs is the tokeniser: sacremoses is a port of Moses', and where it splits a line otherwise, a training pair can fall
 on the other side of the limits of length and ratio. The sizes are therefore compared with the published ones.
 """
 
-import argparse
 import re
 import shutil
-import sys
 import tarfile
 import tempfile
 import urllib.request
 import zlib
+from dataclasses import asdict
 from pathlib import Path
 from textwrap import shorten
 from typing import Any
 
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from multimax.suite.data.bitext import find_text
 from multimax.suite.data.preparation import DESCRIPTION, Recipe, prepare
-from multimax.suite.data.text import FileSource, StringSource, TextSource
-from multimax.suite.errors import Parser, UserError
+from multimax.suite.data.text import StringSource, TextSource
+from multimax.suite.errors import Parser, UserError, one_line_errors
 
 URL = "https://dl.fbaipublicfiles.com/fairseq/data/iwslt14/de-en.tgz"
 PUBLISHED = {"train": 160_239, "valid": 7_283, "test": 6_750}  # pairs of German-English
@@ -28,10 +31,8 @@ DESCRIBING = re.compile("<url>|<talkid>|<keywords>")  # lines of the training te
 TAGS = re.compile("</?(?:title|description)>")
 SEGMENT = re.compile(r'<seg id="[0-9]*">\s*|\s*</seg>\s*')
 
-Sides = tuple[TextSource, TextSource]
 
-
-def read_archive(path: Path, source: str, target: str) -> dict[str, Sides]:
+def read_archive(path: Path, source: str, target: str) -> dict[str, tuple[TextSource, TextSource]]:
     """Training and test text in the archive of a language pair. Nothing is unpacked to disk.
 
     Raises:
@@ -90,82 +91,49 @@ def report(description: dict[str, Any], published: dict[str, int]) -> None:
         print(line)
 
 
-def parser() -> argparse.ArgumentParser:
+def read_recipe(given: list[str]) -> Recipe:
+    """The recipe of KEY=VALUE. Raises UserError for a key or a value that it does not take."""
+    keys = asdict(Recipe(validation_every=23))
+    try:
+        recipe = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(Recipe), keys, OmegaConf.from_dotlist(given)))
+    except OmegaConfBaseException as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(f"{' '.join(given)}: {reason}; there are {', '.join(keys)}") from None
+    assert isinstance(recipe, Recipe)
+    recipe.check_recipe()
+    return recipe
+
+
+@one_line_errors
+def main() -> None:
     parser = Parser(
         description="Prepare IWSLT14 German-English, or other line-aligned text, for task=mt and for fairseq-train."
     )
     parser.add_argument("folder", type=Path, help="folder to make; one that this script made is replaced")
+    parser.add_argument("recipe", nargs="*", metavar="KEY=VALUE", help="data.KEY of task=mt, such as bpe_merges=8000")
     parser.add_argument("--archive", type=Path, help="de-en.tgz of IWSLT14; downloaded if not given")
     parser.add_argument("--url", default=URL, help="where to download it from (default: %(default)s)")
-    text = parser.add_argument_group("instead of the archive, line-aligned text, gzipped or not")
-    files: dict[str, Any] = {"nargs": 2, "type": Path, "metavar": ("SOURCE", "TARGET")}
-    text.add_argument("--train", **files)
-    text.add_argument("--valid", **files, help="without it, pairs of the training text are held out")
-    text.add_argument("--test", **files)
-    recipe = Recipe(validation_every=23)
-    parser.add_argument("--source-language", default=recipe.source_language, metavar="XX")
-    parser.add_argument("--target-language", default=recipe.target_language, metavar="XX")
-    parser.add_argument("--bpe-merges", type=int, default=recipe.bpe_merges, metavar="N")
-    parser.add_argument("--max-length", type=int, default=recipe.max_length, metavar="WORDS")
-    parser.add_argument("--max-ratio", type=float, default=recipe.max_ratio, metavar="R")
-    parser.add_argument("--validation-every", type=int, default=recipe.validation_every, metavar="N")
-    parser.add_argument("--keep-case", action="store_true", help="do not lower-case")
-    parser.add_argument("--joined-dictionary", action="store_true", help="one dictionary for both languages")
-    parser.add_argument("--processes", type=int, default=2, metavar="N", help="that tokenise (default: %(default)s)")
-    return parser
-
-
-def run(arguments: argparse.Namespace) -> None:
-    """Do what the command line says. Raises UserError."""
+    parser.add_argument("--text", type=Path, metavar="FOLDER", help="line-aligned text instead, as task=mt takes it")
+    number: dict[str, Any] = {"type": int, "choices": range(1, 257), "metavar": "N"}
+    parser.add_argument("--processes", **number, default=2, help="that tokenise (default: %(default)s)")
+    arguments = parser.parse_intermixed_args()
     folder: Path = arguments.folder.expanduser()
     if folder.exists() and not (folder / DESCRIPTION).exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise UserError(f"{folder} is there and was not made by this script: name another folder")
-    numbers = ("bpe_merges", "max_length", "max_ratio", "validation_every", "processes")
-    for name in numbers:
-        if getattr(arguments, name) < (2 if name == "validation_every" else 1):
-            raise UserError(f"--{name.replace('_', '-')} {getattr(arguments, name)} is too small")
-    source, target = arguments.source_language, arguments.target_language
-    recipe = Recipe(
-        source,
-        target,
-        lowercase=not arguments.keep_case,
-        bpe_merges=arguments.bpe_merges,
-        joined_dictionary=arguments.joined_dictionary,
-        max_length=arguments.max_length,
-        max_ratio=arguments.max_ratio,
-        validation_every=None if arguments.valid else arguments.validation_every,
-    )
-    given = {split: paths for split in ("train", "valid", "test") if (paths := getattr(arguments, split))}
-    if given and arguments.archive:
-        raise UserError("--archive and text files exclude each other")
-    if given and "train" not in given:
-        raise UserError(f"--{next(iter(given))} needs --train as well")
-    published: dict[str, int] = {}
-    if given:
-        texts: dict[str, Sides] = {s: (FileSource(paths[0]), FileSource(paths[1])) for s, paths in given.items()}
-        origin = {split: [str(path) for path in paths] for split, paths in given.items()}
+    recipe = read_recipe(arguments.recipe)
+    if arguments.text:
+        texts = find_text(arguments.text, *recipe.languages)
     else:
         with tempfile.TemporaryDirectory() as temporary:
             archive = arguments.archive or Path(temporary) / "archive.tgz"
             if arguments.archive is None:
                 download(arguments.url, archive)
-            texts = read_archive(archive, source, target)
-        origin = {"archive": [str(arguments.archive or arguments.url)]}
-        if {source, target} == {"de", "en"}:
-            published = PUBLISHED
-    fingerprints = {split: [side.fingerprint() for side in sides] for split, sides in texts.items()}
+            texts = read_archive(archive, *recipe.languages)
+    origin = {
+        "from": str(arguments.text or arguments.archive or arguments.url),
+        "text": {split: [side.fingerprint() for side in sides] for split, sides in texts.items()},
+    }
     folder.parent.mkdir(parents=True, exist_ok=True)
-    description = prepare(texts, recipe, folder, {"from": origin, "text": fingerprints}, arguments.processes)
-    report(description, published)
+    description = prepare(texts, recipe, folder, origin, arguments.processes)
+    report(description, {} if arguments.text or set(recipe.languages) != {"de", "en"} else PUBLISHED)
     print(f"wrote {folder}: train with task=mt data.root={folder}")
-
-
-def main() -> None:
-    try:
-        run(parser().parse_args())
-    except (UserError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
-    except KeyboardInterrupt:
-        print("stopped", file=sys.stderr)
-        sys.exit(130)

@@ -14,9 +14,7 @@ The folder has
 import json
 import multiprocessing
 import re
-import shutil
 import sys
-import tempfile
 from collections import Counter
 from collections.abc import Mapping
 from concurrent.futures import ProcessPoolExecutor
@@ -28,10 +26,11 @@ from typing import Any
 
 from rich.progress import Progress
 
+from multimax.suite.data.cache import whole_folder
 from multimax.suite.data.corpus import check_spaced
 from multimax.suite.data.dictionary import UNK, Dictionary
 from multimax.suite.data.fairseq_data import write_sentences
-from multimax.suite.data.languages import UNSPACED, check_processing, primary
+from multimax.suite.data.languages import UNSPACED, check_code, check_processing, primary
 from multimax.suite.data.left_out import record
 from multimax.suite.data.lines import LineReader
 from multimax.suite.data.text import TextSource
@@ -47,9 +46,9 @@ Lines = tuple[list[str], list[str]]
 """Source and target side of a split."""
 
 
-@dataclass(frozen=True)
+@dataclass(kw_only=True)
 class Recipe:
-    """What is done to the text."""
+    """What is done to raw text."""
 
     source_language: str = "de"
     target_language: str = "en"
@@ -68,6 +67,17 @@ class Recipe:
     @property
     def direction(self) -> str:
         return f"{self.source_language}-{self.target_language}"
+
+    def check_recipe(self) -> None:
+        """Raise UserError for values that fit no data."""
+        if self.source_language == self.target_language:
+            raise UserError(f"source_language and target_language are both {self.source_language}")
+        check_code("source_language", self.source_language)
+        check_code("target_language", self.target_language)
+        for name, least in (("max_length", 1), ("max_ratio", 1), ("bpe_merges", 1), ("validation_every", 2)):
+            value = getattr(self, name)
+            if value is not None and not value >= least:
+                raise UserError(f"{name}={value} is below {least}")
 
     def tokenizers(self, folder: Path) -> list[Tokenizer]:
         """Of both languages, with the merges in ``folder``."""
@@ -132,9 +142,8 @@ def prepare(
         if held_out:
             lines["valid"] = select(train, held_out)
 
-    temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
-    try:
-        sizes = write(temporary, raw, words, recipe)
+    with whole_folder(folder) as made:
+        sizes = write(made, raw, words, recipe)
         sizes["train"]["dropped"] = dropped
         for split, sides in readers.items():
             found = [one for reader in sides for one in reader.left_out() if one.count]
@@ -147,12 +156,7 @@ def prepare(
             "versions": {package: version(package) for package in ("sacremoses", "subword-nmt")},
             "splits": sizes,
         }
-        (temporary / DESCRIPTION).write_text(json.dumps(description, indent=1), encoding="utf-8")
-        temporary.chmod(0o755)
-        shutil.rmtree(folder, ignore_errors=True)
-        temporary.rename(folder)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+        (made / DESCRIPTION).write_text(json.dumps(description, indent=1), encoding="utf-8")
     return description
 
 

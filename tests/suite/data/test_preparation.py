@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from multimax.suite.data.bitext import TranslationData, open_bitext
-from multimax.suite.data.iwslt14 import TEST_SETS, main, parser, report, run
+from multimax.suite.data.iwslt14 import TEST_SETS, main, report
 from multimax.suite.data.preparation import Recipe, prepare, tokenize_all
 from multimax.suite.data.text import StringSource
 from multimax.suite.data.tokenization import Tokenizer, join_pieces
@@ -134,14 +134,31 @@ def write_archive(path: Path, files: dict[str, str]) -> Path:
     return path
 
 
-def prepare_by_command(*arguments: object) -> None:
-    run(parser().parse_args([*map(str, arguments), "--processes", "1"]))
+@pytest.fixture
+def prepare_by_command(monkeypatch):
+    def command(*arguments: object) -> None:
+        monkeypatch.setattr(sys, "argv", [SCRIPT.name, *map(str, arguments), "--processes", "1"])
+        main()
+
+    return command
 
 
-def test_the_archive_of_iwslt14_is_prepared_as_fairseq_does(tmp_path, capsys):
+@pytest.fixture
+def error(prepare_by_command, capsys):
+    def message(*arguments: object) -> str:
+        with pytest.raises(SystemExit) as stopped:
+            prepare_by_command(*arguments)
+        assert stopped.value.code == 2
+        (line,) = capsys.readouterr().err.splitlines()
+        return line
+
+    return message
+
+
+def test_the_archive_of_iwslt14_is_prepared_as_fairseq_does(tmp_path, capsys, prepare_by_command):
     archive = write_archive(tmp_path / "de-en.tgz", archive_files())
     out = tmp_path / "out"
-    prepare_by_command(out, "--archive", archive, "--bpe-merges", 30)
+    prepare_by_command(out, "--archive", archive, "bpe_merges=30")
     train, valid, test = (
         [join_pieces(line) for line in lines_of(out / f"{split}.de")] for split in ("train", "valid", "test")
     )
@@ -166,94 +183,58 @@ def test_published_sizes_are_recognised(capsys):
     ]
 
 
-def test_an_archive_can_be_downloaded(tmp_path):
+def test_an_archive_can_be_downloaded(tmp_path, prepare_by_command, error):
     archive = write_archive(tmp_path / "de-en.tgz", archive_files())
-    prepare_by_command(tmp_path / "a", "--url", archive.as_uri(), "--bpe-merges", 5)
-    prepare_by_command(tmp_path / "b", "--archive", archive, "--bpe-merges", 5)
+    prepare_by_command(tmp_path / "a", "--url", archive.as_uri(), "bpe_merges=5")
+    prepare_by_command(tmp_path / "b", "--archive", archive, "bpe_merges=5")
     assert lines_of(tmp_path / "a/train.en") == lines_of(tmp_path / "b/train.en")
-    with pytest.raises(UserError, match=r"cannot be downloaded .*: get the archive and name it with --archive"):
-        prepare_by_command(tmp_path / "c", "--url", (tmp_path / "absent").as_uri())
+    message = error(tmp_path / "c", "--url", (tmp_path / "absent").as_uri())
+    assert "cannot be downloaded" in message
+    assert message.endswith("get the archive and name it with --archive")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "b", "de-en.tgz"]
 
 
-def test_bad_archives_are_named(tmp_path):
-    files, out = archive_files(), tmp_path / "out"
+def test_bad_archives_are_named(tmp_path, error):
+    files = archive_files()
 
-    def error(path: Path, *arguments: object) -> str:
-        with pytest.raises(UserError) as caught:
-            prepare_by_command(out, "--archive", path, *arguments)
+    def named(path: Path, *arguments: object) -> str:
+        message = error(tmp_path / "out", "--archive", path, *arguments)
         assert [p.name for p in tmp_path.iterdir() if p.name.startswith((".out", "out"))] == []
-        assert "\n" not in str(caught.value)
-        return str(caught.value)
+        return message
 
     whole = write_archive(tmp_path / "whole.tgz", files)
-    assert "no training text of de-fr: there is de-en.de, de-en.en" in error(whole, "--target-language", "fr")
+    assert "no training text of de-fr: there is de-en.de, de-en.en" in named(whole, "target_language=fr")
     (tmp_path / "cut.tgz").write_bytes(whole.read_bytes()[:-300])
-    assert "cut.tgz is not a whole tar archive" in error(tmp_path / "cut.tgz")
+    assert "cut.tgz is not a whole tar archive" in named(tmp_path / "cut.tgz")
     (tmp_path / "none.tgz").write_bytes(b"no archive")
-    assert "none.tgz is not a whole tar archive" in error(tmp_path / "none.tgz")
-    assert "absent.tgz cannot be read" in error(tmp_path / "absent.tgz")
+    assert "none.tgz is not a whole tar archive" in named(tmp_path / "none.tgz")
+    assert "absent.tgz cannot be read" in named(tmp_path / "absent.tgz")
     few = {name: text for name, text in files.items() if "tst2011" not in name}
-    assert "has no IWSLT14.TED.tst2011.de-en.de.xml" in error(write_archive(tmp_path / "few.tgz", few))
+    assert "has no IWSLT14.TED.tst2011.de-en.de.xml" in named(write_archive(tmp_path / "few.tgz", few))
     uneven = {**files, "de-en/train.tags.de-en.en": "one\n"}
-    assert "has 50 lines and" in error(write_archive(tmp_path / "uneven.tgz", uneven))
+    assert "has 50 lines and" in named(write_archive(tmp_path / "uneven.tgz", uneven))
 
 
-def test_other_text_goes_the_same_way(tmp_path):
-    for name, lines in (("a.fr", ["Il pleut.", "Bonjour !"] * 5), ("a.en", ["It rains.", "Hello!"] * 5)):
-        (tmp_path / f"{name}.gz").write_bytes(gzip.compress("\n".join(lines).encode()))
-    languages = ["--source-language", "fr", "--target-language", "en", "--bpe-merges", "5", "--keep-case"]
-    train = ["--train", tmp_path / "a.fr.gz", tmp_path / "a.en.gz"]
-    command = [
-        sys.executable,
-        SCRIPT,
-        tmp_path / "out",
-        *train,
-        "--test",
-        *train[1:],
-        "--validation-every",
-        "5",
-        *languages,
-    ]
+def test_other_text_goes_the_same_way(tmp_path, prepare_by_command, error):
+    text, out = tmp_path / "text", tmp_path / "out"
+    text.mkdir()
+    for language, lines in (("fr", ["Il pleut.", "Bonjour !"] * 5), ("en", ["It rains.", "Hello!"] * 5)):
+        for split in ("train", "test"):
+            (text / f"{split}.{language}.gz").write_bytes(gzip.compress("\n".join(lines).encode()))
+    options = ["--text", text, "source_language=fr", "bpe_merges=5", "lowercase=false", "validation_every=5"]
+    command = [sys.executable, SCRIPT, out, *options]
     done = subprocess.run([*map(str, command)], capture_output=True, text=True, check=True)
-    assert done.stdout.splitlines()[:3] == ["train: 8 pairs", "test: 10 pairs", "valid: 2 pairs"]
-    prepare_by_command(
-        tmp_path / "out", *train, "--valid", *train[1:], *languages
-    )  # what the script made it may replace
-    assert lines_of(tmp_path / "out/raw/valid.fr")[0] == "Il pleut."
-
-    def error(*arguments: object) -> str:
-        with pytest.raises(UserError) as caught:
-            prepare_by_command(*arguments)
-        return str(caught.value)
+    assert done.stdout.splitlines()[:3] == ["test: 10 pairs", "train: 8 pairs", "valid: 2 pairs"]
+    for language in ("fr", "en"):
+        (text / f"valid.{language}.gz").write_bytes((text / f"test.{language}.gz").read_bytes())
+    prepare_by_command(out, *options)  # what the script made it may replace
+    assert lines_of(out / "raw/valid.fr")[0] == "Il pleut."
 
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.txt").touch()
-    assert "was not made by this script: name another folder" in error(tmp_path / "mine", *train)
+    assert "was not made by this script: name another folder" in error(tmp_path / "mine", *options)
     assert (tmp_path / "mine" / "thesis.txt").exists()
-    assert f"{tmp_path / 'b.fr'} cannot be read: No such file" in error(
-        tmp_path / "new" / "o", "--train", tmp_path / "b.fr", tmp_path / "b.en"
-    )
+    assert "has no training text in de: there is en, fr" in error(tmp_path / "new" / "o", "--text", text)
     assert not (tmp_path / "new").exists()
-    assert "--test needs --train as well" in error(tmp_path / "o", "--test", *train[1:])
-    assert "exclude each other" in error(tmp_path / "o", *train, "--archive", "x.tgz")
-    assert "--bpe-merges 0 is too small" in error(tmp_path / "o", *train, "--bpe-merges", "0")
-
-
-@pytest.mark.parametrize(
-    ("stopped_by", "code", "printed"),
-    [
-        (UserError("no archive"), 2, "error: no archive\n"),
-        (OSError(28, "No space left on device"), 2, "error: [Errno 28] No space left on device\n"),
-        (KeyboardInterrupt(), 130, "stopped\n"),
-    ],
-)
-def test_the_command_ends_like_the_others(stopped_by, code, printed, monkeypatch, capsys):
-    def fail(_):
-        raise stopped_by
-
-    monkeypatch.setattr("multimax.suite.data.iwslt14.run", fail)
-    monkeypatch.setattr(sys, "argv", ["prepare_iwslt14.py", "out"])
-    with pytest.raises(SystemExit) as stopped:
-        main()
-    assert (stopped.value.code, capsys.readouterr().err) == (code, printed)
+    assert "bpe_merges=0 is below 1" in error(tmp_path / "o", *options, "bpe_merges=0")
+    assert "bpe_mergers=1" in error(tmp_path / "o", *options, "bpe_mergers=1")
