@@ -7,14 +7,14 @@ Hydra composes the values from ``configs/``; these dataclasses say which keys th
 import hashlib
 import json
 import math
-from collections.abc import Collection, Iterator, Mapping, Set
+from collections.abc import Iterator, Mapping, Set
 from dataclasses import MISSING, Field, asdict, dataclass, field, fields, is_dataclass
-from operator import attrgetter
 from typing import Any, get_type_hints
 
 from multimax import reweight
 from multimax.integrations.sites import Site
 from multimax.suite.errors import UserError
+from multimax.suite.options import bounded, check_options, choice
 
 
 @dataclass
@@ -37,46 +37,47 @@ class Reweight:
 class Optimizer:
     """AdamW. Biases, norms and the reweightings' own parameters are never decayed."""
 
-    learning_rate: float
-    beta1: float = 0.9
-    beta2: float = 0.999
-    epsilon: float = 1e-8
-    weight_decay: float = 0.0
+    learning_rate: float = bounded(0)
+    beta1: float = bounded(0, 1, default=0.9)
+    beta2: float = bounded(0, 1, default=0.999)
+    epsilon: float = bounded(0, default=1e-8)
+    weight_decay: float = bounded(0, default=0.0)
     # Largest global gradient norm; the reweightings' parameters are clipped to it as a group of their own.
-    clip_norm: float | None = None
+    clip_norm: float | None = bounded(0, default=None)
 
 
 @dataclass
 class Schedule:
     """Learning rate over steps: linear warm-up from ``warmup_rate``, then the named decay."""
 
-    name: str = "cosine"  # cosine (to final_rate at the last step) | inverse_sqrt | constant
-    warmup_steps: int | None = None
-    warmup_epochs: float | None = None
-    warmup_rate: float = 0.0
-    final_rate: float = 0.0
+    name: str = choice("cosine", "inverse_sqrt", "constant", default="cosine")  # cosine: to final_rate at the last step
+    warmup_steps: int | None = bounded(0, default=None)
+    warmup_epochs: float | None = bounded(0, default=None)
+    warmup_rate: float = bounded(0, default=0.0)
+    final_rate: float = bounded(0, default=0.0)
 
 
 @dataclass
 class Training:
-    batch_size: int  # examples (task=mt: tokens) per optimiser step over all devices and accumulated micro-batches
-    epochs: float | None = None  # the length of a run: this
-    steps: int | None = None  # or this
-    micro_batch_size: int | None = None  # most examples (tokens) on one device at a time; None: its whole share
-    label_smoothing: float = 0.0
-    precision: str = "fp32"  # fp32 | bf16
+    batch_size: int = bounded(1)  # examples (task=mt: tokens) of a step over all devices and accumulated micro-batches
+    epochs: float | None = bounded(0, default=None)  # the length of a run: this
+    steps: int | None = bounded(0, default=None)  # or this
+    micro_batch_size: int | None = bounded(1, default=None)  # most examples (tokens) on a device at a time; None: all
+    label_smoothing: float = bounded(0, 1, default=0.0)
+    precision: str = choice("fp32", "bf16", default="fp32")
     compile: bool = False
     cuda_graphs: bool = False  # replays compiled steps instead of launching them: for batches of one shape
-    ema_decay: float | None = None
+    ema_decay: float | None = bounded(0, 1, default=None)
     evaluate_ema: bool = False
-    device: str = "auto"  # auto | cpu | cuda
-    log_every: int = 50  # steps
-    evaluate_every: int | None = None  # steps; None: at the end of each epoch
-    checkpoint_every: int | None = None  # steps; None: at each evaluation
-    keep_checkpoints: int = 2  # newest ones kept, besides the best
-    max_skipped_steps: int = 3  # steps in a row left out for a loss or gradient that is not finite, then the run stops
+    device: str = choice("auto", "cpu", "cuda", default="auto")
+    log_every: int = bounded(1, default=50)  # steps
+    evaluate_every: int | None = bounded(1, default=None)  # steps; None: at the end of each epoch
+    checkpoint_every: int | None = bounded(1, default=None)  # steps; None: at each evaluation
+    keep_checkpoints: int = bounded(1, default=2)  # newest ones kept, besides the best
+    # Steps in a row that are left out for a loss or a gradient that is not finite, before the run stops.
+    max_skipped_steps: int = bounded(1, default=3)
     # Evaluated checkpoints, the newest, that are kept too and whose mean weights are tested at the end; None: none.
-    average_checkpoints: int | None = None
+    average_checkpoints: int | None = bounded(2, default=None)
 
     def total_steps(self, steps_per_epoch: int) -> int:
         """Optimiser steps of the run."""
@@ -92,14 +93,15 @@ LOGGERS = {"none": 0, "wandb": 5, "tensorboard": 5}
 class Logger:
     """Where the run is shown beside its own files, and what is measured for showing; changes no number of the run."""
 
-    name: str = "none"  # none | wandb | tensorboard
+    name: str = choice(*LOGGERS, default="none")
     measure: bool = True  # at each evaluation the reweightings' parameters, sparsity and multi-modality of attention
-    samples_every: int = 0  # evaluations from one set of sample predictions and attention pictures to the next; 0: none
+    # Evaluations from one set of sample predictions and attention pictures to the next; 0: none.
+    samples_every: int = bounded(0, default=0)
     # For name=wandb:
     project: str = "multimax"
     entity: str | None = None  # None: the user's default
     group: str | None = None  # None: the experiment, or task and scale
-    mode: str = "auto"  # auto (online if there are a key and a connection) | online | offline
+    mode: str = choice("auto", "online", "offline", default="auto")  # auto: online with a key and a connection
 
 
 # Version of what the code makes of a configuration. Raise it with any change by which a configuration that stays as it
@@ -122,7 +124,7 @@ class RunConfig:
     schedule: Schedule
     training: Training
     logger: Logger = field(default_factory=Logger)
-    seed: int = 0
+    seed: int = bounded(0, default=0)
     run_dir: str | None = None
     experiment: str | None = None  # what the report gathers runs under; None: the task and the scale
     imports: list[str] = field(default_factory=list)
@@ -131,11 +133,7 @@ class RunConfig:
     def check(self, world: int) -> None:
         """Raise UserError for a combination that cannot run on ``world`` processes, before anything is loaded."""
         training, schedule = self.training, self.schedule
-        one_of("training.precision", training.precision, ("fp32", "bf16"))
-        one_of("training.device", training.device, ("auto", "cpu", "cuda"))
-        one_of("schedule.name", schedule.name, ("cosine", "inverse_sqrt", "constant"))
-        one_of("logger.name", self.logger.name, LOGGERS)
-        one_of("logger.mode", self.logger.mode, ("auto", "online", "offline"))
+        check_options(self)
         for name in ("attention", "output", *self.reweight.own()):
             check_site(f"reweight.{name}", getattr(self.reweight, name))
         if (training.epochs is None) == (training.steps is None):
@@ -144,35 +142,6 @@ class RunConfig:
             raise UserError("set at most one of schedule.warmup_epochs and schedule.warmup_steps")
         if schedule.name == "inverse_sqrt" and not (schedule.warmup_steps or schedule.warmup_epochs):
             raise UserError("schedule.name=inverse_sqrt needs a warm-up: set schedule.warmup_steps")
-        check_bounds(
-            self,
-            {
-                "seed": (0, None),
-                "optimizer.learning_rate": (0, None),
-                "optimizer.beta1": (0, 1),
-                "optimizer.beta2": (0, 1),
-                "optimizer.epsilon": (0, None),
-                "optimizer.weight_decay": (0, None),
-                "optimizer.clip_norm": (0, None),
-                "schedule.warmup_steps": (0, None),
-                "schedule.warmup_epochs": (0, None),
-                "schedule.warmup_rate": (0, None),
-                "schedule.final_rate": (0, None),
-                "training.batch_size": (1, None),
-                "training.micro_batch_size": (1, None),
-                "training.epochs": (0, None),
-                "training.steps": (0, None),
-                "training.label_smoothing": (0, 1),
-                "training.ema_decay": (0, 1),
-                "training.log_every": (1, None),
-                "training.evaluate_every": (1, None),
-                "training.checkpoint_every": (1, None),
-                "training.keep_checkpoints": (1, None),
-                "training.max_skipped_steps": (1, None),
-                "training.average_checkpoints": (2, None),
-                "logger.samples_every": (0, None),
-            },
-        )
         if training.cuda_graphs and not training.compile:
             raise UserError("training.cuda_graphs replays compiled steps: set training.compile=true too")
         if training.average_checkpoints is not None and training.checkpoint_every is not None:
@@ -223,21 +192,6 @@ class RunConfig:
             raise UserError(
                 f"the loss of reweight.output={name} takes hard targets only, but label smoothing, mixup or cutmix "
                 f"is on: turn them off, or {way_out}"
-            )
-
-
-def one_of(key: str, value: str, choices: Collection[str]) -> None:
-    if value not in choices:
-        raise UserError(f"{key}={value}: choose one of {', '.join(choices)}")
-
-
-def check_bounds(config: RunConfig, bounds: Mapping[str, tuple[float, float | None]]) -> None:
-    """Raise UserError for a number outside its [least, most]; a bound of None is none, and so is a value of None."""
-    for key, (least, most) in bounds.items():
-        value = attrgetter(key)(config)
-        if value is not None and not least <= value <= (math.inf if most is None else most):
-            raise UserError(
-                f"{key}={value} is below {least}" if most is None else f"{key}={value} is not in [{least}, {most}]"
             )
 
 

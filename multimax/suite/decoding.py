@@ -26,6 +26,7 @@ from torch import Tensor
 from multimax.suite.errors import UserError
 from multimax.suite.models.encoder_decoder import END, PAD, EncoderDecoder
 from multimax.suite.models.language_model import LanguageModel
+from multimax.suite.options import bounded, check_options
 
 # From the scores [batch, beam] of the hypotheses, -inf for one that is dead, and the probabilities [batch, beam,
 # vocabulary] of their next tokens: at least ``beam`` continuations of each sentence, the preferred first, as scores,
@@ -41,17 +42,15 @@ class Search:
     tokens before its own end.
     """
 
-    beam: int = 5
+    beam: int = bounded(1, default=5)
     length_penalty: float = 1.0  # above 1 favours longer translations
-    max_length_ratio: float = 1.2
+    max_length_ratio: float = bounded(0, default=1.2)
     max_length_extra: int = 10
-    min_length: int = 1  # tokens before the end
+    min_length: int = bounded(0, default=1)  # tokens before the end
 
     def check(self, prefix: str = "") -> None:
         """Raise UserError for an option out of its range, named with ``prefix`` before it."""
-        for name, least in (("beam", 1), ("max_length_ratio", 0), ("min_length", 0)):
-            if getattr(self, name) < least:
-                raise UserError(f"{prefix}{name}={getattr(self, name)} is below {least}")
+        check_options(self, prefix)
         for name in ("length_penalty", "max_length_ratio"):
             if not math.isfinite(getattr(self, name)):
                 raise UserError(f"{prefix}{name}={getattr(self, name)} is not finite")
@@ -71,16 +70,13 @@ class Sampling:
     top-p the fewest that hold a share p of the mass (Holtzman et al. 2020, 1904.09751).
     """
 
-    temperature: float = 1.0
-    top_k: int | None = None
+    temperature: float = bounded(0, default=1.0)
+    top_k: int | None = bounded(1, default=None)
     top_p: float = 1.0
 
     def check(self) -> None:
         """Raise UserError for an option out of its range."""
-        if self.temperature < 0:
-            raise UserError(f"temperature={self.temperature} is below 0")
-        if self.top_k is not None and self.top_k < 1:
-            raise UserError(f"top_k={self.top_k} is below 1")
+        check_options(self)
         if not 0 < self.top_p <= 1:
             raise UserError(f"top_p={self.top_p} is not in (0, 1]")
 

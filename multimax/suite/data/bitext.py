@@ -28,6 +28,7 @@ from multimax.suite.data.text import FileSource, StringSource, TextSource
 from multimax.suite.data.tokenization import Tokenizer, join_pieces
 from multimax.suite.errors import UserError
 from multimax.suite.files import expanded
+from multimax.suite.options import bounded, choice
 
 READING = 2  # of raw text: a change of it leaves the caches alone that older code made
 VALIDATION = ("valid", "validation", "val", "dev")  # names of its files; the first is fairseq's
@@ -39,7 +40,7 @@ class TranslationData(Recipe):
     """Which sentence pairs, and what is done to raw text; a folder that was prepared says it itself."""
 
     name: str  # label of the data in run names
-    source: str  # synthetic (the project's own German grammar) | files (root)
+    source: str = choice("synthetic", "files")  # synthetic: of the project's own German grammar; files: root
     # Folder with line-aligned text of each split, such as train.de and train.en or train.de.gz and train.en.gz; or made
     # by scripts/prepare_iwslt14.py; or by fairseq-preprocess.
     root: str | None = None
@@ -48,7 +49,7 @@ class TranslationData(Recipe):
     # What evaluation scores: validation, by this or another of its files' names, or a test split by that of its files.
     eval_split: str = "validation"
     test_split: str = "test"  # what the results of a run are measured on
-    max_left_out: float = 0.5  # share of training pairs, or of unknown tokens, above which no run starts
+    max_left_out: float = bounded(0, 1, default=0.5)  # share of training pairs, or of unknown tokens, that stops a run
 
     def __post_init__(self) -> None:
         if self.eval_split in VALIDATION:  # one name alone, as it is part of what a run is
@@ -56,10 +57,8 @@ class TranslationData(Recipe):
 
     def check(self) -> None:
         """Raise UserError for values that fit no data."""
-        if self.source not in ("synthetic", "files"):
-            raise UserError(f"data.source={self.source}: choose one of synthetic, files")
         try:
-            self.check_recipe()
+            self.check_languages()
         except UserError as error:
             raise UserError(f"data.{error}") from None
 

@@ -18,6 +18,7 @@ from multimax.suite.data.left_out import LeftOut
 from multimax.suite.data.pixels import UnreadableImage
 from multimax.suite.errors import UserError
 from multimax.suite.files import expanded
+from multimax.suite.options import bounded
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -31,31 +32,34 @@ class ImageData:
 
     name: str  # label of the data in run names
     source: str  # digits | files (root, or else hub)
-    num_classes: int
-    image_size: int  # pixels, of what the model sees
+    num_classes: int = bounded(2)
+    image_size: int = bounded(1)  # pixels, of what the model sees
     root: str | None = None  # folder with train/CLASS/*.jpg and val/CLASS/*.jpg, or train-*.parquet and val*.parquet
     hub: str | None = None  # data set of the Hugging Face hub, used without root
     where: str = ""  # where to get the data: printed when it is absent or incomplete
     num_val: int | None = None  # expected validation images; None: any number
     # Share of each class's training images that are scored in the place of the validation images, and not trained on:
     # to choose hyperparameters without a look at those.
-    held_out: float = 0.0
-    in_chans: int = 3  # 1: images are read as grey
+    held_out: float = bounded(0, 0.9, default=0.0)
+    in_chans: int = bounded(1, default=3)  # 1: images are read as grey
     train_crop: str = "rrc"  # rrc: random resized crop | shift: by up to one pixel
-    hflip: float = 0.5  # probability
+    hflip: float = bounded(0, 1, default=0.5)  # probability
     auto_augment: str | None = None  # timm's notation, such as rand-m9-mstd0.5-inc1
-    color_jitter: float = 0.0  # of brightness, contrast, saturation; timm ignores it beside auto_augment, as DeiT does
-    random_erasing: float = 0.0  # probability
-    mixup: float = 0.0  # alpha of the beta distribution; 0: off
-    cutmix: float = 0.0  # likewise; with both on, one of the two is drawn per batch
-    mix_group: int | None = None  # images that share a draw of mixup or cutmix, even; None: the global batch
-    repeated_augmentation: int = 1  # times that an image occurs in a row
-    crop_pct: float = 0.875  # side of the centre crop in evaluation, of the resized image's shorter side
+    # Of brightness, contrast, saturation; timm ignores it beside auto_augment, as DeiT does.
+    color_jitter: float = bounded(0, default=0.0)
+    random_erasing: float = bounded(0, 1, default=0.0)  # probability
+    mixup: float = bounded(0, default=0.0)  # alpha of the beta distribution; 0: off
+    cutmix: float = bounded(0, default=0.0)  # likewise; with both on, one of the two is drawn per batch
+    mix_group: int | None = bounded(2, default=None)  # images that share a draw of the two, even; None: the whole batch
+    repeated_augmentation: int = bounded(1, default=1)  # times that an image occurs in a row
+    # Side of the centre crop in evaluation, of the resized image's shorter side.
+    crop_pct: float = bounded(0.01, 1, default=0.875)
     interpolation: str = "bicubic"
     mean: list[float] = field(default_factory=lambda: list(IMAGENET_MEAN))  # of each channel, for pixels in [0, 1]
     std: list[float] = field(default_factory=lambda: list(IMAGENET_STD))
-    num_workers: int = 2  # processes that load images, beside each training process
-    max_left_out: float = 0.5  # share of files, or of images that cannot be read, above which no run starts
+    num_workers: int = bounded(0, default=2)  # processes that load images, beside each training process
+    # Share of files, or of images that cannot be read, above which no run starts.
+    max_left_out: float = bounded(0, 1, default=0.5)
 
     @property
     def mode(self) -> str:

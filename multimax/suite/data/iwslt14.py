@@ -23,6 +23,7 @@ from multimax.suite.data.bitext import find_text
 from multimax.suite.data.preparation import DESCRIPTION, Recipe, prepare
 from multimax.suite.data.text import StringSource, TextSource
 from multimax.suite.errors import Parser, UserError, one_line_errors
+from multimax.suite.options import check_options
 
 URL = "https://dl.fbaipublicfiles.com/fairseq/data/iwslt14/de-en.tgz"
 PUBLISHED = {"train": 160_239, "valid": 7_283, "test": 6_750}  # pairs of German-English
@@ -100,7 +101,8 @@ def read_recipe(given: list[str]) -> Recipe:
         reason = str(error).splitlines()[0]
         raise UserError(f"{' '.join(given)}: {reason}; there are {', '.join(keys)}") from None
     assert isinstance(recipe, Recipe)
-    recipe.check_recipe()
+    check_options(recipe)
+    recipe.check_languages()
     return recipe
 
 

@@ -36,6 +36,7 @@ from multimax.suite.data.lines import LineReader
 from multimax.suite.data.text import TextSource
 from multimax.suite.data.tokenization import Tokenizer, learn_codes, tokenize
 from multimax.suite.errors import UserError
+from multimax.suite.options import bounded
 
 FORMAT = 1  # of the folder: a change of it leaves what older code made alone
 DESCRIPTION = "prepared.json"
@@ -54,11 +55,12 @@ class Recipe:
     target_language: str = "en"
     tokenize: bool = True  # with Moses' tokeniser; else tokens are between white space
     lowercase: bool = True
-    bpe_merges: int | None = 10_000  # None: words as tokens
+    bpe_merges: int | None = bounded(1, default=10_000)  # None: words as tokens
     joined_dictionary: bool = False
-    max_length: int = 175  # words of either side of a training pair
-    max_ratio: float = 1.5  # of the numbers of words of a training pair's sides
-    validation_every: int | None = None  # without a validation split: hold out every n-th training pair
+    max_length: int = bounded(1, default=175)  # words of either side of a training pair
+    max_ratio: float = bounded(1, default=1.5)  # of the numbers of words of a training pair's sides
+    # Without a validation split: hold out every n-th training pair.
+    validation_every: int | None = bounded(2, default=None)
 
     @property
     def languages(self) -> tuple[str, str]:
@@ -68,16 +70,12 @@ class Recipe:
     def direction(self) -> str:
         return f"{self.source_language}-{self.target_language}"
 
-    def check_recipe(self) -> None:
-        """Raise UserError for values that fit no data."""
+    def check_languages(self) -> None:
+        """Raise UserError for languages that are none, or one."""
         if self.source_language == self.target_language:
             raise UserError(f"source_language and target_language are both {self.source_language}")
         check_code("source_language", self.source_language)
         check_code("target_language", self.target_language)
-        for name, least in (("max_length", 1), ("max_ratio", 1), ("bpe_merges", 1), ("validation_every", 2)):
-            value = getattr(self, name)
-            if value is not None and not value >= least:
-                raise UserError(f"{name}={value} is below {least}")
 
     def tokenizers(self, folder: Path) -> list[Tokenizer]:
         """Of both languages, with the merges in ``folder``."""

@@ -15,6 +15,7 @@ from multimax.suite.data.hub import load_tables
 from multimax.suite.data.lines import LineReader
 from multimax.suite.errors import UserError
 from multimax.suite.files import expanded
+from multimax.suite.options import bounded, choice
 
 SPLITS = {"train": "train", "validation": "valid|validation|val|dev", "test": "test"}
 
@@ -27,8 +28,8 @@ class TextData:
     """Which text, what its tokens are, and how evaluation walks over it."""
 
     name: str  # label of the data in run names
-    source: str  # pydoc | files (root, or else hub)
-    unit: str = "word"  # word: between white space, with <eos> behind each line | character
+    source: str = choice("pydoc", "files")  # files: root, or else hub
+    unit: str = choice("word", "character", default="word")  # word: between white space, <eos> behind each line
     root: str | None = None  # folder with a text, gzip or parquet file of each split, such as train.txt.gz
     hub: str | None = None  # data set of the Hugging Face hub, used without root
     hub_config: str | None = None
@@ -36,11 +37,12 @@ class TextData:
     vocabulary: str | None = None  # JSON list of tokens, the most frequent first; None: those of the training text
     max_tokens: int | None = None  # size of a vocabulary made from the training text: its most frequent tokens
     cache_dir: str = "~/.cache/multimax"  # where token ids are kept
-    eval_split: str = "validation"  # validation | test
+    eval_split: str = choice("validation", "test", default="validation")
     # transformer_xl: streams that the text is cut into, each with a memory of its own. transformer_lm: windows at a
     # time.
-    eval_batch_size: int = 10
-    max_left_out: float = 0.5  # share of rows, or of tokens that the vocabulary lacks, above which no run starts
+    eval_batch_size: int = bounded(1, default=10)
+    # Share of rows, or of tokens that the vocabulary lacks, above which no run starts.
+    max_left_out: float = bounded(0, 1, default=0.5)
 
 
 class TextSource(Protocol):

@@ -27,6 +27,7 @@ from multimax.suite.models.anti_smoothing import (
     mix_patches,
     patches_outside,
 )
+from multimax.suite.options import bounded, choice
 
 
 @dataclass
@@ -40,11 +41,11 @@ class DeiTConfig:
     num_heads: int | None = None
     class_token: bool = False
     # "avg" pools the tokens after the final norm, as MultiMax's authors do; "token" is the class token, as in DeiT.
-    pool: str = "avg"
+    pool: str = choice("avg", "token", default="avg")
     qkv_bias: bool = True
-    drop_path: float = 0.0
+    drop_path: float = bounded(0, 1, default=0.0)
     # Initial weights: timm's, of standard deviation 0.02 whatever the width, or lecun's, which a narrow model needs.
-    init: str = "timm"
+    init: str = choice("timm", "lecun", default="timm")
     # Methods against over-smoothing (multimax.suite.models.anti_smoothing); of patch_diversification any of its losses.
     attn_scale: bool = False
     feat_scale: bool = False

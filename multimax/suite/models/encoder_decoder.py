@@ -21,6 +21,7 @@ from multimax.reweight import Reweighting, Softmax
 from multimax.suite.errors import UserError
 from multimax.suite.models.decoder_cache import DecoderCache
 from multimax.suite.models.layers import FIRST_POSITION, FeedForward, VocabularyModel, reset_attention, sinusoids
+from multimax.suite.options import bounded, choice
 
 PAD, END = 1, 2  # in fairseq's dictionaries; END also begins the decoder's input
 SOFTMAX = Softmax()
@@ -37,17 +38,18 @@ class EncoderDecoderConfig:
     has a cache. The output is no attention and stays as it is. It exists to measure what that costs.
     """
 
-    encoder_depth: int = 6
-    decoder_depth: int = 6
-    dim: int = 512
-    num_heads: int = 4
-    ffn_dim: int = 1024
-    dropout: float = 0.3
-    attention_dropout: float = 0.0
-    activation_dropout: float = 0.0
+    encoder_depth: int = bounded(1, default=6)
+    decoder_depth: int = bounded(1, default=6)
+    dim: int = bounded(4, default=512)  # of sines and cosines, two wavelengths
+    num_heads: int = bounded(1, default=4)
+    ffn_dim: int = bounded(1, default=1024)
+    dropout: float = bounded(0, 1, default=0.3)
+    attention_dropout: float = bounded(0, 1, default=0.0)
+    activation_dropout: float = bounded(0, 1, default=0.0)
     pre_norm: bool = False  # a norm before each sublayer and one at the end, instead of one after each residual
-    share_embeddings: str = "decoder"  # decoder: its input and output | all: the encoder's too (a joined vocabulary)
-    max_length: int = 1024  # tokens of the longest source or target
+    # decoder: its input and output; all: the encoder's too, of a joined vocabulary.
+    share_embeddings: str = choice("decoder", "all", default="decoder")
+    max_length: int = bounded(1, default=1024)  # tokens of the longest source or target
     as_released: bool = False
 
 

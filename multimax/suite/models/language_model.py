@@ -8,20 +8,21 @@ from torch import Tensor
 from multimax.integrations.sites import Site, create_site
 from multimax.suite.models.adaptive import AdaptiveEmbedding
 from multimax.suite.models.layers import VocabularyModel
+from multimax.suite.options import bounded, choice
 
 
 @dataclass
 class LanguageModelConfig:
     """A language model; lengths are in tokens."""
 
-    name: str = "transformer_xl"  # transformer_xl | transformer_lm
-    depth: int = 16
-    dim: int = 410
-    num_heads: int = 10
+    name: str = choice("transformer_xl", "transformer_lm", default="transformer_xl")
+    depth: int = bounded(1, default=16)
+    dim: int = bounded(4, default=410)  # of sines and cosines, two wavelengths
+    num_heads: int = bounded(1, default=10)
     ffn_dim: int = 2100
     dropout: float = 0.1
     attention_dropout: float = 0.0
-    segment_length: int = 150  # of one training example; transformer_lm takes no longer input
+    segment_length: int = bounded(1, default=150)  # of one training example; transformer_lm takes no longer input
     # transformer_lm: least context of a scored token, but for those at the very start of the text.
     eval_context: int | None = None
     # transformer_xl: the reach of its attention in training and in evaluation.
@@ -34,7 +35,7 @@ class LanguageModelConfig:
     eval_same_length: bool = False
     # transformer_xl: first token ids of the tail clusters of its adaptive softmax and input; none: one softmax.
     cutoffs: list[int] = field(default_factory=list)
-    div_val: int = 1  # factor by which the vectors shrink from cluster to cluster
+    div_val: int = bounded(1, default=1)  # factor by which the vectors shrink from cluster to cluster
 
 
 class LanguageModel(VocabularyModel):

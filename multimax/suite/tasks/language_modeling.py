@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from multimax import reweight
-from multimax.suite.config import RunConfig, check_bounds, one_of
+from multimax.suite.config import RunConfig
 from multimax.suite.data.corpus import open_corpus
 from multimax.suite.data.fingerprint import Fingerprint
 from multimax.suite.data.left_out import checked, record
@@ -44,24 +44,8 @@ class Config(RunConfig):
     def check(self, world: int) -> None:
         super().check(world)
         model, data = self.model, self.data
-        one_of("model.name", model.name, tuple(MODELS))
-        one_of("data.unit", data.unit, ("word", "character"))
-        one_of("data.source", data.source, ("pydoc", "files"))
-        one_of("data.eval_split", data.eval_split, ("validation", "test"))
         if self.training.label_smoothing:
             raise UserError("training.label_smoothing: perplexity is of the words themselves; set it to 0")
-        check_bounds(
-            self,
-            {
-                "model.depth": (1, None),
-                "model.num_heads": (1, None),
-                "model.dim": (4, None),  # of sines and cosines, two wavelengths
-                "model.div_val": (1, None),
-                "model.segment_length": (1, None),
-                "data.eval_batch_size": (1, None),
-                "data.max_left_out": (0, 1),
-            },
-        )
         if model.dim % model.num_heads:
             raise UserError(f"model.dim={model.dim} is not a multiple of model.num_heads={model.num_heads}")
         if model.dim % 2:

@@ -22,7 +22,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from multimax import reweight
 from multimax.suite import decoding
-from multimax.suite.config import Reweight, RunConfig, check_bounds, one_of
+from multimax.suite.config import Reweight, RunConfig
 from multimax.suite.data.bitext import TranslationData, open_bitext
 from multimax.suite.data.dictionary import PAD
 from multimax.suite.data.fingerprint import Fingerprint
@@ -33,6 +33,7 @@ from multimax.suite.data.token_batches import TokenBatches, TranslationBatch, co
 from multimax.suite.decoding import Search
 from multimax.suite.errors import UserError
 from multimax.suite.models.encoder_decoder import AttentionSites, EncoderDecoder, EncoderDecoderConfig
+from multimax.suite.options import bounded
 from multimax.suite.tasks.base import Sample, Shard, Task, require_same
 from multimax.suite.tasks.bleu import CorpusBLEU
 
@@ -50,8 +51,9 @@ class Sites(Reweight):
 class Decoding(Search):
     """How data are translated to be scored."""
 
-    batch_tokens: int = 4096  # of the sentences that are scored and translated at a time
-    validation_sentences: int | None = None  # BLEU of the validation data is over the first so many; None: all
+    batch_tokens: int = bounded(1, default=4096)  # of the sentences that are scored and translated at a time
+    # BLEU of the validation data is over the first so many; None: all.
+    validation_sentences: int | None = bounded(1, default=None)
 
 
 @dataclass
@@ -71,24 +73,6 @@ class Config(RunConfig):
         model = self.model
         self.data.check()
         self.decoding.check("decoding.")
-        one_of("model.share_embeddings", model.share_embeddings, ("decoder", "all"))
-        check_bounds(
-            self,
-            {
-                "model.encoder_depth": (1, None),
-                "model.decoder_depth": (1, None),
-                "model.num_heads": (1, None),
-                "model.dim": (4, None),  # of sines and cosines, two wavelengths
-                "model.ffn_dim": (1, None),
-                "model.max_length": (1, None),
-                "model.dropout": (0, 1),
-                "model.attention_dropout": (0, 1),
-                "model.activation_dropout": (0, 1),
-                "decoding.batch_tokens": (1, None),
-                "data.max_left_out": (0, 1),
-                "decoding.validation_sentences": (1, None),
-            },
-        )
         if model.dim % model.num_heads:
             raise UserError(f"model.dim={model.dim} is not a multiple of model.num_heads={model.num_heads}")
         if model.dim % 2:

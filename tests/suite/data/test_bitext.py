@@ -10,6 +10,7 @@ from multimax.suite.data import bitext as bitexts
 from multimax.suite.data.bitext import TranslationData, open_bitext
 from multimax.suite.data.dictionary import EOS, UNK
 from multimax.suite.errors import UserError
+from multimax.suite.options import check_options
 
 TRAIN = {
     "de": ["Der Hund schläft nicht.", "Die Katze sieht den Hund.", "Das Kind sieht's!", "", "Die Katze schläft."],
@@ -292,5 +293,11 @@ def test_validation_data_have_one_name(folder, name):
     ],
 )
 def test_values_that_no_data_could_do_with_are_refused(changes, message):
+    data = TranslationData(**{"name": "few", "source": "files", **changes})
+
+    def check():
+        check_options(data, "data.")
+        data.check()
+
     with pytest.raises(UserError, match=message):
-        TranslationData(**{"name": "few", "source": "files", **changes}).check()
+        check()

@@ -1,0 +1,31 @@
+"""Options of a configuration that have a range or a list of values, which are said where the option is."""
+
+import math
+from dataclasses import MISSING, field, fields, is_dataclass
+from typing import Any
+
+from multimax.suite.errors import UserError
+
+
+def bounded(least: float, most: float = math.inf, *, default: Any = MISSING) -> Any:
+    """A dataclass's field for a number in [least, most], or None."""
+    return field(default=default, metadata={"bounds": (least, most)})
+
+
+def choice(*values: str, default: Any = MISSING) -> Any:
+    """A dataclass's field for one of ``values``."""
+    return field(default=default, metadata={"choices": values})
+
+
+def check_options(config: Any, prefix: str = "") -> None:
+    """Raise UserError for a field of ``config``, or of the dataclasses in it, whose value is not one of its own."""
+    for item in fields(config):
+        key, value = f"{prefix}{item.name}", getattr(config, item.name)
+        if is_dataclass(value):
+            check_options(value, f"{key}.")
+        if "choices" in item.metadata and value not in item.metadata["choices"]:
+            raise UserError(f"{key}={value}: choose one of {', '.join(item.metadata['choices'])}")
+        least, most = item.metadata.get("bounds", (-math.inf, math.inf))
+        if "bounds" in item.metadata and value is not None and not least <= value <= most:
+            range_ = f"below {least}" if most == math.inf else f"not in [{least}, {most}]"
+            raise UserError(f"{key}={value} is {range_}")
