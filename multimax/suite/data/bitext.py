@@ -14,8 +14,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from multimax.suite.data import preparation
 from multimax.suite.data.cache import cached
 from multimax.suite.data.dictionary import EOS, UNK, Dictionary
@@ -68,31 +66,13 @@ class TranslationData(Recipe):
 
 @dataclass
 class Pairs:
-    """Source and target sentences of a split."""
+    """Source and target sentences of a split, as many of each."""
 
     sources: Sentences
     targets: Sentences
 
     def __len__(self) -> int:
         return len(self.sources)
-
-    def source(self, i: int) -> np.ndarray:
-        """Integer ids of source sentence ``i``, with EOS at the end."""
-        return self.sources[i]
-
-    def target(self, i: int) -> np.ndarray:
-        """Integer ids of target sentence ``i``, with EOS at the end."""
-        return self.targets[i]
-
-    @property
-    def source_lengths(self) -> np.ndarray:
-        """int32 [pairs], EOS included."""
-        return self.sources.lengths
-
-    @property
-    def target_lengths(self) -> np.ndarray:
-        """int32 [pairs], EOS included."""
-        return self.targets.lengths
 
 
 @dataclass
@@ -173,7 +153,7 @@ class Bitext:
             return References([join_pieces(line) for line in self.lines(name, split)], raw)
         # An unknown word of the reference is not matched by the unknown word of a translation: as in fairseq.
         tokens = [f"<{token}>" if i == UNK else token for i, token in enumerate(self.target_dictionary.tokens)]
-        sentences = (self.splits[split].target(i) for i in range(len(self.splits[split])))
+        sentences = (self.splits[split].targets[i] for i in range(len(self.splits[split])))
         return References([join_pieces(" ".join(tokens[i] for i in ids if i != EOS)) for ids in sentences], None)
 
     def lines(self, name: str, split: str) -> list[str]:

@@ -51,7 +51,7 @@ class TokenBatches:
 
     def __init__(self, pairs: Pairs, max_tokens: int, seed: int) -> None:
         self.pairs = pairs
-        longest = np.maximum(pairs.source_lengths, pairs.target_lengths)
+        longest = np.maximum(pairs.sources.lengths, pairs.targets.lengths)
         if seed < 0:
             raise UserError(f"seed={seed} must not be negative")
         order = np.random.default_rng(random_seeds(Stream.PLACE, seed, 0, count=4)).permutation(len(pairs))
@@ -61,7 +61,7 @@ class TokenBatches:
         if not len(order):
             shortest = f"the shortest of {len(pairs)} pairs has {longest.min()}" if len(pairs) else "there is no pair"
             raise UserError(f"a batch of {max_tokens} tokens holds no sentence pair: {shortest}")
-        order = order[np.lexsort((pairs.target_lengths[order], pairs.source_lengths[order]))]
+        order = order[np.lexsort((pairs.targets.lengths[order], pairs.sources.lengths[order]))]
         self.batches = cut_by_tokens(order, longest, max_tokens)
         self.steps_per_epoch = len(self.batches)
         self.order = EpochOrder(self.steps_per_epoch, 1, seed)
@@ -92,8 +92,8 @@ def eval_batches(pairs: Pairs, max_tokens: int, *, rank: int = 0, world: int = 1
 
     Processes may get different numbers of batches: add up over processes after the last one, not in between.
     """
-    longest = np.maximum(pairs.source_lengths, pairs.target_lengths)
-    order = np.lexsort((pairs.target_lengths, pairs.source_lengths))
+    longest = np.maximum(pairs.sources.lengths, pairs.targets.lengths)
+    order = np.lexsort((pairs.targets.lengths, pairs.sources.lengths))
     for indices in cut_by_tokens(order, longest, max_tokens)[::-1][rank::world]:
         yield collate(pairs, indices)
 
@@ -123,14 +123,14 @@ def cut_by_tokens(order: np.ndarray, longest: np.ndarray, max_tokens: int) -> li
 def collate(pairs: Pairs, indices: Sequence[int] | np.ndarray) -> TranslationBatch:
     """The pairs of ``indices``, which are at least one."""
     rows = len(indices)
-    source = np.full((rows, int(pairs.source_lengths[indices].max())), PAD, dtype=np.int64)
-    targets = np.full((rows, int(pairs.target_lengths[indices].max())), IGNORED, dtype=np.int64)
+    source = np.full((rows, int(pairs.sources.lengths[indices].max())), PAD, dtype=np.int64)
+    targets = np.full((rows, int(pairs.targets.lengths[indices].max())), IGNORED, dtype=np.int64)
     target = np.full_like(targets, PAD)
     target[:, 0] = EOS
     for row, index in enumerate(indices):
-        ids = pairs.source(index)
+        ids = pairs.sources[index]
         source[row, : len(ids)] = ids
-        ids = pairs.target(index)
+        ids = pairs.targets[index]
         targets[row, : len(ids)] = ids
         target[row, 1 : len(ids)] = ids[:-1]
     tensor = torch.from_numpy

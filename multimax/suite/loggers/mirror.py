@@ -6,6 +6,8 @@ repeats them (with the same numbers, because a resumed run is the uninterrupted 
 """
 
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, Literal
 
 from multimax.suite.engine.console import say
@@ -34,36 +36,30 @@ class Mirror(ABC):
 class Follower(Observer):
     """Keeps a mirror up to date with its run. A mirror that fails is dropped, and the run goes on without it.
 
-    Its context is the training, in which ``metrics.jsonl`` only grows. Without a mirror it does nothing.
+    Its context is the training, in which ``metrics.jsonl`` only grows.
     """
 
-    def __init__(self, mirror: Mirror | None, run: Run):
-        self.mirror, self.run = mirror, run
+    def __init__(self, mirror: Mirror, run: Run):
+        self.mirror: Mirror | None = mirror
+        self.run = run
         self.offset = 0
         self.shown = -1
 
     def __enter__(self) -> "Follower":
         """Show what the files hold so far."""
-        if self.mirror is not None:
-            try:
-                self.shown = self.mirror.open()
-            except Exception as error:
-                self.give_up(error)
+        with self.dropped_if_it_fails() as mirror:
+            self.shown = mirror.open() if mirror else -1
         self.update()
         return self
 
     def update(self) -> None:
         """Show the steps that are new in the files. To be called when all of a step has been logged."""
-        if self.mirror is None:
-            return
-        try:
+        with self.dropped_if_it_fails() as mirror:
             for step, values, end in self.run.rows(self.offset):
-                if step > self.shown:
-                    self.mirror.show(step, values, self.run.samples(step))
+                if mirror and step > self.shown:
+                    mirror.show(step, values, self.run.samples(step))
                     self.shown = step
                 self.offset = end
-        except Exception as error:
-            self.give_up(error)
 
     def __exit__(self, kind: type[BaseException] | None, *rest: object) -> None:
         outcome: Outcome = "finished"
@@ -71,14 +67,15 @@ class Follower(Observer):
             self.update()  # a run of no steps has been evaluated after all
         else:
             outcome = "interrupted" if issubclass(kind, KeyboardInterrupt) else "failed"
-        if self.mirror is None:
-            return
-        try:
-            self.mirror.close(outcome)
-        except Exception as error:
-            self.give_up(error)
+        with self.dropped_if_it_fails() as mirror:
+            if mirror:
+                mirror.close(outcome)
 
-    def give_up(self, error: Exception) -> None:
-        reason = str(error).splitlines()[0] if str(error) else ""
-        say(f"logger: gave up, the run goes on ({type(error).__name__}: {reason}); its files have everything")
-        self.mirror = None
+    @contextmanager
+    def dropped_if_it_fails(self) -> Iterator[Mirror | None]:
+        try:
+            yield self.mirror
+        except Exception as error:
+            reason = str(error).splitlines()[0] if str(error) else ""
+            say(f"logger: gave up, the run goes on ({type(error).__name__}: {reason}); its files have everything")
+            self.mirror = None

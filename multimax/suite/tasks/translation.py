@@ -118,7 +118,7 @@ class Translation(Task):
                 "one of raw text"
             )
         for split, pairs in self.bitext.splits.items():
-            longest = max(pairs.source_lengths.max(initial=0), pairs.target_lengths.max(initial=0))
+            longest = max(pairs.sources.lengths.max(initial=0), pairs.targets.lengths.max(initial=0))
             if longest > config.model.max_length:
                 raise UserError(
                     f"a sentence of {split} has {longest} tokens, more than model.max_length={config.model.max_length}"

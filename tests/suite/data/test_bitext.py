@@ -53,11 +53,11 @@ def test_text_becomes_ids_and_ids_text(folder):
     assert list(bitext.splits) == ["test_2016", "train", "validation"]
     assert [len(pairs) for pairs in bitext.splits.values()] == [2, 4, 1]  # the pair with an empty side is left out
     assert bitext.description["train"]["dropped"] == {"empty side": 1}
-    assert bitext.prepare(TRAIN["de"][1]) == train.source(1).tolist()
-    assert bitext.tokenized(train.target(0)) == "the dog doesn &apos;t sleep ."
-    assert bitext.detokenize([*train.target(0), 7, 7]) == "the dog doesn't sleep."
-    assert train.source_lengths.tolist() == [len(train.source(i)) for i in range(4)]
-    assert all(train.target(i)[-1] == EOS for i in range(4))
+    assert bitext.prepare(TRAIN["de"][1]) == train.sources[1].tolist()
+    assert bitext.tokenized(train.targets[0]) == "the dog doesn &apos;t sleep ."
+    assert bitext.detokenize([*train.targets[0], 7, 7]) == "the dog doesn't sleep."
+    assert train.sources.lengths.tolist() == [len(train.sources[i]) for i in range(4)]
+    assert all(train.targets[i][-1] == EOS for i in range(4))
     assert any("@@" in token for token in bitext.target_dictionary.tokens)
 
 
@@ -116,11 +116,11 @@ def test_options_change_what_is_made_of_the_text(folder):
     assert UNK in words.prepare("Ein Zebra schläft.")
     spaces = open_bitext(config(folder, bpe_merges=None, tokenize=False, lowercase=False))
     assert "sieht's!" in spaces.source_dictionary.ids
-    assert spaces.detokenize(spaces.splits["train"].target(0)) == TRAIN["en"][0]
+    assert spaces.detokenize(spaces.splits["train"].targets[0]) == TRAIN["en"][0]
     joined = open_bitext(config(folder, joined_dictionary=True))
     assert joined.source_dictionary is joined.target_dictionary
     back = open_bitext(config(folder, source_language="en", target_language="de"))
-    assert back.detokenize(back.splits["train"].target(0)) == "der Hund schläft nicht.".lower()
+    assert back.detokenize(back.splits["train"].targets[0]) == "der Hund schläft nicht.".lower()
 
 
 def test_text_is_prepared_once_and_again_when_it_changed_or_is_damaged(folder, monkeypatch):
@@ -151,11 +151,11 @@ def test_a_prepared_folder_is_read_as_it_is(folder):
     assert set(second.preparation["versions"]) == {"sacremoses", "subword-nmt"}
     for name, value, made in (("bpe_merges", 5, 20), ("lowercase", False, True), ("max_ratio", 9.0, 1.5)):
         assert f"data.{name}={value}, but {copy} was prepared with {made}" in error(config(copy, **{name: value}))
-    assert second.prepare(TRAIN["de"][1]) == first.splits["train"].source(1).tolist()
+    assert second.prepare(TRAIN["de"][1]) == first.splits["train"].sources[1].tolist()
     assert second.references("validation").raw == VALID["en"]
     assert not (folder.parent / "cache").exists()
     back = open_bitext(config(copy, source_language="en", target_language="de"))
-    assert back.splits["train"].source(0).tolist() == first.splits["train"].target(0).tolist()
+    assert back.splits["train"].sources[0].tolist() == first.splits["train"].targets[0].tolist()
     assert back.references("validation").raw == VALID["de"]
 
     assert f"{copy} holds de and en, not de and fr" in error(config(copy, target_language="fr"))
@@ -194,10 +194,10 @@ def test_a_folder_of_fairseq_is_read_without_fairseq(folder, fairseq_folder):
     known = [line for line in ours.references("test_2016").tokenized if "<<unk>>" not in line]
     assert references.tokenized[1] in known
     assert references.tokenized[0].startswith("the cat sees")
-    pieces = bitext.source_dictionary.decode(ours.splits["train"].source(0))
-    assert bitext.prepare(pieces) == ours.splits["train"].source(0).tolist()  # without codes: tokens as they are
+    pieces = bitext.source_dictionary.decode(ours.splits["train"].sources[0])
+    assert bitext.prepare(pieces) == ours.splits["train"].sources[0].tolist()  # without codes: tokens as they are
     shutil.copy(ours.root / "code", fairseq_folder)
-    assert open_bitext(config(fairseq_folder)).prepare(TRAIN["de"][0]) == ours.splits["train"].source(0).tolist()
+    assert open_bitext(config(fairseq_folder)).prepare(TRAIN["de"][0]) == ours.splits["train"].sources[0].tolist()
 
 
 def test_bad_folders_of_fairseq_are_named(fairseq_folder):

@@ -181,4 +181,4 @@ def test_it_is_a_corpus_like_any_other(tmp_path, monkeypatch):
     bitext = open_bitext(TranslationData("few", "synthetic", bpe_merges=None, cache_dir=str(tmp_path)))
     assert {split: len(bitext.splits[split]) for split in ("validation", "test")} == {"validation": 500, "test": 500}
     raw = bitext.references("test").raw
-    assert [bitext.detokenize(bitext.splits["test"].target(i)) for i in range(5)] == [line.lower() for line in raw[:5]]
+    assert [bitext.detokenize(bitext.splits["test"].targets[i]) for i in range(5)] == [line.lower() for line in raw[:5]]

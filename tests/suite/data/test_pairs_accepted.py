@@ -191,8 +191,8 @@ def test_pairs_are_right_or_refused(row, tmp_path):
             train = bitext.splits["train"]
             assert len(train) == len(read)
             for i, (de, en) in enumerate(read):
-                assert bitext.source_dictionary.decode(train.source(i)).split() == de
-                assert bitext.target_dictionary.decode(train.target(i)).split() == en
+                assert bitext.source_dictionary.decode(train.sources[i]).split() == de
+                assert bitext.target_dictionary.decode(train.targets[i]).split() == en
         lines = [str(one) for one in found]
         assert not lines if said is None else any(re.search(said, line) for line in lines), lines
 
@@ -202,7 +202,7 @@ def test_what_is_translated_is_read_as_the_text_was(tmp_path):
     assert (
         bitext.prepare("ein cafe\u0301 ist hier")
         == bitext.prepare("ein café ist hier")
-        == bitext.splits["train"].source(0).tolist()
+        == bitext.splits["train"].sources[0].tolist()
     )
 
 

@@ -171,7 +171,7 @@ def test_the_archive_of_iwslt14_is_prepared_as_fairseq_does(tmp_path, capsys, pr
     assert "train: 48 pairs; published: 160,239, -160,191 here" in printed
     assert "test: 15 pairs; published: 6,750, -6,735 here" in printed
     bitext = open_bitext(TranslationData("iwslt14", "files", root=str(out)))
-    assert bitext.prepare("Das Wort x7.") == bitext.splits["train"].source(9).tolist()
+    assert bitext.prepare("Das Wort x7.") == bitext.splits["train"].sources[9].tolist()
     assert sorted(path.name for path in tmp_path.iterdir()) == ["de-en.tgz", "out"]
 
 

@@ -37,13 +37,13 @@ def test_a_batch_is_filled_up_and_masked(pairs):
     batch = collate(pairs, indices)
     assert batch.indices.tolist() == indices
     for row, i in enumerate(indices):
-        source, target = pairs.source(i).tolist(), pairs.target(i).tolist()
+        source, target = pairs.sources[i].tolist(), pairs.targets[i].tolist()
         assert batch.source[row][batch.source_mask[row]].tolist() == source
         assert set(batch.source[row][len(source) :].tolist()) <= {PAD}
         assert batch.targets[row].tolist() == target + [IGNORED] * (batch.targets.shape[1] - len(target))
         assert batch.target[row][: len(target)].tolist() == [EOS, *target[:-1]]
         assert set(batch.target[row][len(target) :].tolist()) <= {PAD}
-    assert batch.source.shape[1] == max(len(pairs.source(i)) for i in indices)
+    assert batch.source.shape[1] == max(len(pairs.sources[i]) for i in indices)
     assert (batch.source.dtype, batch.source_mask.dtype, batch.targets.dtype) == (torch.int64, torch.bool, torch.int64)
 
 
@@ -55,7 +55,7 @@ def test_an_epoch_has_each_pair_once_and_batches_keep_to_the_limit(pairs):
     for epoch in epochs:
         assert sorted(np.concatenate(epoch)) == list(range(len(pairs)))
         for indices in epoch:
-            longest = max(pairs.source_lengths[indices].max(), pairs.target_lengths[indices].max())
+            longest = max(pairs.sources.lengths[indices].max(), pairs.targets.lengths[indices].max())
             assert len(indices) * longest <= MAX_TOKENS
     assert {tuple(b) for b in epochs[0]} == {tuple(b) for b in epochs[1]}
     assert [tuple(b) for b in epochs[0]] != [tuple(b) for b in epochs[1]]
@@ -68,7 +68,7 @@ def test_batches_are_full_of_sentences_of_like_lengths():
     translated = np.maximum(2, np.round(lengths * random.normal(1, 0.15, 5000)))  # about as long as the source
     pairs = Pairs(sentences(lengths, 1), sentences(translated, 2))
     batches = TokenBatches(pairs, 1000, seed=0).batches
-    for side, least in ((pairs.source_lengths, 0.98), (pairs.target_lengths, 0.85)):
+    for side, least in ((pairs.sources.lengths, 0.98), (pairs.targets.lengths, 0.85)):
         assert side.sum() / sum(len(indices) * side[indices].max() for indices in batches) > least
     assert np.mean([len(indices) for indices in batches]) > 20
 
@@ -105,7 +105,7 @@ def test_parts_make_up_the_global_batch(world, micro_batches):
         scored = [micro.indices[(micro.targets != IGNORED).any(1)].tolist() for micro in own]
         assert sorted(itertools.chain(*scored)) == sorted(whole.tolist())
         tokens = sum(int((micro.targets != IGNORED).sum()) for micro in own)
-        assert tokens == pairs.target_lengths[whole].sum()
+        assert tokens == pairs.targets.lengths[whole].sum()
         fewer += len(whole) < len(own)
     assert fewer or world * micro_batches == 1
 
@@ -119,7 +119,7 @@ def test_a_run_goes_on_where_it_was(pairs):
 
 def test_pairs_that_do_not_fit_are_left_out_and_counted(pairs):
     batches = TokenBatches(pairs, 30, seed=0)
-    fit = np.flatnonzero(np.maximum(pairs.source_lengths, pairs.target_lengths) <= 30)
+    fit = np.flatnonzero(np.maximum(pairs.sources.lengths, pairs.targets.lengths) <= 30)
     assert sorted(np.concatenate(batches.batches)) == fit.tolist()
     assert batches.left_out.count == len(pairs) - len(fit) > 0
     with pytest.raises(UserError, match="a batch of 1 tokens holds no sentence pair: the shortest of 500 pairs has"):

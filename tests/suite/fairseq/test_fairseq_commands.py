@@ -153,7 +153,7 @@ def test_our_search_translates_a_checkpoint_as_fairseq_generate_does(work, name)
     with torch.serialization.safe_globals([Namespace]):
         from_fairseq(model, torch.load(work / name / "checkpoint_last.pt", weights_only=True)["model"])
     for i, expected in enumerate(printed):
-        source = torch.tensor(bitext.splits["test"].source(i).astype("int64"))[None]
+        source = torch.tensor(bitext.splits["test"].sources[i].astype("int64"))[None]
         (found,) = translate(model, source, source != 1, Search(5, 1.0, 1.2, 10))
         score, text = expected[0]
         assert bitext.target_dictionary.decode(found[0].tokens) == text

@@ -14,6 +14,7 @@ from multimax.suite.engine.run_writer import RunWriter
 from multimax.suite.engine.trainer import Trainer
 from multimax.suite.errors import UserError
 from multimax.suite.loggers import wandb_mirror
+from multimax.suite.loggers.mirror import Follower, Mirror
 from multimax.suite.loggers.wandb_mirror import run_id
 from multimax.suite.report.push_wandb import push_wandb
 from multimax.suite.runs import Run
@@ -236,7 +237,7 @@ def test_a_server_that_goes_away_in_the_middle_does_not_keep_the_run_from_ending
 
 
 def test_a_failing_mirror_says_a_line_and_leaves_the_run_alone(tmp_path, capsys):
-    class Broken(loggers.Mirror):
+    class Broken(Mirror):
         def open(self):
             return -1
 
@@ -247,7 +248,7 @@ def test_a_failing_mirror_says_a_line_and_leaves_the_run_alone(tmp_path, capsys)
             raise AssertionError("it has been given up before")
 
     folder = begin(tmp_path / "run")
-    with loggers.Follower(Broken(), Run(tmp_path / "run")) as follower:
+    with Follower(Broken(), Run(tmp_path / "run")) as follower:
         log_steps(folder, 1, 2)
         follower.update()
         log_steps(folder, 3, 4)
