@@ -8,7 +8,7 @@ from torch.nn import functional as F
 
 from multimax import kernels
 from multimax.formulas.losses import check_loss_arguments
-from multimax.formulas.multimax import Order, check_parameters
+from multimax.formulas.multimax import Order, check_parameters, order_of
 from multimax.formulas.rows import autocast_dtype, check_floating, compute_dtype
 from multimax.formulas.torch_private import tell_flop_counters
 from multimax.kernels import linear_cross_entropy as chunked
@@ -49,8 +49,8 @@ def linear_loss(
             case Softmax():
                 return linear_cross_entropy(hidden, weight, targets, None, bias, **options)
             case MultiMax(ranges, ts, powers) if ts.dim() == 1:
-                order: Order = 2 if len(powers) == 4 else 1 if powers[0] == 1 else "second_only"
-                return linear_cross_entropy(hidden, weight, targets, (ranges, ts, order), bias, **options)
+                modulator = ranges, ts, order_of(powers)
+                return linear_cross_entropy(hidden, weight, targets, modulator, bias, **options)
     scores = F.linear(hidden, weight, bias)
     return reweight.loss(scores.to(compute_dtype(scores)), targets, **options)
 

@@ -24,7 +24,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from multimax.formulas.torch_private import is_readable, is_transformed
+from multimax.formulas.torch_private import derivatives_under_way, is_readable, is_transformed
 from multimax.formulas.tsallis import distance_from_one, log_of_support, psi
 
 # Up to 14 steps were seen, in float64, on rows built to need many and on normal ones with up to 100,000 entries.
@@ -46,13 +46,16 @@ def formula(x: Tensor, alpha: float) -> Tensor:
 def weigh(x: Tensor, alpha: float | Tensor) -> Tensor:
     """Weights of rows ``x`` in float32 or float64, whose dead entries are -inf; a tensor ``alpha`` broadcasts to them.
 
-    Derivatives are right to any order, under torch.func and in forward mode to the fourth.
+    Differentiated by torch.autograd as often as one likes, by torch.func and in forward mode up to four times.
 
     Raises:
+        NotImplementedError: a fifth derivative by torch.func.
         ValueError: ``alpha`` below 1. Where the numbers in a tensor cannot be read, since they are traced or batched,
             those that are not in [1, 2] give NaN.
     """
-    weights: Tensor = _expanded(x, alpha) if is_transformed() else _Entmax.apply(x, alpha)
+    if is_transformed():
+        return _expanded(x, alpha)
+    weights: Tensor = _Entmax.apply(x, alpha)
     return weights
 
 
@@ -102,6 +105,8 @@ def _expanded(x: Tensor, alpha: float | Tensor) -> Tensor:
     From a fixed point, the present one, to the arguments, which are there already: a step of length zero by the method
     of Runge and Kutta, whose first four derivatives are those of the weights.
     """
+    if derivatives_under_way() > 4:
+        raise NotImplementedError("entmax has four derivatives by torch.func; take more with torch.autograd.grad")
     alpha_start = alpha.detach() if isinstance(alpha, Tensor) else alpha
     p = _weigh(x.detach(), alpha_start)
     dx, dalpha = (x - x.detach()).where(p > 0, 0), alpha - alpha_start

@@ -141,6 +141,13 @@ def powers_of(order: Order) -> tuple[int, ...]:
     return POWERS[order]
 
 
+def order_of(powers: tuple[int, ...]) -> Order:
+    for order, of_order in POWERS.items():
+        if of_order == powers:
+            return order
+    raise ValueError(f"powers must be one of {', '.join(map(str, POWERS.values()))}, got {powers}")
+
+
 def check_parameters(ranges: Tensor, ts: Tensor, order: Order, device: torch.device) -> tuple[int, ...]:
     """The powers of ``order``; raises unless ``ranges`` and ``ts`` fit it, [k] or [heads, k], and are on ``device``."""
     powers = powers_of(order)

@@ -39,6 +39,15 @@ def is_transformed() -> bool:
     return torch._C._functorch.peek_interpreter_stack() is not None or has_dual_numbers()
 
 
+@constant
+def derivatives_under_way() -> int:
+    """How many derivatives torch.func and forward mode are taking, one inside the other: 2 for a Hessian."""
+    kind = torch._C._functorch.TransformType
+    levels = [level.key() for level in torch._C._functorch.get_interpreter_stack() or ()]
+    by_func = sum(level in (kind.Grad, kind.Jvp) for level in levels)
+    return by_func + (has_dual_numbers() and kind.Jvp not in levels)
+
+
 def has_dual_numbers() -> bool:
     """Whether forward-mode differentiation is under way."""
     return torch.autograd.forward_ad._current_level >= 0

@@ -25,7 +25,8 @@ What holds for all of them:
 [2, *scores.shape[:-1]] in the compute dtype are per row the largest modulated live score m and 1 / sum exp(y - m), from
 which the backward has the weights again, p = exp(y - m) * s, without the rounding of ``weights``; for rows without a
 live entry s = 0 and m = 0. On a CPU, reading the weights is faster than recomputing them, so there the backward also
-gets them if they are in the compute dtype. ``alpha`` in [1, 2] is a number, or [heads]. The backward of ev-softmax is
+gets them if they are in the compute dtype. ``alpha`` is a number, or
+[heads], in [1, 2]: others are refused on a CPU and give NaN in a tensor on CUDA. The backward of ev-softmax is
 softmax's, which is that of entmax at alpha = 1.
 
 The CPU's operators are C++ (``cpu/rows.cpp``); CUDA's are the functions of the same names in ``triton.rows``, called

@@ -33,7 +33,7 @@ class MultiMax:
 
 @dataclass(frozen=True)
 class Entmax:
-    """entmax(x, alpha): a number above 1 and at most 2, or a tensor with one element or [heads]."""
+    """entmax(x, alpha): a number above 1 and at most 2, or a tensor in [1, 2] with one element or [heads]."""
 
     alpha: float | Tensor
 

@@ -37,6 +37,33 @@ class Reweighting(nn.Module):
                 t = self.log_rate.expm1()                           # x - t relu(-x) + t relu(x) = (1 + t) x
                 return row_kernels.MultiMax(t.new_zeros(2), torch.stack([-t, t]), powers=(1, 1))
 
+    The other two are for what no row kernel computes, or computes too slowly. Here they scale the queries and the
+    hidden states instead of the scores, and leave the rest to what there is for softmax::
+
+        class ScaledQueries:                                        # a multimax.attention_backends.Backend
+            name = "scaled queries"
+
+            def as_softmax(self, call):
+                query = call.query * call.reweight.log_rate.exp()
+                return replace(call, query=query, row_kernel=row_kernels.Softmax())
+
+            def obstacle(self, call):                               # for a bias, say, which would not be scaled
+                return BACKENDS["sdpa"].obstacle(self.as_softmax(call))
+
+            def pays(self, call):
+                return call.query.is_cuda
+
+            def run(self, call):
+                return BACKENDS["sdpa"].run(self.as_softmax(call))
+
+        class Fused(Tempered):
+            attention_backends = (ScaledQueries(),)
+
+            def linear_loss(self, hidden, weight, bias, targets, **options):
+                if bias is not None:
+                    return None
+                return linear_cross_entropy(hidden * self.log_rate.exp(), weight, targets, **options)
+
     A fast path stands for the methods of the class that defines it. Where ``forward`` was overridden below that class
     or replaced, or a hook is registered, the module is called as a module (``may_bypass``).
 

@@ -163,6 +163,8 @@ class RunConfig:
 
         Keys that only recipes and data sets give are no mistake: they stay when an override turns their reader off.
         """
+        if "numerics" in given:
+            raise UserError("numerics is the version of the code that made a run's numbers: leave it out")
         defaults, values = dict(flatten(skeleton(type(self)))), dict(flatten(asdict(self)))
         for condition, holds, keys in self.readers():
             for key in () if holds else given & set(keys):

@@ -34,6 +34,24 @@ def test_transforms_and_forward_mode_are_seen():
     assert seen == [False, True, True, True, False]
 
 
+def test_derivatives_are_counted():
+    seen = []
+
+    def look(x):
+        seen.append(torch_private.derivatives_under_way())
+        return (x**3).sum()
+
+    x = torch.ones(3)
+    look(x)
+    torch.func.vmap(look)(x[None])
+    torch.func.jvp(torch.func.vmap(look), (x[None],), (x[None],))
+    torch.func.hessian(look)(x)
+    torch.func.jacfwd(torch.func.hessian(look))(x)
+    with forward_ad.dual_level():
+        torch.func.grad(look)(forward_ad.make_dual(x, x))
+    assert seen == [0, 0, 1, 2, 3, 2]
+
+
 def test_dispatch_modes_are_seen():
     assert not torch_private.is_watched()
     with FlopCounterMode(display=False):

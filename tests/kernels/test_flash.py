@@ -395,7 +395,7 @@ def test_parameters_that_do_not_fit(device):
         (ranges[:3], ts),
         (ranges, ts[:2]),
         (ranges.expand(3, 4), ts.expand(3, 4)),
-        (ranges.expand(2, 4), ts),
+        (None, None),
     ):
         with pytest.raises(ValueError, match=r"ranges|ts"):
             flash_attention(query, key, value, *wrong, (1, 1, 2, 2))

@@ -114,6 +114,14 @@ def test_a_nan_is_not_swallowed(device, name):
     assert weights[[0, 2]].isfinite().all()
 
 
+@pytest.mark.parametrize("alpha", [0.9, 2.1, math.nan])
+def test_an_alpha_outside_its_bounds_gives_nan_in_its_head(device, alpha):
+    scores, _, _, grad = arguments("learned-alpha", (2, 3, 4, 6), torch.float32, device)
+    weights, *_ = computed("learned-alpha", scores, None, [torch.tensor([1.3, alpha, 2.0], device=device)], grad)
+    assert weights[:, 1].isnan().all()
+    assert weights[:, ::2].isfinite().all()
+
+
 @pytest.mark.parametrize("shape", [(0, 5), (3, 0), (0, 0), (2, 0, 4, 5), (2, 3, 0, 5), (2, 3, 4, 0)], ids=str)
 @pytest.mark.parametrize("name", NAMES)
 def test_zero_sizes(device, name, shape):

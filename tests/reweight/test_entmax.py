@@ -160,6 +160,9 @@ def test_derivatives_are_right_to_the_fourth_order():
         forward, reverse = torch.func.jacfwd(forward), torch.func.grad(reverse)
         for found in (forward(t.detach()), reverse(t.detach())):
             torch.testing.assert_close(found, expected.detach(), rtol=1e-8, atol=1e-8)
+    for fifth in (torch.func.jacfwd(forward), torch.func.grad(reverse)):
+        with pytest.raises(NotImplementedError, match="four derivatives"):
+            fifth(t.detach())
 
 
 def test_large_margins_give_exact_zeros_and_ones():

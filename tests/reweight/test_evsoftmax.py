@@ -4,14 +4,9 @@ import pytest
 import torch
 
 from multimax import reweight
+from multimax.formulas.evsoftmax import formula
 
 pytestmark = pytest.mark.parametrize("_path", ["require", "eager"], indirect=True)
-
-
-def formula(scores, epsilon):
-    kept = (scores >= scores.mean(-1, keepdim=True)).to(scores.dtype) + epsilon
-    weights = kept * torch.exp(scores)
-    return weights / weights.sum(-1, keepdim=True)
 
 
 @pytest.mark.parametrize("epsilon", [0.0, 1e-6, 0.3])

@@ -1,31 +1,36 @@
 """A function owns its fast paths: they are taken where they do what calling the module would do, and nowhere else."""
 
 import inspect
+import re
 import textwrap
 from contextlib import contextmanager
+from dataclasses import replace
 from unittest import mock
 
 import pytest
 import torch
 from torch import nn
 
-from multimax.attention import attention, attention_path
-from multimax.output_layer import linear_loss
+from multimax.attention import BACKENDS, attention, attention_path
+from multimax.output_layer import linear_cross_entropy, linear_loss
 from multimax.reweight import Reweighting, available, create, register, row_kernels, softmax
 from multimax.reweight._base import IN_LOSS, may_bypass
 
 LENGTHS = (8, 160)  # below and above what pays in blocks
 
 
-def worked_example():
-    """The class in the docstring of ``Reweighting``."""
-    text = inspect.getdoc(Reweighting).partition("::\n")[2].partition("\nA fast path stands")[0]
-    names = {"Reweighting": Reweighting, "nn": nn, "row_kernels": row_kernels, "softmax": softmax, "torch": torch}
-    exec(textwrap.dedent(text), names)
-    return names["Tempered"]
+def worked_examples():
+    """The classes in the docstring of ``Reweighting``."""
+    names = {
+        **{"Reweighting": Reweighting, "nn": nn, "row_kernels": row_kernels, "softmax": softmax, "torch": torch},
+        **{"BACKENDS": BACKENDS, "replace": replace, "linear_cross_entropy": linear_cross_entropy},
+    }
+    for text in re.findall(r"::\n\n(.*?)(?=^\S)", inspect.getdoc(Reweighting), re.DOTALL | re.MULTILINE):
+        exec(textwrap.dedent(text), names)
+    return names["Tempered"], names["Fused"]
 
 
-Tempered = worked_example()
+Tempered, Fused = worked_examples()
 
 
 def draw(length):
@@ -184,6 +189,29 @@ def test_a_function_of_the_user_brings_a_row_kernel(length):
         assert not may_bypass(module, "row_kernel", IN_LOSS)
     found = linear_loss(module, hidden, weight, None, targets)
     torch.testing.assert_close(found, module.loss(hidden @ weight.T, targets))
+
+
+def test_a_function_of_the_user_brings_a_backend_and_a_loss_without_scores():
+    module, query = Fused(), draw(8)
+    nn.init.constant_(module.log_rate, 0.7)
+    assert attention_path(query, query, query, module) == "reference"  # on a CPU it says that it does not pay
+    leaves = [query, module.log_rate]
+    found, expected = (attention(query, query, query, module, backend=b) for b in ("scaled queries", "reference"))
+    torch.testing.assert_close(found, expected)
+    for gradient, right in zip(
+        *(torch.autograd.grad(y.square().sum(), leaves) for y in (found, expected)), strict=True
+    ):
+        torch.testing.assert_close(gradient, right, rtol=1e-4, atol=1e-4)
+    with pytest.raises(ValueError, match="it takes no bias"):
+        attention(query, query, query, module, bias=torch.zeros(8, 8), backend="scaled queries")
+    hidden, weight, targets = case()
+    for bias in (None, torch.randn(9)):
+        logits = torch.nn.functional.linear(hidden, weight, bias)
+        found, expected = linear_loss(module, hidden, weight, bias, targets), module.loss(logits, targets)
+        torch.testing.assert_close(found, expected)
+        leaves = [hidden, weight, module.log_rate]
+        for gradient, right in zip(*(torch.autograd.grad(y, leaves) for y in (found, expected)), strict=True):
+            torch.testing.assert_close(gradient, right)
 
 
 def test_a_registered_function_brings_a_row_kernel(monkeypatch):

@@ -2,40 +2,35 @@
 
 import pytest
 import torch
-from torch import relu
 
 from multimax import kernels, reweight
+from multimax.formulas.multimax import seglu_formula
 
 pytestmark = pytest.mark.parametrize("_path", ["require", "eager"], indirect=True)
 
 
-def first_order(x, r, t):
-    return t[0] * relu(r[0] - x) + t[1] * relu(x - r[1])
-
-
-def second_order(x, r, t):
-    return t[0] * relu(r[0] - x) ** 2 + t[1] * relu(x - r[1]) ** 2
-
-
-FORMULAS = {
-    "first": (1, 2, 2, lambda x, r, t: x + first_order(x, r, t)),
-    "second only": ("second_only", 2, 2, lambda x, r, t: x + second_order(x, r, t)),
-    "both": (2, 4, 4, lambda x, r, t: x + first_order(x, r[:2], t[:2]) + second_order(x, r[2:], t[2:])),
-    "both, shared": (2, 2, 4, lambda x, r, t: x + first_order(x, r, t[:2]) + second_order(x, r, t[2:])),
+# Order, numbers of ranges and ts, and where in the formula's four hinges they stand.
+CASES = {
+    "first": (1, 2, 2, [0, 1]),
+    "second only": ("second_only", 2, 2, [2, 3]),
+    "both": (2, 4, 4, [0, 1, 2, 3]),
+    "both, shared": (2, 2, 4, [0, 1, 2, 3]),
 }
 
 
-@pytest.mark.parametrize("case", FORMULAS)
+@pytest.mark.parametrize("case", CASES)
 @pytest.mark.parametrize("per_head", [False, True])
 def test_parity_with_the_formula(case, per_head):
-    order, num_ranges, num_ts, formula = FORMULAS[case]
+    order, num_ranges, num_ts, hinges = CASES[case]
     heads = (3,) if per_head else ()
     leaves = [torch.randn(2, 3, 5, 7), torch.randn(*heads, num_ranges), torch.randn(*heads, num_ts)]
     leaves = [leaf.double().requires_grad_() for leaf in leaves]
     x, ranges, ts = leaves
     # k first, heads aligned with the scores' heads
     r, t = (p.T[:, :, None, None] if per_head else p for p in (ranges, ts))
-    modulated = formula(x, r, t)
+    of_hinges = dict(zip(hinges, zip([*r, *r], t, strict=False), strict=True))
+    r, t = zip(*(of_hinges.get(i, (0, 0)) for i in range(4)), strict=True)
+    modulated = seglu_formula(x, r, t)
     torch.testing.assert_close(reweight.seglu(x, ranges, ts, order=order), modulated)
     ours, theirs = reweight.multimax(x, ranges, ts, order=order), modulated.softmax(-1)
     torch.testing.assert_close(ours, theirs)

@@ -108,6 +108,12 @@ def _expm1(u):
 
 
 @triton.jit
+def _distance_from_one(alpha, SMALLEST_D: tl.constexpr):
+    """alpha - 1, kept above 0; outside [1, 2] NaN, which reaches every weight of the head."""
+    return tl.where((alpha >= 1) & (alpha <= 2), tl.maximum(alpha - 1, SMALLEST_D), float("nan"))
+
+
+@triton.jit
 def _weights(z, a, d, POWER: tl.constexpr):
     """p, and s = p^(2 - alpha) on the support, to which Newton's slope is proportional; a NaN stays one."""
     if POWER == 1:
@@ -161,7 +167,7 @@ def _forward(
 ):
     COMPUTE: tl.constexpr = alpha.dtype.element_ty
     head = tl.program_id(1)
-    d = tl.minimum(tl.maximum(tl.load(alpha + head) - 1, SMALLEST_D), 1.0)
+    d = _distance_from_one(tl.load(alpha + head), SMALLEST_D)
     columns = tl.arange(0, BLOCK)[None, :]
     for tile in range(tl.program_id(0), tiles, tl.num_programs(0)):
         row, exists = rows_of_tile(tile, head, count, heads, queries, ROWS, INDEX)
@@ -280,7 +286,7 @@ def _backward(
     COMPUTE: tl.constexpr = alpha.dtype.element_ty
     NEAR: tl.constexpr = -1.0 if alpha.dtype.element_ty == tl.float32 else -0.1
     head = tl.program_id(1)
-    d = tl.minimum(tl.maximum(tl.load(alpha + head) - 1, SMALLEST_D), 1.0)
+    d = _distance_from_one(tl.load(alpha + head), SMALLEST_D)
     columns = tl.arange(0, BLOCK)[None, :]
     grad_alpha = tl.zeros([ROWS, THREADS], COMPUTE)
     for tile in range(tl.program_id(0), tiles, tl.num_programs(0)):

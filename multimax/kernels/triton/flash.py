@@ -22,6 +22,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from multimax.formulas.multimax import by_head, check_parameters, order_of
 from multimax.formulas.rows import autocast_dtype
 from multimax.formulas.torch_private import constant, tell_flop_counters
 from multimax.kernels import is_ordinary, on_device
@@ -77,19 +78,13 @@ def flash_attention(
     reason = supports(query, key, value, mask, dropout=dropout)
     if reason is not None:
         raise ValueError(f"flash attention cannot serve: {reason}")
-    heads = query.shape[1]
-    ranges, ts = (_by_head(p, query) for p in (ranges, ts))
-    if tuple(powers) not in ((), (1, 1), (2, 2), (1, 1, 2, 2)):
-        raise ValueError(f"powers must be (), (1, 1), (2, 2) or (1, 1, 2, 2), got {tuple(powers)}")
-    for name, parameter, sizes in (("ranges", ranges, {len(powers), min(2, len(powers))}), ("ts", ts, {len(powers)})):
-        if parameter.dim() != 2 or parameter.shape[0] not in (1, heads) or parameter.shape[1] not in sizes:
-            allowed = " or ".join(map(str, sorted(sizes)))
-            raise ValueError(
-                f"{name} must be [k] or [{heads}, k] with k = {allowed} for powers {tuple(powers)} and {heads} heads, "
-                f"got {tuple(parameter.shape)}"
-            )
-    if ranges.shape[0] != ts.shape[0]:
-        raise ValueError(f"ranges and ts must both be per head or both not, got {ranges.shape[0]} and {ts.shape[0]}")
+    if ranges is None or ts is None:
+        if powers:
+            raise ValueError(f"powers {powers} need ranges and ts")
+        ranges = ts = torch.empty(1, 0, device=query.device)
+    else:
+        check_parameters(ranges, ts, order_of(powers), query.device)
+        ranges, ts = (p.contiguous() for p in by_head(query, ranges, ts, powers))
     if mask is not None:
         mask = mask[(None,) * (4 - mask.dim())]
     if dropout and seed is None:
@@ -138,12 +133,6 @@ def _supports_device(kind: str, index: int | None) -> str | None:
         return f"it needs an NVIDIA GPU, the tensors are on {kind}"
     capability = torch.cuda.get_device_capability(index)
     return None if capability >= (8, 0) else f"it needs compute capability 8.0, the device has {capability}"
-
-
-def _by_head(parameter: Tensor | None, like: Tensor) -> Tensor:
-    if parameter is None:
-        return torch.empty(1, 0, device=like.device)
-    return torch.atleast_2d(parameter).float().contiguous()
 
 
 def _like(tensor: Tensor, size: int | None = None) -> Tensor:
@@ -236,8 +225,7 @@ def _backward(
         )  # fmt: skip
     if powers:
         by_hinge = sums.sum((0, 2) if ts.shape[0] > 1 else (0, 1, 2), dtype=torch.float64).float().reshape(*ts.shape, 2)
-        dts = by_hinge[..., 1].contiguous()
-        dranges = by_hinge[..., 0].unflatten(-1, (-1, ranges.shape[1])).sum(1)
+        dranges, dts = (of.contiguous() for of in by_hinge.unbind(-1))
     return dq, dk, dv, dranges, dts
 
 
@@ -318,7 +306,6 @@ def _common(
         "PER_HEAD": ts.shape[0] > 1,
         "FIRST": 1 in powers,
         "SECOND": 2 in powers,
-        "SHARED": ranges.shape[1] < ts.shape[1],
         "CLAMP": bool(powers) and not bounded,
         "CAUSAL": causal,
         "HAS_MASK": mask is not None,

@@ -156,7 +156,7 @@ def backward_of_queries(
     GRAD, Q, K, V, OUT, LSE, DELTA, DQ, SUMS, MASK, RANGES, TS, SEED,
     grad_strides, q_strides, k_strides, v_strides, out_strides, dq_strides, mask_strides,
     heads, queries, keys, scale, dropout, PER_HEAD: tl.constexpr,
-    FIRST: tl.constexpr, SECOND: tl.constexpr, SHARED: tl.constexpr, CLAMP: tl.constexpr, CAUSAL: tl.constexpr,
+    FIRST: tl.constexpr, SECOND: tl.constexpr, CLAMP: tl.constexpr, CAUSAL: tl.constexpr,
     HAS_MASK: tl.constexpr, MASK_OF_KEYS: tl.constexpr, DROPOUT: tl.constexpr,
     HEAD: tl.constexpr, VALUE: tl.constexpr, HEAD_BLOCK: tl.constexpr, VALUE_BLOCK: tl.constexpr,
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, EDGE_BLOCK: tl.constexpr, LAST_BLOCK: tl.constexpr,
@@ -164,7 +164,7 @@ def backward_of_queries(
 ):  # fmt: skip
     block, row_of_heads, is_last = block_of_program(queries, BLOCK_M, CAUSAL)
     batch, head = row_of_heads // heads, row_of_heads % heads
-    parameters = load_parameters(RANGES, TS, head if PER_HEAD else 0, FIRST, SECOND, SHARED)
+    parameters = load_parameters(RANGES, TS, head if PER_HEAD else 0, FIRST, SECOND)
     Q, GRAD = of_head(Q, q_strides, batch, head), of_head(GRAD, grad_strides, batch, head)
     K, V = of_head(K, k_strides, batch, head), of_head(V, v_strides, batch, head)
     OUT, DQ = of_head(OUT, out_strides, batch, head), of_head(DQ, dq_strides, batch, head)
@@ -262,14 +262,14 @@ def backward_of_keys(
     GRAD, Q, K, V, LSE, DELTA, DK, DV, MASK, RANGES, TS, SEED,
     grad_strides, q_strides, k_strides, v_strides, dk_strides, dv_strides, mask_strides,
     heads, queries, keys, scale, dropout, PER_HEAD: tl.constexpr,
-    FIRST: tl.constexpr, SECOND: tl.constexpr, SHARED: tl.constexpr, CLAMP: tl.constexpr, CAUSAL: tl.constexpr,
+    FIRST: tl.constexpr, SECOND: tl.constexpr, CLAMP: tl.constexpr, CAUSAL: tl.constexpr,
     HAS_MASK: tl.constexpr, MASK_OF_KEYS: tl.constexpr, DROPOUT: tl.constexpr,
     HEAD: tl.constexpr, VALUE: tl.constexpr, HEAD_BLOCK: tl.constexpr, VALUE_BLOCK: tl.constexpr,
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, EDGE_BLOCK: tl.constexpr, LAST_BLOCK: tl.constexpr,
 ):  # fmt: skip
     block, row_of_heads, is_last = block_of_program(keys, BLOCK_N, False)
     batch, head = row_of_heads // heads, row_of_heads % heads
-    parameters = load_parameters(RANGES, TS, head if PER_HEAD else 0, FIRST, SECOND, SHARED)
+    parameters = load_parameters(RANGES, TS, head if PER_HEAD else 0, FIRST, SECOND)
     Q, GRAD = of_head(Q, q_strides, batch, head), of_head(GRAD, grad_strides, batch, head)
     K, V = of_head(K, k_strides, batch, head), of_head(V, v_strides, batch, head)
     DK, DV = of_head(DK, dk_strides, batch, head), of_head(DV, dv_strides, batch, head)

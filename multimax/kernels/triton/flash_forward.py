@@ -90,14 +90,14 @@ def _of_queries(
 def forward(
     Q, K, V, OUT, LSE, MASK, RANGES, TS, SEED, q_strides, k_strides, v_strides, out_strides, mask_strides,
     heads, queries, keys, scale, dropout, PER_HEAD: tl.constexpr,
-    FIRST: tl.constexpr, SECOND: tl.constexpr, SHARED: tl.constexpr, CLAMP: tl.constexpr, CAUSAL: tl.constexpr,
+    FIRST: tl.constexpr, SECOND: tl.constexpr, CLAMP: tl.constexpr, CAUSAL: tl.constexpr,
     HAS_MASK: tl.constexpr, MASK_OF_KEYS: tl.constexpr, DROPOUT: tl.constexpr,
     HEAD: tl.constexpr, VALUE: tl.constexpr, HEAD_BLOCK: tl.constexpr, VALUE_BLOCK: tl.constexpr,
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, EDGE_BLOCK: tl.constexpr, LAST_BLOCK: tl.constexpr,
 ):  # fmt: skip
     block, row_of_heads, is_last = block_of_program(queries, BLOCK_M, CAUSAL)
     batch, head = row_of_heads // heads, row_of_heads % heads
-    parameters = load_parameters(RANGES, TS, head if PER_HEAD else 0, FIRST, SECOND, SHARED)
+    parameters = load_parameters(RANGES, TS, head if PER_HEAD else 0, FIRST, SECOND)
     Q, K, V = of_head(Q, q_strides, batch, head), of_head(K, k_strides, batch, head), of_head(V, v_strides, batch, head)
     OUT = of_head(OUT, out_strides, batch, head)
     LSE += row_of_heads.to(tl.int64) * queries

@@ -28,19 +28,17 @@ LIMIT = tl.constexpr(2.0**50)
 
 
 @triton.jit
-def load_parameters(RANGES, TS, head, FIRST: tl.constexpr, SECOND: tl.constexpr, SHARED: tl.constexpr):
+def load_parameters(RANGES, TS, head, FIRST: tl.constexpr, SECOND: tl.constexpr):
     """(r, r, r, r, t, t, t, t): left and right, first and second order; zero where the order is absent."""
     count: tl.constexpr = 4 if FIRST and SECOND else 2
     after: tl.constexpr = 2 if FIRST else 0
-    ranges = RANGES + head * (2 if SHARED else count)
-    ts = TS + head * count
-    second: tl.constexpr = 0 if SHARED else after
+    ranges, ts = RANGES + head * count, TS + head * count
     r0, r1, r2, r3, t0, t1, t2, t3 = 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0
     if FIRST:
         r0, r1 = tl.load(ranges) * LOG2E, tl.load(ranges + 1) * LOG2E
         t0, t1 = tl.load(ts), tl.load(ts + 1)
     if SECOND:
-        r2, r3 = tl.load(ranges + second) * LOG2E, tl.load(ranges + second + 1) * LOG2E
+        r2, r3 = tl.load(ranges + after) * LOG2E, tl.load(ranges + after + 1) * LOG2E
         t2, t3 = tl.load(ts + after) / LOG2E, tl.load(ts + after + 1) / LOG2E
     return r0, r1, r2, r3, t0, t1, t2, t3
 
