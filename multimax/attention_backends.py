@@ -57,7 +57,7 @@ class Call:
     dropout: float
 
     def whole_mask(self) -> Tensor | None:
-        """``mask`` and what ``causal`` asks besides."""
+        """``mask`` combined with what ``causal`` asks for."""
         if not self.causal:
             return self.mask
         shape = self.query.shape[-2], self.key.shape[-2]

@@ -80,7 +80,7 @@ def linear_cross_entropy(
         modulator: (ranges [k], ts [k], order) as ``multimax.reweight.seglu`` takes them; None: logits as they are.
         bias: [V] in the dtype of ``hidden``.
         label_smoothing: share of the targets' mass that is spread evenly over the classes, from 0 to 1.
-        reduction: "mean", "sum" or "none" ([N]). With "none" the backward computes the logits anew.
+        reduction: "mean", "sum" or "none" ([N]). With "none" the backward recomputes the logits.
         ignore_index: class index whose rows count neither in the sum nor in the mean.
 
     Raises:

@@ -33,8 +33,8 @@ def below_autograd() -> AbstractContextManager[object]:
 def is_transformed() -> bool:
     """Whether a torch.func transform or forward-mode differentiation is under way.
 
-    In a graph of torch.compile this is what it was when the graph was traced. One that meets another transform is
-    traced anew; one that meets dual numbers is not, which is why the operators look for those themselves.
+    In a graph of torch.compile this is what it was when the graph was traced. Another transform makes torch retrace it;
+    dual numbers do not, which is why the operators look for those themselves.
     """
     return torch._C._functorch.peek_interpreter_stack() is not None or has_dual_numbers()
 

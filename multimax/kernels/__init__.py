@@ -121,14 +121,14 @@ def _is_there(name: str, mode: str) -> bool:
     if why_not is None:
         return True
     if mode == "require":
-        raise RuntimeError(f"MULTIMAX_KERNELS=require, but the {name} kernels cannot be had: {why_not}")
+        raise RuntimeError(f"MULTIMAX_KERNELS=require, but there are no {name} kernels: {why_not}")
     _say_once(name, why_not)
     return False
 
 
 @cache
 def _obstacle(name: str) -> str | None:
-    """Why the kernels of this name cannot be had, in one line, or None."""
+    """Why there are no kernels of this name, in one line, or None."""
     if name == "triton":
         return None if importlib.util.find_spec("triton") else "Triton is not installed"
     try:

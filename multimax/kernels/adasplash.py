@@ -3,10 +3,10 @@
     flash_entmax(query, key, value, alpha, causal=, scale=) -> output
     supports(query, key, value, alpha, mask, dropout=) -> None, or the reason why it cannot
 
-Gonçalves, Treviso, Martins, "AdaSplash: Adaptive Sparse Flash Attention", ICML 2025. Of the package's two kernels the
-first, which takes any alpha and need not be causal, and agrees with ``multimax.reweight.entmax`` to rounding; the
-second takes alpha = 1.5 in causal attention alone and tunes itself when it is first called. The kernel waits for the
-device once per call, to count the blocks that are not zero, and breaks the graph of ``torch.compile``.
+Gonçalves, Treviso, Martins, "AdaSplash: Adaptive Sparse Flash Attention", ICML 2025. This is the first of the package's
+two kernels: it takes any alpha, causal or not, and agrees with ``multimax.reweight.entmax`` up to rounding. (The second
+is for alpha = 1.5 in causal attention only, and tunes itself when it is first called.) It waits for the device once per
+call, to count the blocks that are not zero, and breaks the graph of ``torch.compile``.
 """
 
 import importlib.util

@@ -14,7 +14,7 @@ them.
     multimax::linear_cross_entropy(...) -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)
         the sum of the losses, each times its count, and the gradients of that sum
     multimax::linear_cross_entropy_losses(...) -> Tensor
-        the loss of each row; its backward, which alone knows the counts, computes the logits anew
+        the loss of each row; its backward, which alone knows the counts, recomputes the logits
 
 Both take hidden [N, dim], weight [V, dim], bias [V] or None, targets int64 [N] from 0 to V - 1 or floating point
 [N, V], ranges and ts [k] or None and the powers of SegLU's hinges (k of them, or none), and label_smoothing. Losses,

@@ -159,7 +159,7 @@ class Reweighting(nn.Module):
     def row_kernel(self) -> RowKernel | None:
         """One of ``multimax.kernels.row_kernels`` that computes exactly what ``forward`` does; None: there is none.
 
-        Called anew for each attention, so that gradients reach the parameters through its tensors. If it is softmax's
+        Called for each attention, so that gradients reach the parameters through its tensors. If it is softmax's
         or MultiMax's and ``loss`` is the default one, then so is its ``loss`` the cross-entropy that
         ``multimax.linear_cross_entropy`` computes without the scores.
         """

@@ -100,7 +100,7 @@ class MultiMax(Reweighting):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Draw the parameters anew, as ``init`` says."""
+        """Redraw the parameters as ``init`` says."""
         for parameter, is_drawn in ((self.ranges, True), (self.ts, self.init == "normal")):
             if not is_drawn or not is_readable(parameter):  # torch 2.15 looks for numbers that fake tensors do not have
                 nn.init.zeros_(parameter)

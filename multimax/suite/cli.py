@@ -68,7 +68,7 @@ def train() -> None:
 
 
 def job(composed: DictConfig) -> float | None:
-    """What Hydra calls. It must not see what we report, or it reports it first; a sweep goes on after a failed run."""
+    """What Hydra calls. Hydra must not see our errors, or it reports them first; a sweep goes on after a failed run."""
     try:
         return train_composed(composed, HydraConfig.get().overrides.task)
     except UserError as error:

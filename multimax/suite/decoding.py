@@ -36,7 +36,7 @@ Choice = Callable[[Tensor, Tensor], tuple[Tensor, Tensor, Tensor]]
 
 @dataclass
 class Search:
-    """How translations are searched for; a ``beam`` of 1 is greedy search.
+    """How to search for translations; a ``beam`` of 1 is greedy search.
 
     A translation of n tokens of source, its end included, has at most ``max_length_ratio * n + max_length_extra``
     tokens before its own end.
@@ -56,8 +56,8 @@ class Search:
                 raise UserError(f"{prefix}{name}={getattr(self, name)} is not finite")
         if self.max_length_ratio + self.max_length_extra < self.min_length:
             raise UserError(
-                f"{prefix}max_length_extra={self.max_length_extra} with max_length_ratio={self.max_length_ratio} lets "
-                f"the translation of one token not come to min_length={self.min_length}: raise it"
+                f"{prefix}max_length_extra={self.max_length_extra} with max_length_ratio={self.max_length_ratio} does "
+                f"not let the translation of one token reach min_length={self.min_length}: raise it"
             )
 
 
@@ -180,10 +180,10 @@ class Decoder(Protocol):
         """Probabilities [batch, beam, vocabulary] of what follows the newest ``tokens`` int64 [batch, beam]."""
 
     def reorder(self, parents: Tensor) -> None:
-        """Let hypothesis j of each sentence go on from the former ``parents[:, j]``, int64 [batch, beam]."""
+        """Make hypothesis j of each sentence continue the former ``parents[:, j]``, int64 [batch, beam]."""
 
     def keep(self, sentences: list[int]) -> None:
-        """Leave all but these sentences, in this order."""
+        """Drop all sentences but these, which stay in this order."""
 
 
 class TranslationDecoder:
@@ -198,7 +198,7 @@ class TranslationDecoder:
 
 
 class ContinuationDecoder:
-    """One hypothesis for each prompt, all of one length: there is nothing to reorder and nothing to leave out."""
+    """One hypothesis for each prompt, all of one length: there is nothing to reorder or to drop."""
 
     def __init__(self, model: LanguageModel, prompt: Tensor):
         self.model, self.prompt = model, prompt
@@ -253,10 +253,10 @@ def search_all(
     """The hypotheses of each sentence, best first.
 
     Args:
-        tokens: int64 [batch, beam], what the hypotheses follow; no part of them.
-        scores: [batch, beam], what they begin with; -inf for one that is not to go on.
-        limits: of each sentence, the number of tokens before the end.
-        end: token with which a hypothesis ends; None: there is none, they all stop at their limit.
+        tokens: int64 [batch, beam], which the hypotheses follow but do not contain.
+        scores: [batch, beam], the scores they begin with; -inf for one that is not to go on.
+        limits: for each sentence, the most tokens before the end.
+        end: token that ends a hypothesis; None: there is none, and all stop at their limit.
         pad: token that is never chosen.
     """
     found: list[list[Hypothesis]] = [[] for _ in limits]

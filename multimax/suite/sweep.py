@@ -100,7 +100,7 @@ def check(composed: DictConfig, launcher: dict[str, Any], overrides: list[str], 
 def launch(cluster: str, runs: Sequence[Member]) -> list[float | None]:
     """Submit to "slurm", or run on this machine with "local", each run that is not finished.
 
-    Returns the final metrics of those that are finished by the end. Raises UserError for a run that is there twice,
+    Returns the final metrics of those that are finished by the end. Raises UserError for a run that occurs twice,
     before anything is submitted, if Slurm does not take them, and in the end if local runs have failed.
     """
     by_folder: dict[Path, Member] = {}

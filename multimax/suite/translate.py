@@ -19,15 +19,16 @@ from multimax.suite.models.encoder_decoder import EncoderDecoder
 from multimax.suite.tasks.base import Task
 from multimax.suite.tasks.translation import Translation
 
-CHUNK = 256  # lines that are read, sorted by length and translated together
+CHUNK = 256  # lines read, sorted by length and translated together
 
 logger = logging.getLogger(__name__)
 
 
 class TextFile:
-    """Lines of UTF-8, without their ends and a byte order mark, of a file or of standard input, "-", as they come.
+    """The lines of a UTF-8 file, or of standard input ("-"), as they come, without line ends and byte order mark.
 
-    Raises UserError at once if it cannot be opened; in its iteration, if it cannot be read, or is not UTF-8, or empty.
+    Raises UserError at once if it cannot be opened, and while it is iterated over if it cannot be read, is not UTF-8 or
+    is empty.
     """
 
     def __init__(self, path: str):
@@ -59,12 +60,12 @@ class TextFile:
 def translate_text(
     task: Task, model: nn.Module, device: torch.device, text: TextFile, nbest: int | None = None
 ) -> Iterator[str]:
-    """A translation of each line of ``text``, in their order.
+    """A translation of each line of ``text``, in order.
 
-    With ``nbest`` the best so many of each, or as many as the search found, as the line's number, its score and the
-    translation, with tabs in between.
+    With ``nbest``, the best N of each line, or as many as the search found, as line number, score and translation,
+    separated by tabs.
 
-    Raises UserError as ``text`` does, and for a line longer than the model takes: of a file before the first is
+    Raises UserError as ``text`` does, and for a line longer than the model takes; for a file, before the first line is
     translated.
     """
     assert isinstance(task, Translation)
@@ -96,7 +97,7 @@ def translate_text(
 def score_text(task: Task, text: TextFile) -> dict[str, float]:
     """Metrics of the lines of ``text`` as translations of the split ``data.eval_split``.
 
-    Raises UserError as ``text`` does, and if it has not one line for each sentence.
+    Raises UserError as ``text`` does, and if it does not have one line for each sentence.
     """
     assert isinstance(task, Translation)
     split = task.config.data.eval_split

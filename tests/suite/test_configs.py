@@ -1,7 +1,10 @@
 """Every shipped configuration composes, fits its schema and passes its checks."""
 
-from dataclasses import asdict
+from collections.abc import Iterator
+from dataclasses import asdict, is_dataclass
+from functools import reduce
 from itertools import product
+from typing import get_args, get_type_hints
 
 import pytest
 from omegaconf import OmegaConf
@@ -169,6 +172,36 @@ def test_a_default_or_a_recipes_value_that_nothing_reads_is_none(overrides):
 def test_what_is_read_sometimes_are_keys(task):
     keys = dict(flatten(skeleton(task_module(task).Config)))
     assert {key for _, _, sometimes in compose(f"task={task}").readers() for key in sometimes} <= keys.keys()
+
+
+def numbers(schema: type, prefix: str = "") -> Iterator[str]:
+    """Dotted keys of a configuration whose value may be a number."""
+    for name, kind in get_type_hints(schema).items():
+        if is_dataclass(kind):
+            yield from numbers(kind, f"{prefix}{name}.")
+        elif {int, float} & {kind, *get_args(kind)}:
+            yield prefix + name
+
+
+WITHOUT_BOUNDS = {"data.mean", "data.std", "data.num_val", "numerics"}
+
+
+@pytest.mark.parametrize("overrides", [["task=deit"], ["task=lm"], ["task=lm", "model=transformer_lm"], ["task=mt"]])
+def test_every_number_has_a_lower_bound(overrides):
+    config = compose(*overrides)
+    accepted = set()
+    for key in set(numbers(type(config))) - WITHOUT_BOUNDS:
+        *groups, name = key.split(".")
+        owner = reduce(getattr, groups, config)
+        before = getattr(owner, name)
+        setattr(owner, name, -1)
+        try:
+            config.check(1)
+            accepted.add(key)
+        except UserError:
+            pass
+        setattr(owner, name, before)
+    assert not accepted
 
 
 def test_a_loss_for_hard_targets_refuses_mixed_ones():

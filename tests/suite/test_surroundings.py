@@ -18,9 +18,9 @@ import pytest
 import torch
 
 from multimax.suite.engine import distributed
-from multimax.suite.engine.console import waiting
 from multimax.suite.engine.distributed import Place, place
 from multimax.suite.errors import UserError, limits_explained
+from multimax.suite.waiting import waiting
 
 
 @dataclass

@@ -6,7 +6,7 @@ there is none that can be loaded, as in a clone, one is compiled into the user's
 What is compiled is named by a digest of all that must fit for it to run: its sources, torch, the C library, and the
 vector units that torch finds in this processor. So machines can share a cache, nothing in it goes stale, and where
 there is no compiler, what another machine compiled serves. CXX and CXXFLAGS count when a library is compiled and at no
-other time; remove it to have it compiled anew. CXXFLAGS come before our own flags, and ours win: they can add options
+other time; remove it to have it recompiled. CXXFLAGS come before our own flags, and ours win: they can add options
 (-I, -g, -fsanitize=...) but override neither the vector units nor the optimisation nor the language, as conda's would.
 
 Nothing is loaded that another user could have written. A library appears under its name whole or not at all, and is
@@ -48,7 +48,7 @@ ELSEWHERE = "name another folder in TORCH_EXTENSIONS_DIR"
 
 
 class Unavailable(Exception):
-    """The kernels cannot be had; the message says in one line why, and what to do."""
+    """There are no kernels; the message says in one line why, and what to do."""
 
 
 def load() -> Path:

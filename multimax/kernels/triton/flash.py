@@ -4,9 +4,9 @@
     supports(query, key, value, mask, dropout=) -> None, or the reason why it cannot
 
 After FlashAttention (Dao et al., NeurIPS 2022, arXiv 2205.14135; FlashAttention-2, arXiv 2307.08691) with SegLU between
-the scores and the softmax. What is kept for the backward is query, key, value, output and one number per query; scores
-and SegLU are computed anew. There is no atomic addition: the same inputs give the same bits, the parameters' gradients
-included. ``powers=()`` is plain softmax in the same kernel, to see what SegLU costs.
+the scores and the softmax. The backward keeps query, key, value, output and one number per query, and recomputes scores
+and SegLU. Nothing is added atomically: the same inputs give the same bits, the parameters' gradients included.
+``powers=()`` is plain softmax in the same kernel, which shows what SegLU costs.
 
 Limits: tensors [batch, heads, length, size] on a CUDA device of compute capability 8.0 or more (or Triton's
 interpreter), in bfloat16, float16 or float32 (computed without TF32), head sizes 1 to 256 (values may have another
@@ -60,7 +60,7 @@ def flash_attention(
         mask: bool, broadcastable to [batch, heads, queries, keys], True where a key may be attended to. It is read
             where it lies, never expanded. A query without a live key gets zeros.
         causal: query i sees the keys up to i only, counted from the beginning whatever the lengths, as in
-            ``scaled_dot_product_attention``; a mask holds besides.
+            ``scaled_dot_product_attention``; a mask applies as well.
         scale: of the scores; size ** -0.5 if None.
         dropout: probability of dropping a weight.
         seed: int64, one element, on the device: what is dropped is a function of it and of the position alone. Drawn

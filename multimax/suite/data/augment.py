@@ -1,4 +1,4 @@
-"""What happens to one image, as timm has it, and mixup and cutmix of a batch.
+"""Augmentation with timm: the transforms of one image, and mixup and cutmix of a batch.
 
 The recipe is DeiT's (Touvron et al., "Training data-efficient image transformers", 2012.12877, table 9). Every draw is
 timm's. Processes that load hand over bytes: normalisation, the noise of random erasing and mixing are for the device.
@@ -47,8 +47,8 @@ class ImageBatch(NamedTuple):
 
     As it is loaded, ``images`` is uint8 [B, H, W, C], and ``erased`` says by image what will be noise; ``Normalise``
     makes float32 [B, C, H, W] of it. ``targets`` is int64 [B], or float32 [B, num_classes] after mixing. ``skipped``
-    says which images met cannot be read, and why: in training the next readable one stands in for each, in evaluation
-    it is left out, so that B may be smaller there, and zero.
+    names the images that could not be read, and why. In training the next readable one takes the place of each; in
+    evaluation it is left out, so that B may be smaller there, even zero.
     """
 
     images: Tensor
@@ -190,11 +190,11 @@ def _interpolation(config: ImageData) -> transforms.InterpolationMode:
 
 
 class Mix:
-    """Mixup (1710.09412) or cutmix (1905.04899) of a batch with its mirror image; makes targets soft.
+    """Mixup (1710.09412) or cutmix (1905.04899) of a batch with itself in reverse order; makes targets soft.
 
-    One draw (mixup or cutmix, their lambda, the box) holds for ``mix_group`` images, or for the whole global batch. It
-    follows from the seed, the step and the group alone: mixing each of the parts that ``shard`` makes of a global batch
-    gives the parts of the mixed global batch.
+    One draw (mixup or cutmix, lambda, the box) serves ``mix_group`` images, or the whole global batch. It depends on
+    the seed, the step and the group alone, so that mixing the parts of a global batch one by one gives the parts of the
+    mixed global batch.
     """
 
     def __init__(self, config: ImageData) -> None:

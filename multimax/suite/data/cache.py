@@ -12,6 +12,7 @@ from typing import Any, Protocol, TypeVar
 
 from multimax.suite.errors import UserError
 from multimax.suite.files import expanded
+from multimax.suite.waiting import waiting
 
 T = TypeVar("T")
 
@@ -37,9 +38,11 @@ def cached(
         try:
             folder.parent.mkdir(parents=True, exist_ok=True)
             with (folder.parent / f".{folder.name}.lock").open("w") as lock:
-                fcntl.flock(lock, fcntl.LOCK_EX)
+                with waiting(f"another process, which prepares {folder}"):
+                    fcntl.flock(lock, fcntl.LOCK_EX)
                 if (found := load(folder)) is None:
-                    make(folder)
+                    with waiting(f"the text to be prepared, once, in {folder}"):
+                        make(folder)
                     found = load(folder)
         except OSError as error:
             raise UserError(

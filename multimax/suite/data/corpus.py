@@ -138,7 +138,7 @@ def open_corpus(config: TextData) -> Corpus:
 
 
 def read_vocabulary(path: Path, unit: str) -> Vocabulary:
-    """The vocabulary in a JSON file. Raises UserError if it is none, or has no ``<unk>`` or end of line."""
+    """The vocabulary in a JSON file. Raises UserError if it is not one, or has no ``<unk>`` or end of line."""
     try:
         tokens = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
@@ -156,7 +156,7 @@ def read_vocabulary(path: Path, unit: str) -> Vocabulary:
 
 
 def build_vocabulary(source: TextSource, unit: str, max_tokens: int | None) -> Vocabulary:
-    """The tokens of a text by falling frequency, those of the same frequency in the order of their characters."""
+    """The tokens of a text by decreasing frequency, those of the same frequency in the order of their characters."""
     counts: Counter[str] = Counter({UNKNOWN: 0})
     with progress(source, "reading") as lines:
         for line in lines:

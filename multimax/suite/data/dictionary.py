@@ -33,7 +33,7 @@ class Dictionary:
         return len(self.tokens)
 
     def encode(self, line: str, end: bool = False) -> list[int]:
-        """Ids of the tokens between white space, ``UNK`` for those that are absent, with ``end`` an ``EOS`` behind."""
+        """Ids of the tokens between white space, ``UNK`` for absent ones; with ``end``, an ``EOS`` follows."""
         return [*(self.ids.get(token, UNK) for token in line.split()), *([EOS] if end else [])]
 
     def decode(self, ids: Iterable[int]) -> str:
@@ -52,7 +52,7 @@ class Dictionary:
 
     @classmethod
     def from_counts(cls, counts: Mapping[str, int], multiple: int = 8) -> "Dictionary":
-        """Tokens by falling count, those of one count in the order of their characters, as ``fairseq-preprocess`` does.
+        """Tokens by decreasing count, those of equal count in order of their characters, as ``fairseq-preprocess`` does.
 
         The size is filled up to a ``multiple`` with tokens that no text has, for the sake of GPUs.
         """
@@ -71,7 +71,7 @@ class Dictionary:
 
     @classmethod
     def load(cls, path: Path) -> "Dictionary":
-        """The dictionary in fairseq's ``dict.txt``. Raises UserError if it is none."""
+        """The dictionary in fairseq's ``dict.txt``. Raises UserError if it is not one."""
         try:
             text = path.read_text(encoding="utf-8")
         except UnicodeDecodeError:

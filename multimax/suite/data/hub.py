@@ -6,12 +6,13 @@ from textwrap import shorten
 from typing import Any
 
 from multimax.suite.errors import UserError
+from multimax.suite.waiting import waiting
 
 
 def load_tables(path: str, splits: tuple[str, ...], place: str, **options: Any) -> dict[str, Any]:
     """The splits of a data set; ``options`` are those of ``datasets.load_dataset``.
 
-    Raises UserError, which names ``place``, if it cannot be had, or lacks one of ``splits``.
+    Raises UserError, which names ``place``, if it cannot be loaded, or lacks one of ``splits``.
     """
     import datasets
 
@@ -21,7 +22,8 @@ def load_tables(path: str, splits: tuple[str, ...], place: str, **options: Any) 
     if not sys.stderr.isatty():
         datasets.disable_progress_bars()
     try:
-        tables = datasets.load_dataset(path, **options)
+        with waiting(f"{place} to be loaded, and copied to a cache the first time"):
+            tables = datasets.load_dataset(path, **options)
     except Exception as error:  # gated, absent, offline, a broken file, a full disk: each has a type of its own
         wrapped = isinstance(error, datasets.exceptions.DatasetGenerationError) and error.__cause__
         reason = wrapped or error

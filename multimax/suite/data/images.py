@@ -19,6 +19,7 @@ from multimax.suite.data.pixels import UnreadableImage
 from multimax.suite.errors import UserError
 from multimax.suite.files import expanded
 from multimax.suite.options import bounded
+from multimax.suite.waiting import waiting
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -118,7 +119,8 @@ def unreadable(source: ImageSource, split: str) -> LeftOut:
         return None
 
     indices = at_equal_distances(source, INSPECTED)
-    with ThreadPoolExecutor(min(16, os.cpu_count() or 1)) as pool:
+    looked_at = waiting(f"a look at {len(indices):,} {split} images")
+    with looked_at, ThreadPoolExecutor(min(16, os.cpu_count() or 1)) as pool:
         reasons = list(pool.map(reason, indices))
     what = f"{split} images" + (f", as far as every {indices.step}th was looked at," if indices.step > 1 else "")
     broken = [(i, why) for i, why in zip(indices, reasons, strict=True) if why]
@@ -214,7 +216,8 @@ def _open_files(config: ImageData) -> tuple[ImageSource, ImageSource]:
         raise UserError(
             f"data.root={root} holds neither folders train/ and val/ nor train-*.parquet and val*.parquet, but {found}"
         )
-    return FolderSource(train, config.mode), FolderSource(val, config.mode)
+    with waiting(f"the images in {root} to be listed"):
+        return FolderSource(train, config.mode), FolderSource(val, config.mode)
 
 
 def _check_shards(folder: Path, split: str, files: list[str]) -> None:

@@ -251,7 +251,7 @@ def _load(dataset: Any, collate: Any, parts: Iterable[list[Any]], num_workers: i
         except UserError as error:  # a worker's arrives as the text of its traceback
             raise UserError(str(error).strip().rpartition("UserError: ")[2]) from error
         except (OSError, RuntimeError, MemoryError) as error:
-            if isinstance(error.__cause__, UserError):  # of the handler below, in the midst of torch's waiting
+            if isinstance(error.__cause__, UserError):  # raised by the handler below, while torch waits
                 raise error.__cause__ from None
             if num_workers and (reason := worker_failure(str(error), num_workers)):
                 raise UserError(reason) from None
@@ -309,7 +309,7 @@ def _start_worker(_worker: int) -> None:
 
 
 def _end_worker(error: BaseException, _batch: object) -> None:
-    """Ends a worker that cannot hand over a batch: torch would print the error, and training would wait for ever."""
+    """Ends a worker that cannot hand over a batch: torch would print the error, and training would wait forever."""
     if "/dev/shm" in (worker_failure(str(error), 0) or ""):
         os.kill(os.getpid(), signal.SIGBUS)  # as for a page of shared memory that is not there
         threading.Event().wait()

@@ -31,7 +31,7 @@ def opaque(image: Image.Image) -> Image.Image:
     image = image.convert("RGBA")
     seen = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
     if flat(seen) and not flat(image):
-        raise UnreadableImage("white on a transparent ground: nothing of it is seen on white")
+        raise UnreadableImage("white on a transparent ground: on white nothing can be seen")
     return seen
 
 

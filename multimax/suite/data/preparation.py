@@ -40,7 +40,7 @@ from multimax.suite.options import bounded
 
 FORMAT = 1  # of the folder: a change of it leaves what older code made alone
 DESCRIPTION = "prepared.json"
-MARKED = re.compile(r"@@(?:\s|$)")  # a piece that the word goes on behind
+MARKED = re.compile(r"@@(?:\s|$)")  # a piece that does not end its word
 CHUNK = 5_000  # lines that a process tokenises at a time
 
 Lines = tuple[list[str], list[str]]

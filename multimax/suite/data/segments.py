@@ -24,14 +24,14 @@ class TextBatch(NamedTuple):
     tokens: Tensor  # int64 [rows, length]
     targets: Tensor  # int64 [rows, length]
     first_row: int = 0  # of the global batch
-    fresh: bool = True  # whether the rows begin anew, without the memory of the step before
+    fresh: bool = True  # whether the rows start over, without the memory of the step before
 
     def to(self, device: torch.device) -> "TextBatch":
         return self._replace(tokens=self.tokens.to(device), targets=self.targets.to(device))
 
 
 class Streams:
-    """The text cut into ``batch_size`` streams that run side by side: a row goes on where it was in the step before."""
+    """The text cut into ``batch_size`` streams that run side by side: each row continues where its last step ended."""
 
     def __init__(self, num_tokens: int, batch_size: int, length: int) -> None:
         self.stream_length, self.batch_size, self.length = (num_tokens - 1) // batch_size, batch_size, length

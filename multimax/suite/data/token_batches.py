@@ -25,7 +25,7 @@ ROWS = 8  # a batch of more rows has a multiple of them, for the sake of GPUs
 class TranslationBatch(NamedTuple):
     """Sentence pairs, each filled up on the right."""
 
-    source: Tensor  # int64 [rows, S], PAD behind the sentence, which ends with EOS
+    source: Tensor  # int64 [rows, S], the sentence, which ends with EOS, then PAD
     source_mask: Tensor  # bool [rows, S], True for the sentence
     target: Tensor  # int64 [rows, T], the decoder's input: EOS and the sentence without its end, then PAD
     targets: Tensor  # int64 [rows, T], the sentence with its end, then IGNORED

@@ -2,7 +2,7 @@
 
 As in the tradition of IWSLT14, tokens are those of Moses' ``tokenizer.perl`` with its escapes (``&apos;`` for an
 apostrophe), here by sacremoses, which is a port of it and differs in rare lines. The byte-pair encoding is that of
-Sennrich et al. (1508.07909) by subword-nmt: a piece that the word goes on behind ends in ``@@``.
+Sennrich et al. (1508.07909) by subword-nmt: a piece that does not end its word ends in ``@@``.
 """
 
 import io
@@ -73,7 +73,7 @@ def learn_codes(lines: Sequence[str], merges: int, path: Path) -> None:
 
 
 def read_codes(path: Path):
-    """subword-nmt's encoder of the merges in ``path``. Raises UserError if they are none."""
+    """subword-nmt's encoder of the merges in ``path``. Raises UserError if it holds none."""
     from subword_nmt.apply_bpe import BPE
 
     try:

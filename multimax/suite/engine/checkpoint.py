@@ -132,7 +132,7 @@ def step_of(checkpoint: Path) -> int:
 
 
 def newest_first(folder: Path) -> Iterator[Path]:
-    """Checkpoint folders by falling step, whole or not."""
+    """Checkpoint folders, the newest first, complete or not."""
     return iter(sorted(folder.glob(f"{PREFIX}*"), reverse=True))
 
 
@@ -157,7 +157,7 @@ def set_aside(checkpoint: Path) -> None:
 
 
 def scored(folder: Path) -> Iterator[tuple[float, Path]]:
-    """Metrics and checkpoints, by falling step, of those whose step was evaluated."""
+    """Metrics and checkpoints of the steps that were evaluated, the newest first."""
     for checkpoint in newest_first(folder):
         try:
             metric = read_manifest(checkpoint)["metric"]

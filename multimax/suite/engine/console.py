@@ -1,10 +1,8 @@
 """What a person sees of a run: a progress bar on a terminal, plain lines in a log file."""
 
 import sys
-import threading
-import time
-from collections.abc import Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from typing import Any
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
@@ -12,24 +10,6 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 def say(line: str) -> None:
     print(line, flush=True)
-
-
-@contextmanager
-def waiting(what: str, first: float = 8.0, then: float = 60.0) -> Iterator[None]:
-    """Say on standard error that the block waits for ``what``: after ``first`` seconds, then every ``then``."""
-    over, began = threading.Event(), time.monotonic()
-
-    def tell() -> None:
-        pause = first
-        while not over.wait(pause):
-            print(f"waiting for {what}, {time.monotonic() - began:.0f} s by now", file=sys.stderr, flush=True)
-            pause = then
-
-    threading.Thread(target=tell, daemon=True).start()
-    try:
-        yield
-    finally:
-        over.set()
 
 
 def format_metrics(metrics: Mapping[str, Any]) -> str:

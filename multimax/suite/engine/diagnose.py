@@ -1,6 +1,6 @@
 """python -m multimax.suite.engine.diagnose RUN: which layer made the loss or the gradient of a step NaN or infinite.
 
-Repeats one step of a run and changes nothing of it: the weights are those of the newest checkpoint, which skipped steps
+Repeats one step of a run without changing it: the weights are those of the newest checkpoint, which skipped steps
 leave as they were, and the batch and all randomness follow from the seed and the step.
 """
 

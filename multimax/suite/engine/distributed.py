@@ -16,8 +16,8 @@ from datetime import timedelta
 import torch
 import torch.distributed as dist
 
-from multimax.suite.engine.console import waiting
 from multimax.suite.errors import Diverged, Interrupted, UserError
+from multimax.suite.waiting import waiting
 
 # How long a process waits for the others in one exchange before it takes one of them to hang: leaves time for a slow
 # evaluation, a slow disk or the preparation of the data.

@@ -14,11 +14,12 @@ import yaml
 
 from multimax.suite.config import NUMERICS, RunConfig, digest, flatten, identity
 from multimax.suite.data.fingerprint import Fingerprint
-from multimax.suite.engine.console import say, waiting
+from multimax.suite.engine.console import say
 from multimax.suite.engine.provenance import environment, revision
 from multimax.suite.errors import UserError
 from multimax.suite.files import flush_to_disk, read_lines, write_atomic, write_lines, writing
 from multimax.suite.runs import Run
+from multimax.suite.waiting import waiting
 
 LOCK_WAIT = 120  # seconds after which a network file system has noticed that a machine has gone
 
@@ -64,10 +65,12 @@ class RunWriter:
         # What Slurm starts again may meet the lock of its own former start, whose machine has gone.
         with waiting(f"the process that trains in {self.path}"):
             self.lock(self.run_lock, LOCK_WAIT if os.environ.get("SLURM_RESTART_COUNT", "0") != "0" else 0)
+        with waiting("a fingerprint of the data"):
+            data = fingerprint()
         if self.run.data is None:
-            write_atomic(self.path / "data.json", json.dumps(fingerprint(), indent=1) + "\n")
+            write_atomic(self.path / "data.json", json.dumps(data, indent=1) + "\n")
         else:
-            self.run.check_data(fingerprint())
+            self.run.check_data(data)
         write_atomic(self.path / "config.yaml", yaml.safe_dump(asdict(self.config), sort_keys=False))
 
     def lock(self, file: IO[str], wait: float) -> None:

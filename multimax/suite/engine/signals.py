@@ -1,4 +1,4 @@
-"""Signals that ask a run to stop: they are noted, and the run stops where nothing of it is lost."""
+"""Signals that ask a run to stop: they are noted, and the run stops where it loses nothing."""
 
 import math
 import signal

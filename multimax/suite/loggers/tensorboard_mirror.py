@@ -1,4 +1,4 @@
-"""logger=tensorboard: event files in ``RUN/tensorboard``, made anew at each start from the run's files.
+"""logger=tensorboard: event files in ``RUN/tensorboard``, rebuilt from the run's files at each start.
 
 What an interrupted run had not yet flushed is then there as well, and every step is there once.
 """

@@ -20,11 +20,12 @@ from urllib.request import Request, urlopen
 import wandb
 
 from multimax.suite.config import Logger, identity
-from multimax.suite.engine.console import say, waiting
+from multimax.suite.engine.console import say
 from multimax.suite.errors import UserError
 from multimax.suite.loggers.mirror import Mirror, Outcome
 from multimax.suite.runs import Run, Samples
 from multimax.suite.tasks import task_module
+from multimax.suite.waiting import waiting
 
 CONNECT_SECONDS = 5  # the server has answered by then, or there is none
 INIT_SECONDS = 30
@@ -142,7 +143,8 @@ def finish(remote: wandb.Run, run: Run, outcome: Outcome) -> None:
         remote.summary.update({**final, "final/score": run.score, **facts})
     if outcome == "interrupted":
         remote.mark_preempting()  # W&B then says that it is to be continued, not that it failed
-    remote.finish(exit_code=int(outcome != "finished"))
+    with waiting("W&B to take what is not sent yet"):
+        remote.finish(exit_code=int(outcome != "finished"))
 
 
 def media(samples: Samples) -> dict[str, Any]:

@@ -27,7 +27,7 @@ class AdaptiveEmbedding(nn.Module):
     """Vectors of tokens, and the scores of tokens against a hidden state, with tied weights.
 
     Cluster i has vectors of ``dim // div_val**i``, projected to ``dim``. Without ``cutoffs`` it is an ordinary table,
-    and the output has one normalisation over all tokens. Token ids must be ordered by falling frequency.
+    and the output has one normalisation over all tokens. Token ids must be in order of decreasing frequency.
 
     Args:
         num_tokens: size of the vocabulary.

@@ -1,8 +1,8 @@
-"""Keys and values of the hypotheses of a search, kept so that a change of hypotheses moves none of them.
+"""Keys and values of the hypotheses of a search, none of which move when other hypotheses are chosen.
 
 The hypotheses of a sentence are the queries of one attention over the keys of all of them, [batch, heads, beam, dim]
-to [batch, heads, positions * beam, dim], and a mask says which slots hold a hypothesis's own past. When hypotheses
-are chosen anew only the mask follows. Keys of the source are there once per sentence, whatever the beam.
+to [batch, heads, positions * beam, dim], and a mask says which slots hold a hypothesis's own past. When other
+hypotheses are chosen, only the mask changes. Keys of the source are held once per sentence, whatever the beam.
 """
 
 import torch
@@ -18,7 +18,7 @@ class DecoderCache:
         source: keys and values of the source, [depth, 2, batch, heads, source length, head_dim].
         source_mask: bool [batch, 1, 1, source length], True at a token.
         visible: bool [batch, 1, beam, length * beam], True at a hypothesis's own past.
-        length: number of positions taken in.
+        length: number of positions held.
     """
 
     def __init__(self, source: Tensor, source_mask: Tensor, beam: int):
@@ -46,12 +46,12 @@ class DecoderCache:
         return self.target[layer, 0, ..., :used, :], self.target[layer, 1, ..., :used, :]
 
     def reorder(self, parents: Tensor) -> None:
-        """Let hypothesis j of each sentence go on from the former hypothesis ``parents[:, j]``, int64 [batch, beam]."""
+        """Make hypothesis j of each sentence continue the former ``parents[:, j]``, int64 [batch, beam]."""
         rows = parents[:, None, :, None].expand_as(self.visible)
         self.visible = self.visible.gather(2, rows)
 
     def keep(self, sentences: list[int]) -> None:
-        """Leave all but ``sentences``, in this order; only those that change their place are moved."""
+        """Drop all but ``sentences``, which stay in this order; only those that change their place are moved."""
         places = [place for place, sentence in enumerate(sentences) if place != sentence]
         if places:
             moved, used = [sentences[place] for place in places], self.length * self.beam

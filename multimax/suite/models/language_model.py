@@ -19,19 +19,19 @@ class LanguageModelConfig:
     depth: int = bounded(1, default=16)
     dim: int = bounded(4, default=410)  # of sines and cosines, two wavelengths
     num_heads: int = bounded(1, default=10)
-    ffn_dim: int = 2100
-    dropout: float = 0.1
-    attention_dropout: float = 0.0
+    ffn_dim: int = bounded(1, default=2100)
+    dropout: float = bounded(0, 1, default=0.1)
+    attention_dropout: float = bounded(0, 1, default=0.0)
     segment_length: int = bounded(1, default=150)  # of one training example; transformer_lm takes no longer input
     # transformer_lm: least context of a scored token, but for those at the very start of the text.
     eval_context: int | None = None
     # transformer_xl: the reach of its attention in training and in evaluation.
-    memory_length: int | None = None
-    clamp_length: int | None = None  # distances beyond count as this one
+    memory_length: int | None = bounded(0, default=None)
+    clamp_length: int | None = bounded(1, default=None)  # distances beyond count as this one
     same_length: bool = False  # every position attends to the same number of positions: memory_length
-    eval_segment_length: int | None = None
-    eval_memory_length: int | None = None
-    eval_clamp_length: int | None = None
+    eval_segment_length: int | None = bounded(1, default=None)
+    eval_memory_length: int | None = bounded(0, default=None)
+    eval_clamp_length: int | None = bounded(1, default=None)
     eval_same_length: bool = False
     # transformer_xl: first token ids of the tail clusters of its adaptive softmax and input; none: one softmax.
     cutoffs: list[int] = field(default_factory=list)

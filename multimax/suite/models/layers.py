@@ -16,7 +16,7 @@ class VocabularyModel(nn.Module):
     """A model of one vocabulary, or of a pair: its weights mean nothing with another one.
 
     ``fingerprint`` (int64 tensor) stands for the vocabulary: it goes into checkpoints, and weights with another one
-    are refused. None: whoever builds the model does not say.
+    are refused. None: not known.
     """
 
     def __init__(self, fingerprint: Tensor | None = None):

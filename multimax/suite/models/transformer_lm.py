@@ -89,7 +89,7 @@ class Block(nn.Module):
         self.feed_forward = FeedForward(config.dim, config.ffn_dim, config.dropout)
 
     def forward(self, x: Tensor, cache: Tensor | None, mask: Tensor | None) -> tuple[Tensor, Tensor | None]:
-        """Output [batch, queries, dim] and the cache with the keys and values of x [batch, queries, dim] behind it.
+        """Output [batch, queries, dim] and the cache with the keys and values of x [batch, queries, dim] appended.
 
         Without a mask each query attends to the keys up to its own.
         """

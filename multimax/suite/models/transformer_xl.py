@@ -109,7 +109,7 @@ class TransformerXL(LanguageModel):
 
 
 class Block(nn.Module):
-    """Relative attention and feed-forward, each with dropout, a residual and a norm behind it."""
+    """Relative attention and feed-forward, each followed by dropout, a residual and a norm."""
 
     def __init__(self, config: LanguageModelConfig, site: Site):
         super().__init__()
@@ -170,10 +170,10 @@ class RelativeAttention(nn.Module):
 
 
 def align_distances(scores: Tensor) -> Tensor:
-    """From columns by falling distance to columns by key: row i [..., queries, keys] moves left by queries - 1 - i.
+    """From columns by decreasing distance to columns by key: row i [..., queries, keys] moves left by queries - 1 - i.
 
-    One column more makes each row of the flat array start one later, which is the move. What comes in from the right
-    is of keys after the query.
+    With one column more, each row of the flat array starts one later, which is the move. What comes in from the right
+    belongs to keys after the query.
     """
     *leading, queries, keys = scores.shape
     padded = nn.functional.pad(scores, (1, 0)).reshape(*leading, keys + 1, queries)

@@ -32,7 +32,7 @@ class Sample:
 
 
 class Task(ABC):
-    """One run's data, model, loss and metrics, made from its configuration. Opening the data is its first expense."""
+    """One run's data, model, loss and metrics, made from its configuration. Making it opens the data."""
 
     metric: str  # the metric that says which checkpoint is best
     higher_is_better: ClassVar[bool]
@@ -103,10 +103,10 @@ class Task(ABC):
         """Take up ``state`` of all processes, each tensor [batch_size, ...]."""
 
     def probe(self, model: nn.Module, device: torch.device) -> None:  # noqa: B027 a task may leave it out
-        """One forward over a few validation examples, always the same ones, for whoever looks at its attention."""
+        """One forward over a few fixed validation examples, for callers that look at its attention."""
 
     def samples(self, model: nn.Module, device: torch.device) -> list[Sample]:
-        """What the model makes of a few validation examples, always the same ones, without drawing random numbers."""
+        """What the model makes of a few fixed validation examples; it draws no random numbers."""
         return []
 
     def examples(self, step: int) -> list[int]:

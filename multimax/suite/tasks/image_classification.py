@@ -243,10 +243,18 @@ class ImageClassification(Task):
         ]
 
     def note_skipped(self, batch: ImageBatch) -> None:
+        """Say which images cannot be read. Raises UserError once there are too many: at the start few are looked at."""
+        total = len(self.train_dataset) + len(self.val_dataset)
         for image in batch.skipped:
             if image not in self.skipped:
                 self.skipped.add(image)
                 logger.warning("left out, the %dth image that cannot be read: %s", len(self.skipped), image)
+        most = self.config.data.max_left_out
+        if len(self.skipped) > most * total:
+            raise UserError(
+                f"{len(self.skipped):,} of {total:,} images cannot be read, the last is {batch.skipped[-1]}: that is "
+                f"more than the share data.max_left_out={most:g}"
+            )
 
     def examples(self, step: int) -> list[int]:
         return self.order.batch(step)

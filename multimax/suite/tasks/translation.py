@@ -5,8 +5,8 @@ Moses' tokeniser. ``sacrebleu`` is of text as people read it against the referen
 tokeniser for the target language, 13a for most. Of lower-cased data case makes no difference to them, as the
 ``case:lc`` of their signatures says, because a model of lower-cased words cannot know better. Neither is comparable
 with the other, and signatures of both are in a run's summary. The checkpoint that counts as best has the highest
-``bleu`` on the validation data, as in fairseq's recipe: losses of different functions are no measure to compare them
-by, and with label smoothing BLEU still rises when the loss no longer falls.
+``bleu`` on the validation data, as in fairseq's recipe: losses of different functions cannot be compared,
+and with label smoothing BLEU still rises when the loss no longer falls.
 """
 
 import math
@@ -90,9 +90,9 @@ class Config(RunConfig):
         yield "data.eval_split=validation", data.eval_split == "validation", ("decoding.validation_sentences",)
 
     def micro_batches(self, world: int) -> int:
-        """Micro-batches of each of ``world`` processes, which keep about to ``micro_batch_size`` tokens.
+        """Micro-batches of each of ``world`` processes, of about ``micro_batch_size`` tokens.
 
-        Any number divides a batch of sentences, if not to equal parts.
+        Any number divides a batch of sentences, though not into equal parts.
         """
         training = self.training
         return math.ceil(training.batch_size / (world * (training.micro_batch_size or training.batch_size)))
@@ -236,7 +236,7 @@ class Translation(Task):
     def score_text(self, hypotheses: Sequence[str], split: str) -> dict[str, float]:
         """Metrics of translations of a split in text as people read it, one a line.
 
-        They are tokenised anew, which is not always as the model had them: ``bleu`` may differ a little from its own.
+        They are tokenised again, not always as the model had them, so that ``bleu`` may differ a little from its own.
         """
         references, tokenizer = self.bitext.references(split), self.bitext.tokenizers[1]
         scores = {self.bleu: ([tokenizer.words(line) for line in hypotheses], references.tokenized)}

@@ -13,6 +13,7 @@ from multimax.suite.composition import compose_configuration, typed
 from multimax.suite.data.images import ImageData, open_images
 from multimax.suite.errors import UserError
 from multimax.suite.tasks import task_module
+from multimax.suite.tasks.base import Shard
 
 CONFIG = ImageData(name="pets", source="files", num_classes=2, image_size=8, num_workers=0)
 
@@ -127,3 +128,15 @@ def test_a_class_that_a_table_names_and_has_no_row_of_is_said(tmp_path):
     found, _ = task(shards(tmp_path, [0] * 8)).left_out
     assert not found.limited
     assert str(found).startswith("1 of 2 classes of the training images are empty, because: no image of dog (1)")
+
+
+def test_too_many_unreadable_images_end_a_run_that_had_not_looked_at_all(tmp_path, monkeypatch):
+    monkeypatch.setattr("multimax.suite.data.images.INSPECTED", 1)
+    root = folders(tmp_path)
+    for index in range(3, 6):
+        (root / "train" / "dog" / f"{index}.png").write_bytes(b"no image")
+    opened = task(root, "data.max_left_out=0.05", "training.micro_batch_size=2")
+    assert not opened.left_out
+    with pytest.raises(UserError, match=r"3 of 40 images cannot be read, the last is .*\.png: .*max_left_out=0\.05"):
+        for _ in opened.train_batches(0, Shard()):
+            pass

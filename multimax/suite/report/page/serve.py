@@ -87,11 +87,11 @@ def seconds_per_step(folder: Path, run: Shown) -> float | None:
 
 
 def server(runs: Runs, port: int) -> ThreadingHTTPServer:
-    """A server for this machine alone that makes the page anew for each load. Raises UserError for a taken port."""
+    """A server for this machine alone that makes a new page for each load. Raises UserError for a taken port."""
     try:
         return ThreadingHTTPServer(("127.0.0.1", port), handler(runs))
     except OSError as error:
-        raise UserError(f"port {port} cannot be had ({error.strerror}): choose another with --port") from None
+        raise UserError(f"port {port} cannot be used ({error.strerror}): choose another with --port") from None
 
 
 def handler(runs: Runs) -> Callable[..., BaseHTTPRequestHandler]:

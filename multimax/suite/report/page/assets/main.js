@@ -1,4 +1,4 @@
-// All parts together. What changes is drawn anew from the state; nothing else is kept.
+// All parts together. Whatever changes is redrawn from the state; nothing else is kept.
 
 function render(parts = ["filters", "panels", "table", "pictures"]) {
   writeAddress();

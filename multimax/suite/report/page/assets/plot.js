@@ -1,5 +1,5 @@
-// A plot of one experiment's lines. Drag selects a range, the wheel zooms once the plot has the focus (or with Ctrl),
-// a double click shows all; arrows move a cursor, + and - zoom around it, Escape shows all.
+// A plot of one experiment's lines. Dragging selects a range, the wheel zooms once the plot has the focus (or with Ctrl),
+// a double click shows all; the arrow keys move a cursor, + and - zoom around it, Escape shows all.
 
 const MARGIN = { left: 54, right: 20, top: 12, bottom: 38 };
 
@@ -23,7 +23,7 @@ class Plot {
     this.element = h("div", { class: "plot-box" }, this.svg, this.tip);
   }
 
-  // lines as linesOf gives them; each: every run for itself; once: the step where all lines have their only point.
+  // lines as linesOf gives them; each: every run separately; once: the step at which all lines have their only point.
   show({ lines, each, once, zoom, logX, logY, xTitle, height }) {
     const usable = (point) => (!logX || once !== null || point.x > 0) && (!logY || point.mean > 0);
     Object.assign(this, { once, logY, height, zoom: once === null ? zoom : undefined, logX: logX && once === null });
@@ -71,7 +71,7 @@ class Plot {
     return [low - pad, high + pad];
   }
 
-  // Of what is seen of the lines between x0 and x1, the next points outside included.
+  // The range of what is seen of the lines between x0 and x1, the next points outside included.
   rangeOfY(x0, x1) {
     let [low, high] = [Infinity, -Infinity];
     for (const points of this.lines.flatMap((line) => line.paths)) {
@@ -113,7 +113,7 @@ class Plot {
     return group;
   }
 
-  // At each point of a short curve, else at about six of those that are seen, elsewhere for each line.
+  // At each point of a short curve, else at about six of those that are seen, at other ones for each line.
   markersOf(points, line) {
     const seen = points.filter((p) => p.x >= this.x.low && p.x <= this.x.high);
     const stride = seen.length > 12 ? Math.ceil(seen.length / 6) : 1;
