@@ -5,6 +5,7 @@ is a fork of a server that has imported everything, so that a draw takes a secon
 """
 
 import json
+import math
 import os
 import random
 import re
@@ -34,7 +35,8 @@ COMMANDS: dict[str, Callable[[], None]] = {
     "figures": figures,
     "report": report,
 }
-SECONDS = 20  # after which a draw gets Ctrl-C: to train for long is no fault, to stand still is one
+SECONDS = 20  # of its own time, after which a draw gets Ctrl-C: to train for long is no fault
+PATIENCE = 180  # seconds until one that has not used as much gets it: to stand still is a fault
 MEMORY = 6 << 30  # bytes of addresses
 
 TINY = ["training.epochs=null", "training.steps=2", "training.log_every=1", "training.device=cpu"]
@@ -249,13 +251,13 @@ def run(
     mutation: str,
     variables: Mapping[str, str | None] = MappingProxyType({}),
     prepare: Callable[[], None] = nothing,
-    seconds: int = SECONDS,
+    seconds: int | None = None,
     fresh: bool = False,
 ) -> Outcome:
     """Run a command in ``folder`` in a process of its own, with other variables of the environment (None: unset).
 
-    ``prepare`` is called in the process before the command; after ``seconds`` the process gets Ctrl-C. A ``fresh``
-    process has the variables before it imports anything.
+    ``prepare`` is called in the process before the command. The process gets Ctrl-C after ``seconds``; None: after
+    SECONDS of its own time, or PATIENCE. A ``fresh`` process has the variables before it imports anything.
     """
     paths = {"PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), str(Path(cli.__file__).parents[2])])}
     for name in ("stdout", "stderr", "cpu"):  # a copied folder has those of the run before
@@ -273,10 +275,12 @@ def run(
             forkserver.ensure_running()
         process = context.Process(target=in_process, args=arguments)
         process.start()
-    process.join(seconds)
+    ends = time.monotonic() + (PATIENCE if seconds is None else seconds)
+    while process.is_alive() and time.monotonic() < ends and (seconds is not None or own_time(process.pid) < SECONDS):
+        process.join(0.5)
     if process.is_alive():
         os.kill(process.pid, signal.SIGINT)
-        process.join(seconds)
+        process.join(PATIENCE)
     if process.is_alive():
         process.kill()
         process.join()
@@ -284,6 +288,15 @@ def run(
     return Outcome(
         command, mutation, process.exitcode, errors.read_text(errors="replace"), printed, float(cpu or "inf")
     )
+
+
+def own_time(pid: int) -> float:
+    """Seconds that the processors have spent on a process; more than any limit for one that has gone."""
+    try:
+        user, system = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[11:13]
+    except OSError:
+        return math.inf
+    return (int(user) + int(system)) / os.sysconf("SC_CLK_TCK")
 
 
 @contextmanager

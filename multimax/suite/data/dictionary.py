@@ -52,7 +52,7 @@ class Dictionary:
 
     @classmethod
     def from_counts(cls, counts: Mapping[str, int], multiple: int = 8) -> "Dictionary":
-        """Tokens by decreasing count, those of equal count in order of their characters, as ``fairseq-preprocess`` does.
+        """Tokens by decreasing count, equal ones in the order of their characters, as ``fairseq-preprocess`` does.
 
         The size is filled up to a ``multiple`` with tokens that no text has, for the sake of GPUs.
         """
