@@ -58,11 +58,11 @@ def attention(
     ``mask = (torch.arange(keys) < lengths[:, None])[:, None, None]``. Packed ones need a mask as well, that of
     which query and key belong to one sequence; nested tensors are refused.
 
-    A query that may attend to no key gets zeros. What a key holds reaches, be it NaN, no query that may not attend to
-    it, neither outputs nor gradients. On a GPU, and in a traced graph, that is so for keys that no query may attend to
-    and queries that may attend to no key; others should be finite there. So should scores: where all that are live in a
-    row are -inf, MultiMax gives equal weights and every other function NaN, except that softmax without a mask may give
-    zeros instead, and with one on a GPU.
+    A query that may attend to no key gets zeros. What a key holds, even NaN, never reaches a query that may not attend
+    to it, neither in outputs nor in gradients. On a GPU, and in a traced graph, that holds for keys that no query may
+    attend to and for queries that may attend to no key; all others should be finite there. So should scores: a row
+    whose live scores are all -inf gets equal weights from functions of SegLU (MultiMax, temperature) and NaN from the
+    others, except that softmax's kernels may give zeros or equal weights where there is no mask, or on a GPU.
 
     Args:
         query: floating point [..., heads, queries, dim].
