@@ -24,6 +24,7 @@ from multimax.suite.data.preparation import DESCRIPTION, Recipe, prepare
 from multimax.suite.data.text import StringSource, TextSource
 from multimax.suite.errors import Parser, UserError, one_line_errors
 from multimax.suite.options import check_options
+from multimax.suite.waiting import waiting
 
 URL = "https://dl.fbaipublicfiles.com/fairseq/data/iwslt14/de-en.tgz"
 PUBLISHED = {"train": 160_239, "valid": 7_283, "test": 6_750}  # pairs of German-English
@@ -74,7 +75,7 @@ def read_archive(path: Path, source: str, target: str) -> dict[str, tuple[TextSo
 def download(url: str, path: Path) -> None:
     print(f"downloading {url}", flush=True)
     try:
-        with urllib.request.urlopen(url, timeout=60) as response, path.open("wb") as file:
+        with waiting(url), urllib.request.urlopen(url, timeout=60) as response, path.open("wb") as file:
             shutil.copyfileobj(response, file)
     except (OSError, ValueError) as error:
         raise UserError(f"{url} cannot be downloaded ({error}): get the archive and name it with --archive") from None

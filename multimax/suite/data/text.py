@@ -29,7 +29,7 @@ class TextData:
 
     name: str  # label of the data in run names
     source: str = choice("pydoc", "files")  # files: root, or else hub
-    unit: str = choice("word", "character", default="word")  # word: between white space, <eos> behind each line
+    unit: str = choice("word", "character", default="word")  # word: between white space, <eos> after each line
     root: str | None = None  # folder with a text, gzip or parquet file of each split, such as train.txt.gz
     hub: str | None = None  # data set of the Hugging Face hub, used without root
     hub_config: str | None = None
