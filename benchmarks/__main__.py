@@ -28,6 +28,7 @@ PLAN: dict[str, dict[str, tuple[int, str, int]]] = {
         "training_steps": (150, "--seconds 60", 0),
         "translation": (60, "--seconds 8 --functions multimax softmax --size paper --tokens 192 --beam-tokens 72", 0),
         "language_modeling": (20, "--seconds 3 --functions softmax multimax", 0),
+        "convert": (60, "--seconds 12 --functions softmax multimax", 0),
     },
     "cuda": {
         "functions": (50, "--seconds 0.3", 6),
@@ -35,6 +36,7 @@ PLAN: dict[str, dict[str, tuple[int, str, int]]] = {
         "flash_blocks": (25, "--seconds 0.4", 6),
         "output_layer": (30, "--seconds 0.8", 1),
         "training_steps": (80, "--seconds 6 --functions softmax multimax --models deit", 2),
+        "convert": (20, "--seconds 2 --functions softmax multimax", 0),
     },
 }
 WARMING = 80  # seconds after which compiling is stopped

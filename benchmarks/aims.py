@@ -172,6 +172,13 @@ AIMS = [
         1.0,
     ),
     Aim("training step of DeiT-S with MultiMax, over softmax", "training_steps", step_of_deit("multimax"), 1.03),
+    Aim(
+        "GPT-2 small and ViT-S of other libraries, converted to MultiMax, over their fused softmax",
+        "convert",
+        lambda r: (r["function"], r["way"]) == ("multimax", "converted"),
+        1.0,
+        named_by=("part", "direction"),
+    ),
     *(
         Aim(
             f"{part} of the IWSLT14 model, {unit}/s over fairseq's",

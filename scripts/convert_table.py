@@ -1,6 +1,6 @@
 """What ``multimax.convert`` changes in models of other libraries, as the table in docs/convert.md.
 
-    python scripts/convert_table.py
+    python -m scripts.convert_table
 
 tests/convert/test_families.py holds each of these models to what it gave before, and the table to this program.
 """
@@ -44,10 +44,9 @@ class Family:
             elif "bias" not in name:
                 nn.init.ones_(parameter)
         for module in model.modules():
-            if isinstance(module, nn.Dropout):
-                module.p = 0.0
-            if isinstance(module, nn.MultiheadAttention):
-                module.dropout = 0.0
+            for name, value in list(vars(module).items()):
+                if isinstance(value, float) and ("drop" in name or isinstance(module, nn.Dropout)):
+                    setattr(module, name, 0.0)
         return model
 
     def row(self, model: nn.Module) -> str:
@@ -122,7 +121,93 @@ def _x_transformers(**options: Any) -> Family:
     )
 
 
+TEXT = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 32, "vocab_size": 64}
+IMAGE = {**TEXT, "image_size": 16, "patch_size": 4}
+SPECIAL = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
+DECODER = {**TEXT, **SPECIAL, "num_key_value_heads": 2, "head_dim": 8}
+WINDOW = {**DECODER, "sliding_window": 4}
+ENCODER_DECODER = {
+    **{f"{side}_{name}": value for side in ("encoder", "decoder") for name, value in (("layers", 1), ("ffn_dim", 32))},
+    **{f"{side}_attention_heads": 4 for side in ("encoder", "decoder")},
+    **{**SPECIAL, "d_model": 32, "vocab_size": 64, "decoder_start_token_id": 1, "forced_eos_token_id": None},
+}
+
+
+def _padded_text() -> dict[str, Any]:
+    ids = torch.randint(3, 64, (2, 8))
+    return {"input_ids": ids, "attention_mask": (torch.arange(8) >= torch.tensor([0, 3])[:, None]).long()}
+
+
+def _transformers(name: str, config: str, options: dict[str, Any], inputs: str = "text", masked: bool = True) -> Family:
+    """A model by the names of its class and of its configuration's, from a configuration alone."""
+
+    def make() -> nn.Module:
+        import transformers
+
+        return getattr(transformers, name)(getattr(transformers, config)(**options))
+
+    def make_inputs() -> dict[str, Any]:
+        made: dict[str, Any] = _padded_text() if inputs in ("text", "texts", "text and image") else {}
+        if "image" in inputs:
+            made["pixel_values"] = torch.randn(2, 3, 16, 16)
+        if inputs == "audio":
+            made["input_features"] = torch.randn(2, 8, 20)
+        if inputs in ("texts", "audio"):
+            made["decoder_input_ids"] = torch.randint(3, 64, (2, 5))
+        return made
+
+    return Family("transformers", name, make, make_inputs, masked)
+
+
 FAMILIES = [
+    _transformers(
+        "GPT2LMHeadModel", "GPT2Config", {**SPECIAL, "n_embd": 32, "n_layer": 2, "n_head": 4, "vocab_size": 64}
+    ),
+    _transformers("LlamaForCausalLM", "LlamaConfig", DECODER),
+    _transformers("MistralForCausalLM", "MistralConfig", WINDOW),
+    _transformers("Gemma2ForCausalLM", "Gemma2Config", {**WINDOW, "query_pre_attn_scalar": 8}),
+    _transformers("Gemma3ForCausalLM", "Gemma3TextConfig", {**WINDOW, "query_pre_attn_scalar": 8}),
+    _transformers("Qwen3ForCausalLM", "Qwen3Config", DECODER),
+    _transformers("GptOssForCausalLM", "GptOssConfig", {**WINDOW, "num_local_experts": 2, "num_experts_per_tok": 1}),
+    _transformers("BertModel", "BertConfig", TEXT),
+    _transformers("RobertaModel", "RobertaConfig", {**TEXT, **SPECIAL}),
+    _transformers("ViTModel", "ViTConfig", IMAGE, "image", masked=False),
+    _transformers(
+        "T5ForConditionalGeneration",
+        "T5Config",
+        {"d_model": 32, "d_ff": 32, "d_kv": 8, "num_layers": 2, "num_heads": 4, "vocab_size": 64},
+        "texts",
+    ),
+    _transformers("BartForConditionalGeneration", "BartConfig", ENCODER_DECODER, "texts"),
+    _transformers("MarianMTModel", "MarianConfig", ENCODER_DECODER, "texts"),
+    _transformers(
+        "WhisperForConditionalGeneration",
+        "WhisperConfig",
+        {**ENCODER_DECODER, "num_mel_bins": 8, "max_source_positions": 10},
+        "audio",
+    ),
+    _transformers(
+        "SwinModel",
+        "SwinConfig",
+        {"image_size": 16, "patch_size": 2, "embed_dim": 8, "depths": (2, 1), "num_heads": (2, 2), "window_size": 4},
+        "image",
+    ),
+    _transformers(
+        "ModernBertModel",
+        "ModernBertConfig",
+        {**TEXT, **SPECIAL, "local_attention": 4, "cls_token_id": 1, "sep_token_id": 2},
+    ),
+    _transformers(
+        "SiglipModel",
+        "SiglipConfig",
+        {"text_config": {**TEXT, **SPECIAL, "max_position_embeddings": 16}, "vision_config": IMAGE},
+        "text and image",
+    ),
+    _transformers("FalconForCausalLM", "FalconConfig", {**TEXT, **SPECIAL}),
+    _transformers(
+        "BloomForCausalLM", "BloomConfig", {**SPECIAL, "hidden_size": 32, "n_layer": 2, "n_head": 4, "vocab_size": 64}
+    ),
+    _transformers("DebertaV2Model", "DebertaV2Config", {**TEXT, "relative_attention": True}),
     _encoder(),
     _encoder(norm_first=True),
     Family("torch", "nn.Transformer", _transformer, _source_and_target, masked=True),

@@ -87,6 +87,14 @@ def test_training_steps(tmp_path, monkeypatch):
     assert {row["ratio"] for row in rows if row["function"] == "softmax"} == {"1.000"}
 
 
+def test_convert(tmp_path, monkeypatch):
+    pytest.importorskip("transformers")
+    rows, _ = run("convert", tmp_path, monkeypatch, "--functions", "softmax", "multimax")
+    ways = {("softmax", "fused"), ("softmax", "written out"), ("softmax", "converted"), ("multimax", "converted")}
+    for model in ("GPT-2 small", "ViT-S"):
+        assert contestants(rows, model, FORWARD) == contestants(rows, model, BOTH) == ways
+
+
 def test_a_comparison_is_by_turns_and_within_turns(monkeypatch):
     seconds = {"a": iter([1.0, 2.0, 4.0, 1.0]), "b": iter([3.0, 6.0, 12.0, 3.0])}
     order = []

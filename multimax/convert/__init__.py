@@ -10,7 +10,6 @@ model call them, those of transformers' models that look their attention up by n
 
 import copy
 import fnmatch
-import importlib
 import itertools
 from collections.abc import Callable
 from typing import Any
@@ -165,7 +164,9 @@ def convert(
 
 def _attention_name() -> str:
     """As our attention is registered with transformers, which takes seconds to import."""
-    return importlib.import_module("multimax.integrations.transformers").NAME
+    from multimax.integrations.transformers import NAME
+
+    return NAME
 
 
 def _is_per_head(name: str, options: dict[str, Any]) -> bool:

@@ -65,8 +65,10 @@ def _seen(path: str, model: nn.Module, site: Site | None, called: set[str]) -> S
     module = model.get_submodule(path)
     if "attention" in called and (site is None or site.by == ""):
         return _by_torch(path, module, model, set())
-    stays = site is None or (site.by == "torch" and not {"fused_attn", "takes_scores"} & site.attributes.keys())
-    return Site(path, module, "", "it takes a softmax of its own") if called == {"softmax"} and stays else site
+    is_served = site is not None and (site.by == "registry" or {"fused_attn", "takes_scores"} & site.attributes.keys())
+    if called == {"softmax"} and not is_served:
+        return Site(path, module, "", "it takes a softmax of its own")
+    return site
 
 
 def _site(path: str, module: nn.Module, model: nn.Module) -> Site | None:

@@ -1,0 +1,70 @@
+"""Models of transformers, converted: part of one, saved and loaded, generating, and what they refuse."""
+
+import pytest
+import torch
+
+import multimax
+from scripts.convert_table import FAMILIES
+
+transformers = pytest.importorskip("transformers")
+
+
+@pytest.fixture
+def gpt2():
+    return next(family for family in FAMILIES if family.name == "GPT2LMHeadModel").build()
+
+
+@pytest.fixture
+def ids():
+    return torch.randint(3, 64, (2, 8))
+
+
+def test_modules_that_share_a_configuration_are_converted_one_by_one(gpt2, ids):
+    expected = gpt2(ids).logits
+    first, second = (block.attn for block in gpt2.transformer.h)
+    assert first.config is second.config
+    conversion = multimax.convert(gpt2, "sparsemax", where="*.h.0.attn")
+    assert conversion.left == (("transformer.h.1.attn", "where does not match it"),)
+    assert second.config is gpt2.config
+    assert second.config._attn_implementation == "sdpa"
+    assert not torch.equal(gpt2(ids).logits, expected)
+    assert not hasattr(gpt2.config, "reweight")  # no one class makes such a model
+    conversion.undo()
+    assert first.config is gpt2.config
+    assert torch.equal(gpt2(ids).logits, expected)
+
+
+def test_saved_and_loaded_it_is_the_same_model(gpt2, ids, tmp_path):
+    from multimax.integrations.transformers import from_pretrained
+
+    conversion = multimax.convert(gpt2, "multimax", order=1)
+    expected = gpt2(ids).logits
+    gpt2.save_pretrained(tmp_path)
+    loaded = from_pretrained(transformers.AutoModelForCausalLM, str(tmp_path)).eval()
+    assert torch.equal(loaded(ids).logits, expected)
+    assert loaded.state_dict().keys() == gpt2.state_dict().keys()
+    conversion.undo()
+    gpt2.save_pretrained(tmp_path / "stock")
+    transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "stock")
+
+
+def test_generating_with_a_cache_is_generating_without(gpt2, ids):
+    multimax.convert(gpt2, "multimax")
+    options = {"max_new_tokens": 6, "do_sample": False, "attention_mask": torch.ones_like(ids), "pad_token_id": 0}
+    assert torch.equal(gpt2.generate(ids, **options), gpt2.generate(ids, **options, use_cache=False))
+
+
+def test_twice_is_refused_as_is_a_model_of_ours(gpt2):
+    from multimax.integrations.transformers import reweighted
+
+    multimax.convert(gpt2, "multimax")
+    ours = reweighted(transformers.GPT2LMHeadModel, "multimax")(gpt2.config)
+    for model in (gpt2, ours):
+        with pytest.raises(ValueError, match="has been converted already"):
+            multimax.convert(model, "sparsemax")
+
+
+def test_masks_of_other_attention_are_refused(gpt2):
+    gpt2.config._attn_implementation = "flex_attention"
+    with pytest.raises(ValueError, match="its configuration names flex_attention"):
+        multimax.convert(gpt2, "multimax")
