@@ -78,7 +78,8 @@ def training_step(
 
     Models share ``weights``, which the first one fills, so that several large ones find room.
     """
-    from multimax.suite.engine.optimization import clip_gradients, create_optimizer, reweighting_parameters
+    from multimax import clip_gradients
+    from multimax.suite.engine.optimization import create_optimizer
 
     torch.manual_seed(0)
     batch = 2 if quick else BATCH[device.type][config.task]
@@ -86,7 +87,6 @@ def training_step(
     model.load_state_dict(weights, strict=False, assign=True)
     weights |= {name: tensor for name, tensor in model.state_dict().items() if name not in weights}
     optimizer = create_optimizer(model, config.optimizer)
-    own = reweighting_parameters(model)
     if device.type == "cuda":
         model.compile(mode="reduce-overhead")
 
@@ -95,7 +95,7 @@ def training_step(
             with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
                 total = loss()
             (total / units).backward()
-            clip_gradients(model, own, config.optimizer.clip_norm)
+            clip_gradients(model, config.optimizer.clip_norm)
             optimizer.step()
             optimizer.zero_grad()
 

@@ -14,7 +14,18 @@ from multimax import reweight
 from multimax.attention import attention, attention_weights
 from multimax.convert import convert
 from multimax.output_layer import linear_cross_entropy
+from multimax.parameters import clip_gradients, is_reweighting, parameter_groups
 
-__all__ = ["__version__", "attention", "attention_weights", "convert", "linear_cross_entropy", "reweight"]
+__all__ = [
+    "__version__",
+    "attention",
+    "attention_weights",
+    "clip_gradients",
+    "convert",
+    "is_reweighting",
+    "linear_cross_entropy",
+    "parameter_groups",
+    "reweight",
+]
 
 __version__ = "0.1.0"

@@ -87,6 +87,7 @@ def test_the_public_names():
     """To take one away, or to rename it, breaks somebody's program."""
     assert set(multimax.__all__) == {
         *("__version__", "attention", "attention_weights", "convert", "linear_cross_entropy", "reweight"),
+        *("clip_gradients", "is_reweighting", "parameter_groups"),
     }
     assert set(reweight.__all__) == {
         *("softmax", "sparsemax", "entmax15", "entmax", "evsoftmax", "multimax", "seglu"),

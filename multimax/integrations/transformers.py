@@ -22,6 +22,7 @@ from transformers.utils.output_capturing import _active_collector
 
 from multimax import reweight
 from multimax.attention import attention, attention_weights
+from multimax.convert.calls import live_and_bias
 from multimax.integrations.sites import Site
 from multimax.reweight import Reweighting
 
@@ -62,14 +63,11 @@ def attend(
     if attention_mask is None and packed is not None and packed.numel() > 2:
         raise ValueError("packed sequences need position_ids, from which transformers makes their mask; pass them")
     is_causal = getattr(module, "is_causal", True) if is_causal is None else is_causal
-    mask, bias = attention_mask, position_bias
-    if mask is not None and mask.dtype != torch.bool:
-        live = mask > HIDDEN
-        bias = mask.where(live, 0) if bias is None else bias + mask.where(live, 0)
-        mask = live
+    mask, bias = live_and_bias(attention_mask, HIDDEN)
+    terms = [term.to(query.dtype) for term in (bias, position_bias) if term is not None]
     options: dict[str, Any] = {
-        "causal": query.shape[2] > 1 and mask is None and is_causal,
-        "bias": None if bias is None else bias.to(query.dtype),
+        "causal": query.shape[2] > 1 and attention_mask is None and is_causal,
+        "bias": sum(terms) if terms else None,
         "scale": scaling,
         "softcap": softcap,
         "sink": s_aux,
@@ -140,7 +138,8 @@ def reweighted(model_class: type[PreTrainedModel], name: str, **options: Any) ->
         TypeError, ValueError: an unknown name or option; later, where a model is built: its attention does not look up
             the function to use (Bloom, Falcon, DeBERTa-v2, ...), or its configuration has another reweighting.
     """
-    reweight.create(name, **options)  # which refuses what is wrong before a model is built
+    with torch.random.fork_rng(devices=[]):
+        reweight.create(name, **options)  # which refuses what is wrong before a model is built
     site = {"name": name, **options}
     if not (isinstance(model_class, type) and issubclass(model_class, PreTrainedModel)):
         raise TypeError(f"model_class must be a class of models, such as LlamaForCausalLM, got {model_class!r}")

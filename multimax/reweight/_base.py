@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from typing import Any, ClassVar, TypeGuard
+from weakref import WeakSet
 
 import torch
 from torch import Tensor, nn
@@ -10,6 +11,14 @@ from multimax.formulas.losses import check_loss_arguments, cross_entropy
 from multimax.formulas.rows import check_floating, compute_dtype
 from multimax.formulas.torch_private import is_hooked
 from multimax.kernels.row_kernels import RowKernel
+
+# A parameter does not say whose it is, and loses what is written on it when it is copied, loaded or moved.
+_LIVING: "WeakSet[Reweighting]" = WeakSet()
+
+
+def living() -> "list[Reweighting]":
+    """All reweightings of this process, copied and unpickled ones as well."""
+    return list(_LIVING)
 
 
 class Reweighting(nn.Module):
@@ -89,6 +98,11 @@ class Reweighting(nn.Module):
 
     def __init__(self) -> None:  # without nn.Module's *args: the options of a subclass are read from its signature
         super().__init__()
+        _LIVING.add(self)
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        _LIVING.add(self)
 
     def forward(self, scores: Tensor, mask: Tensor | None = None) -> Tensor:
         """Weights of ``scores``, in their shape and dtype.

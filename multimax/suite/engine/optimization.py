@@ -1,64 +1,23 @@
-"""Parameter groups, clipping and learning-rate schedules."""
-
-from collections.abc import Sequence
+"""The optimiser and its learning-rate schedules."""
 
 import torch
 from timm.scheduler import CosineLRScheduler
 from timm.scheduler.scheduler import Scheduler
-from torch import Tensor, nn
+from torch import nn
 
-from multimax.reweight import Reweighting
+from multimax import parameter_groups
 from multimax.suite.config import Optimizer, Schedule
 
 
-def reweighting_parameters(model: nn.Module) -> list[nn.Parameter]:
-    """Parameters of the reweightings anywhere in a model, each once."""
-    modules = (module for module in model.modules() if isinstance(module, Reweighting))
-    return list({id(p): p for module in modules for p in module.parameters() if p.requires_grad}.values())
-
-
 def create_optimizer(model: nn.Module, config: Optimizer) -> torch.optim.AdamW:
-    """AdamW over three groups: decayed weights, undecayed ones, and the reweightings' parameters (undecayed).
-
-    Undecayed are one-dimensional parameters (biases, norms) and those named by ``model.no_weight_decay()``. The fused
-    optimiser can leave out a step on the device's word (``found_inf``).
-    """
-    own = reweighting_parameters(model)
-    own_ids = {id(p) for p in own}
-    exempt: set[str] = getattr(model, "no_weight_decay", set)()
-    decayed: list[nn.Parameter] = []
-    undecayed: list[nn.Parameter] = []
-    for name, parameter in model.named_parameters():
-        if parameter.requires_grad and id(parameter) not in own_ids:
-            (undecayed if parameter.ndim <= 1 or name in exempt else decayed).append(parameter)
-    groups = [
-        {"params": decayed, "weight_decay": config.weight_decay},
-        {"params": undecayed, "weight_decay": 0.0},
-        {"params": own, "weight_decay": 0.0},
-    ]
+    """AdamW over ``multimax.parameter_groups``; fused, it can leave out a step on the device's word (``found_inf``)."""
     return torch.optim.AdamW(
-        [group for group in groups if group["params"]],
+        parameter_groups(model, config.weight_decay),
         lr=config.learning_rate,
         betas=(config.beta1, config.beta2),
         eps=config.epsilon,
         fused=True,
     )
-
-
-def clip_gradients(model: nn.Module, own: Sequence[nn.Parameter], max_norm: float | None) -> Tensor:
-    """Clip the reweightings' parameters ``own`` and all others to ``max_norm``, each by its own global norm.
-
-    One set of MultiMax on V logits sums V gradients: in a common group it would shrink everybody's step.
-    Returns the norm of the whole gradient before clipping; with ``max_norm`` None only measures it.
-    """
-    own_ids = {id(p) for p in own}
-    others = [p for p in model.parameters() if id(p) not in own_ids]
-    norms = []
-    for group in (others, own):
-        norms.append(nn.utils.get_total_norm([p.grad for p in group if p.grad is not None]))
-        if max_norm is not None:
-            nn.utils.clip_grads_with_norm_(group, max_norm, norms[-1])
-    return torch.stack([norm.to(norms[0].device) for norm in norms]).norm()
 
 
 class WarmupScheduler(Scheduler):

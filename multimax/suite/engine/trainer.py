@@ -18,11 +18,12 @@ from timm.utils import ModelEmaV3
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
+from multimax import clip_gradients
 from multimax.suite.engine import checkpoint, distributed, nonfinite
 from multimax.suite.engine.console import Console, format_metrics, say
 from multimax.suite.engine.memory import peak_memory
 from multimax.suite.engine.observation import Observer, observe
-from multimax.suite.engine.optimization import clip_gradients, create_optimizer, create_schedule, reweighting_parameters
+from multimax.suite.engine.optimization import create_optimizer, create_schedule
 from multimax.suite.engine.run_writer import RunWriter
 from multimax.suite.engine.signals import StopSignals
 from multimax.suite.errors import Diverged, Interrupted, UserError
@@ -71,7 +72,6 @@ class Trainer:
         self.model = task.build_model().to(self.device)
         self.ema = ModelEmaV3(self.model, decay=config.ema_decay) if config.ema_decay is not None else None
         self.optimizer = create_optimizer(self.model, self.config.optimizer)
-        self.own_parameters = reweighting_parameters(self.model)
         self.schedule = create_schedule(self.optimizer, self.config.schedule, self.total_steps, task.steps_per_epoch)
         self.train_model: nn.Module = self.model
         if world > 1:
@@ -167,7 +167,7 @@ class Trainer:
                 # Gradients are averaged over processes, the loss over the whole batch.
                 nonfinite.poisoned(loss, self.shard.world / total_weight).backward()
             sums[0] += loss.detach()
-        self.gradient_norm = clip_gradients(self.model, self.own_parameters, self.config.optimizer.clip_norm)
+        self.gradient_norm = clip_gradients(self.model, self.config.optimizer.clip_norm)
         self.sums += sums.where(self.guard.step(self.gradient_norm), 0)
         self.optimizer.zero_grad()
         progress.step += 1

@@ -4,49 +4,8 @@ import pytest
 import torch
 from torch import nn
 
-from multimax import reweight
-from multimax.suite.config import Optimizer, Schedule
-from multimax.suite.engine.optimization import clip_gradients, create_optimizer, create_schedule, reweighting_parameters
-
-
-class Model(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.linear = nn.Linear(3, 3)
-        self.position = nn.Parameter(torch.ones(2, 3))
-        self.attend = reweight.create("multimax")
-
-    def no_weight_decay(self):
-        return {"position"}
-
-
-def test_only_matrices_decay():
-    model = Model()
-    groups = create_optimizer(model, Optimizer(learning_rate=1.0, weight_decay=0.1)).param_groups
-    decayed = {id(p) for group in groups if group["weight_decay"] for p in group["params"]}
-    assert decayed == {id(model.linear.weight)}
-    assert sum(len(group["params"]) for group in groups) == len(list(model.parameters()))
-
-
-def test_the_reweightings_gradient_is_clipped_by_itself():
-    model = Model()
-    for parameter in model.parameters():
-        parameter.grad = torch.ones_like(parameter)
-    model.attend.ts.grad *= 1e6
-    norm = clip_gradients(model, reweighting_parameters(model), 1.0)
-    others = torch.cat([p.grad.flatten() for p in (model.linear.weight, model.linear.bias, model.position)])
-    assert norm == pytest.approx(math.sqrt(18 + 4e12 + 4))
-    torch.testing.assert_close(others, torch.full_like(others, 1 / math.sqrt(18)))
-    own = torch.cat([p.grad for p in model.attend.parameters()])
-    assert own.norm().item() == pytest.approx(1, rel=1e-4)
-
-
-def test_without_a_limit_gradients_are_left_alone():
-    model = Model()
-    for parameter in model.parameters():
-        parameter.grad = torch.full_like(parameter, 1e30)  # whose norm is infinite
-    assert clip_gradients(model, reweighting_parameters(model), None).isinf()
-    assert all((parameter.grad == 1e30).all() for parameter in model.parameters())
+from multimax.suite.config import Schedule
+from multimax.suite.engine.optimization import create_schedule
 
 
 def rates(schedule: Schedule, steps: range) -> list[float]:

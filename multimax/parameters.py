@@ -1,0 +1,76 @@
+"""What an optimiser should know of the reweightings' parameters: no weight decay, and a norm of their own to clip by.
+
+    optimizer = torch.optim.AdamW(multimax.parameter_groups(model, weight_decay=0.05), lr=1e-3)
+    loss.backward()
+    multimax.clip_gradients(model, max_norm=1.0)
+    optimizer.step()
+
+docs/trainers.md says why, and how in other people's trainers.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from multimax.reweight import Reweighting
+from multimax.reweight._base import living
+
+
+def is_reweighting(parameter: nn.Parameter) -> bool:
+    """Whether a reweighting holds this parameter. Muon, whose steps are for the matrices of layers, should not."""
+    return any(parameter is own for module in living() for own in module.parameters())
+
+
+def reweighting_parameters(model: nn.Module) -> list[nn.Parameter]:
+    """Parameters of the reweightings anywhere in a model, each once."""
+    modules = (module for module in model.modules() if isinstance(module, Reweighting))
+    return list({id(p): p for module in modules for p in module.parameters()}.values())
+
+
+def parameter_groups(model: nn.Module, weight_decay: float, lr: float | None = None) -> list[dict[str, Any]]:
+    """Parameter groups for any optimiser of torch: what decays, what does not, and the reweightings', which do not.
+
+    Undecayed are parameters of one dimension (biases, norms) and those named by ``model.no_weight_decay()``, if there
+    is such a method, as in timm. What needs no gradient, and a group without a parameter, is left out.
+
+    Args:
+        weight_decay: of the first group; 0 in the others.
+        lr: learning rate of the reweightings' group; None: the optimiser's.
+    """
+    own = reweighting_parameters(model)
+    own_ids = {id(p) for p in own}
+    exempt: set[str] = getattr(model, "no_weight_decay", set)()
+    decayed: list[nn.Parameter] = []
+    undecayed: list[nn.Parameter] = []
+    for name, parameter in model.named_parameters():
+        if id(parameter) not in own_ids:
+            (undecayed if parameter.ndim <= 1 or name in exempt else decayed).append(parameter)
+    groups: list[dict[str, Any]] = [
+        {"params": decayed, "weight_decay": weight_decay},
+        {"params": undecayed, "weight_decay": 0.0},
+        {"params": own, "weight_decay": 0.0, **({} if lr is None else {"lr": lr})},
+    ]
+    trained = [{**group, "params": [p for p in group["params"] if p.requires_grad]} for group in groups]
+    return [group for group in trained if group["params"]]
+
+
+def clip_gradients(model: nn.Module, max_norm: float | None) -> Tensor:
+    """Clip the gradient of the reweightings' parameters and that of all others to ``max_norm``, each by its own norm.
+
+    One set of MultiMax on V logits sums V gradients: in a common norm it would shrink everybody's step.
+
+    Args:
+        max_norm: None: only measure.
+
+    Returns:
+        The norm of the whole gradient before clipping, 0-d.
+    """
+    own = reweighting_parameters(model)
+    own_ids = {id(p) for p in own}
+    norms = []
+    for group in ([p for p in model.parameters() if id(p) not in own_ids], own):
+        norms.append(nn.utils.get_total_norm([p.grad for p in group if p.grad is not None]))
+        if max_norm is not None:
+            nn.utils.clip_grads_with_norm_(group, max_norm, norms[-1])
+    return torch.stack([norm.to(norms[0].device) for norm in norms]).norm()
