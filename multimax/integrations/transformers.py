@@ -102,8 +102,8 @@ def _are_recorded(extra: dict[str, Any]) -> bool:
 
 def attention_modules(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
     """The modules of a model, with their paths, that look their attention function up in transformers' registry."""
-    kinds = {kind for kind in map(type, model.modules()) if not issubclass(kind, PreTrainedModel)}
-    asking = {kind for kind in kinds if _looks_up(kind)}
+    kinds = {type(module) for module in model.modules()}
+    asking = {kind for kind in kinds if not issubclass(kind, PreTrainedModel) and _looks_up(kind)}
     return ((path, module) for path, module in model.named_modules() if type(module) in asking)
 
 
