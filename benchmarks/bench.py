@@ -70,7 +70,9 @@ def parser(doc: str | None) -> argparse.ArgumentParser:
     result = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
     result.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     result.add_argument("--quick", action="store_true", help="tiny sizes, to see that everything runs")
-    result.add_argument("--functions", nargs="+", default=list(reweight.available()), choices=reweight.available())
+    functions = reweight.available()
+    fast = [name for name in functions if reweight.create(name).row_kernel() is not None]
+    result.add_argument("--functions", nargs="+", default=fast, choices=functions, help="default: those with a kernel")
     result.add_argument("--seconds", type=float, default=4.0, help="of each comparison, beside its first calls")
     result.add_argument("--limit", type=float, default=600.0, help="seconds after which no comparison is begun")
     result.add_argument("--output", type=Path, default=RESULTS, help="folder of the table and its record")

@@ -1,4 +1,4 @@
-"""Every registered function, by kernel and in eager mode, against ``torch.softmax`` and other implementations.
+"""Every function that has a kernel, by it and in eager mode, against ``torch.softmax`` and other implementations.
 
     python -m benchmarks.functions [--device cuda] [--functions multimax ...] [--quick]
 

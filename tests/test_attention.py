@@ -4,6 +4,7 @@ from itertools import product
 
 import pytest
 import torch
+from function_kinds import KINDS
 from torch.utils.flop_counter import FlopCounterMode
 
 from multimax import kernels, reweight
@@ -24,7 +25,7 @@ def inputs(seed: int = 0):
     return query, key, value, mask
 
 
-@pytest.mark.parametrize("name", reweight.available())
+@pytest.mark.parametrize("name", KINDS)
 @pytest.mark.parametrize("with_bias", [False, True])
 def test_equals_one_query_at_a_time_over_its_live_keys(name, with_bias):
     query, key, value, mask = inputs()
@@ -41,7 +42,7 @@ def test_equals_one_query_at_a_time_over_its_live_keys(name, with_bias):
             torch.testing.assert_close(output[b, :, q], expected)
 
 
-@pytest.mark.parametrize("name", reweight.available())
+@pytest.mark.parametrize("name", KINDS)
 def test_a_dead_key_has_no_influence_and_no_gradient(name):
     query, key, value, _ = inputs()
     attend = reweight.create(name, num_heads=HEADS).double()
@@ -58,7 +59,7 @@ def test_a_dead_key_has_no_influence_and_no_gradient(name):
     torch.testing.assert_close(attention(query, changed, value, attend, mask), output, rtol=0, atol=0)
 
 
-@pytest.mark.parametrize("name", reweight.available())
+@pytest.mark.parametrize("name", KINDS)
 def test_a_mask_over_keys_alone_holds_for_every_query(name):
     query, key, value, _ = inputs()
     attend = reweight.create(name, num_heads=HEADS).double()
@@ -67,7 +68,7 @@ def test_a_mask_over_keys_alone_holds_for_every_query(name):
     torch.testing.assert_close(attention(query, key, value, attend, mask), expected)
 
 
-@pytest.mark.parametrize("name", reweight.available())
+@pytest.mark.parametrize("name", KINDS)
 @pytest.mark.parametrize("with_mask", [False, True])
 def test_causal_is_the_mask_that_it_stands_for(name, with_mask):
     query, key, value, mask = inputs()
@@ -106,7 +107,7 @@ def test_softmax_takes_pytorchs_kernels_but_for_a_bias():
 
 
 @needs_kernels
-@pytest.mark.parametrize("name", [name for name in reweight.available() if name != "softmax"])
+@pytest.mark.parametrize("name", [name for name in KINDS if name != "softmax"])
 def test_what_pays_goes_in_blocks_on_the_cpu(name):
     assert path(name) == "reference"
     assert path(name, DEIT_S, dtype=torch.bfloat16) == "reference"
@@ -157,7 +158,7 @@ def test_a_backend_that_cannot_serve_says_why(name, options, message):
 
 
 @needs_kernels
-@pytest.mark.parametrize("name", reweight.available())
+@pytest.mark.parametrize("name", KINDS)
 def test_backends_agree(name):
     query, key, value, mask = inputs()
     attend = reweight.create(name, num_heads=HEADS).double()
@@ -182,7 +183,7 @@ def served(name):
     return found
 
 
-CASES = [(name, backend) for name in reweight.available() for backend in served(name)]
+CASES = [(name, backend) for name in KINDS for backend in served(name)]
 
 
 @pytest.mark.parametrize(("name", "backend"), CASES)
@@ -227,7 +228,7 @@ def check_dead(attend, name, backend, length, way):
         assert not gradient[..., dead, :].any()
 
 
-@pytest.mark.parametrize("name", reweight.available())
+@pytest.mark.parametrize("name", KINDS)
 @pytest.mark.parametrize("length", [8, 160])
 @pytest.mark.parametrize("causal", [True, False])
 @pytest.mark.parametrize("hidden", [torch.nan, torch.inf])
@@ -249,7 +250,7 @@ def test_what_a_key_holds_reaches_only_the_queries_that_may_attend_to_it(name, l
     assert not found[1][0][..., poisoned:, :].isfinite().all()
 
 
-@pytest.mark.parametrize("name", reweight.available())
+@pytest.mark.parametrize("name", KINDS)
 def test_scores_that_are_not_finite_are_as_the_docstring_says(name):
     """Row by row by those backends that take no bias, of which a query and keys can make such scores."""
     uniform, poison = ([value] * 3 for value in (1 / 3, torch.nan))
@@ -326,7 +327,7 @@ def test_a_function_is_as_good_as_a_module():
         attention(query, key, value, reweight.sparsemax, mask, backend="sdpa")
 
 
-@pytest.mark.parametrize("name", reweight.available())
+@pytest.mark.parametrize("name", KINDS)
 def test_one_head_of_keys_serves_all_queries(name):
     query, key, value, mask = inputs()
     module = reweight.create(name, num_heads=HEADS).double()
@@ -356,7 +357,7 @@ def test_a_function_brings_a_backend_of_its_own():
     torch.testing.assert_close(attention(query, key, value, below, mask), expected)
 
 
-@pytest.mark.parametrize("name", reweight.available())
+@pytest.mark.parametrize("name", KINDS)
 def test_flops_are_those_of_the_products(name):
     """A counter's hooks have a module called; what was computed before and goes backward under it is counted too."""
     query, key, value = (torch.randn(2, 3, n, d, requires_grad=True) for n, d in ((20, 8), (30, 8), (30, 5)))

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from function_kinds import KINDS
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.autograd import forward_ad
@@ -14,7 +15,7 @@ from multimax.attention import BACKENDS, attention
 from multimax.output_layer import linear_cross_entropy, linear_loss
 from multimax.reweight import seglu
 
-FUNCTIONS = reweight.available()
+FUNCTIONS = KINDS
 WITH_LOSS = [name for name in FUNCTIONS if reweight.get(name).has_loss]
 LENGTHS = (4, 130)  # below and above what pays in blocks
 

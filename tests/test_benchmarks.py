@@ -11,6 +11,7 @@ from itertools import product
 
 import pytest
 import torch
+from function_kinds import WITH_KERNEL
 
 from benchmarks import aims, report, timing
 from benchmarks.__main__ import NEEDS, PLAN
@@ -30,17 +31,17 @@ def contestants(rows, part, direction):
 
 def test_functions(tmp_path, monkeypatch):
     rows, record = run("functions", tmp_path, monkeypatch)
-    ours = {("softmax", "torch"), *((name, "kernel") for name in reweight.available())}
+    ours = {("softmax", "torch"), *((name, "kernel") for name in WITH_KERNEL)}
     packaged = {("sparsemax", "entmax package, sorted"), ("entmax15", "entmax package, sorted")}
     packaged |= {("entmax", "entmax package, bisection")}
     written_out = {("multimax", "written out"), ("multimax", "written out, compiled")}
-    eager = {(name, "eager") for name in reweight.available()}
+    eager = {(name, "eager") for name in WITH_KERNEL}
     for direction in (FORWARD, BOTH):
         assert contestants(rows, "row length", direction) == contestants(rows, "threads", direction) == ours
     assert contestants(rows, "shapes", FORWARD) == ours | eager | written_out
     assert contestants(rows, "shapes", BOTH) == ours | eager | written_out | packaged
     bits = {(row["function"], row["way"], row["same_bits"]) for row in rows if row["same_bits"]}
-    learned = [name for name in reweight.available() if reweight.traits(name).has_parameters]
+    learned = [name for name in WITH_KERNEL if reweight.traits(name).has_parameters]
     assert bits == set(product(learned, ("kernel", "eager"), ("yes",)))
     assert all(float(row["error"]) < 1e-4 for row in rows if row["same_bits"])
     assert record["environment"]["torch"] == torch.__version__

@@ -91,6 +91,8 @@ def test_the_public_names():
     }
     assert set(reweight.__all__) == {
         *("softmax", "sparsemax", "entmax15", "entmax", "evsoftmax", "multimax", "seglu"),
+        *("sigmoid", "relu", "softmax_plus_one", "softpick", "topk_softmax", "sa_softmax", "normmax", "stieltjes"),
+        *("ElasticSoftmax", "ScalableSoftmax", "Sink"),
         *("Softmax", "Sparsemax", "Entmax15", "Entmax", "EvSoftmax", "MultiMax", "Temperature", "Reweighting"),
         *("available", "create", "get", "options", "register", "traits", "Traits", "row_kernels", "at_the_output"),
     }

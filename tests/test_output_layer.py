@@ -8,6 +8,7 @@ from unittest import mock
 
 import pytest
 import torch
+from function_kinds import KINDS
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn import functional as F
@@ -322,7 +323,7 @@ def test_nothing_is_computed_for_what_is_frozen(trained, reduction):
     assert counter.get_total_flops() == products * product_of_logits
 
 
-@pytest.mark.parametrize("name", [name for name in reweight.available() if reweight.get(name).has_loss])
+@pytest.mark.parametrize("name", [name for name in KINDS if reweight.get(name).has_loss])
 def test_the_loss_of_any_function_is_that_of_its_scores(name):
     leaves, targets, _ = case(order=None, kind="hard")
     function = reweight.create(name).double()

@@ -83,11 +83,13 @@ def along(dim: int, weigh: Callable[[Tensor, Tensor | None], Tensor], scores: Te
     return weigh(scores.movedim(dim, -1), mask).movedim(-1, dim)
 
 
-def over_live_entries(weigh: Callable[[Tensor], Tensor], scores: Tensor, mask: Tensor | None) -> Tensor:
+def over_live_entries(
+    weigh: Callable[[Tensor], Tensor], scores: Tensor, mask: Tensor | None, *, dead: float = -math.inf
+) -> Tensor:
     """Apply ``weigh``, a function of whole rows, to the live entries of ``scores``.
 
-    ``weigh`` sees rows in float32 or float64 with at least one finite entry; dead entries are -inf there, and it must
-    give them zero.
+    ``weigh`` sees rows in float32 or float64 with at least one finite entry; dead entries are ``dead`` there, and it
+    must give them zero.
     """
     if scores.shape[-1] == 0:
         return scores.clone()
@@ -96,9 +98,18 @@ def over_live_entries(weigh: Callable[[Tensor], Tensor], scores: Tensor, mask: T
         return weigh(x).to(scores.dtype)
     row_is_live = mask.any(-1, keepdim=True)
     # An empty row is weighed as if it were all zeros and blanked afterwards, so that no NaN arises even on the way.
-    dead = torch.zeros_like(row_is_live, dtype=x.dtype).masked_fill(row_is_live, -math.inf)
-    weights = weigh(torch.where(mask, x, dead))
+    filling = torch.zeros_like(row_is_live, dtype=x.dtype).masked_fill(row_is_live, dead)
+    weights = weigh(torch.where(mask, x, filling))
     return weights.masked_fill(~row_is_live, 0).to(scores.dtype)
+
+
+def count_live(scores: Tensor, mask: Tensor | None) -> Tensor:
+    """How many entries of each row are live, at least 1, in the compute dtype; broadcasts over ``scores``."""
+    if mask is None:
+        return torch.full((), scores.shape[-1], dtype=compute_dtype(scores), device=scores.device).clamp(min=1)
+    mask = torch.atleast_1d(mask)
+    mask = mask.expand(*mask.shape[:-1], scores.shape[-1])
+    return mask.sum(-1, keepdim=True).clamp(min=1).to(compute_dtype(scores))
 
 
 def per_head(name: str, parameter: Tensor, scores: Tensor) -> Tensor:

@@ -14,19 +14,32 @@ the scores' dtype. Gradients are in closed form.
 
 from multimax.kernels import row_kernels
 from multimax.reweight._base import Reweighting
+from multimax.reweight._elastic_softmax import ElasticSoftmax
 from multimax.reweight._entmax import Entmax, Entmax15, Sparsemax, entmax, entmax15, sparsemax
 from multimax.reweight._evsoftmax import EvSoftmax, evsoftmax
 from multimax.reweight._multimax import MultiMax, multimax, seglu
+from multimax.reweight._normmax import normmax
 from multimax.reweight._registry import Traits, at_the_output, available, create, get, options, register, traits
+from multimax.reweight._relu import relu
+from multimax.reweight._sa_softmax import sa_softmax
+from multimax.reweight._scalable_softmax import ScalableSoftmax
+from multimax.reweight._sigmoid import sigmoid
+from multimax.reweight._sink import Sink, softmax_plus_one
 from multimax.reweight._softmax import Softmax, softmax
+from multimax.reweight._softpick import softpick
+from multimax.reweight._stieltjes import stieltjes
 from multimax.reweight._temperature import Temperature
+from multimax.reweight._topk_softmax import topk_softmax
 
 __all__ = [
+    "ElasticSoftmax",
     "Entmax",
     "Entmax15",
     "EvSoftmax",
     "MultiMax",
     "Reweighting",
+    "ScalableSoftmax",
+    "Sink",
     "Softmax",
     "Sparsemax",
     "Temperature",
@@ -39,11 +52,19 @@ __all__ = [
     "evsoftmax",
     "get",
     "multimax",
+    "normmax",
     "options",
     "register",
+    "relu",
     "row_kernels",
+    "sa_softmax",
     "seglu",
+    "sigmoid",
     "softmax",
+    "softmax_plus_one",
+    "softpick",
     "sparsemax",
+    "stieltjes",
+    "topk_softmax",
     "traits",
 ]

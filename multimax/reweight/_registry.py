@@ -47,9 +47,9 @@ def register(
 
     Args:
         name: what ``create`` and ``reweight=`` will know it by.
-        can_be_zero, sums_to_one, needs_length: for a function ``f(scores, mask=None, *, option=default, ...)``: see
-            ``Traits``. One whose weights are positive and sum to one has the negative log-likelihood as its loss. A
-            subclass says all this in its own attributes.
+        can_be_zero, sums_to_one, needs_length: for a function ``f(scores, mask=None, *, option=default, ...)``, which
+            may take a ``dim`` besides: see ``Traits``. One whose weights are positive and sum to one has the negative
+            log-likelihood as its loss. A subclass says all this in its own attributes.
         row_kernel: for a function: from its options, what ``Reweighting.row_kernel`` returns.
 
     Raises:
@@ -85,8 +85,8 @@ def _module_of(
     name: str, function: Callable[..., Tensor], kernel_of: Callable[..., RowKernel | None] | None
 ) -> type[Reweighting]:
     parameters = list(inspect.signature(function).parameters.values())
-    if len(parameters) < 2 or parameters[1].name != "mask":
-        raise TypeError(f"reweighting {name!r} must take scores and a mask by that name, and then its options")
+    if "mask" not in (parameter.name for parameter in parameters[1:]):
+        raise TypeError(f"reweighting {name!r} must take scores, a mask by that name, and its options")
 
     class FunctionReweighting(Reweighting):
         def __init__(self, **options: Any) -> None:
@@ -110,7 +110,8 @@ def _module_of(
 
     FunctionReweighting.__name__ = FunctionReweighting.__qualname__ = function.__name__
     FunctionReweighting.__doc__ = function.__doc__
-    FunctionReweighting.__signature__ = inspect.Signature(parameters[2:])  # type: ignore[attr-defined]
+    options = inspect.Signature([p for p in parameters[1:] if p.name not in ("mask", "dim")])
+    FunctionReweighting.__signature__ = options  # type: ignore[attr-defined]
     return FunctionReweighting
 
 

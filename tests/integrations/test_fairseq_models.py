@@ -4,6 +4,7 @@ from argparse import Namespace
 
 import pytest
 import torch
+from function_kinds import KINDS
 
 pytest.importorskip("fairseq", reason="the extra 'fairseq' is not installed")
 
@@ -17,7 +18,7 @@ from multimax import reweight
 from multimax.integrations.fairseq.training import ReweightedAdam, ReweightedLoss
 from tests.integrations.fairseq_models import batch, dictionary, language_model, task, transformer
 
-FUNCTIONS = reweight.available()
+FUNCTIONS = KINDS
 
 
 def logits(model, sample):

@@ -6,6 +6,7 @@ from functools import partial
 
 import pytest
 import torch
+from function_kinds import WITH_KERNEL
 
 from multimax import kernels, reweight
 
@@ -14,6 +15,9 @@ HEADS = 3
 VARIANTS = {
     "entmax": [{}, {"per_head": False}, {"alpha": 1.0}, {"alpha": 1.01}, {"alpha": 1.25}, {"alpha": 2.0}],
     "evsoftmax": [{}, {"epsilon": 1e-6}],
+    "normmax": [{}, {"alpha": 1.5}],
+    "stieltjes": [{}, {"q": 1.0}],
+    "topk_softmax": [{"k": 3}],
     "multimax": [
         {},
         {"order": 1},
@@ -48,7 +52,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     cases, ids = [], []
     for name in reweight.available():
         for options in VARIANTS.get(name, [{}]):
-            for path in ("require", "eager") if name != "softmax" else ("eager",):
+            for path in ("require", "eager") if name in WITH_KERNEL and name != "softmax" else ("eager",):
                 cases.append((partial(module, name, options), path))
                 ids.append("-".join([name, *map(str, itertools.chain(*options.items())), path]))
     metafunc.parametrize(("make", "_path"), cases, ids=ids, indirect=["_path"])

@@ -22,13 +22,24 @@ def _own_registry(monkeypatch):
 
 def test_the_built_in_functions_are_there_sorted():
     assert reweight.available() == (
+        "elastic_softmax",
         "entmax",
         "entmax15",
         "evsoftmax",
         "multimax",
+        "normmax",
+        "relu",
+        "sa_softmax",
+        "scalable_softmax",
+        "sigmoid",
+        "sink",
         "softmax",
+        "softmax_plus_one",
+        "softpick",
         "sparsemax",
+        "stieltjes",
         "temperature",
+        "topk_softmax",
     )
 
 
@@ -60,7 +71,7 @@ def test_num_heads_reaches_those_that_take_it():
     ("call", "error", "words"),
     [
         (lambda: reweight.create("multimx"), ValueError, ["'multimx'", "did you mean 'multimax'?", "evsoftmax"]),
-        (lambda: reweight.options("zzz"), ValueError, ["'zzz'", "There are: entmax, entmax15"]),
+        (lambda: reweight.options("zzz"), ValueError, ["'zzz'", "There are: elastic_softmax, entmax"]),
         (lambda: reweight.create("multimax", oder=1), TypeError, ["'oder'", "did you mean 'order'?", "shared_ranges"]),
         (lambda: reweight.create("softmax", alpha=1), TypeError, ["'alpha'", "has none"]),
         (lambda: reweight.register("softmax")(lambda scores, mask=None: scores), ValueError, ["'softmax'", "already"]),
@@ -112,10 +123,12 @@ def test_traits_are_what_is_measured(name):
     assert traits.can_be_zero == bool((weights == 0).any())
     total = weights.sum(-1)
     assert traits.sums_to_one == torch.allclose(total, torch.ones_like(total))
-    # One more live entry, far below the rest, changes the others by what it takes itself and no more.
-    longer = attend(torch.cat([scores, scores.new_full((200, 1), -20.0)], -1))
+    # A second live entry far below the rest changes the others by what it takes itself and no more.
+    far = scores.new_full((200, 1), -20.0 if traits.has_parameters else -1e9)  # MultiMax may turn over below
+    short, longer = (attend(torch.cat([scores, *[far] * count], -1)) for count in (1, 2))
     others = longer[:, :-1] / (1 - longer[:, -1:] if traits.sums_to_one else 1)
-    assert traits.needs_length != torch.allclose(others, weights)
+    assert traits.needs_length != torch.allclose(others, short)
+    assert not reweight.get(name).has_loss or traits.sums_to_one
 
 
 def test_a_function_declares_its_traits():

@@ -3,12 +3,12 @@
 import pytest
 import torch
 from conftest import module
+from function_kinds import KINDS
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.func import functional_call
 from transforms import ROWWISE, TRANSFORMS, compiled
 
-from multimax import reweight
 from multimax.formulas import entmax as formulas
 
 HEADS = 3
@@ -73,7 +73,7 @@ def test_losses_have_the_same_transforms(make, transform):
 
 
 @pytest.mark.parametrize("_path", ["require", "eager"], indirect=True)
-@pytest.mark.parametrize("name", reweight.available())
+@pytest.mark.parametrize("name", KINDS)
 def test_compiled_functions_keep_their_derivatives(name):
     check(compiled, Weights(module(name, {}), masked=True), drawn(2, HEADS, 3, 4))
 

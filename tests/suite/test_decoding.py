@@ -6,9 +6,9 @@ from functools import partial
 
 import pytest
 import torch
+from function_kinds import KINDS
 from torch import nn
 
-from multimax import reweight
 from multimax.suite.decoding import Sampling, Search, choose_best, choose_by_lot, continue_text, search_all, translate
 from multimax.suite.errors import UserError
 from multimax.suite.models.encoder_decoder import END, PAD, AttentionSites, EncoderDecoder, EncoderDecoderConfig
@@ -71,7 +71,7 @@ def assert_same(found, expected):
 
 @torch.no_grad()
 @pytest.mark.parametrize("spread", [0.3, 0.7])
-@pytest.mark.parametrize("name", reweight.available())
+@pytest.mark.parametrize("name", KINDS)
 def test_beam_search_equals_a_plain_search_of_one_sentence(name, spread):
     model = build(name, spread=spread)
     for source, length, found in zip(SOURCE, LENGTHS, translate(model, SOURCE, MASK, SHORT), strict=True):
@@ -231,7 +231,7 @@ def build_lm(kind, name):
 
 @torch.no_grad()
 @pytest.mark.parametrize("kind", [TransformerXL, TransformerLM])
-@pytest.mark.parametrize("name", reweight.available())
+@pytest.mark.parametrize("name", KINDS)
 def test_each_token_of_a_text_is_drawn_from_what_the_whole_text_before_it_gives(kind, name):
     model = build_lm(kind, name)
     tokens = continue_text(model, PROMPT, 9, Sampling(), torch.Generator().manual_seed(1))

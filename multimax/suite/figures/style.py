@@ -1,6 +1,7 @@
 """How figures look: each function has one colour, marker and line style everywhere.
 
-The colours are Okabe and Ito's ("Color Universal Design", 2008), which the colour-blind can tell apart.
+The colours of the paper's functions are Okabe and Ito's ("Color Universal Design", 2008); the others were searched for
+the largest distance from all before among those that the colour-blind can tell apart.
 """
 
 from collections.abc import Iterator
@@ -31,6 +32,17 @@ STYLES = {
     "entmax": Style("entmax", "#009E73", "D", (0, (1, 1))),
     "evsoftmax": Style("ev-softmax", "#CC79A7", "v", (0, (5, 1, 1, 1, 1, 1)), 7),
     "temperature": Style("learned temperature", "#7B4B2A", "P", (0, (3, 1, 1, 1)), 7),
+    "sigmoid": Style("sigmoid", "#0207FF", "<", "-", 7),
+    "relu": Style("ReLU / n", "#0AEB4E", ">", "--", 7),
+    "softmax_plus_one": Style("softmax-plus-one", "#1B0277", "p", "-.", 7),
+    "sink": Style("learned sink", "#F82EFE", "h", ":", 7),
+    "softpick": Style("softpick", "#FF1162", "H", "-", 7),
+    "scalable_softmax": Style("scalable softmax", "#D5CAAD", "d", "--", 7),
+    "topk_softmax": Style("top-k softmax", "#590341", "8", "-.", 7),
+    "elastic_softmax": Style("elastic softmax", "#BB0A93", "x", ":", 7),
+    "sa_softmax": Style("self-adjust softmax", "#666DE5", "+", "-", 7),
+    "normmax": Style("normmax", "#A4DA7C", "1", "--", 7),
+    "stieltjes": Style("Stieltjes", "#06E0E3", "2", "-.", 7),
 }
 OTHER = "#E69F00"
 

@@ -7,6 +7,7 @@ import sys
 import pytest
 import torch
 from engine_runs import TEXT_RUNS, configure, make, trainer, write_text
+from function_kinds import KINDS
 from torch import nn
 
 from multimax import reweight
@@ -36,7 +37,7 @@ class Two(nn.Module):
         return self.output.loss(hidden.flatten(0, -2), targets, reduction="sum")
 
 
-@pytest.mark.parametrize("name", reweight.available())
+@pytest.mark.parametrize("name", KINDS)
 def test_largest_scores_are_of_live_entries_whatever_fast_path_there_is(name):
     torch.manual_seed(0)
     model, query, key = Two(name), torch.randn(2, 3, 5, 8), torch.randn(2, 3, 7, 8)

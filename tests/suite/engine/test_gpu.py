@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 from engine_runs import EVERYTHING, TEXT_RUNS, configure, make, stop_at, write_text
+from function_kinds import KINDS
 
 from multimax import reweight
 from multimax.suite.errors import Diverged, Interrupted
@@ -70,7 +71,7 @@ def test_a_bad_step_is_left_out_and_too_many_end_the_run(tmp_path, name):
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16], ids=str)
-@pytest.mark.parametrize("name", reweight.available())
+@pytest.mark.parametrize("name", KINDS)
 def test_weights_and_gradients_are_those_of_the_cpu_in_float64(name, dtype):
     generator = torch.Generator().manual_seed(0)
     scores = (3 * torch.randn(2, 3, 5, 40, generator=generator)).to(dtype)

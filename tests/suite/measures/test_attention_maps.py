@@ -5,9 +5,9 @@ from itertools import chain
 
 import pytest
 import torch
+from function_kinds import KINDS
 from timm.layers import Attention
 
-from multimax import reweight
 from multimax.suite.measures.attention_maps import attention_maps, observe_attention, record_attention
 from multimax.suite.models.deit import DeiTConfig, create_deit
 from multimax.suite.models.encoder_decoder import AttentionSites, EncoderDecoder, EncoderDecoderConfig
@@ -28,7 +28,7 @@ def translator(name):
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("name", reweight.available())
+@pytest.mark.parametrize("name", KINDS)
 def test_maps_of_a_sentence_pair(name):
     model = translator(name)
     before = model.decode(TARGET, model.encode(SOURCE, MASK), MASK)[0]

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from function_kinds import KINDS
 
 from multimax import reweight
 from multimax.formulas import entmax
@@ -56,7 +57,7 @@ def translation(name):
 
 
 CASES = [
-    *((deit, name) for name in reweight.available()),
+    *((deit, name) for name in KINDS),
     *((build, name) for build in (transformer_lm, transformer_xl, translation) for name in ("multimax", "entmax")),
 ]
 

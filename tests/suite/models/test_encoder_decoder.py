@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+from function_kinds import KINDS
 from torch import nn
 from torch.nn import functional as F
 
@@ -95,7 +96,7 @@ def test_equals_torchs_transformer(pre_norm):
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("name", reweight.available())
+@pytest.mark.parametrize("name", KINDS)
 def test_a_sentence_in_a_padded_batch_is_the_sentence_alone(name):
     model = build(name)
     hidden = hidden_states(model)
@@ -105,7 +106,7 @@ def test_a_sentence_in_a_padded_batch_is_the_sentence_alone(name):
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("name", reweight.available())
+@pytest.mark.parametrize("name", KINDS)
 def test_no_position_sees_the_future(name):
     model = build(name)
     hidden = hidden_states(model)
@@ -118,7 +119,7 @@ def test_no_position_sees_the_future(name):
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("name", reweight.available())
+@pytest.mark.parametrize("name", KINDS)
 def test_hypotheses_in_a_cache_are_the_whole_at_once(name):
     """Two hypotheses that part, swap and merge, over more positions than the cache has room for at first."""
     model = build(name)
@@ -157,7 +158,7 @@ def test_the_released_model_is_softmax_in_cross_attention_and_with_a_cache(name)
     assert (torch.cat(steps, 1) - hidden_states(released)).abs().max() > 1e-3
 
 
-@pytest.mark.parametrize("name", reweight.available())
+@pytest.mark.parametrize("name", KINDS)
 def test_every_parameter_is_trained(name):
     """DistributedDataParallel waits for all of them."""
     model = build(name)

@@ -2,10 +2,10 @@
 
 import pytest
 import torch
+from function_kinds import KINDS
 from torch import nn
 from torch.nn import functional as F
 
-from multimax import reweight
 from multimax.suite.errors import UserError
 from multimax.suite.models.language_model import LanguageModelConfig
 from multimax.suite.models.sites import count_parameters
@@ -50,7 +50,7 @@ def test_equals_torchs_transformer_encoder():
     torch.testing.assert_close(model.weights(hidden[0]), (hidden[0] @ model.embedding.tables[0].T).softmax(-1))
 
 
-@pytest.mark.parametrize("name", reweight.available())
+@pytest.mark.parametrize("name", KINDS)
 def test_equals_one_query_at_a_time(name):
     """Every function, by the masks' golden property: a query's weights are those of its live keys alone."""
     model = build(name)
@@ -60,7 +60,7 @@ def test_equals_one_query_at_a_time(name):
         torch.testing.assert_close(alone[:, -1], hidden[:, length - 1], rtol=1e-6, atol=1e-8)
 
 
-@pytest.mark.parametrize("name", reweight.available())
+@pytest.mark.parametrize("name", KINDS)
 def test_no_position_sees_the_future(name):
     model = build(name)
     vectors = model.embedding(tokens()).detach().requires_grad_()
@@ -72,7 +72,7 @@ def test_no_position_sees_the_future(name):
         assert (gradient[:, i].abs() > 0).any()
 
 
-@pytest.mark.parametrize("name", reweight.available())
+@pytest.mark.parametrize("name", KINDS)
 @pytest.mark.parametrize("pieces", [[1] * 9, [4, 1, 3, 1]])
 def test_piece_by_piece_with_a_cache_is_the_whole_at_once(name, pieces):
     model = build(name)

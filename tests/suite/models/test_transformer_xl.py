@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+from function_kinds import KINDS
 from torch.nn import functional as F
 
 from multimax import reweight
@@ -80,7 +81,7 @@ def written_out(model, sequence, memory):
     return x, entered
 
 
-@pytest.mark.parametrize("name", reweight.available())
+@pytest.mark.parametrize("name", KINDS)
 @pytest.mark.parametrize("reach", [{}, {"clamp_length": 3}, {"same_length": True, "memory_length": 4}])
 def test_equals_the_formula_of_the_paper_in_values_and_gradients(name, reach):
     model = build(name, **reach)
@@ -112,7 +113,7 @@ def test_memory_takes_no_gradient_and_keeps_its_length():
     assert memory.shape[2] == 0
 
 
-@pytest.mark.parametrize("name", reweight.available())
+@pytest.mark.parametrize("name", KINDS)
 def test_no_position_sees_the_future(name):
     model = build(name)
     vectors = model.embedding(tokens(7)).detach().requires_grad_()
@@ -133,7 +134,7 @@ def test_evsoftmax_under_a_causal_mask_is_not_softmax():
     assert difference[:, 2:].abs().amax((0, 2)).min() > 1e-3
 
 
-@pytest.mark.parametrize("name", reweight.available())
+@pytest.mark.parametrize("name", KINDS)
 @pytest.mark.parametrize("pieces", [[1] * 12, [5, 1, 4, 2]])
 def test_piece_by_piece_with_memory_is_the_whole_at_once(name, pieces):
     model = build(name, memory_length=12)
@@ -154,7 +155,7 @@ def test_distances_are_aligned_with_keys():
             assert aligned[i, j] == i + 2 - j
 
 
-@pytest.mark.parametrize("name", [n for n in reweight.available() if reweight.get(n).has_loss])
+@pytest.mark.parametrize("name", [n for n in KINDS if reweight.get(n).has_loss])
 @pytest.mark.parametrize(("cutoffs", "div_val"), [([], 1), ([8, 15], 1), ([8, 15], 2)])
 def test_the_output_is_a_distribution_and_its_loss_is_of_it(name, cutoffs, div_val):
     torch.manual_seed(0)
@@ -205,7 +206,7 @@ def test_the_published_number_of_parameters():
     assert (counts["attention"], counts["output"]) == (16 * 8, 8)
 
 
-@pytest.mark.parametrize("name", reweight.available())
+@pytest.mark.parametrize("name", KINDS)
 def test_runs_that_share_a_seed_start_from_the_same_weights(name):
     torch.manual_seed(0)
     state = TransformerXL(TINY, {"name": name}, {"name": "softmax"}, VOCABULARY).state_dict()

@@ -7,8 +7,8 @@ import sys
 
 import pytest
 import torch
+from function_kinds import KINDS
 
-from multimax import reweight
 from multimax.suite.composition import compose_configuration, typed
 from multimax.suite.data.segments import TextBatch
 from multimax.suite.engine.run_writer import RunWriter
@@ -244,7 +244,7 @@ def test_cutoffs_beyond_the_vocabulary_are_one_line(text):
         LanguageModeling(compose(text, *XL, "model.cutoffs=[4,20]"))
 
 
-@pytest.mark.parametrize("name", reweight.available())
+@pytest.mark.parametrize("name", KINDS)
 @pytest.mark.parametrize("arguments", [XL, LM], ids=["xl", "lm"])
 def test_every_function_learns(text, tmp_path, name, arguments):
     config = compose(

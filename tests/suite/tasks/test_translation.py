@@ -7,9 +7,9 @@ import sys
 
 import pytest
 import torch
+from function_kinds import KINDS
 from sacrebleu.metrics import BLEU
 
-from multimax import reweight
 from multimax.suite.composition import compose_configuration, typed
 from multimax.suite.config import run_name
 from multimax.suite.data.segments import IGNORED
@@ -280,7 +280,7 @@ def test_the_end_of_a_run_tests_last_best_and_average(counting, tmp_path):
             assert metrics[f"test_{name}@{of}"] == pytest.approx(value, rel=1e-6), (name, of)
 
 
-@pytest.mark.parametrize("name", reweight.available())
+@pytest.mark.parametrize("name", KINDS)
 def test_every_function_learns(counting, tmp_path, name):
     config = compose(
         counting,

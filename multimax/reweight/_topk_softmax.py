@@ -1,0 +1,34 @@
+"""Top-k softmax: softmax over the entries that are not below the k-th largest, so that a tie there keeps all of it.
+
+Gupta et al., "Memory-efficient Transformers via Top-k Attention", SustaiNLP 2021, arXiv 2106.06899.
+"""
+
+import math
+
+import torch
+from torch import Tensor
+
+from multimax.formulas.rows import along, over_live_entries
+from multimax.reweight._registry import register
+
+
+@register("topk_softmax")
+def topk_softmax(scores: Tensor, dim: int = -1, *, mask: Tensor | None = None, k: int = 8) -> Tensor:
+    """Softmax over the ``k`` largest live entries; the other arguments, result and errors as for ``softmax``.
+
+    Raises:
+        TypeError: ``k`` is not an int.
+        ValueError: ``k`` < 1.
+    """
+    if isinstance(k, bool) or not isinstance(k, int):
+        raise TypeError(f"k must be an int, got {type(k).__name__}")
+    if k < 1:
+        raise ValueError(f"k must be at least 1, got {k}")
+
+    def weigh(x: Tensor) -> Tensor:
+        # With k more entries there are always k to choose from, however long the rows are.
+        padded = torch.cat([x.detach(), x.new_full((*x.shape[:-1], k), -math.inf)], -1)
+        least = padded.topk(k).values[..., -1:]
+        return torch.softmax(x.masked_fill(x < least, -math.inf), -1)  # NaN is not below anything
+
+    return along(dim, lambda x, live: over_live_entries(weigh, x, live), scores, mask)

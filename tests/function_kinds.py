@@ -1,0 +1,16 @@
+"""One function of each kind, for tests that need not go through all that are registered.
+
+What a model, a kernel or an engine has to do with a function is said by its row kernel, by whether it has a loss and by
+whether it has parameters; what it computes is the business of ``tests/reweight``, which goes through all.
+"""
+
+from multimax import reweight
+
+
+def _kind(name: str) -> tuple[type, bool, bool]:
+    module = reweight.create(name)
+    return type(module.row_kernel()), module.has_loss, module.has_parameters
+
+
+KINDS = tuple(sorted({_kind(name): name for name in reversed(reweight.available())}.values()))
+WITH_KERNEL = tuple(name for name in reweight.available() if reweight.create(name).row_kernel() is not None)
