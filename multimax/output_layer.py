@@ -8,7 +8,7 @@ from torch.nn import functional as F
 
 from multimax import kernels
 from multimax.formulas.losses import check_loss_arguments
-from multimax.formulas.multimax import Order, check_parameters, order_of
+from multimax.formulas.multimax import Order, check_parameters, has_kernel, order_of
 from multimax.formulas.rows import autocast_dtype, check_floating, compute_dtype
 from multimax.formulas.torch_private import tell_flop_counters
 from multimax.kernels import linear_cross_entropy as chunked
@@ -164,6 +164,8 @@ def _checked(
         raise TypeError(f"modulator must be (ranges, ts, order), got {type(modulator).__name__}")
     ranges, ts, order = modulator
     powers = check_parameters(ranges, ts, order, hidden.device)
+    if not has_kernel(powers):
+        raise ValueError(f"modulator must be of order 1, 2 or 'second_only' here, got {order}: take MultiMax.loss")
     if ranges.dim() != 1 or ts.dim() != 1:
         raise ValueError(f"ranges and ts must be [k], got {tuple(ranges.shape)} and {tuple(ts.shape)}")
     return ranges, ts, powers

@@ -93,6 +93,7 @@ def test_the_public_names():
         *("softmax", "sparsemax", "entmax15", "entmax", "evsoftmax", "multimax", "seglu"),
         *("sigmoid", "relu", "softmax_plus_one", "softpick", "topk_softmax", "sa_softmax", "normmax", "stieltjes"),
         *("ElasticSoftmax", "ScalableSoftmax", "Sink"),
+        *("Modulated", "Modulator", "MODULATORS", "SegLU", "ELU", "SiLU", "SoftCap", "segment"),
         *("Softmax", "Sparsemax", "Entmax15", "Entmax", "EvSoftmax", "MultiMax", "Temperature", "Reweighting"),
         *("available", "create", "get", "options", "register", "traits", "Traits", "row_kernels", "at_the_output"),
     }
@@ -110,7 +111,7 @@ def test_the_public_names():
         ("evsoftmax", ["scores", "dim", "mask", "epsilon"]),
         ("multimax", ["scores", "ranges", "ts", "dim", "mask", "order"]),
         ("seglu", ["scores", "ranges", "ts", "order"]),
-        ("create", ["name", "num_heads", "chosen"]),
+        ("create", ["name", "num_heads", "modulator", "chosen"]),
         ("register", ["name", "can_be_zero", "sums_to_one", "needs_length", "row_kernel"]),
     ],
 )

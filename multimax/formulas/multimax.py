@@ -4,7 +4,8 @@ Zhou, Fritz, Keuper, "MultiMax: Sparse and Multi-Modal Attention Learning", ICML
 the expression of the authors' released code (github.com/ZhouYuxuanYX/MultiMax).
 
 Every term is a function of the input, not of the running sum. In the paper's letters the ranges r are (b1, d1, b2, d2),
-and t0 = 1 - t_b, t1 = t_d - 1. Order 1 has the first two terms, "second_only" the last two.
+and t0 = 1 - t_b, t1 = t_d - 1. Order 1 has the first two terms, "second_only" the last two, and order 3 two cubes more,
+with which the authors' models did not train. Kernels know the terms of the first two orders.
 
 Below, parameters are [heads, k] with heads = 1 or that of scores [..., heads, queries, keys], and k = len(powers): one
 range and one t for each hinge, left and right of the scores' range in turn.
@@ -23,7 +24,12 @@ from multimax.formulas.torch_private import is_transformed
 
 Order = int | str
 
-POWERS: dict[Order, tuple[int, ...]] = {1: (1, 1), 2: (1, 1, 2, 2), "second_only": (2, 2)}
+POWERS: dict[Order, tuple[int, ...]] = {
+    1: (1, 1),
+    2: (1, 1, 2, 2),
+    3: (1, 1, 2, 2, 3, 3),
+    "second_only": (2, 2),
+}
 
 
 def seglu_formula(x: Tensor, r: Tensor, t: Tensor) -> Tensor:
@@ -57,7 +63,7 @@ class _SegLU(torch.autograd.Function):
     def forward(x: Tensor, ranges: Tensor, ts: Tensor, powers: tuple[int, ...]) -> Tensor:
         y = x
         for h, t, _, power in _hinges(x, ranges, ts, powers):
-            y = y + (t * h if power == 1 else t * h * h)
+            y = y + t * _raised(h, power)
         largest = torch.finfo(x.dtype).max
         return y.clamp(-largest, largest)
 
@@ -84,14 +90,14 @@ def seglu_gradients(
     """Gradients of ``x``, ``ranges`` and ``ts``, the parameters' summed over all entries of their head."""
     grad_x, grad_ranges, grad_ts = grad, [], []
     for h, t, direction, power in _hinges(x, ranges, ts, powers):
-        slope = direction * t * (h > 0) if power == 1 else 2 * direction * t * h
+        slope = direction * t * (h > 0) if power == 1 else power * direction * t * _raised(h, power - 1)
         through_hinge = grad * slope
         if wanted[0]:
             grad_x = grad_x + through_hinge
         if wanted[1]:
             grad_ranges.append(-_sum_by_head(through_hinge, len(ranges)))
         if wanted[2]:
-            grad_ts.append(_sum_by_head(grad * h if power == 1 else grad * h * h, len(ts)))
+            grad_ts.append(_sum_by_head(grad * _raised(h, power), len(ts)))
     return (
         grad_x if wanted[0] else None,
         torch.stack(grad_ranges, -1) if wanted[1] else None,
@@ -103,8 +109,8 @@ def _hinges(
     x: Tensor, ranges: Tensor, ts: Tensor, powers: tuple[int, ...]
 ) -> Iterator[tuple[Tensor, Tensor, int, int]]:
     """For each term its hinge, its t, the hinge's direction along x (-1 left, 1 right) and its power."""
-    limit = hinge_limit(x.dtype)
     for i, power in enumerate(powers):
+        limit = hinge_limit(x.dtype, power)
         r, t = per_head("ranges", ranges[:, i], x), per_head("ts", ts[:, i], x)
         # hardtanh is clamp with slope zero at its ends, as relu has it.
         if i % 2 == 0:
@@ -113,9 +119,18 @@ def _hinges(
             yield hardtanh(x - r, 0.0, limit), t, 1, power
 
 
-def hinge_limit(dtype: torch.dtype) -> float:
-    """Where hinges stop growing, so that their squares times any sensible t stay finite; x itself is not bounded."""
-    return float(torch.finfo(dtype).max ** 0.4)
+def _raised(h: Tensor, power: int) -> Tensor:
+    return h if power == 1 else h**power
+
+
+def hinge_limit(dtype: torch.dtype, power: int = 2) -> float:
+    """Where hinges stop growing, so that their powers times any sensible t stay finite; x itself is not bounded."""
+    return float(torch.finfo(dtype).max ** (0.8 / max(power, 2)))
+
+
+def has_kernel(powers: tuple[int, ...]) -> bool:
+    """Whether the kernels know hinges of these ``powers``."""
+    return max(powers) <= 2
 
 
 def _sum_by_head(terms: Tensor, heads: int) -> Tensor:
@@ -137,7 +152,7 @@ def gradients(
 def powers_of(order: Order) -> tuple[int, ...]:
     if not isinstance(order, int | str) or order not in POWERS:
         got = repr(order) if isinstance(order, int | str) else type(order).__name__
-        raise ValueError(f"order must be 1, 2 or 'second_only', got {got}")
+        raise ValueError(f"order must be 1, 2, 3 or 'second_only', got {got}")
     return POWERS[order]
 
 
@@ -167,7 +182,7 @@ def by_head(scores: Tensor, ranges: Tensor, ts: Tensor, powers: tuple[int, ...])
     dtype = compute_dtype(scores)
     ranges, ts = _rows_of_heads("ranges", ranges, scores).to(dtype), _rows_of_heads("ts", ts, scores).to(dtype)
     if ranges.shape[1] < len(powers):  # the orders share them
-        ranges = torch.cat([ranges, ranges], -1)
+        ranges = ranges.repeat(1, len(powers) // 2)
     if len(ranges) != len(ts):
         heads = max(len(ranges), len(ts))
         ranges, ts = ranges.expand(heads, -1), ts.expand(heads, -1)

@@ -17,12 +17,15 @@ from multimax.reweight._base import Reweighting
 from multimax.reweight._elastic_softmax import ElasticSoftmax
 from multimax.reweight._entmax import Entmax, Entmax15, Sparsemax, entmax, entmax15, sparsemax
 from multimax.reweight._evsoftmax import EvSoftmax, evsoftmax
-from multimax.reweight._multimax import MultiMax, multimax, seglu
+from multimax.reweight._modulated import Modulated
+from multimax.reweight._modulators import ELU, MODULATORS, Modulator, SegLU, SiLU, SoftCap, seglu
+from multimax.reweight._multimax import MultiMax, multimax
 from multimax.reweight._normmax import normmax
 from multimax.reweight._registry import Traits, at_the_output, available, create, get, options, register, traits
 from multimax.reweight._relu import relu
 from multimax.reweight._sa_softmax import sa_softmax
 from multimax.reweight._scalable_softmax import ScalableSoftmax
+from multimax.reweight._segment import segment
 from multimax.reweight._sigmoid import sigmoid
 from multimax.reweight._sink import Sink, softmax_plus_one
 from multimax.reweight._softmax import Softmax, softmax
@@ -32,14 +35,21 @@ from multimax.reweight._temperature import Temperature
 from multimax.reweight._topk_softmax import topk_softmax
 
 __all__ = [
+    "ELU",
+    "MODULATORS",
     "ElasticSoftmax",
     "Entmax",
     "Entmax15",
     "EvSoftmax",
+    "Modulated",
+    "Modulator",
     "MultiMax",
     "Reweighting",
     "ScalableSoftmax",
+    "SegLU",
+    "SiLU",
     "Sink",
+    "SoftCap",
     "Softmax",
     "Sparsemax",
     "Temperature",
@@ -59,6 +69,7 @@ __all__ = [
     "row_kernels",
     "sa_softmax",
     "seglu",
+    "segment",
     "sigmoid",
     "softmax",
     "softmax_plus_one",

@@ -9,13 +9,15 @@ From then on ``create("scaled", scale=2.0)`` makes a module of it, and every tas
 
 import difflib
 import inspect
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple, TypeVar, get_args
 
 from torch import Tensor
 
 from multimax.kernels.row_kernels import RowKernel
 from multimax.reweight._base import Reweighting
+from multimax.reweight._modulated import Modulated
+from multimax.reweight._modulators import MODULATORS, Modulator
 
 _REGISTRY: dict[str, type[Reweighting]] = {}
 
@@ -161,21 +163,34 @@ def at_the_output(name: str) -> str:
 
 
 def options(name: str) -> dict[str, Any]:
-    """The options of a function with their defaults; ``num_heads``, which the place of use knows, is not one of them.
+    """The options of a function with their defaults, ``modulator`` among them; not ``num_heads``, which the place of
+    use knows.
 
     Raises:
         ValueError: no such name.
     """
-    parameters = inspect.signature(get(name)).parameters
+    return _options(get(name)) | {"modulator": None}
+
+
+def _options(kind: type) -> dict[str, Any]:
+    parameters = inspect.signature(kind).parameters
     return {option: p.default for option, p in parameters.items() if option != "num_heads"}
 
 
-def create(name: str, *, num_heads: int | None = None, **chosen: Any) -> Reweighting:
+def create(
+    name: str,
+    *,
+    num_heads: int | None = None,
+    modulator: str | Mapping[str, Any] | Modulator | None = None,
+    **chosen: Any,
+) -> Reweighting:
     """Build the module registered as ``name``.
 
     Args:
         name: one of ``available()``.
         num_heads: heads of the attention that it will serve, if any; not for functions that have nothing per head.
+        modulator: what bends the scores first: a name of ``MODULATORS``; such a name with options, {"name": "seglu",
+            "order": 1}; or a module. Softmax behind "seglu" is ``MultiMax``.
         chosen: options of that function; see ``options(name)``.
 
     Raises:
@@ -184,19 +199,43 @@ def create(name: str, *, num_heads: int | None = None, **chosen: Any) -> Reweigh
             type in the option's annotation, or ``num_heads`` not an int.
     """
     module = get(name)
-    known = options(name)
-    parameters = inspect.signature(module).parameters
-    for option, value in chosen.items():
-        if option not in known:
-            raise TypeError(f"reweighting {name!r} has no option {option!r}{_nearest(option, known)}")
-        _check_type(name, option, value, parameters[option].annotation)
     if num_heads is not None and (isinstance(num_heads, bool) or not isinstance(num_heads, int)):
         raise TypeError(f"num_heads must be an int or None, got {_in_a_line(num_heads)}")
     if num_heads is not None and num_heads < 1:
         raise ValueError(f"num_heads must be at least 1, got {num_heads}")
-    if num_heads is not None and "num_heads" in parameters:
-        chosen["num_heads"] = num_heads
-    return module(**chosen)
+    made: Reweighting = _built(f"reweighting {name!r}", module, chosen, num_heads)
+    if modulator is None:
+        return made
+    if isinstance(modulator, Modulator):
+        return Modulated(made, modulator)
+    bend, of_bend = _modulator(modulator)
+    if (module, bend) == (_REGISTRY.get("softmax"), MODULATORS["seglu"]):
+        return _built("modulator 'seglu'", get("multimax"), of_bend, num_heads)
+    return Modulated(made, _built(f"modulator {bend.__name__.lower()!r}", bend, of_bend, num_heads))
+
+
+def _modulator(given: str | Mapping[str, Any]) -> tuple[type[Modulator], dict[str, Any]]:
+    """The class and the options."""
+    if not isinstance(given, str) and not (isinstance(given, Mapping) and isinstance(given.get("name"), str)):
+        raise TypeError(
+            f'modulator must be a name, {{"name": NAME, "OPTION": value}} or a Modulator, got {_in_a_line(given)}'
+        )
+    name, options = (given, {}) if isinstance(given, str) else (given["name"], {**given})
+    options.pop("name", None)
+    if name not in MODULATORS:
+        raise ValueError(f"no modulator is named {name!r}{_nearest(name, MODULATORS)}")
+    return MODULATORS[name], options
+
+
+def _built(what: str, kind: type, chosen: dict[str, Any], num_heads: int | None) -> Any:
+    """An instance of ``kind`` with the ``chosen`` options, which are checked, and the heads if it takes them."""
+    known, parameters = _options(kind), inspect.signature(kind).parameters
+    for option, value in chosen.items():
+        if option not in known:
+            raise TypeError(f"{what} has no option {option!r}{_nearest(option, known)}")
+        _check_type(what, option, value, parameters[option].annotation)
+    heads = {"num_heads": num_heads} if num_heads is not None and "num_heads" in parameters else {}
+    return kind(**chosen, **heads)
 
 
 def _check_name(name: str) -> None:
@@ -204,7 +243,7 @@ def _check_name(name: str) -> None:
         raise TypeError(f"name must be a string, got {type(name).__name__}")
 
 
-def _check_type(name: str, option: str, value: Any, annotation: Any) -> None:
+def _check_type(what: str, option: str, value: Any, annotation: Any) -> None:
     allowed = get_args(annotation) or (annotation,)
     if any(not isinstance(kind, type) for kind in allowed) or inspect.Parameter.empty in allowed:
         return
@@ -214,7 +253,7 @@ def _check_type(name: str, option: str, value: Any, annotation: Any) -> None:
         fits = isinstance(value, allowed) or (isinstance(value, int) and float in allowed)
     if not fits:
         kinds = " or ".join("None" if kind is type(None) else kind.__name__ for kind in allowed)
-        raise TypeError(f"option {option!r} of reweighting {name!r} must be {kinds}, got {_in_a_line(value)}")
+        raise TypeError(f"option {option!r} of {what} must be {kinds}, got {_in_a_line(value)}")
 
 
 def _in_a_line(value: object) -> str:

@@ -26,7 +26,11 @@ VARIANTS = {
         {"per_head": True},
         {"per_head": True, "shared_ranges": True},
         {"init": "zero"},
+        {"order": 3},
     ],
+    "softmax": [{}, *({"modulator": name} for name in reweight.MODULATORS)],
+    "entmax15": [{}, {"modulator": {"name": "seglu", "per_head": True}}],
+    "sigmoid": [{}, {"modulator": {"name": "softcap", "cap": 2.0}}],
 }
 
 

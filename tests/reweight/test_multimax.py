@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from torch import relu
 
 from multimax import kernels, reweight
 from multimax.formulas.multimax import seglu_formula
@@ -9,12 +10,14 @@ from multimax.formulas.multimax import seglu_formula
 pytestmark = pytest.mark.parametrize("_path", ["require", "eager"], indirect=True)
 
 
-# Order, numbers of ranges and ts, and where in the formula's four hinges they stand.
+# Order, numbers of ranges and ts, and where among the formula's four hinges, and two cubes, they stand.
 CASES = {
     "first": (1, 2, 2, [0, 1]),
     "second only": ("second_only", 2, 2, [2, 3]),
     "both": (2, 4, 4, [0, 1, 2, 3]),
     "both, shared": (2, 2, 4, [0, 1, 2, 3]),
+    "three": (3, 6, 6, [0, 1, 2, 3, 4, 5]),
+    "three, shared": (3, 2, 6, [0, 1, 2, 3, 4, 5]),
 }
 
 
@@ -28,9 +31,9 @@ def test_parity_with_the_formula(case, per_head):
     x, ranges, ts = leaves
     # k first, heads aligned with the scores' heads
     r, t = (p.T[:, :, None, None] if per_head else p for p in (ranges, ts))
-    of_hinges = dict(zip(hinges, zip([*r, *r], t, strict=False), strict=True))
-    r, t = zip(*(of_hinges.get(i, (0, 0)) for i in range(4)), strict=True)
-    modulated = seglu_formula(x, r, t)
+    of_hinges = dict(zip(hinges, zip([*r, *r, *r], t, strict=False), strict=True))
+    r, t = zip(*(of_hinges.get(i, (0, 0)) for i in range(6)), strict=True)
+    modulated = seglu_formula(x, r, t) + t[4] * relu(r[4] - x) ** 3 + t[5] * relu(x - r[5]) ** 3
     torch.testing.assert_close(reweight.seglu(x, ranges, ts, order=order), modulated)
     ours, theirs = reweight.multimax(x, ranges, ts, order=order), modulated.softmax(-1)
     torch.testing.assert_close(ours, theirs)
@@ -46,6 +49,8 @@ def test_parity_with_the_formula(case, per_head):
         ({}, 4, 4),
         ({"order": 1}, 2, 2),
         ({"order": "second_only"}, 2, 2),
+        ({"order": 3}, 6, 6),
+        ({"order": 3, "shared_ranges": True}, 2, 6),
         ({"shared_ranges": True}, 2, 4),
         ({"per_head": True}, 24, 24),
         ({"per_head": True, "shared_ranges": True}, 12, 24),
@@ -103,9 +108,9 @@ def test_modulated_scores_decide_the_order():
 @pytest.mark.parametrize(
     ("options", "word"),
     [
-        ({"order": 3}, "order must be"),
+        ({"order": 4}, "order must be"),
         ({"init": "ones"}, "init must be"),
-        ({"order": 1, "shared_ranges": True}, "order 2"),
+        ({"order": 1, "shared_ranges": True}, "order 2 or 3"),
     ],
 )
 def test_impossible_options_are_refused(options, word):

@@ -1,5 +1,6 @@
 """The table of what each function costs DeiT-S: parameters and operations, counted."""
 
+from functools import cache
 from typing import Any, cast
 
 import torch
@@ -10,6 +11,7 @@ from multimax.suite.measures.cost import matrix_products, operations
 from multimax.suite.models.deit import ImageClassifier, create_deit
 from multimax.suite.models.sites import count_parameters
 from multimax.suite.report.outputs import Output, Row, table
+from multimax.suite.tasks.image_classification import Config
 
 IMAGE_SIZE, CLASSES = 224, 1000
 COLUMNS = ("function", "in attention", "at the output", "operations per score", "above softmax", "share")
@@ -55,9 +57,11 @@ def per_score(name: str, scores: torch.Tensor) -> float:
 
 def deit(name: str, device: str) -> ImageClassifier:
     """The paper's DeiT-S with a function."""
-    config = typed(compose_configuration(["task=deit", "scale=paper", f"reweight={name}"]))
-    sites = config.reweight
+    attention, output = {"name": name}, {"name": reweight.at_the_output(name)}
     with torch.device(device):
-        return create_deit(
-            config.model, sites.attention, sites.output, image_size=IMAGE_SIZE, in_chans=3, num_classes=CLASSES
-        )
+        return create_deit(paper().model, attention, output, image_size=IMAGE_SIZE, in_chans=3, num_classes=CLASSES)
+
+
+@cache
+def paper() -> Config:
+    return cast(Config, typed(compose_configuration(["task=deit", "scale=paper"])))

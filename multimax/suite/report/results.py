@@ -12,6 +12,7 @@ from multimax.suite.report.difference_figures import difference_figures
 from multimax.suite.report.figures import figure1_picture, figure1_table, figure2_picture
 from multimax.suite.report.findings import findings_table
 from multimax.suite.report.findings_figures import findings_figures
+from multimax.suite.report.function_table import function_table
 from multimax.suite.report.measured_figures import measured_figures, oversmoothing_figures
 from multimax.suite.report.outputs import Output
 from multimax.suite.report.step_overhead import step_overhead
@@ -30,6 +31,7 @@ def all_tables(results: Path) -> Iterator[Output]:
     yield figure1_table(claims.figure1, path)
     yield defect_table(records)
     yield cost_table()
+    yield function_table()
     yield step_overhead(results / "benchmarks")
 
 

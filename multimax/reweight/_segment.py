@@ -1,0 +1,114 @@
+"""Functions of ragged rows, such as the edges into each node of a graph: segments of a long vector, without padding."""
+
+import torch
+from torch import Tensor
+
+from multimax.formulas import multimax as formulas
+from multimax.formulas import segments
+from multimax.formulas.rows import check_dense, check_floating, compute_dtype
+from multimax.formulas.torch_private import is_readable
+from multimax.kernels import row_kernels
+from multimax.reweight._base import Reweighting, may_bypass
+from multimax.reweight._registry import create
+
+
+def segment(
+    function: str | Reweighting,
+    scores: Tensor,
+    index: Tensor | None = None,
+    ptr: Tensor | None = None,
+    num_segments: int | None = None,
+) -> Tensor:
+    """Weights of ``scores``, each segment's by itself, along the first dimension.
+
+    The segments are given as to ``torch_geometric.utils.softmax``: by ``index`` or by ``ptr``.
+
+    Args:
+        function: a module, or the name of a function at its default options: softmax, the entmax family up to
+            alpha = 2, ev-softmax, MultiMax, and whatever else has one of their row kernels.
+        scores: floating point [n, ...]; parameters per head want [n, heads].
+        index: int64 [n], the segment of each entry, in any order.
+        ptr: int64 [segments + 1], where each segment begins and the last one ends, from 0 to n.
+        num_segments: with ``index``: how many there are, one more than the largest if None, which has to be read.
+
+    Returns:
+        Weights in the shape and dtype of ``scores``.
+
+    Raises:
+        TypeError, ValueError: what does not fit, in one line; a function that has no form for segments.
+    """
+    check_floating("scores", scores)
+    if scores.dim() == 0:
+        raise ValueError("scores must be [n, ...], got a 0-d tensor")
+    module = create(function) if isinstance(function, str) else function
+    kernel = module.row_kernel() if may_bypass(module, "row_kernel") else None
+    if kernel is None:
+        name = function if isinstance(function, str) else type(function).__name__
+        raise ValueError(f"function {name!r} has no form for segments: it has no row kernel, or somebody changed it")
+    index, count = _segments(scores, index, ptr, num_segments)
+    x = scores.to(compute_dtype(scores))
+    if isinstance(kernel, row_kernels.MultiMax):
+        x = _by_head(x, kernel)
+    columns = x[:1].numel() if len(x) else 1
+    flat = index if columns == 1 else (index[:, None] * columns + torch.arange(columns, device=x.device)).flatten()
+    rows, size = x.reshape(-1), count * columns
+    match kernel:
+        case row_kernels.Entmax(alpha):
+            if isinstance(alpha, Tensor):
+                alpha = _of_entries(alpha.to(x.dtype), x)
+            weights = segments.entmax(rows, flat, size, alpha)
+        case row_kernels.EvSoftmax(epsilon):
+            weights = segments.evsoftmax(rows, flat, size, epsilon)
+        case _:
+            weights = segments.softmax(rows, flat, size)
+    return weights.reshape(scores.shape).to(scores.dtype)
+
+
+def _by_head(x: Tensor, kernel: row_kernels.MultiMax) -> Tensor:
+    """The modulated scores; with parameters per head [n, heads] become [heads, 1, n] meanwhile."""
+    of_heads = max(kernel.ranges.dim(), kernel.ts.dim()) == 2 and max(len(kernel.ranges), len(kernel.ts)) > 1
+    rows = x.movedim(0, -1).unsqueeze(-2) if of_heads else x
+    modulated = formulas.seglu(rows, *formulas.by_head(rows, kernel.ranges, kernel.ts, kernel.powers), kernel.powers)
+    return modulated.squeeze(-2).movedim(-1, 0) if of_heads else modulated
+
+
+def _of_entries(alpha: Tensor, x: Tensor) -> Tensor:
+    """One value for all, or one for each head of [n, heads], spread over the entries."""
+    if alpha.numel() > 1 and x.shape[1:] != alpha.shape:
+        raise ValueError(
+            f"alpha for {alpha.numel()} heads does not fit scores of shape {tuple(x.shape)}; they must be [n, heads]"
+        )
+    return alpha.expand(x.shape).reshape(-1)
+
+
+def _segments(scores: Tensor, index: Tensor | None, ptr: Tensor | None, num_segments: int | None) -> tuple[Tensor, int]:
+    """The segment of each entry and the number of segments."""
+    if (index is None) == (ptr is None):
+        raise ValueError("segments are given by index or by ptr: pass one of the two")
+    n = len(scores)
+    for name, given in (("index", index), ("ptr", ptr)):
+        if given is None:
+            continue
+        check_dense(name, given)
+        if given.dtype != torch.int64 or given.dim() != 1:
+            raise TypeError(f"{name} must be int64 and 1-D, got {given.dtype} of shape {tuple(given.shape)}")
+        if given.device != scores.device:
+            raise ValueError(f"{name} must be on {scores.device}, where the scores are, got {given.device}")
+    if num_segments is not None and (isinstance(num_segments, bool) or not isinstance(num_segments, int)):
+        raise TypeError(f"num_segments must be an int or None, got {type(num_segments).__name__}")
+    if ptr is not None:
+        if num_segments not in (None, len(ptr) - 1):
+            raise ValueError(f"num_segments must be {len(ptr) - 1}, as ptr has it, or None, got {num_segments}")
+        lengths = ptr.diff()
+        if len(ptr) == 0 or (is_readable(ptr) and (int(ptr[0]) != 0 or int(ptr[-1]) != n or bool((lengths < 0).any()))):
+            raise ValueError(f"ptr must rise from 0 to {n}, the number of scores, and have at least one entry")
+        return torch.arange(len(lengths), device=ptr.device).repeat_interleave(lengths, output_size=n), len(lengths)
+    assert index is not None
+    if len(index) != n:
+        raise ValueError(f"index must have one entry for each of the {n} scores, got {len(index)}")
+    count = (int(index.max()) + 1 if n else 0) if num_segments is None else num_segments
+    if n and is_readable(index) and index.device.type == "cpu":  # a GPU's host would have to wait
+        low, high = int(index.min()), int(index.max())
+        if low < 0 or high >= count:
+            raise ValueError(f"index must be from 0 to {count - 1}, got {low if low < 0 else high}")
+    return index, count
