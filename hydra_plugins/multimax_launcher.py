@@ -29,7 +29,7 @@ if find_spec("hydra_plugins.hydra_submitit_launcher"):  # else the launchers are
     @dataclass
     class SlurmConf(SlurmQueueConf):
         _target_: str = "hydra_plugins.multimax_launcher.SlurmLauncher"
-        resources: dict[str, Resources] = field(default_factory=dict)  # by scale
+        resources: dict[str, dict[str, Resources]] = field(default_factory=dict)  # by task and scale
         srun_args: list[str] = field(default_factory=list)
         max_num_timeout: int = 1000  # submitit's own count of time-outs, for those before the training has begun
         dry_run: bool = False  # print what would be submitted, and its cost

@@ -95,6 +95,11 @@ def train_composed(composed: DictConfig, overrides: Sequence[str]) -> float:
     path = Path(config.run_dir or Path("runs") / run_name(config))
     writer = RunWriter(path, config, active=first, command=shlex.join([*program("train"), *overrides]))
     device = distributed.choose_device(config.training.device)
+    if writer.run.score is None and (config.scale, config.training.device, device.type) == ("paper", "auto", "cpu"):
+        raise UserError(
+            "scale=paper would take months without a GPU, and torch finds none here: training.device=cpu starts it all "
+            "the same; scale=small and scale=demo are smaller"
+        )
     if device.type == "cpu":
         keep_freed_memory()
     with distributed.processes(device):
@@ -115,7 +120,7 @@ def train_composed(composed: DictConfig, overrides: Sequence[str]) -> float:
 
 @one_line_errors
 def evaluate() -> None:
-    """Score a checkpoint on the validation data of its run and print the metrics as JSON.
+    """Score a checkpoint on the validation data of its run and print the metrics as JSON; torchrun takes several GPUs.
 
     With a run of task=mt also: translate text, or score translations that are there.
     """
@@ -138,10 +143,11 @@ def evaluate() -> None:
         raise UserError("--nbest is for --translate FILE")
     if arguments.translate is None and arguments.hypotheses is None:
         run = open_run(arguments)
-        task = run.task
-        with torch.no_grad(), run.autocast():
-            metrics = task.metrics(task.evaluate(run.model, run.device, Shard()))
-        print_scores(task, {"checkpoint": " ".join(map(str, run.checkpoints))}, metrics)
+        with distributed.processes(run.device), torch.no_grad(), run.autocast():
+            shard = Shard(distributed.rank(), distributed.world_size())
+            metrics = run.task.metrics(distributed.all_reduce(run.task.evaluate(run.model, run.device, shard)))
+        if shard.rank == 0:
+            print_scores(run.task, {"checkpoint": " ".join(map(str, run.checkpoints))}, metrics)
     elif arguments.hypotheses is not None:
         score_hypotheses(arguments)
     else:

@@ -64,7 +64,9 @@ class Training:
     steps: int | None = bounded(0, default=None)  # or this
     micro_batch_size: int | None = bounded(1, default=None)  # most examples (tokens) on a device at a time; None: all
     label_smoothing: float = bounded(0, 1, default=0.0)
-    precision: str = choice("fp32", "bf16", default="fp32")
+    precision: str = choice("fp32", "bf16", "fp16", default="fp32")  # fp16: with a loss scale, for GPUs without bf16
+    tf32: bool = True  # products of float32 on a GPU in TensorFloat-32, with ten bits behind the point
+    activation_checkpointing: bool = False  # recompute each layer's inside in backward: less memory, a third more time
     compile: bool = False
     cuda_graphs: bool = False  # replays compiled steps instead of launching them: for batches of one shape
     ema_decay: float | None = bounded(0, 1, default=None)
@@ -178,7 +180,14 @@ class RunConfig:
         """
         training = self.training
         if training.batch_size % world:
-            raise UserError(f"training.batch_size={training.batch_size} is not divisible by the {world} processes")
+            divisors = [count for count in range(1, training.batch_size + 1) if training.batch_size % count == 0]
+            fewer, more = max(d for d in divisors if d < world), min((d for d in divisors if d > world), default=None)
+            counts = f"{fewer} or {more}" if more else f"{fewer}"
+            size = training.batch_size // world * world or world
+            raise UserError(
+                f"training.batch_size={training.batch_size} is not divisible by the {world} processes: start {counts}, "
+                f"or set training.batch_size={size}, which is another experiment"
+            )
         share = training.batch_size // world
         most = training.micro_batch_size or share
         return next(count for count in range(1, share + 1) if share % count == 0 and share // count <= most)
@@ -217,6 +226,7 @@ NOT_IDENTITY = {
     "data.max_left_out",
     "data.num_workers",
     "training.device",
+    "training.activation_checkpointing",
     "training.cuda_graphs",
     "training.log_every",
     "training.keep_checkpoints",

@@ -88,7 +88,7 @@ def test_a_runs_name_follows_from_what_determines_its_numbers():
 
 MISTAKES = {
     "training.cuda_graphs=true": "training.compile=true",
-    "training.precision=fp12": "choose one of fp32, bf16",
+    "training.precision=fp12": "choose one of fp32, bf16, fp16",
     "training.batch_size=many": "training.batch_size",
     "training.batch_size=0": "below 1",
     "seed=-1": "seed=-1 is below 0",
@@ -125,6 +125,13 @@ def test_a_mistake_is_one_line_that_names_it(overrides):
     with pytest.raises(UserError, match=MISTAKES[overrides]) as caught:
         compose(*overrides.split())
     assert "\n" not in str(caught.value)
+
+
+def test_processes_that_do_not_divide_a_batch_are_told_how_many_do():
+    config = compose("task=lm", "scale=paper")
+    with pytest.raises(UserError, match=r"batch_size=60 .* the 8 processes: start 6 or 10, or set .*batch_size=56"):
+        config.check(8)
+    config.check(6)
 
 
 UNREAD = [
@@ -252,3 +259,19 @@ def test_no_file_repeats_defaults(group):
         if group == "recipe":  # which may take back what its model says
             repeated -= {f"model.{key}" for file in (CONFIGS / "model").glob("*.yaml") for key in OmegaConf.load(file)}
         assert len(repeated) < len(ours) if group == "model" else not repeated, f"{path}: {repeated}"
+
+
+@pytest.mark.parametrize(
+    ("experiment", "scaled"),
+    [
+        ("imagenet_deit_s", ["task=deit"]),
+        ("wikitext103_transformer_lm", ["task=lm", "model=transformer_lm"]),
+        ("wikitext103_transformer_xl", ["task=lm"]),
+        ("iwslt14_de_en", ["task=mt"]),
+    ],
+)
+@pytest.mark.parametrize("function", ["softmax", "multimax"])
+def test_an_experiment_by_name_is_the_run_of_its_task_at_the_paper_s_scale(experiment, scaled, function):
+    named = compose(f"experiment={experiment}", f"reweight={function}")
+    plain = compose(*scaled, "scale=paper", f"reweight={function}")
+    assert asdict(named) == asdict(plain)

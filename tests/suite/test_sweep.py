@@ -12,6 +12,8 @@ import pytest
 from hydra.core.global_hydra import GlobalHydra
 
 from multimax.suite import cli
+from multimax.suite.composition import compose_configuration, typed
+from multimax.suite.config import run_name
 from multimax.suite.errors import UserError
 from multimax.suite.files import read_lines
 from multimax.suite.runs import Run
@@ -152,12 +154,14 @@ def test_a_sweep_that_cannot_run_is_refused_before_anything_is_written(tmp_path,
 
 def test_the_paper_s_sweep_has_a_dry_run(root, tmp_path):
     done = subprocess.run(
-        [root / "scripts" / "sweep.sh", "--dry-run", "task=deit", "reweight=softmax,multimax", "seed=0"],
+        [root / "scripts" / "sweep.sh", "--dry-run", "claims=iwslt14-*", "seed=0"],
         cwd=tmp_path,
         capture_output=True,
         text=True,
         timeout=300,
     )
     assert done.returncode == 0, done.stderr
-    assert "2 run(s), each with 1 node(s) x 4 process(es), 4 GPU(s), 128 GB per node, 24 h at a time" in done.stdout
-    assert f"at most {2 * 4 * 24} GPU hours" in done.stdout
+    assert done.stdout.count("1 run(s), each with 1 node(s) x 1 process(es), 1 GPU(s), 32 GB per node, 24 h at") == 2
+    for function in ("softmax", "multimax"):
+        config = typed(compose_configuration(["task=mt", "scale=paper", f"reweight={function}"]))
+        assert run_name(config) in done.stdout

@@ -6,8 +6,10 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
+from multimax.suite.engine.precision import LossScale
 
-def poisoned(loss: Tensor, factor: float) -> Tensor:
+
+def poisoned(loss: Tensor, factor: float | Tensor) -> Tensor:
     """``loss * factor``, with a gradient that is NaN everywhere if the loss is not finite.
 
     A loss can be infinite while its gradient is finite, and the loss of one process is unknown to the others. The
@@ -20,11 +22,12 @@ class Guard:
     """Takes the optimiser's steps, except those whose gradient norm is not finite: these change nothing.
 
     As in a gradient scaler the decision is made on the device, through ``found_inf`` of torch's fused optimisers, so
-    that the host need not wait for the step to end. All processes have the same gradients and decide alike.
+    that the host need not wait for the step to end. All processes have the same gradients and decide alike. A step that
+    is left out because the loss ``scale`` was too large only halves that, and does not count.
     """
 
-    def __init__(self, optimizer: torch.optim.Optimizer, device: torch.device, limit: int):
-        self.optimizer, self.limit = optimizer, limit
+    def __init__(self, optimizer: torch.optim.Optimizer, device: torch.device, limit: int, scale: LossScale):
+        self.optimizer, self.limit, self.scale = optimizer, limit, scale
         self.counts = torch.zeros(2, dtype=torch.int64, device=device)  # skipped steps: in a row, in all
         self.noted = torch.zeros(2, dtype=torch.int64, pin_memory=device.type == "cuda")
         self.event = torch.cuda.Event() if device.type == "cuda" else None
@@ -39,7 +42,8 @@ class Guard:
         self.optimizer.found_inf = (~taken).float()  # type: ignore[attr-defined]
         self.optimizer.step()
         row, total = self.counts
-        self.counts = torch.stack([(row + 1) * ~taken, total + ~taken])
+        counted = self.scale.update(taken)
+        self.counts = torch.stack([(row + 1) * counted, total + counted])
         return taken
 
     def in_a_row(self) -> int:

@@ -13,7 +13,7 @@ from torch import nn
 
 from multimax.suite.composition import import_modules, readable_overrides, typed
 from multimax.suite.config import NUMERICS
-from multimax.suite.engine import checkpoint, distributed
+from multimax.suite.engine import checkpoint, distributed, precision
 from multimax.suite.errors import UserError
 from multimax.suite.overrides import merge
 from multimax.suite.runs import Run
@@ -90,7 +90,9 @@ class OpenRun:
 
     @cached_property
     def device(self) -> torch.device:
-        return distributed.choose_device(self.config.training.device)
+        device = distributed.choose_device(self.config.training.device)
+        precision.set_up(device, self.config.training)
+        return device
 
     @cached_property
     def model(self) -> Any:
@@ -109,4 +111,4 @@ class OpenRun:
 
     def autocast(self) -> torch.autocast:
         """The precision that the run was trained in."""
-        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.training.precision == "bf16")
+        return precision.autocast(self.device, self.config.training.precision)

@@ -19,9 +19,9 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from multimax import clip_gradients
-from multimax.suite.engine import checkpoint, distributed, nonfinite
+from multimax.suite.engine import checkpoint, distributed, nonfinite, precision
 from multimax.suite.engine.console import Console, format_metrics, say
-from multimax.suite.engine.memory import peak_memory
+from multimax.suite.engine.memory import checkpoint_activations, peak_memory
 from multimax.suite.engine.observation import Observer, observe
 from multimax.suite.engine.optimization import create_optimizer, create_schedule
 from multimax.suite.engine.run_writer import RunWriter
@@ -47,6 +47,8 @@ class Progress:
     weight_sum: float = 0.0
     skipped_in_row: int = 0  # steps up to this one whose loss or gradient was not finite
     skipped_steps: int = 0  # such steps so far
+    loss_scale: float = 2.0**16  # of precision=fp16, and the steps since it last changed
+    steps_at_scale: int = 0
     best: float | None = None  # of the metric that the task names
     validation: dict[str, float] = field(default_factory=dict)  # metrics of this very step; empty: not evaluated
 
@@ -64,6 +66,7 @@ class Trainer:
         self.observer = observer or Observer()
         config = self.config.training
         self.device = distributed.choose_device(config.device)
+        self.computes_in = precision.set_up(self.device, config)
         world = distributed.world_size()
         self.shard = Shard(distributed.rank(), world, self.config.micro_batches(world))
         self.total_steps = config.total_steps(task.steps_per_epoch)
@@ -76,11 +79,14 @@ class Trainer:
         self.train_model: nn.Module = self.model
         if world > 1:
             self.train_model = DistributedDataParallel(self.model)
+        if config.activation_checkpointing:
+            checkpoint_activations(self.model)
         if config.compile:
             self.train_model.compile(mode="reduce-overhead" if config.cuda_graphs else None)
 
         self.progress = Progress()
-        self.guard = nonfinite.Guard(self.optimizer, self.device, config.max_skipped_steps)
+        self.loss_scale = precision.LossScale(config.precision, self.device)
+        self.guard = nonfinite.Guard(self.optimizer, self.device, config.max_skipped_steps, self.loss_scale)
         # Loss of this process and weight of all, over the steps since the last logged one that were not skipped.
         self.sums = torch.zeros(2, device=self.device, dtype=torch.float64)
         self.signals = StopSignals()
@@ -165,8 +171,9 @@ class Trainer:
                 with self.autocast():
                     loss = self.task.loss(self.train_model, batch, self.device)
                 # Gradients are averaged over processes, the loss over the whole batch.
-                nonfinite.poisoned(loss, self.shard.world / total_weight).backward()
+                nonfinite.poisoned(loss, self.shard.world / total_weight * self.loss_scale.value).backward()
             sums[0] += loss.detach()
+        self.loss_scale.unscale(self.model)
         self.gradient_norm = clip_gradients(self.model, self.config.optimizer.clip_norm)
         self.sums += sums.where(self.guard.step(self.gradient_norm), 0)
         self.optimizer.zero_grad()
@@ -177,13 +184,15 @@ class Trainer:
             self.ema.update(self.model, self.step)
 
     def autocast(self) -> torch.autocast:
-        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.training.precision == "bf16")
+        return precision.autocast(self.device, self.config.training.precision)
 
     def gather(self) -> None:
         """Bring ``progress`` up to date with the device."""
         loss, weight = self.sums.tolist()
         self.progress.loss_sum, self.progress.weight_sum = distributed.all_reduce({"": loss})[""], weight
         self.progress.skipped_in_row, self.progress.skipped_steps = self.guard.counts.tolist()
+        self.progress.loss_scale = float(self.loss_scale.value)
+        self.progress.steps_at_scale = int(self.loss_scale.good_steps)
         self.progress.seconds = time.perf_counter() - self.started
 
     def log_training(self) -> dict[str, float]:
@@ -322,6 +331,7 @@ class Trainer:
             self.sums[0] = self.progress.loss_sum if self.writer.active else 0.0  # the sum is that of all processes
             self.sums[1] = self.progress.weight_sum
             self.guard.restore(self.progress.skipped_in_row, self.progress.skipped_steps)
+            self.loss_scale.restore(self.progress.loss_scale, self.progress.steps_at_scale)
             self.say(f"resuming from {found}")
             self.prune()  # a kill may have come between the last checkpoint and this
         self.writer.start(self.step)
@@ -355,7 +365,7 @@ class Trainer:
         )
         self.say(
             f"{self.total_steps} steps of {self.config.training.batch_size} on {self.shard.world} x {self.device.type} "
-            f"in {self.shard.micro_batches} micro-batch(es), {self.config.training.precision}"
+            f"in {self.shard.micro_batches} micro-batch(es), {self.computes_in}"
         )
 
     def say(self, line: str) -> None:

@@ -139,6 +139,9 @@ class ImageClassifier(nn.Module):
         if diversification:
             self.diversification = PatchDiversification(diversification, backbone.embed_dim, backbone.num_classes)
 
+    def layers(self) -> list[nn.Module]:
+        return list(self.backbone.blocks)
+
     def no_weight_decay(self) -> set[str]:
         """Names of the parameters that the backbone wants exempt from weight decay."""
         return {f"backbone.{name}" for name in self.backbone.no_weight_decay()}

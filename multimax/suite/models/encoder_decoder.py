@@ -111,6 +111,9 @@ class EncoderDecoder(VocabularyModel):
             elif isinstance(module, Attention):
                 reset_attention(module.input_matrices(), module.projection)
 
+    def layers(self) -> list[nn.Module]:
+        return [*self.encoder, *self.decoder]
+
     def encode(self, source: Tensor, source_mask: Tensor) -> Tensor:
         """Encoder output [batch, length, dim] of source int64 [batch, length]."""
         x = self.embed(source, self.source_embedding or self.target_embedding)

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from multimax.integrations.sites import Site, create_site
 from multimax.suite.models.adaptive import AdaptiveEmbedding
@@ -41,15 +41,19 @@ class LanguageModelConfig:
 class LanguageModel(VocabularyModel):
     """Embedding, layers of a subclass, tied output scores, and the reweighting that makes them probabilities.
 
-    A subclass defines ``encode`` and ``start_memory``.
+    A subclass defines ``blocks``, ``encode`` and ``start_memory``.
     """
 
+    blocks: nn.ModuleList
     max_length: int | None = None  # longest input together with its memory; None: any
 
     def __init__(self, embedding: AdaptiveEmbedding, output: Site, fingerprint: Tensor | None = None):
         super().__init__(fingerprint)
         self.embedding = embedding
         self.output = create_site(output)
+
+    def layers(self) -> list[nn.Module]:
+        return list(self.blocks)
 
     def start_memory(self, batch_size: int) -> Tensor:
         """The empty memory that ``encode`` fills."""

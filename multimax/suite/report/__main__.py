@@ -1,4 +1,4 @@
-"""python -m multimax.suite.report [tables | page | record RUN... | serve RUNS... | push-wandb RUN...]"""
+"""python -m multimax.suite.report [tables | page | wanted [CLAIMS] | record RUN... | serve RUNS... | push-wandb RUN]"""
 
 from pathlib import Path
 
@@ -18,6 +18,10 @@ def main() -> None:
     commands = parser.add_subparsers(dest="command")
     recording = commands.add_parser("record", help="copy the records of finished runs to results/runs first")
     recording.add_argument("runs", type=Path, nargs="+", metavar="RUN")
+    wanting = commands.add_parser("wanted", help="arguments of train.py for the runs that test the claims, a line each")
+    wanting.add_argument(
+        "claims", nargs="?", default="*", help="names in claims.yaml, as in 'imagenet-*'; default: all"
+    )
     commands.add_parser("tables", help="the tables alone")
     commands.add_parser("page", help="index.html alone, from the runs, and the tables and figures as they are")
     serving = commands.add_parser("serve", help="a page that compares run folders, finished or not, on this machine")
@@ -30,6 +34,12 @@ def main() -> None:
         push_wandb(arguments.runs)
         return
     try:
+        from multimax.suite.report.claims import read_claims, wanted
+
+        if arguments.command == "wanted":
+            for overrides in wanted(read_claims(arguments.results / "claims.yaml"), arguments.claims):
+                print(*overrides)
+            return
         from multimax.suite.report.outputs import save
         from multimax.suite.report.page.results_page import results_page
         from multimax.suite.report.page.serve import serve

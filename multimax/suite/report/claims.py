@@ -14,9 +14,11 @@ both ways speak neither for nor against.
 Runs at another setting, or on data that stand in for the claim's, give no verdict; ``stand_ins`` has them.
 """
 
+import json
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
+from fnmatch import fnmatch
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -123,12 +125,30 @@ def configuration(*overrides: str) -> tuple[str, str, dict[str, Any]]:
 
 def runs_of(records: Iterable[Run], *overrides: str) -> list[Run]:
     """The records of runs with exactly this configuration, whatever their seed."""
-    task, function, wanted = configuration(*overrides)
+    task, function, numbers = configuration(*overrides)
     return [
         record
         for record in records
-        if record.config["task"] == task and record.function == function and record.setting == wanted
+        if record.config["task"] == task and record.function == function and record.setting == numbers
     ]
+
+
+def wanted(claims: Claims, pattern: str = "*") -> list[list[str]]:
+    """The arguments of ``train.py``, seeds included, that make the runs of the claims whose name matches ``pattern``.
+
+    One entry for each configuration, however many claims it tests. Raises UserError where nothing matches.
+    """
+    tests: list[tuple[Claim, Sequence[str]]] = [(number, number.run) for number in claims.numbers if number.run]
+    tests += [(of, [*(of.run or ()), choice]) for of in claims.comparisons for choice in (of.ours, *of.others)]
+    found: dict[str, tuple[Sequence[str], set[int]]] = {}
+    for claim, overrides in tests:
+        if fnmatch(claim.id, pattern):
+            key = json.dumps(configuration(*overrides), sort_keys=True)
+            found.setdefault(key, (overrides, set()))[1].update(claim.seeds)
+    if not found:
+        names = ", ".join(dict.fromkeys(claim.id for claim, _ in tests))
+        raise UserError(f"no claim with a run is called {pattern}: there are {names}")
+    return [[*overrides, f"seed={','.join(map(str, sorted(seeds)))}"] for overrides, seeds in found.values()]
 
 
 def by_seed(records: Iterable[Run], metric: str | None) -> dict[int, float]:
@@ -235,20 +255,25 @@ def judge_comparison(claim: Comparison, records: Sequence[Run]) -> Iterator[Comp
 def stand_ins(claim: Comparison, records: Sequence[Run]) -> Iterator[ComparisonResult]:
     """The comparison within every other experiment of the claim's task that has runs of both functions.
 
-    The verdicts are about these runs, at their setting and on their data, and none of them is one on the claim.
+    The verdicts are about these runs, at their setting and on their data, and none of them is one on the claim. Runs
+    without the claim's test score are compared by what they are scored by.
     """
     assert claim.run is not None
-    task, function, wanted = configuration(*claim.run, claim.ours)
+    task, function, own = configuration(*claim.run, claim.ours)
     experiments = defaultdict(list)
     for record in records:
-        if record.config["task"] == task and record.setting != wanted:
-            experiments[record.experiment].append(record)
-    for experiment, runs in experiments.items():
+        if record.config["task"] == task and record.setting != own:
+            experiments[record.experiment, record.config.get("numerics", 1)].append(record)
+    for (experiment, _), runs in experiments.items():
+        by_score = claim
+        measured = {metric for record in runs for metric in final_metrics(record)}
+        if (claim.metric or "").startswith("test_") and claim.metric not in measured:
+            by_score = replace(claim, metric=None)
         ours = [record for record in runs if record.function == function]
         for choice in claim.others:
             other = configuration(*claim.run, choice)[1]
             others = [record for record in runs if record.function == other]
-            result = _compare(claim, experiment, other, ours, others, claim.stand_in_margin)
+            result = _compare(by_score, experiment, other, ours, others, claim.stand_in_margin)
             if result.difference is not None:
                 yield result
 

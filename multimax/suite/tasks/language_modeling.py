@@ -109,6 +109,9 @@ class LanguageModeling(Task):
         model, batch_size = config.model, config.training.batch_size
         self.corpus = open_corpus(config.data)
         self.train_ids, self.eval_ids = self.corpus.splits["train"], self.corpus.splits[config.data.eval_split]
+        # What the published numbers are of; scored once, at the end.
+        self.test_split = "test" if "test" in self.corpus.splits and config.data.eval_split != "test" else None
+        self.used = [split for split in ("train", config.data.eval_split, self.test_split) if split]
         num_tokens = len(self.corpus.vocabulary)
         if model.cutoffs and model.cutoffs[-1] >= num_tokens:
             raise UserError(
@@ -124,15 +127,14 @@ class LanguageModeling(Task):
             self.segments = Blocks(len(self.train_ids), batch_size, model.segment_length, config.seed)
             self.context = f"ctx{model.eval_context}"
         self.steps_per_epoch = self.segments.steps_per_epoch
-        found = [self.segments.left_out, *self.corpus.left_out(("train", config.data.eval_split))]
+        found = [self.segments.left_out, *self.corpus.left_out(self.used)]
         self.left_out = checked(found, config.data.max_left_out)
         self.positive = not reweight.get(config.reweight.output["name"]).can_be_zero
         self.metric = f"ppl@{self.context}" if self.positive else f"smoothed_ppl@{self.context}"
-        self.unigram_perplexity = self.corpus.unigram_perplexity(config.data.eval_split)
         self.memory: dict[int, Tensor | None] = {}  # of each micro-batch, by its first row
 
     def fingerprint(self) -> Fingerprint:
-        return self.corpus.fingerprint(("train", self.config.data.eval_split))
+        return self.corpus.fingerprint(self.used)
 
     def match(self, trained: Fingerprint) -> None:
         require_same(self.fingerprint(), trained, ["unit", "vocabulary"])
@@ -182,22 +184,27 @@ class LanguageModeling(Task):
         parts = state["memory"].split(rows)[first : first + shard.micro_batches]
         self.memory = {(first + i) * rows: part.transpose(0, 1).contiguous() for i, part in enumerate(parts)}
 
-    def eval_batches(self, shard: Shard) -> Iterator[TextBatch]:
-        model, batch_size = self.config.model, self.config.data.eval_batch_size
+    def eval_batches(self, split: str, shard: Shard) -> Iterator[TextBatch]:
+        ids, model, batch_size = self.corpus.splits[split], self.config.model, self.config.data.eval_batch_size
         if self.recurrent:
             assert model.eval_segment_length is not None
-            return eval_streams(self.eval_ids, batch_size, model.eval_segment_length, shard.rank, shard.world)
+            return eval_streams(ids, batch_size, model.eval_segment_length, shard.rank, shard.world)
         assert model.eval_context is not None
-        return eval_windows(
-            self.eval_ids, model.segment_length, model.eval_context, batch_size, shard.rank, shard.world
-        )
+        return eval_windows(ids, model.segment_length, model.eval_context, batch_size, shard.rank, shard.world)
 
     def evaluate(self, model: nn.Module, device: torch.device, shard: Shard) -> dict[str, float]:
+        return self.score(self.config.data.eval_split, model, device, shard)
+
+    def test(self, model: nn.Module, device: torch.device, shard: Shard) -> dict[str, float] | None:
+        return None if self.test_split is None else self.score(self.test_split, model, device, shard)
+
+    def score(self, split: str, model: nn.Module, device: torch.device, shard: Shard) -> dict[str, float]:
+        """Sums over this process's part of a split."""
         assert isinstance(model, LanguageModel)
         sums = torch.zeros(4, dtype=torch.float64, device=device)
         memory: Tensor | None = None
         uniform = 1 / len(self.corpus.vocabulary)
-        for batch in self.eval_batches(shard):
+        for batch in self.eval_batches(split, shard):
             tokens, targets, *_ = batch.to(device)
             hidden, memory = model.encode(tokens, memory if self.recurrent and not batch.fresh else None)
             scored = targets >= 0
@@ -209,7 +216,8 @@ class LanguageModeling(Task):
                 smoothed = -((1 - SMOOTHING) * weights + SMOOTHING * uniform).log()
                 zeros = (weights == 0).sum()
             sums += torch.stack([losses.sum(), smoothed.sum(), zeros, scored.sum()])
-        return dict(zip(("loss", "nll", "zeros", "tokens"), sums.tolist(), strict=True))
+        found = dict(zip(("loss", "nll", "zeros", "tokens"), sums.tolist(), strict=True))
+        return found | {"unigram_nll": found["tokens"] * math.log(self.corpus.unigram_perplexity(split))}
 
     def probe(self, model: nn.Module, device: torch.device) -> None:
         assert isinstance(model, LanguageModel)
@@ -239,7 +247,7 @@ class LanguageModeling(Task):
             self.metric: math.exp(nll) if nll < 700 else math.inf,
             "loss": sums["loss"] / tokens,
             "tokens": tokens,
-            "unigram_ppl": self.unigram_perplexity,
+            "unigram_ppl": math.exp(sums["unigram_nll"] / tokens),
         }
         if self.positive:
             metrics[f"bits_per_{self.config.data.unit}"] = nll / math.log(2)

@@ -9,6 +9,7 @@ import yaml
 from written_runs import write_run
 
 from multimax.suite.composition import compose_configuration, typed
+from multimax.suite.config import run_name
 from multimax.suite.errors import UserError
 from multimax.suite.report.claim_tables import claim_tables
 from multimax.suite.report.claims import (
@@ -23,6 +24,7 @@ from multimax.suite.report.claims import (
     number_verdict,
     read_claims,
     stand_ins,
+    wanted,
 )
 from multimax.suite.report.statistics import mean_over_seeds, paired
 
@@ -180,6 +182,26 @@ def test_the_shipped_claims_are_whole(root):
         assert setting["scale"] == "paper", (task, function)
     for comparison in claims.comparisons:
         assert len({configuration(*comparison.run, each)[1] for each in [comparison.ours, *comparison.others]}) > 1
+
+
+def test_the_sweep_has_the_runs_of_each_claim_once_and_no_others(root):
+    claims = read_claims(root / "results" / "claims.yaml")
+
+    def names(overrides, seeds):
+        return {run_name(typed(compose_configuration([*overrides, f"seed={seed}"]))) for seed in seeds}
+
+    asked = set[str]()
+    for number in claims.numbers:
+        asked |= names(number.run, number.seeds) if number.run else set()
+    for comparison in claims.comparisons:
+        for function in (comparison.ours, *comparison.others):
+            asked |= names([*comparison.run, function], comparison.seeds)
+    swept = [names(overrides, seeds.removeprefix("seed=").split(",")) for *overrides, seeds in wanted(claims)]
+    assert set().union(*swept) == asked
+    assert sum(map(len, swept)) == len(asked)
+    assert {name.split("-")[2] for name in asked if name.startswith("lm-")} == {"softmax", "multimax"}
+    with pytest.raises(UserError, match=r"no claim with a run is called wikitext2-\*: there are .*wikitext103-softmax"):
+        wanted(claims, "wikitext2-*")
 
 
 @pytest.mark.parametrize(
