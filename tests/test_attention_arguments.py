@@ -29,14 +29,22 @@ def test_attention(name):
         is_probability = isinstance(dropout, float) and 0 <= dropout < 1
         return multimax.attention(**arguments, dropout=0.0 if is_probability else dropout)
 
-    def plain(query, key, value, reweight, mask, causal, bias, scale, dropout, backend):
+    def plain(query, key, value, reweight, mask, causal, bias, scale, softcap, sink, window, dropout, backend):
         query, key, value = (t.detach().double() for t in (query, key, value))
         scores = query @ key.mT * (query.shape[-1] ** -0.5 if scale is None else scale)
         live = torch.ones(scores.shape, dtype=torch.bool) if mask is None else mask.expand(scores.shape)
+        if softcap is not None:
+            scores = softcap * (scores / softcap).tanh()
         if bias is not None:
             scores = scores + bias.detach()
         if causal:
             live = live.tril()
+        if window is not None:
+            live = live.tril(window - 1).triu(1 - window)
+        if sink is not None:
+            more = sink.detach().double().view(-1, 1, 1).expand(*scores.shape[:-1], 1)
+            scores, live = torch.cat([scores, more], -1), F.pad(live, (0, 1), value=True)
+            value = F.pad(value, (0, 0, 0, 1))
         return reweight.double()(scores, live) @ value if callable(reweight) else None
 
     query, key, value = torch.randn(3, 2, 2, 4, 8, generator=torch.Generator().manual_seed(0)).unbind()
@@ -49,6 +57,9 @@ def test_attention(name):
         "causal": True,
         "bias": torch.full((2, 4, 4), 0.1),
         "scale": 0.3,
+        "softcap": 1.5,
+        "sink": torch.tensor([0.2, -0.3]),
+        "window": 3,
         "dropout": 0.0,
         "backend": None,
     }

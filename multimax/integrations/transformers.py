@@ -10,8 +10,6 @@ float32. The function and its options are in ``config.json`` as ``"reweight"``, 
 """
 
 import copy
-import inspect
-from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -23,6 +21,7 @@ from transformers.utils.output_capturing import _active_collector
 from multimax import reweight
 from multimax.attention import attention, attention_weights
 from multimax.convert.calls import live_and_bias
+from multimax.convert.find import find
 from multimax.integrations.sites import Site
 from multimax.reweight import Reweighting
 
@@ -100,26 +99,17 @@ def _are_recorded(extra: dict[str, Any]) -> bool:
     return bool(extra.get("output_attentions")) or any("attentions" in key for key in _active_collector.get() or ())
 
 
-def attention_modules(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
-    """The modules of a model, with their paths, that look their attention function up in transformers' registry."""
-    kinds = {type(module) for module in model.modules()}
-    asking = {kind for kind in kinds if not issubclass(kind, PreTrainedModel) and _looks_up(kind)}
-    return ((path, module) for path, module in model.named_modules() if type(module) in asking)
+def attention_modules(model: nn.Module) -> dict[nn.Module, int | None]:
+    """The modules of a model that look their attention function up in transformers' registry, and how many heads."""
+    return {site.module: site.num_heads for site in find(model) if site.by == "registry"}
 
 
-def _looks_up(kind: type[nn.Module]) -> bool:
-    functions = (inspect.unwrap(function) for _, function in inspect.getmembers(kind, inspect.isfunction))
-    return any("ALL_ATTENTION_FUNCTIONS" in function.__code__.co_names for function in functions)
-
-
-def create_for(module: nn.Module, site: Site) -> Reweighting:
-    """The reweighting of a site, ``{"name": name, **options}``, for an attention module; parameters in float32."""
-    names = ("num_heads", "num_attention_heads", "n_heads", "n_head")
-    heads = [getattr(owner, name, None) for owner in (module, getattr(module, "config", None)) for name in names]
+def _create(site: Site, heads: int | None) -> Reweighting:
+    """A reweighting with its parameters in float32, also where a model is made in another dtype."""
     default = torch.get_default_dtype()
     torch.set_default_dtype(torch.float32)
     try:
-        return reweight.create(**site, num_heads=next((n for n in heads if isinstance(n, int)), None))
+        return reweight.create(**site, num_heads=heads)
     finally:
         torch.set_default_dtype(default)
 
@@ -153,10 +143,10 @@ def reweighted(model_class: type[PreTrainedModel], name: str, **options: Any) ->
                 raise ValueError(f"the model was saved with {config.reweight}, its class is for {site}")
             config.reweight, config.attn_implementation, config._attn_implementation = site, NAME, NAME
             super().__init__(config, *args, **kwargs)
+            modules = attention_modules(self)
             with torch.random.fork_rng(devices=[]):
-                modules = [module for _, module in attention_modules(self)]
-                for module in modules:
-                    module.reweight = create_for(module, site)
+                for module, heads in modules.items():
+                    module.reweight = _create(site, heads)
             if not modules:
                 raise ValueError(
                     f"{model_class.__name__} computes attention in a way of its own, which nothing can swap"
@@ -182,11 +172,11 @@ def reweighted(model_class: type[PreTrainedModel], name: str, **options: Any) ->
 
 def _draw(model: nn.Module, missing: set[str], site: Site) -> None:
     """Draw parameters that a checkpoint lacks: transformers' initialisation leaves them as the memory was."""
+    heads = attention_modules(model)
     with torch.random.fork_rng(devices=[]):
-        for path, module in attention_modules(model):
-            function = module.get_submodule("reweight")
-            if any(f"{path}.reweight.{name}" in missing for name in function.state_dict()):
-                function.load_state_dict(create_for(module, site).state_dict())
+        for path, module in model.named_modules():
+            if module in heads and any(key.startswith(f"{path}.reweight.") for key in missing):
+                module.get_submodule("reweight").load_state_dict(_create(site, heads[module]).state_dict())
 
 
 def from_pretrained(model_class: Any, path: str, *args: Any, **kwargs: Any) -> Any:

@@ -53,8 +53,8 @@ def test_a_family_is_the_stock_one_at_the_start_trains_is_saved_and_loads_to_the
         torch.testing.assert_close(found, expected[key], rtol=1e-5, atol=1e-5, msg=lambda m, key=key: f"{key}: {m}")
 
     sites = list(ours.attention_modules(model))
-    assert {id(p) for _, m in sites for p in m.reweight.parameters()} == {id(p) for p in own(model).values()}
-    for _, module in sites:
+    assert {id(p) for m in sites for p in m.reweight.parameters()} == {id(p) for p in own(model).values()}
+    for module in sites:
         module.reweight.load_state_dict(reweight.create("multimax").state_dict())
     before = copy.deepcopy(model.state_dict())
     optimizer = torch.optim.AdamW(multimax.parameter_groups(model.train(), 0.05), lr=1e-2)
@@ -115,7 +115,7 @@ def test_packed_sequences_do_not_see_each_other():
     found = model(ids, position_ids=positions, use_cache=False).logits
     for part in (slice(0, 3), slice(3, 8)):
         torch.testing.assert_close(found[:, part], model(ids[:, part]).logits, rtol=1e-4, atol=1e-4)
-    module = next(module for _, module in ours.attention_modules(model))
+    module = next(iter(ours.attention_modules(model)))
     q = torch.zeros(1, 4, 8, 8)
     with pytest.raises(ValueError, match="packed sequences need position_ids"):
         ours.attend(module, q, q, q, None, cu_seq_lens_q=torch.tensor([0, 3, 8]))
@@ -145,7 +145,7 @@ def test_output_attentions_are_the_weights(name):
 def test_swins_shifted_windows_hide_what_is_foreign():
     """Two of its four windows hold two regions and one holds four. With ts at 0.01 SegLU would lift scores of -100."""
     model = build("swin")
-    for _, module in ours.attention_modules(model):
+    for module in ours.attention_modules(model):
         module.reweight.ts.data.fill_(0.01)
     shifted, _ = model(**FAMILIES["swin"].inputs(), output_attentions=True).attentions
     zeros = (shifted == 0).flatten(1).sum(1).view(2, 4) / shifted[0].numel()
@@ -304,7 +304,7 @@ def test_peft_trains_and_saves_our_parameters(function, tmp_path):
     loaded = peft.PeftModel.from_pretrained(base, tmp_path / "adapter").eval()
     torch.testing.assert_close(loaded(tokens()).logits, expected)
     merged = loaded.merge_and_unload()
-    assert all(isinstance(m.reweight, reweight.Reweighting) for _, m in ours.attention_modules(merged))
+    assert all(isinstance(m.reweight, reweight.Reweighting) for m in ours.attention_modules(merged))
     torch.testing.assert_close(merged(tokens()).logits, expected, rtol=1e-4, atol=1e-4)
 
 
