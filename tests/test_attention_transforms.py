@@ -34,8 +34,8 @@ def attend(name, length, masked=False, **options):
     mask = torch.ones(length, length, dtype=torch.bool).tril() if masked else None
 
     def call(x, parameters=None):
-        def weigh(*args):
-            return functional_call(module, parameters, args)
+        def weigh(scores, mask):
+            return functional_call(module, parameters, (scores,), {"mask": mask})
 
         return attention(x, x.flip(-1), x.cos(), module if parameters is None else weigh, mask, **options)
 
