@@ -104,8 +104,8 @@ def test_gzip_and_other_names_are_the_same_data(folder):
     other = open_bitext(config(root))
     assert other.source_dictionary.tokens == plain.source_dictionary.tokens
     for split, pairs in plain.splits.items():
-        assert [s.tolist() for s in map(pairs.target, range(len(pairs)))] == [
-            s.tolist() for s in map(other.splits[split].target, range(len(pairs)))
+        assert [pairs.targets[i].tolist() for i in range(len(pairs))] == [
+            other.splits[split].targets[i].tolist() for i in range(len(pairs))
         ]
 
 

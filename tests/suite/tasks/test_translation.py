@@ -112,7 +112,7 @@ def test_evaluation_is_that_of_one_sentence_at_a_time(counting, output):
     model = random_model(task)
     pairs, hypotheses, losses, tokens = task.bitext.splits["validation"], [], [], 0
     for i in range(len(pairs)):
-        source, target = (torch.tensor(side(i).astype(int))[None] for side in (pairs.source, pairs.target))
+        source, target = (torch.tensor(side[i].astype(int))[None] for side in (pairs.sources, pairs.targets))
         mask = torch.ones_like(source, dtype=torch.bool)
         shifted = torch.cat([target[:, -1:], target[:, :-1]], 1)
         hidden, _ = model.decode(shifted, model.encode(source, mask), mask)
