@@ -53,10 +53,13 @@ class Conversion:
         """
         if not self._undo:
             raise RuntimeError("there is nothing to undo: this conversion is undone already")
+        self._restore()
+
+    def _restore(self) -> None:
         while self._undo:
             self._undo.pop()()
 
-    def __str__(self) -> str:
+    def __repr__(self) -> str:
         widths = [max(len(row[i]) for row in self._rows) for i in range(2)]
         return "\n".join(f"{path:{widths[0]}}  {cls:{widths[1]}}  {what}" for path, cls, what in self._rows)
 
@@ -151,7 +154,7 @@ def convert(
         if hasattr(model, "save_pretrained") and all((s.by == "registry") == (s.path in functions) for s in sites):
             conversion._write_down(model, {"name": name, **options})
     except BaseException:
-        conversion.undo()
+        conversion._restore()
         raise
     conversion.changed = tuple(functions)
     conversion.left = tuple((path, reason) for path, reason in reasons.items() if reason)

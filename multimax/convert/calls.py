@@ -48,9 +48,10 @@ def dot_product_attention(
     scale: float | None = None,
     enable_gqa: bool = False,
 ) -> Tensor:
-    """``F.scaled_dot_product_attention`` with the weights of ``reweight``; zeros for a query without a live key."""
-    if enable_gqa and query.shape[-3] != key.shape[-3]:
-        key, value = (t.repeat_interleave(query.shape[-3] // t.shape[-3], -3) for t in (key, value))
+    """``F.scaled_dot_product_attention`` with the weights of ``reweight``; zeros for a query without a live key.
+
+    Grouped heads are served whether ``enable_gqa`` says so or not.
+    """
     live, bias = live_and_bias(attn_mask, floor)
     output = attention(query, key, value, reweight, live, causal=is_causal, bias=bias, scale=scale, dropout=dropout_p)
     return output.to(autocast_dtype(output) or output.dtype)

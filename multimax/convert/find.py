@@ -63,6 +63,8 @@ def find(model: nn.Module, inputs: Inputs | None = None) -> list[Site]:
 def _seen(path: str, model: nn.Module, site: Site | None, called: set[str]) -> Site | None:
     """``site``, which the code of a module suggests, in the light of what it called."""
     module = model.get_submodule(path)
+    if isinstance(module, Intercepted | Reweighting):
+        return site
     if "attention" in called and (site is None or site.by == ""):
         return _by_torch(path, module, model, set())
     is_served = site is not None and (site.by == "registry" or {"fused_attn", "takes_scores"} & site.attributes.keys())

@@ -38,13 +38,16 @@ def watch(model: nn.Module, inputs: Inputs) -> dict[str, set[str]]:
 
         return hook
 
+    def leave(*_: Any) -> None:
+        running.pop()
+
     hooks = []
     training = [module for module in model.modules() if module.training]
     for path, module in model.named_modules():
         if isinstance(module, nn.Softmax):
             continue  # it is taken by the module around it
         hooks.append(module.register_forward_pre_hook(enter(path), prepend=True))
-        hooks.append(module.register_forward_hook(lambda *_: running.pop() and None, always_call=True))
+        hooks.append(module.register_forward_hook(leave, always_call=True))
     arguments = inputs if isinstance(inputs, tuple) else () if isinstance(inputs, dict) else (inputs,)
     try:
         with torch.random.fork_rng(), torch.no_grad(), Watch():

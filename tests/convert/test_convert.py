@@ -109,7 +109,8 @@ def test_layers_start_from_numbers_of_their_own(model):
 def test_half_of_a_model_and_then_the_other(model, x):
     first = multimax.convert(model, "multimax", where="0")
     assert first.left == (("2", "where does not match it"), ("3", "where does not match it"))
-    second = multimax.convert(model, "sparsemax", where=lambda path: path == "2")
+    second = multimax.convert(model, "sparsemax", where=lambda path: path == "2", inputs=x)
+    assert second.left == (("0", "where does not match it"), ("3", "where does not match it"))
     assert (first.changed, second.changed) == (("0",), ("2",))
     first.undo()
     assert type(model[0]) is Attention
@@ -152,14 +153,15 @@ def test_twice_is_refused(model):
     assert state(model) == before
 
 
-def test_a_failure_halfway_leaves_the_model_as_it_was(model):
+@pytest.mark.parametrize("refused", [{"reweight"}, {"reweight", "__class__"}])
+def test_a_failure_halfway_leaves_the_model_as_it_was(model, refused):
     class Stubborn(Attention):
         def __setattr__(self, name, value):
-            if name == "reweight":
+            if name in refused:
                 raise RuntimeError("no")
             super().__setattr__(name, value)
 
-    model.append(Stubborn())
+    model = nn.Sequential(Stubborn(), *model, Stubborn())
     before = state(model)
     with pytest.raises(RuntimeError, match="no"):
         multimax.convert(model, "multimax")

@@ -71,3 +71,20 @@ def test_a_family(family: Family):
         assert_same(output(model, inputs), expected)
     assert [type(module) for module in model.modules()] == [type(module) for module in stock.modules()]
     assert model.state_dict().keys() == stock.state_dict().keys()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("family", FAMILIES, ids=lambda family: f"{family.library}-{family.name}")
+def test_what_compiles_into_one_graph_does_so_converted(family: Family):
+    pytest.importorskip(family.library.replace("-", "_"))
+    torch.compiler.reset()  # functions that families share are compiled for each, up to a limit
+    model, inputs = family.build(), family.inputs()
+    try:
+        torch.compile(copy.deepcopy(model), fullgraph=True, backend="eager")(**inputs)
+        conversion = multimax.convert(model, "multimax")
+    except (torch._dynamo.exc.TorchDynamoException, ValueError) as error:
+        pytest.skip(f"{type(error).__name__}: as its library makes it, or not to be converted")
+    for path in conversion.changed:
+        torch.nn.init.constant_(model.get_submodule(path).reweight.ts, 0.01)
+    compiled = torch.compile(model, fullgraph=True, backend="eager")
+    assert_same(output(compiled, inputs), output(model, inputs))
