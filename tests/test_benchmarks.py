@@ -252,3 +252,13 @@ def test_making_the_report_again_changes_nothing(root):
         assert kept == output.sidecar(results), f"{output.name} is out of date: python -m benchmarks.report"
         for suffix, content in output.files.items():
             assert (results / f"{output.name}{suffix}").read_bytes() == content, f"{output.name}{suffix}"
+
+
+def test_segments():
+    pytest.importorskip("torch_geometric")
+    from benchmarks.segments import FUNCTIONS as OF_SEGMENTS
+    from benchmarks.segments import ratios
+
+    rows = ratios(nodes=50, degree=4, heads=2, rounds=1)
+    assert [name for name, *_ in rows] == list(OF_SEGMENTS)
+    assert all(ratio > 0 for _, *both in rows for ratio in both)

@@ -1,0 +1,115 @@
+"""A categorical distribution whose probabilities any reweighting gives, zeros included.
+
+policy = Categorical(scores, "sparsemax", mask)
+loss = -(policy.log_prob(policy.sample()) * reward).mean()
+"""
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.distributions import Distribution, constraints
+from torch.distributions.kl import register_kl
+from torch.nn import functional as F
+
+from multimax.formulas.rows import check_arguments, compute_dtype
+from multimax.formulas.torch_private import is_readable
+from multimax.kernels.row_kernels import MultiMax, Softmax
+from multimax.reweight import Reweighting, create
+from multimax.reweight._base import IN_LOSS, may_bypass
+
+
+class Categorical(Distribution):
+    """Classes 0 to n - 1 with the weights of ``scores`` as their probabilities; with softmax it is torch's.
+
+    ``torch.distributions.Categorical(probs=...)`` clamps its probabilities away from zero; here a class of probability
+    zero is never sampled, its log-probability is -inf, and it passes no gradient.
+
+    Args:
+        scores: floating point [..., n].
+        reweight: a module of ``multimax.reweight`` or the name of a function; its weights must sum to one.
+        mask: bool, broadcastable to ``scores``, True where a class can occur; None: all can.
+
+    Raises:
+        TypeError, ValueError: an argument that does not fit, weights that do not sum to one, or a row of the mask
+            without a class that can occur, in one line.
+    """
+
+    has_rsample = True
+    arg_constraints: dict[str, constraints.Constraint] = {}
+
+    def __init__(self, scores: Tensor, reweight: Reweighting | str = "softmax", mask: Tensor | None = None) -> None:
+        module = create(reweight) if isinstance(reweight, str) else reweight
+        if not isinstance(module, Reweighting):
+            raise TypeError(f"reweight must be a Reweighting or a name, got {type(module).__name__}")
+        if not module.sums_to_one:
+            raise ValueError(f"reweight must give probabilities, but the weights of {reweight!r} do not sum to one")
+        check_arguments(scores, mask)
+        if mask is not None and is_readable(mask) and not mask.any(-1).all():
+            raise ValueError("mask must leave each row at least one class")
+        x = scores.to(compute_dtype(scores))
+        self.probs = module(x, mask)
+        self._log_probs = _log_probs(module, x, mask, self.probs)
+        super().__init__(self.probs.shape[:-1], validate_args=False)
+
+    @property
+    def support(self) -> constraints.Constraint:
+        return constraints.integer_interval(0, self.probs.shape[-1] - 1)
+
+    @property
+    def mode(self) -> Tensor:
+        """The most probable class, int64 [...]."""
+        return self.probs.argmax(-1)
+
+    def sample(self, sample_shape: Any = ()) -> Tensor:
+        """Classes, int64 [*sample_shape, ...]."""
+        n = self.probs.shape[-1]
+        count = math.prod(sample_shape)
+        drawn = torch.multinomial(self.probs.detach().reshape(-1, n), count, replacement=True).T
+        return drawn.reshape(self._extended_shape(torch.Size(sample_shape)))
+
+    def rsample(self, sample_shape: Any = (), *, temperature: float | None = None) -> Tensor:
+        """Vectors [*sample_shape, ..., n] that pass gradients to the scores.
+
+        Straight-through (Bengio et al. 2013, arXiv 1308.3432) where ``temperature`` is None: one-hot, with the gradient
+        of the probabilities. Else Gumbel-softmax at that temperature (Jang et al. 2017, arXiv 1611.01144): positive
+        where the probabilities are, largest where a sample would be.
+        """
+        if temperature is None:
+            hot = F.one_hot(self.sample(sample_shape), self.probs.shape[-1]).to(self.probs.dtype)
+            return hot + (self.probs - self.probs.detach())
+        noise = torch.empty((*sample_shape, *self.probs.shape), dtype=self.probs.dtype, device=self.probs.device)
+        gumbel = -noise.exponential_().log()
+        return torch.softmax((self._log_probs + gumbel) / temperature, -1)
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        """Logarithms of the probabilities of classes int64 [...], in a shape that broadcasts with the rows."""
+        value, log_probs = torch.broadcast_tensors(value.long().unsqueeze(-1), self._log_probs)
+        return log_probs.gather(-1, value[..., :1]).squeeze(-1)
+
+    def entropy(self) -> Tensor:
+        """-sum p log p with 0 log 0 = 0, [...]."""
+        return -(self.probs * self._log_probs.where(self.probs > 0, 0)).sum(-1)
+
+    def enumerate_support(self, expand: bool = True) -> Tensor:
+        """Every class, int64 [n, ...]."""
+        values = torch.arange(self.probs.shape[-1], device=self.probs.device)
+        values = values.reshape(-1, *(1 for _ in self.batch_shape))
+        return values.expand(-1, *self.batch_shape) if expand else values
+
+
+def _log_probs(module: Reweighting, x: Tensor, mask: Tensor | None, probs: Tensor) -> Tensor:
+    is_softmax = may_bypass(module, "row_kernel", IN_LOSS) and isinstance(module.row_kernel(), Softmax | MultiMax)
+    if is_softmax:  # of its modulated scores: where a probability underflows its logarithm need not
+        y = module.modulate(x if mask is None else x.where(mask, 0))
+        return torch.log_softmax(y if mask is None else y.where(mask, -math.inf), -1)
+    return probs.where(probs > 0, 1).log().masked_fill(probs == 0, -math.inf)
+
+
+@register_kl(Categorical, Categorical)
+def _kl(p: Categorical, q: Categorical) -> Tensor:
+    """sum p log(p / q): inf where q has no room for a class of p."""
+    impossible = (p.probs > 0) & (q.probs == 0)
+    difference = p._log_probs.where(p.probs > 0, 0) - q._log_probs.where((p.probs > 0) & (q.probs > 0), 0)
+    return (p.probs * difference).sum(-1).masked_fill(impossible.any(-1), math.inf)
