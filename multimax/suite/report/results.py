@@ -15,6 +15,7 @@ from multimax.suite.report.findings_figures import findings_figures
 from multimax.suite.report.function_table import function_table
 from multimax.suite.report.measured_figures import measured_figures, oversmoothing_figures
 from multimax.suite.report.outputs import Output
+from multimax.suite.report.rates_table import rates_table
 from multimax.suite.report.step_overhead import step_overhead
 from multimax.suite.report.tables import tables
 from multimax.suite.runs import read_runs
@@ -25,6 +26,7 @@ def all_tables(results: Path) -> Iterator[Output]:
     records, path = read_runs(results / "runs"), results / "claims.yaml"
     claims = read_claims(path)
     yield from findings_table(results / "plan.yaml", results / "planned")
+    yield from rates_table(results / "plan.yaml", results / "planned")
     yield from tables(records)
     yield from claim_tables(claims, path, records)
     yield from ablation_table(records)
