@@ -11,7 +11,6 @@ from collections.abc import Callable
 from operator import methodcaller
 from typing import NamedTuple
 
-import numpy as np
 import torch
 from PIL import Image, ImageOps
 from timm.data import Mixup, auto_augment, create_transform
@@ -21,7 +20,7 @@ from torchvision import transforms
 
 from multimax.suite.data.images import ImageData
 from multimax.suite.data.loading import Stream, preserved_generators, random_seeds, seed_generators
-from multimax.suite.data.pixels import Picture
+from multimax.suite.data.pixels import Picture, as_bytes
 from multimax.suite.data.row_shifts import OPERATIONS
 from multimax.suite.errors import UserError
 
@@ -95,24 +94,20 @@ class RandomCrop:
     def __call__(self, picture: Picture) -> Image.Image:
         whole = torch.empty(()).expand(picture.size[::-1])  # timm reads its size
         top, left, height, width = self.crop.get_params(whole, self.crop.scale, self.crop.ratio)
-        image = picture.pixels(reduced=min(height // self.crop.size[0], width // self.crop.size[1]))
-        x, y = image.width / picture.size[0], image.height / picture.size[1]
-        part = image.crop((round(left * x), round(top * y), round((left + width) * x), round((top + height) * y)))
+        pixels = picture.array(reduced=min(height // self.crop.size[0], width // self.crop.size[1]))
+        y, x = pixels.shape[0] / picture.size[1], pixels.shape[1] / picture.size[0]
+        part = pixels[round(top * y) : round((top + height) * y), round(left * x) : round((left + width) * x)]
         return resized(part, self.crop.size, self.crop.interpolation)
 
 
-def resized(image: Image.Image, size: tuple[int, int], interpolation: transforms.InterpolationMode) -> Image.Image:
-    """``image`` at [height, width]; torch does to bytes what Pillow does, to two levels, several times faster."""
+def resized(pixels: Tensor, size: tuple[int, int], interpolation: transforms.InterpolationMode) -> Image.Image:
+    """uint8 [H, W, C] at ``size``; torch does to bytes what Pillow does, to two levels, several times faster."""
     if interpolation.value not in ("bilinear", "bicubic"):
+        image = Image.fromarray(pixels.squeeze(2).numpy())
         return transforms.functional.resize(image, size, interpolation)
-    pixels = as_bytes(image).permute(2, 0, 1)[None]
-    small = nn.functional.interpolate(pixels, size, mode=interpolation.value, antialias=True)[0].permute(1, 2, 0)
-    return Image.fromarray(small.squeeze(2).contiguous().numpy())
-
-
-def as_bytes(image: Image.Image) -> Tensor:
-    """uint8 [H, W, C], a copy."""
-    return torch.from_numpy(np.array(image)).view(image.height, image.width, -1)
+    planes = pixels[None].permute(0, 3, 1, 2)
+    small = nn.functional.interpolate(planes, size, mode=interpolation.value, antialias=True)
+    return Image.fromarray(small.permute(0, 2, 3, 1)[0].contiguous().squeeze(2).numpy())
 
 
 def draw_erased(image: Tensor, probability: float) -> Erased | None:

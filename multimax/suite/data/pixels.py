@@ -10,7 +10,10 @@ from contextlib import contextmanager
 from io import BytesIO
 
 import numpy as np
+import torch
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
+from torch import Tensor
+from torchvision.io import decode_jpeg
 
 DEEP = 4096  # 16-bit pixels that all stay below are of 12 bits or fewer in a wider file: their scale is not known
 
@@ -78,7 +81,7 @@ class Picture:
     size: tuple[int, int]  # width and height, upright
 
     def __init__(self, content: bytes, mode: str) -> None:
-        self.mode = mode
+        self.mode, self._content = mode, content
         if not content:
             raise UnreadableImage("the file is empty")
         with reasons():
@@ -104,6 +107,15 @@ class Picture:
             seen = read(ImageOps.exif_transpose(image) if self._orientation != 1 else image)
             return seen.convert(self.mode) if seen.mode != "LAB" else seen.convert("RGB").convert(self.mode)
 
+    def array(self, reduced: int = 1) -> Tensor:
+        """The same as uint8 [H, W, C]."""
+        if self._jpeg and reduced <= 1 and self._orientation == 1 and self._image.mode == self.mode == "RGB":
+            try:  # torchvision gives the same bytes, a fifth sooner
+                return decode_jpeg(torch.frombuffer(bytearray(self._content), dtype=torch.uint8)).permute(1, 2, 0)
+            except RuntimeError:  # let Pillow say what is wrong
+                pass
+        return as_bytes(self.pixels(reduced))
+
 
 class Plain(Picture):
     """Pixels that are there already."""
@@ -113,6 +125,14 @@ class Plain(Picture):
 
     def pixels(self, reduced: int = 1) -> Image.Image:
         return self._image
+
+    def array(self, reduced: int = 1) -> Tensor:
+        return as_bytes(self._image)
+
+
+def as_bytes(image: Image.Image) -> Tensor:
+    """uint8 [H, W, C], a copy."""
+    return torch.from_numpy(np.array(image)).view(image.height, image.width, -1)
 
 
 @contextmanager

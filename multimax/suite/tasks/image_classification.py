@@ -185,7 +185,7 @@ class ImageClassification(Task):
         training = self.config.training
         batches = eval_batches(
             self.val_dataset,
-            training.micro_batch_size or training.batch_size,
+            training.batch_size // (shard.world * shard.micro_batches),
             rank=shard.rank,
             world=shard.world,
             num_workers=self.config.data.num_workers,

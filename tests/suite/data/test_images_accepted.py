@@ -224,6 +224,17 @@ def test_every_mode_of_pillow_is_read_or_refused(mode):
     assert len(np.unique(np.asarray(seen))) > 1
 
 
+@pytest.mark.parametrize("row", IMAGES, ids=lambda row: row.what)
+def test_the_array_of_a_picture_is_its_pixels(row):
+    for mode in ("RGB", "L"):
+        if isinstance(row.expected, Refused):
+            with pytest.raises(UnreadableImage, match=row.expected):
+                Picture(row.given, mode).array()
+        else:
+            found, pixels = Picture(row.given, mode).array(), np.asarray(decode(row.given, mode))
+            assert np.array_equal(found.numpy(), pixels.reshape(*pixels.shape[:2], -1))
+
+
 def test_an_ordinary_image_is_what_pillow_makes_of_it():
     for content in (JPEG, saved(COLOURS, "PNG"), saved(GREY, "JPEG"), saved(COLOURS, "JPEG", quality=20)):
         for mode in ("RGB", "L"):
