@@ -179,6 +179,14 @@ AIMS = [
         1.0,
         named_by=("part", "direction"),
     ),
+    Aim(
+        "images per second and core of the input pipeline, over timm's loader",
+        "input",
+        lambda r: (r["part"], r["way"]) == ("loader", "ours"),
+        2.0,
+        speedup,
+        at_least=True,
+    ),
     *(
         Aim(
             f"{part} of the IWSLT14 model, {unit}/s over fairseq's",

@@ -25,6 +25,7 @@ from timm.data import auto_augment
 from benchmarks.bench import Benchmark, parser
 from multimax.suite.data.augment import draw_erased
 from multimax.suite.data.image_dataset import ImageDataset
+from multimax.suite.data.image_listing import ImageListing
 from multimax.suite.data.image_sources import FolderSource
 from multimax.suite.data.images import ImageData
 from multimax.suite.data.loading import EpochOrder, preserved_generators, train_batches
@@ -132,11 +133,11 @@ def main() -> None:
     torch.set_num_threads(1)
     benchmark = Benchmark("input", arguments)
     with tempfile.TemporaryDirectory() as made:
-        folder = arguments.folder or Path(made)
+        folder = arguments.folder or Path(made) / "images"
         if not arguments.folder:
             write_photographs(folder, arguments.images, width, height)
         config = ImageData("input", "files", 2, arguments.size, random_erasing=ERASING, **AUGMENTATION)
-        dataset = ImageDataset(FolderSource(folder, "RGB"), config, training=True)
+        dataset = ImageDataset(FolderSource(ImageListing(folder, Path(made) / "cache"), "RGB"), config, training=True)
         kilobytes = np.mean([len(dataset.source.encoded(i)) for i in range(len(dataset))]) / 1000
         case = f"{len(dataset)} JPEGs of {kilobytes:.0f} kB to {arguments.size} pixels"
         loaders = {

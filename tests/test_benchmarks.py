@@ -4,6 +4,7 @@ import importlib
 import importlib.util
 import json
 import os
+import re
 import subprocess
 import sys
 from functools import partial
@@ -94,6 +95,15 @@ def test_convert(tmp_path, monkeypatch):
     ways = {("softmax", "fused"), ("softmax", "written out"), ("softmax", "converted"), ("multimax", "converted")}
     for model in ("GPT-2 small", "ViT-S"):
         assert contestants(rows, model, FORWARD) == contestants(rows, model, BOTH) == ways
+
+
+def test_input(tmp_path, monkeypatch, capsys):
+    rows, _ = run("input", tmp_path, monkeypatch)
+    ways = ("timm, bytes", "timm, floats", "ours")
+    assert [row["way"] for row in rows if row["part"] == "loader"] == list(ways)
+    assert all(float(row["per_s"]) > 0 for row in rows)
+    last = capsys.readouterr().out.splitlines()[-1]
+    assert re.fullmatch(r"images per second and core, over timm's loader: \d+\.\d\d", last)
 
 
 def test_a_comparison_is_by_turns_and_within_turns(monkeypatch):

@@ -10,11 +10,9 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from multimax.suite.data.image_listing import ImageListing
 from multimax.suite.data.pixels import Picture, Plain, UnreadableImage
 from multimax.suite.errors import UserError
-
-SUFFIXES = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
-"""Of the files that are images of a folder: those of torchvision's ImageFolder, whose order the images have too."""
 
 
 class ImageSource(ABC):
@@ -87,7 +85,7 @@ class PartSource(ImageSource):
     """Some images of another source, by their indices there."""
 
     def __init__(self, whole: ImageSource, indices: Sequence[int]) -> None:
-        self.whole, self.indices = whole, indices
+        self.whole, self.indices = whole, np.array(indices, np.int64)  # which workers share, as they do not a list
         self.classes, self.mode, self.other_files = whole.classes, whole.mode, whole.other_files
 
     def __len__(self) -> int:
@@ -111,60 +109,29 @@ class PartSource(ImageSource):
 
 
 class FolderSource(ImageSource):
-    """A folder for each class, in the order of their names, with images in it and in its own folders.
+    """The images of an ``ImageListing``."""
 
-    Raises UserError where a folder cannot be read, or a class has no image.
-    """
-
-    def __init__(self, folder: Path, mode: str) -> None:
-        self.folder, self.mode, self.other_files = folder, mode, Counter()
-        self.samples: list[tuple[str, int]] = []
-        entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
-        self.classes = [entry.name for entry in entries if entry.is_dir() and not entry.name.startswith(".")]
-        outside = [entry.name for entry in entries if entry.name not in self.classes]
-        if not self.classes:
-            if any(name.lower().endswith(SUFFIXES) for name in outside):
-                raise UserError(f"the images of {folder} must be sorted into one folder for each class")
-            raise UserError(f"{folder} has no folder of a class")
-        if outside:
-            self.other_files["not in the folder of a class"] = len(outside)
-        for label, name in enumerate(self.classes):
-            before = len(self.samples)
-            self.samples += [(path, label) for path in self.images(folder / name)]
-            if len(self.samples) == before:
-                raise UserError(f"{folder / name} has no image: files of images end in {', '.join(SUFFIXES)}")
-
-    def images(self, folder: Path) -> Iterator[str]:
-        def refuse(error: OSError) -> None:
-            raise UserError(f"{error.filename} cannot be read: {error.strerror}")
-
-        for place, _, names in sorted(os.walk(folder, onerror=refuse, followlinks=True)):
-            hidden = any(part.startswith(".") for part in Path(place).relative_to(folder).parts)
-            for name in sorted(names):
-                if hidden or name.startswith("."):
-                    self.other_files["hidden"] += 1
-                elif name.lower().endswith(SUFFIXES):
-                    yield os.path.join(place, name)
-                else:
-                    suffix = os.path.splitext(name)[1]
-                    self.other_files[f"suffix {suffix}" if suffix else "file without a suffix"] += 1
+    def __init__(self, listing: ImageListing, mode: str) -> None:
+        self.images, self.mode = listing, mode
+        self.classes, self.other_files = listing.classes, listing.other_files
 
     def __len__(self) -> int:
-        return len(self.samples)
+        return len(self.images)
 
     def label(self, index: int) -> int:
-        return self.samples[index][1]
+        return int(self.images.labels[index])
 
     def name(self, index: int) -> str:
-        return self.samples[index][0]
+        return os.path.join(self.images.folder, self.images.relative(index))
 
     def encoded(self, index: int) -> bytes:
-        return Path(self.samples[index][0]).read_bytes()
+        return Path(self.name(index)).read_bytes()
 
     def listing(self) -> Iterator[bytes]:
-        for path, _ in self.samples:
+        for index in range(len(self)):
+            path = self.name(index)
             size = os.stat(path).st_size if os.path.exists(path) else "absent"  # a link may lead nowhere
-            yield os.fsencode(f"{os.path.relpath(path, self.folder)} {size}")
+            yield os.fsencode(f"{self.images.relative(index)} {size}")
 
 
 class TableSource(ImageSource):

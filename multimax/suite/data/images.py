@@ -13,6 +13,7 @@ import numpy as np
 
 from multimax.suite.data.fingerprint import Fingerprint, digest
 from multimax.suite.data.hub import load_tables
+from multimax.suite.data.image_listing import ImageListing
 from multimax.suite.data.image_sources import ArraySource, FolderSource, ImageSource, PartSource, TableSource
 from multimax.suite.data.left_out import LeftOut
 from multimax.suite.data.pixels import UnreadableImage
@@ -58,6 +59,7 @@ class ImageData:
     interpolation: str = "bicubic"
     mean: list[float] = field(default_factory=lambda: list(IMAGENET_MEAN))  # of each channel, for pixels in [0, 1]
     std: list[float] = field(default_factory=lambda: list(IMAGENET_STD))
+    cache_dir: str = "~/.cache/multimax"  # where listings of folders are kept
     num_workers: int = bounded(0, default=2)  # processes that load images, beside each training process
     # Share of files, or of images that cannot be read, above which no run starts.
     max_left_out: float = bounded(0, 1, default=0.5)
@@ -216,8 +218,10 @@ def _open_files(config: ImageData) -> tuple[ImageSource, ImageSource]:
         raise UserError(
             f"data.root={root} holds neither folders train/ and val/ nor train-*.parquet and val*.parquet, but {found}"
         )
+    cache = expanded("data.cache_dir", config.cache_dir)
     with waiting(f"the images in {root} to be listed"):
-        return FolderSource(train, config.mode), FolderSource(val, config.mode)
+        train_images, val_images = (FolderSource(ImageListing(folder, cache), config.mode) for folder in (train, val))
+    return train_images, val_images
 
 
 def _check_shards(folder: Path, split: str, files: list[str]) -> None:

@@ -24,6 +24,7 @@ from multimax.suite.engine.console import Console, format_metrics, say
 from multimax.suite.engine.memory import checkpoint_activations, peak_memory
 from multimax.suite.engine.observation import Observer, observe
 from multimax.suite.engine.optimization import create_optimizer, create_schedule
+from multimax.suite.engine.pace import Pace
 from multimax.suite.engine.run_writer import RunWriter
 from multimax.suite.engine.signals import StopSignals
 from multimax.suite.errors import Diverged, Interrupted, UserError
@@ -122,9 +123,10 @@ class Trainer:
         evaluate_every = config.evaluate_every or self.task.steps_per_epoch
         checkpoint_every = config.checkpoint_every or evaluate_every
         with Console(self.total_steps, self.step, quiet=not self.writer.active) as console:
+            self.pace = Pace(self.progress.weight)
             batches = self.task.train_batches(self.step, self.shard) if self.step < self.total_steps else iter(())
             while self.step < self.total_steps:
-                self.train_step(next(batches))
+                self.train_step(self.pace.next(batches))
                 if self.guard.exhausted():
                     if self.saved < self.step - self.guard.in_a_row():
                         self.save()
@@ -134,13 +136,14 @@ class Trainer:
                 improved = False
                 if self.step % config.log_every == 0 or at_end:
                     console.train(self.step, self.log_training())
-                if self.step % evaluate_every == 0 or at_end:
-                    improved = self.validate()
-                    console.validation(self.step, self.progress.validation)
-                    self.share()  # a signal may have come during a long evaluation
-                if self.step % checkpoint_every == 0 or at_end or improved or self.stopping:
-                    self.save()
-                self.observer.update()
+                with self.pace.paused():
+                    if self.step % evaluate_every == 0 or at_end:
+                        improved = self.validate()
+                        console.validation(self.step, self.progress.validation)
+                        self.share()  # a signal may have come during a long evaluation
+                    if self.step % checkpoint_every == 0 or at_end or improved or self.stopping:
+                        self.save()
+                    self.observer.update()
                 self.stop_if_asked()
 
     def share(self, **values: float) -> dict[str, float]:
@@ -208,7 +211,9 @@ class Trainer:
         if progress.skipped_steps:
             metrics["skipped_steps"] = progress.skipped_steps
         self.sums.zero_()
-        return self.log("train", metrics)
+        left = progress.seconds / self.step * (self.total_steps - self.step)
+        timing = self.pace.lap(progress.weight, self.task.unit) | {"seconds_left": left}
+        return self.log("train", metrics, {f"time/{name}": value for name, value in timing.items()}) | timing
 
     def diverged(self, what: str) -> Diverged:
         self.gather()

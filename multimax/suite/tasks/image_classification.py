@@ -71,7 +71,7 @@ class Config(RunConfig):
     def readers(self) -> Iterator[tuple[str, bool, tuple[str, ...]]]:
         yield from super().readers()
         data = self.data
-        yield "data.source=files", data.source == "files", ("data.root", "data.hub", "data.where")
+        yield "data.source=files", data.source == "files", ("data.root", "data.hub", "data.where", "data.cache_dir")
         yield "data.root=null", data.root is None, ("data.hub",)
         yield "data.mixup or data.cutmix", data.mixup > 0 or data.cutmix > 0, ("data.mix_group",)
         yield "data.auto_augment=null", data.auto_augment is None, ("data.color_jitter",)

@@ -39,7 +39,10 @@ def trainer(path, *overrides) -> Trainer:
 
 def numbers(path):
     """All that a run logged, but for its speed."""
-    return [{k: v for k, v in r.items() if not k.endswith("per_second")} for r in Run(path).metrics]
+    return [
+        {k: v for k, v in r.items() if not k.endswith("per_second") and not k.startswith("time/")}
+        for r in Run(path).metrics
+    ]
 
 
 def stop_at(running: Trainer, step: int) -> None:

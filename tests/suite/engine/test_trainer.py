@@ -10,7 +10,7 @@ import pytest
 import torch
 from engine_runs import TEXT_RUNS, TRANSLATION, configure, make, numbers, stop_at, trainer, write_text
 
-from multimax.suite.engine import checkpoint
+from multimax.suite.engine import checkpoint, pace
 from multimax.suite.errors import Diverged, Interrupted, UserError
 from multimax.suite.files import read_lines
 from multimax.suite.runs import Run
@@ -184,3 +184,21 @@ def test_compiled_it_learns_what_it_learns_eagerly(whole, tmp_path):
     trainer(tmp_path, "training.compile=true").run()
     ours, theirs = ([row["train/loss"] for row in numbers(path) if "train/loss" in row] for path in (tmp_path, whole))
     assert ours == pytest.approx(theirs, rel=1e-3)
+
+
+def test_a_logged_step_says_the_present_pace_the_wait_for_data_and_the_time_to_the_end(monkeypatch):
+    now = iter([0.0, 0.0, 3.0, 4.0, 24.0, 34.0])  # begin; wait from, to; pause from, to; lap
+    monkeypatch.setattr(pace.time, "perf_counter", lambda: next(now, 34.0))
+    timed = pace.Pace(100.0)
+    assert timed.next(iter(["batch"])) == "batch"
+    with timed.paused():
+        pass
+    assert timed.lap(240.0, "images") == {"images_per_second_now": 10.0, "data_wait": 3 / 14}
+    assert timed.waited == 0
+
+
+def test_the_time_to_the_end_is_logged_and_runs_out(tmp_path):
+    trainer(tmp_path).run()
+    left = [record["time/seconds_left"] for record in Run(tmp_path).metrics if "time/seconds_left" in record]
+    assert left[0] > 0
+    assert left[-1] == 0

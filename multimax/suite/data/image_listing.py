@@ -1,0 +1,145 @@
+"""Which images a folder has: read once, kept in the cache, and shared by all processes of a machine.
+
+ImageNet's 1.28 million files take a minute or more to list from a network's disk, and as a list of Python's strings
+217 MB, of which every worker gets a copy of its own as soon as it counts references. Here they are three arrays mapped
+into memory. A kept listing holds for as long as no directory under the folder has another time of change (ctime): that
+of a directory changes with each entry that is added, removed or renamed, and cannot be set back.
+"""
+
+import fcntl
+import json
+import os
+import shutil
+import tempfile
+import time
+from array import array
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+
+from multimax.suite.data.fingerprint import digest
+from multimax.suite.errors import UserError
+
+SUFFIXES = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
+"""Of the files that are images of a folder: those of torchvision's ImageFolder, whose order the images have too."""
+
+FORMAT = 1  # of a kept listing
+SETTLED = 2 * 10**9  # nanoseconds after which a further change of a directory is sure to show in its ctime
+
+
+class ImageListing:
+    """The images of a folder that has a folder for each class, in the order of their names.
+
+    Args:
+        folder: whose classes are the folders in it, with images in them and in folders of their own.
+        cache: where listings are kept; one that cannot be written is done without.
+
+    Raises:
+        UserError: a folder cannot be read, there is no class, or a class has no image.
+    """
+
+    def __init__(self, folder: Path, cache: Path) -> None:
+        self.folder = folder
+        kept = cache / "listings" / digest([os.fsencode(folder.resolve()), str(FORMAT).encode()])
+        with exclusive(kept.with_name(f"{kept.name}.lock")) as locked:  # the others take what one finds
+            if not locked or not self._read(kept):
+                self._scan()
+                if locked:
+                    self._keep(kept)
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def relative(self, index: int) -> str:
+        """The path of an image from the folder."""
+        start = int(self.ends[index - 1]) if index else 0
+        return os.fsdecode(self.names[start : int(self.ends[index])].tobytes())
+
+    def _scan(self) -> None:
+        self.looked = time.time_ns()
+        self.other_files: Counter[str] = Counter()
+        self.directories = {"": os.stat(self.folder).st_ctime_ns}
+        entries = sorted(os.scandir(self.folder), key=lambda entry: entry.name)
+        self.classes = [entry.name for entry in entries if entry.is_dir() and not entry.name.startswith(".")]
+        outside = [entry.name for entry in entries if entry.name not in self.classes]
+        if not self.classes:
+            if any(name.lower().endswith(SUFFIXES) for name in outside):
+                raise UserError(f"the images of {self.folder} must be sorted into one folder for each class")
+            raise UserError(f"{self.folder} has no folder of a class")
+        if outside:
+            self.other_files["not in the folder of a class"] = len(outside)
+        names, ends, counts = bytearray(), array("q"), []
+        for name in self.classes:
+            before = len(ends)
+            for path in self._images(self.folder / name):
+                names += os.fsencode(path)
+                ends.append(len(names))
+            counts.append(len(ends) - before)
+            if not counts[-1]:
+                raise UserError(f"{self.folder / name} has no image: files of images end in {', '.join(SUFFIXES)}")
+        self.names, self.ends = np.frombuffer(bytes(names), np.uint8), np.array(ends, np.int64)
+        self.labels = np.repeat(np.arange(len(counts), dtype=np.int32), counts)
+
+    def _images(self, folder: Path) -> Iterator[str]:
+        def refuse(error: OSError) -> None:
+            raise UserError(f"{error.filename} cannot be read: {error.strerror}")
+
+        for place, _, names in sorted(os.walk(folder, onerror=refuse, followlinks=True)):
+            here = os.path.relpath(place, self.folder)
+            self.directories[here] = os.stat(place).st_ctime_ns
+            hidden = any(part.startswith(".") for part in Path(place).relative_to(folder).parts)
+            for name in sorted(names):
+                if hidden or name.startswith("."):
+                    self.other_files["hidden"] += 1
+                elif name.lower().endswith(SUFFIXES):
+                    yield os.path.join(here, name)
+                else:
+                    suffix = os.path.splitext(name)[1]
+                    self.other_files[f"suffix {suffix}" if suffix else "file without a suffix"] += 1
+
+    def _read(self, kept: Path) -> bool:
+        """Take up what is kept, if it still holds."""
+        try:
+            about = json.loads((kept / "about.json").read_bytes())
+            for directory, changed in about["directories"].items():
+                if os.stat(self.folder / directory).st_ctime_ns != changed:
+                    return False
+            arrays = [np.load(kept / f"{name}.npy", mmap_mode="r") for name in ("names", "ends", "labels")]
+        except (OSError, ValueError, KeyError):
+            return False
+        self.names, self.ends, self.labels = arrays
+        self.classes, self.other_files = about["classes"], Counter(about["other_files"])
+        return True
+
+    def _keep(self, kept: Path) -> None:
+        if max(self.directories.values()) > self.looked - SETTLED:  # it may have changed while it was read
+            return
+        try:
+            with tempfile.TemporaryDirectory(dir=kept.parent) as new:
+                for name in ("names", "ends", "labels"):
+                    np.save(Path(new) / f"{name}.npy", getattr(self, name))
+                about = {name: getattr(self, name) for name in ("directories", "classes", "other_files")}
+                (Path(new) / "about.json").write_text(json.dumps(about))
+                shutil.rmtree(kept, ignore_errors=True)
+                os.rename(new, kept)
+                os.mkdir(new)  # for the context to remove
+        except OSError:
+            return  # a full disk, say: the listing is made anew each time
+        self._read(kept)  # the mapped arrays take the place of this process's own
+
+
+@contextmanager
+def exclusive(lock: Path) -> Iterator[bool]:
+    """Holds a lock among the processes of this machine; False where the disk does not allow one."""
+    try:
+        lock.parent.mkdir(parents=True, exist_ok=True)
+        file = lock.open("w")
+    except OSError:
+        yield False
+        return
+    with file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield True

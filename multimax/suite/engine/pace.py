@@ -1,0 +1,45 @@
+"""How fast training goes at present, and how much of that time it waits for data."""
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TypeVar
+
+T = TypeVar("T")
+
+
+class Pace:
+    """Times the steps between two logged ones; evaluations and checkpoints in between are left out.
+
+    ``weight`` is what the run had trained on so far, in examples or tokens of all processes.
+    """
+
+    def __init__(self, weight: float) -> None:
+        self.weight = weight
+        self.since, self.waited = time.perf_counter(), 0.0
+
+    def next(self, batches: Iterator[T]) -> T:
+        """The next of ``batches``, for which training has to wait."""
+        started = time.perf_counter()
+        batch = next(batches)
+        self.waited += time.perf_counter() - started
+        return batch
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        started = time.perf_counter()
+        yield
+        self.since += time.perf_counter() - started
+
+    def lap(self, weight: float, unit: str) -> dict[str, float]:
+        """Throughput and the share of time spent waiting for data, in [0, 1], since the last lap; begins the next.
+
+        The device must have done what it was given: reading a metric from it sees to that.
+        """
+        seconds = time.perf_counter() - self.since
+        found = {
+            f"{unit}_per_second_now": (weight - self.weight) / seconds,
+            "data_wait": self.waited / seconds,
+        }
+        self.__init__(weight)  # type: ignore[misc]
+        return found
