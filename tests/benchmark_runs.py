@@ -18,5 +18,5 @@ def run(name, folder, monkeypatch, *options):
     for row in (row for row in rows if not row["same_bits"]):
         assert 0 < float(row["low"]) <= float(row["milliseconds"]) <= float(row["high"]), row
         assert float(row["ratio"]) > 0
-        assert float(row["peak_mb"]) > 0
+        assert float(row["peak_mb"]) > 0 or name == "input"  # Pillow's memory is none of torch's
     return rows, json.loads((folder / f"{name}_cpu.json").read_text())

@@ -13,7 +13,11 @@ import numpy as np
 import torch
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
-from torchvision.io import decode_jpeg
+
+try:
+    from torchvision.io import decode_jpeg
+except ImportError:  # torchvision 0.29 announces that it will drop it; Pillow gives the same bytes
+    decode_jpeg = None
 
 DEEP = 4096  # 16-bit pixels that all stay below are of 12 bits or fewer in a wider file: their scale is not known
 
@@ -109,7 +113,8 @@ class Picture:
 
     def array(self, reduced: int = 1) -> Tensor:
         """The same as uint8 [H, W, C]."""
-        if self._jpeg and reduced <= 1 and self._orientation == 1 and self._image.mode == self.mode == "RGB":
+        ordinary = self._jpeg and self._orientation == 1 and self._image.mode == self.mode == "RGB"
+        if decode_jpeg and ordinary and reduced <= 1:
             try:  # torchvision gives the same bytes, a fifth sooner
                 return decode_jpeg(torch.frombuffer(bytearray(self._content), dtype=torch.uint8)).permute(1, 2, 0)
             except RuntimeError:  # let Pillow say what is wrong
