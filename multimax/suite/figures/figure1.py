@@ -53,6 +53,22 @@ def figure1(multimax: Fit, k: Sequence[float], published: Mapping[str, Sequence[
     return drawing, rows
 
 
+def idea(multimax: Fit) -> tuple[Figure, list[Row]]:
+    """Two panels of the figure that say what it is about."""
+    named = functions(multimax)
+    with figure(9.5, 3.9) as drawing:
+        edge, plane = drawing.subplots(1, 2)
+        rows = draw_edge(edge, {name: rounded_points(function, K) for name, function in named.items()})
+        rows += draw_plane(plane, named)
+        edge.set_title("Of the scores 10, k and −1, how much weight k gets")
+        edge.set_xlabel("weight of k (each mark: one k)")
+        plane.set_title("Multi-modal (M) and sparse (S) at once")
+        plane.set_xlabel("M, how evenly the relevant two are weighed")
+        plane.set_ylabel("S, how little the third one is")
+        drawing.legend(handles=legend(named)[:-1], loc="outside lower center", ncols=6, handlelength=2)
+    return drawing, rows
+
+
 def rounded_points(function: Function, k: Sequence[float] | torch.Tensor) -> Points:
     """``points`` rounded to four digits, as in the CSV: beyond these, processors differ and so would the figure."""
     exact = points(function, k)

@@ -43,6 +43,7 @@ def main() -> None:
         from multimax.suite.report.outputs import save
         from multimax.suite.report.page.results_page import results_page
         from multimax.suite.report.page.serve import serve
+        from multimax.suite.report.readme import update_readme
         from multimax.suite.report.results import all_figures, all_tables
     except ModuleNotFoundError as error:
         raise UserError(f"tables and figures need the package {error.name}: pip install -e '.[report]'") from None
@@ -57,6 +58,7 @@ def main() -> None:
         for output in make(arguments.results):
             for path in save(output, arguments.results):
                 print(path)
+    update_readme(arguments.results)
 
 
 if __name__ == "__main__":

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from multimax.suite.figures.figure1 import figure1
+from multimax.suite.figures.figure1 import figure1, idea
 from multimax.suite.figures.figure2 import figure2
 from multimax.suite.measures.three_scores import Fit, fit_multimax, functions, points
 from multimax.suite.report.claims import NOT_REPRODUCED, REPRODUCED
@@ -21,6 +21,10 @@ def figure1_fit(claims: Mapping[str, Any]) -> Fit:
 def figure1_picture(claims: Mapping[str, Any], path: Path) -> Output:
     drawing, rows = figure1(figure1_fit(claims), claims["k"], claims["multi_modality"])
     return picture("figure1", drawing, rows, sources=[path])
+
+
+def idea_picture(claims: Mapping[str, Any], path: Path) -> Output:
+    return picture("idea", *idea(figure1_fit(claims)), sources=[path])
 
 
 def figure2_picture() -> Output:

@@ -9,7 +9,7 @@ from multimax.suite.report.claims import read_claims
 from multimax.suite.report.cost_table import cost_table
 from multimax.suite.report.defect_table import defect_table
 from multimax.suite.report.difference_figures import difference_figures
-from multimax.suite.report.figures import figure1_picture, figure1_table, figure2_picture
+from multimax.suite.report.figures import figure1_picture, figure1_table, figure2_picture, idea_picture
 from multimax.suite.report.findings import findings_table
 from multimax.suite.report.findings_figures import findings_figures
 from multimax.suite.report.function_table import function_table
@@ -45,4 +45,5 @@ def all_figures(results: Path) -> Iterator[Output]:
     yield from oversmoothing_figures(records)
     yield from measured_figures(records)
     yield figure1_picture(read_claims(path).figure1, path)
+    yield idea_picture(read_claims(path).figure1, path)
     yield figure2_picture()
