@@ -10,6 +10,7 @@ model call them, those of transformers' models that look their attention up by n
 
 import copy
 import fnmatch
+import importlib
 import itertools
 from collections.abc import Callable
 from typing import Any
@@ -166,10 +167,8 @@ def convert(
 
 
 def _attention_name() -> str:
-    """As our attention is registered with transformers, which takes seconds to import."""
-    from multimax.integrations.transformers import NAME
-
-    return NAME
+    """As our attention is registered with transformers: by a module that stands on this one, and takes seconds."""
+    return importlib.import_module("multimax.integrations.transformers").NAME
 
 
 def _is_per_head(name: str, options: dict[str, Any]) -> bool:
