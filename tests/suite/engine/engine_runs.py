@@ -39,10 +39,11 @@ def trainer(path, *overrides) -> Trainer:
 
 def numbers(path):
     """All that a run logged, but for its speed."""
-    return [
-        {k: v for k, v in r.items() if not k.endswith("per_second") and not k.startswith("time/")}
-        for r in Run(path).metrics
-    ]
+    return [{k: v for k, v in record.items() if not is_timing(k)} for record in Run(path).metrics]
+
+
+def is_timing(key):
+    return key.endswith("per_second") or key.startswith("time/")
 
 
 def stop_at(running: Trainer, step: int) -> None:
