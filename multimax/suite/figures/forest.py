@@ -28,7 +28,10 @@ def forest(groups: Mapping[str, Sequence[Line]], title: str, axis: str) -> Figur
         height = 0
         ticks: dict[int, str] = {}
         for name, lines in groups.items():
-            axes.text(0, height, name, transform=axes.get_yaxis_transform(), va="center", fontsize=8, color="0.4")
+            text = axes.text(
+                0, height, name, transform=axes.get_yaxis_transform(), va="center", fontsize=8, color="0.4"
+            )
+            text.set_in_layout(False)  # a long name takes no room from the plot
             for line in lines:
                 height += 1
                 draw(axes, height, line)

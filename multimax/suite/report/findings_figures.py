@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from textwrap import fill
+from textwrap import fill, shorten
 
 from multimax.suite.figures.forest import Line, forest
 from multimax.suite.figures.style import style_of
@@ -12,7 +12,7 @@ from multimax.suite.report.findings import Finding, confirming, findings, gain, 
 from multimax.suite.report.outputs import Output, picture
 from multimax.suite.report.statistics import Difference
 
-WIDTH = 66  # characters of a title's line
+WIDTH, CLAIM = 66, 72  # characters of a title's line, and of a claim above its lines
 LINEAR = 2.0  # margins to either side of zero; beyond them the axis of all findings is logarithmic
 
 
@@ -40,20 +40,24 @@ def all_findings(found: Sequence[Finding], planned: int, runs: Mapping[str, Runs
     groups: dict[str, list[Line]] = {}
     for of in found:
         for each in of.measured:
-            label = f"{style_of(of.against).label}: {of.verdict.partition(':')[0]}"
+            label = f"{style_of(of.against).label}: {brief(of.verdict)}"
             values = values_of(of.comparison, each.measure, runs[of.entry.id])
             several = f" ({each.measure})" if len(of.measured) > 1 else ""
             drawn = line(label, of.against, of.comparison, values, each.gain, each.margin)
-            groups.setdefault(of.comparison.claim + several, []).append(drawn)
-    title = f"What MultiMax gains on each function, in margins: {len(found)} of {planned} planned tests have run"
-    drawing = forest(
-        groups, title, "effect / margin, with each seed's; better to the right, logarithmic beyond the band"
-    )
+            groups.setdefault(shorten(of.comparison.claim, CLAIM, placeholder="…") + several, []).append(drawn)
+    title = f"MultiMax's gains in margins: {len(found)} of {planned} tests have run"
+    drawing = forest(groups, title, "effect / margin, each seed's as well; logarithmic beyond 2")
     (axes,) = drawing.axes
     axes.set_xscale("symlog", linthresh=LINEAR)
     axes.xaxis.set_major_formatter("{x:g}")
     axes.axvspan(-1, 1, color="0.94", zorder=-1)
     return picture("findings", drawing, rows(groups), sources=used)
+
+
+def brief(verdict: str) -> str:
+    return (
+        verdict.partition(":")[0].replace(" above the margin", " > margin").replace(", below the margin", " < margin")
+    )
 
 
 def one_finding(of: Finding, runs: Runs, used: Sequence[Path]) -> Output:
