@@ -251,11 +251,11 @@ def test_every_function_learns(text, tmp_path, name, arguments):
         *arguments,
         f"reweight={name}",
         "model.dropout=0",
-        "training.steps=30",
+        "training.steps=50",
         "optimizer.learning_rate=0.01",
         "schedule.warmup_steps=3",
-        "training.log_every=30",
-        "training.evaluate_every=30",
+        "training.log_every=50",
+        "training.evaluate_every=50",
     )
     folder = RunWriter(tmp_path / "run", config)
     metrics = Trainer(LanguageModeling(config), folder).run()
