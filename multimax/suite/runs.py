@@ -9,7 +9,8 @@
 
 These files are the truth about a run. ``engine.run_writer`` writes the first five, ``engine.checkpoint``,
 ``engine.observation`` and ``figures.commands`` the folders; loggers and reports read them, and add their own.
-A record has no starts, checkpoints or samples, and those made before fingerprints were kept have no ``data.json``.
+A record has no starts, checkpoints or samples, and those made before fingerprints were kept have no ``data.json``. One
+that was sent from elsewhere has ``origin.json``, written by ``report.merge``.
 """
 
 import fcntl
@@ -132,6 +133,11 @@ class Run:
         """Git revision of the newest start, or of the finished run where the starts are not there."""
         starts = self.starts
         return starts[-1]["revision"] if starts else self.summary.get("revision")
+
+    @property
+    def origin(self) -> dict[str, Any] | None:
+        """Of a record that was merged: ``from`` whom, what asked ``of`` it, and the SHA-256 of its ``weights``."""
+        return self._json("origin.json")
 
     def analysis(self, kind: str) -> dict[str, Any] | None:
         """What ``python -m multimax.suite.figures`` kept of the run in KIND.json; None if that was not run."""

@@ -19,7 +19,7 @@ HELP = {"evaluate.py": cli.evaluate, "generate.py": cli.generate, "report": repo
 COMMANDS: dict[str, list[list[str]]] = {
     "evaluate.py": [[]],
     "generate.py": [[]],
-    "report": [[], ["serve"], ["record"]],
+    "report": [[], ["serve"], ["record"], ["pack"], ["merge"]],
     "figures": [[], *([name] for name in FIGURES)],
 }
 COMMAND = re.compile(r"(train\.py|evaluate\.py|generate\.py|multimax\.suite\.(?:report|figures))(?=\s|$)(.*)")

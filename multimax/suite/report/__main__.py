@@ -1,8 +1,9 @@
-"""python -m multimax.suite.report [tables | page | wanted [CLAIMS] | record RUN... | serve RUNS... | push-wandb RUN]"""
+"""python -m multimax.suite.report [tables | page | wanted [CLAIMS] | record RUN... | pack RUN... | merge FILE | ...]"""
 
 from pathlib import Path
 
 from multimax.suite.errors import Parser, UserError, one_line_errors
+from multimax.suite.report.pack import LEFT_OUT, pack
 from multimax.suite.report.push_wandb import push_wandb
 from multimax.suite.report.records import record
 from multimax.suite.runs import Run
@@ -18,6 +19,13 @@ def main() -> None:
     commands = parser.add_subparsers(dest="command")
     recording = commands.add_parser("record", help="copy the records of finished runs to results/runs first")
     recording.add_argument("runs", type=Path, nargs="+", metavar="RUN")
+    packing = commands.add_parser("pack", help="one file with the records of finished runs, to send to somebody else")
+    packing.add_argument("runs", type=Path, nargs="+", metavar="RUN")
+    packing.add_argument("--to", type=Path, required=True, metavar="FILE")
+    packing.add_argument("--from", dest="name", metavar="NAME", help="who you are; default: nobody is named")
+    merging = commands.add_parser("merge", help="check a file that somebody packed and add its runs to results/runs")
+    merging.add_argument("file", type=Path)
+    merging.add_argument("--exploratory", action="store_true", help="also runs that no claim and no plan asks for")
     wanting = commands.add_parser("wanted", help="arguments of train.py for the runs that test the claims, a line each")
     wanting.add_argument(
         "claims", nargs="?", default="*", help="names in claims.yaml, as in 'imagenet-*'; default: all"
@@ -33,6 +41,10 @@ def main() -> None:
     if arguments.command == "push-wandb":
         push_wandb(arguments.runs)
         return
+    if arguments.command == "pack":
+        pack(arguments.runs, arguments.to, arguments.name)
+        print(f"{arguments.to}: {arguments.to.stat().st_size} bytes; left out: {LEFT_OUT}")
+        return
     try:
         from multimax.suite.report.claims import read_claims, wanted
 
@@ -40,6 +52,7 @@ def main() -> None:
             for overrides in wanted(read_claims(arguments.results / "claims.yaml"), arguments.claims):
                 print(*overrides)
             return
+        from multimax.suite.report.merge import merge
         from multimax.suite.report.outputs import save
         from multimax.suite.report.page.results_page import results_page
         from multimax.suite.report.page.serve import serve
@@ -50,6 +63,10 @@ def main() -> None:
     if arguments.command == "record":
         for run in arguments.runs:
             print(f"recorded {record(Run(run), arguments.results / 'runs')}")
+    if arguments.command == "merge":
+        for path, of in merge(arguments.file, arguments.results, arguments.exploratory):
+            print(f"merged {path}: {of}")
+        return
     if arguments.command == "serve":
         serve(arguments.runs, arguments.port)
         return

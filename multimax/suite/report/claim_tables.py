@@ -1,5 +1,6 @@
 """Tables of the claims with their verdicts, and a table of its own for what other settings and stand-in data show."""
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -24,7 +25,7 @@ MADE_BY = "Made by `python -m multimax.suite.report` from `results/claims.yaml` 
 
 NUMBERS = (
     "claim", "source", "reported", "over", "reported difference", "tolerance", "seeds", "measured", "deviation",
-    "interval", "measured difference", "of the difference", "verdict", "to test",
+    "interval", "measured difference", "of the difference", "from elsewhere", "verdict", "to test",
 )  # fmt: skip
 NUMBERS_TEXT = f"""# Numbers of the paper and its authors beside ours
 
@@ -34,12 +35,14 @@ by runs of exactly the configuration in the last column. A row that is *over* an
 between the two, paired by seed, else by its level. It is *reproduced* where the whole interval is within the tolerance,
 *better* or *not reproduced* where the whole interval is beyond it, else *inconclusive*; *too close to tell* where the
 reported difference is no larger than the tolerance, *not run* until all its seeds are there, and *not available* where
-the reported number could not be read. How long a step takes here is in [`step_overhead.md`](step_overhead.md).
+the reported number could not be read. *From elsewhere* are
+runs that others sent. How long a step takes here is in [`step_overhead.md`](step_overhead.md).
 
 """
 
 COMPARISONS = (
-    "claim", "against", "seeds", "difference", "deviation", "interval", "margin", "p", "p Holm", "verdict", "to test",
+    "claim", "against", "seeds", "difference", "deviation", "interval", "margin", "p", "p Holm", "from elsewhere",
+    "verdict", "to test",
 )  # fmt: skip
 COMPARISONS_TEXT = f"""# Claims in words
 
@@ -48,12 +51,13 @@ The difference is that of runs paired by seed, the claim's function minus the ot
 (Student's t) and the two-sided p-value, as it is and adjusted for the rows (Holm). *Supported*: the whole interval
 agrees with the claim; *contradicted*: the whole interval disagrees; *no effect above the margin*: no gain as large as
 the margin, the smallest of interest, is in the interval; *inconclusive*: none of these; *not run*: seeds are missing.
+*From elsewhere*: runs that others sent ([how](../../docs/contributing-runs.md)).
 
 """
 
 STAND_INS = (
     "claim", "experiment", "data", "metric", "against", "seeds", "ours", "other's", "difference", "interval", "margin",
-    "p", "p Holm", "sign flip", "correlation", "these runs", "detectable", "pairs needed",
+    "p", "p Holm", "sign flip", "correlation", "from elsewhere", "these runs", "detectable", "pairs needed",
 )  # fmt: skip
 STAND_INS_TEXT = f"""# The same comparisons at other settings and on stand-in data
 
@@ -102,6 +106,7 @@ def number_row(result: NumberResult) -> Row:
         "interval": span(measured.interval) if measured else "",
         "measured difference": number(difference.mean, "+") if difference else "",
         "of the difference": span(difference.interval, "+") if difference else "",
+        "from elsewhere": elsewhere(result.records),
         "verdict": result.verdict,
         "to test": what_it_takes(claim),
     }
@@ -117,6 +122,7 @@ def comparison_rows(results: Sequence[ComparisonResult]) -> list[Row]:
             "seeds": seeds_text(result.difference, result.claim),
             "deviation": number(result.difference.deviation, digits=result.claim.digits) if result.difference else "",
             **tested(result, adjusted.get(i)),
+            "from elsewhere": elsewhere(result.records),
             "verdict": result.verdict,
             "to test": what_it_takes(result.claim, result.other),
         }
@@ -158,6 +164,7 @@ def stand_in_row(result: ComparisonResult, adjusted: float | None) -> Row:
         **tested(result, adjusted),
         "sign flip": number(difference.p_sign_flip, digits=3),
         "correlation": number(difference.correlation, "+"),
+        "from elsewhere": elsewhere(result.records),
         "these runs": result.verdict,
         "detectable": "",
         "pairs needed": "",
@@ -167,6 +174,13 @@ def stand_in_row(result: ComparisonResult, adjusted: float | None) -> Row:
         row["detectable"] = number(detectable(difference.deviation, difference.n), digits=digits)
         row["pairs needed"] = "over 1000" if needed is None else str(needed)
     return row
+
+
+def elsewhere(records: Sequence[Run]) -> str:
+    """How many of the runs were merged, and from whom; nothing where there are no runs."""
+    names = Counter(record.origin["from"] or "not named" for record in records if record.origin)
+    told = ", ".join(f"{name} {count}" for name, count in sorted(names.items()))
+    return f"{names.total()} of {len(records)}{f' ({told})' if told else ''}" if records else ""
 
 
 def what_it_takes(claim: Number | Comparison, other: str | None = None) -> str:

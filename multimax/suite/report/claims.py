@@ -133,20 +133,28 @@ def runs_of(records: Iterable[Run], *overrides: str) -> list[Run]:
     ]
 
 
+def tests(claims: Claims) -> Iterator[tuple[Claim, Sequence[str]]]:
+    """Each claim with the arguments of ``train.py``, without the seed, for each kind of run that tests it."""
+    for number in claims.numbers:
+        if number.run:
+            yield number, number.run
+    for of in claims.comparisons:
+        for choice in (of.ours, *of.others):
+            yield of, [*(of.run or ()), choice]
+
+
 def wanted(claims: Claims, pattern: str = "*") -> list[list[str]]:
     """The arguments of ``train.py``, seeds included, that make the runs of the claims whose name matches ``pattern``.
 
     One entry for each configuration, however many claims it tests. Raises UserError where nothing matches.
     """
-    tests: list[tuple[Claim, Sequence[str]]] = [(number, number.run) for number in claims.numbers if number.run]
-    tests += [(of, [*(of.run or ()), choice]) for of in claims.comparisons for choice in (of.ours, *of.others)]
     found: dict[str, tuple[Sequence[str], set[int]]] = {}
-    for claim, overrides in tests:
+    for claim, overrides in tests(claims):
         if fnmatch(claim.id, pattern):
             key = json.dumps(configuration(*overrides), sort_keys=True)
             found.setdefault(key, (overrides, set()))[1].update(claim.seeds)
     if not found:
-        names = ", ".join(dict.fromkeys(claim.id for claim, _ in tests))
+        names = ", ".join(dict.fromkeys(claim.id for claim, _ in tests(claims)))
         raise UserError(f"no claim with a run is called {pattern}: there are {names}")
     return [[*overrides, f"seed={','.join(map(str, sorted(seeds)))}"] for overrides, seeds in found.values()]
 

@@ -1,0 +1,185 @@
+"""One small file with the records of finished runs, for the results of somebody else: ``merge`` takes it in there.
+
+The file is JSON, gzipped: ``from``, a name or null, and ``runs``, each with the fields of ``RUN``. What is not in
+``RUN`` stays behind: the command, where data and runs are, the settings of loggers, and names of files left out.
+"""
+
+import copy
+import gzip
+import json
+import re
+import socket
+import zlib
+from collections.abc import Iterator, Sequence
+from getpass import getuser
+from pathlib import Path
+from typing import Any
+
+from multimax.suite.engine.checkpoint import name_of, read_manifest
+from multimax.suite.errors import UserError
+from multimax.suite.files import write_atomic
+from multimax.suite.report.records import PLACES
+from multimax.suite.runs import Run
+
+MOST, MOST_UNPACKED = 32 * 2**20, 256 * 2**20  # bytes
+
+NUMBER = (int, float)
+ENVIRONMENT = {
+    "python": str,
+    "torch": str,
+    "machine": str,
+    "cpu": str,
+    "cpus": int,
+    "threads": int,
+    "gpu": (str, type(None)),
+}
+SUMMARY = {
+    "metrics": {...: NUMBER},
+    "config_hash": str,
+    "revision": str,
+    "metric": str,
+    "steps": int,
+    "processes": int,
+    "skipped_steps": int,
+    "parameters": {...: int},
+    "throughput": {...: NUMBER},
+    "peak_memory_bytes": int,
+    "environment": ENVIRONMENT,
+    "finished": str,
+}
+RUN = {
+    "config": dict,
+    "summary": SUMMARY,
+    "metrics": [{...: NUMBER}],
+    "data": {...: (str, list, dict)},
+    "oversmoothing": [{"step": int, "epoch": NUMBER, "patch_similarity": [NUMBER], "mad": [NUMBER]}],
+    "weights": (str, type(None)),
+}
+"""The fields of a packed run and their types; ``...`` stands for any name. ``weights`` is the SHA-256 of the last
+checkpoint's, null where that has been deleted."""
+
+LEFT_OUT = "command, paths of data and runs, logger, names of unreadable files, samples, checkpoints"
+UNFIT = re.compile(r"\$\{|[<>|`]|[^\S \n]|[^\w\s]*\.\.[/\\]|(?:^|[\s=,'\"(])(?:~|[/\\]|[A-Za-z]:\\)\S")
+"""What no text of a packed run has: an interpolation, markup, a path."""
+NAME = re.compile(r"[\w][\w .,'()@-]{0,79}")
+
+
+def pack(runs: Sequence[Path], to: Path, name: str | None = None) -> None:
+    """Write the records of ``runs`` to the file ``to``, from a contributor who may give a ``name``.
+
+    Raises UserError for a run that is not finished, or has text with a path or a name of this user or machine in it.
+    """
+    packed = {"from": name, "runs": [packed_run(Run(path)) for path in runs]}
+    check_name(name)
+    for path, run in zip(runs, packed["runs"], strict=True):
+        check_private(str(path), run)
+    write_atomic(to, gzip.compress(json.dumps(packed, allow_nan=False).encode(), mtime=0))
+
+
+def packed_run(run: Run) -> dict[str, Any]:
+    if not run.finished:
+        raise UserError(f"{run.path} is not a finished run: there is no summary.json in it")
+    summary, config = run.summary, copy.deepcopy(run.config)
+    for *folders, key in (place.split(".") for place in (*PLACES, "logger", "data.where")):
+        (config[folders[0]] if folders else config).pop(key, None)
+    checkpoint = run.checkpoints / name_of(summary["steps"])
+    found = run.analysis("oversmoothing") or {"measured": []}
+    result = {
+        "config": config,
+        "summary": {key: summary.get(key) for key in SUMMARY},
+        "metrics": run.metrics,
+        "data": run.data,
+        "oversmoothing": found["measured"],
+        "weights": read_manifest(checkpoint)["files"]["model.safetensors"] if checkpoint.is_dir() else None,
+    }
+    check_shape(result, RUN, str(run.path))
+    return result
+
+
+def unpack(path: Path) -> dict[str, Any]:
+    """What ``pack`` wrote. Raises UserError for a file that is too large, damaged, or holds anything else."""
+    try:
+        if path.stat().st_size > MOST:
+            raise UserError(f"{path} has more than {MOST >> 20} MiB: pack fewer runs into a file")
+        with gzip.open(path) as file:
+            content = file.read(MOST_UNPACKED + 1)
+    except (OSError, EOFError, zlib.error) as error:
+        raise UserError(f"{path} cannot be read: {error or 'it is cut short'}: ask for the file again") from None
+    if len(content) > MOST_UNPACKED:
+        raise UserError(f"{path} unpacks to more than {MOST_UNPACKED >> 20} MiB: pack fewer runs into a file")
+    try:
+        packed = json.loads(content, parse_constant=refuse_constant)
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{path} holds no packed runs ({error}): ask for the file again") from None
+    check_shape(packed, {"from": (str, type(None)), "runs": [RUN]}, str(path))
+    check_name(packed["from"])
+    for number, run in enumerate(packed["runs"]):
+        check_texts(f"{path}: runs[{number}]", run)
+    return packed
+
+
+def refuse_constant(name: str) -> None:
+    raise ValueError(f"{name} is no number")
+
+
+def check_name(name: str | None) -> None:
+    if name is not None and not NAME.fullmatch(name):
+        raise UserError(f"--from {name!r}: a name has up to 80 letters, digits, spaces and .,'()@-")
+
+
+def check_shape(value: Any, shape: Any, where: str) -> None:
+    """Raise UserError, saying where, unless ``value`` is as ``shape`` has it."""
+    if isinstance(shape, dict):
+        if not isinstance(value, dict):
+            raise UserError(f"{where} should be a mapping, and is {short(value)}")
+        if ... in shape:
+            shape = dict.fromkeys(value, shape[...])
+        if wrong := shape.keys() ^ value.keys():
+            raise UserError(f"{where} {'lacks' if wrong <= shape.keys() else 'should not have'} {sorted(wrong)[0]}")
+        for key, of in shape.items():
+            check_shape(value[key], of, f"{where}: {key}")
+    elif isinstance(shape, list):
+        if not isinstance(value, list):
+            raise UserError(f"{where} should be a list, and is {short(value)}")
+        for number, item in enumerate(value):
+            check_shape(item, shape[0], f"{where}[{number}]")
+    elif isinstance(value, bool) or not isinstance(value, shape):
+        kinds = " or ".join(kind.__name__ for kind in (shape if isinstance(shape, tuple) else (shape,)))
+        raise UserError(f"{where} should be {kinds}, and is {short(value)}")
+
+
+def short(value: Any) -> str:
+    return repr(value)[:60]
+
+
+def texts(value: Any, where: str = "") -> Iterator[tuple[str, str]]:
+    """Every text in nested values, names included, and where it is."""
+    if isinstance(value, dict):
+        for key, item in value.items():
+            yield where, key
+            yield from texts(item, f"{where}.{key}" if where else key)
+    elif isinstance(value, list):
+        for item in value:
+            yield from texts(item, where)
+    elif isinstance(value, str):
+        yield where, value
+
+
+def check_texts(where: str, run: dict[str, Any]) -> None:
+    """Raise UserError for text that is a path, markup or an interpolation."""
+    for key, text in texts(run):
+        if UNFIT.search(text) or len(text) > 2000:
+            raise UserError(f"{where}: {key} has {short(text)}: no path, markup or ${{...}} belongs in a packed run")
+
+
+def check_private(where: str, run: dict[str, Any]) -> None:
+    """Raise UserError for text that tells who packs it, or where. A name that is a word of the suite's own is none."""
+    check_texts(where, run)
+    host = socket.gethostname()
+    names = {getuser(), host, host.partition(".")[0]} - {"", "root", "localhost"}
+    told = re.compile(rf"(?<!\w)({'|'.join(map(re.escape, names))})(?!\w)") if names else None
+    home = str(Path.home())
+    free = {key: value for key, value in run["config"].items() if key not in ("task", "scale", "reweight")}
+    for key, text in texts({"config": free, "environment": run["summary"]["environment"], "data": run["data"]}):
+        if (told and told.search(text)) or (len(home) > 1 and home in text):
+            raise UserError(f"{where}: {key} has {short(text)}, which names you or this machine: rename it")
