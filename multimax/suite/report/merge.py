@@ -186,7 +186,7 @@ def check_metrics(where: str, config: RunConfig, summary: dict[str, Any], rows: 
     """Raise UserError unless the rows are those of a whole run, and the summary is what they end with."""
     steps, training = summary["steps"], config.training
     scored = [row for row in rows if "val/loss" in row]
-    logged = [row.get("step") for row in rows]
+    logged = [row.get("step", 0) for row in rows]
     if steps < 1 or not scored or not all(isinstance(step, int) and 1 <= step <= steps for step in logged):
         raise UserError(f"{where}: metrics are not those of {steps} steps")
     if logged != sorted(logged):

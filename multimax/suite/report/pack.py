@@ -69,11 +69,11 @@ def pack(runs: Sequence[Path], to: Path, name: str | None = None) -> None:
 
     Raises UserError for a run that is not finished, or has text with a path or a name of this user or machine in it.
     """
-    packed = {"from": name, "runs": [packed_run(Run(path)) for path in runs]}
     check_name(name)
-    for path, run in zip(runs, packed["runs"], strict=True):
+    packed = [packed_run(Run(path)) for path in runs]
+    for path, run in zip(runs, packed, strict=True):
         check_private(str(path), run)
-    write_atomic(to, gzip.compress(json.dumps(packed, allow_nan=False).encode(), mtime=0))
+    write_atomic(to, gzip.compress(json.dumps({"from": name, "runs": packed}, allow_nan=False).encode(), mtime=0))
 
 
 def packed_run(run: Run) -> dict[str, Any]:
