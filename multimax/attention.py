@@ -61,7 +61,7 @@ def attention(
     A query that may attend to no key gets zeros. What a key holds, even NaN, never reaches a query that may not attend
     to it, neither in outputs nor in gradients. On a GPU, and in a traced graph, that holds for keys that no query may
     attend to and for queries that may attend to no key; all others should be finite there. So should scores: a row
-    whose live scores are all -inf gets equal weights from functions of SegLU (MultiMax, temperature) and NaN from the
+    whose live scores are all -inf gets equal weights from MultiMax, temperature and scalable softmax and NaN from the
     others, except that softmax's kernels may give zeros or equal weights where there is no mask, or on a GPU.
 
     Args:

@@ -256,7 +256,7 @@ WRONG = [
     ({"bias": torch.zeros(10, dtype=torch.float64)}, ValueError, "one entry for each of the 11 classes"),
     ({"bias": 0.0}, TypeError, "bias must be a tensor"),
     ({"modulator": (torch.zeros(4), torch.zeros(2), 2)}, ValueError, "ts must be"),
-    ({"modulator": (torch.zeros(4), torch.zeros(4), 3)}, ValueError, "order must be"),
+    ({"modulator": (torch.zeros(4), torch.zeros(4), 5)}, ValueError, "order must be"),
     ({"modulator": (torch.zeros(1, 4), torch.zeros(1, 4), 2)}, ValueError, "ranges and ts must be .k."),
     ({"modulator": "seglu"}, TypeError, "modulator must be .ranges, ts, order."),
 ]

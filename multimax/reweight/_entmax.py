@@ -109,6 +109,7 @@ class _EntmaxFamily(Reweighting):
     _is_bounded = False
 
     def forward(self, scores: Tensor, mask: Tensor | None = None) -> Tensor:
+        check_arguments(scores, mask)
         return _entmax(scores, self.alpha, mask, self._is_bounded)
 
     def row_kernel(self) -> row_kernels.RowKernel | None:

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from function_kinds import KINDS
+from function_kinds import WITH_KERNEL
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -12,7 +12,7 @@ from multimax.attention import attention
 
 OPTIONS = {"multimax": {"per_head": True, "num_heads": 3}, "entmax": {"num_heads": 3}}
 FUNCTIONS = {
-    **{name: lambda name=name: reweight.create(name, **OPTIONS.get(name, {})) for name in KINDS},
+    **{name: lambda name=name: reweight.create(name, **OPTIONS.get(name, {})) for name in WITH_KERNEL},
     "first order": lambda: reweight.MultiMax(order=1),
     "second order alone": lambda: reweight.MultiMax(order="second_only"),
     "shared ranges": lambda: reweight.MultiMax(shared_ranges=True),

@@ -63,7 +63,8 @@ def test_every_file_says_what_it_is():
 def test_one_site_can_be_taken_back():
     config = compose("reweight=multimax", "reweight/output=softmax", "reweight.attention.order=1")
     assert config.reweight.attention["order"] == 1
-    assert config.reweight.output == {"name": "softmax"}
+    assert config.reweight.output["name"] == "softmax"
+    assert "order" not in config.reweight.output
 
 
 def test_the_paper_recipe_is_deits():
@@ -115,7 +116,7 @@ MISTAKES = {
     "model.num_heads=5": "num_heads",
     "model.depth=-1": "timm cannot build",
     "model.patch_size=0": "timm cannot build",
-    "reweight.attention.order=3": "order",
+    "reweight.attention.order=4": "order",
     "reweight.output=softmax": "reweight/output=NAME",
 }
 

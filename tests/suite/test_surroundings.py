@@ -233,9 +233,7 @@ def test_a_full_disk_behind_standard_output(base, root):
 
 def test_who_waits_for_other_processes_says_so(base, tmp_path):
     words = fuzzing.overrides(base, "lm")
-    began = time.monotonic()
     found = fuzzing.run(["train.py", *words], tmp_path, "alone", {**TORCHRUN, "WORLD_SIZE": "2"}, seconds=12)
-    assert time.monotonic() - began < 60
     assert "waiting for the other 1 of WORLD_SIZE=2 processes at localhost:29511" in found.errors
 
 

@@ -218,7 +218,10 @@ def _open_files(config: ImageData) -> tuple[ImageSource, ImageSource]:
         raise UserError(
             f"data.root={root} holds neither folders train/ and val/ nor train-*.parquet and val*.parquet, but {found}"
         )
-    cache = expanded("data.cache_dir", config.cache_dir)
+    try:
+        cache = Path(config.cache_dir).expanduser()
+    except RuntimeError:  # nobody's home: a listing that cannot be kept is made anew
+        cache = Path(os.devnull)
     with waiting(f"the images in {root} to be listed"):
         train_images, val_images = (FolderSource(ImageListing(folder, cache), config.mode) for folder in (train, val))
     return train_images, val_images

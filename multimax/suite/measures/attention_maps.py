@@ -26,10 +26,11 @@ def observe_attention(model: nn.Module, observe: Observer) -> Iterator[None]:
     with ExitStack() as stack:
 
         def hook_reweighting(name: str, module: Reweighting) -> None:
-            def hook(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-                observe(name, output.detach(), inputs[0].detach(), inputs[1] if len(inputs) > 1 else None)
+            def hook(_: nn.Module, inputs: tuple[Any, ...], named: dict[str, Any], output: Tensor) -> None:
+                scores, mask = (*inputs, None, None)[:2]
+                observe(name, output.detach(), named.get("scores", scores).detach(), named.get("mask", mask))
 
-            stack.enter_context(module.register_forward_hook(hook))
+            stack.enter_context(module.register_forward_hook(hook, with_kwargs=True))
 
         def hook_timm(name: str, module: Any) -> None:
             """Its softmax is not a module: scores come from the qkv projection, weights from the input of attn_drop."""

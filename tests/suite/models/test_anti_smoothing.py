@@ -165,7 +165,7 @@ def test_mixing_pairs_the_same_images_however_a_batch_is_cut():
 
 
 MISTAKES = {
-    "model.patch_diversification=[cosin]": "choose one of cosine, contrastive, mixing",
+    "model.patch_diversification=[cosin]": "choose some of cosine, contrastive, mixing",
     "model.patch_diversification=[mixing] data.cutmix=1": "set data.cutmix=0",
     "model.patch_diversification=[mixing] training.batch_size=5": "even number",
     "model.patch_diversification=[contrastive] model.depth=1": "this model has one",

@@ -158,7 +158,7 @@ def test_the_released_model_is_softmax_in_cross_attention_and_with_a_cache(name)
     assert (torch.cat(steps, 1) - hidden_states(released)).abs().max() > 1e-3
 
 
-@pytest.mark.parametrize("name", KINDS)
+@pytest.mark.parametrize("name", [name for name in KINDS if reweight.get(name).has_loss])
 def test_every_parameter_is_trained(name):
     """DistributedDataParallel waits for all of them."""
     model = build(name)
