@@ -112,7 +112,7 @@ def test_the_public_names():
         ("multimax", ["scores", "ranges", "ts", "dim", "mask", "order"]),
         ("seglu", ["scores", "ranges", "ts", "order"]),
         ("create", ["name", "num_heads", "modulator", "chosen"]),
-        ("register", ["name", "can_be_zero", "sums_to_one", "needs_length", "row_kernel"]),
+        ("register", ["name", "positive", "can_be_zero", "sums_to_one", "needs_length", "row_kernel"]),
     ],
 )
 def test_the_arguments_of_public_functions(function, arguments):

@@ -22,15 +22,15 @@ def autocast_dtype(tensor: Tensor) -> torch.dtype | None:
     return torch.get_autocast_dtype(device)
 
 
-def check_arguments(scores: Tensor, mask: Tensor | None, dim: int = -1) -> None:
+def check_arguments(scores: Tensor, mask: Tensor | None, dim: int | None = None) -> None:
     """Raise TypeError or ValueError, in one line, for what no function here can take."""
     check_floating("scores", scores)
     if scores.dim() == 0:
         raise ValueError("scores must have a dimension to normalise, got a 0-d tensor; use scores.unsqueeze(0)")
-    if isinstance(dim, bool) or not isinstance(dim, int):
-        hint = "; a mask is passed as mask=" if isinstance(dim, Tensor) or dim is None else ""
+    if isinstance(dim, bool) or not isinstance(dim, int | None):
+        hint = "; a mask is passed as mask=" if isinstance(dim, Tensor) else ""
         raise TypeError(f"dim must be an int, got {type(dim).__name__}{hint}")
-    if not -scores.dim() <= dim < scores.dim():
+    if dim is not None and not -scores.dim() <= dim < scores.dim():
         raise ValueError(f"dim must be from {-scores.dim()} to {scores.dim() - 1} for these scores, got {dim}")
     if mask is not None:
         check_mask(mask, scores.shape, scores.device)
@@ -73,10 +73,12 @@ def check_dense(name: str, tensor: Tensor) -> None:
         raise TypeError(f"{name} must be a dense tensor, got {kind} one; {hint}")
 
 
-def along(dim: int, weigh: Callable[[Tensor, Tensor | None], Tensor], scores: Tensor, mask: Tensor | None) -> Tensor:
+def along(
+    dim: int | None, weigh: Callable[[Tensor, Tensor | None], Tensor], scores: Tensor, mask: Tensor | None
+) -> Tensor:
     """``weigh(scores, mask)``, a function of the last dimension, along ``dim``; checks its arguments."""
     check_arguments(scores, mask, dim)
-    if dim in (-1, scores.dim() - 1):
+    if dim in (None, -1, scores.dim() - 1):
         return weigh(scores, mask)
     if mask is not None:
         mask = mask.expand(scores.shape).movedim(dim, -1)

@@ -14,12 +14,12 @@ from multimax.reweight._registry import register
 from multimax.reweight._softmax import softmax
 
 
-def sparsemax(scores: Tensor, dim: int = -1, *, mask: Tensor | None = None) -> Tensor:
+def sparsemax(scores: Tensor, dim: int | None = None, *, mask: Tensor | None = None) -> Tensor:
     """Euclidean projection of the scores on the simplex, over a dimension (entmax at alpha = 2).
 
     Args:
         scores: floating point [..., n].
-        dim: the dimension that is normalised.
+        dim: the dimension that is normalised; None: the last.
         mask: bool, broadcastable to ``scores``, True where an entry is live; None: all are.
 
     Returns:
@@ -32,12 +32,12 @@ def sparsemax(scores: Tensor, dim: int = -1, *, mask: Tensor | None = None) -> T
     return entmax(scores, 2.0, dim, mask=mask)
 
 
-def entmax15(scores: Tensor, dim: int = -1, *, mask: Tensor | None = None) -> Tensor:
+def entmax15(scores: Tensor, dim: int | None = None, *, mask: Tensor | None = None) -> Tensor:
     """Entmax at alpha = 1.5; arguments, result and errors as for ``sparsemax``."""
     return entmax(scores, 1.5, dim, mask=mask)
 
 
-def entmax(scores: Tensor, alpha: float | Tensor, dim: int = -1, *, mask: Tensor | None = None) -> Tensor:
+def entmax(scores: Tensor, alpha: float | Tensor, dim: int | None = None, *, mask: Tensor | None = None) -> Tensor:
     """Alpha-entmax over a dimension.
 
     Args:
@@ -46,7 +46,7 @@ def entmax(scores: Tensor, alpha: float | Tensor, dim: int = -1, *, mask: Tensor
             element; [heads], which always means one per head of scores [..., heads, queries, keys], once ``dim`` has
             become the last; or two and more dimensions, of size 1 at ``dim``, that broadcast to ``scores``, such as
             [N, 1] for one per row of [N, n].
-        dim: the dimension that is normalised.
+        dim: the dimension that is normalised; None: the last.
         mask: bool, broadcastable to ``scores``, True where an entry is live; None: all are.
 
     Returns:
@@ -61,7 +61,7 @@ def entmax(scores: Tensor, alpha: float | Tensor, dim: int = -1, *, mask: Tensor
     traced, a value outside [1, 2] gives NaN. ``Entmax``, whose alpha cannot leave the bounds, reads nothing.
     """
     check_arguments(scores, mask, dim)
-    if isinstance(alpha, Tensor) and alpha.dim() > 1 and dim not in (-1, scores.dim() - 1):
+    if isinstance(alpha, Tensor) and alpha.dim() > 1 and dim not in (None, -1, scores.dim() - 1):
         alpha = alpha[(None,) * (scores.dim() - alpha.dim())].movedim(dim, -1)
     return along(dim, lambda x, live: _entmax(x, alpha, live), scores, mask)
 

@@ -10,12 +10,12 @@ from multimax.reweight._base import Reweighting
 from multimax.reweight._registry import register
 
 
-def evsoftmax(scores: Tensor, dim: int = -1, *, mask: Tensor | None = None, epsilon: float = 0.0) -> Tensor:
+def evsoftmax(scores: Tensor, dim: int | None = None, *, mask: Tensor | None = None, epsilon: float = 0.0) -> Tensor:
     """Ev-softmax over a dimension; the mean is taken over the live entries.
 
     Args:
         scores: floating point [..., n].
-        dim: the dimension that is normalised.
+        dim: the dimension that is normalised; None: the last.
         mask: bool, broadcastable to ``scores``, True where an entry is live; None: all are.
         epsilon: what entries below the mean are multiplied by; 0 makes them exactly zero.
 

@@ -13,7 +13,7 @@ from multimax.reweight._registry import register
 
 
 def multimax(
-    scores: Tensor, ranges: Tensor, ts: Tensor, dim: int = -1, *, mask: Tensor | None = None, order: Order = 2
+    scores: Tensor, ranges: Tensor, ts: Tensor, dim: int | None = None, *, mask: Tensor | None = None, order: Order = 2
 ) -> Tensor:
     """MultiMax over a dimension.
 
@@ -22,7 +22,7 @@ def multimax(
         ranges: r, [k], or [heads, k] for scores [..., heads, queries, keys], once ``dim`` has become the last; k = 2
             for order 1 and "second_only", 4 for order 2, 6 for order 3, or 2 there to share them between the orders.
         ts: t, [k] or [heads, k] likewise; k = 2 for order 1 and "second_only", 4 for order 2, 6 for order 3.
-        dim: the dimension that is normalised.
+        dim: the dimension that is normalised; None: the last.
         mask: bool, broadcastable to ``scores``, True where an entry is live; None: all are.
         order: 1, 2 (first and second), 3 (those and the third, which has no kernel) or "second_only".
 

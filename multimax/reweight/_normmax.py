@@ -15,7 +15,7 @@ from multimax.reweight._registry import register
 
 
 @register("normmax")
-def normmax(scores: Tensor, dim: int = -1, *, mask: Tensor | None = None, alpha: float = 2.0) -> Tensor:
+def normmax(scores: Tensor, dim: int | None = None, *, mask: Tensor | None = None, alpha: float = 2.0) -> Tensor:
     """Normmax at ``alpha``; the other arguments, result and errors as for ``softmax``.
 
     Raises:

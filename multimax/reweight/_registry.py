@@ -40,7 +40,8 @@ class Traits(NamedTuple):
 def register(
     name: str,
     *,
-    can_be_zero: bool = True,
+    positive: bool = False,
+    can_be_zero: bool | None = None,
     sums_to_one: bool = True,
     needs_length: bool = False,
     row_kernel: Callable[..., RowKernel | None] | None = None,
@@ -49,23 +50,34 @@ def register(
 
     Args:
         name: what ``create`` and ``reweight=`` will know it by.
-        can_be_zero, sums_to_one, needs_length: for a function ``f(scores, mask=None, *, option=default, ...)``, which
-            may take a ``dim`` besides: see ``Traits``. One whose weights are positive and sum to one has the negative
-            log-likelihood as its loss. A subclass says all this in its own attributes.
+        positive: for a function ``f(scores, mask=None, *, option=default, ...)``, which may take a ``dim`` besides: the
+            live weights of a row are above zero and sum to one, so that the negative log-likelihood is its loss.
+        can_be_zero, sums_to_one, needs_length: for a function: see ``Traits``. ``can_be_zero`` is the opposite of
+            ``positive`` if None.
         row_kernel: for a function: from its options, what ``Reweighting.row_kernel`` returns.
 
     Raises:
-        ValueError: ``name`` is taken.
-        TypeError: neither a function of scores and mask nor a subclass of ``Reweighting``, or an option without a
-            default.
+        ValueError: ``name`` is taken, or traits that contradict one another.
+        TypeError: neither a function of scores and mask nor a subclass of ``Reweighting``, an option without a
+            default, or traits or a kernel for a subclass, which says all this itself.
     """
     _check_name(name)
+    if positive and (can_be_zero or not sums_to_one):
+        other = "can_be_zero=True" if can_be_zero else "sums_to_one=False"
+        raise ValueError(
+            f"reweighting {name!r} cannot be positive, which is above zero and summing to one, and {other}"
+        )
+    if can_be_zero is None:
+        can_be_zero = not positive
+    of_function = positive or not (can_be_zero and sums_to_one) or needs_length or row_kernel is not None
 
     def decorate(definition: Registered) -> Registered:
         if name in _REGISTRY:
             raise ValueError(f"a reweighting named {name!r} is registered already; choose another name")
         module: type[Reweighting]
         if isinstance(definition, type) and issubclass(definition, Reweighting):
+            if of_function:
+                raise TypeError(f"{definition.__name__} says its traits and its row kernel itself: register({name!r})")
             module = definition
         elif isinstance(definition, type) or not callable(definition):
             what = getattr(definition, "__name__", repr(definition))

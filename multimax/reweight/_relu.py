@@ -11,7 +11,7 @@ from multimax.reweight._registry import register
 
 
 @register("relu", sums_to_one=False, needs_length=True)
-def relu(scores: Tensor, dim: int = -1, *, mask: Tensor | None = None) -> Tensor:
+def relu(scores: Tensor, dim: int | None = None, *, mask: Tensor | None = None) -> Tensor:
     """The positive part of the scores over their number; arguments, result and errors as for ``softmax``."""
 
     def of_rows(scores: Tensor, mask: Tensor | None) -> Tensor:

@@ -14,7 +14,7 @@ from multimax.reweight._softmax import softmax
 
 
 @register("sa_softmax", sums_to_one=False)
-def sa_softmax(scores: Tensor, dim: int = -1, *, mask: Tensor | None = None) -> Tensor:
+def sa_softmax(scores: Tensor, dim: int | None = None, *, mask: Tensor | None = None) -> Tensor:
     """Self-adjusted softmax; arguments, result and errors as for ``softmax``."""
 
     def of_rows(scores: Tensor, mask: Tensor | None) -> Tensor:

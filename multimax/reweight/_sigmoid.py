@@ -12,7 +12,7 @@ from multimax.reweight._registry import register
 
 
 @register("sigmoid", sums_to_one=False, can_be_zero=False, needs_length=True)
-def sigmoid(scores: Tensor, dim: int = -1, *, mask: Tensor | None = None) -> Tensor:
+def sigmoid(scores: Tensor, dim: int | None = None, *, mask: Tensor | None = None) -> Tensor:
     """Sigmoid of the scores less the logarithm of their number; arguments, result and errors as for ``softmax``."""
 
     def of_rows(scores: Tensor, mask: Tensor | None) -> Tensor:

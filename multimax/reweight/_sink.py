@@ -25,7 +25,7 @@ def _with_sink(scores: Tensor, sink: Tensor, mask: Tensor | None) -> Tensor:
 
 
 @register("softmax_plus_one", sums_to_one=False, can_be_zero=False)
-def softmax_plus_one(scores: Tensor, dim: int = -1, *, mask: Tensor | None = None) -> Tensor:
+def softmax_plus_one(scores: Tensor, dim: int | None = None, *, mask: Tensor | None = None) -> Tensor:
     """Softmax beside one more score, of 0; arguments, result and errors as for ``softmax``."""
     return along(dim, lambda x, live: _with_sink(x, x.new_zeros(()), live), scores, mask)
 

@@ -12,12 +12,12 @@ from multimax.reweight._base import Reweighting
 from multimax.reweight._registry import register
 
 
-def softmax(scores: Tensor, dim: int = -1, *, mask: Tensor | None = None) -> Tensor:
+def softmax(scores: Tensor, dim: int | None = None, *, mask: Tensor | None = None) -> Tensor:
     """Softmax over a dimension; without a mask ``torch.softmax`` bit for bit.
 
     Args:
         scores: floating point [..., n].
-        dim: the dimension that is normalised.
+        dim: the dimension that is normalised; None: the last.
         mask: bool, broadcastable to ``scores``, True where an entry is live; None: all are.
 
     Returns:
@@ -29,7 +29,9 @@ def softmax(scores: Tensor, dim: int = -1, *, mask: Tensor | None = None) -> Ten
     """
     if mask is None:
         check_arguments(scores, mask, dim)
-        return torch.softmax(scores, dim).to(scores.dtype)  # autocast returns float32 whatever the input was
+        return torch.softmax(scores, -1 if dim is None else dim).to(
+            scores.dtype
+        )  # autocast returns float32 whatever the input was
     return along(dim, partial(over_live_entries, weigh), scores, mask)
 
 

@@ -17,7 +17,7 @@ EPSILON = 1e-8
 
 
 @register("softpick", sums_to_one=False, needs_length=True)  # entries below 0 count in the denominator
-def softpick(scores: Tensor, dim: int = -1, *, mask: Tensor | None = None) -> Tensor:
+def softpick(scores: Tensor, dim: int | None = None, *, mask: Tensor | None = None) -> Tensor:
     """Rectified softmax; arguments, result and errors as for ``softmax``."""
     # exp(0) - 1 is nothing, so that dead entries are 0.
     return along(dim, lambda x, live: over_live_entries(_weigh, x, live, dead=0.0), scores, mask)

@@ -15,7 +15,7 @@ from multimax.reweight._registry import register
 
 
 @register("stieltjes", can_be_zero=False)
-def stieltjes(scores: Tensor, dim: int = -1, *, mask: Tensor | None = None, q: float = 4.0) -> Tensor:
+def stieltjes(scores: Tensor, dim: int | None = None, *, mask: Tensor | None = None, q: float = 4.0) -> Tensor:
     """Stieltjes weights of order ``q``, sharper the larger it is; the rest as for ``softmax``.
 
     Raises:

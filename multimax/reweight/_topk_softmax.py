@@ -13,7 +13,7 @@ from multimax.reweight._registry import register
 
 
 @register("topk_softmax")
-def topk_softmax(scores: Tensor, dim: int = -1, *, mask: Tensor | None = None, k: int = 8) -> Tensor:
+def topk_softmax(scores: Tensor, dim: int | None = None, *, mask: Tensor | None = None, k: int = 8) -> Tensor:
     """Softmax over the ``k`` largest live entries; the other arguments, result and errors as for ``softmax``.
 
     Raises:

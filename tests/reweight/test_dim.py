@@ -32,6 +32,12 @@ def test_along_a_dimension_it_is_the_function_of_its_slices(name, dim, mask_shap
     torch.testing.assert_close(found, slices.movedim(-1, dim))
 
 
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_no_dim_is_the_last(name):
+    scores = torch.randn(4, 5, 6)
+    assert torch.equal(FUNCTIONS[name](scores, dim=None), FUNCTIONS[name](scores, dim=-1))
+
+
 def test_alpha_broadcasts_wherever_dim_is():
     scores, alpha = torch.randn(4, 5, 6), torch.tensor([1.2, 1.5, 1.7, 2.0, 2.5])[:, None]
     found = reweight.entmax(scores.movedim(-1, 0), alpha.T, 0)

@@ -95,7 +95,7 @@ def test_mistakes_are_named_in_one_line(call, error, words):
 
 
 def test_a_function_of_the_users_own():
-    @reweight.register("tempered", can_be_zero=False)
+    @reweight.register("tempered", positive=True)
     def tempered(scores, mask=None, *, temperature=1.0):
         """Softmax at a temperature."""
         return reweight.softmax(scores / temperature, mask=mask)
@@ -138,6 +138,32 @@ def test_a_function_declares_its_traits():
         return torch.sigmoid(scores) / scores.shape[-1]
 
     assert reweight.traits("mean") == (False, False, True, False)
+
+
+@pytest.mark.parametrize(
+    "traits", [{"positive": True}, {"can_be_zero": False}, {"positive": True, "can_be_zero": False}]
+)
+def test_positive_and_the_traits_that_it_stands_for_are_the_same(traits):
+    reweight.register("tempered", **traits)(tempered)
+    assert reweight.traits("tempered") == (True, False, False, False)
+    assert reweight.get("tempered").has_loss
+
+
+@pytest.mark.parametrize("other", [{"can_be_zero": True}, {"sums_to_one": False}])
+def test_traits_that_contradict_one_another_are_refused(other):
+    with pytest.raises(ValueError, match=f"'tempered' cannot be positive.*{next(iter(other))}"):
+        reweight.register("tempered", positive=True, **other)
+
+
+@pytest.mark.parametrize(
+    "said", [{"positive": True}, {"can_be_zero": False}, {"sums_to_one": False}, {"needs_length": True}]
+)
+def test_a_subclass_says_its_traits_itself(said):
+    with pytest.raises(TypeError, match="Mine says its traits"):
+
+        @reweight.register("mine", **said)
+        class Mine(reweight.Softmax):
+            pass
 
 
 def tempered(scores, mask=None, *, temperature=1.0):
