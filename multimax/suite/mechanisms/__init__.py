@@ -1,12 +1,31 @@
-"""Small problems that ask one thing of a row of attention, and models that have nothing else to answer with.
+"""Small problems that ask one thing of a row of weights, and models that have nothing else to answer with.
 
-A run takes seconds. What is run is in the plan: ``python -m multimax.suite.planned --help``.
+A run takes seconds. What is run to decide something is in the plan, and everything else is exploratory:
+``python -m multimax.suite.planned --help``.
 """
 
+from multimax.suite.mechanisms.associative_recall import AssociativeRecallProblem
+from multimax.suite.mechanisms.label_noise import LabelNoiseProblem
 from multimax.suite.mechanisms.marked_mean import MarkedMeanProblem
 from multimax.suite.mechanisms.max_retrieval import MaxRetrievalProblem
 from multimax.suite.mechanisms.problem import MechanismRuns, Problem
+from multimax.suite.mechanisms.set_prediction import SetPredictionProblem
 
-PROBLEMS: dict[str, Problem] = {problem.name: problem for problem in (MarkedMeanProblem(), MaxRetrievalProblem())}
+PROBLEMS: dict[str, Problem] = {
+    problem.name: problem
+    for problem in (
+        MarkedMeanProblem(),
+        MaxRetrievalProblem(),
+        AssociativeRecallProblem(),
+        SetPredictionProblem(),
+        LabelNoiseProblem(),
+    )
+}
+VARIANTS = {
+    f"{name}_{variant}" if variant else name: MechanismRuns(problem, variant)
+    for name, problem in PROBLEMS.items()
+    for variant in problem.variants
+}
+"""Every problem in each of its variants, by the name under which it can be explored."""
 
-__all__ = ["PROBLEMS", "MechanismRuns", "Problem"]
+__all__ = ["PROBLEMS", "VARIANTS", "MechanismRuns", "Problem"]

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from multimax.reweight import Reweighting
-from multimax.suite.mechanisms.problem import Problem
+from multimax.suite.mechanisms.problem import Batch, Generated
 
 CONTENT = 8
 MOST_MARKED = 8
@@ -36,19 +36,19 @@ class MarkedMean(nn.Module):
         return self.value((weights.unsqueeze(-2) @ items[..., 1:]).squeeze(-2))
 
 
-class MarkedMeanProblem(Problem):
+class MarkedMeanProblem(Generated):
     name = "marked_mean"
     variants = ("linear", "mlp")
-    measure = "error"
+    measures = ("error",)
+    judge, better = "error@32", "lower"
     train_lengths = range(16, 65)
     test_lengths = (32, 64, 128, 256, 512, 1024)
     steps = 2000
-    batch_size = 128
 
     def model(self, variant: str, create: Callable[[], Reweighting]) -> nn.Module:
         return MarkedMean(variant, create())
 
-    def batch(self, size: int, n: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    def batch(self, size: int, n: int, generator: torch.Generator) -> Batch:
         count = torch.randint(1, MOST_MARKED + 1, (size, 1), generator=generator)
         marked = torch.arange(n) < count  # which ones does not matter: nothing knows an item's place
         strength = (0.5 + torch.rand(size, n, generator=generator)) * marked
@@ -56,13 +56,17 @@ class MarkedMeanProblem(Problem):
         target = (content * marked.unsqueeze(-1)).sum(-2) / count
         return torch.cat([strength.unsqueeze(-1), content], -1), target
 
-    def loss(self, output: Tensor, target: Tensor) -> Tensor:
-        return (output - target).square().mean()
+    def loss(self, model: nn.Module, items: Tensor, target: Tensor) -> Tensor:
+        return (model(items) - target).square().mean()
 
-    def score(self, batches: Iterator[tuple[Tensor, Tensor]]) -> float:
-        """Squared error over that of answering zero; 0 is best."""
-        error = total = 0.0
-        for output, target in batches:
-            error += (output - target).square().sum().item()
-            total += target.square().sum().item()
-        return error / total
+    def score(self, batches: Iterator[Batch]) -> dict[str, float]:
+        return {"error": relative_error(batches)}
+
+
+def relative_error(batches: Iterator[Batch]) -> float:
+    """Squared error over that of answering zero; 0 is best."""
+    error = total = 0.0
+    for output, target in batches:
+        error += (output - target).square().sum().item()
+        total += target.square().sum().item()
+    return error / total

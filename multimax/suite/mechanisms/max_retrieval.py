@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from multimax.reweight import Reweighting
-from multimax.suite.mechanisms.problem import Problem
+from multimax.suite.mechanisms.problem import Batch, Generated
 
 CLASSES = 10
 WIDTH = 64
@@ -37,27 +37,27 @@ class MaxRetrieval(nn.Module):
         return self.classifier((weights.unsqueeze(-2) @ self.value(encoded)).squeeze(-2))
 
 
-class MaxRetrievalProblem(Problem):
+class MaxRetrievalProblem(Generated):
     name = "max_retrieval"
-    measure = "accuracy"
+    measures = ("accuracy",)
+    judge, better = "accuracy@256", "higher"
     train_lengths = range(4, 17)
     test_lengths = (16, 32, 64, 128, 256, 512, 1024)
     steps = 3000
-    batch_size = 128
 
     def model(self, variant: str, create: Callable[[], Reweighting]) -> nn.Module:
         return MaxRetrieval(create())
 
-    def batch(self, size: int, n: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    def batch(self, size: int, n: int, generator: torch.Generator) -> Batch:
         priority = torch.rand(size, n, generator=generator)
         classes = torch.randint(CLASSES, (size, n), generator=generator)
         target = classes.gather(1, priority.argmax(1, keepdim=True)).squeeze(1)
         return torch.cat([priority.unsqueeze(-1), F.one_hot(classes, CLASSES).float()], -1), target
 
-    def loss(self, output: Tensor, target: Tensor) -> Tensor:
-        return F.cross_entropy(output, target)
+    def loss(self, model: nn.Module, items: Tensor, target: Tensor) -> Tensor:
+        return F.cross_entropy(model(items), target)
 
-    def score(self, batches: Iterator[tuple[Tensor, Tensor]]) -> float:
+    def score(self, batches: Iterator[Batch]) -> dict[str, float]:
         """Share of rows whose class is found, in percent."""
         right = [(output.argmax(-1) == target).float() for output, target in batches]
-        return 100 * torch.cat(right).mean().item()
+        return {"accuracy": 100 * torch.cat(right).mean().item()}

@@ -1,11 +1,12 @@
-"""What a problem is, and one run of it: train on its short rows, measure on each of its test lengths."""
+"""What a problem is, and one run of it: train on its training rows, measure on each of its test lengths."""
 
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import ClassVar
+from itertools import islice
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -17,40 +18,77 @@ from multimax.suite.engine.optimization import create_optimizer
 from multimax.suite.measures.attention_rows import row_measures
 from multimax.suite.plan import Arm
 
-TEST_ROWS = 4096
 CHUNK = 2**18  # items that are scored at once
 ATTENTION = (
     "gini",
     "multi_modality",
     "mass_below",
-)  # of the rows of attention, at every test length beside the problem's measure
+)  # of the rows of weights, at every test length beside the problem's measures
+FUNCTIONS = ("softmax", "temperature", "scalable_softmax", "multimax", "sparsemax", "entmax15", "evsoftmax")
+
+Batch = tuple[Tensor, Tensor]  # rows and their answers
 
 
 class Problem(ABC):
-    """A generator of rows with their answers, the models that learn it, and how an answer is scored."""
+    """Rows with their answers, the models that learn them, and how an answer is scored.
+
+    ``judge`` is the measure that chooses learning rates, MEASURE@LENGTH, the ``better`` the higher or the lower it is.
+    """
 
     name: ClassVar[str]
     variants: ClassVar[Sequence[str]] = ("",)
-    measure: ClassVar[str]
-    train_lengths: ClassVar[Sequence[int]]
+    measures: ClassVar[Sequence[str]]
+    judge: ClassVar[str]
+    better: ClassVar[Literal["higher", "lower"]]
     test_lengths: ClassVar[Sequence[int]]
     steps: ClassVar[int]
-    batch_size: ClassVar[int]
+
+    def functions(self) -> Sequence[str]:
+        """Those that can be compared."""
+        return FUNCTIONS
 
     @abstractmethod
     def model(self, variant: str, create: Callable[[], Reweighting]) -> nn.Module:
-        """A model whose every site of attention is made by ``create``."""
+        """A model whose every site is made by ``create``."""
 
     @abstractmethod
-    def batch(self, size: int, n: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    def training(self, variant: str, seed: int) -> Iterator[Batch]:
+        """Batches without end."""
+
+    @abstractmethod
+    def testing(self, n: int, seed: int) -> Iterator[Batch]:
+        """Other rows, of ``n`` weights each, the same for all arms of a seed."""
+
+    @abstractmethod
+    def loss(self, model: nn.Module, items: Tensor, target: Tensor) -> Tensor: ...
+
+    @abstractmethod
+    def score(self, batches: Iterator[Batch]) -> Mapping[str, float]:
+        """The ``measures`` over outputs and answers."""
+
+
+class Generated(Problem):
+    """Rows that a generator makes without end, so that every step and every test has fresh ones."""
+
+    train_lengths: ClassVar[Sequence[int]]
+    batch_size: ClassVar[int] = 128
+    test_rows: ClassVar[int] = 4096
+
+    @abstractmethod
+    def batch(self, size: int, n: int, generator: torch.Generator) -> Batch:
         """Rows of ``n`` items [size, n, ...] and their answers [size, ...]."""
 
-    @abstractmethod
-    def loss(self, output: Tensor, target: Tensor) -> Tensor: ...
+    def training(self, variant: str, seed: int) -> Iterator[Batch]:
+        rows = torch.Generator().manual_seed(seed)
+        while True:
+            n = self.train_lengths[int(torch.randint(len(self.train_lengths), (), generator=rows))]
+            yield self.batch(self.batch_size, n, rows)
 
-    @abstractmethod
-    def score(self, batches: Iterator[tuple[Tensor, Tensor]]) -> float:
-        """The measure over outputs and answers."""
+    def testing(self, n: int, seed: int) -> Iterator[Batch]:
+        rows = torch.Generator().manual_seed(2**32 + seed)
+        size = max(1, min(self.test_rows, CHUNK // n))
+        for _ in range(-(-self.test_rows // size)):
+            yield self.batch(size, n, rows)
 
 
 @dataclass(frozen=True)
@@ -65,7 +103,7 @@ class Found:
 
 @dataclass(frozen=True)
 class MechanismRuns:
-    """Runs of a problem in one variant of its model."""
+    """Runs of a problem in one of its variants."""
 
     problem: Problem
     variant: str
@@ -86,12 +124,9 @@ def run(problem: Problem, variant: str, arm: Arm, seed: int, steps: int | None =
     optimizer = create_optimizer(model, Optimizer(learning_rate=arm.rate, weight_decay=0.0))
     warm_up = 0.05 * steps
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: min((step + 1) / warm_up, 1 - step / steps))
-    rows = torch.Generator().manual_seed(seed)
     losses = []
-    for _ in range(steps):
-        n = problem.train_lengths[int(torch.randint(len(problem.train_lengths), (), generator=rows))]
-        items, target = problem.batch(problem.batch_size, n, rows)
-        loss = problem.loss(model(items), target)
+    for items, target in islice(problem.training(variant, seed), steps):
+        loss = problem.loss(model, items, target)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -106,17 +141,14 @@ def run(problem: Problem, variant: str, arm: Arm, seed: int, steps: int | None =
 
 @torch.no_grad()
 def measure(problem: Problem, model: nn.Module, n: int, seed: int) -> dict[str, float]:
-    """The problem's measure and those of ATTENTION on fresh rows of ``n`` items, the same for all arms of a seed."""
-    rows = torch.Generator().manual_seed(2**32 + seed)
-    size = max(1, min(TEST_ROWS, CHUNK // n))
-    batches = (problem.batch(size, n, rows) for _ in range(-(-TEST_ROWS // size)))
-    attention: list[dict[str, Tensor]] = []
+    """The problem's measures and those of ATTENTION on its test rows of ``n``."""
+    weighed: list[dict[str, Tensor]] = []
 
     def look(_: nn.Module, inputs: tuple[Tensor, ...], weights: Tensor) -> None:
-        attention.append(row_measures(weights, inputs[0]))
+        weighed.append(row_measures(weights, inputs[0]))
 
     hooks = [module.register_forward_hook(look) for module in model.modules() if isinstance(module, Reweighting)]
-    found = {problem.measure: problem.score((model(items), target) for items, target in batches)}
+    found = dict(problem.score((model(items), target) for items, target in problem.testing(n, seed)))
     for hook in hooks:
         hook.remove()
-    return found | {name: torch.cat([of[name] for of in attention]).nanmean().item() for name in ATTENTION}
+    return found | {name: torch.cat([of[name] for of in weighed]).nanmean().item() for name in ATTENTION}

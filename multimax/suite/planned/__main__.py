@@ -1,6 +1,7 @@
 """Run what the plan asks for: python -m multimax.suite.planned --help"""
 
 import argparse
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -8,10 +9,12 @@ from pathlib import Path
 from multimax import reweight
 from multimax.suite.engine.provenance import revision
 from multimax.suite.errors import Parser, UserError, one_line_errors
-from multimax.suite.mechanisms import PROBLEMS, MechanismRuns
+from multimax.suite.mechanisms import PROBLEMS, VARIANTS, MechanismRuns
 from multimax.suite.plan import CONFIRMING_FROM, PLAN, TUNING_FROM, Arm, Entry, read_plan
+from multimax.suite.planned.exploratory import FOLDER, unplanned
 from multimax.suite.planned.table import Runs, RunTable, read_table
 
+PLANNED = Path("results/planned")
 PLACES = ("data.root", "data.cache_dir")
 """Keys that say where things are on this machine; they change no number, and no record has them."""
 
@@ -25,10 +28,14 @@ def main() -> None:
     confirming = commands.add_parser("confirm", help="the runs of an entry that are not there yet")
     confirming.set_defaults(do=confirm)
     exploring = commands.add_parser(
-        "explore", help="an entry's runs with other seeds and rates: they confirm nothing, but choose the rates"
+        "explore",
+        help="an entry's runs with other seeds and rates, which confirm nothing but choose the rates; or a problem "
+        f"that no entry plans: {', '.join(VARIANTS)}",
     )
     exploring.add_argument("--arms", metavar="A,B", type=words, help="default: all of the entry's")
-    exploring.add_argument("--rates", metavar="A,B", type=rates, help="learning rates; default: the entry's")
+    exploring.add_argument(
+        "--rates", metavar="A,B", type=rates, help="learning rates; default: the entry's, or the best tried"
+    )
     exploring.add_argument(
         "--seeds",
         metavar="FIRST-LAST",
@@ -57,14 +64,16 @@ def main() -> None:
         )
     for command in (status, confirming, exploring):
         command.add_argument("--plan", type=Path, default=PLAN, metavar="FILE")
-        command.add_argument("--to", type=Path, default=Path("results/planned"), metavar="FOLDER", help="of the tables")
+        command.add_argument(
+            "--to", type=Path, metavar="FOLDER", help=f"of the tables; default: {PLANNED}, or {FOLDER}"
+        )
     given = parser.parse_args()
     given.do(given)
 
 
 def show(given: argparse.Namespace) -> None:
     for name, entry in read_plan(given.plan).items():
-        rows = read_table(given.to / f"{name}.csv")
+        rows = read_table((given.to or PLANNED) / f"{name}.csv")
         there = sum(entry.confirms(row["plan"], row["revision"], int(row["seed"])) for row in rows)
         need = len(entry.rates) * len(entry.seeds)
         todo = f"; in a worktree at {entry.revision[:12]}: python -m multimax.suite.planned confirm {name}"
@@ -81,14 +90,16 @@ def confirm(given: argparse.Namespace) -> None:
             f"{entry.id} is planned for revision {entry.revision[:12] or 'none yet'}, and the code here is {code}: "
             f"git worktree add ../confirm {entry.revision[:12]}, and run this there with --plan and --to"
         )
-    table = RunTable(given.to / f"{entry.id}.csv", runs_of(entry, given))
+    table = RunTable((given.to or PLANNED) / f"{entry.id}.csv", runs_of(entry, given))
     arms = [Arm(name, entry.rates[name]) for name in [*entry.decisive, *entry.rates]]
     for some in (arms[: len(entry.decisive)], arms[len(entry.decisive) :]):
         table.fill(some, entry.seeds, entry.digest, given.jobs)
 
 
 def explore(given: argparse.Namespace) -> None:
-    entry = find(given)
+    planned = given.entry in read_plan(given.plan) or given.entry not in VARIANTS
+    path = (given.to or (PLANNED if planned else FOLDER)) / f"{given.entry}.csv"
+    entry = find(given) if planned else unplanned(given.entry, read_table(path))
     if any(CONFIRMING_FROM <= seed < TUNING_FROM for seed in given.seeds):
         raise UserError(f"--seeds: those from {CONFIRMING_FROM} to {TUNING_FROM - 1} confirm, and only by the plan")
     names = given.arms or list(entry.rates)
@@ -99,8 +110,10 @@ def explore(given: argparse.Namespace) -> None:
             raise UserError(f"--arms: {error}") from None
     if given.seeds[0] >= TUNING_FROM:
         entry = replace(entry, overrides=(*entry.overrides, *entry.tuning))
-    arms = [Arm(name, rate) for name in names for rate in given.rates or [entry.rates[name]]]
-    RunTable(given.to / f"{entry.id}.csv", runs_of(entry, given)).fill(arms, given.seeds, "", given.jobs)
+    arms = [Arm(name, rate) for name in names for rate in given.rates or [entry.rates.get(name, math.nan)]]
+    if lacking := [arm.name for arm in arms if math.isnan(arm.rate)]:
+        raise UserError(f"--rates: no learning rate for {', '.join(lacking)}; seeds from {TUNING_FROM} on try some")
+    RunTable(path, runs_of(entry, given)).fill(arms, given.seeds, "", given.jobs)
 
 
 def find(given: argparse.Namespace) -> Entry:
@@ -117,7 +130,7 @@ def runs_of(entry: Entry, given: argparse.Namespace) -> Runs:
     if entry.problem == "train":
         from multimax.suite.planned.training import Trainings
 
-        return Trainings(entry.overrides, entry.arms, given.places, given.to / "unfinished")
+        return Trainings(entry.overrides, entry.arms, given.places, (given.to or PLANNED) / "unfinished")
     if entry.problem not in PROBLEMS:
         raise UserError(f"{entry.id}: there is no problem {entry.problem}; choose train or {', '.join(PROBLEMS)}")
     problem = PROBLEMS[entry.problem]

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from multimax.reweight import Reweighting
 from multimax.suite.composition import compose_configuration, typed
@@ -18,6 +18,7 @@ from multimax.suite.engine import distributed
 from multimax.suite.engine.run_writer import RunWriter
 from multimax.suite.engine.trainer import Trainer
 from multimax.suite.measures.attention_rows import MEASURES
+from multimax.suite.measures.calibration import calibration_error
 from multimax.suite.measures.oversmoothing import token_smoothing
 from multimax.suite.measures.streaming import attention_statistics
 from multimax.suite.plan import Arm
@@ -26,7 +27,6 @@ from multimax.suite.tasks import Task, task_module
 from multimax.suite.tasks.base import Shard
 
 BLOCKS = 200  # stretches of a text, each of which counts as one example
-BINS = 15  # of confidence
 
 
 @dataclass(frozen=True)
@@ -179,13 +179,6 @@ def evaluated(task: Task, model: Any) -> Iterator[dict[str, str]]:
         found["examples:loss"] = packed(torch.stack([stretch.mean() for stretch in stretches]))
     else:
         yield found
-
-
-def calibration_error(confidence: Tensor, right: Tensor) -> float:
-    """Expected calibration error in percent over ``BINS`` equal bins of confidence (Guo et al. 2017, 1706.04599)."""
-    bins = (confidence * BINS).long().clamp(max=BINS - 1)
-    gaps = torch.zeros(BINS, dtype=torch.float64, device=confidence.device).index_add(0, bins, right - confidence)
-    return 100 * (gaps.abs().sum() / len(right)).item()
 
 
 def translations(task: Any, scored: Calls, metrics: Mapping[str, float]) -> dict[str, str]:

@@ -1,12 +1,14 @@
 """The small problems ask what they say they ask, and their runs are paired."""
 
 from dataclasses import replace
+from itertools import islice
 
 import pytest
 import torch
 
 from multimax import reweight
-from multimax.suite.mechanisms import PROBLEMS, MechanismRuns
+from multimax.suite.mechanisms import PROBLEMS, VARIANTS, MechanismRuns, label_noise
+from multimax.suite.mechanisms.associative_recall import CONTENT, SYMBOLS, AssociativeRecall
 from multimax.suite.mechanisms.marked_mean import MarkedMean
 from multimax.suite.mechanisms.problem import ATTENTION, run
 from multimax.suite.plan import Arm
@@ -38,8 +40,8 @@ def test_equal_weights_on_the_marked_items_alone_answer_the_mean_of_them():
         model.value.weight.fill_diagonal_(1)
         model.scorer.weight[0, 0] = 1
     items, target = problem.batch(64, 20, torch.Generator().manual_seed(0))
-    assert problem.score(iter([(model(items), target)])) < 1e-12
-    assert problem.score(iter([(torch.zeros_like(target), target)])) == pytest.approx(1)
+    assert problem.score(iter([(model(items), target)]))["error"] < 1e-12
+    assert problem.score(iter([(torch.zeros_like(target), target)]))["error"] == pytest.approx(1)
 
 
 def test_the_class_to_retrieve_is_that_of_the_largest_priority():
@@ -48,11 +50,74 @@ def test_the_class_to_retrieve_is_that_of_the_largest_priority():
         assert max(row.tolist())[1:].index(1.0) == wanted
 
 
+def test_equal_weights_on_the_matches_alone_recall_the_mean_of_what_they_hold():
+    model = AssociativeRecall(MarkedAlike())
+    with torch.no_grad():
+        for layer, size in ((model.query, SYMBOLS), (model.key, SYMBOLS), (model.value, CONTENT)):
+            layer.weight.copy_(torch.eye(*layer.weight.shape))
+            layer.bias.zero_()
+            assert size == layer.weight.shape[1]
+    problem = PROBLEMS["associative_recall"]
+    items, target = problem.batch(64, 20, torch.Generator().manual_seed(0))
+    assert problem.score(iter([(model(items), target)]))["error"] < 1e-12
+    several = (items[:, 1:, :SYMBOLS] * items[:, :1, :SYMBOLS]).sum((-2, -1))
+    assert several.min() == 1
+    assert several.max() > 1
+
+
+def test_the_set_to_predict_has_the_classes_of_the_marked_items():
+    problem = PROBLEMS["set_prediction"]
+    items, target = problem.batch(50, 20, torch.Generator().manual_seed(0))
+    for row, wanted in zip(items, target, strict=True):
+        marked = {int(item[1:].argmax()) for item in row if item[0] > 0}
+        assert marked == set(wanted.nonzero().flatten().tolist())
+    scores = problem.score(iter([(target - 0.5, target), (0.5 - target, target)]))
+    assert scores["accuracy"] == pytest.approx(50)
+
+
+def test_the_share_of_wrong_labels_is_the_variant_s_and_they_stay_wrong():
+    problem, (images, labels) = PROBLEMS["label_noise"], label_noise.split(1)[0]
+    right = {tuple(image.tolist()): int(label) for image, label in zip(images, labels, strict=True)}
+    for variant, share in (("0", 0.0), ("20", 0.2), ("40", 0.4)):
+        given = {}
+        for batch in islice(problem.training(variant, 1), 40):  # four passes
+            for image, label in zip(*batch, strict=True):
+                assert given.setdefault(tuple(image.tolist()), int(label)) == int(label)
+        assert sum(right[image] != label for image, label in given.items()) / len(given) == pytest.approx(
+            share, abs=0.04
+        )
+
+
+def test_rates_are_chosen_without_the_images_that_judge():
+    def images(part):
+        return {tuple(image.tolist()) for image in part[0]}
+
+    train, test = map(images, label_noise.split(0))
+    tuning, held_out = map(images, label_noise.split(1000))
+    assert tuning | held_out == train
+    assert not (train & test) | (tuning & held_out)
+
+
+def test_mixed_images_keep_their_share_of_each_class():
+    images, target = next(PROBLEMS["label_noise"].training("0_mixup", 1))
+    torch.testing.assert_close(target.sum(-1), torch.ones(len(images)))
+    assert ((target > 0).sum(-1) == 2).any()
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_every_function_learns_in_every_variant(name):
+    of = VARIANTS[name]
+    for function in of.problem.functions():
+        found = run(of.problem, of.variant, Arm(function, 0.01), 1, steps=4)
+        assert all(value == value for value in (found.third_quarter, found.last_quarter))
+
+
 def test_arms_of_a_seed_start_alike_and_see_the_same_rows(problem, monkeypatch):
-    seen, original = [], problem.batch
-    monkeypatch.setattr(problem, "batch", lambda *args: seen.append(original(*args)) or seen[-1])
+    seen, original = [], problem.loss
+    monkeypatch.setattr(problem, "loss", lambda model, *rows: seen.append(rows) or original(model, *rows))
     for name in ("softmax", "multimax"):
         brief(problem, name)
+    assert len(seen) == 2 * BRIEF
     ours, others = seen[: len(seen) // 2], seen[len(seen) // 2 :]
     for pair in zip(ours, others, strict=True):
         assert all(torch.equal(a, b) for a, b in zip(*pair, strict=True))
@@ -61,7 +126,7 @@ def test_arms_of_a_seed_start_alike_and_see_the_same_rows(problem, monkeypatch):
 def test_a_run_gives_the_same_numbers_again(problem):
     first, again = brief(problem), brief(problem)
     assert replace(first, seconds=0) == replace(again, seconds=0)
-    assert set(first.measures) == {(m, n) for m in (problem.measure, *ATTENTION) for n in problem.test_lengths}
+    assert set(first.measures) == {(m, n) for m in (*problem.measures, *ATTENTION) for n in problem.test_lengths}
     assert brief(problem, seed=2).measures != first.measures
 
 

@@ -101,12 +101,29 @@ def test_runs_outside_of_the_plan_carry_none(runs, plan, tmp_path, monkeypatch):
     ]
 
 
+def test_what_no_entry_plans_runs_at_the_best_of_the_rates_that_were_tried(runs, plan, tmp_path, monkeypatch, capsys):
+    places = ["--plan", plan, "--to", tmp_path]
+    options = [*places, "--arms", "softmax,multimax"]
+    with pytest.raises(SystemExit):
+        called(monkeypatch, "explore", "marked_mean_mlp", *options, "--seeds", "0")
+    assert "no learning rate for softmax, multimax" in capsys.readouterr().err
+    called(monkeypatch, "explore", "marked_mean_mlp", *options, "--rates", "0.1,0.2", "--seeds", "1000")
+    path = tmp_path / "marked_mean_mlp.csv"
+    rows = read_table(path)
+    for row in rows:  # softmax errs least at 0.2, MultiMax at 0.1
+        row["error@32"] = "1" if (row["arm"], row["rate"]) in {("softmax", "0.2"), ("multimax", "0.1")} else "2"
+    path.write_text(table.text(rows))
+    called(monkeypatch, "explore", "marked_mean_mlp", *options, "--seeds", "0")
+    assert [(row["arm"], row["rate"]) for row in read_table(path)[4:]] == [("softmax", "0.2"), ("multimax", "0.1")]
+
+
 @pytest.mark.parametrize(
     ("wrong", "said"),
     [
         (["confirm", "marked_maen"], "no entry 'marked_maen'"),
         (["confirm", "marked_mean", "--place", "seed=3"], "data.root"),
         (["confirm", "marked_mean", "--jobs", "0"], "--jobs"),
+        (["explore", "marked_maen", "--seeds", "0"], "no entry 'marked_maen'"),
         (["explore", "marked_mean", "--seeds", "0", "--arms", "sofmax"], "did you mean 'softmax'?"),
         (["explore", "marked_mean", "--seeds", "0", "--rates", "fast"], "--rates"),
         (["explore", "marked_mean", "--seeds", "few"], "--seeds"),

@@ -1,12 +1,11 @@
 """A planned run of train.py leaves every measure behind, and neither weights nor the places of this machine."""
 
 import pytest
-import torch
 
 from multimax.suite.measures.attention_rows import MEASURES
 from multimax.suite.plan import Arm
 from multimax.suite.planned.table import unpacked
-from multimax.suite.planned.training import Trainings, calibration_error
+from multimax.suite.planned.training import Trainings
 
 STEPS = ["training.epochs=null", "training.steps=8", "training.evaluate_every=8", "training.log_every=1"]
 IMAGES = ["task=deit", "scale=demo", "model.depth=3", "model.embed_dim=16", *STEPS]
@@ -69,9 +68,3 @@ def test_arms_share_all_but_what_they_are(tmp_path):
     assert "reweight/attention=multimax" in runs.command(Arm("multimax", 0.1), 7)
     assert {"model.attn_scale=true", "reweight=softmax"} <= set(runs.command(Arm("attn_scale", 0.1), 7))
     assert {"optimizer.learning_rate=0.1", "seed=7"} <= set(runs.command(Arm("softmax", 0.1), 7))
-
-
-def test_the_calibration_error_is_that_of_confidence():
-    right = torch.tensor([1.0, 1.0, 0.0, 0.0]).double()
-    assert calibration_error(torch.full((4,), 0.5).double(), right) == pytest.approx(0)
-    assert calibration_error(torch.full((4,), 1.0).double(), right) == pytest.approx(50)

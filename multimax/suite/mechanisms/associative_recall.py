@@ -1,0 +1,67 @@
+"""What was stored under a symbol, several times over: the matches count alike, and everything else does not count.
+
+    target = mean of content_i over the items i whose symbol is the query's
+
+An item is [symbol, content], the symbol one-hot, the content normal; the first item of a row is the query, whose
+content is zero. All matches score the same, so that nothing unlike has to be weighed alike: what is asked of the
+weights is to drop the rest, and the more so the longer the row.
+"""
+
+from collections.abc import Callable, Iterator
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from multimax.reweight import Reweighting
+from multimax.suite.mechanisms.marked_mean import CONTENT, relative_error
+from multimax.suite.mechanisms.problem import Batch, Generated
+
+SYMBOLS = 16
+WIDTH = 32
+MOST_MATCHES = 4
+
+
+class AssociativeRecall(nn.Module):
+    """Attention of the query over the items [batch, 1 + n, SYMBOLS + CONTENT]: [batch, CONTENT]."""
+
+    def __init__(self, reweight: Reweighting):
+        super().__init__()
+        self.query, self.key = nn.Linear(SYMBOLS, WIDTH), nn.Linear(SYMBOLS, WIDTH)
+        self.reweight = reweight
+        self.value = nn.Linear(CONTENT, CONTENT)
+
+    def forward(self, items: Tensor) -> Tensor:
+        symbols, content = items.split([SYMBOLS, CONTENT], -1)
+        query, keys = self.query(symbols[:, :1]), self.key(symbols[:, 1:])
+        weights = self.reweight((keys * query).sum(-1) * WIDTH**-0.5)
+        return self.value((weights.unsqueeze(-2) @ content[:, 1:]).squeeze(-2))
+
+
+class AssociativeRecallProblem(Generated):
+    name = "associative_recall"
+    measures = ("error",)
+    judge, better = "error@64", "lower"
+    train_lengths = range(16, 65)
+    test_lengths = (64, 256, 1024)
+    test_rows = 1024
+    steps = 600
+
+    def model(self, variant: str, create: Callable[[], Reweighting]) -> nn.Module:
+        return AssociativeRecall(create())
+
+    def batch(self, size: int, n: int, generator: torch.Generator) -> Batch:
+        wanted = torch.randint(SYMBOLS, (size, 1), generator=generator)
+        count = torch.randint(1, MOST_MATCHES + 1, (size, 1), generator=generator)
+        matches = torch.arange(n) < count  # which ones does not matter: nothing knows an item's place
+        others = (wanted + torch.randint(1, SYMBOLS, (size, n), generator=generator)) % SYMBOLS
+        symbols = F.one_hot(torch.cat([wanted, wanted.where(matches, others)], 1), SYMBOLS).float()
+        content = torch.randn(size, n, CONTENT, generator=generator)
+        target = (content * matches.unsqueeze(-1)).sum(-2) / count
+        return torch.cat([symbols, F.pad(content, (0, 0, 1, 0))], -1), target
+
+    def loss(self, model: nn.Module, items: Tensor, target: Tensor) -> Tensor:
+        return (model(items) - target).square().mean()
+
+    def score(self, batches: Iterator[Batch]) -> dict[str, float]:
+        return {"error": relative_error(batches)}

@@ -1,0 +1,30 @@
+"""Problems that no entry of the plan asks for: runs of their own choose their learning rates, and nothing confirms."""
+
+import math
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from statistics import fmean
+
+from multimax.suite.mechanisms import VARIANTS, Problem
+from multimax.suite.plan import CONFIRMING_FROM, TUNING_FROM, Entry
+
+FOLDER = Path("results/exploratory")
+
+
+def unplanned(name: str, rows: Iterable[Mapping[str, str]]) -> Entry:
+    """One of VARIANTS as an entry: every function at the best of the rates that were tried, NaN where none was."""
+    of = VARIANTS[name]
+    rates = dict.fromkeys(of.problem.functions(), math.nan) | best_rates(of.problem, rows)
+    nothing: dict[str, tuple[str, ...]] = {}
+    seeds = CONFIRMING_FROM, TUNING_FROM - 1
+    return Entry(name, "mechanism", of.problem.name, of.variant, (), (), nothing, rates, *seeds, "", ())
+
+
+def best_rates(problem: Problem, rows: Iterable[Mapping[str, str]]) -> dict[str, float]:
+    """Of each arm the rate with the best mean of what judges, over the runs with seeds from TUNING_FROM on."""
+    found: dict[str, dict[float, list[float]]] = {}
+    for row in rows:
+        if int(row["seed"]) >= TUNING_FROM:
+            found.setdefault(row["arm"], {}).setdefault(float(row["rate"]), []).append(float(row[problem.judge]))
+    choose = max if problem.better == "higher" else min
+    return {arm: choose(of, key=lambda rate: fmean(of[rate])) for arm, of in found.items()}
