@@ -44,8 +44,8 @@ class AssociativeRecallProblem(Generated):
     judge, better = "error@64", "lower"
     train_lengths = range(16, 65)
     test_lengths = (64, 256, 1024)
-    test_rows = 1024
-    steps = 600
+    batch_size, test_rows = 64, 1024
+    steps = 500
 
     def model(self, variant: str, create: Callable[[], Reweighting]) -> nn.Module:
         return AssociativeRecall(create())

@@ -54,7 +54,7 @@ class LabelNoiseProblem(Problem):
     measures = ("accuracy", "loss", "calibration_error")
     judge, better = "accuracy@10", "higher"
     test_lengths = (CLASSES,)
-    steps = 600
+    steps = 500
 
     def functions(self) -> Sequence[str]:
         """Scalable softmax, with as many classes in every row, is a temperature."""

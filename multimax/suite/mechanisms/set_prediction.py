@@ -46,8 +46,8 @@ class SetPredictionProblem(Generated):
     judge, better = "accuracy@32", "higher"
     train_lengths = range(16, 65)
     test_lengths = (32, 128, 512)
-    test_rows = 1024
-    steps = 1000
+    batch_size, test_rows = 64, 1024
+    steps = 800
 
     def model(self, variant: str, create: Callable[[], Reweighting]) -> nn.Module:
         return SetPrediction(variant, create())

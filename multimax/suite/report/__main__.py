@@ -1,4 +1,4 @@
-"""python -m multimax.suite.report [tables | page | wanted [CLAIMS] | record RUN... | pack RUN... | merge FILE | ...]"""
+"""python -m multimax.suite.report [tables | theory | page | wanted [CLAIMS] | record RUN... | pack RUN... | ...]"""
 
 from pathlib import Path
 
@@ -31,6 +31,7 @@ def main() -> None:
         "claims", nargs="?", default="*", help="names in claims.yaml, as in 'imagenet-*'; default: all"
     )
     commands.add_parser("tables", help="the tables alone")
+    commands.add_parser("theory", help="results/theory alone, and the tables of docs/theory.md")
     commands.add_parser("page", help="index.html alone, from the runs, and the tables and figures as they are")
     serving = commands.add_parser("serve", help="a page that compares run folders, finished or not, on this machine")
     serving.add_argument("runs", type=Path, nargs="+", metavar="RUNS", help="run folders, or folders that hold some")
@@ -58,6 +59,7 @@ def main() -> None:
         from multimax.suite.report.page.serve import serve
         from multimax.suite.report.readme import update_readme
         from multimax.suite.report.results import all_figures, all_tables
+        from multimax.suite.report.theory import theory, update_theory
     except ModuleNotFoundError as error:
         raise UserError(f"tables and figures need the package {error.name}: pip install -e '.[report]'") from None
     if arguments.command == "record":
@@ -70,12 +72,15 @@ def main() -> None:
     if arguments.command == "serve":
         serve(arguments.runs, arguments.port)
         return
-    parts = {"tables": [all_tables], "page": [results_page]}
-    for make in parts.get(arguments.command, [all_tables, all_figures, results_page]):
+    everything = [all_tables, all_figures, results_page]
+    # What theory counts depends on no record.
+    parts = {"tables": [all_tables], "theory": [theory], "page": [results_page], None: [theory, *everything]}
+    for make in parts.get(arguments.command, everything):
         for output in make(arguments.results):
             for path in save(output, arguments.results):
                 print(path)
     update_readme(arguments.results)
+    update_theory(arguments.results)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,117 @@
+"""``results/theory``: how often rows of scores do what docs/theory.md proves of them, and the page's tables of it."""
+
+import csv
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from statistics import fmean
+
+import torch
+from torch import Tensor
+
+from multimax.suite.figures.files import csv_table
+from multimax.suite.measures import trade_off
+from multimax.suite.measures.trade_off import DROP, SETTINGS, by_slopes, draw_rows, gains, mean, with_offsets
+from multimax.suite.report.outputs import Output, markdown_table
+
+SLOPES = ((2.0, 0.5), (4.0, 0.5), (4.0, 0.25), (16.0, 0.125))
+OFFSETS = (0.0, 0.25, 0.5, 1.0, 2.0, 4.0)
+SHARED = (4.0, 0.5)  # the slopes at breakpoints that rows share
+ONE_SIDE = {"below only": (4.0, 1.0), "above only": (1.0, 0.5), "both": (4.0, 0.5), "drop below": (DROP, 0.5)}
+Cells = dict[str, float]  # counts of rows as int, shares of them in percent as float
+PAGE = Path("docs/theory.md")
+
+
+def theory(results: Path, settings: Sequence[str] = tuple(SETTINGS)) -> Iterator[Output]:
+    """The tables; none of them reads anything."""
+    made: dict[str, dict[str, Cells]] = {}
+    for setting in settings:
+        scores = draw_rows(setting)
+        for name, cells in (
+            ("temperature", temperature(scores)),
+            ("own_breakpoints", own_breakpoints(scores)),
+            ("shared_breakpoints", shared_breakpoints(scores)),
+            ("one_side", one_side(scores)),
+        ):
+            made.setdefault(name, {})[setting] = cells
+    for name, of in made.items():
+        of["all"] = together(list(of.values()))
+        rows = [{"scores": label} | texts(cells) for label, cells in of.items()]
+        yield Output(f"theory/{name}", {".csv": csv_table(list(rows[0]), rows)})
+
+
+def together(of: Sequence[Cells]) -> Cells:
+    """Sums of counts, and means of shares: there are as many rows of each kind."""
+    return {
+        name: sum(cells[name] for cells in of) if isinstance(value, int) else fmean(cells[name] for cells in of)
+        for name, value in of[0].items()
+    }
+
+
+def texts(cells: Cells) -> dict[str, str]:
+    return {name: f"{value:,}" if isinstance(value, int) else f"{value:.1f}" for name, value in cells.items()}
+
+
+def temperature(scores: Tensor) -> Cells:
+    """Softmax at two temperatures, with the row's mean as the threshold, and with a deviation more than that."""
+    warm, cold = trade_off.warmer_and_colder(scores)
+    at_mean = gains(scores, mean(scores), warm, cold)
+    higher = gains(scores, mean(scores) + scores.std(-1, keepdim=True), warm, cold)
+    return {
+        "rows": len(at_mean.both),
+        "traded": int(at_mean.traded.sum()),
+        "one better in both": int((at_mean.both | (at_mean.m_fell & at_mean.s_fell)).sum()),
+        "traded, threshold a deviation higher": percent(higher.traded),
+    }
+
+
+def own_breakpoints(scores: Tensor) -> Cells:
+    """Both slopes meet at the row's mean."""
+    found = by_slopes(scores, mean(scores), SLOPES)
+    each = {f"{below:g} and {above:g}": percent(both) for (below, above), both in zip(SLOPES, found, strict=True)}
+    return each | {"one of these": percent(torch.stack(found).any(0))}
+
+
+def shared_breakpoints(scores: Tensor) -> Cells:
+    """Both slopes meet at the mean of all rows, whose own means differ by so many deviations of a score."""
+    cells = {}
+    for offset in OFFSETS:
+        moved = with_offsets(scores, offset)
+        (both,) = by_slopes(moved, float(moved.mean()), [SHARED])
+        cells[f"offsets {offset:g}"] = percent(both)
+    return cells
+
+
+def one_side(scores: Tensor) -> Cells:
+    """A temperature on one side of the row's mean alone, on both, and above it with all below dropped."""
+    found = by_slopes(scores, mean(scores), ONE_SIDE.values())
+    cells = {name: percent(both) for name, both in zip(ONE_SIDE, found, strict=True)}
+    moved = with_offsets(scores, 1.0)
+    shared = by_slopes(moved, float(moved.mean()), [ONE_SIDE["both"], ONE_SIDE["drop below"]])
+    names = ("both, shared breakpoint", "drop below, shared breakpoint")
+    return cells | {name: percent(both) for name, both in zip(names, shared, strict=True)}
+
+
+def percent(of: Tensor) -> float:
+    return 100 * of.double().mean().item()
+
+
+def update_theory(results: Path) -> None:
+    """The page of the repository that ``results`` is in, if it has one, from the tables there."""
+    path = results.resolve().parent / PAGE
+    if path.is_file():
+        text = path.read_text(encoding="utf-8")
+        if (made := with_tables(text, results / "theory")) != text:
+            path.write_text(made, encoding="utf-8")
+            print(path)
+
+
+def with_tables(page: str, folder: Path) -> str:
+    """The page with what stands between ``<!-- NAME -->`` and ``<!-- end -->`` made from ``folder``/NAME.csv."""
+
+    def made(found: re.Match[str]) -> str:
+        with (folder / f"{found[1]}.csv").open(newline="", encoding="utf-8") as file:
+            rows = list(csv.DictReader(file))
+        return f"<!-- {found[1]} -->\n\n{markdown_table(list(rows[0]), rows)}\n<!-- end -->"
+
+    return re.sub("<!-- ([a-z_]+) -->.*?<!-- end -->", made, page, flags=re.S)
