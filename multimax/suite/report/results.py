@@ -9,6 +9,7 @@ from multimax.suite.report.claims import read_claims
 from multimax.suite.report.cost_table import cost_table
 from multimax.suite.report.defect_table import defect_table
 from multimax.suite.report.difference_figures import difference_figures
+from multimax.suite.report.exploratory import exploratory_figures, exploratory_table
 from multimax.suite.report.figures import figure1_picture, figure1_table, figure2_picture, idea_picture
 from multimax.suite.report.findings import findings_table
 from multimax.suite.report.findings_figures import findings_figures
@@ -27,6 +28,7 @@ def all_tables(results: Path) -> Iterator[Output]:
     claims = read_claims(path)
     yield from findings_table(results / "plan.yaml", results / "planned")
     yield from rates_table(results / "plan.yaml", results / "planned")
+    yield from exploratory_table(results / "exploratory")
     yield from tables(records)
     yield from claim_tables(claims, path, records)
     yield from ablation_table(records)
@@ -41,6 +43,7 @@ def all_figures(results: Path) -> Iterator[Output]:
     """The findings, each task's differences, what was measured, and the paper's figures. Raises UserError."""
     records, path = read_runs(results / "runs"), results / "claims.yaml"
     yield from findings_figures(results / "plan.yaml", results / "planned")
+    yield from exploratory_figures(results / "exploratory")
     yield from difference_figures(records)
     yield from oversmoothing_figures(records)
     yield from measured_figures(records)

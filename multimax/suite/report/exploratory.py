@@ -1,0 +1,124 @@
+"""What ran outside the plan: each function in the small problems, at the best of the rates that were tried for it."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from multimax.suite.figures.forest import Line, forest
+from multimax.suite.figures.style import style_of
+from multimax.suite.mechanisms import VARIANTS, Problem
+from multimax.suite.mechanisms.problem import ATTENTION
+from multimax.suite.plan import CONFIRMING_FROM, TUNING_FROM
+from multimax.suite.planned.exploratory import best_rates
+from multimax.suite.planned.table import read_table
+from multimax.suite.report.difference_figures import rows as figure_rows
+from multimax.suite.report.outputs import Output, Row, picture, table
+from multimax.suite.report.statistics import Interval, Mean, mean_over_seeds, paired
+
+OURS = "multimax"
+COLUMNS = (
+    "problem", "measure", "function", "rate", "rates tried", "seeds", "mean", "low", "high", "MultiMax less this",
+)  # fmt: skip
+CSV_ONLY = ("low", "high")
+TEXT = f"""# Exploratory: small problems
+
+Made by `python -m multimax.suite.report` from `results/exploratory`. Nothing here was planned, and nothing is a
+verdict: the problems, what they measure and how long they train were chosen while looking at them. What was asked and
+found: [experiments/mechanisms](../../experiments/mechanisms/README.md).
+
+Each function runs at the best of the *rates tried*, by its mean over seeds from {TUNING_FROM} on, which are not among
+those counted here. *Mean* has the 95% interval over *seeds* (Student's t); *MultiMax less this* is the mean difference
+over the seeds that both have, with its interval. NAME@N is measured on rows of N.
+
+"""
+
+
+@dataclass(frozen=True)
+class Explored:
+    """The runs of one problem that are counted, by function, seed and measure, and the rates."""
+
+    name: str
+    problem: Problem
+    runs: Mapping[str, Mapping[int, Mapping[str, str]]]
+    rates: Mapping[str, float]
+    tried: Mapping[str, list[float]]
+
+    def values(self, function: str, measure: str) -> dict[int, float]:
+        return {seed: float(row[measure]) for seed, row in self.runs[function].items()}
+
+
+def read(path: Path) -> Explored:
+    problem, rows = VARIANTS[path.stem].problem, read_table(path)
+    rates = best_rates(problem, rows)
+    runs: dict[str, dict[int, Mapping[str, str]]] = {name: {} for name in problem.functions()}
+    tried: dict[str, set[float]] = {}
+    for row in rows:
+        arm, rate, seed = row["arm"], float(row["rate"]), int(row["seed"])
+        if seed >= TUNING_FROM:
+            tried.setdefault(arm, set()).add(rate)
+        elif seed < CONFIRMING_FROM and rate == rates[arm]:
+            runs.setdefault(arm, {})[seed] = row
+    there = {name: of for name, of in runs.items() if of}
+    return Explored(path.stem, problem, there, rates, {arm: sorted(of) for arm, of in tried.items()})
+
+
+def exploratory_table(folder: Path) -> Iterator[Output]:
+    """The table; none where nothing was explored."""
+    paths = sorted(folder.glob("*.csv"))
+    if paths:
+        rows = [row for path in paths for row in table_rows(read(path))]
+        yield table("exploratory", TEXT, COLUMNS, rows, sources=paths, csv_only=CSV_ONLY)
+
+
+def table_rows(of: Explored) -> Iterator[Row]:
+    own = [f"{name}@{n}" for name in of.problem.measures for n in of.problem.test_lengths]
+    length = of.problem.judge.partition("@")[2]
+    for measure in [*own, *(f"{name}@{length}" for name in ATTENTION)]:
+        possible = (0.0, 100.0) if measure.startswith("accuracy") else (-float("inf"), float("inf"))
+        for function in of.runs:
+            found = mean_over_seeds(of.values(function, measure).values(), possible)
+            ours = paired(of.values(OURS, measure), of.values(function, measure)) if function != OURS else None
+            low, high = (f"{bound:.4g}" for bound in found.interval) if found.interval else ("", "")
+            yield {
+                "problem": of.name,
+                "measure": measure,
+                "function": function,
+                "rate": f"{of.rates[function]:g}",
+                "rates tried": ", ".join(f"{rate:g}" for rate in of.tried[function]),
+                "seeds": str(found.n),
+                "mean": with_interval(found),
+                "low": low,
+                "high": high,
+                "MultiMax less this": with_interval(ours) if ours else "",
+            }
+
+
+def with_interval(of: Mean) -> str:
+    return f"{of.mean:.4g}" + (f" [{bounds(of.interval)}]" if of.interval else "")
+
+
+def bounds(interval: Interval) -> str:
+    return " to ".join(f"{bound:.4g}" for bound in interval)
+
+
+def exploratory_figures(folder: Path) -> Iterator[Output]:
+    """``exploratory_PROBLEM``: what MultiMax gains on each function in what judges, paired by seed."""
+    for path in sorted(folder.glob("*.csv")):
+        of = read(path)
+        measure, _, n = of.problem.judge.partition("@")
+        groups = {f"{of.name}, exploratory": list(lines(of))}
+        ours, softmax = (mean_over_seeds(of.values(name, of.problem.judge).values()).mean for name in (OURS, "softmax"))
+        title = f"{measure.capitalize()} {ours:.3g} with MultiMax, {softmax:.3g} with softmax"
+        axis = f"what MultiMax gains in {measure} on rows of {n}; better to the right"
+        yield picture(f"exploratory_{of.name}", forest(groups, title, axis), figure_rows(groups), sources=[path])
+
+
+def lines(of: Explored) -> Iterator[Line]:
+    sign = 1 if of.problem.better == "higher" else -1
+    ours = of.values(OURS, of.problem.judge)
+    for function in of.runs:
+        others = of.values(function, of.problem.judge)
+        pairs = [sign * (ours[seed] - others[seed]) for seed in ours if seed in others]
+        if function != OURS and pairs:
+            found = mean_over_seeds(pairs)
+            yield Line(style_of(function).label, function, pairs, found.mean, found.interval)
