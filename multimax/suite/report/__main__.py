@@ -1,5 +1,6 @@
 """python -m multimax.suite.report [tables | theory | page | wanted [CLAIMS] | record RUN... | pack RUN... | ...]"""
 
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from multimax.suite.errors import Parser, UserError, one_line_errors
@@ -54,7 +55,7 @@ def main() -> None:
                 print(*overrides)
             return
         from multimax.suite.report.merge import merge
-        from multimax.suite.report.outputs import save
+        from multimax.suite.report.outputs import Output, save
         from multimax.suite.report.page.results_page import results_page
         from multimax.suite.report.page.serve import serve
         from multimax.suite.report.readme import update_readme
@@ -74,7 +75,12 @@ def main() -> None:
         return
     everything = [all_tables, all_figures, results_page]
     # What theory counts depends on no record.
-    parts = {"tables": [all_tables], "theory": [theory], "page": [results_page], None: [theory, *everything]}
+    parts: Mapping[str | None, Sequence[Callable[[Path], Iterator[Output]]]] = {
+        "tables": [all_tables],
+        "theory": [theory],
+        "page": [results_page],
+        None: [theory, *everything],
+    }
     for make in parts.get(arguments.command, everything):
         for output in make(arguments.results):
             for path in save(output, arguments.results):
