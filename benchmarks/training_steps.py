@@ -37,12 +37,13 @@ def image_classifier(config: Any, batch: int, device: torch.device) -> tuple[nn.
 
 def language_model(config: Any, batch: int, device: torch.device) -> tuple[nn.Module, Loss, int]:
     """On a segment with a full memory; words are as frequent as Zipf's law has them."""
-    from multimax.suite.tasks.language_modeling import MODELS
+    from multimax.suite.models.language_model import MODELS
 
     cutoffs, length = config.model.cutoffs, config.model.segment_length
     num_tokens = VOCABULARY["lm"] if cutoffs else 1000
     sites = config.reweight
-    model = MODELS[config.model.name](config.model, sites.attention, sites.output, num_tokens).to(device)
+    kind = MODELS.find("model.name", config.model.name)
+    model = kind(config.model, sites.attention, sites.output, num_tokens).to(device)
     frequencies = torch.arange(1, num_tokens + 1, dtype=torch.float64).reciprocal()
     tokens, targets, before = (
         torch.multinomial(frequencies, 3 * batch * length, replacement=True).to(device).view(3, batch, length)
@@ -79,7 +80,7 @@ def training_step(
     Models share ``weights``, which the first one fills, so that several large ones find room.
     """
     from multimax import clip_gradients
-    from multimax.suite.engine.optimization import create_optimizer
+    from multimax.suite.engine.optimizers import create_optimizer
 
     torch.manual_seed(0)
     batch = 2 if quick else BATCH[device.type][config.task]

@@ -22,8 +22,7 @@ from multimax.suite import loggers
 from multimax.suite.composition import (
     CONFIGS,
     explain,
-    import_modules,
-    import_plugins,
+    import_given_plugins,
     known_keys,
     readable_overrides,
     register_groups,
@@ -39,7 +38,7 @@ from multimax.suite.engine.run_writer import RunWriter
 from multimax.suite.engine.trainer import Trainer
 from multimax.suite.errors import Interrupted, Parser, UserError, limits_explained, one_line_errors
 from multimax.suite.runs import Run
-from multimax.suite.tasks import task_module
+from multimax.suite.tasks import task_module, task_of
 from multimax.suite.tasks.base import Shard, Task
 
 failures: list[str] = []
@@ -54,15 +53,15 @@ def train() -> None:
     # Hydra would print its own report of an error and exit; with this it raises, and we say it in one line.
     os.environ["HYDRA_FULL_ERROR"] = "1"
     arguments = Parser(parents=[get_args_parser()], add_help=False).parse_intermixed_args()
-    import_plugins(arguments.overrides)
+    import_given_plugins(arguments.overrides)
     register_groups()
-    overrides = readable_overrides(arguments.overrides, sweep=arguments.multirun)
+    overrides = readable_overrides(arguments.overrides, arguments.multirun, arguments.config_dir)
     options = [word for word in sys.argv[1:] if word not in arguments.overrides]
     sys.argv[1:] = [*options, *overrides]
     try:
         hydra.main(version_base="1.3", config_path=str(CONFIGS), config_name="config")(job)()
     except (HydraException, OmegaConfBaseException) as error:
-        raise UserError(explain(error, *known_keys(overrides))) from None
+        raise UserError(explain(error, *known_keys(overrides, arguments.config_dir))) from None
     if failures:
         raise UserError(*failures)
 
@@ -86,7 +85,6 @@ def train_composed(composed: DictConfig, overrides: Sequence[str]) -> float:
 
     ``overrides`` are those that it was composed with, to be noted in the run.
     """
-    import_modules(composed.get("imports"))
     world = distributed.world_size()
     config = typed(composed, world, overrides)
     first = distributed.rank() == 0
@@ -103,7 +101,7 @@ def train_composed(composed: DictConfig, overrides: Sequence[str]) -> float:
     if device.type == "cpu":
         keep_freed_memory()
     with distributed.processes(device):
-        task = task_module(config.task).create(config)
+        task = task_of(composed).create(config)
         if (score := writer.run.score) is not None:
             if first:
                 writer.run.check_data(task.fingerprint())

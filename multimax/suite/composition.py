@@ -2,11 +2,10 @@
 
 What code knows already is a group without a file: the reweightings of the registry (a function is selectable as soon
 as it is registered; ``configs/reweight/`` adds named variants), the tasks with the defaults of their dataclasses, the
-scales and the loggers.
+scales, the loggers, the optimisers and the schedules. Files of the user's own are in the folder of ``--config-dir``.
 """
 
 import difflib
-import importlib
 import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -16,14 +15,15 @@ from hydra import compose, initialize_config_dir
 from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import HydraException, MissingConfigException
-from omegaconf import DictConfig, ListConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigKeyError, OmegaConfBaseException
 
 from multimax import reweight
-from multimax.suite.config import LOGGERS, SCALES, RunConfig, flatten, skeleton, text_keys
+from multimax.suite.config import LOGGERS, OPTIMIZERS, SCALES, SCHEDULES, RunConfig, flatten, skeleton, text_keys
 from multimax.suite.errors import UserError
-from multimax.suite.overrides import parse, readable
-from multimax.suite.tasks import MODULES, task_module
+from multimax.suite.overrides import in_quotes, parse, readable
+from multimax.suite.plugins import TARGET, import_plugins, with_own_parts
+from multimax.suite.tasks import MODULES, task_module, task_of
 
 SHIPPED = Path(__file__).resolve().with_name("configs")  # in a wheel; in a clone they are at the top
 CONFIGS = SHIPPED if SHIPPED.is_dir() else SHIPPED.parents[2] / "configs"
@@ -37,10 +37,14 @@ def register_groups() -> None:
     for task in MODULES:  # with every default of its dataclasses: a recipe writes only what differs
         node = skeleton(task_module(task).Config) | {"task": task}
         store.store(group="task", name=task, node=node, package="_global_")
+    store.store("run", skeleton(RunConfig), package="_global_")  # below a task that is not registered
     for scale in SCALES:
         store.store(group="scale", name=scale, node={"scale": scale}, package="_global_")
     for logger, samples_every in LOGGERS.items():
         store.store(group="logger", name=logger, node={"name": logger, "samples_every": samples_every})
+    for group, registry in (("optimizer", OPTIMIZERS), ("schedule", SCHEDULES)):
+        for name in registry:
+            store.store(group=group, name=name, node={"name": name})
 
 
 def register_reweightings() -> None:
@@ -63,31 +67,18 @@ def register_reweightings() -> None:
         store.store(group="reweight", name=name, node={"defaults": [{site: chosen} for site, chosen in sites.items()]})
 
 
-def import_plugins(overrides: Iterable[str]) -> None:
-    """Import the modules of an ``imports=[...]`` override, which may register what other overrides select."""
+def import_given_plugins(overrides: Iterable[str]) -> None:
+    """Import the modules of a ``plugins=[...]`` override, which may register what other overrides select."""
     for override in overrides:
-        if override.startswith("imports=") and (parsed := parse(override)) is not None:
-            import_modules(parsed.value())
+        if override.startswith("plugins=") and (parsed := parse(override)) is not None:
+            import_plugins(parsed.value())
 
 
-def import_modules(names: Any) -> None:
-    """Import modules by name. Raises UserError for one that is not there or whose own imports fail."""
-    if not isinstance(names, list | ListConfig | None) or not all(isinstance(name, str) for name in names or []):
-        raise UserError(f"imports={names}: this is no list of modules, such as imports=[my_functions]")
-    for name in names or []:
-        try:
-            importlib.import_module(name)
-        except ModuleNotFoundError as error:
-            raise UserError(f"imports: there is no module {error.name} (looked for {name} on PYTHONPATH)") from None
-        except (ImportError, SyntaxError, TypeError, ValueError) as error:
-            raise UserError(f"imports: {name} cannot be imported: {error}") from None
-
-
-def readable_overrides(overrides: Sequence[str], sweep: bool = False) -> list[str]:
+def readable_overrides(overrides: Sequence[str], sweep: bool = False, config_dir: str | None = None) -> list[str]:
     """The overrides as Hydra reads them; raises UserError with what to type for one that it cannot read."""
     texts = set().union(*(text_keys(task_module(task).Config) for task in MODULES))
     found = readable(overrides, texts, sweep)
-    groups = [*group_names(), "hydra"]
+    groups = [*group_names(config_dir), "hydra"]
     for override in found:
         parsed = parse(override)
         if parsed is None or parsed.is_sweep_override() or parsed.is_delete() or parsed.key_or_group not in groups:
@@ -98,34 +89,41 @@ def readable_overrides(overrides: Sequence[str], sweep: bool = False) -> list[st
     return found
 
 
-def compose_configuration(overrides: Sequence[str]) -> DictConfig:
+def compose_configuration(overrides: Sequence[str], config_dir: str | None = None) -> DictConfig:
     """What ``train.py`` composes from these overrides, without running anything. Raises UserError."""
-    overrides = readable_overrides(overrides)
+    import_given_plugins(overrides)
+    overrides = readable_overrides(overrides, config_dir=config_dir)
     try:
-        return _compose(overrides)
+        return _compose(overrides, config_dir)
     except (HydraException, OmegaConfBaseException) as error:
-        raise UserError(explain(error, *known_keys(overrides))) from None
+        raise UserError(explain(error, *known_keys(overrides, config_dir))) from None
 
 
-def _compose(overrides: Sequence[str]) -> DictConfig:
+def _compose(overrides: Sequence[str], config_dir: str | None = None) -> DictConfig:
     register_groups()
     GlobalHydra.instance().clear()
+    more = [] if config_dir is None else [f"hydra.searchpath=[{in_quotes(f'file://{Path(config_dir).resolve()}')}]"]
     with initialize_config_dir(str(CONFIGS), version_base="1.3"):
-        return compose("config", overrides=list(overrides))
+        return compose("config", overrides=[*overrides, *more])
 
 
-def group_names() -> list[str]:
+def group_names(config_dir: str | None = None) -> list[str]:
     """The groups of which a command line chooses one by name."""
-    files = {str(path.parent.relative_to(CONFIGS)) for path in CONFIGS.rglob("*/*.yaml")}
-    return sorted(files | {"task", "scale", "logger", "reweight", *(f"reweight/{site}" for site in SITES)})
+    files = {
+        str(path.parent.relative_to(folder))
+        for folder in (CONFIGS, *([Path(config_dir)] if config_dir else []))
+        for path in folder.rglob("*/*.yaml")
+    }
+    of_code = {"task", "scale", "logger", "optimizer", "schedule", "reweight", *(f"reweight/{site}" for site in SITES)}
+    return sorted(files | of_code)
 
 
-def known_keys(overrides: Sequence[str]) -> tuple[list[str], list[str]]:
+def known_keys(overrides: Sequence[str], config_dir: str | None = None) -> tuple[list[str], list[str]]:
     """Dotted keys and group names that a command line could have meant, given the groups that it chooses."""
-    groups = group_names()
+    groups = group_names(config_dir)
     chosen = [override for override in overrides if override.split("=")[0] in groups and "," not in override]
     try:
-        composed = _compose(chosen)
+        composed = _compose(chosen, config_dir)
     except (HydraException, OmegaConfBaseException):
         return [], groups
     return [str(key) for key, _ in flatten(to_dict(composed))], groups
@@ -137,7 +135,10 @@ def to_dict(composed: DictConfig) -> dict[str, Any]:
 
 def typed(composed: DictConfig, world: int = 1, overrides: Iterable[str] = ()) -> RunConfig:
     """The composed configuration as the task's dataclass, checked, with the overrides that it has. Raises UserError."""
-    schema = task_module(composed.get("task")).Config
+    schema = with_own_parts(task_of(composed).Config, composed)
+    data = composed.get("data")
+    if isinstance(data, DictConfig) and data.get(TARGET) is not None and OmegaConf.is_missing(data, "source"):
+        data.source = "own"
     try:
         config = cast(RunConfig, OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(schema), composed)))
     except OmegaConfBaseException as error:

@@ -14,7 +14,9 @@ from typing import Any, get_type_hints
 from multimax import reweight
 from multimax.integrations.sites import Site
 from multimax.suite.errors import UserError
-from multimax.suite.options import bounded, check_options, choice
+from multimax.suite.options import bounded, check_options, choice, registered
+from multimax.suite.plugins import PARTS, has_target, taken
+from multimax.suite.registry import Registry
 
 
 @dataclass
@@ -33,9 +35,29 @@ class Reweight:
         return {name: site for name, site in sites.items() if site and name not in ("attention", "output")}
 
 
+OPTIMIZERS = Registry(
+    {
+        "adamw": "multimax.suite.engine.optimizers.adamw",
+        "sgd": "multimax.suite.engine.optimizers.sgd",
+        "muon": "multimax.suite.engine.optimizers.muon",
+        "schedule_free_adamw": "multimax.suite.engine.optimizers.schedule_free_adamw",
+    }
+)
+"""Of each name ``create(model, config: Optimizer) -> torch.optim.Optimizer``."""
+
+SCHEDULES = Registry(
+    {
+        "cosine": "multimax.suite.engine.optimization.cosine",  # to final_rate at the last step
+        "inverse_sqrt": "multimax.suite.engine.optimization.warmup",
+        "constant": "multimax.suite.engine.optimization.warmup",
+    }
+)
+"""Of each name ``create(optimizer, config: Schedule, total_steps, warmup_steps)``, which has ``step_update(step)``."""
+
+
 @dataclass
 class Optimizer:
-    """AdamW. Biases, norms and the reweightings' own parameters are never decayed."""
+    """Biases, norms and the reweightings' own parameters are never decayed."""
 
     learning_rate: float = bounded(0)
     beta1: float = bounded(0, 1, default=0.9)
@@ -44,13 +66,15 @@ class Optimizer:
     weight_decay: float = bounded(0, default=0.0)
     # Largest global gradient norm; the reweightings' parameters are clipped to it as a group of their own.
     clip_norm: float | None = bounded(0, default=None)
+    name: str = registered(OPTIMIZERS, default="adamw")
+    momentum: float = bounded(0, 1, default=0.9)  # of sgd; of muon, which takes Nesterov's, 0.95 is usual
 
 
 @dataclass
 class Schedule:
     """Learning rate over steps: linear warm-up from ``warmup_rate``, then the named decay."""
 
-    name: str = choice("cosine", "inverse_sqrt", "constant", default="cosine")  # cosine: to final_rate at the last step
+    name: str = registered(SCHEDULES, default="cosine")
     warmup_steps: int | None = bounded(0, default=None)
     warmup_epochs: float | None = bounded(0, default=None)
     warmup_rate: float = bounded(0, default=0.0)
@@ -87,7 +111,7 @@ class Training:
 
 
 SCALES = ("demo", "small", "paper")
-LOGGERS = {"none": 0, "wandb": 5, "tensorboard": 5}
+LOGGERS = Registry({"none": 0, "wandb": 5, "tensorboard": 5})
 """Each logger's ``samples_every`` where nothing else is said."""
 
 
@@ -95,7 +119,7 @@ LOGGERS = {"none": 0, "wandb": 5, "tensorboard": 5}
 class Logger:
     """Where the run is shown beside its own files, and what is measured for showing; changes no number of the run."""
 
-    name: str = choice(*LOGGERS, default="none")
+    name: str = registered(LOGGERS, default="none")
     measure: bool = True  # at each evaluation the reweightings' parameters, sparsity and multi-modality of attention
     # Evaluations from one set of sample predictions and attention pictures to the next; 0: none.
     samples_every: int = bounded(0, default=0)
@@ -129,7 +153,8 @@ class RunConfig:
     seed: int = bounded(0, default=0)
     run_dir: str | None = None
     experiment: str | None = None  # what the report gathers runs under; None: the task and the scale
-    imports: list[str] = field(default_factory=list)
+    plugins: list[str] = field(default_factory=list)  # modules of the user's own, imported at the start
+    _target_: str | None = None  # class of a task that has no name in multimax.suite.tasks
     numerics: int = NUMERICS  # what made the run's numbers; not to be chosen
 
     def check(self, world: int) -> None:
@@ -142,8 +167,17 @@ class RunConfig:
             raise UserError("set one of training.epochs and training.steps, and null the other")
         if schedule.warmup_epochs is not None and schedule.warmup_steps is not None:
             raise UserError("set at most one of schedule.warmup_epochs and schedule.warmup_steps")
-        if schedule.name == "inverse_sqrt" and not (schedule.warmup_steps or schedule.warmup_epochs):
+        if (
+            schedule.name == "inverse_sqrt"
+            and not has_target(schedule)
+            and not (schedule.warmup_steps or schedule.warmup_epochs)
+        ):
             raise UserError("schedule.name=inverse_sqrt needs a warm-up: set schedule.warmup_steps")
+        if self.optimizer.name == "schedule_free_adamw" and schedule.name != "constant":
+            raise UserError(
+                "optimizer.name=schedule_free_adamw averages the weights instead of lowering the learning rate: set "
+                "schedule.name=constant"
+            )
         if training.cuda_graphs and not training.compile:
             raise UserError("training.cuda_graphs replays compiled steps: set training.compile=true too")
         if training.average_checkpoints is not None and training.checkpoint_every is not None:
@@ -157,8 +191,22 @@ class RunConfig:
         """Keys that are read in some configurations only: what it takes, whether this one has it, and the keys."""
         schedule = self.schedule
         warmup = bool(schedule.warmup_steps or schedule.warmup_epochs)
-        yield "schedule.name=cosine", schedule.name == "cosine", ("schedule.final_rate",)
         yield "schedule.warmup_steps or schedule.warmup_epochs", warmup, ("schedule.warmup_rate",)
+        if not has_target(schedule):
+            yield "schedule.name=cosine", schedule.name == "cosine", ("schedule.final_rate",)
+        optimizer, betas = self.optimizer, ("optimizer.beta1", "optimizer.beta2", "optimizer.epsilon")
+        if not has_target(optimizer):
+            yield "optimizer.name other than sgd", optimizer.name != "sgd", betas
+            yield "optimizer.name=sgd or muon", optimizer.name in ("sgd", "muon"), ("optimizer.momentum",)
+        yield from self.unread("optimizer", "learning_rate", "weight_decay", "clip_norm")
+        yield from self.unread("schedule", "warmup_steps", "warmup_epochs")
+
+    def unread(self, name: str, *read: str) -> Iterator[tuple[str, bool, tuple[str, ...]]]:
+        """Keys of a part that neither its ``_target_``, if it has one, nor whoever knows those of ``read`` asks for."""
+        part = getattr(self, name)
+        if has_target(part):
+            unread = {item.name for item in fields(part)} - {*part.__own__, *read} - taken(name, part)
+            yield f"{name}._target_ taking it", False, tuple(f"{name}.{key}" for key in sorted(unread))
 
     def check_read(self, given: Set[str]) -> None:
         """Raise UserError for one of the ``given`` keys that has a value, not its default, which nothing reads.
@@ -168,8 +216,9 @@ class RunConfig:
         if "numerics" in given:
             raise UserError("numerics is the version of the code that made a run's numbers: leave it out")
         defaults, values = dict(flatten(skeleton(type(self)))), dict(flatten(asdict(self)))
+        own = {f"{name}.{key}" for name in PARTS if has_target(of := getattr(self, name)) for key in taken(name, of)}
         for condition, holds, keys in self.readers():
-            for key in () if holds else given & set(keys):
+            for key in () if holds else (given & set(keys)) - own:
                 if values[key] != defaults[key]:
                     raise UserError(f"{key}={values[key]}: only with {condition} is it read: set that, or leave it out")
 

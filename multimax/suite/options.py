@@ -5,6 +5,8 @@ from dataclasses import MISSING, field, fields, is_dataclass
 from typing import Any
 
 from multimax.suite.errors import UserError
+from multimax.suite.plugins import has_target
+from multimax.suite.registry import Registry
 
 
 def bounded(least: float, most: float = math.inf, *, default: Any = MISSING) -> Any:
@@ -17,14 +19,20 @@ def choice(*values: str, default: Any = MISSING) -> Any:
     return field(default=default, metadata={"choices": values})
 
 
+def registered(registry: Registry, *, default: Any = MISSING) -> Any:
+    """A dataclass's field for a name in ``registry``, of which a ``_target_`` takes the place."""
+    return field(default=default, metadata={"choices": registry})
+
+
 def check_options(config: Any, prefix: str = "") -> None:
     """Raise UserError for a field of ``config``, or of the dataclasses in it, whose value is not one of its own."""
     for item in fields(config):
         key, value = f"{prefix}{item.name}", getattr(config, item.name)
         if is_dataclass(value):
             check_options(value, f"{key}.")
-        if "choices" in item.metadata and value not in item.metadata["choices"]:
-            raise UserError(f"{key}={value}: choose one of {', '.join(item.metadata['choices'])}")
+        choices = item.metadata.get("choices", (value,))
+        if value not in choices and not (isinstance(choices, Registry) and has_target(config)):
+            raise UserError(f"{key}={value}: choose one of {', '.join(choices)}")
         least, most = item.metadata.get("bounds", (-math.inf, math.inf))
         if "bounds" in item.metadata and value is not None and not least <= value <= most:
             range_ = f"below {least}" if most == math.inf else f"not in [{least}, {most}]"

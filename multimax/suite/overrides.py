@@ -22,7 +22,12 @@ KEY = re.compile(r"(\+\+?|~)?[A-Za-z0-9_$][\w$./@:-]*", re.ASCII)
 
 def quoted(key: str, value: str) -> str:
     """The override that gives ``key`` this text, whatever is in it."""
-    return f"{key}={QuotedString(value, Quote.double).with_quotes()}"
+    return f"{key}={in_quotes(value)}"
+
+
+def in_quotes(value: str) -> str:
+    """The text as Hydra's grammar has it."""
+    return QuotedString(value, Quote.double).with_quotes()
 
 
 def parse(override: str) -> Override | None:

@@ -2,7 +2,7 @@
 
     config.yaml     what it computes: its name follows from this
     data.json       the fingerprint of the data that it computes it of
-    starts.jsonl    each start: command, revision, machine
+    starts.jsonl    each start: command, revision, machine, hashes of plugins
     metrics.jsonl   what it logged, step by step
     summary.json    the final metrics, there once the run is finished
     checkpoints/ samples/ analysis/
@@ -27,7 +27,7 @@ from multimax.suite.config import experiment_name, reweight_label, setting
 from multimax.suite.data.fingerprint import Fingerprint, difference
 from multimax.suite.errors import UserError
 from multimax.suite.files import read_lines
-from multimax.suite.tasks import task_module
+from multimax.suite.tasks import task_of
 
 
 @dataclass(frozen=True)
@@ -124,9 +124,14 @@ class Run:
         return reweight_label(self.config["reweight"])
 
     @property
+    def task_module(self) -> Any:
+        """That of the run's task, with its plugins. Raises UserError where these are not to be found."""
+        return task_of(self.config)
+
+    @property
     def setting(self) -> dict[str, Any]:
         """What determines the run's numbers but for reweighting and seed: equal for runs that compare functions."""
-        return setting(self.config, task_module(self.config["task"]).Config)
+        return setting(self.config, self.task_module.Config)
 
     @property
     def revision(self) -> str | None:

@@ -1,10 +1,10 @@
 """A sweep's runs as jobs, on Slurm or on this machine, with their code and configurations frozen at submission.
 
 ``SWEEP/code`` is a copy of the package as it is when the sweep is submitted, uncommitted changes included (which are in
-``uncommitted.diff`` too, to read), and of the modules that ``imports`` names; ``SWEEP/configs`` has one composed
+``uncommitted.diff`` too, to read), and of the plugins; ``SWEEP/configs`` has one composed
 configuration per run. The jobs read nothing else of the project: a run that starts days later, or again after a
-preemption, is what was submitted, whatever has become of the repository. What the modules of ``imports`` themselves
-import from PYTHONPATH is not copied.
+preemption, is what was submitted, whatever has become of the repository. What the plugins themselves import
+from PYTHONPATH is not copied.
 """
 
 import importlib
@@ -30,6 +30,7 @@ from submitit.core.utils import FailedJobError
 from submitit.helpers import Checkpointable, TorchDistributedEnvironment
 
 import multimax
+from multimax.suite import plugins
 from multimax.suite.cli import train_composed
 from multimax.suite.composition import typed
 from multimax.suite.config import RunConfig, run_name, setting
@@ -39,7 +40,7 @@ from multimax.suite.engine.provenance import REVISION, git, revision
 from multimax.suite.engine.run_writer import RunWriter
 from multimax.suite.errors import Interrupted, UserError
 from multimax.suite.runs import Run, read_runs
-from multimax.suite.tasks import task_module
+from multimax.suite.tasks import task_of
 
 OURS = {"_target_", "submitit_folder", "resources", "parallel", "dry_run", "max_num_timeout"}  # not for submitit
 COMMON = {*BaseQueueConf.__dataclass_fields__}  # what submitit takes for every kind of cluster, without a prefix
@@ -143,7 +144,7 @@ def check_data(finished: Sequence[Member]) -> None:
         key = f"{config.task} {config.data}"
         if key not in fingerprints:
             try:
-                fingerprints[key] = task_module(config.task).create(config).fingerprint()
+                fingerprints[key] = task_of(asdict(config)).create(config).fingerprint()
             except UserError as error:
                 fingerprints[key] = None
                 say(f"the data of finished runs are not compared with those that they were trained on: {error}")
@@ -154,7 +155,7 @@ def check_data(finished: Sequence[Member]) -> None:
 def freeze(sweep: Path, runs: Sequence[Member]) -> str:
     """Write the code and the runs' configurations into the sweep's folder; return the command that starts its Python.
 
-    The modules of ``imports`` go with the code.
+    The plugins go with the code.
     """
     code, configs = sweep / "code", sweep / "configs"
     try:
@@ -170,8 +171,11 @@ def freeze(sweep: Path, runs: Sequence[Member]) -> str:
         (code / package.name / REVISION).write_text(f"{known}\n")
     with suppress(OSError, subprocess.CalledProcessError):
         (sweep / "uncommitted.diff").write_text(git("diff", "HEAD"))
-    for name in sorted({name.split(".")[0] for run in runs for name in run.config.imports} - {package.name}):
+    own = {name.split(".")[0] for run in runs for name in plugins.modules(asdict(run.config))}
+    for name in sorted(own - {package.name}):
         module = importlib.import_module(name)
+        if plugins.is_installed(module):
+            continue
         if hasattr(module, "__path__"):
             shutil.copytree(next(iter(module.__path__)), code / name, ignore=without_caches)
         else:

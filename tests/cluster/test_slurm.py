@@ -30,7 +30,7 @@ def held(scores, mask=None):
 
 # No checkpoint but those that a signal or the end brings.
 RUN = [
-    "imports=[held]",
+    "plugins=[held]",
     "reweight=held",
     "training.epochs=null",
     "training.steps=40",

@@ -100,7 +100,7 @@ def test_a_user_s_function_trains_without_touching_the_project(root, tmp_path):
         "    return weights / weights.sum(-1, keepdim=True).clamp(min=1e-30)\n"
     )
     run = tmp_path / "run"
-    arguments = ["imports=[my_functions]", "reweight=squared", "reweight.attention.floor=0.5", "training.epochs=1"]
+    arguments = ["plugins=[my_functions]", "reweight=squared", "reweight.attention.floor=0.5", "training.epochs=1"]
     done = command(root, "train.py", f"run_dir={run}", *arguments, PYTHONPATH=str(tmp_path))
     assert done.returncode == 0, done.stderr
     assert "name: squared" in (run / "config.yaml").read_text()
@@ -126,7 +126,7 @@ def test_a_user_s_function_trains_without_touching_the_project(root, tmp_path):
         (["training.epochs=soon"], "training.epochs"),
         (["scale=small", "reweight=multimax", "data.root=/nonexistent"], "/nonexistent is not a folder"),
         (["training.device=cuda"], "no CUDA device"),
-        (["imports=[no_such_module]"], "no_such_module"),
+        (["plugins=[no_such_module]"], "no_such_module"),
         (["seed"], "seed"),
     ],
 )

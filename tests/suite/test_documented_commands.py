@@ -41,16 +41,23 @@ def documented() -> list[tuple[str, str]]:
 
 
 @pytest.mark.parametrize("words", [words for program, words in documented() if program == "train.py"])
-def test_a_documented_training_composes(words):
-    if any(mark in words for mark in ("...", "imports=", "NAME", "$")):
+def test_a_documented_training_composes(words, monkeypatch):
+    if any(mark in words for mark in ("...", "plugins=", "NAME", "$")):
         pytest.skip("this is a pattern of commands")
+    if "optuna" in words or "experiment=search" in words:
+        pytest.importorskip("hydra_plugins.hydra_optuna_sweeper", reason="needs Optuna: pip install -e '.[optuna]'")
     arguments = shlex.split(words)
     sweep = "-m" in arguments
     overrides = [word for word in arguments if "=" in word and not word.startswith(("hydra/", "hydra."))]
     readable_overrides(overrides, sweep)
     if sweep:  # the first run of it
-        overrides = [word.split(",")[0] for word in overrides]
-    assert typed(compose_configuration(overrides))
+        overrides = [word.split(",")[0] for word in overrides if "(" not in word]
+    config_dir = None
+    if "--config-dir" in arguments:
+        monkeypatch.chdir(ROOT / "examples" / "own")
+        monkeypatch.syspath_prepend(ROOT / "examples" / "own")
+        config_dir = arguments[arguments.index("--config-dir") + 1]
+    assert typed(compose_configuration(overrides, config_dir))
 
 
 @pytest.mark.parametrize("program", HELP)

@@ -95,7 +95,7 @@ def test_a_run_that_fails_here_does_not_stop_the_others(tmp_path, monkeypatch, c
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     with pytest.raises(UserError, match=r"picky-seed0-\w+ did not finish: see .*_log.out"):
-        sweep(tmp_path, monkeypatch, "hydra/launcher=local", "imports=[picky]", "reweight=picky,softmax")
+        sweep(tmp_path, monkeypatch, "hydra/launcher=local", "plugins=[picky]", "reweight=picky,softmax")
     assert [path.parent.name.split("-")[2] for path in tmp_path.glob("runs/*/summary.json")] == ["softmax"]
     (log,) = [path for path in tmp_path.glob("runs/sweeps/*/jobs/*.out") if "not in an evaluation" in path.read_text()]
     assert str(log) in capsys.readouterr().out

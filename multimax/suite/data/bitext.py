@@ -26,11 +26,19 @@ from multimax.suite.data.text import FileSource, StringSource, TextSource
 from multimax.suite.data.tokenization import Tokenizer, join_pieces
 from multimax.suite.errors import UserError
 from multimax.suite.files import expanded
-from multimax.suite.options import bounded, choice
+from multimax.suite.options import bounded, registered
+from multimax.suite.plugins import build, has_target, require
+from multimax.suite.registry import Registry
 
 READING = 2  # of raw text: a change of it leaves the caches alone that older code made
 VALIDATION = ("valid", "validation", "val", "dev")  # names of its files; the first is fairseq's
 TEXT = re.compile(rf"(train|{'|'.join(VALIDATION)}|[\w-]*(?:test|tst)[\w-]*)\.({CODE})(\.gz)?")
+
+
+SOURCES = Registry(
+    {"synthetic": "multimax.suite.data.bitext.synthetic", "files": "multimax.suite.data.bitext.from_files"}
+)
+"""Of each name but files what makes the two ``TextSource``s of each split from the configuration."""
 
 
 @dataclass
@@ -38,7 +46,7 @@ class TranslationData(Recipe):
     """Which sentence pairs, and what is done to raw text; a folder that was prepared says it itself."""
 
     name: str  # label of the data in run names
-    source: str = choice("synthetic", "files")  # synthetic: of the project's own German grammar; files: root
+    source: str = registered(SOURCES)  # synthetic: of the project's own German grammar; files: root
     # Folder with line-aligned text of each split, such as train.de and train.en or train.de.gz and train.en.gz; or made
     # by scripts/prepare_iwslt14.py; or by fairseq-preprocess.
     root: str | None = None
@@ -175,7 +183,12 @@ def open_bitext(config: TranslationData) -> Bitext:
         UserError: they are absent, incomplete, not aligned, not UTF-8 or not in these languages, a dictionary does not
             belong to them, or the cache cannot be written.
     """
-    bitext = from_text(config, synthetic(config)) if config.source == "synthetic" else from_files(config)
+    if config.source == "files":
+        bitext = from_files(config)
+    elif has_target(config):
+        bitext = from_text(config, own_texts(build("data", config, offered={})))
+    else:
+        bitext = from_text(config, SOURCES.find("data.source", config.source)(config))
     for key in ("eval_split", "test_split"):
         if (split := getattr(config, key)) not in bitext.splits:
             raise UserError(f"data.{key}={split}: there is no such split; there are {', '.join(bitext.splits)}")
@@ -193,6 +206,18 @@ def synthetic(config: TranslationData) -> dict[str, tuple[TextSource, TextSource
         return StringSource("\n".join(lines), name)
 
     return {split: (side(de, f"{split}.de"), side(en, f"{split}.en")) for split, (de, en) in corpus().items()}
+
+
+def own_texts(made: Any) -> dict[str, tuple[TextSource, TextSource]]:
+    """The text of a ``_target_``: for each split the lines of both languages. Raises UserError."""
+    texts = require("data", made, dict)
+    for split in ("train", VALIDATION[0]):
+        if not isinstance(texts.get(split), tuple) or len({len(side) for side in texts[split]}) != 1:
+            raise UserError(f"data: {split} is no pair of lists of lines, as many in either language")
+    return {
+        split: tuple(StringSource("\n".join(side), f"{split}, side {i}") for i, side in enumerate(sides, 1))  # type: ignore[misc]
+        for split, sides in texts.items()
+    }
 
 
 def from_files(config: TranslationData) -> Bitext:

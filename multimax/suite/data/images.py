@@ -19,7 +19,9 @@ from multimax.suite.data.left_out import LeftOut
 from multimax.suite.data.pixels import UnreadableImage
 from multimax.suite.errors import UserError
 from multimax.suite.files import expanded
-from multimax.suite.options import bounded
+from multimax.suite.options import bounded, registered
+from multimax.suite.plugins import build, has_target
+from multimax.suite.registry import Registry
 from multimax.suite.waiting import waiting
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -28,12 +30,18 @@ SAMPLE = 1 << 26  # bytes of a split that a fingerprint reads
 INSPECTED = 10_000  # images of a split that are decoded before training: some seconds
 
 
+SOURCES = Registry(
+    {"digits": "multimax.suite.data.images.open_digits", "files": "multimax.suite.data.images.open_files"}
+)
+"""Of each name what makes the training and the validation images from the configuration."""
+
+
 @dataclass
 class ImageData:
     """Which images, and how they are augmented."""
 
     name: str  # label of the data in run names
-    source: str  # digits | files (root, or else hub)
+    source: str = registered(SOURCES)  # files: root, or else hub
     num_classes: int = bounded(2)
     image_size: int = bounded(1)  # pixels, of what the model sees
     root: str | None = None  # folder with train/CLASS/*.jpg and val/CLASS/*.jpg, or train-*.parquet and val*.parquet
@@ -142,11 +150,11 @@ def open_images(config: ImageData) -> tuple[ImageSource, ImageSource]:
         raise UserError(f"data.mean and data.std must have as many entries as data.in_chans={config.in_chans}")
     if not all(value > 0 for value in config.std):
         raise UserError(f"data.std={config.std}: pixels are divided by it, so that it must be above 0")
-    openers = {"digits": _open_digits, "files": _open_files}
-    if config.source not in openers:
-        raise UserError(f"data.source={config.source}: choose one of {', '.join(openers)}")
     try:
-        train, val = openers[config.source](config)
+        if has_target(config):
+            train, val = own_images(build("data", config, offered={}))
+        else:
+            train, val = SOURCES.find("data.source", config.source)(config)
         _check(config, train, val)
         if config.held_out:
             train, val = hold_out(train, config.held_out)
@@ -168,7 +176,14 @@ def hold_out(train: ImageSource, share: float) -> tuple[ImageSource, ImageSource
     return PartSource(train, parts[0]), PartSource(train, parts[1])
 
 
-def _open_digits(config: ImageData) -> tuple[ImageSource, ImageSource]:
+def own_images(made: Any) -> tuple[ImageSource, ImageSource]:
+    """What a ``_target_`` made: the training and the validation images. Raises UserError."""
+    if not (isinstance(made, tuple) and len(made) == 2 and all(isinstance(part, ImageSource) for part in made)):
+        raise UserError("data: a data set of images is a pair of ImageSources, for training and validation")
+    return made
+
+
+def open_digits(config: ImageData) -> tuple[ImageSource, ImageSource]:
     """1,797 scans of 8x8 pixels with 17 levels of grey; a fixed fifth of each class is for validation."""
     from sklearn.datasets import load_digits
     from sklearn.model_selection import train_test_split
@@ -190,7 +205,7 @@ def _open_digits(config: ImageData) -> tuple[ImageSource, ImageSource]:
     return train, val
 
 
-def _open_files(config: ImageData) -> tuple[ImageSource, ImageSource]:
+def open_files(config: ImageData) -> tuple[ImageSource, ImageSource]:
     if config.root is None:
         if config.hub is None:
             raise UserError("data.root is not set: point it at the images")

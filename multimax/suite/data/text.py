@@ -15,7 +15,9 @@ from multimax.suite.data.hub import load_tables
 from multimax.suite.data.lines import LineReader
 from multimax.suite.errors import UserError
 from multimax.suite.files import expanded
-from multimax.suite.options import bounded, choice
+from multimax.suite.options import bounded, choice, registered
+from multimax.suite.plugins import build, has_target, require
+from multimax.suite.registry import Registry
 
 SPLITS = {"train": "train", "validation": "valid|validation|val|dev", "test": "test"}
 
@@ -23,12 +25,16 @@ Advance = Callable[[int], None]
 """Called with the number of bytes (of a hub's data set: rows) done so far."""
 
 
+SOURCES = Registry({"pydoc": "multimax.suite.data.text.open_pydoc", "files": "multimax.suite.data.text.open_files"})
+"""Of each name what makes the ``TextSource`` of each split from the configuration."""
+
+
 @dataclass
 class TextData:
     """Which text, what its tokens are, and how evaluation walks over it."""
 
     name: str  # label of the data in run names
-    source: str = choice("pydoc", "files")  # files: root, or else hub
+    source: str = registered(SOURCES)  # files: root, or else hub
     unit: str = choice("word", "character", default="word")  # word: between white space, <eos> after each line
     root: str | None = None  # folder with a text, gzip or parquet file of each split, such as train.txt.gz
     hub: str | None = None  # data set of the Hugging Face hub, used without root
@@ -167,14 +173,33 @@ def open_text(config: TextData) -> dict[str, TextSource]:
     Raises:
         UserError: the data is absent or incomplete: what was found and where to get it.
     """
-    if config.source == "pydoc":
-        return dict(_open_pydoc())
+    if has_target(config):
+        return own_text(build("data", config, offered={}))
+    return SOURCES.find("data.source", config.source)(config)
+
+
+def own_text(made: Any) -> dict[str, TextSource]:
+    """The text of a ``_target_``: a string, or a ``TextSource``, for each split. Raises UserError."""
+    texts = require("data", made, dict)
+    if missing := SPLITS.keys() - texts.keys():
+        raise UserError(f"data: there is no text of {', '.join(sorted(missing))}")
+    return {
+        split: StringSource(text, f"the {split} text") if isinstance(text, str) else text
+        for split, text in texts.items()
+    }
+
+
+def open_files(config: TextData) -> dict[str, TextSource]:
     try:
         return _open_folder(expanded("data.root", config.root)) if config.root else _open_hub(config)
     except OSError as error:
         raise UserError(f"data.root={config.root} cannot be read: {error.strerror}") from None
     except UserError as error:
         raise UserError(f"{error}; {config.where}" if config.where else str(error)) from error
+
+
+def open_pydoc(config: TextData) -> dict[str, TextSource]:
+    return dict(_open_pydoc())
 
 
 def _open_pydoc() -> Iterator[tuple[str, TextSource]]:

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from multimax.reweight import Reweighting
 from multimax.suite.engine import checkpoint
 from multimax.suite.engine.open import OpenRun
+from multimax.suite.engine.optimizers import set_weights
 from multimax.suite.engine.trainer import step_seed
 from multimax.suite.errors import Parser, one_line_errors
 from multimax.suite.runs import Run
@@ -82,6 +83,7 @@ def diagnose(run: OpenRun, step: int | None = None) -> dict[str, Any]:
     model, task = run.model.train(), run.task
     (path,) = run.checkpoints
     state = checkpoint.load_training(path)
+    set_weights(model, state.get("trained weights", {}))
     if step is None:
         step = state["progress"]["step"] + (0 if state["progress"]["skipped_in_row"] else 1)
     shard = Shard(micro_batches=run.config.micro_batches(1))

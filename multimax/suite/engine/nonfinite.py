@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -22,12 +23,14 @@ class Guard:
     """Takes the optimiser's steps, except those whose gradient norm is not finite: these change nothing.
 
     As in a gradient scaler the decision is made on the device, through ``found_inf`` of torch's fused optimisers, so
-    that the host need not wait for the step to end. All processes have the same gradients and decide alike. A step that
-    is left out because the loss ``scale`` was too large only halves that, and does not count.
+    that the host need not wait for the step to end; with another optimiser it waits. All processes have the same
+    gradients and decide alike. A step that is left out because the loss ``scale`` was too large only halves that, and
+    does not count.
     """
 
-    def __init__(self, optimizer: torch.optim.Optimizer, device: torch.device, limit: int, scale: LossScale):
+    def __init__(self, optimizer: Any, device: torch.device, limit: int, scale: LossScale):
         self.optimizer, self.limit, self.scale = optimizer, limit, scale
+        self.on_device = getattr(optimizer, "_step_supports_amp_scaling", False)  # by which torch tells the fused ones
         self.counts = torch.zeros(2, dtype=torch.int64, device=device)  # skipped steps: in a row, in all
         self.noted = torch.zeros(2, dtype=torch.int64, pin_memory=device.type == "cuda")
         self.event = torch.cuda.Event() if device.type == "cuda" else None
@@ -39,8 +42,10 @@ class Guard:
     def step(self, norm: Tensor) -> Tensor:
         """Step, given the norm of the whole gradient; returns whether it was taken, on the device."""
         taken = norm.isfinite()
-        self.optimizer.found_inf = (~taken).float()  # type: ignore[attr-defined]
-        self.optimizer.step()
+        if self.on_device:
+            self.optimizer.found_inf = (~taken).float()
+        if self.on_device or taken:
+            self.optimizer.step()
         row, total = self.counts
         counted = self.scale.update(taken)
         self.counts = torch.stack([(row + 1) * counted, total + counted])

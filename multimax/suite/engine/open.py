@@ -11,13 +11,12 @@ import torch
 from omegaconf import OmegaConf
 from torch import nn
 
-from multimax.suite.composition import import_modules, readable_overrides, typed
+from multimax.suite.composition import readable_overrides, typed
 from multimax.suite.config import NUMERICS
 from multimax.suite.engine import checkpoint, distributed, precision
 from multimax.suite.errors import UserError
 from multimax.suite.overrides import merge
 from multimax.suite.runs import Run
-from multimax.suite.tasks import task_module
 
 logger = logging.getLogger(__name__)
 
@@ -57,13 +56,12 @@ class OpenRun:
             raise UserError(f"{self.path} is a run of task={task}: this needs one of task={self.needs}")
         overrides = readable_overrides(self.overrides)
         merge(composed, overrides)
-        import_modules(composed.get("imports"))
         return typed(composed, overrides=overrides)
 
     @cached_property
     def checkpoints(self) -> list[Path]:
         """The checkpoint that is asked for, or those to average."""
-        higher_is_better = task_module(self.config.task).create.higher_is_better
+        higher_is_better = self.run.task_module.create.higher_is_better
         count = self.config.training.average_checkpoints
         names = [self.checkpoint]
         if self.checkpoint == "average":
@@ -83,7 +81,7 @@ class OpenRun:
     def task(self) -> Any:  # a Task; who needs more of it names the task
         """The task with its data, whose classes or vocabulary must be those that the run was trained on."""
         _ = self.checkpoints
-        task = task_module(self.config.task).create(self.config)
+        task = self.run.task_module.create(self.config)
         if self.run.data is not None:
             task.match(self.run.data)
         return task

@@ -1,23 +1,28 @@
-"""The optimiser and its learning-rate schedules."""
+"""Learning-rate schedules, and one of the user's own by ``schedule._target_``.
+
+A schedule is a function of the step alone: ``step_update(step)`` sets the learning rate of each parameter group.
+"""
+
+from collections.abc import Callable
+from typing import Any
 
 import torch
 from timm.scheduler import CosineLRScheduler
 from timm.scheduler.scheduler import Scheduler
-from torch import nn
 
-from multimax import parameter_groups
-from multimax.suite.config import Optimizer, Schedule
+from multimax.suite.config import SCHEDULES, Schedule
+from multimax.suite.plugins import build, has_target, require
 
 
-def create_optimizer(model: nn.Module, config: Optimizer) -> torch.optim.AdamW:
-    """AdamW over ``multimax.parameter_groups``; fused, it can leave out a step on the device's word (``found_inf``)."""
-    return torch.optim.AdamW(
-        parameter_groups(model, config.weight_decay),
-        lr=config.learning_rate,
-        betas=(config.beta1, config.beta2),
-        eps=config.epsilon,
-        fused=True,
-    )
+class FactorSchedule(Scheduler):
+    """The learning rate times ``factor(step)``."""
+
+    def __init__(self, optimizer: torch.optim.Optimizer, factor: Callable[[int], float]):
+        super().__init__(optimizer, param_group_field="lr", t_in_epochs=False)
+        self.factor = factor
+
+    def _get_lr(self, t: int) -> list[float]:
+        return [value * self.factor(t) for value in self.base_values]
 
 
 class WarmupScheduler(Scheduler):
@@ -35,18 +40,30 @@ class WarmupScheduler(Scheduler):
         return [value * factor for value in self.base_values]
 
 
-def create_schedule(
-    optimizer: torch.optim.Optimizer, config: Schedule, total_steps: int, steps_per_epoch: int
-) -> Scheduler:
-    """timm scheduler whose ``step_update(step)`` sets the learning rate for optimiser step ``step``, counted from 0."""
-    warmup_steps = config.warmup_steps or round((config.warmup_epochs or 0) * steps_per_epoch)
-    if config.name == "cosine":
-        return CosineLRScheduler(
-            optimizer,
-            t_initial=max(total_steps, 1),
-            lr_min=config.final_rate,
-            warmup_t=warmup_steps,
-            warmup_lr_init=config.warmup_rate,
-            t_in_epochs=False,
-        )
+def warmup(optimizer: torch.optim.Optimizer, config: Schedule, total_steps: int, warmup_steps: int) -> WarmupScheduler:
     return WarmupScheduler(optimizer, config.name == "inverse_sqrt", warmup_steps, config.warmup_rate)
+
+
+def cosine(
+    optimizer: torch.optim.Optimizer, config: Schedule, total_steps: int, warmup_steps: int
+) -> CosineLRScheduler:
+    return CosineLRScheduler(
+        optimizer,
+        t_initial=max(total_steps, 1),
+        lr_min=config.final_rate,
+        warmup_t=warmup_steps,
+        warmup_lr_init=config.warmup_rate,
+        t_in_epochs=False,
+    )
+
+
+def create_schedule(optimizer: torch.optim.Optimizer, config: Schedule, total_steps: int, steps_per_epoch: int) -> Any:
+    """What sets the learning rate by ``step_update(step)`` for optimiser step ``step``, counted from 0.
+
+    Raises UserError for a name that there is none of, or an unfit ``_target_``.
+    """
+    warmup_steps = config.warmup_steps or round((config.warmup_epochs or 0) * steps_per_epoch)
+    if not has_target(config):
+        return SCHEDULES.find("schedule.name", config.name)(optimizer, config, total_steps, warmup_steps)
+    offered = {"total_steps": total_steps, "warmup_steps": warmup_steps, "steps_per_epoch": steps_per_epoch}
+    return require("schedule", build("schedule", config, optimizer, offered=offered), object, "step_update")

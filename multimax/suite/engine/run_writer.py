@@ -18,6 +18,7 @@ from multimax.suite.engine.console import say
 from multimax.suite.engine.provenance import environment, revision
 from multimax.suite.errors import UserError
 from multimax.suite.files import flush_to_disk, read_lines, write_atomic, write_lines, writing
+from multimax.suite.plugins import sources
 from multimax.suite.runs import Run
 from multimax.suite.waiting import waiting
 
@@ -98,15 +99,20 @@ class RunWriter:
             return
         write_lines(self.metrics, [r for r in read_lines(self.metrics) if r["step"] <= step and step > 0])
         starts = read_lines(self.starts)
+        code = sources(asdict(self.config))
         start = {
             "step": step,
             "command": self.command,
             "revision": revision(),
+            "plugins": code,
             "time": now(),
             "environment": environment(),
         }
         if starts and starts[-1]["revision"] != start["revision"]:
             say(f"the code is another one than at the last start: {starts[-1]['revision']}, now {start['revision']}")
+        before = starts[-1].get("plugins", {}) if starts else code
+        if changed := [name for name, digest in code.items() if before.get(name) != digest]:
+            say(f"the code of {', '.join(changed)} is another one than at the last start")
         write_lines(self.starts, [*starts, start])
 
     def log(self, record: Mapping[str, Any]) -> None:
@@ -133,6 +139,7 @@ class RunWriter:
             "config_hash": self.digest,
             # More than one if the code changed between the starts of the run.
             "revision": " ".join(dict.fromkeys(str(start["revision"]) for start in starts)),
+            "plugins": starts[-1].get("plugins", {}),
             "command": starts[-1].get("command"),
             **facts,
             "environment": starts[-1]["environment"],

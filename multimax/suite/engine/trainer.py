@@ -23,7 +23,8 @@ from multimax.suite.engine import checkpoint, distributed, nonfinite, precision
 from multimax.suite.engine.console import Console, format_metrics, say
 from multimax.suite.engine.memory import checkpoint_activations, peak_memory
 from multimax.suite.engine.observation import Observer, observe
-from multimax.suite.engine.optimization import create_optimizer, create_schedule
+from multimax.suite.engine.optimization import create_schedule
+from multimax.suite.engine.optimizers import create_optimizer, scored_weights, set_weights
 from multimax.suite.engine.pace import Pace
 from multimax.suite.engine.run_writer import RunWriter
 from multimax.suite.engine.signals import StopSignals
@@ -239,10 +240,11 @@ class Trainer:
 
     def validate(self) -> bool:
         """Score the validation data, also with the averaged weights where that is asked for; True for a new best."""
-        metrics = self.evaluate(self.model)
-        if self.ema is not None and self.config.training.evaluate_ema:
-            metrics |= {f"{name}_ema": value for name, value in self.evaluate(self.ema.module).items()}
-        self.progress.validation = self.log("val", metrics, self.observe())
+        with scored_weights(self.optimizer, self.model):
+            metrics = self.evaluate(self.model)
+            if self.ema is not None and self.config.training.evaluate_ema:
+                metrics |= {f"{name}_ema": value for name, value in self.evaluate(self.ema.module).items()}
+            self.progress.validation = self.log("val", metrics, self.observe())
         score, best = self.progress.validation.get(self.task.metric), self.progress.best
         if score is None:  # it was not finite
             return False
@@ -303,7 +305,10 @@ class Trainer:
         training = {"progress": asdict(self.progress), "optimizer": self.optimizer.state_dict(), "task": task}
         ema = self.ema.module if self.ema is not None else None
         metric = self.progress.validation.get(self.task.metric)
-        checkpoint.save(self.writer.run.checkpoints, self.step, self.model, ema, training, metric, self.writer.digest)
+        folder = self.writer.run.checkpoints
+        with scored_weights(self.optimizer, self.model) as trained:
+            training["trained weights"] = trained
+            checkpoint.save(folder, self.step, self.model, ema, training, metric, self.writer.digest)
         self.prune()
 
     def prune(self) -> None:
@@ -329,6 +334,7 @@ class Trainer:
             if self.ema is not None:
                 checkpoint.load_weights(found, self.ema.module, "ema", self.device)
             state = checkpoint.load_training(found)
+            set_weights(self.model, state.get("trained weights", {}))
             self.optimizer.load_state_dict(state["optimizer"])
             self.progress = Progress(**state["progress"])
             self.saved = self.step
@@ -383,7 +389,8 @@ class Trainer:
             raise Diverged(f"{name} of the last step is not finite, so {self.writer.path} has no result. {REMEDY}")
         metrics = {**self.progress.validation, f"best_{name}": best}
         seconds = time.perf_counter() - self.started
-        metrics |= nonfinite.finite(self.test())
+        with scored_weights(self.optimizer, self.model):
+            metrics |= nonfinite.finite(self.test())
         rate, memory = self.progress.weight / seconds, peak_memory(self.device)
         self.writer.finish(
             metrics,

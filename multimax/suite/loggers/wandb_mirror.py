@@ -24,7 +24,6 @@ from multimax.suite.engine.console import say
 from multimax.suite.errors import UserError
 from multimax.suite.loggers.mirror import Mirror, Outcome
 from multimax.suite.runs import Run, Samples
-from multimax.suite.tasks import task_module
 from multimax.suite.waiting import waiting
 
 CONNECT_SECONDS = 5  # the server has answered by then, or there is none
@@ -126,7 +125,7 @@ def run_id(run: Run) -> str:
     Made from what determines the run's numbers and from the time of its first start.
     """
     starts = run.starts
-    parts = [identity(run.config, task_module(run.config["task"]).Config), starts[0]["time"] if starts else None]
+    parts = [identity(run.config, run.task_module.Config), starts[0]["time"] if starts else None]
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:12]
 
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from multimax.integrations.sites import create_site
 from multimax.reweight import Reweighting
 from multimax.suite.config import Optimizer
-from multimax.suite.engine.optimization import create_optimizer
+from multimax.suite.engine.optimizers import create_optimizer
 from multimax.suite.measures.attention_rows import row_measures
 from multimax.suite.plan import Arm
 

@@ -140,11 +140,12 @@ class ImageClassifier(nn.Module):
             self.diversification = PatchDiversification(diversification, backbone.embed_dim, backbone.num_classes)
 
     def layers(self) -> list[nn.Module]:
-        return list(self.backbone.blocks)
+        return list(getattr(self.backbone, "blocks", ()))
 
     def no_weight_decay(self) -> set[str]:
         """Names of the parameters that the backbone wants exempt from weight decay."""
-        return {f"backbone.{name}" for name in self.backbone.no_weight_decay()}
+        exempt: set[str] = getattr(self.backbone, "no_weight_decay", set)()
+        return {f"backbone.{name}" for name in exempt}
 
     def forward(self, images: Tensor, targets: Tensor | None = None, box: Tensor | None = None) -> Tensor:
         """Scores [batch, classes] in float32, before the output site's reweighting; with targets, the summed loss.

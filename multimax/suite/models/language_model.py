@@ -8,14 +8,23 @@ from torch import Tensor, nn
 from multimax.integrations.sites import Site, create_site
 from multimax.suite.models.adaptive import AdaptiveEmbedding
 from multimax.suite.models.layers import VocabularyModel
-from multimax.suite.options import bounded, choice
+from multimax.suite.options import bounded, registered
+from multimax.suite.registry import Registry
+
+MODELS = Registry(
+    {
+        "transformer_xl": "multimax.suite.models.transformer_xl.TransformerXL",
+        "transformer_lm": "multimax.suite.models.transformer_lm.TransformerLM",
+    }
+)
+"""Subclasses of ``LanguageModel``; one with ``model.memory_length`` is called segment by segment, with its memory."""
 
 
 @dataclass
 class LanguageModelConfig:
     """A language model; lengths are in tokens."""
 
-    name: str = choice("transformer_xl", "transformer_lm", default="transformer_xl")
+    name: str = registered(MODELS, default="transformer_xl")
     depth: int = bounded(1, default=16)
     dim: int = bounded(4, default=410)  # of sines and cosines, two wavelengths
     num_heads: int = bounded(1, default=10)

@@ -3,7 +3,7 @@
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,7 @@ from multimax.suite.measures.oversmoothing import token_smoothing
 from multimax.suite.measures.streaming import attention_statistics
 from multimax.suite.plan import Arm
 from multimax.suite.planned.table import packed
-from multimax.suite.tasks import Task, task_module
+from multimax.suite.tasks import Task, task_of
 from multimax.suite.tasks.base import Shard
 
 BLOCKS = 200  # stretches of a text, each of which counts as one example
@@ -48,7 +48,7 @@ class Trainings:
         writer = RunWriter(self.folder / run_name(config), config)
         device = distributed.choose_device(config.training.device)
         with distributed.processes(device):
-            task = task_module(config.task).create(config)
+            task = task_of(asdict(config)).create(config)
             trainer, initial = Trainer(task, writer), fresh(task, device)
             with calls(getattr(task, "sacrebleu", None), "sums") as translated:
                 metrics = trainer.run()

@@ -27,13 +27,14 @@ from multimax.suite.engine.provenance import git
 from multimax.suite.errors import UserError
 from multimax.suite.files import write_atomic, write_lines
 from multimax.suite.plan import Arm, read_plan
+from multimax.suite.plugins import modules
 from multimax.suite.report.claims import Claims, read_claims, tests
 from multimax.suite.report.metrics import HEADLINE, possible
 from multimax.suite.report.pack import unpack
 from multimax.suite.report.records import final_metrics, record
 from multimax.suite.report.tables import experiments
 from multimax.suite.runs import Run, read_runs
-from multimax.suite.tasks import MODULES, task_module
+from multimax.suite.tasks import MODULES
 
 MEASURED_LATER = ("patch_similarity", "mad")  # by python -m multimax.suite.figures oversmoothing
 
@@ -114,6 +115,8 @@ def checked(
 
 def configuration(where: str, content: dict[str, Any], processes: int) -> RunConfig:
     """The packed configuration, typed and checked as that of a run that starts here."""
+    if modules(content):
+        raise UserError(f"{where}: config names code that is not ours ({modules(content)[0]}): it cannot be merged")
     if content.get("task") not in MODULES:
         raise UserError(f"{where}: config: there is no task {content.get('task')}")
     try:
@@ -248,7 +251,7 @@ def check_complete(where: str, run: Run, asked: Wanted | None) -> None:
 
 def check_new(where: str, run: Run, known: Sequence[Run]) -> None:
     """Raise UserError if there is a run of this configuration and seed, or one of this setting on other data."""
-    schema = task_module(run.config["task"]).Config
+    schema = run.task_module.Config
     own, setting = identity(run.config, schema), run.setting
     for other in known:
         if other.config["task"] != run.config["task"]:

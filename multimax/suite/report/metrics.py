@@ -3,6 +3,8 @@
 import math
 from dataclasses import dataclass
 
+from multimax.suite.runs import Run
+
 BASELINE = "softmax"
 """The function that all others are compared with."""
 
@@ -24,6 +26,16 @@ HEADLINE = {
         "BLEU on the test data", True, "test_bleu@best", "the weights that were best on the validation data"
     ),
 }
+
+
+def headline(run: Run) -> Headline:
+    """Of a run's task; that of a plugin is about the metric that its runs are scored by."""
+    task = run.config["task"]
+    if task in HEADLINE:
+        return HEADLINE[task]
+    own = run.task_module.create
+    return Headline(own.metric, own.higher_is_better)
+
 
 POSSIBLE = {
     "top": (0.0, 100.0),

@@ -3,9 +3,9 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from multimax.suite.composition import import_modules
 from multimax.suite.engine.console import say
 from multimax.suite.errors import UserError
+from multimax.suite.plugins import import_plugins
 from multimax.suite.runs import Run
 
 
@@ -25,7 +25,7 @@ def push_wandb(runs: Sequence[Path]) -> None:
         run = Run(path)
         try:
             check_not_mirrored(run)
-            import_modules(run.config["imports"])  # a function's own defaults are part of the run's identity
+            import_plugins(run.config["plugins"])  # a function's own defaults are part of the run's identity
             sent, url = wandb_mirror.push(run)
             say(f"{number}/{len(runs)} {path}: {sent} new steps, {url}")
         except Exception as error:  # the other runs must not wait for this one's mistake

@@ -23,8 +23,14 @@ from multimax.suite.runs import read_runs
 
 
 def all_tables(results: Path) -> Iterator[Output]:
-    """The findings, each experiment that has runs, and the claims, ablation, defects and costs. Raises UserError."""
+    """The findings, each experiment that has runs, and the claims, ablation, defects and costs. Raises UserError.
+
+    A folder with records and without claims, which is somebody's own, has the experiments alone.
+    """
     records, path = read_runs(results / "runs"), results / "claims.yaml"
+    if records and not path.is_file():
+        yield from tables(records)
+        return
     claims = read_claims(path)
     yield from findings_table(results / "plan.yaml", results / "planned")
     yield from rates_table(results / "plan.yaml", results / "planned")
@@ -42,6 +48,10 @@ def all_tables(results: Path) -> Iterator[Output]:
 def all_figures(results: Path) -> Iterator[Output]:
     """The findings, each task's differences, what was measured, and the paper's figures. Raises UserError."""
     records, path = read_runs(results / "runs"), results / "claims.yaml"
+    if records and not path.is_file():
+        yield from difference_figures(records)
+        yield from measured_figures(records)
+        return
     yield from findings_figures(results / "plan.yaml", results / "planned")
     yield from exploratory_figures(results / "exploratory")
     yield from difference_figures(records)

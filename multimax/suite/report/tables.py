@@ -10,7 +10,7 @@ import yaml
 
 from multimax.suite.composition import CONFIGS
 from multimax.suite.errors import UserError
-from multimax.suite.report.metrics import BASELINE, HEADLINE, Headline, possible
+from multimax.suite.report.metrics import BASELINE, Headline, headline, possible
 from multimax.suite.report.outputs import Output, Row, save, table
 from multimax.suite.report.statistics import Difference, Mean, holm, mean_over_seeds, paired
 from multimax.suite.report.texts import number, span
@@ -35,18 +35,18 @@ class Comparison:
 
 def compare(records: Sequence[Run]) -> Comparison:
     """Of the runs of one experiment."""
-    headline = HEADLINE[records[0].config["task"]]
-    metric = headline.metric or records[0].summary["metric"]
+    title = headline(records[0])
+    metric = title.metric or records[0].summary["metric"]
     values: dict[str, dict[int, float]] = defaultdict(dict)
     for record in sorted(records, key=lambda record: record.config["seed"]):
         values[record.function][record.config["seed"]] = record.summary["metrics"][metric]
     means = {function: mean_over_seeds(of.values(), possible(metric)) for function, of in values.items()}
-    sign = -1 if headline.higher_is_better else 1
+    sign = -1 if title.higher_is_better else 1
     order = sorted(values, key=lambda function: sign * means[function].mean)
     differences = {
         function: paired(values[function], values.get(BASELINE, {})) for function in order if function != BASELINE
     }
-    return Comparison(records, headline, metric, {function: values[function] for function in order}, means, differences)
+    return Comparison(records, title, metric, {function: values[function] for function in order}, means, differences)
 
 
 def rows(of: Comparison, adjusted: Mapping[str, float]) -> list[Row]:
@@ -135,7 +135,7 @@ def write_tables(results: Path) -> Iterator[Path]:
 
 
 def introduction(record: Run, title: str) -> str:
-    of = HEADLINE[record.config["task"]].of
+    of = headline(record).of
     return f"""# {record.experiment}: {title}
 
 {description(record)}

@@ -1,23 +1,62 @@
 """Tasks: each ties a model to its data, its loss and its metrics. The engine knows them only through ``Task``."""
 
+from collections.abc import Mapping
 from importlib import import_module
+from typing import Any, NamedTuple
 
+from multimax.suite.config import RunConfig
 from multimax.suite.errors import UserError
+from multimax.suite.plugins import TARGET, find, import_plugins
+from multimax.suite.registry import Registry
 from multimax.suite.tasks.base import Task
 
-MODULES = {
-    "deit": "multimax.suite.tasks.image_classification",
-    "lm": "multimax.suite.tasks.language_modeling",
-    "mt": "multimax.suite.tasks.translation",
-}
-"""Module of each task; it has ``Config``, the task's configuration, and ``create(config) -> Task``."""
+MODULES = Registry(
+    {
+        "deit": "multimax.suite.tasks.image_classification",
+        "lm": "multimax.suite.tasks.language_modeling",
+        "mt": "multimax.suite.tasks.translation",
+    }
+)
+"""Module of each task, which has ``Config``, the task's configuration, and ``create(config) -> Task``.
+
+A plugin adds a subclass of ``Task`` with a ``Config`` by ``@MODULES.register("name")``.
+"""
 
 
-def task_module(name: str):
+class OwnTask(NamedTuple):
+    """What the module of a task has, of a class."""
+
+    Config: type[RunConfig]
+    create: type[Task]
+
+
+def task_module(name: str | None) -> Any:
     """The module of a task, imported when it is asked for: a language model needs no timm."""
     if name not in MODULES:
         raise UserError(f"task={name}: choose one of {', '.join(MODULES)}")
-    return import_module(MODULES[name])
+    found = MODULES[name]
+    return import_module(found) if isinstance(found, str) else own_task(f"task={name}", found)
 
 
-__all__ = ["MODULES", "Task", "task_module"]
+def task_of(config: Mapping[str, Any]) -> Any:
+    """The module of a configuration's task, after its plugins. Raises UserError for one that is not there."""
+    import_plugins(config.get("plugins"))
+    if (target := config.get(TARGET)) is not None:
+        return own_task(f"{TARGET}={target}", find("task", target))
+    return task_module(config.get("task"))
+
+
+def own_task(key: str, made: Any) -> OwnTask:
+    """A class as a task. Raises UserError, which begins with ``key``, for one that lacks what a task has."""
+    if not (isinstance(made, type) and issubclass(made, Task)):
+        raise UserError(f"{key}: {made.__name__} is no subclass of multimax.suite.tasks.Task")
+    config = getattr(made, "Config", None)
+    if not (isinstance(config, type) and issubclass(config, RunConfig)):
+        raise UserError(f"{key}: {made.__name__}.Config is no subclass of multimax.suite.config.RunConfig")
+    needed = (*made.__abstractmethods__, "metric", "higher_is_better", "unit")
+    if missing := [name for name in sorted(needed) if name in made.__abstractmethods__ or not hasattr(made, name)]:
+        raise UserError(f"{key}: {made.__name__} has no {', '.join(missing)}")
+    return OwnTask(config, made)
+
+
+__all__ = ["MODULES", "Task", "task_module", "task_of"]

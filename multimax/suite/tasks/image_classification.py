@@ -20,6 +20,7 @@ from multimax.suite.data.loading import EpochOrder, Stream, check_batch_size, ev
 from multimax.suite.errors import UserError
 from multimax.suite.models.anti_smoothing import LOSSES, random_box
 from multimax.suite.models.deit import DeiTConfig, ImageClassifier, create_deit
+from multimax.suite.plugins import build, has_target, require
 from multimax.suite.tasks.base import Sample, Shard, Task, require_same
 
 logger = logging.getLogger(__name__)
@@ -33,7 +34,7 @@ class Config(RunConfig):
     def check(self, world: int) -> None:
         super().check(world)
         model, data, training = self.model, self.data, self.training
-        if not timm.is_model(model.name):
+        if not has_target(model) and not timm.is_model(model.name):
             raise UserError(
                 f"model.name={model.name}: timm has no such model; DeiT's are deit_tiny_patch16_224, "
                 "deit_small_patch16_224 and deit_base_patch16_224"
@@ -48,7 +49,11 @@ class Config(RunConfig):
                 "model.patch_diversification with mixing mixes images along their patches, whose classes it has to "
                 "know: set data.cutmix=0, which mixes them across"
             )
-        self.check_model()
+        if has_target(model):
+            if model.patch_diversification:
+                raise UserError("model.patch_diversification is of timm's vision transformers, not of a model._target_")
+        else:
+            self.check_model()
         if data.mixup or data.cutmix or mixing:
             self.check_loss(soft_targets=True)
             if data.mix_group and data.mix_group % 2:
@@ -74,6 +79,7 @@ class Config(RunConfig):
         yield "data.source=files", data.source == "files", ("data.root", "data.hub", "data.where", "data.cache_dir")
         yield "data.root=null", data.root is None, ("data.hub",)
         yield "data.mixup or data.cutmix", data.mixup > 0 or data.cutmix > 0, ("data.mix_group",)
+        yield from self.unread("model")
         yield "data.auto_augment=null", data.auto_augment is None, ("data.color_jitter",)
 
     def check_model(self) -> None:
@@ -91,6 +97,13 @@ class Config(RunConfig):
 
 
 def build_model(config: Config, model: DeiTConfig) -> ImageClassifier:
+    """The classifier; a backbone of the user's own is a module from images to scores [batch, num_classes]."""
+    if has_target(model):
+        data = config.data
+        sizes = {"image_size": data.image_size, "in_chans": data.in_chans, "num_classes": data.num_classes}
+        made = build("model", model, offered={**sizes, "attention": config.reweight.attention})
+        backbone = require("model", made, nn.Module)
+        return ImageClassifier(backbone, config.reweight.output, config.training.label_smoothing)
     return create_deit(
         model,
         config.reweight.attention,

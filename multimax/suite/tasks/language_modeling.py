@@ -26,12 +26,10 @@ from multimax.suite.data.segments import Blocks, Streams, TextBatch, cut, eval_s
 from multimax.suite.data.text import TextData
 from multimax.suite.decoding import Sampling, continue_text
 from multimax.suite.errors import UserError
-from multimax.suite.models.language_model import LanguageModel, LanguageModelConfig
-from multimax.suite.models.transformer_lm import TransformerLM
-from multimax.suite.models.transformer_xl import TransformerXL
+from multimax.suite.models.language_model import MODELS, LanguageModel, LanguageModelConfig
+from multimax.suite.plugins import build, has_target, require
 from multimax.suite.tasks.base import Sample, Shard, Task, require_same
 
-MODELS = {"transformer_xl": TransformerXL, "transformer_lm": TransformerLM}
 SMOOTHING = 0.01
 PROBED = 64  # tokens
 
@@ -46,6 +44,10 @@ class Config(RunConfig):
         model, data = self.model, self.data
         if self.training.label_smoothing:
             raise UserError("training.label_smoothing: perplexity is of the words themselves; set it to 0")
+        if has_target(model):
+            if not self.recurrent:
+                self.check_transformer_lm()
+            return
         if model.dim % model.num_heads:
             raise UserError(f"model.dim={model.dim} is not a multiple of model.num_heads={model.num_heads}")
         if model.dim % 2:
@@ -54,7 +56,7 @@ class Config(RunConfig):
             raise UserError(
                 f"data.max_tokens={data.max_tokens} is below 3: <unk> and the end of a line are two of them"
             )
-        if model.name == "transformer_xl":
+        if self.recurrent:
             self.check_transformer_xl()
         else:
             self.check_transformer_lm()
@@ -64,10 +66,17 @@ class Config(RunConfig):
         data, lengths = self.data, ("segment_length", "memory_length", "clamp_length", "same_length")
         of_memory = tuple(f"model.{prefix}{name}" for prefix in ("", "eval_") for name in lengths)[1:]
         hub = ("data.hub", "data.hub_config")
-        yield "model=transformer_xl", self.model.name == "transformer_xl", of_memory
+        yield "model=transformer_xl", self.recurrent, of_memory
+        yield from self.unread("model", "eval_context", *(name.removeprefix("model.") for name in of_memory))
         yield "data.source=files", data.source == "files", ("data.root", "data.where", *hub)
         yield "data.root=null", data.root is None, hub
         yield "data.vocabulary=null", data.vocabulary is None, ("data.max_tokens",)
+
+    @property
+    def recurrent(self) -> bool:
+        """Whether the model walks over a text with a memory; one of the user's own says so by ``memory_length``."""
+        model = self.model
+        return model.memory_length is not None if has_target(model) else model.name == "transformer_xl"
 
     def check_transformer_xl(self) -> None:
         model = self.model
@@ -118,7 +127,7 @@ class LanguageModeling(Task):
                 f"model.cutoffs={model.cutoffs} must stay below the {num_tokens} tokens of the vocabulary; "
                 "model.cutoffs=[] turns the adaptive softmax off"
             )
-        self.recurrent = model.name == "transformer_xl"
+        self.recurrent = config.recurrent
         self.segments: Streams | Blocks
         if self.recurrent:
             self.segments = Streams(len(self.train_ids), batch_size, model.segment_length)
@@ -141,9 +150,16 @@ class LanguageModeling(Task):
 
     def build_model(self) -> LanguageModel:
         config, vocabulary = self.config, self.corpus.vocabulary
-        return MODELS[config.model.name](
-            config.model, config.reweight.attention, config.reweight.output, len(vocabulary), vocabulary.fingerprint()
-        )
+        arguments = {
+            "config": config.model,
+            "attention": config.reweight.attention,
+            "output": config.reweight.output,
+            "num_tokens": len(vocabulary),
+            "fingerprint": vocabulary.fingerprint(),
+        }
+        if has_target(config.model):
+            return require("model", build("model", config.model, offered=arguments), LanguageModel)
+        return MODELS.find("model.name", config.model.name)(**arguments)
 
     def train_batches(self, start_step: int, shard: Shard) -> Iterator[list[TextBatch]]:
         check_batch_size(self.config.training.batch_size, shard.world, shard.micro_batches)

@@ -34,6 +34,7 @@ from multimax.suite.decoding import Search
 from multimax.suite.errors import UserError
 from multimax.suite.models.encoder_decoder import AttentionSites, EncoderDecoder, EncoderDecoderConfig
 from multimax.suite.options import bounded
+from multimax.suite.plugins import build, has_target, require
 from multimax.suite.tasks.base import Sample, Shard, Task, require_same
 from multimax.suite.tasks.bleu import CorpusBLEU
 
@@ -87,6 +88,7 @@ class Config(RunConfig):
         yield from super().readers()
         data = self.data
         yield "data.source=files", data.source == "files", ("data.root", "data.where")
+        yield from self.unread("model", "max_length")
         yield "data.eval_split=validation", data.eval_split == "validation", ("decoding.validation_sentences",)
 
     def micro_batches(self, world: int) -> int:
@@ -139,14 +141,20 @@ class Translation(Task):
 
     def build_model(self) -> EncoderDecoder:
         sites, bitext = self.config.reweight, self.bitext
-        return EncoderDecoder(
-            self.config.model,
-            AttentionSites(*(site or sites.attention for site in (sites.encoder, sites.decoder, sites.cross))),
-            sites.output,
-            len(bitext.source_dictionary),
-            len(bitext.target_dictionary),
-            torch.cat([bitext.source_dictionary.fingerprint(), bitext.target_dictionary.fingerprint()]),
-        )
+        dictionaries = (bitext.source_dictionary, bitext.target_dictionary)
+        attention = AttentionSites(*(site or sites.attention for site in (sites.encoder, sites.decoder, sites.cross)))
+        model = self.config.model
+        arguments: dict[str, Any] = {
+            "config": model,
+            "attention": attention,
+            "output": sites.output,
+            "source_tokens": len(bitext.source_dictionary),
+            "target_tokens": len(bitext.target_dictionary),
+            "fingerprint": torch.cat([dictionary.fingerprint() for dictionary in dictionaries]),
+        }
+        if has_target(model):
+            return require("model", build("model", model, offered=arguments), EncoderDecoder)
+        return EncoderDecoder(**arguments)
 
     def train_batches(self, start_step: int, shard: Shard) -> Iterator[list[TranslationBatch]]:
         return self.batches.train_batches(

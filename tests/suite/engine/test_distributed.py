@@ -164,7 +164,7 @@ def test_torchrun_ends_all_when_one_is_killed_and_names_it(root, tmp_path, victi
     """Also those that evaluate at the time, which ask the others for nothing and leave a SIGTERM for later."""
     (tmp_path / "slow.py").write_text(SLOW)
     steps = [
-        "imports=[slow]",
+        "plugins=[slow]",
         "reweight=slow",
         "training.steps=10000",
         f"training.evaluate_every={8 if busy else 9999}",

@@ -30,7 +30,7 @@ def make_run(
     config = {
         "task": task, "scale": scale, "experiment": experiment, "description": description, "seed": seed,
         "model": {"depth": 2}, "data": {"name": "digits", "source": "digits", "root": None},
-        "training": {"steps": steps, "epochs": None} | (training or {}), "imports": [],
+        "training": {"steps": steps, "epochs": None} | (training or {}), "plugins": [],
         "reweight": {"attention": {"name": function, **site}, "output": {"name": "softmax"}},
     }  # fmt: skip
     run = folder / (name or f"{experiment or task}-{function}-seed{seed}")

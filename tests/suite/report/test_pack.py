@@ -232,6 +232,8 @@ DAMAGE = {
     "an option for git": (put("summary", "revision", "--help"), "not a commit"),
     "an unknown task": (put("config", "task", "chess"), "no task chess"),
     "an unknown key": (put("config", "surprise", 1), "no such key"),
+    "somebody's module": (put("config", "plugins", ["os"]), "code that is not ours .os."),
+    "somebody's function": (put("config", "model", "_target_", "os.system"), "code that is not ours .os."),
     "an unknown function": (put("config", "reweight", "attention", {"name": "unheard"}), "unheard"),
     "another name of the table": (put("config", "experiment", "imagenette_cpu"), "experiment is"),
     "another score": (put("summary", "metrics", "top1", 99.0), "summary has top1"),

@@ -10,7 +10,7 @@ import matplotlib
 
 from multimax.suite.config import flatten
 from multimax.suite.figures.style import STYLES, Style, style_of
-from multimax.suite.report.metrics import BASELINE, HEADLINE, possible
+from multimax.suite.report.metrics import BASELINE, headline, possible
 from multimax.suite.report.page.curves import Curves, packed, read_curves, short
 from multimax.suite.report.statistics import mean_over_seeds, paired
 from multimax.suite.report.tables import description
@@ -60,12 +60,13 @@ class Shown:
         if self.summary:
             return self.summary["metric"]
         logged = [name.removeprefix("val/") for name in self.curves.by_metric if name.startswith("val/")]
-        return next((name for name in logged if name.startswith(SCORES[self.config["task"]])), None)
+        starts = SCORES.get(self.config["task"]) or self.run.task_module.create.metric
+        return next((name for name in logged if name.startswith(starts)), None)
 
     @property
     def headline(self) -> str | None:
         """What the tables compare."""
-        return HEADLINE[self.config["task"]].metric or self.metric
+        return headline(self.run).metric or self.metric
 
     @property
     def of_steps(self) -> int | None:
@@ -195,15 +196,15 @@ def experiments(runs: Sequence[Shown]) -> dict[str, dict[str, Any]]:
     """By name, what the runs of an experiment have in common."""
     result: dict[str, dict[str, Any]] = {}
     for run in sorted(runs, key=lambda run: run.experiment):
-        headline = HEADLINE[run.config["task"]]
+        of = headline(run.run)
         known = result.setdefault(
             run.experiment,
             {
                 "task": run.config["task"],
                 "data": run.config["data"]["name"],
                 "description": description(run.run),
-                "title": headline.title,
-                "higher_is_better": headline.higher_is_better,
+                "title": of.title,
+                "higher_is_better": of.higher_is_better,
                 "metric": None,
             },
         )
@@ -241,7 +242,7 @@ def means(runs: Sequence[Shown], variants: Sequence[str]) -> list[dict[str, Any]
                 "p": precise(difference.p) if difference else None,
             }
         )
-    sign = {name: -1 if HEADLINE[of["task"]].higher_is_better else 1 for name, of in experiments(runs).items()}
+    sign = {name: -1 if of["higher_is_better"] else 1 for name, of in experiments(runs).items()}
     return sorted(result, key=lambda row: (row["experiment"], row["variant"], sign[row["experiment"]] * row["mean"]))
 
 
