@@ -18,6 +18,8 @@ OF_THE_MACHINE = {
     *(errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ELOOP, errno.ENAMETOOLONG, errno.ENOTDIR),
 }
 """Errors of the system that no code is to blame for, wherever they come up."""
+CONFIGURATION = ("hydra", "omegaconf")
+"""Packages whose errors are about what was typed; data and models do without them, and so does this module."""
 
 
 class UserError(Exception):
@@ -78,6 +80,12 @@ def one_line_errors(main: Callable[[], None]) -> Callable[[], None]:
                 f"error: {printable(str(error.filename or 'a file or standard output'))}: {error.strerror}",
                 file=sys.stderr,
             )
+            sys.exit(2)
+        except Exception as error:  # of a value of a configuration that was not read before
+            if type(error).__module__.partition(".")[0] not in CONFIGURATION:
+                raise
+            key = getattr(error, "full_key", None)
+            print(f"error: {f'{key}: ' if key else ''}{printable(str(error).partition(chr(10))[0])}", file=sys.stderr)
             sys.exit(2)
         except KeyboardInterrupt as error:
             print(error if isinstance(error, Interrupted) else "stopped; the last checkpoint stands", file=sys.stderr)

@@ -5,9 +5,10 @@ import shlex
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from omegaconf import OmegaConf
 
 from multimax.suite.composition import compose_configuration, readable_overrides, typed
-from multimax.suite.errors import UserError
+from multimax.suite.errors import UserError, one_line_errors
 from multimax.suite.overrides import parse, quoted, readable
 
 NAMES = [
@@ -71,3 +72,19 @@ def test_a_sweep_stays_one():
 def test_what_is_no_key_and_value_is_said_to_be_none(word):
     with pytest.raises(UserError, match="not KEY=VALUE"):
         readable_overrides([word])
+
+
+@pytest.mark.parametrize("value", ["${x}", "${x", "${no.such:1}", "${oc.env:NOT_SET_ANYWHERE}", "???"])
+def test_a_value_that_cannot_be_had_is_one_line_wherever_it_is_read(value, capsys):
+    composed = OmegaConf.create({"imports": ""})
+
+    @one_line_errors
+    def command() -> None:
+        OmegaConf.update(composed, "imports", value)
+        print(composed.imports)
+
+    with pytest.raises(SystemExit) as ended:
+        command()
+    assert ended.value.code == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("error: imports: ")
