@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from math import inf
 from pathlib import Path
 
 from multimax.suite.figures.forest import Line, forest
@@ -19,6 +20,7 @@ OURS = "multimax"
 COLUMNS = (
     "problem", "measure", "function", "rate", "rates tried", "seeds", "mean", "low", "high", "MultiMax less this",
 )  # fmt: skip
+MOST = {"accuracy": 100.0, "calibration_error": 100.0, **dict.fromkeys(ATTENTION, 1.0)}  # what a mean can be
 CSV_ONLY = ("low", "high")
 TEXT = f"""# Exploratory: small problems
 
@@ -37,11 +39,15 @@ over the seeds that both have, with its interval. NAME@N is measured on rows of 
 class Explored:
     """The runs of one problem that are counted, by function, seed and measure, and the rates."""
 
-    name: str
+    path: Path
     problem: Problem
     runs: Mapping[str, Mapping[int, Mapping[str, str]]]
     rates: Mapping[str, float]
     tried: Mapping[str, list[float]]
+
+    @property
+    def name(self) -> str:
+        return self.path.stem
 
     def values(self, function: str, measure: str) -> dict[int, float]:
         return {seed: float(row[measure]) for seed, row in self.runs[function].items()}
@@ -56,27 +62,31 @@ def read(path: Path) -> Explored:
         arm, rate, seed = row["arm"], float(row["rate"]), int(row["seed"])
         if seed >= TUNING_FROM:
             tried.setdefault(arm, set()).add(rate)
-        elif seed < CONFIRMING_FROM and rate == rates[arm]:
+        elif seed < CONFIRMING_FROM and rate == rates.get(arm):
             runs.setdefault(arm, {})[seed] = row
     there = {name: of for name, of in runs.items() if of}
-    return Explored(path.stem, problem, there, rates, {arm: sorted(of) for arm, of in tried.items()})
+    return Explored(path, problem, there, rates, {arm: sorted(of) for arm, of in tried.items()})
+
+
+def explored(folder: Path) -> list[Explored]:
+    """The problems that have come as far as MultiMax and softmax."""
+    return [of for path in sorted(folder.glob("*.csv")) if {OURS, "softmax"} <= (of := read(path)).runs.keys()]
 
 
 def exploratory_table(folder: Path) -> Iterator[Output]:
     """The table; none where nothing was explored."""
-    paths = sorted(folder.glob("*.csv"))
-    if paths:
-        rows = [row for path in paths for row in table_rows(read(path))]
-        yield table("exploratory", TEXT, COLUMNS, rows, sources=paths, csv_only=CSV_ONLY)
+    if found := explored(folder):
+        rows = [row for of in found for row in table_rows(of)]
+        yield table("exploratory", TEXT, COLUMNS, rows, sources=[of.path for of in found], csv_only=CSV_ONLY)
 
 
 def table_rows(of: Explored) -> Iterator[Row]:
     own = [f"{name}@{n}" for name in of.problem.measures for n in of.problem.test_lengths]
     length = of.problem.judge.partition("@")[2]
     for measure in [*own, *(f"{name}@{length}" for name in ATTENTION)]:
-        possible = (0.0, 100.0) if measure.startswith("accuracy") else (-float("inf"), float("inf"))
         for function in of.runs:
-            found = mean_over_seeds(of.values(function, measure).values(), possible)
+            most = MOST.get(measure.partition("@")[0], inf)
+            found = mean_over_seeds(of.values(function, measure).values(), (0.0, most))
             ours = paired(of.values(OURS, measure), of.values(function, measure)) if function != OURS else None
             low, high = (f"{bound:.4g}" for bound in found.interval) if found.interval else ("", "")
             yield {
@@ -103,14 +113,13 @@ def bounds(interval: Interval) -> str:
 
 def exploratory_figures(folder: Path) -> Iterator[Output]:
     """``exploratory_PROBLEM``: what MultiMax gains on each function in what judges, paired by seed."""
-    for path in sorted(folder.glob("*.csv")):
-        of = read(path)
+    for of in explored(folder):
         measure, _, n = of.problem.judge.partition("@")
         groups = {f"{of.name}, exploratory": list(lines(of))}
         ours, softmax = (mean_over_seeds(of.values(name, of.problem.judge).values()).mean for name in (OURS, "softmax"))
         title = f"{measure.capitalize()} {ours:.3g} with MultiMax, {softmax:.3g} with softmax"
         axis = f"what MultiMax gains in {measure} on rows of {n}; better to the right"
-        yield picture(f"exploratory_{of.name}", forest(groups, title, axis), figure_rows(groups), sources=[path])
+        yield picture(f"exploratory_{of.name}", forest(groups, title, axis), figure_rows(groups), sources=[of.path])
 
 
 def lines(of: Explored) -> Iterator[Line]:
