@@ -37,7 +37,8 @@ def test_means_are_of_the_chosen_rate_and_differences_of_the_same_seeds(folder):
         assert kept == ["label_noise_40", "0.01", "0.01, 0.1", "5"]
         mean = float(row["mean"].split(" [")[0])
         assert mean == pytest.approx(RIGHT[row["function"]] + 2, abs=0.3)
-        assert float(row["low"]) < mean < float(row["high"])
+        if row["measure"] == "accuracy@10":
+            assert float(row["low"]) < mean < float(row["high"]) < 100
         if row["function"] == "softmax":
             assert float(row["MultiMax less this"].split(" [")[0]) == pytest.approx(20, abs=0.3)
 
