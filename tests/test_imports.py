@@ -13,7 +13,7 @@ from multimax import reweight
 
 # What stands further left in a chain imports nothing of what stands further right; what is in one place may.
 CHAINS = [
-    "formulas kernels reweight attention|output_layer convert|integrations|suite",
+    "formulas kernels reweight attention|output_layer compat|convert|integrations|suite",
     "suite.errors suite.data|suite.models suite.tasks|suite.runs suite.engine suite.cli|suite.sweep",
     "suite.measures suite.figures suite.report",
 ]
@@ -24,7 +24,9 @@ def imported(module: str) -> set[str]:
     return set(subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split())
 
 
-@pytest.mark.parametrize("module", ["multimax.attention", "multimax.convert", "multimax.suite.measures.sparsity"])
+@pytest.mark.parametrize(
+    "module", ["multimax.attention", "multimax.convert", "multimax.compat.entmax", "multimax.suite.measures.sparsity"]
+)
 def test_the_library_needs_torch_alone(module):
     allowed = imported("torch") | {"multimax"} | sys.stdlib_module_names
     assert imported(module) <= allowed

@@ -6,10 +6,10 @@ EMNLP 2019, arXiv 1909.00015 (alpha learned per head). Checked against version 1
 
     p_i = relu((alpha - 1) x_i - tau)^(1 / (alpha - 1)),      tau such that sum_i p_i = 1
 
-alpha = 2 is sparsemax; alpha -> 1 is softmax. For alpha in [1, 2] the normaliser is found by Newton's method on a
-convex increasing function, from the side on which no step overshoots; above 2, where there is none, by bisection. There
-weights rise steeply at the edge of the support: one that is there is known to about the (alpha - 1)-th root of a
-rounding.
+alpha = 2 is sparsemax; alpha -> 1 is softmax; below 1 no weight is zero, and tails are those of a power. Up to 2 the
+normaliser is found by Newton's method, on a function that is convex and increasing (concave below 1), from the side on
+which no step overshoots; above 2, where there is none, by bisection. There weights rise steeply at the edge of the
+support: one that is there is known to about the (alpha - 1)-th root of a rounding.
 
 With s_i = p_i^(2 - alpha) on the support and psi of ``tsallis``, the Jacobian J v = s (v - sum s v / sum s) is
 symmetric, so that
@@ -50,8 +50,8 @@ def weigh(x: Tensor, alpha: float | Tensor) -> Tensor:
 
     Raises:
         NotImplementedError: a fifth derivative by torch.func.
-        ValueError: ``alpha`` below 1. Where the numbers in a tensor cannot be read, since they are traced or batched,
-            those that are not in [1, 2] give NaN.
+
+    Where the numbers in a tensor cannot be read, since they are traced or batched, those above 2 give NaN.
     """
     if is_transformed():
         return _expanded(x, alpha)
@@ -60,7 +60,6 @@ def weigh(x: Tensor, alpha: float | Tensor) -> Tensor:
 
 
 def _weigh(x: Tensor, alpha: float | Tensor) -> Tensor:
-    check_alpha(alpha)
     z = x - x.amax(-1, keepdim=True)
     d = distance_from_one(alpha)
     if not isinstance(alpha, Tensor) and alpha == 2:
@@ -166,6 +165,7 @@ def _entmax_step(z: Tensor, d: float | Tensor, m: Tensor) -> tuple[Tensor, Tenso
     """p = relu(d z + a)^(1/d), a = e^(d m), in terms of m, the logarithm of the largest weight, so that d may go to 0.
 
     Newton on the (1/d)-norm of relu(d z + a), less 1; for rows with equal entries it is linear and one step is exact.
+    Below 0, where the norm is concave, m comes down as well, since a goes up.
     """
     a = torch.exp(d * m)
     p = _of_largest(z, d, m)
@@ -191,18 +191,3 @@ def _of_largest(z: Tensor, d: float | Tensor, m: Tensor) -> Tensor:
     height = d * z / torch.exp(d * m)
     inside = height > -1  # at -1 the slope of the logarithm is infinite, and 0 times that is NaN
     return torch.exp(m + torch.log1p(height.where(inside, 0)) / d).where(inside, 0)
-
-
-def check_alpha(alpha: float | Tensor) -> None:
-    """Raise for an alpha below 1, or one that is no number; a tensor's values are looked at where they are there."""
-    if isinstance(alpha, Tensor):
-        if not is_readable(alpha):
-            return
-        outside = ~((alpha >= 1) & (alpha < math.inf))
-        if not outside.any():
-            return
-        alpha = alpha[outside][0].item()
-    elif isinstance(alpha, bool) or not isinstance(alpha, int | float):
-        raise TypeError(f"alpha must be a number or a floating-point tensor, got {type(alpha).__name__}")
-    if not 1 <= alpha < math.inf:
-        raise ValueError(f"alpha must be at least 1 (softmax) and finite; 2 is sparsemax; got {alpha}")

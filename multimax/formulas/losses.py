@@ -20,6 +20,8 @@ from multimax.formulas import tsallis
 from multimax.formulas.rows import DTYPES, check_dense, compute_dtype
 from multimax.formulas.torch_private import is_readable, is_transformed
 
+BLOCK = 2**18  # entries of a block of rows that stays in a CPU's cache with what arises from it
+
 
 def formula(x: Tensor, p: Tensor, y: Tensor, alpha: float) -> Tensor:
     return ((p - y) * x).sum(-1) + tsallis.formula(p, alpha) - tsallis.formula(y, alpha)
@@ -94,29 +96,83 @@ def fenchel_young(
     hard = not targets.is_floating_point()
     counted = targets != ignore_index if hard else scores.new_ones(len(scores), dtype=torch.bool)
     if hard:
-        index = targets.where(counted, 0).unsqueeze(-1)
-        targets = torch.zeros_like(scores).scatter(-1, index, 1)
-    targets = targets.to(scores.dtype) * (1 - label_smoothing) + label_smoothing / scores.shape[-1]
-    # By torch's own differentiation the derivatives are the same, at more cost: those through the weights cancel.
-    of_rows = _FenchelYoung.forward if is_transformed() else _FenchelYoung.apply
-    losses = of_rows(scores, weights, targets, alpha).where(counted, 0)
+        targets = targets.where(counted, 0)
+    if label_smoothing:
+        targets = F.one_hot(targets, scores.shape[-1]) if hard else targets
+        targets = targets.to(scores.dtype) * (1 - label_smoothing) + label_smoothing / scores.shape[-1]
+    elif not hard:
+        targets = targets.to(scores.dtype)
+    losses = fenchel_young_of_rows(scores, weights, targets, alpha).where(counted, 0)
     if reduction == "none":
         return losses
     return losses.sum() if reduction == "sum" else losses.sum() / counted.sum()
+
+
+def fenchel_young_of_rows(
+    scores: Tensor, weights: Tensor, targets: Tensor, alpha: float | Tensor, by_norm: bool = False
+) -> Tensor:
+    """Losses [N] of scores and their weights [N, C]; targets are class indices [N] or probabilities [N, C].
+
+    Args:
+        alpha: a number, or a tensor [] or [N, 1].
+        by_norm: the weights are those of normmax, with 1 - ||p||_alpha for the entropy; alpha gets no gradient.
+    """
+    # By torch's own differentiation the derivatives are the same, at more cost: those through the weights cancel.
+    if is_transformed():
+        return _of_rows(scores, weights, targets, alpha, by_norm)
+    losses: Tensor = _FenchelYoung.apply(scores, weights, targets, alpha, by_norm)
+    return losses
+
+
+def _of_rows(scores: Tensor, weights: Tensor, targets: Tensor, alpha: float | Tensor, by_norm: bool) -> Tensor:
+    entropy = one_less_norm if by_norm else tsallis.entropy
+    # p - y sums to zero, so the scores may be shifted; the bound keeps 0 * -inf out where the shift overflows.
+    z = (scores - scores.amax(-1, keepdim=True)).clamp(min=torch.finfo(scores.dtype).min)
+    if targets.is_floating_point():
+        linear = ((weights - targets) * z).sum(-1) - entropy(targets, alpha)
+    else:
+        linear = (weights * z).sum(-1) - z.gather(-1, targets.unsqueeze(-1)).squeeze(-1)
+    return linear + entropy(weights, alpha)
+
+
+def one_less_norm(weights: Tensor, alpha: float | Tensor) -> Tensor:
+    """1 - ||p||_alpha over the last dimension; a tensor is [] or [..., 1]."""
+    return (1 - weights.pow(alpha).sum(-1, keepdim=True).pow(1 / alpha)).squeeze(-1)
+
+
+def _by_blocks(scores: Tensor, weights: Tensor, targets: Tensor, alpha: float) -> Tensor:
+    """The same at alpha 1.5 or 2, in few passes over blocks of rows that stay in the cache; not differentiable.
+
+    sum_i p_i (z_i - c p_i^(alpha - 1)) + c - z_y,      c = 1 / (alpha (alpha - 1)).
+    """
+    c = 1 / (alpha * (alpha - 1))
+    losses = []
+    blocks = (tensor.split(max(1, BLOCK // scores.shape[-1])) for tensor in (scores, weights, targets))
+    for x, p, y in zip(*blocks, strict=True):
+        z = x - x.amax(-1, keepdim=True)
+        of_target = z.gather(-1, y.unsqueeze(-1)).squeeze(-1)
+        # clamp: the square root of a vector with zeros takes six times as long
+        power = p if alpha == 2 else p.clamp(min=torch.finfo(p.dtype).tiny).sqrt_()
+        of_weights = z.sub_(power, alpha=c).mul_(p).sum(-1)
+        losses.append(of_weights + c - of_target)
+    return torch.cat(losses)
 
 
 class _FenchelYoung(torch.autograd.Function):
     """The loss per row. The weights are an input so that a second derivative finds its way through them."""
 
     @staticmethod
-    def forward(scores: Tensor, weights: Tensor, targets: Tensor, alpha: float | Tensor) -> Tensor:
-        # p - y sums to zero, so the scores may be shifted; the bound keeps 0 * -inf out where the shift overflows.
-        z = (scores - scores.amax(-1, keepdim=True)).clamp(min=torch.finfo(scores.dtype).min)
-        return ((weights - targets) * z).sum(-1) + tsallis.entropy(weights, alpha) - tsallis.entropy(targets, alpha)
+    def forward(scores: Tensor, weights: Tensor, targets: Tensor, alpha: float | Tensor, by_norm: bool) -> Tensor:
+        is_hard_on_cpu = not targets.is_floating_point() and scores.device.type == "cpu" and is_readable(scores)
+        if is_hard_on_cpu and not by_norm and not isinstance(alpha, Tensor) and alpha in (1.5, 2):
+            losses = _by_blocks(scores, weights, targets, alpha)
+            if losses.isfinite().all():  # not so where a weight of zero met an infinity
+                return losses
+        return _of_rows(scores, weights, targets, alpha, by_norm)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        _, weights, targets, alpha = inputs
+        _, weights, targets, alpha, _ = inputs
         is_tensor = isinstance(alpha, Tensor)
         ctx.alpha = None if is_tensor else alpha
         ctx.save_for_backward(weights, targets, *([alpha] if is_tensor else []))
@@ -126,10 +182,17 @@ class _FenchelYoung(torch.autograd.Function):
         (grad,) = grad_outputs
         weights, targets, *rest = ctx.saved_tensors
         alpha = rest[0] if rest else ctx.alpha
+        hard = not targets.is_floating_point()
         grad_scores = grad_alpha = None
         if ctx.needs_input_grad[0]:
-            grad_scores = grad.unsqueeze(-1) * (weights - targets)
+            column = grad.unsqueeze(-1)
+            if hard:
+                grad_scores = (column * weights).scatter_add_(-1, targets.unsqueeze(-1), -column)
+            else:
+                grad_scores = column * (weights - targets)
         if ctx.needs_input_grad[3]:
-            slope = tsallis.entropy_slope(weights, alpha) - tsallis.entropy_slope(targets, alpha)
-            grad_alpha = (grad * slope).sum().reshape(alpha.shape)
-        return grad_scores, None, None, grad_alpha
+            slope = tsallis.entropy_slope(weights, alpha)
+            if not hard:
+                slope = slope - tsallis.entropy_slope(targets, alpha)
+            grad_alpha = (grad * slope).unsqueeze(-1).sum_to_size(alpha.shape)
+        return grad_scores, None, None, grad_alpha, None

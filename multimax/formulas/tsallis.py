@@ -1,4 +1,4 @@
-"""The Tsallis entropy and its derivative by alpha, sound down to its Shannon limit alpha = 1.
+"""The Tsallis entropy and its derivative by alpha, sound at its Shannon limit alpha = 1.
 
 With d = alpha - 1 and l = log p both are built on two functions that stay smooth where their quotients become 0/0:
 
@@ -19,10 +19,11 @@ def formula(p: Tensor, alpha: float) -> Tensor:
 
 
 def distance_from_one(alpha: float | Tensor) -> float | Tensor:
-    """alpha - 1, kept above 0; NaN for an alpha in a tensor that is below 1."""
-    if isinstance(alpha, Tensor):
-        return (alpha - 1).clamp(min=SMALLEST_D).where(alpha >= 1, math.nan)
-    return max(alpha - 1, SMALLEST_D)
+    """alpha - 1, kept away from 0."""
+    d = alpha - 1
+    if isinstance(d, Tensor):
+        return d.masked_fill(d.abs() < SMALLEST_D, SMALLEST_D)
+    return d if abs(d) >= SMALLEST_D else SMALLEST_D
 
 
 def log_of_support(weights: Tensor) -> Tensor:
@@ -31,24 +32,28 @@ def log_of_support(weights: Tensor) -> Tensor:
 
 
 def psi(log_p: Tensor, d: float | Tensor) -> Tensor:
-    """(1 - e^x (1 - x)) / d^2 with x = d log p <= 0."""
+    """(1 - e^x (1 - x)) / d^2 with x = d log p."""
     x = d * log_p
+    is_near = x.abs() < 0.1
+    near, far = x.where(is_near, 0), x.masked_fill(is_near, 1)
     series = torch.zeros_like(x)
     for k in range(11, 1, -1):  # sum_k>=2 (k - 1) / k! x^(k - 2)
-        series = series * x + (k - 1) / math.factorial(k)
-    far = x.clamp(max=-0.1)
+        series = series * near + (k - 1) / math.factorial(k)
     closed = (far * far.exp() - far.expm1()) / far**2
-    return log_p**2 * torch.where(x > -0.1, series, closed)
+    return log_p**2 * torch.where(is_near, series, closed)
 
 
 def entropy(weights: Tensor, alpha: float | Tensor) -> Tensor:
-    """``formula`` over the last dimension for alpha >= 1; Shannon's entropy at 1."""
+    """``formula`` over the last dimension, Shannon's entropy at alpha = 1; a tensor is [] or [..., 1]."""
+    if not isinstance(alpha, Tensor) and alpha in (1.5, 2):  # without a logarithm
+        power = weights if alpha == 2 else weights.where(weights > 0, 1).sqrt()
+        return (weights * (1 - power)).sum(-1) / (alpha * (alpha - 1))
     d = distance_from_one(alpha)
-    e = torch.expm1(d * log_of_support(weights)) / d
-    return -(weights * e).sum(-1) / (1 + d)
+    return -(weights * torch.expm1(d * log_of_support(weights)) / (d * (1 + d))).sum(-1)
 
 
 def entropy_slope(weights: Tensor, alpha: float | Tensor) -> Tensor:
     """Derivative of ``entropy`` by alpha at fixed weights."""
     d = distance_from_one(alpha)
-    return -((weights * psi(log_of_support(weights), d)).sum(-1) + entropy(weights, alpha)) / (1 + d)
+    log_p = log_of_support(weights)
+    return (weights * (torch.expm1(d * log_p) / (d * (1 + d)) - psi(log_p, d)) / (1 + d)).sum(-1)

@@ -143,17 +143,22 @@ def _save_entmax(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
     alpha = inputs[2]
     is_tensor = isinstance(alpha, Tensor)
     ctx.alpha = None if is_tensor else alpha
+    ctx.set_materialize_grads(False)  # a Fenchel-Young loss sends none through the weights
     ctx.save_for_backward(output, *([alpha] if is_tensor else []))
 
 
-def _entmax_backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+def _entmax_backward(ctx: Any, grad: Tensor | None) -> tuple[Tensor | None, ...]:
+    if grad is None:
+        return None, None, None
     (weights,) = ctx.saved_tensors
     if torch.is_grad_enabled():
         return entmax_formula.gradient(grad, weights, ctx.alpha)[0], None, None
     return _operators.entmax_backward(grad, weights, ctx.alpha), None, None
 
 
-def _alpha_entmax_backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+def _alpha_entmax_backward(ctx: Any, grad: Tensor | None) -> tuple[Tensor | None, ...]:
+    if grad is None:
+        return None, None, None
     weights, alpha = ctx.saved_tensors
     if torch.is_grad_enabled():
         grad_scores, grad_alpha = entmax_formula.gradient(

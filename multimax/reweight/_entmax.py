@@ -1,10 +1,12 @@
 """Sparsemax, 1.5-entmax and alpha-entmax as functions and modules; their formula is in ``multimax.formulas.entmax``."""
 
+import math
+
 import torch
 from torch import Tensor, nn
 
 from multimax import kernels
-from multimax.formulas.entmax import check_alpha, weigh
+from multimax.formulas.entmax import weigh
 from multimax.formulas.losses import check_loss_arguments, fenchel_young
 from multimax.formulas.rows import along, check_arguments, check_floating, compute_dtype, over_live_entries, per_head
 from multimax.formulas.torch_private import is_readable
@@ -72,9 +74,14 @@ def _entmax(scores: Tensor, alpha: float | Tensor, mask: Tensor | None, is_bound
     if isinstance(alpha, Tensor):
         check_floating("alpha", alpha, scores.device)
         alpha = _aligned(alpha, scores).to(compute_dtype(scores))
-        by_kernel = by_kernel and (alpha.dim() == 0 or (alpha.dim() == 3 and alpha.shape[1] == 1))
         if by_kernel and (is_bounded or _is_between_1_and_2(alpha)):
-            return operators.entmax(scores, mask, alpha.reshape(-1))
+            is_per_head = alpha.dim() > 2 and alpha.shape[-2] == alpha.shape[:-3].numel() == 1
+            if alpha.dim() == 0 or is_per_head:
+                return operators.entmax(scores, mask, alpha.reshape(-1))
+            return _by_rows(scores, alpha, mask)
+        if not is_bounded:
+            check_alpha(alpha)
+            alpha = alpha if is_readable(alpha) else alpha.where(alpha >= 1, math.nan)
     else:
         check_alpha(alpha)
         if alpha == 1:
@@ -82,6 +89,14 @@ def _entmax(scores: Tensor, alpha: float | Tensor, mask: Tensor | None, is_bound
         if by_kernel and alpha <= 2:
             return operators.entmax(scores, mask, float(alpha))
     return over_live_entries(lambda x: weigh(x, alpha), scores, mask)
+
+
+def _by_rows(scores: Tensor, alpha: Tensor, mask: Tensor | None) -> Tensor:
+    """By kernel with an alpha for each row: to it they are heads of one query."""
+    rows = scores.shape[:-1].numel(), 1, scores.shape[-1]
+    live = None if mask is None else mask.expand(scores.shape).reshape(rows)
+    of_rows = alpha.expand(*scores.shape[:-1], 1).reshape(-1)
+    return operators.entmax(scores.reshape(rows), live, of_rows).reshape(scores.shape)
 
 
 def _is_between_1_and_2(alpha: Tensor) -> bool:
@@ -101,6 +116,21 @@ def _aligned(alpha: Tensor, scores: Tensor) -> Tensor:
             f"{tuple(scores.shape)}; its last dimension must be 1 and the others 1 or the scores'"
         )
     return alpha
+
+
+def check_alpha(alpha: float | Tensor) -> None:
+    """Raise for an alpha below 1, or one that is no number; a tensor's values are looked at where they are there."""
+    if isinstance(alpha, Tensor):
+        if not is_readable(alpha):
+            return
+        outside = ~((alpha >= 1) & (alpha < math.inf))
+        if not outside.any():
+            return
+        alpha = alpha[outside][0].item()
+    elif isinstance(alpha, bool) or not isinstance(alpha, int | float):
+        raise TypeError(f"alpha must be a number or a floating-point tensor, got {type(alpha).__name__}")
+    if not 1 <= alpha < math.inf:
+        raise ValueError(f"alpha must be at least 1 (softmax) and finite; 2 is sparsemax; got {alpha}")
 
 
 class _EntmaxFamily(Reweighting):

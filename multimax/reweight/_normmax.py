@@ -26,6 +26,11 @@ def normmax(scores: Tensor, dim: int | None = None, *, mask: Tensor | None = Non
         raise TypeError(f"alpha must be a number, got {type(alpha).__name__}")
     if not 1 < alpha < float("inf"):
         raise ValueError(f"alpha must be above 1 and finite, got {alpha}")
+    return along(dim, lambda x, live: over_live_entries(lambda rows: weigh(rows, alpha), x, live), scores, mask)
+
+
+def weigh(x: Tensor, alpha: float | Tensor) -> Tensor:
+    """Weights of rows ``x``, whose dead entries are -inf, at an alpha above 1, a number or a tensor [..., 1]."""
     power = 1 / (alpha - 1)
 
     def step(z: Tensor, a: Tensor) -> Tensor:
@@ -34,14 +39,11 @@ def normmax(scores: Tensor, dim: int | None = None, *, mask: Tensor | None = Non
         total = (torch.relu(z + a) * u).sum(-1, keepdim=True)
         return a - (total - total.pow(1 / alpha)) / u.sum(-1, keepdim=True)
 
-    def weigh(x: Tensor) -> Tensor:
-        z = x - x.detach().amax(-1, keepdim=True)
-        u = _power(z + root(step, z, torch.ones_like(z[..., :1])), power)
-        return u / u.sum(-1, keepdim=True)
-
-    return along(dim, lambda x, live: over_live_entries(weigh, x, live), scores, mask)
+    z = x - x.detach().amax(-1, keepdim=True)
+    u = _power(z + root(step, z, torch.ones_like(z[..., :1])), power)
+    return u / u.sum(-1, keepdim=True)
 
 
-def _power(base: Tensor, exponent: float) -> Tensor:
+def _power(base: Tensor, exponent: float | Tensor) -> Tensor:
     """relu(base)^exponent, and 0 at 0 whatever the exponent, derivatives included."""
     return base.where(base > 0, 1).pow(exponent) * (base > 0)

@@ -1,0 +1,56 @@
+"""The public names of version 1.3 of the entmax package, by this package's functions::
+
+    from multimax.compat import entmax          # in place of: import entmax
+
+The weights come from exact methods, by kernels where there are some, so that ``k``, ``n_iter`` and ``ensure_sum_one``
+are taken and have no effect. docs/entmax.md has a table of all that differs.
+"""
+
+from multimax.compat.entmax.activations import Entmax15, Sparsemax, entmax15, sparsemax
+from multimax.compat.entmax.losses import (
+    Entmax15Loss,
+    EntmaxBisectLoss,
+    NormmaxBisectLoss,
+    SparsemaxBisectLoss,
+    SparsemaxLoss,
+    entmax15_loss,
+    entmax_bisect_loss,
+    normmax_bisect_loss,
+    sparsemax_bisect_loss,
+    sparsemax_loss,
+)
+from multimax.compat.entmax.root_finding import (
+    BudgetBisect,
+    EntmaxBisect,
+    NormmaxBisect,
+    SparsemaxBisect,
+    budget_bisect,
+    entmax_bisect,
+    normmax_bisect,
+    sparsemax_bisect,
+)
+
+__all__ = [
+    "BudgetBisect",
+    "Entmax15",
+    "Entmax15Loss",
+    "EntmaxBisect",
+    "EntmaxBisectLoss",
+    "NormmaxBisect",
+    "NormmaxBisectLoss",
+    "Sparsemax",
+    "SparsemaxBisect",
+    "SparsemaxBisectLoss",
+    "SparsemaxLoss",
+    "budget_bisect",
+    "entmax15",
+    "entmax15_loss",
+    "entmax_bisect",
+    "entmax_bisect_loss",
+    "normmax_bisect",
+    "normmax_bisect_loss",
+    "sparsemax",
+    "sparsemax_bisect",
+    "sparsemax_bisect_loss",
+    "sparsemax_loss",
+]

@@ -1,0 +1,160 @@
+"""Fenchel-Young losses under the names of ``entmax.losses``; their formula is in ``multimax.formulas.losses``.
+
+The functions give the losses [N] of scores X [N, C] and class indices int64 [N], in float32 for half precision; the
+modules sum them or average them over the rows whose target is not ``ignore_index``.
+"""
+
+from collections.abc import Callable
+
+from torch import Tensor, nn
+
+from multimax.compat.entmax.root_finding import entmax_bisect, normmax_bisect, per_row
+from multimax.formulas.losses import check_loss_arguments, fenchel_young_of_rows
+from multimax.formulas.rows import check_floating, compute_dtype
+
+REDUCTIONS = ("elementwise_mean", "sum", "none")
+
+
+def sparsemax_loss(X: Tensor, target: Tensor, k: int | None = None) -> Tensor:
+    """Losses [N] at alpha = 2; ``k`` has no effect.
+
+    Raises:
+        TypeError, ValueError: ``X`` is not floating point [N, C], or ``target`` not class indices int64 [N].
+    """
+    return entmax_bisect_loss(X, target, 2.0)
+
+
+def entmax15_loss(X: Tensor, target: Tensor, k: int | None = None) -> Tensor:
+    """Losses [N] at alpha = 1.5; arguments and errors as for ``sparsemax_loss``."""
+    return entmax_bisect_loss(X, target, 1.5)
+
+
+def sparsemax_bisect_loss(X: Tensor, target: Tensor, n_iter: int = 50) -> Tensor:
+    """The same as ``sparsemax_loss``; ``n_iter`` has no effect."""
+    return entmax_bisect_loss(X, target, 2.0)
+
+
+def entmax_bisect_loss(X: Tensor, target: Tensor, alpha: float | Tensor = 1.5, n_iter: int = 50) -> Tensor:
+    """Losses [N] at ``alpha``, a number or a tensor [], [1] or [N, 1], which gets a gradient; not 0.
+
+    ``n_iter`` has no effect; errors as for ``sparsemax_loss``.
+    """
+    return _losses(X, target, alpha, entmax_bisect)
+
+
+def normmax_bisect_loss(X: Tensor, target: Tensor, alpha: float | Tensor = 2, n_iter: int = 50) -> Tensor:
+    """Losses [N] of normmax at ``alpha`` above 1, a number or a tensor [], [1] or [N, 1], which gets no gradient.
+
+    ``n_iter`` has no effect; errors as for ``sparsemax_loss``.
+    """
+    alpha = alpha.detach() if isinstance(alpha, Tensor) else alpha
+    return _losses(X, target, alpha, normmax_bisect)
+
+
+def _losses(
+    X: Tensor, target: Tensor, alpha: float | Tensor, weigh: Callable[[Tensor, float | Tensor], Tensor]
+) -> Tensor:
+    check_floating("X", X)
+    check_loss_arguments(X.shape, X.device, target, 0.0, "none", -100)
+    if target.is_floating_point():
+        raise TypeError("target must be class indices, int64 [N]; the losses of multimax.reweight take probabilities")
+    X = X.to(compute_dtype(X))
+    alpha = per_row(alpha, X, -1)
+    return fenchel_young_of_rows(X, weigh(X, alpha), target, alpha, weigh is normmax_bisect)
+
+
+class _Loss(nn.Module):
+    """Args:
+        ignore_index: class index whose rows count neither in the sum nor in the mean.
+        reduction: "elementwise_mean", "sum" or "none" ([N]).
+
+    Raises:
+        ValueError: no such reduction.
+    """
+
+    def __init__(self, ignore_index: int = -100, reduction: str = "elementwise_mean") -> None:
+        if reduction not in REDUCTIONS:
+            raise ValueError(f"reduction must be one of {', '.join(REDUCTIONS)}, got {reduction!r}")
+        super().__init__()
+        self.ignore_index = int(ignore_index)
+        self.reduction = reduction
+
+    def loss(self, X: Tensor, target: Tensor) -> Tensor:
+        raise NotImplementedError
+
+    def forward(self, X: Tensor, target: Tensor) -> Tensor:
+        counted = target != self.ignore_index
+        losses = self.loss(X, target.where(counted, 0))
+        losses = losses.where(counted, 0)
+        if self.reduction == "none":
+            return losses
+        return losses.sum() if self.reduction == "sum" else losses.sum() / counted.sum()
+
+
+class SparsemaxLoss(_Loss):
+    """``sparsemax_loss`` as a module."""
+
+    def __init__(self, k: int | None = None, ignore_index: int = -100, reduction: str = "elementwise_mean") -> None:
+        super().__init__(ignore_index, reduction)
+        self.k = k
+
+    def loss(self, X: Tensor, target: Tensor) -> Tensor:
+        return sparsemax_loss(X, target)
+
+
+class Entmax15Loss(_Loss):
+    """``entmax15_loss`` as a module."""
+
+    def __init__(self, k: int | None = 100, ignore_index: int = -100, reduction: str = "elementwise_mean") -> None:
+        super().__init__(ignore_index, reduction)
+        self.k = k
+
+    def loss(self, X: Tensor, target: Tensor) -> Tensor:
+        return entmax15_loss(X, target)
+
+
+class SparsemaxBisectLoss(_Loss):
+    """``sparsemax_bisect_loss`` as a module."""
+
+    def __init__(self, n_iter: int = 50, ignore_index: int = -100, reduction: str = "elementwise_mean") -> None:
+        super().__init__(ignore_index, reduction)
+        self.n_iter = n_iter
+
+    def loss(self, X: Tensor, target: Tensor) -> Tensor:
+        return sparsemax_bisect_loss(X, target)
+
+
+class EntmaxBisectLoss(_Loss):
+    """``entmax_bisect_loss`` as a module; an ``alpha`` that is a Parameter is one of the module."""
+
+    def __init__(
+        self,
+        alpha: float | Tensor = 1.5,
+        n_iter: int = 50,
+        ignore_index: int = -100,
+        reduction: str = "elementwise_mean",
+    ) -> None:
+        super().__init__(ignore_index, reduction)
+        self.alpha = alpha
+        self.n_iter = n_iter
+
+    def loss(self, X: Tensor, target: Tensor) -> Tensor:
+        return entmax_bisect_loss(X, target, self.alpha)
+
+
+class NormmaxBisectLoss(_Loss):
+    """``normmax_bisect_loss`` as a module."""
+
+    def __init__(
+        self,
+        alpha: float | Tensor = 2,
+        n_iter: int = 50,
+        ignore_index: int = -100,
+        reduction: str = "elementwise_mean",
+    ) -> None:
+        super().__init__(ignore_index, reduction)
+        self.alpha = alpha
+        self.n_iter = n_iter
+
+    def loss(self, X: Tensor, target: Tensor) -> Tensor:
+        return normmax_bisect_loss(X, target, self.alpha)
