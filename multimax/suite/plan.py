@@ -6,14 +6,16 @@ the code and its seed, and it confirms only where all three are the plan's. What
 
 import hashlib
 import json
+import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args, get_type_hints
 
 import yaml
 
 from multimax.suite.errors import UserError
+from multimax.suite.shapes import NUMBER, check_shape
 
 PLAN = Path("results/plan.yaml")
 CONFIRMING_FROM, TUNING_FROM = 100, 1000
@@ -94,25 +96,45 @@ class Entry:
         return bool(self.revision) and (digest, revision) == (self.digest, self.revision) and seed in self.seeds
 
 
+COMPARISON = {
+    **dict.fromkeys(("question", "claim", "refuted_if", "ours", "better", "scale"), str),
+    "primary": bool,
+    "controls": [str],
+    "margins": {...: NUMBER},
+}
+ENTRY = {
+    **dict.fromkeys(("tag", "problem", "variant", "revision"), str),
+    **dict.fromkeys(("first_seed", "last_seed"), int),
+    "overrides": [str],
+    "tuning": [str],
+    "arms": {...: [str]},
+    "rates": {...: NUMBER},
+    "comparisons": {...: dict},
+}
+"""What the file says of each, beside its name."""
+
+
 def read_plan(path: Path = PLAN) -> dict[str, Entry]:
     """The entries by their names. Raises UserError for one that is not whole, naming what is wrong with it."""
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, yaml.YAMLError) as error:
+    except (OSError, ValueError, yaml.YAMLError) as error:
         raise UserError(f"{path} cannot be read: {' '.join(str(error).split())}") from None
-    plan = {name: _entry(f"{path}: {name}", {"id": name, **entry}) for name, entry in (content or {}).items()}
+    check_shape(content or {}, {...: dict}, str(path))
+    plan = {name: _entry(f"{path}: {name}", name, entry) for name, entry in (content or {}).items()}
     names = [of.id for entry in plan.values() for of in entry.comparisons]
     if twice := {name for name in names if names.count(name) > 1}:
         raise UserError(f"{path} has two comparisons with the name {', '.join(sorted(twice))}")
     return plan
 
 
-def _entry(where: str, content: dict[str, Any]) -> Entry:
-    _check_keys(where, Entry, content)
-    comparisons = content["comparisons"].items()
-    content |= {"comparisons": tuple(_comparison(f"{where}: {name}", {"id": name, **of}) for name, of in comparisons)}
-    content |= {key: tuple(content[key]) for key in ("overrides", "tuning")}
-    entry = Entry(**content)
+def _entry(where: str, name: str, content: Any) -> Entry:
+    _check(where, content, ENTRY)
+    comparisons = tuple(_comparison(f"{where}: {of}", of, said) for of, said in content["comparisons"].items())
+    lists = {key: tuple(content[key]) for key in ("overrides", "tuning")}
+    entry = Entry(**content | lists | {"id": name, "comparisons": comparisons})
+    if not all(0 < rate < math.inf for rate in entry.rates.values()):
+        raise UserError(f"{where}: learning rates are numbers above 0, got {dict(entry.rates)}")
     if not CONFIRMING_FROM <= entry.first_seed <= entry.last_seed < TUNING_FROM:
         raise UserError(f"{where}: seeds that confirm are {CONFIRMING_FROM} to {TUNING_FROM - 1}")
     for of in entry.comparisons:
@@ -121,16 +143,21 @@ def _entry(where: str, content: dict[str, Any]) -> Entry:
     return entry
 
 
-def _comparison(where: str, content: dict[str, Any]) -> Comparison:
-    _check_keys(where, Comparison, content)
-    comparison = Comparison(**content | {"controls": tuple(content["controls"])})
-    if not comparison.margins or min(comparison.margins.values()) <= 0:
+def _comparison(where: str, name: str, content: Any) -> Comparison:
+    _check(where, content, COMPARISON)
+    comparison = Comparison(**content | {"id": name, "controls": tuple(content["controls"])})
+    for key in ("better", "scale"):
+        if (value := content[key]) not in (allowed := get_args(get_type_hints(Comparison)[key])):
+            raise UserError(f"{where}: {key} is {value}: choose one of {', '.join(allowed)}")
+    if not comparison.margins or not all(0 < margin < math.inf for margin in comparison.margins.values()):
         raise UserError(f"{where}: margins must be above zero, got {dict(comparison.margins)}")
     return comparison
 
 
-def _check_keys(where: str, schema: type[Entry] | type[Comparison], content: Mapping[str, Any]) -> None:
-    known = {field.name for field in fields(schema)}
+def _check(where: str, content: Any, shape: Mapping[str, Any]) -> None:
+    check_shape(content, dict, where)
+    known = shape.keys()
     if wrong := known ^ content.keys():
         kind = "lacks" if wrong <= known else "has the unknown key"
-        raise UserError(f"{where} {kind} {', '.join(sorted(wrong - known or wrong))}")
+        raise UserError(f"{where} {kind} {', '.join(sorted(map(str, wrong - known or wrong)))}")
+    check_shape(content, shape, where)

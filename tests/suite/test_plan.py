@@ -64,11 +64,29 @@ def test_any_change_of_a_comparison_makes_another_plan(tmp_path, field):
         ({"rates": {"multimax": 0.01}}, {}, "no learning rate for softmax"),
         ({"first_seed": 0}, {}, "100 to 999"),
         ({"last_seed": 1000}, {}, "100 to 999"),
+        ({"first_seed": "100"}, {}, "first_seed should be int, and is '100'"),
+        ({"rates": ["multimax"]}, {}, "rates should be a mapping"),
+        ({"rates": {"multimax": "1e-3", "softmax": 0.1}}, {}, "multimax should be int or float, and is '1e-3'"),
+        ({"rates": {"multimax": -1, "softmax": 0.1}}, {}, "above 0"),
+        ({"overrides": "task=lm"}, {}, "overrides should be a list"),
+        ({"overrides": [1]}, {}, r"overrides\[0\] should be str"),
+        ({"comparisons": {"marked": 3}}, {}, "comparisons: marked should be dict"),
+        ({}, {"primary": 1}, "primary should be bool"),
+        ({}, {"margins": {"error@32": float("nan")}}, "above zero"),
+        ({}, {"scale": "plane"}, "choose one of plain, log"),
     ],
 )
 def test_a_wrong_entry_is_refused_in_one_line(tmp_path, entry, comparison, said):
     with pytest.raises(UserError, match=said) as refused:
         read_plan(written(tmp_path, entry, comparison))
+    assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize("content", ["- x", "3", "marked: null", "marked: [", "1: {}", "\udcff"])
+def test_what_is_no_plan_is_refused_in_one_line(tmp_path, content):
+    (tmp_path / "plan.yaml").write_text(content, errors="surrogateescape")
+    with pytest.raises(UserError) as refused:
+        read_plan(tmp_path / "plan.yaml")
     assert "\n" not in str(refused.value)
 
 
@@ -94,7 +112,7 @@ def test_the_plan_of_the_repository_can_be_run(root):
             assert set(entry.rates) <= set(reweight.available())
             for measure in {measure for of in entry.comparisons for measure in of.margins}:
                 name, _, length = measure.partition("@")
-                assert name in (problem.measure, *ATTENTION)
+                assert name in (*problem.measures, *ATTENTION)
                 assert int(length) in problem.test_lengths
 
 

@@ -2,6 +2,7 @@
 
 import argparse
 import math
+from argparse import ArgumentTypeError
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -17,6 +18,8 @@ from multimax.suite.planned.table import Runs, RunTable, read_table
 PLANNED = Path("results/planned")
 PLACES = ("data.root", "data.cache_dir")
 """Keys that say where things are on this machine; they change no number, and no record has them."""
+
+MOST_SEEDS = 10_000
 
 
 @one_line_errors
@@ -100,12 +103,12 @@ def explore(given: argparse.Namespace) -> None:
     planned = given.entry in read_plan(given.plan) or given.entry not in VARIANTS
     path = (given.to or (PLANNED if planned else FOLDER)) / f"{given.entry}.csv"
     entry = find(given) if planned else unplanned(given.entry, read_table(path))
-    if any(CONFIRMING_FROM <= seed < TUNING_FROM for seed in given.seeds):
+    if given.seeds[0] < TUNING_FROM and given.seeds[-1] >= CONFIRMING_FROM:
         raise UserError(f"--seeds: those from {CONFIRMING_FROM} to {TUNING_FROM - 1} confirm, and only by the plan")
     names = given.arms or list(entry.rates)
-    for name in set(names) - entry.arms.keys():
+    for name in names:
         try:
-            reweight.get(name)
+            _ = name in entry.arms or reweight.get(name)
         except ValueError as error:
             raise UserError(f"--arms: {error}") from None
     if given.seeds[0] >= TUNING_FROM:
@@ -125,8 +128,14 @@ def find(given: argparse.Namespace) -> Entry:
 
 def runs_of(entry: Entry, given: argparse.Namespace) -> Runs:
     """How the entry's runs are made. Raises UserError for a problem that there is none of."""
-    if wrong := [place for place in given.places if place.partition("=")[0] not in PLACES]:
-        raise UserError(f"--place {wrong[0]}: all but {' and '.join(PLACES)} is the plan's to say")
+    for place in given.places:
+        key, equals, path = place.partition("=")
+        if key not in PLACES:
+            raise UserError(f"--place {place}: all but {' and '.join(PLACES)} is the plan's to say")
+        if not equals or not path:
+            raise UserError(f"--place {place}: give it as {key}=PATH")
+        if entry.problem != "train":
+            raise UserError(f"--place {place}: {entry.id} makes its own data, and reads none")
     if entry.problem == "train":
         from multimax.suite.planned.training import Trainings
 
@@ -140,16 +149,22 @@ def runs_of(entry: Entry, given: argparse.Namespace) -> Runs:
 
 
 def seeds(text: str) -> range:
-    first, _, last = text.partition("-")
-    return range(int(first), int(last or first) + 1)
+    first, dash, last = text.partition("-")
+    found = range(int(first), int(last if dash else first) + 1)
+    if not 0 < len(found) <= MOST_SEEDS or not 0 <= found[0] <= found[-1] < 2**63:
+        raise ArgumentTypeError(f"{text} is not FIRST-LAST, of at most {MOST_SEEDS:,} seeds")
+    return found
 
 
 def words(text: str) -> Sequence[str]:
-    return text.split(",")
+    return list(dict.fromkeys(text.split(",")))
 
 
 def rates(text: str) -> list[float]:
-    return [float(rate) for rate in text.split(",")]
+    found = list(dict.fromkeys(float(rate) for rate in text.split(",")))
+    if not all(0 < rate < math.inf for rate in found):
+        raise ArgumentTypeError(f"{text}: learning rates are numbers above 0")
+    return found
 
 
 if __name__ == "__main__":

@@ -3,12 +3,13 @@
 import base64
 import csv
 import io
+import math
+import os
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from itertools import product
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Protocol
 
@@ -19,8 +20,9 @@ from torch import Tensor
 from multimax.suite.engine.console import say
 from multimax.suite.engine.provenance import revision
 from multimax.suite.errors import UserError
-from multimax.suite.files import write_atomic
+from multimax.suite.files import write_atomic, writing
 from multimax.suite.plan import Arm
+from multimax.suite.processes import worker_processes
 
 KEY = ("plan", "revision", "arm", "rate", "seed")
 
@@ -56,7 +58,8 @@ class RunTable:
         every = [((plan, code, arm.name, f"{arm.rate:g}", str(seed)), arm, seed) for seed, arm in product(seeds, arms)]
         todo = [of for of in every if of[0] not in there]
         say(f"{self.path}: {len(every) - len(todo)} of {len(every)} runs are there, {len(todo)} to do")
-        self.path.parent.mkdir(parents=True, exist_ok=True)
+        with writing(self.path):
+            self.path.parent.mkdir(parents=True, exist_ok=True)
         work = ((self.runs, arm, seed) for _, arm, seed in todo)
         for (key, arm, seed), found in zip(todo, in_processes(work, jobs), strict=True):
             rows.append(dict(zip(KEY, key, strict=True)) | found)
@@ -65,20 +68,47 @@ class RunTable:
 
 
 def read_table(path: Path) -> list[dict[str, str]]:
-    """The rows of a table of runs; none if there is no such file."""
-    return list(csv.DictReader(io.StringIO(path.read_text(encoding="utf-8")))) if path.is_file() else []
+    """The rows of a table of runs; none if there is no such file. Raises UserError for one that is damaged."""
+    if not path.is_file():
+        return []
+    try:
+        reader = csv.DictReader(io.StringIO(path.read_text(encoding="utf-8")))
+        rows = list(reader)
+    except (OSError, ValueError, csv.Error) as error:
+        raise UserError(f"{path} cannot be read: {error}") from None
+    if missing := [key for key in KEY if key not in (reader.fieldnames or ())]:
+        raise UserError(f"{path} is no table of runs: it has no column {missing[0]}")
+    for number, row in enumerate(rows, start=2):
+        if None in row or None in row.values() or not all(map(is_whole, row.items())):
+            raise UserError(f"line {number} of {path} is damaged: restore it, or delete it to run it again")
+    return rows
+
+
+def is_whole(cell: tuple[str, str]) -> bool:
+    """Whether a cell has what its column is for: text, a seed, or a number, which may be missing."""
+    column, value = cell
+    if column in ("plan", "revision", "arm", "data") or column.startswith("examples:"):
+        return True
+    if column == "seed":
+        return value.isdecimal()
+    try:
+        return not value or math.isfinite(float(value)) or column != "rate"
+    except ValueError:
+        return False
 
 
 def in_processes(work: Iterable[tuple[Runs, Arm, int]], jobs: int) -> Iterator[dict[str, str]]:
     """The runs in their order, ``jobs`` at a time, each on one thread so that its numbers do not depend on ``jobs``."""
-    context = get_context("spawn")
-    with ProcessPoolExecutor(jobs, mp_context=context, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+    with worker_processes(jobs, partial(torch.set_num_threads, 1)) as pool:
         yield from pool.map(one, work)
 
 
 def one(work: tuple[Runs, Arm, int]) -> dict[str, str]:
     runs, arm, seed = work
-    return runs.run(arm, seed)
+    try:
+        return runs.run(arm, seed)
+    except KeyboardInterrupt:  # by a terminal, which means the runs that this process has in its queue as well
+        os._exit(130)
 
 
 def text(rows: Sequence[dict[str, str]]) -> str:

@@ -20,10 +20,10 @@ from multimax.suite.errors import UserError
 from multimax.suite.files import write_atomic
 from multimax.suite.report.records import PLACES
 from multimax.suite.runs import Run
+from multimax.suite.shapes import NUMBER, check_shape, short
 
 MOST, MOST_UNPACKED = 32 * 2**20, 256 * 2**20  # bytes
 
-NUMBER = (int, float)
 ENVIRONMENT = {
     "python": str,
     "torch": str,
@@ -125,31 +125,6 @@ def refuse_constant(name: str) -> None:
 def check_name(name: str | None) -> None:
     if name is not None and not NAME.fullmatch(name):
         raise UserError(f"--from {name!r}: a name has up to 80 letters, digits, spaces and .,'()@-")
-
-
-def check_shape(value: Any, shape: Any, where: str) -> None:
-    """Raise UserError, saying where, unless ``value`` is as ``shape`` has it."""
-    if isinstance(shape, dict):
-        if not isinstance(value, dict):
-            raise UserError(f"{where} should be a mapping, and is {short(value)}")
-        if ... in shape:
-            shape = dict.fromkeys(value, shape[...])
-        if wrong := shape.keys() ^ value.keys():
-            raise UserError(f"{where} {'lacks' if wrong <= shape.keys() else 'should not have'} {sorted(wrong)[0]}")
-        for key, of in shape.items():
-            check_shape(value[key], of, f"{where}: {key}")
-    elif isinstance(shape, list):
-        if not isinstance(value, list):
-            raise UserError(f"{where} should be a list, and is {short(value)}")
-        for number, item in enumerate(value):
-            check_shape(item, shape[0], f"{where}[{number}]")
-    elif isinstance(value, bool) or not isinstance(value, shape):
-        kinds = " or ".join(kind.__name__ for kind in (shape if isinstance(shape, tuple) else (shape,)))
-        raise UserError(f"{where} should be {kinds}, and is {short(value)}")
-
-
-def short(value: Any) -> str:
-    return repr(value)[:60]
 
 
 def texts(value: Any, where: str = "") -> Iterator[tuple[str, str]]:

@@ -122,11 +122,19 @@ def test_what_no_entry_plans_runs_at_the_best_of_the_rates_that_were_tried(runs,
     [
         (["confirm", "marked_maen"], "no entry 'marked_maen'"),
         (["confirm", "marked_mean", "--place", "seed=3"], "data.root"),
+        (["confirm", "marked_mean", "--place", "data.root"], "data.root=PATH"),
+        (["confirm", "marked_mean", "--place", "data.root=x"], "makes its own data"),
         (["confirm", "marked_mean", "--jobs", "0"], "--jobs"),
         (["explore", "marked_maen", "--seeds", "0"], "no entry 'marked_maen'"),
         (["explore", "marked_mean", "--seeds", "0", "--arms", "sofmax"], "did you mean 'softmax'?"),
+        (["explore", "marked_mean", "--seeds", "0", "--arms", "entmax15"], "no learning rate for entmax15"),
         (["explore", "marked_mean", "--seeds", "0", "--rates", "fast"], "--rates"),
+        *(
+            (["explore", "marked_mean", "--seeds", "0", "--rates", rate], "above 0")
+            for rate in ("nan", "inf", "-1", "0")
+        ),
         (["explore", "marked_mean", "--seeds", "few"], "--seeds"),
+        *((["explore", "marked_mean", "--seeds", of], "FIRST-LAST") for of in ("5-3", "0-99999999", f"{2**64}")),
         (["explore", "marked_mean", "--seeds", "90-100"], "only by the plan"),
     ],
 )
@@ -136,6 +144,40 @@ def test_what_is_mistyped_ends_in_a_line_that_names_it(runs, plan, tmp_path, mon
     assert ended.value.code == 2
     assert said in capsys.readouterr().err
     assert not runs.done
+
+
+@pytest.mark.parametrize("command", ["status", "confirm", "explore"])
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ("", "no column plan"),
+        ("arm,seed\nsoftmax,1\n", "no column plan"),
+        ("plan,revision,arm,rate,seed,error@32\n,abc,softmax,0.2,1000\n", "line 2"),
+        ("plan,revision,arm,rate,seed\n,abc,softmax,0.2,1000\n,abc,softmax,0.2,1001,7\n", "line 3"),
+        ("plan,revision,arm,rate,seed\n,abc,softmax,0.2,many\n", "line 2"),
+        ("plan,revision,arm,rate,seed\n,abc,softmax,nan,1000\n", "line 2"),
+        ("plan,revision,arm,rate,seed,error@32\n,abc,softmax,0.2,1000,0.1x\n", "line 2"),
+        ("plan,revision,arm,rate,seed\n,abc,soft\udcffmax,0.2,1000\n", "cannot be read"),
+    ],
+)
+def test_a_damaged_table_is_refused_and_stays_as_it_is(
+    runs, plan, tmp_path, monkeypatch, capsys, command, content, said
+):
+    path = tmp_path / "marked_mean.csv"
+    path.write_text(content, errors="surrogateescape")
+    before = path.read_bytes()
+    options = [command, *(["marked_mean"] if command != "status" else []), "--plan", plan, "--to", tmp_path]
+    with pytest.raises(SystemExit):
+        called(monkeypatch, *options, *(["--seeds", "0"] if command == "explore" else []))
+    assert said in capsys.readouterr().err
+    assert path.read_bytes() == before
+    assert not runs.done
+
+
+def test_a_run_that_is_named_twice_runs_once(runs, plan, tmp_path, monkeypatch):
+    options = ["--plan", plan, "--to", tmp_path, "--arms", "softmax,softmax", "--rates", "0.1,0.10", "--seeds", "7"]
+    called(monkeypatch, "explore", "marked_mean", *options)
+    assert runs.done == [("softmax", 7)]
 
 
 def test_other_code_than_the_plan_s_is_refused(runs, plan, tmp_path, monkeypatch, capsys):

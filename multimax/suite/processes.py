@@ -1,0 +1,52 @@
+"""Processes that work for this one, and end when it does."""
+
+import multiprocessing
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+from functools import partial
+
+from multimax.suite.errors import UserError
+
+GRACE = 60.0  # seconds in which a worker that takes SIGTERM, as training does, may write a checkpoint
+
+
+def nothing() -> None:
+    pass
+
+
+@contextmanager
+def worker_processes(count: int, start: Callable[[], object] = nothing) -> Iterator[ProcessPoolExecutor]:
+    """``count`` processes, in each of which ``start`` is called first.
+
+    They end with this one, whatever ends it: nobody else would, for a process that is killed ends no other. Raises
+    UserError if one of them is killed.
+    """
+    context = multiprocessing.get_context("spawn")  # threads of torch do not survive a fork
+    try:
+        with ProcessPoolExecutor(count, mp_context=context, initializer=partial(_start, start)) as pool:
+            yield pool
+    except BrokenProcessPool:
+        raise UserError(
+            f"one of {count} worker processes was killed, as happens when memory runs out: free some, or start fewer; "
+            "the same command goes on with what is done"
+        ) from None
+
+
+def _start(start: Callable[[], object]) -> None:
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    start()
+
+
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    os.kill(os.getpid(), signal.SIGTERM)
+    time.sleep(GRACE)
+    os._exit(1)
