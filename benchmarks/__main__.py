@@ -30,6 +30,7 @@ PLAN: dict[str, dict[str, tuple[int, str, int]]] = {
         "input": (60, "--seconds 40", 0),
         "language_modeling": (20, "--seconds 3 --functions softmax multimax", 0),
         "convert": (60, "--seconds 12 --functions softmax multimax", 0),
+        "compat": (100, "--seconds 6", 0),
     },
     "cuda": {
         "functions": (50, "--seconds 0.3", 6),
@@ -41,7 +42,7 @@ PLAN: dict[str, dict[str, tuple[int, str, int]]] = {
     },
 }
 WARMING = 80  # seconds after which compiling is stopped
-NEEDS = {"translation": "fairseq"}
+NEEDS = {"translation": "fairseq", "compat": "entmax"}
 GRACE = 60  # seconds that a benchmark has to end once it should begin nothing more
 
 

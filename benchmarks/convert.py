@@ -16,8 +16,8 @@ from torch import Tensor, nn
 import multimax
 from benchmarks.bench import BOTH, FORWARD, Benchmark, parser
 
-TOKENS = 1024  # GPT-2's context
-BATCH = {"cpu": {"gpt2": 1, "vit": 8}, "cuda": {"gpt2": 8, "vit": 128}}
+TOKENS = {"cpu": 256, "cuda": 1024}  # of one text; 1024 is GPT-2's context
+BATCH = {"cpu": {"gpt2": 1, "vit": 4}, "cuda": {"gpt2": 8, "vit": 128}}
 
 
 def gpt2(quick: bool, fused: bool) -> nn.Module:
@@ -47,7 +47,7 @@ MODELS: dict[str, tuple[str, str, Callable[[bool, bool], nn.Module]]] = {
 def inputs_of(model: str, device: torch.device, quick: bool) -> tuple[Tensor, str]:
     batch = 1 if quick else BATCH[device.type][model]
     if model == "gpt2":
-        length = 32 if quick else TOKENS
+        length = 32 if quick else TOKENS[device.type]
         return torch.randint(50257, (batch, length), device=device), f"{batch}x{length} tokens"
     return torch.randn(batch, 3, 224, 224, device=device), f"{batch} images"
 

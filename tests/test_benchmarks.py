@@ -14,7 +14,7 @@ import pytest
 import torch
 from function_kinds import WITH_KERNEL
 
-from benchmarks import aims, report, timing
+from benchmarks import aims, compat, report, timing
 from benchmarks.__main__ import NEEDS, PLAN
 from benchmarks.aims import AIMS, Aim
 from benchmarks.bench import BOTH, COLUMNS, FORWARD, Benchmark
@@ -95,6 +95,16 @@ def test_convert(tmp_path, monkeypatch):
     ways = {("softmax", "fused"), ("softmax", "written out"), ("softmax", "converted"), ("multimax", "converted")}
     for model in ("GPT-2 small", "ViT-S"):
         assert contestants(rows, model, FORWARD) == contestants(rows, model, BOTH) == ways
+
+
+def test_compat(tmp_path, monkeypatch, root):
+    rows, _ = run("compat", tmp_path, monkeypatch)
+    assert {row["function"] for row in rows} == {*compat.FUNCTIONS, *compat.LOSSES}
+    for part in compat.SHAPES:
+        pairs = product((*compat.FUNCTIONS, *compat.LOSSES), ("entmax package", "ours"))
+        assert contestants(rows, part, BOTH) == set(pairs)
+    kept = next(table for table in report.read_tables(root / "results/benchmarks", False) if table.name == "compat")
+    assert compat.TABLE.search(compat.PAGE.read_text())[0] == compat.table(kept.rows)
 
 
 def test_input(tmp_path, monkeypatch, capsys):

@@ -1,0 +1,89 @@
+"""The names of the entmax package by multimax.compat.entmax, beside the package itself.
+
+    python -m benchmarks.compat [--quick]
+
+Long rows, as at the output of a language model, and short ones, as in attention. The first of each pair is the package;
+its arguments are the defaults, an alpha is 1.5, learned where it can be. Writes the table in docs/entmax.md too.
+"""
+
+import re
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from benchmarks.aims import Row
+from benchmarks.bench import BOTH, RESULTS, Benchmark, Contestant, parser
+
+PAGE = Path(__file__).parent.parent / "docs" / "entmax.md"
+TABLE = re.compile(r"(?<=<!-- table -->\n).*(?=<!-- end of table -->)", re.DOTALL)
+SHAPES = {"long rows": (32, 32000), "short rows": (4096, 197)}
+FUNCTIONS = ("sparsemax", "entmax15", "sparsemax_bisect", "entmax_bisect", "normmax_bisect", "budget_bisect")
+LOSSES = ("SparsemaxLoss", "Entmax15Loss", "SparsemaxBisectLoss", "EntmaxBisectLoss", "NormmaxBisectLoss")
+
+
+def calls(package: ModuleType, name: str, target: Tensor) -> tuple[Callable[[Tensor], Tensor], Sequence[Tensor]]:
+    """What computes with scores by a name of a package, and its parameters."""
+    if name in LOSSES:
+        loss: Any = getattr(package, name)()
+        return (lambda x: loss(x, target)), ()
+    if name != "entmax_bisect":
+        return partial(getattr(package, name), dim=-1), ()
+    alpha = nn.Parameter(torch.tensor(1.5, device=target.device))
+    return (lambda x: package.entmax_bisect(x, alpha)), (alpha,)
+
+
+def run(benchmark: Benchmark) -> None:
+    try:
+        import entmax
+    except ImportError as error:
+        benchmark.leave_out(f"the entmax package is not installed ({error})")
+        return
+    from multimax.compat import entmax as ours
+
+    for part, (rows, length) in SHAPES.items():
+        shape = (3, 7) if benchmark.quick else (rows, length)
+        x = torch.randn(shape, device=benchmark.device, requires_grad=True)
+        target = torch.randint(shape[1], shape[:1], device=benchmark.device)
+        for name in (*FUNCTIONS, *LOSSES):
+            pair = [
+                Contestant(name, way, *calls(package, name, target))
+                for way, package in (("entmax package", entmax), ("ours", ours))
+            ]
+            case = f"{shape[0]}x{shape[1]}"
+            benchmark.race(part, case, pair, [x], size=x.numel(), directions=[BOTH])
+
+
+def table(rows: Sequence[Row]) -> str:
+    """How many times as fast each name is here, in each part."""
+    found = {(r["function"], r["part"]): 1 / float(r["ratio"]) for r in rows if r["way"] == "ours" and r["ratio"]}
+    cases = {r["part"]: r["case"] for r in rows}
+    lines = [
+        "| | " + " | ".join(f"{part}, {case}" for part, case in cases.items()) + " |",
+        "|---|" + "---|" * len(cases),
+    ]
+    for name in dict.fromkeys(function for function, _ in found):
+        cells = (f"{found[name, part]:.3g}" if (name, part) in found else "" for part in cases)
+        lines.append(f"| `{name}` | " + " | ".join(cells) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def main() -> None:
+    benchmark = Benchmark("compat", parser(__doc__).parse_args())
+    run(benchmark)
+    benchmark.save()
+    if (
+        benchmark.rows
+        and benchmark.arguments.output == RESULTS
+        and benchmark.device.type == "cpu"
+        and not benchmark.quick
+    ):
+        PAGE.write_text(TABLE.sub(lambda _: table(benchmark.rows), PAGE.read_text()))
+
+
+if __name__ == "__main__":
+    main()
