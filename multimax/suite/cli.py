@@ -62,6 +62,9 @@ def train() -> None:
         hydra.main(version_base="1.3", config_path=str(CONFIGS), config_name="config")(job)()
     except (HydraException, OmegaConfBaseException) as error:
         raise UserError(explain(error, *known_keys(overrides, arguments.config_dir))) from None
+    except Exception:  # of a sweeper that looks for the best score, where runs failed and have none
+        if not failures:
+            raise
     if failures:
         raise UserError(*failures)
 

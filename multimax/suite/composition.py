@@ -135,11 +135,12 @@ def to_dict(composed: DictConfig) -> dict[str, Any]:
 
 def typed(composed: DictConfig, world: int = 1, overrides: Iterable[str] = ()) -> RunConfig:
     """The composed configuration as the task's dataclass, checked, with the overrides that it has. Raises UserError."""
-    schema = with_own_parts(task_of(composed).Config, composed)
-    data = composed.get("data")
-    if isinstance(data, DictConfig) and data.get(TARGET) is not None and OmegaConf.is_missing(data, "source"):
-        data.source = "own"
+    schema: type = RunConfig
     try:
+        schema = with_own_parts(task_of(composed).Config, composed)
+        data = composed.get("data")
+        if isinstance(data, DictConfig) and data.get(TARGET) is not None and OmegaConf.is_missing(data, "source"):
+            data.source = "own"
         config = cast(RunConfig, OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(schema), composed)))
     except OmegaConfBaseException as error:
         raise UserError(explain(error, [key for key, _ in flatten(skeleton(schema))])) from None
@@ -155,6 +156,8 @@ def explain(error: Exception, known: Sequence[str] = (), groups: Sequence[str] =
         group, _, name = error.missing_cfg_file.rpartition("/")
         if name.startswith("multimax_"):  # the launcher's keys and types, which come with its plugin
             return f"{group}={name.removeprefix('multimax_')} needs submitit: pip install -e '.[slurm]'"
+        if (group, name) == ("hydra/sweeper", "optuna"):
+            return "hydra/sweeper=optuna needs Optuna: pip install -e '.[optuna]'"
         options = sorted(error.options or [])
         return f"{group}={name}: there is none{nearest(name, options)}; choose one of {', '.join(options)}"
     if match := re.match(r"Could not override '([^']+)'", message):

@@ -5,6 +5,7 @@ import os
 import shutil
 import sys
 from dataclasses import asdict
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -111,6 +112,15 @@ def test_a_search_ends_with_its_best_values(folder, monkeypatch):
     assert best["best_value"] == max(found.values()) == found[best["best_params"]["optimizer.learning_rate"]]
 
 
+def test_a_search_whose_runs_fail_says_why(folder, monkeypatch):
+    if find_spec("hydra_plugins.hydra_optuna_sweeper"):
+        why, broken = "training.batch_size=0 is below 1", ["training.batch_size=0", "hydra.sweeper.n_trials=1"]
+    else:
+        why, broken = "needs Optuna: pip install", []
+    with pytest.raises(UserError, match=why):
+        run(monkeypatch, cli.train, "-m", "--config-dir", "conf", "task=maximum", "experiment=search", *broken)
+
+
 def test_a_task_of_a_plugin_has_its_dataclass_s_defaults(folder, monkeypatch):
     monkeypatch.setattr("multimax.suite.tasks.MODULES", registry := type(MODULES)(MODULES))
     monkeypatch.setattr("multimax.suite.composition.MODULES", registry)
@@ -150,6 +160,8 @@ MISTAKES = {
     "schedule._target_=half.anything": "schedule: builtins.dict has no method step_update",
     "schedule._target_=builtins.dict": "nobody knows what .* takes",
     "optimizer.epsilon=0.1": "only with optimizer._target_ taking it is it read",
+    "plugins=${x}": "this is no list of modules",
+    "model._target_=${x}": "Interpolation key 'x' not found",
     "plugins=[broken]": "plugins: broken cannot be imported",
     "plugins=[nowhere]": "there is no module nowhere .looked for nowhere on PYTHONPATH and in the working folder",
     "task=maximum _target_=maximum.Reader": "Reader is no subclass of multimax.suite.tasks.Task",
