@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, NullFormatter
+from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter, NullLocator
 
 from benchmarks.aims import Row
 from benchmarks.bench import BACKWARD, BOTH, FORWARD
@@ -17,6 +17,7 @@ from multimax.suite.figures.style import figure, style_of
 LINES = dict.fromkeys(("kernel", "default", "pieces", "ours", "flash"), "-") | dict.fromkeys(
     ("eager", "whole", "blocked"), "--"
 )
+SHORT = 3  # times from one end of an axis to the other; a logarithmic one would have a tick or two
 UNITS = {
     "ratio": "time, over the first",
     "of_copy": "bandwidth, over a copy's",
@@ -103,7 +104,7 @@ def dots(axes: Axes, case: tuple[str, str], rows: Sequence[Row], labelled: bool)
             style = style_of(row["function"])
             face = "none" if row["direction"] == FORWARD else style.color
             place = float(row["ratio"]), names.index((row["function"], row["way"]))
-            axes.plot(*place, style.marker, color=style.color, markerfacecolor=face, markersize=style.size)
+            axes.plot(*place, marker=style.marker, color=style.color, markerfacecolor=face, markersize=style.size)
     axes.axvline(1, color="0.6", linewidth=0.8, zorder=0)
     axes.set_xscale("log")
     plain(axes, "x")
@@ -126,7 +127,8 @@ def grow(axes: Axes, growth: Growth, rows: Sequence[Row]) -> None:
         style = style_of(function)
         line = LINES.get(way, ":")
         axes.plot(*zip(*points, strict=True), line, color=style.color, label=f"{function}, {way}", linewidth=1.2)
-        axes.plot(*zip(*points, strict=True), style.marker, color=style.color, markersize=style.size * 0.6)
+        marks = {"marker": style.marker, "markersize": style.size * 0.6, "linestyle": ""}
+        axes.plot(*zip(*points, strict=True), color=style.color, **marks)
     sizes = sorted({float(row["size"]) for row in rows})
     axes.set_xscale("log", base=2)
     axes.set_xticks(sizes if len(sizes) < 5 else sizes[::2], minor=False)
@@ -145,9 +147,12 @@ def grow(axes: Axes, growth: Growth, rows: Sequence[Row]) -> None:
 
 
 def plain(axes: Axes, which: str) -> None:
-    """Powers of ten as numbers, and one or two between them where the axis spans little."""
+    """Powers of ten as numbers, and one or two between them where the axis spans little; even steps on a short one."""
     axis = axes.xaxis if which == "x" else axes.yaxis
     low, high = axis.get_view_interval()
+    if high / low < SHORT:
+        axis.set_major_locator(MaxNLocator(6))
+        axis.set_minor_locator(NullLocator())
     between = (1, 2, 5) if high / max(low, 1e-9) < 100 else (1,)
     axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axis.set_minor_formatter(

@@ -83,7 +83,9 @@ def legend(names: Iterable[str]) -> list[Line2D]:
 
 
 def label(name: str) -> str:
-    return f"entmax, α = {ALPHA}" if name == "entmax" else style_of(name).label
+    """MultiMax's parameters are fitted to the published points: they show what it can do, and are no reproduction."""
+    more = {"entmax": f", α = {ALPHA}", "multimax": ", fitted"}
+    return style_of(name).label + more.get(name, "")
 
 
 def row(panel: str, series: str, at: float, x: float, y: float) -> Row:
@@ -135,7 +137,8 @@ def draw_edge(axes: Axes, of: Mapping[str, Points]) -> list[Row]:
     for height, (name, found) in enumerate(of.items()):
         style, second = style_of(name), found.weights[:, 1].tolist()
         axes.axhline(-height, color="0.85", linewidth=1, zorder=0)
-        axes.plot(second, [-height] * len(K), style.marker, color=style.color, markersize=style.size, clip_on=False)
+        look = {"color": style.color, "marker": style.marker, "markersize": style.size}
+        axes.plot(second, [-height] * len(K), **look, linestyle="", clip_on=False)
         for x, text in merged(second).items():
             axes.annotate(text, (x, -height), (0, 6), textcoords="offset points", ha="center", fontsize=7.5)
         rows += [row("edge", name, k, x, -height) for k, x in zip(K, second, strict=True)]
@@ -222,7 +225,9 @@ def draw_plane(axes: Axes, named: Mapping[str, Function]) -> list[Row]:
         axes.annotate(
             f"t = {t:g}", xy, beside, textcoords="offset points", fontsize=8, ha="left" if t == 1 else "center"
         )
-    axes.annotate("Pareto front", (single["multimax"][0], 0.5), (8, 0), textcoords="offset points", color="0.4")
+    axes.annotate(
+        "Pareto front,\nwith the fit", (single["multimax"][0], 0.5), (8, 0), textcoords="offset points", color="0.4"
+    )
     axes.set_xlabel("M")
     axes.set_ylabel("S")
     axes.set_xlim(-0.03, 1.0)

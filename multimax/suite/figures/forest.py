@@ -11,13 +11,14 @@ from multimax.suite.figures.style import figure, style_of
 
 @dataclass(frozen=True)
 class Line:
-    """One line of the plot; ``function`` gives its look. Of a single pair there is no interval, and it is hollow."""
+    """One line of the plot; ``function`` gives its look. It is hollow if ``secondary``, and without an interval."""
 
     label: str
     function: str
     pairs: Sequence[float]
     mean: float
     interval: tuple[float, float] | None
+    secondary: bool = False
 
 
 def forest(groups: Mapping[str, Sequence[Line]], title: str, axis: str) -> Figure:
@@ -51,9 +52,9 @@ def forest(groups: Mapping[str, Sequence[Line]], title: str, axis: str) -> Figur
 
 def draw(axes: Axes, height: int, line: Line) -> None:
     style = style_of(line.function)
-    if line.interval is None:
-        axes.plot(line.mean, height, style.marker, color=style.color, markersize=style.size, markerfacecolor="white")
-        return
-    axes.plot(line.pairs, [height] * len(line.pairs), "|", color=style.color, markersize=7, alpha=0.5)
-    axes.plot(line.interval, [height, height], color=style.color, linewidth=1.6)
-    axes.plot(line.mean, height, style.marker, color=style.color, markersize=style.size)
+    if line.interval is not None:
+        axes.plot(line.pairs, [height] * len(line.pairs), "|", color=style.color, markersize=7, alpha=0.5)
+        axes.plot(line.interval, [height, height], color=style.color, linewidth=1.6)
+    face = "white" if line.secondary or line.interval is None else style.color
+    look = {"marker": style.marker, "markersize": style.size, "color": style.color, "markerfacecolor": face}
+    axes.plot(line.mean, height, **look)

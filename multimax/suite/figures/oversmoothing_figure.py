@@ -28,9 +28,10 @@ class Smoothing:
 def oversmoothing_figure(runs: Sequence[Smoothing], title: str = "") -> tuple[Figure, list[Row]]:
     """Faint lines are runs, strong lines a function's mean over seeds. One row for each run, step and layer.
 
-    If any run was measured more than once, a third panel shows the mean over layers by epoch.
+    If several epochs were measured of every run, a third panel shows the mean over layers at these.
     """
-    over_time = any(len(run.measured) > 1 for run in runs)
+    epochs = set.intersection(*({at["epoch"] for at in run.measured} for run in runs))
+    over_time = len(epochs) > 1
     by_label = defaultdict(list)
     for run in runs:
         by_label[run.label].append(run)
@@ -41,11 +42,10 @@ def oversmoothing_figure(runs: Sequence[Smoothing], title: str = "") -> tuple[Fi
                 draw(axes, group[0], [dict(enumerate(run.measured[-1][name], 1)) for run in group])
             if over_time:
                 courses = [
-                    {at["epoch"]: summary(at)["patch_similarity"] for at in run.measured}
+                    {at["epoch"]: summary(at)["patch_similarity"] for at in run.measured if at["epoch"] in epochs}
                     for run in group
-                    if len(run.measured) > 1
                 ]
-                draw(panels[2], group[0], courses)
+                draw(panels[2], group[0], courses, joined=False)
         panels[0].set_title("a  Patch similarity, attention's output")
         panels[1].set_title("b  MAD, layer's output")
         for axes in panels[:2]:
@@ -53,7 +53,8 @@ def oversmoothing_figure(runs: Sequence[Smoothing], title: str = "") -> tuple[Fi
             axes.xaxis.get_major_locator().set_params(integer=True)
         if over_time:
             panels[2].set_title("c  Patch similarity, mean of layers")
-            panels[2].set_xlabel("epoch")
+            panels[2].set_xlabel(f"epoch: the {len(epochs)} that were measured of every run")
+            panels[2].set_xticks(sorted(epochs))
         if title:
             drawing.suptitle(title, fontsize=10)
         drawing.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=len(by_label))
@@ -66,15 +67,14 @@ def oversmoothing_figure(runs: Sequence[Smoothing], title: str = "") -> tuple[Fi
     ]
 
 
-def draw(axes: Axes, run: Smoothing, lines: Sequence[Mapping[float, float]]) -> None:
-    """Draw one line per run of a function, and their mean at the x that all of them share."""
+def draw(axes: Axes, run: Smoothing, lines: Sequence[Mapping[float, float]], joined: bool = True) -> None:
+    """One line per run of a function, and their mean; marks alone where what lies between them was not measured."""
     style = style_of(run.function)
+    faint, strong = ("-", style.line) if joined else ("", "")
     if len(lines) > 1:
         for line in lines:
-            axes.plot(list(line), list(line.values()), color=style.color, linewidth=0.8, alpha=0.35)
-    if lines:
-        shared = sorted(set(lines[0]).intersection(*lines))
-        axes.plot(
-            shared, [fmean(line[x] for line in lines) for x in shared], color=style.color, linestyle=style.line,
-            marker=style.marker, markersize=0.7 * style.size, label=run.label,
-        )  # fmt: skip
+            look = {"linestyle": faint, "marker": "" if joined else "_", "linewidth": 0.8, "alpha": 0.35}
+            axes.plot(list(line), list(line.values()), color=style.color, **look)
+    means = [fmean(line[x] for line in lines) for x in lines[0]]
+    marks = {"marker": style.marker, "markersize": 0.7 * style.size, "label": run.label}
+    axes.plot(list(lines[0]), means, color=style.color, linestyle=strong, **marks)

@@ -48,8 +48,8 @@ def draw_maps(of: Mapping[str, Maps]) -> tuple[Figure, list[Row]]:
     return drawing, rows
 
 
-def explain(drawing: Figure) -> None:
-    drawing.supxlabel("white: exactly 0 | pale: near 0 | dark: the largest of its map", fontsize=7)
+def explain(drawing: Figure, darkest: str = "the largest of its map") -> None:
+    drawing.supxlabel(f"white: exactly 0 | pale: near 0 | dark: {darkest}", fontsize=7)
 
 
 def is_single(found: Maps) -> bool:
@@ -89,17 +89,18 @@ def draw_images(of: Mapping[str, Maps]) -> Figure:
 
 
 def draw_text(of: Mapping[str, Maps]) -> Figure:
-    """The panels of all runs stacked, with query tokens on the left and key tokens at the bottom."""
+    """The panels of all runs stacked, on one scale, with query tokens on the left and key tokens at the bottom."""
     lines = [(label, found, line) for label, found in of.items() for line in found["rows"]]
     count = max(len(line["panels"]) for _, _, line in lines)
     first = lines[0][1]
+    largest = max(float(np.max(part["values"])) for _, _, line in lines for part in line["panels"])
     side = 0.125  # inches of a token
     width, height = max(1.1, side * len(first["keys"])), max(1.1, side * len(first["queries"]))
     with figure(count * (width + 0.2) + 1.2, len(lines) * (height + 0.3) + 0.8) as drawing:
         grid = drawing.subplots(len(lines), count, squeeze=False)
         for axes_of_line, (label, found, line) in zip(grid, lines, strict=True):
             for axes, part in zip(axes_of_line, line["panels"], strict=False):
-                heat_map(axes, part["values"])
+                heat_map(axes, part["values"], largest)
                 axes.set_title(part["title"], fontsize=8)
             for axes in axes_of_line[len(line["panels"]) :]:
                 axes.set_visible(False)
@@ -107,14 +108,14 @@ def draw_text(of: Mapping[str, Maps]) -> Figure:
             axes_of_line[0].set_ylabel(f"{label}\n{line['label']}".strip(), fontsize=8)
         for axes in grid[-1]:
             axes.set_xticks(range(len(first["keys"])), visible(lines[-1][1]["keys"]), fontsize=6, rotation=90)
-        explain(drawing)
+        explain(drawing, f"{largest:.2g}, the largest of all maps")
     return drawing
 
 
-def heat_map(axes: Axes, values: Sequence[Sequence[float]]) -> None:
-    """The colour scale runs from 0 to the largest value, printed below; exact zeros are white."""
+def heat_map(axes: Axes, values: Sequence[Sequence[float]], largest: float = 0.0) -> None:
+    """The colour scale runs from 0 to ``largest``, or to the map's own, printed below; exact zeros are white."""
     array = np.array(values)
-    axes.imshow(np.ma.masked_equal(array, 0), COLORS, vmin=0, vmax=array.max() or 1, interpolation="none")
+    axes.imshow(np.ma.masked_equal(array, 0), COLORS, vmin=0, vmax=largest or array.max() or 1, interpolation="none")
     plain(axes)
     axes.set_xlabel(f"up to {array.max():.2g}", fontsize=6.5, labelpad=2)
 

@@ -7,6 +7,7 @@ import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import cycle, takewhile
+from statistics import fmean
 from typing import Any
 
 import matplotlib
@@ -55,19 +56,42 @@ def attention_figure(of: Found) -> Made:
                 shift = 0.8 * ((i + 0.5) / len(of) - 0.5)
                 for at, name in enumerate(names):
                     heads = values_of(found["attentions"][name], measure)
-                    x, mean, half = at + shift, sum(heads) / len(heads) if heads else math.nan, 0.35 / len(of)
+                    x, half = at + shift, 0.35 / len(of)
                     if len(heads) > 1:
-                        axes.plot([x] * len(heads), heads, style.marker, color=style.color, alpha=0.35, markersize=4)
+                        look = {"color": style.color, "marker": style.marker, "linestyle": ""}
+                        axes.plot([x] * len(heads), heads, **look, alpha=0.35, markersize=4)
                     line = {"color": style.color, "linewidth": 2, "label": label if at == 0 else None}
-                    axes.plot([x - half, x + half], [mean] * 2, **line)
-            axes.set_title(PANELS[measure])
+                    axes.plot([x - half, x + half], [mean(heads)] * 2, **line)
+            axes.set_title(PANELS[measure], fontsize=9)
             axes.set_xticks(range(len(names)), short(names), rotation=90, fontsize=7)
         drawing.supxlabel(
             "attention; a dot for each head, a bar for their mean; softmax's S is at most 1/e by its definition",
             fontsize=9,
         )
-        drawing.legend(*panels[0].get_legend_handles_labels(), loc="outside upper center", ncols=len(of))
+        drawing.suptitle(both_title(of), fontsize=10)
+        drawing.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=len(of))
     return drawing, rows
+
+
+def both_title(of: Found) -> str:
+    """In how many attentions a run is above softmax in the Gini index and in M, as means over heads."""
+    base = next((found["attentions"] for found in of.values() if found["function"] == "softmax"), None)
+    if base is None:
+        return ""
+
+    def above(attention: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+        return all(mean(values_of(attention, m)) > mean(values_of(other, m)) for m in ("gini", "multi_modality"))
+
+    counts = [
+        f"{label} in {sum(above(found['attentions'][name], base[name]) for name in base)} of {len(base)}"
+        for label, found in of.items()
+        if found["function"] != "softmax" and found["attentions"].keys() == base.keys()
+    ]
+    return f"One seed each. Above softmax in both Gini index and M: {', '.join(counts)} attentions" if counts else ""
+
+
+def mean(values: Sequence[float]) -> float:
+    return fmean(values) if values else math.nan
 
 
 def values_of(attention: Mapping[str, Any], measure: str) -> list[float]:
@@ -112,12 +136,18 @@ def histogram_figure(of: Found) -> Made:
                     | {"share": number(attention["tiny"])}
                 )
             panels[0].set_ylabel(f"{label}\nshare")
-            panels[1].sharey(grid[0][1])
+            for axes, first_of_column in zip(panels, grid[0], strict=True):
+                axes.sharey(first_of_column)
         grid[0][0].set_title("a  Scores")
         grid[0][0].set_xlim(lowest, highest)
         grid[-1][0].set_xlabel("score")
         grid[0][1].set_title("b  Weights above 1e-8")
         grid[-1][1].set_xlabel("logarithm of the weight, base 10")
+        shares = [
+            f"{label} {100 * fmean(attention['tiny'] for attention in found['attentions'].values()):.1f}%"
+            for label, found in of.items()
+        ]
+        drawing.suptitle(f"Weights of 1e-8 at most, not in panel b: {', '.join(shares)}", fontsize=10)
         legend_of_attentions(drawing, grid[0][1])
     return drawing, rows
 
@@ -149,6 +179,7 @@ def modulator_figure(of: Found) -> Made | None:
         for axes in grid[-1][:2]:
             axes.set_xlabel("score, where 99.9% of each lie")
         grid[-1][2].set_xlabel("score; those met are not recorded")
+        drawing.suptitle(falling_title(of), fontsize=10)
         legend_of_attentions(drawing, grid[0][0])
     return drawing, [
         {"run": label, "attention": name, "head": str(head), "score": number(x), "modulated": number(y)}
@@ -157,6 +188,21 @@ def modulator_figure(of: Found) -> Made | None:
         for head, line in enumerate(curve["modulated"])
         for x, y in zip(curve["scores"], line, strict=True)
     ]
+
+
+def falling_title(of: Found) -> str:
+    """In how many attentions a larger score somewhere weighs less than a smaller one, among 99.9% of those met."""
+    counts = [
+        (sum(falls(curve) for curve in curves), len(curves))
+        for found in of.values()
+        if (curves := [curve for name, curve in found["modulators"].items() if name != "output"])
+    ]
+    each = ", ".join(f"{falling} of {count}" for falling, count in counts)
+    return f"Somewhere a larger score weighs less: {each} attentions, among 99.9% of the scores met"
+
+
+def falls(curve: Mapping[str, Any]) -> bool:
+    return any(numpy.diff(modulated).min() < 0 for modulated in curve["modulated"])
 
 
 KINDS = {"attention": attention_figure, "histograms": histogram_figure, "modulators": modulator_figure}

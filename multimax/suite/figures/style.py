@@ -19,7 +19,7 @@ from torch import Tensor
 class Style:
     label: str
     color: str
-    marker: str
+    marker: Any  # as Matplotlib takes it: a letter, or (points, 1, angle) of a star
     line: Any  # as Matplotlib takes it: a name, or the lengths of dashes
     size: float = 6.0
 
@@ -41,8 +41,8 @@ STYLES = {
     "topk_softmax": Style("top-k softmax", "#590341", "8", "-.", 7),
     "elastic_softmax": Style("elastic softmax", "#BB0A93", "x", ":", 7),
     "sa_softmax": Style("self-adjust softmax", "#666DE5", "+", "-", 7),
-    "normmax": Style("normmax", "#A4DA7C", "1", "--", 7),
-    "stieltjes": Style("Stieltjes", "#06E0E3", "2", "-.", 7),
+    "normmax": Style("normmax", "#A4DA7C", (4, 1, 0), "--", 9),
+    "stieltjes": Style("Stieltjes", "#06E0E3", (3, 1, 0), "-.", 9),
 }
 OTHER = "#E69F00"
 

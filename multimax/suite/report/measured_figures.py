@@ -11,7 +11,10 @@ from multimax.suite.figures.commands import labels
 from multimax.suite.figures.oversmoothing_figure import Smoothing, oversmoothing_figure
 from multimax.suite.figures.panels import draw_maps
 from multimax.suite.figures.style import STYLES
+from multimax.suite.report.metrics import BASELINE
 from multimax.suite.report.outputs import Output, picture
+from multimax.suite.report.statistics import paired
+from multimax.suite.report.texts import number, span
 from multimax.suite.runs import Run
 
 MAPS = ("maps", "rollout", "gradcam", "alignment", "heads")
@@ -45,8 +48,22 @@ def oversmoothing_figures(records: Sequence[Run]) -> Iterator[Output]:
         for record, one in zip(group, found, strict=True):
             function = record.config["reweight"]["attention"]["name"]
             runs.append(Smoothing(record.function, function, record.config["seed"], one["measured"]))
-        drawing, rows = oversmoothing_figure(runs, experiment)
+        drawing, rows = oversmoothing_figure(runs, smoothing_title(experiment, runs))
         yield picture(f"oversmoothing_{experiment}", drawing, rows, group, sources(group, "oversmoothing"))
+
+
+def smoothing_title(experiment: str, runs: Sequence[Smoothing]) -> str:
+    """What the picture shows of the last layer: MAD beside softmax's, paired by seed."""
+    last = {label: {run.seed: run.measured[-1]["mad"][-1] for run in runs if run.label == label} for label in
+            dict.fromkeys(run.label for run in runs)}  # fmt: skip
+    found = [
+        f"{label} {number(of.mean, '+', 3)} [{span(of.interval, '+', 3)}]"
+        for label, values in last.items()
+        if label != BASELINE and (of := paired(values, last.get(BASELINE, {}))) and of.interval
+    ]
+    return f"{experiment}, exploratory" + (
+        f"\nMAD of the last layer, minus softmax's: {'; '.join(found)}" if found else ""
+    )
 
 
 def kept(records: Sequence[Run], kind: str) -> dict[str, tuple[list[Run], list[dict[str, Any]]]]:

@@ -1,47 +1,18 @@
 """Verdicts follow from the plan's own runs: all of them, and nothing but them."""
 
 import csv
-import math
 import random
 import re
 import shutil
 
 import pytest
 import torch
-import yaml
-from plan_entry import COMPARISON, ENTRY
+from planned_runs import write
 
 from multimax.suite.plan import PLAN, read_plan
 from multimax.suite.planned.table import packed, read_table, text
 from multimax.suite.report.findings import Finding, findings, findings_table
 from multimax.suite.report.statistics import holm
-
-SEEDS = range(100, 110)
-
-
-def write(tmp_path, gains, comparison=None, seeds=SEEDS, measures=("error@32",), deviation=0.1, **columns):
-    """A plan with the entries A, B, ... that gain ``gains`` on average, in each measure, and their runs."""
-    comparison = COMPARISON | {"margins": dict.fromkeys(measures, 0.5)} | (comparison or {})
-    draw, arms = random.Random(0), [comparison["ours"], *comparison["controls"]]
-    names = "ABCDEFGH"[: len(gains)]
-    plan = {
-        name: ENTRY | {"rates": dict.fromkeys(arms, 0.01), "comparisons": {f"is_{name}": comparison}} for name in names
-    }
-    (tmp_path / "plan.yaml").write_text(yaml.safe_dump(plan))
-    for entry, gain in zip(read_plan(tmp_path / "plan.yaml").values(), gains, strict=True):
-        of_measures = gain if isinstance(gain, tuple) else (gain,) * len(measures)
-        rows = [
-            {"plan": entry.digest, "revision": entry.revision, "arm": arm, "rate": "0.01", "seed": str(seed)}
-            | {
-                measure: str(math.exp(draw.gauss(0, deviation) - own * (arm == comparison["ours"])))
-                for measure, own in zip(measures, of_measures, strict=True)
-            }
-            | columns
-            for seed in seeds
-            for arm in arms
-        ]
-        (tmp_path / f"{entry.id}.csv").write_text(text(rows))
-    return tmp_path / "A.csv"
 
 
 def found(tmp_path) -> list[Finding]:

@@ -152,7 +152,10 @@ def test_functions_look_as_in_the_figures(tmp_path):
     make_run(tmp_path, "softmax")
     looks = data_of(tmp_path)["functions"]
     for name, style in STYLES.items():
-        assert (looks[name]["color"], looks[name]["marker"]) == (style.color, style.marker)
+        assert (looks[name]["color"], looks[name]["label"]) == (style.color, style.label)
+    assert len({look["outline"] for look in looks.values()}) == len(STYLES)
+    square = {tuple(map(float, point.split())) for point in re.findall(r"[ML]([^MLZ]+)", looks["sparsemax"]["outline"])}
+    assert square == {(x, y) for x in (-0.5, 0.5) for y in (-0.5, 0.5)}
     assert looks["softmax"]["dash"] == []
     assert looks["entmax"]["dash"] == [1, 1]
     assert len(looks["sparsemax"]["dash"]) == 2
@@ -170,6 +173,17 @@ def test_differences_are_paired_by_seed(tmp_path):
     assert row["difference"] == pytest.approx(expected.mean, rel=1e-4)
     assert row["difference_interval"] == pytest.approx(expected.interval, rel=1e-4)
     assert row["p"] == pytest.approx(expected.p, rel=1e-4)
+
+
+def test_the_score_on_test_data_stands_beside_that_on_validation_data(tmp_path):
+    for seed in (0, 1):
+        make_run(tmp_path, "softmax", seed, task="mt", level=30.0)
+        make_run(tmp_path, "softmax", seed, task="deit")
+    data = data_of(tmp_path)
+    scores = {run["name"]: (run["validation"], run["test"]) for run in data["runs"]}
+    assert scores["mt-softmax-seed1"] == (31.0, 31.0)
+    assert scores["deit-softmax-seed1"] == (51.0, None)
+    assert [(row["validation"], row["test"]) for row in data["means"]] == [(50.5, None), (30.5, 30.5)]
 
 
 def test_runs_that_differ_in_more_than_function_and_seed_are_told_apart(tmp_path):

@@ -2,101 +2,22 @@
 
 import json
 import re
-import shutil
 import threading
 import time
 from dataclasses import replace
 from itertools import pairwise
-from urllib.parse import quote_plus
 
 import pytest
+from chromium import IN_CHROMIUM
 from page_runs import NAUGHTY, make_run, make_runs
-from selenium import webdriver
 from selenium.webdriver import ActionChains, Keys
-from selenium.webdriver.chrome.options import Options
-from selenium.webdriver.chrome.service import Service
-from selenium.webdriver.common.by import By
-from selenium.webdriver.support.ui import Select, WebDriverWait
 
 from multimax.suite.report.page.data import page_data, read_run
 from multimax.suite.report.page.html import page
 from multimax.suite.report.page.serve import Runs, server
 from multimax.suite.runs import Run
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-DRIVER = shutil.which("chromedriver")
-pytestmark = [
-    pytest.mark.xdist_group("chromium"),
-    pytest.mark.skipif(
-        not (CHROMIUM and DRIVER),
-        reason="no Chromium here: apt-get install chromium chromium-driver",
-    ),
-]
-FLAGS = (
-    "--headless=new", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync",
-    "--disable-background-networking", "--disable-component-update", "--disable-dev-shm-usage",
-)  # fmt: skip
-
-
-class Browser:
-    """A page that is open; what looks for elements takes CSS selectors."""
-
-    def __init__(self, driver):
-        self.driver = driver
-
-    def open(self, address):
-        self.driver.get("about:blank")  # else another fragment of the same page loads nothing
-        self.driver.get_log("browser"), self.driver.get_log("performance")
-        self.driver.get(address)
-        self.wait(lambda: self.run("return performance.getEntriesByName('first-curve').length"))
-
-    def run(self, script, *arguments):
-        return self.driver.execute_script(script, *arguments)
-
-    def wait(self, condition):
-        return WebDriverWait(self.driver, 30, 0.05).until(lambda _: condition())
-
-    def one(self, selector):
-        return self.driver.find_element(By.CSS_SELECTOR, selector)
-
-    def all(self, selector):
-        return self.driver.find_elements(By.CSS_SELECTOR, selector)
-
-    def texts(self, selector):
-        return self.run("return [...document.querySelectorAll(arguments[0])].map((e) => e.textContent)", selector)
-
-    def click(self, selector):
-        """By script: what is under the mouse is for the tests of the mouse."""
-        self.run("document.querySelector(arguments[0]).click()", selector)
-
-    def choose(self, name, value):
-        """An option of a select, once the page has taken it."""
-        Select(self.one(f'[name="{name}"]')).select_by_value(value)
-        self.wait(lambda: f"{name}={quote_plus(value)}" in self.run("return location.hash"))
-
-    def errors(self):
-        return [entry["message"] for entry in self.driver.get_log("browser")]
-
-    def requests(self):
-        messages = [json.loads(entry["message"])["message"] for entry in self.driver.get_log("performance")]
-        return [m["params"]["request"]["url"] for m in messages if m["method"] == "Network.requestWillBeSent"]
-
-    def size(self, width, height):
-        metrics = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": width < 500}
-        self.driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
-
-
-@pytest.fixture(scope="module")
-def browser(tmp_path_factory):
-    options = Options()
-    options.binary_location = CHROMIUM
-    for flag in (*FLAGS, f"--user-data-dir={tmp_path_factory.mktemp('chromium')}"):
-        options.add_argument(flag)
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
-    driver = webdriver.Chrome(options=options, service=Service(DRIVER))
-    yield Browser(driver)
-    driver.quit()
-
+pytestmark = IN_CHROMIUM
 
 TABLE = {
     "name": "claims", "title": "Claims", "text": "Words about claims.", "columns": ["claim", "measured", "verdict"],

@@ -4,15 +4,17 @@ import math
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from statistics import fmean
 from typing import Any
 
-import matplotlib
+from scipy import stats
 
 from multimax.suite.config import flatten
-from multimax.suite.figures.style import STYLES, Style, style_of
+from multimax.suite.figures.style import STYLES
 from multimax.suite.report.metrics import BASELINE, headline, possible
 from multimax.suite.report.page.curves import Curves, packed, read_curves, short
-from multimax.suite.report.statistics import mean_over_seeds, paired
+from multimax.suite.report.page.looks import look
+from multimax.suite.report.statistics import CONFIDENCE, mean_over_seeds, paired
 from multimax.suite.report.tables import description
 from multimax.suite.runs import Run
 
@@ -69,6 +71,17 @@ class Shown:
         return headline(self.run).metric or self.metric
 
     @property
+    def validation(self) -> float | None:
+        """The score on the validation data; None of an unfinished run."""
+        return self.final.get(self.metric) if self.metric else None
+
+    @property
+    def test(self) -> float | None:
+        """The same score on test data, of the weights that ``headline`` is of; None where none were tested."""
+        names = [self.headline, *(f"test_{self.metric}{of}" for of in ("@best", "@last", ""))]
+        return next((self.final[name] for name in names if name in self.final and name.startswith("test_")), None)
+
+    @property
     def of_steps(self) -> int | None:
         """How long the run is, or will be where that is known."""
         training = self.config["training"]
@@ -98,22 +111,25 @@ def page_data(
     tables: Sequence[Mapping[str, Any]] = (),
     figures: Sequence[Mapping[str, Any]] = (),
     problems: Sequence[str] = (),
+    findings: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """The page's data as JSON will hold them.
 
-    ``problems`` are lines about runs that could not be read. Runs of one experiment that differ in more than their
-    functions and their seed are told apart by what differs, and never averaged.
+    ``problems`` are lines about runs that could not be read, ``findings`` is what ``findings_data`` gives. Runs of one
+    experiment that differ in more than their functions and their seed are told apart by what differs, and never
+    averaged; ``t`` is the quantile of Student's t behind 95% intervals, by degrees of freedom from one on.
     """
     runs = sorted(runs, key=lambda run: run.run.name)
     variants = variants_of(runs)
     metrics, curves, points = packed([run.curves for run in runs])
-    names = sorted({run.config["reweight"]["attention"]["name"] for run in runs})
+    findings = findings or {"rows": [], "comparisons": {}, "entries": {}}
+    names = {run.config["reweight"]["attention"]["name"] for run in runs} | {row["against"] for row in findings["rows"]}
     return {
         "title": title,
         "made_by": made_by,
         "baseline": BASELINE,
         "points": points,
-        "functions": {name: style(name) for name in [*STYLES, *(name for name in names if name not in STYLES)]},
+        "functions": {name: look(name) for name in [*STYLES, *sorted(names - STYLES.keys())]},
         "metrics": metrics,
         "experiments": experiments(runs),
         "runs": [
@@ -123,6 +139,8 @@ def page_data(
         "means": means(runs, variants),
         "tables": list(tables),
         "figures": list(figures),
+        "findings": dict(findings),
+        "t": [precise(float(stats.t.ppf((1 + CONFIDENCE) / 2, df))) for df in range(1, max(2, len(runs)))],
         "problems": list(problems),
     }
 
@@ -144,6 +162,8 @@ def run_data(run: Shown, variant: str) -> dict[str, Any]:
         "metric": run.metric,
         "headline": headline,
         "value": run.final.get(headline) if headline else None,
+        "validation": run.validation,
+        "test": run.test,
         "parameters": run.summary.get("parameters", {}).get("total"),
         "steps_per_epoch": rounded(run.curves.steps_per_epoch),
         "seconds_per_step": rounded(run.seconds_per_step),
@@ -206,9 +226,12 @@ def experiments(runs: Sequence[Shown]) -> dict[str, dict[str, Any]]:
                 "title": of.title,
                 "higher_is_better": of.higher_is_better,
                 "metric": None,
+                "possible": None,
             },
         )
         known["metric"] = known["metric"] or run.metric
+        if run.headline:
+            known["possible"] = [value if math.isfinite(value) else None for value in possible(run.headline)]
     return result
 
 
@@ -236,6 +259,8 @@ def means(runs: Sequence[Shown], variants: Sequence[str]) -> list[dict[str, Any]
                 "mean": precise(mean.mean),
                 "deviation": precise(mean.deviation),
                 "interval": precise_span(mean.interval),
+                "validation": mean_of(run.validation for run in group),
+                "test": mean_of(run.test for run in group),
                 "pairs": difference.n if difference else 0,
                 "difference": precise(difference.mean) if difference else None,
                 "difference_interval": precise_span(difference.interval) if difference else None,
@@ -250,6 +275,12 @@ def by_seed(group: Sequence[Shown]) -> dict[int, float]:
     return {run.config["seed"]: run.final[str(run.headline)] for run in group}
 
 
+def mean_of(values: Iterable[float | None]) -> float | None:
+    """None where one of them is missing."""
+    known = list(values)
+    return None if None in known else precise(fmean(value for value in known if value is not None))
+
+
 def rounded(value: float | None) -> float | int | None:
     return None if value is None else short(value)
 
@@ -261,17 +292,3 @@ def precise(value: float | None) -> float | None:
 
 def precise_span(bounds: tuple[float, float] | None) -> list[float | None] | None:
     return None if bounds is None else [precise(bound) for bound in bounds]
-
-
-def style(function: str) -> dict[str, Any]:
-    """A function's look in pictures, for SVG: ``dash`` has lengths in line widths, none for a whole line."""
-    of: Style = style_of(function)
-    return {"label": of.label, "color": of.color, "marker": of.marker, "size": of.size, "dash": dashes(of.line)}
-
-
-def dashes(line: Any) -> list[float]:
-    """Lengths in line widths of a line style as Matplotlib takes it."""
-    named: Any = {"--": "lines.dashed_pattern", "-.": "lines.dashdot_pattern", ":": "lines.dotted_pattern"}
-    if line == "-":
-        return []
-    return list(matplotlib.rcParamsDefault[named[line]] if isinstance(line, str) else line[1])

@@ -13,7 +13,8 @@ from importlib.resources import files
 from typing import Any
 
 SCRIPTS = (
-    "dom", "state", "series", "marks", "scale", "plot", "panels", "filters", "tables", "details", "pictures", "main",
+    "dom", "state", "series", "marks", "scale", "plot", "panels", "filters", "cells", "groups", "tables", "download",
+    "forest", "findings", "compare", "details", "pictures", "main",
 )  # fmt: skip
 """Joined in this order into one script."""
 

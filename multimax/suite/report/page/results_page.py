@@ -7,15 +7,17 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+from multimax.suite.report.findings import sources
 from multimax.suite.report.outputs import Output
 from multimax.suite.report.page.data import page_data, read_run
+from multimax.suite.report.page.findings_data import findings_data
 from multimax.suite.report.page.html import page
 from multimax.suite.runs import read_runs
 
 PICTURES = (".png", ".svg")
 MADE_BY = (
-    "Made by python -m multimax.suite.report from results/runs and results/tables; index.json names the runs, the "
-    "tables and the revision."
+    "Made by python -m multimax.suite.report from results/plan.yaml, results/planned, results/runs and results/tables; "
+    "index.json names the runs, the other files and the revision."
 )
 
 
@@ -28,8 +30,16 @@ def results_page(results: Path) -> Iterator[Output]:
     for record in records:
         place = f"runs/{record.path.name}/"
         runs.append(replace(read_run(record), pictures=pictures_in(record.path, place), folder=place))
-    data = page_data(runs, "Recorded runs", MADE_BY, [table(path) for path in paths], figures(results / "figures"))
-    yield Output("index", {".html": page(data)}, records, paths)
+    plan, planned = results / "plan.yaml", results / "planned"
+    data = page_data(
+        runs,
+        "Recorded runs",
+        MADE_BY,
+        [table(path) for path in paths],
+        figures(results / "figures"),
+        findings=findings_data(plan, planned),
+    )
+    yield Output("index", {".html": page(data)}, records, [*paths, *(sources(plan, planned) if plan.is_file() else ())])
 
 
 def table(path: Path) -> dict[str, Any]:

@@ -1,33 +1,48 @@
-// All about one run.
+// What lies behind a row: all about a run, two runs side by side, or a finding.
 
 const NO_COMMAND = "It was not noted when this run was started: train.py with the configuration below.";
 
-function openRun(name) {
-  state.run = name;
+// what: {run}, {run, with} or {finding}; nothing closes the dialog.
+function show(what) {
+  Object.assign(state, { run: "", with: "", finding: "" }, what);
   writeAddress();
   renderDetails();
+}
+
+function renderDetails() {
+  const dialog = $("details");
+  const content = state.finding ? findingDetails() : state.with ? twoRuns() : runDetails();
+  if (!content) {
+    if (dialog.open) dialog.close();
+    return;
+  }
+  dialog.replaceChildren(...content.filter((part) => part !== null));
+  if (!dialog.open) dialog.showModal();
+  dialog.scrollTop = 0;
+}
+
+function dialogHead(title) {
+  const close = () => $("details").close();
+  return [h("header", {}, h("h2", { id: "details-title" }, ...breakable(title)),
+    h("button", { type: "button", class: "close", "aria-label": "Close", onclick: close }, "×"))];
 }
 
 function pairs(entries) {
   return h("dl", {}, ...entries.flatMap(([name, value]) => [h("dt", {}, name), h("dd", {}, value)]));
 }
 
-function renderDetails() {
-  const dialog = $("details");
+function runDetails() {
   const run = DATA.runs.find((run) => run.name === state.run);
-  if (!run) {
-    if (dialog.open) dialog.close();
-    return;
-  }
+  if (!run) return null;
   const { description } = DATA.experiments[run.experiment];
   const of = run.of_steps ? ` of ${run.of_steps}` : "";
   const progress = run.status === "finished" ? plural(run.step, "step") : `${run.status} at step ${run.step}${of}`;
   const final = Object.entries(run.final).map(([name, value]) => [name, plain(value, 5)]);
   const text = (value) => (value === null ? "null" : typeof value === "object" ? JSON.stringify(value) : String(value));
-  dialog.replaceChildren(
-    h("header", {}, h("h2", { id: "details-title" }, ...breakable(run.name)),
-      h("button", { type: "button", class: "close", "aria-label": "Close", onclick: () => dialog.close() }, "×")),
+  return [
+    ...dialogHead(run.name),
     h("p", {}, description),
+    compareChoice(run),
     pairs([
       ["function", [swatch(run.attention), run.function]],
       ["experiment", run.experiment],
@@ -44,8 +59,8 @@ function renderDetails() {
     run.pictures.length ? h("h3", {}, "Pictures") : null,
     ...run.pictures.map(([kind, path]) => picture(kind, path)),
     h("details", { class: "config" }, h("summary", {}, "Configuration"),
-      pairs(Object.entries(run.config).map(([name, value]) => [name, text(value)]))));
-  if (!dialog.open) dialog.showModal();
+      pairs(Object.entries(run.config).map(([name, value]) => [name, text(value)]))),
+  ];
 }
 
 function commandBox(command) {
@@ -65,8 +80,7 @@ function commandBox(command) {
 
 function makeDetails() {
   $("details").addEventListener("close", () => {
-    state.run = "";
-    writeAddress();
+    if (state.run || state.finding) show({});
   });
   $("details").addEventListener("click", (event) => {
     if (event.target === $("details")) $("details").close(); // the backdrop

@@ -63,15 +63,16 @@ function makeOptions() {
   const select = (name, title, options) => h("label", {}, title, h("select", { name }, ...options));
   const option = (value, text) => h("option", { value }, text);
   const kindOf = (name) => (name.includes("/") ? name.split("/")[0] : "other");
-  const groups = grouped(DATA.metrics.map((name) => ({ name, kind: kindOf(name) })), "kind");
+  const groups = grouped(DATA.metrics, kindOf);
   const order = ["train", "val", "sparsity", "multi_modality", "reweight"];
   const rank = (kind) => (order.indexOf(kind) + 1 || order.length + 1);
   const kinds = [...groups].sort(([a], [b]) => rank(a) - rank(b));
   $("options").replaceChildren(
     select("metric", "Metric", [option("score", "validation score of each task"),
-      ...kinds.map(([kind, names]) => h("optgroup", { label: kind }, ...names.map(({ name }) => option(name, name))))]),
+      ...kinds.map(([kind, names]) => h("optgroup", { label: kind }, ...names.map((name) => option(name, name))))]),
     select("x", "Over", [option("step", "steps"), option("epoch", "epochs"), option("time", "time")]),
     select("spread", "Spread over seeds", Object.entries(SPREADS).map(([value, text]) => option(value, text))),
+    select("group", "Group by", [option("", "experiment"), ...KEYS.map((key) => option(key, key))]),
     h("label", {}, "Smoothing", h("input", { name: "smooth", type: "range", min: 0, max: 0.95, step: 0.05 })),
     h("label", { class: "check" }, h("input", { name: "logx", type: "checkbox" }), "log x"),
     h("label", { class: "check" }, h("input", { name: "logy", type: "checkbox" }), "log y"),
@@ -79,8 +80,8 @@ function makeOptions() {
   $("options").addEventListener("submit", (event) => event.preventDefault());
   const take = ({ target: { name, type, checked, value } }) => {
     state[name] = type === "checkbox" ? (checked ? "1" : "") : value;
-    if (name === "x") state.zoom = {};
-    render(["panels"]);
+    if (name === "x" || name === "group") state.zoom = {};
+    render(name === "group" ? ["panels", "table"] : ["panels"]);
   };
   $("options").addEventListener("change", take);
   $("options").elements.smooth.addEventListener("input", take); // while it is dragged

@@ -1,6 +1,6 @@
 // All parts together. Whatever changes is redrawn from the state; nothing else is kept.
 
-function render(parts = ["filters", "panels", "table", "pictures"]) {
+function render(parts = ["findings", "filters", "panels", "table", "pictures"]) {
   writeAddress();
   const runs = DATA.runs.filter((run) => chosen(run));
   renderOptions();
@@ -12,6 +12,7 @@ function render(parts = ["filters", "panels", "table", "pictures"]) {
     const shown = runs.length === DATA.runs.length ? all : `${runs.length} of ${all}`;
     $("counts").textContent = [shown, ...kinds].join(", ");
   }
+  if (parts.includes("findings")) renderFindings();
   if (parts.includes("panels")) renderPanels(runs);
   if (parts.includes("table")) renderTable();
   if (parts.includes("pictures")) renderPictures(runs);
@@ -32,17 +33,20 @@ function begin() {
     jump("curves");
   });
   readAddress();
+  if (!KEYS.includes(state.group)) state.group = "";
+  makeFindings();
   makeFilters();
   makeOptions();
   makeTableBar();
   makeDetails();
   render();
   renderDetails();
-  const sections = ["curves", "results", "pictures"].filter((id) => !$(id).hidden);
+  const sections = ["findings", "curves", "results", "pictures"].filter((id) => !$(id).hidden);
   document.querySelector("nav").append(...sections.map((id) =>
     h("button", { type: "button", onclick: () => jump(id) }, $(`${id}-title`).textContent)));
   addEventListener("hashchange", () => {
     readAddress();
+    if (!KEYS.includes(state.group)) state.group = "";
     render();
     renderDetails();
   });

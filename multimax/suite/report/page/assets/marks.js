@@ -6,9 +6,15 @@ const MORE_DASHES = [null, [5, 1.5], [1.2, 1.4], [6, 1.5, 1.2, 1.5], [3, 1, 1, 1
 
 function colorOf(attention, index = 0) {
   const own = DATA.functions[attention].color;
-  const color = own === "#000000" ? "var(--black)" : own;
+  const color = own === "#000000" ? "var(--black)" : dark(own) ? `color-mix(in oklab, ${own} var(--deep), white)` : own;
   const [other, share] = SHADES[index % SHADES.length];
   return other ? `color-mix(in oklab, ${color} ${share}%, ${other})` : color;
+}
+
+// A colour that would not be seen on black.
+function dark(color) {
+  const [red, green, blue] = [1, 3, 5].map((at) => (parseInt(color.slice(at, at + 2), 16) / 255) ** 2.2);
+  return 0.2126 * red + 0.7152 * green + 0.0722 * blue < 0.09;
 }
 
 function dashesOf(attention, index, width) {
@@ -16,36 +22,17 @@ function dashesOf(attention, index, width) {
   return (dashes ?? []).map((length) => Math.max(length * width, 1)).join(" ");
 }
 
-// Outline of a marker around 0, 0; letters are Matplotlib's.
-function markerPath(letter, r) {
-  const turn = (points) => `M${points.map(([x, y]) => `${(x * r).toFixed(2)},${(y * r).toFixed(2)}`).join("L")}Z`;
-  const around = (n, radius) => Array.from({ length: n }, (_, i) => {
-    const angle = (2 * Math.PI * i) / n - Math.PI / 2;
-    return [radius(i) * Math.cos(angle), radius(i) * Math.sin(angle)];
-  });
-  if (letter === "*") return turn(around(10, (i) => (i % 2 ? 0.42 : 1)));
-  if (letter === "s") return turn([[-0.85, -0.85], [0.85, -0.85], [0.85, 0.85], [-0.85, 0.85]]);
-  if (letter === "D") return turn([[0, -1], [1, 0], [0, 1], [-1, 0]]);
-  if (letter === "^") return turn([[0, -1], [1, 0.8], [-1, 0.8]]);
-  if (letter === "v") return turn([[0, 1], [1, -0.8], [-1, -0.8]]);
-  if (letter === "X") {
-    const a = 0.4;
-    return turn([
-      [-1, -1 + a], [-1 + a, -1], [0, -a], [1 - a, -1], [1, -1 + a], [a, 0],
-      [1, 1 - a], [1 - a, 1], [0, a], [-1 + a, 1], [-1, 1 - a], [-a, 0],
-    ]);
-  }
-  return `M${-r},0A${r},${r},0,1,0,${r},0A${r},${r},0,1,0,${-r},0Z`;
-}
-
-function marker(attention, index, x, y) {
-  const { marker: letter, size } = DATA.functions[attention];
-  const color = colorOf(attention, index);
-  const [fill, stroke, width] = index % 2 ? ["var(--card)", color, "1.6px"] : [color, "var(--card)", "1px"];
+// hollow: in outline alone, with nothing behind it to be seen.
+function marker(attention, hollow, color, x, y, times = 1) {
+  const { outline, filled, size } = DATA.functions[attention];
+  const open = hollow || !filled;
+  const scale = size * 1.24 * times;
   return svg("path", {
-    d: markerPath(letter, size * 0.62),
-    transform: `translate(${x.toFixed(1)},${y.toFixed(1)})`,
-    style: { fill, stroke, "stroke-width": width },
+    class: "marker", d: outline, transform: `translate(${x.toFixed(1)},${y.toFixed(1)}) scale(${scale},${-scale})`,
+    style: {
+      fill: !filled ? "none" : hollow ? "var(--card)" : color,
+      stroke: open ? color : "var(--card)", "stroke-width": open ? "1.7px" : "1px",
+    },
   });
 }
 
@@ -55,5 +42,5 @@ function swatch(attention, index = 0) {
   const stroke = { stroke: colorOf(attention, index), "stroke-width": "2px", "stroke-dasharray": dashes };
   return svg("svg", { class: "swatch", width: 34, height: 14, viewBox: "0 0 34 14", "aria-hidden": "true" },
     svg("line", { x1: 1, x2: 33, y1: 7, y2: 7, style: stroke }),
-    marker(attention, index, 17, 7));
+    marker(attention, index % 2 === 1, colorOf(attention, index), 17, 7));
 }

@@ -34,7 +34,7 @@ function panelOf(name) {
   panel.what = h("span", { class: "metric" });
   const showAll = () => panel.plot.onzoom(null);
   panel.reset = h("button", { type: "button", class: "reset", hidden: true, onclick: showAll }, "Show all");
-  const { description } = DATA.experiments[name];
+  const { description } = infoOf(name);
   panel.element = h("article", { class: "panel", "data-name": name, "aria-label": name },
     h("header", {}, h("h3", {}, ...breakable(name)), panel.what, panel.reset),
     description ? h("p", { class: "about", title: description }, description) : null,
@@ -62,13 +62,13 @@ function drawPanel(panel) {
     height: panel.element.parentElement.children.length === 1 && panel.width > 600 ? 420 : 290,
   });
   panel.reset.hidden = !state.zoom[name];
-  const { metric: score, higher_is_better: higher } = DATA.experiments[name];
+  const { metric: score, higher_is_better: higher } = infoOf(name);
   const direction = state.metric === "score" && score ? (higher ? ", higher is better" : ", lower is better") : "";
   panel.what.textContent = metricOf(name) + direction;
   panel.legend.replaceChildren(...lines.map((line, i) => h("li", {
     onpointerenter: () => plot.highlight(i), onpointerleave: () => plot.highlight(null),
   }, swatch(line.attention, line.index), h("span", {}, ...breakable(line.label)),
-  h("span", { class: "n" }, seedsText(line.runs)))));
+  h("span", { class: "n" }, seedsText(line.runs) + testText(line.runs)))));
   const names = [...without.slice(0, 4).map((run) => run.name), ...(without.length > 4 ? ["…"] : [])].join(", ");
   panel.note.textContent = without.length ? `No such curve in ${plural(without.length, "run")}: ${names}` : "";
   if (lines.length && !performance.getEntriesByName("first-curve").length) performance.mark("first-curve");
@@ -83,11 +83,18 @@ function evaluatedOnce(lines) {
 }
 
 function seedsText(runs) {
+  if (runs.length > 8) return plural(runs.length, "run");
   return `seed${runs.length > 1 ? "s" : ""} ${runs.map((run) => run.seed).sort((a, b) => a - b).join(" ")}`;
 }
 
+// Of the score: what the same runs reach on test data.
+function testText(runs) {
+  if (state.metric !== "score" || runs.some((run) => run.test === null)) return "";
+  return `, test ${fixed(runs.reduce((sum, run) => sum + run.test, 0) / runs.length)}`;
+}
+
 function renderPanels(runs) {
-  const byExperiment = [...grouped(runs, "experiment")].sort(([a], [b]) => a.localeCompare(b));
+  const byExperiment = [...grouped(runs, panelOfRun)].sort(([a], [b]) => a.localeCompare(b));
   const shown = byExperiment.filter(([name, group]) => {
     const metric = metricOf(name);
     return METRIC.has(metric) && group.some((run) => curveOf(run, metric));
@@ -101,7 +108,7 @@ function renderPanels(runs) {
   $("panels").classList.toggle("single", shown.length === 1);
   $("curves-note").textContent = [
     shown.length ? "" : "Nothing to draw: no run that is shown has this metric.",
-    shown.length && left ? `Without this metric and left out: ${plural(left, "experiment")}.` : "",
+    shown.length && left ? `Without this metric and left out: ${plural(left, state.group ? "group" : "experiment")}.` : "",
     spreadNote(), Number(state.smooth) ? `Each run is smoothed by a moving average of weight ${state.smooth}.` : "",
     `Curves have at most ${DATA.points} points.`,
     state.x === "time" ? "Time is a run's mean per step, evaluation included." : "",
@@ -116,11 +123,5 @@ function spreadNote() {
     sd: ", in a band of one sample standard deviation to either side",
     none: "",
   };
-  return `Lines are means over the seeds that reached the step${band[state.spread]}.`;
-}
-
-function grouped(items, key) {
-  const groups = new Map();
-  for (const item of items) groups.set(item[key], [...(groups.get(item[key]) ?? []), item]);
-  return groups;
+  return `Lines are means over the ${state.group ? "runs" : "seeds"} that reached the step${band[state.spread]}.`;
 }

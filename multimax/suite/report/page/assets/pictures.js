@@ -23,7 +23,7 @@ function renderPictures(runs) {
     const kind = kinds.includes(state.picture) ? state.picture : kinds[0];
     const choose = (event) => { state.picture = event.target.value; render(["pictures"]); };
     const options = kinds.map((of) => h("option", { value: of, selected: of === kind }, of));
-    const open = (run) => h("button", { type: "button", class: "open", onclick: () => openRun(run.name) },
+    const open = (run) => h("button", { type: "button", class: "open", onclick: () => show({ run: run.name }) },
       `${run.function}, seed ${run.seed}`);
     const found = runs.flatMap((run) => run.pictures.filter(([of]) => of === kind).map(([, path]) => [run, path]));
     gallery.append(

@@ -122,7 +122,8 @@ class Plot {
   }
 
   mark(line, point) {
-    return marker(line.attention, line.index, this.x.at(point.x), this.y.at(point.mean));
+    const { attention, index } = line;
+    return marker(attention, index % 2 === 1, colorOf(attention, index), this.x.at(point.x), this.y.at(point.mean));
   }
 
   axes(width) {

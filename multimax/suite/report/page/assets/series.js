@@ -2,11 +2,11 @@
 
 const METRIC = new Map(DATA.metrics.map((name, index) => [name, index]));
 
-// Name of the metric that is shown of an experiment; "score" is the one that its task is judged by on the validation
+// Name of the metric that is shown in a panel; "score" is the one that its task is judged by on the validation
 // data, or the training loss before there is any.
-function metricOf(experiment) {
+function metricOf(panel) {
   if (state.metric !== "score") return state.metric;
-  const metric = DATA.experiments[experiment].metric;
+  const { metric } = infoOf(panel);
   return metric ? `val/${metric}` : "train/loss";
 }
 
@@ -63,7 +63,7 @@ function linesOf(runs, metric) {
       without.push(run);
       continue;
     }
-    const label = run.function + (run.variant ? ` · ${run.variant}` : "");
+    const label = lineOf(run);
     if (!groups.has(label)) groups.set(label, []);
     groups.get(label).push({ run, steps: curve.steps, values: smoothed(curve.values, weight) });
   }

@@ -4,7 +4,7 @@ const FILTERS = ["task", "function", "scale", "seed", "status", "experiment"];
 const SPREADS = { minmax: "least to greatest", sd: "± standard deviation", runs: "each run", none: "none" };
 const START = {
   metric: "score", x: "step", logx: "", logy: "", smooth: "0", spread: "minmax", view: "means",
-  find: "", run: "", picture: "",
+  find: "", run: "", with: "", finding: "", findings: "all", group: "", picture: "",
 };
 
 const state = { filters: {}, zoom: {}, sort: {}, ...START };

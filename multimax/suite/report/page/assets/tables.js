@@ -1,35 +1,17 @@
 // Tables that sort: means over seeds, runs, and the tables of the claims.
 
-const VERDICTS = {
-  reproduced: ["good", "✓"], supported: ["good", "✓"], better: ["good", "▲"],
-  "not reproduced": ["bad", "✗"], contradicted: ["bad", "✗"], "no effect above the margin": ["bad", "="],
-  inconclusive: ["open", "~"], "too close to tell": ["open", "~"], "not run": ["none", "○"], "not available": ["none", "–"],
-};
-
-// A column: key, title, value(row) to sort and search by, and cell(row) to show where that is something else.
-const column = (key, title, value, cell = null) => ({ key, title, value, cell, numeric: false });
-const numbers = (key, title, value, cell = null) => ({ key, title, value, cell, numeric: true });
-
-const attentionOf = new Map(DATA.runs.map((run) => [run.function, run.attention]));
-
-function labelOf({ function: name, variant }) {
-  return variant ? `${name} · ${variant}` : name;
-}
-
-function functionCell(row) {
-  return [swatch(attentionOf.get(row.function)), h("span", {}, ...breakable(labelOf(row)))];
-}
-
-function intervalText(bounds, sign = false) {
-  return bounds ? `${fixed(bounds[0], 2, sign)} to ${fixed(bounds[1], 2, sign)}` : "";
-}
-
 const MEANS = {
   title: "Means over seeds",
-  note: `Each function within its experiment over all of its finished seeds, with the 95% interval of the mean
-    (Student's t), and its difference to ${DATA.baseline} over the seeds that both have run, with interval and two-sided p-value;
-    neither is corrected for the number of rows. A filter for seeds does not change these means.`,
+  get note() {
+    return state.group ? `Each function and each value of ${state.group} over all of their finished runs that are shown, whatever
+      else these differ in, with the 95% interval of the mean (Student's t), and the difference to ${DATA.baseline} over runs that
+      share experiment, settings and seed. Nothing is corrected for the number of rows.` : `Each function within its experiment over
+      all of its finished seeds, with the 95% interval of the mean (Student's t), and its difference to ${DATA.baseline} over the
+      seeds that both have run, with interval and two-sided p-value; neither is corrected for the number of rows. A filter for seeds
+      does not change these means. Beside them the means of the same score on validation and on test data.`;
+  },
   rows: () => {
+    if (state.group) return groupedMeans(DATA.runs.filter((run) => chosen(run)));
     const shown = new Set(DATA.runs.filter((run) => chosen(run)).map((run) => `${run.experiment}\n${labelOf(run)}`));
     return DATA.means.filter((row) => shown.has(`${row.experiment}\n${labelOf(row)}`));
   },
@@ -39,11 +21,13 @@ const MEANS = {
     column("metric", "Metric", (r) => r.metric),
     numbers("mean", "Mean", (r) => r.mean, (r) => fixed(r.mean)),
     numbers("sd", "SD", (r) => r.deviation, (r) => fixed(r.deviation)),
-    numbers("interval", "95% interval", (r) => r.interval?.[0], (r) => intervalText(r.interval)),
-    numbers("seeds", "Seeds", (r) => r.seeds.length, (r) => r.seeds.join(" ")),
+    numbers("interval", "95% interval", (r) => r.interval?.[0], (r) => intervalText(r.interval), (r) => r.interval?.join(" to ")),
+    numbers("seeds", "Seeds", (r) => r.seeds.length, seedsOfMean, (r) => r.seeds.join(" ")),
+    numbers("validation", "Validation", (r) => r.validation, (r) => fixed(r.validation)),
+    numbers("test", "Test", (r) => r.test, (r) => fixed(r.test)),
     numbers("difference", `− ${DATA.baseline}`, (r) => r.difference, (r) => fixed(r.difference, 2, true)),
     numbers("difference_interval", "its 95% interval", (r) => r.difference_interval?.[0],
-      (r) => intervalText(r.difference_interval, true)),
+      (r) => intervalText(r.difference_interval, true), (r) => r.difference_interval?.join(" to ")),
     numbers("p", "p", (r) => r.p, (r) => fixed(r.p, 3)),
     numbers("pairs", "Pairs", (r) => r.pairs, (r) => String(r.pairs || "")),
   ],
@@ -52,36 +36,47 @@ const MEANS = {
 const RUNS = {
   title: "Runs",
   note: `Click a run for its configuration, its machine and the command that repeats it. Of a run that is not finished
-    the value is its newest score on the validation data.`,
+    the value is its newest score on the validation data. The download has all final metrics and configurations.`,
   rows: () => DATA.runs.filter((run) => chosen(run)),
-  columns: [
-    column("function", "Function", labelOf, (r) => {
-      const open = () => openRun(r.name);
-      return h("button", { type: "button", class: "open", title: r.name, onclick: open }, ...functionCell(r));
-    }),
-    column("experiment", "Experiment", (r) => r.experiment),
-    numbers("seed", "Seed", (r) => r.seed),
-    column("status", "Status", (r) => r.status, (r) => r.status + (r.status === "finished" ? "" : ` at ${r.step}`)),
-    column("metric", "Metric", (r) => r.headline),
-    numbers("value", "Value", newestValue, (r) => {
-      const text = fixed(newestValue(r));
-      return text && r.value === null ? `${text} so far` : text;
-    }),
-    numbers("loss", "Last train loss", (r) => lastOf(r, "train/loss"), (r) => plain(lastOf(r, "train/loss"))),
-    numbers("steps", "Steps", (r) => r.of_steps ?? r.step),
-    numbers("time", "Time", (r) => r.seconds_per_step && r.seconds_per_step * r.step,
-      (r) => duration(r.seconds_per_step * r.step)),
-    numbers("parameters", "Parameters", (r) => r.parameters, (r) => r.parameters?.toLocaleString("en") ?? ""),
-    column("scale", "Scale", (r) => r.scale),
-  ],
+  more: moreOfRuns,
+  get columns() {
+    const group = column("group", state.group, (r) => settingOf(r, state.group));
+    return state.group ? [RUN_COLUMNS[0], group, ...RUN_COLUMNS.slice(1)] : RUN_COLUMNS;
+  },
 };
+
+const RUN_COLUMNS = [
+  column("function", "Function", labelOf, (r) => {
+    const open = () => show({ run: r.name });
+    return h("button", { type: "button", class: "open", title: r.name, onclick: open }, ...functionCell(r));
+  }),
+  column("experiment", "Experiment", (r) => r.experiment),
+  numbers("seed", "Seed", (r) => r.seed),
+  column("status", "Status", (r) => r.status, (r) => r.status + (r.status === "finished" ? "" : ` at ${r.step}`)),
+  column("metric", "Metric", (r) => r.metric),
+  numbers("validation", "Validation", newestScore, (r) => {
+    const text = fixed(newestScore(r));
+    return text && r.validation === null ? `${text} so far` : text;
+  }),
+  numbers("test", "Test", (r) => r.test, (r) => fixed(r.test)),
+  numbers("loss", "Last train loss", (r) => lastOf(r, "train/loss"), (r) => plain(lastOf(r, "train/loss"))),
+  numbers("steps", "Steps", (r) => r.of_steps ?? r.step),
+  numbers("time", "Time", (r) => r.seconds_per_step && r.seconds_per_step * r.step,
+    (r) => duration(r.seconds_per_step * r.step)),
+  numbers("parameters", "Parameters", (r) => r.parameters, (r) => r.parameters?.toLocaleString("en") ?? ""),
+  column("scale", "Scale", (r) => r.scale),
+];
+
+function seedsOfMean({ seeds }) {
+  return seeds.length > 6 ? `${seeds.length} runs` : seeds.join(" ");
+}
 
 function lastOf(run, metric) {
   return curveOf(run, metric)?.values.at(-1);
 }
 
-function newestValue(run) {
-  return run.value ?? lastOf(run, `val/${run.metric}`);
+function newestScore(run) {
+  return run.validation ?? lastOf(run, `val/${run.metric}`);
 }
 
 // A table that Python made, of text. The verdict comes beside what it is about, where it is seen without scrolling.
@@ -100,18 +95,10 @@ function made({ title, text, columns, rows }) {
 
 function madeColumn(name, rows, i) {
   const number = (text) => (/^[+-]?[\d.]+(e[+-]?\d+)?( |$)/i.test(text) ? parseFloat(text) : text);
-  const filled = rows.map((row) => row[i]).filter((text) => text && !VERDICTS[text]);
+  const filled = rows.map((row) => row[i]).filter((text) => text && !verdictCell(text));
   const numeric = filled.length > 0 && filled.every((text) => typeof number(text) === "number");
   const value = (row) => (row[i] === "" ? null : number(row[i]));
   return (numeric ? numbers : column)(name, name, value, (row) => madeCell(row[i], name));
-}
-
-function madeCell(text, name) {
-  if (VERDICTS[text]) return h("span", { class: `verdict ${VERDICTS[text][0]}` }, `${VERDICTS[text][1]} ${text}`);
-  if (/^`.*`$/.test(text)) return h("code", {}, text.slice(1, -1));
-  const attention = attentionOf.get(text) ?? (Object.hasOwn(DATA.functions, text) ? text : null);
-  if ((name === "function" || name === "against") && attention) return [swatch(attention), h("span", {}, text)];
-  return text;
 }
 
 const VIEWS = new Map([["means", MEANS], ["runs", RUNS], ...DATA.tables.map((table) => [table.name, made(table)])]);
@@ -134,9 +121,12 @@ function makeTableBar() {
     render(["table"]);
   };
   const words = "Find in this table";
+  const save = () => download(`multimax-${state.view}.csv`, csv(VIEWS.get(state.view), shownRows()));
   $("table-bar").replaceChildren(
     h("div", { class: "tabs", role: "group", "aria-label": "Tables" }, ...[...VIEWS].map(tab)),
-    h("input", { id: "find", type: "search", placeholder: words, "aria-label": words, oninput: find }));
+    h("label", { id: "order" }, "Sorted by ", h("select", { name: "order", onchange: orderBy })),
+    h("input", { id: "find", type: "search", placeholder: words, "aria-label": words, oninput: find }),
+    h("button", { type: "button", id: "download", onclick: save }, "Download CSV"));
 }
 
 function renderTable() {
@@ -147,16 +137,35 @@ function renderTable() {
   }
   if ($("find").value !== state.find) $("find").value = state.find;
   $("table-note").textContent = view.note;
-  const words = state.find.toLowerCase();
-  const text = (row) => view.columns.map((column) => column.value(row)).join(" ").toLowerCase();
-  const rows = sorted(view.rows().filter((row) => !words || text(row).includes(words)), view);
-  const body = rows.map((row) => h("tr", {}, ...view.columns.map((column) => cellOf(column, row))));
+  const { columns } = view;
+  const rows = shownRows();
+  const body = rows.map((row) => h("tr", {}, ...columns.map((column) => cellOf(column, row))));
   const none = "No rows: nothing here fits the filters.";
-  if (!rows.length) body.push(h("tr", {}, h("td", { colspan: view.columns.length }, none)));
+  if (!rows.length) body.push(h("tr", {}, h("td", { colspan: columns.length }, none)));
   const focused = document.activeElement?.dataset?.column;
-  const head = h("tr", {}, ...view.columns.map(headOf));
+  const head = h("tr", {}, ...columns.map(headOf));
+  const [key, down] = state.sort[state.view] ?? [""];
+  $("order").lastChild.replaceChildren(h("option", { value: "" }, "as it is"),
+    ...columns.map((column) => h("option", { value: column.key, selected: column.key === key },
+      column.title + (column.key === key ? (down ? " ↓" : " ↑") : ""))));
   $("table").replaceChildren(h("table", {}, h("thead", {}, head), h("tbody", {}, ...body)));
   if (focused) $("table").querySelector(`[data-column="${CSS.escape(focused)}"]`)?.focus();
+}
+
+// What fits the filters and the words looked for, in the reader's order.
+function shownRows() {
+  const view = VIEWS.get(state.view);
+  const words = state.find.toLowerCase();
+  const text = (row) => view.columns.map((column) => column.value(row)).join(" ").toLowerCase();
+  return sorted(view.rows().filter((row) => !words || text(row).includes(words)), view);
+}
+
+// On a phone, where the table has no head to click on.
+function orderBy(event) {
+  const column = VIEWS.get(state.view).columns.find(({ key }) => key === event.target.value);
+  if (column) state.sort[state.view] = [column.key, column.numeric];
+  else delete state.sort[state.view];
+  render(["table"]);
 }
 
 function headOf(column) {
@@ -168,11 +177,11 @@ function headOf(column) {
       column.title, h("span", { class: "arrow", "aria-hidden": "true" }, arrow)));
 }
 
-function cellOf({ value, cell, numeric }, row) {
+function cellOf({ title, value, cell, numeric }, row) {
   const found = (cell ?? value)(row) ?? "";
   const content = typeof found === "number" ? String(found) : found;
   const wide = typeof content === "string" && content.length > 40;
-  return h("td", { class: numeric ? "number" : wide ? "wide" : null }, content);
+  return h("td", { class: numeric ? "number" : wide ? "wide" : null, "data-title": title }, content);
 }
 
 function sorted(rows, view) {

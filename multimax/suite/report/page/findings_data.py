@@ -1,0 +1,102 @@
+"""The findings on the page: a row for each test, and behind it the plan, the runs of each seed and the command."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from multimax.suite.plan import Entry, read_plan
+from multimax.suite.report.findings import Finding, confirming, findings, table_rows
+from multimax.suite.report.page.curves import short
+
+SHOWN = ("against", "statistic", "n", "effect", "effect / margin", "margin", "evaluation set", "detectable",
+         "p", "p_sign_flip", "p_holm", "verdict")  # fmt: skip
+"""Columns of the table of findings that a row of the page has as they are."""
+
+
+def findings_data(plan: Path, folder: Path) -> dict[str, Any]:
+    """Rows, and by name the comparisons and entries that they are of; ``folder`` has the tables of runs, ENTRY.csv.
+
+    Primary comparisons come first. ``in_margins`` of a row is the effect with the ends of its interval, None where
+    there is none; ``measured`` of an entry has the values of its runs by measure and arm, seed by seed.
+    """
+    if not plan.is_file():
+        return {"rows": [], "comparisons": {}, "entries": {}}
+    entries = read_plan(plan)
+    found = sorted(findings(entries, folder), key=lambda of: not of.comparison.primary)
+    return {
+        "rows": [row for of in found for row in rows(of)],
+        "comparisons": {of.comparison.id: comparison(of) for of in found},
+        "entries": {name: entry_data(entry, folder) for name, entry in entries.items()},
+    }
+
+
+def rows(of: Finding) -> list[dict[str, Any]]:
+    """One for each measure."""
+    measured = {each.measure: each for each in of.measured}
+    result = []
+    for measure, cells in zip(of.comparison.margins, table_rows(of), strict=True):
+        row: dict[str, Any] = {"comparison": of.comparison.id, "measure": measure, "in_margins": None}
+        if each := measured.get(measure):
+            row["in_margins"] = [short(value / each.margin) for value in (each.gain.mean, *each.interval)]
+        result.append(row | {name: cells[name] for name in SHOWN})
+    return result
+
+
+def comparison(of: Finding) -> dict[str, Any]:
+    names = ("claim", "question", "refuted_if", "primary", "ours", "better", "scale")
+    return {name: getattr(of.comparison, name) for name in names} | {"entry": of.entry.id}
+
+
+def entry_data(entry: Entry, folder: Path) -> dict[str, Any]:
+    found = confirming(entry, folder)
+    measures = dict.fromkeys(measure for of in entry.comparisons for measure in of.margins)
+    return {
+        "tag": entry.tag,
+        "setting": setting(entry),
+        "seeds": [entry.first_seed, entry.last_seed],
+        "plan": {
+            "entry": entry.id,
+            "digest": entry.digest,
+            "revision": entry.revision or "none yet: the entry is not ready",
+            "problem": " ".join(filter(None, (entry.problem, entry.variant))),
+            "overrides": " ".join(entry.overrides),
+            "rates": ", ".join(f"{arm} {rate:g}" for arm, rate in entry.rates.items()),
+            "rates chosen with": " ".join(entry.tuning),
+        }
+        | {f"arm {arm}": " ".join(of) for arm, of in entry.arms.items()},
+        "commands": commands(entry),
+        "records": f"{folder.name}/{entry.id}.csv" if found else None,
+        "measured": {measure: values(entry, measure, found) for measure in measures} if found else {},
+    }
+
+
+def setting(entry: Entry) -> str:
+    """What is trained, in a few words."""
+    if entry.problem != "train":
+        return ", ".join(filter(None, (entry.problem.replace("_", " "), entry.variant)))
+    given = dict(override.split("=", 1) for override in entry.overrides)
+    name = given.get("experiment") or f"{given['task']} {given['scale']}"
+    model = [f"{key.removeprefix('model.')} {value}" for key, value in given.items() if key.startswith("model.")]
+    return ", ".join([name, *model])
+
+
+def commands(entry: Entry) -> list[str]:
+    """What makes the runs, from this project's folder; none where the entry names no revision."""
+    if not entry.revision:
+        return []
+    return [
+        f"git worktree add ../confirm {entry.revision[:12]}",
+        f"cd ../confirm && python -m multimax.suite.planned confirm {entry.id} "
+        '--plan "$OLDPWD/results/plan.yaml" --to "$OLDPWD/results/planned"',
+    ]
+
+
+def values(
+    entry: Entry, measure: str, found: Mapping[tuple[str, int], Mapping[str, str]]
+) -> dict[str, list[float | int | None]]:
+    """By arm, the value of each seed; None for a run that is not there."""
+    return {
+        arm: [short(float(found[arm, seed][measure])) if (arm, seed) in found else None for seed in entry.seeds]
+        for arm in entry.rates
+        if any((arm, seed) in found for seed in entry.seeds)
+    }
