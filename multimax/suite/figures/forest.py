@@ -56,5 +56,5 @@ def draw(axes: Axes, height: int, line: Line) -> None:
         axes.plot(line.pairs, [height] * len(line.pairs), "|", color=style.color, markersize=7, alpha=0.5)
         axes.plot(line.interval, [height, height], color=style.color, linewidth=1.6)
     face = "white" if line.secondary or line.interval is None else style.color
-    look = {"marker": style.marker, "markersize": style.size, "color": style.color, "markerfacecolor": face}
-    axes.plot(line.mean, height, **look)
+    look = {"marker": style.marker, "linestyle": "", "markersize": style.size, "color": style.color}
+    axes.plot(line.mean, height, **look, markerfacecolor=face)

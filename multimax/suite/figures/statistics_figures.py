@@ -68,8 +68,8 @@ def attention_figure(of: Found) -> Made:
             "attention; a dot for each head, a bar for their mean; softmax's S is at most 1/e by its definition",
             fontsize=9,
         )
-        drawing.suptitle(both_title(of), fontsize=10)
-        drawing.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=len(of))
+        drawing.suptitle(both_title(of), fontsize=10, x=0.01, horizontalalignment="left")
+        drawing.legend(*panels[0].get_legend_handles_labels(), loc="outside upper right", ncols=len(of))
     return drawing, rows
 
 

@@ -46,7 +46,7 @@ def all_findings(found: Sequence[Finding], planned: int, runs: Mapping[str, Runs
             drawn = line(label, of.against, of.comparison, values, each.gain, each.margin)
             groups.setdefault(shorten(of.comparison.claim, CLAIM, placeholder="…") + several, []).append(drawn)
     title = f"MultiMax's gains in margins: {len(found)} of {planned} tests have run"
-    drawing = forest(groups, title, "effect / margin, each seed's as well; logarithmic beyond 2; hollow: secondary")
+    drawing = forest(groups, title, "effect / margin, and each seed's; log beyond 2; hollow: secondary")
     (axes,) = drawing.axes
     axes.set_xscale("symlog", linthresh=LINEAR)
     axes.xaxis.set_major_formatter("{x:g}")
