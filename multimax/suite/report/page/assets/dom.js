@@ -32,7 +32,7 @@ function link(path, ...children) {
 
 // Text that may be broken between the parts of a name.
 function breakable(text) {
-  return text.split(/(?<=[-_=(,])/).flatMap((part, i) => (i ? [h("wbr"), part] : [part]));
+  return text.split(/(?<=[-_=(,.])/).flatMap((part, i) => (i ? [h("wbr"), part] : [part]));
 }
 
 function plain(value, digits = 4) {

@@ -14,7 +14,7 @@ function colorOf(attention, index = 0) {
 // A colour that would not be seen on black.
 function dark(color) {
   const [red, green, blue] = [1, 3, 5].map((at) => (parseInt(color.slice(at, at + 2), 16) / 255) ** 2.2);
-  return 0.2126 * red + 0.7152 * green + 0.0722 * blue < 0.09;
+  return 0.2126 * red + 0.7152 * green + 0.0722 * blue < 0.13;
 }
 
 function dashesOf(attention, index, width) {
