@@ -158,7 +158,7 @@ def test_the_rows_that_are_shown_are_downloaded_as_csv(opened, tmp_path):
 def test_a_phone_shows_effect_and_verdict_without_scrolling(opened, address, width):
     opened.size(width, 800)
     opened.open(f"{address}#view=runs", drawn="#findings-table tr")
-    for selector in ("#findings-table .effect:not(:empty)", "#findings-table .verdict", "#table td:not(:empty)"):
+    for selector in ("#findings-table td.effect:not(:empty)", "#findings-table .verdict", "#table td:not(:empty)"):
         for element in opened.all(selector)[:12]:
             box = element.rect
             assert box["width"] > 0
