@@ -79,7 +79,8 @@ class Shown:
     def test(self) -> float | None:
         """The same score on test data, of the weights that ``headline`` is of; None where none were tested."""
         names = [self.headline, *(f"test_{self.metric}{of}" for of in ("@best", "@last", ""))]
-        return next((self.final[name] for name in names if name in self.final and name.startswith("test_")), None)
+        tested = (name for name in names if name and name.startswith("test_"))
+        return next((self.final[name] for name in tested if name in self.final), None)
 
     @property
     def of_steps(self) -> int | None:
