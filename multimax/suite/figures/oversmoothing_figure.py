@@ -73,8 +73,8 @@ def draw(axes: Axes, run: Smoothing, lines: Sequence[Mapping[float, float]], joi
     faint, strong = ("-", style.line) if joined else ("", "")
     if len(lines) > 1:
         for line in lines:
-            look: dict[str, Any] = {"linestyle": faint, "marker": "" if joined else "_", "linewidth": 0.8, "alpha": 0.35}
-            axes.plot(list(line), list(line.values()), color=style.color, **look)
+            look: dict[str, Any] = {"linestyle": faint, "marker": "" if joined else "_", "color": style.color}
+            axes.plot(list(line), list(line.values()), linewidth=0.8, alpha=0.35, **look)
     means = [fmean(line[x] for line in lines) for x in lines[0]]
     marks = {"marker": style.marker, "markersize": 0.7 * style.size, "label": run.label}
     axes.plot(list(lines[0]), means, color=style.color, linestyle=strong, **marks)
