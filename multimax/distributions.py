@@ -13,7 +13,7 @@ from torch.distributions import Distribution, constraints
 from torch.distributions.kl import register_kl
 from torch.nn import functional as F
 
-from multimax.formulas.rows import check_arguments, compute_dtype
+from multimax.formulas.rows import check_arguments, check_number, compute_dtype
 from multimax.formulas.torch_private import is_readable
 from multimax.kernels.row_kernels import MultiMax, Softmax
 from multimax.reweight import Reweighting, create
@@ -79,6 +79,7 @@ class Categorical(Distribution):
         if temperature is None:
             hot = F.one_hot(self.sample(sample_shape), self.probs.shape[-1]).to(self.probs.dtype)
             return hot + (self.probs - self.probs.detach())
+        check_number("temperature", temperature, above=0)
         noise = torch.empty((*sample_shape, *self.probs.shape), dtype=self.probs.dtype, device=self.probs.device)
         gumbel = -noise.exponential_().log()
         return torch.softmax((self._log_probs + gumbel) / temperature, -1)

@@ -65,7 +65,12 @@ def clip_gradients(model: nn.Module, max_norm: float | None) -> Tensor:
 
     Returns:
         The norm of the whole gradient before clipping, 0-d.
+
+    Raises:
+        ValueError: ``max_norm`` is negative or NaN.
     """
+    if max_norm is not None and not max_norm >= 0:
+        raise ValueError(f"max_norm must be at least 0, got {max_norm}")
     own = reweighting_parameters(model)
     own_ids = {id(p) for p in own}
     norms = []

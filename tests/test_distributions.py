@@ -110,3 +110,11 @@ def test_mistakes_are_named_in_one_line(arguments, error, words):
     with pytest.raises(error, match=words) as raised:
         Categorical(*arguments)
     assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("temperature", "error"), [(0.0, ValueError), (-1.0, ValueError), (math.nan, ValueError), ("1", TypeError)]
+)
+def test_a_temperature_is_above_zero(temperature, error):
+    with pytest.raises(error, match="temperature must be"):
+        Categorical(torch.randn(3)).rsample(temperature=temperature)

@@ -87,3 +87,10 @@ def test_a_parameter_is_known_for_a_reweightings(way, name):
     model = WAYS[way](Model(name))
     known = {path for path, parameter in model.named_parameters() if multimax.is_reweighting(parameter)}
     assert known == {path for path, _ in model.named_parameters() if path.startswith("attend.")}
+
+
+@pytest.mark.parametrize("max_norm", [-1.0, torch.nan])
+def test_gradients_are_not_clipped_to_less_than_nothing(max_norm):
+    model = torch.nn.Linear(2, 2)
+    with pytest.raises(ValueError, match="max_norm must be at least 0"):
+        multimax.clip_gradients(model, max_norm)

@@ -37,10 +37,3 @@ def log_weights(x: Tensor, epsilon: float) -> Tensor:
     # An entry at the mean stays, however the mean was rounded: 1, 2, 3 keeps its 2 in any order of summation.
     kept = below_max >= mean * (1 + 8 * torch.finfo(x.dtype).eps)
     return torch.where(kept, x, x + (math.log(epsilon) - math.log1p(epsilon) if epsilon else -math.inf))
-
-
-def check_epsilon(epsilon: float) -> None:
-    if isinstance(epsilon, bool) or not isinstance(epsilon, int | float):
-        raise TypeError(f"epsilon must be a number, got {type(epsilon).__name__}")
-    if not 0 <= epsilon < math.inf:
-        raise ValueError(f"epsilon must not be negative or infinite, got {epsilon}")

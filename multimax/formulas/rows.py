@@ -62,6 +62,19 @@ def check_mask(mask: Tensor, shape: torch.Size, device: torch.device) -> None:
         )
 
 
+def check_number(name: str, number: float, *, above: float | None = None, least: float | None = None) -> None:
+    """Raise unless ``number`` is one that float32 can hold, ``above`` or at ``least`` what is given."""
+    if isinstance(number, bool) or not isinstance(number, int | float | torch.SymInt | torch.SymFloat):
+        raise TypeError(f"{name} must be a number, got {type(number).__name__}")
+    if isinstance(number, torch.SymInt | torch.SymFloat):
+        return
+    high = (above is None or number > above) and (least is None or number >= least)
+    if not (high and abs(number) <= torch.finfo(torch.float32).max):
+        bound = "" if above is None else f"above {above} and "
+        bound = bound if least is None else f"at least {least} and "
+        raise ValueError(f"{name} must be {bound}finite, got {number}")
+
+
 def check_dense(name: str, tensor: Tensor) -> None:
     """Raise unless ``tensor`` is one, and neither sparse nor nested."""
     if not isinstance(tensor, Tensor):

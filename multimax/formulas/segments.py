@@ -10,9 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from multimax.formulas.entmax import MAX_STEPS, _of_largest
-from multimax.formulas.torch_private import is_readable
-from multimax.formulas.tsallis import distance_from_one, log_of_support, psi
+from multimax.formulas.entmax import _of_largest
+from multimax.formulas.newton import descend
+from multimax.formulas.tsallis import distance_from_one, log_of_support, power_of_support, psi
 
 
 def sums(x: Tensor, index: Tensor, count: int) -> Tensor:
@@ -48,54 +48,64 @@ def entmax(x: Tensor, index: Tensor, count: int, alpha: float | Tensor) -> Tenso
 
 
 class _Entmax(torch.autograd.Function):
+    generate_vmap_rule = True
+
     @staticmethod
-    def forward(ctx: Any, x: Tensor, index: Tensor, count: int, alpha: float | Tensor) -> Tensor:
-        p = _weigh(x, index, count, distance_from_one(alpha))
-        ctx.count, ctx.alpha = count, None if isinstance(alpha, Tensor) else alpha
-        ctx.save_for_backward(p, index, *([alpha] if isinstance(alpha, Tensor) else []))
-        return p
+    def forward(x: Tensor, index: Tensor, count: int, alpha: float | Tensor) -> Tensor:
+        return _weigh(x, index, count, distance_from_one(alpha))
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        _, index, ctx.count, alpha = inputs
+        ctx.alpha = None if isinstance(alpha, Tensor) else alpha
+        saved = output, index, *([alpha] if isinstance(alpha, Tensor) else [])
+        ctx.save_for_backward(*saved)
+        ctx.save_for_forward(*saved)
 
     @staticmethod
     def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:
-        (grad,) = grad_outputs
-        p, index, *rest = ctx.saved_tensors
-        d = distance_from_one(rest[0] if rest else ctx.alpha)
-        s = p.where(p > 0, 1).pow(1 - d) * (p > 0)
-        mean = sums(s * grad, index, ctx.count) / sums(s, index, ctx.count)
-        grad_x = s * (grad - mean[index])
+        p, index, *alpha = ctx.saved_tensors
+        d = distance_from_one(alpha[0] if alpha else ctx.alpha)
+        grad_x = _by_jacobian(grad_outputs[0], p, index, ctx.count, d)
         return grad_x, None, None, -psi(log_of_support(p), d) * grad_x if ctx.needs_input_grad[3] else None
+
+    @staticmethod
+    def jvp(ctx: Any, *tangents: Tensor | None) -> Tensor:
+        dx, _, _, dalpha = tangents
+        p, index, *alpha = ctx.saved_tensors
+        d = distance_from_one(alpha[0] if alpha else ctx.alpha)
+        change = torch.zeros_like(p) if dx is None else dx
+        if dalpha is not None:
+            change = change - psi(log_of_support(p), d) * dalpha
+        return _by_jacobian(change, p, index, ctx.count, d)
+
+
+def _by_jacobian(v: Tensor, p: Tensor, index: Tensor, count: int, d: float | Tensor) -> Tensor:
+    """The Jacobian, which is symmetric, at the weights ``p`` times ``v``."""
+    s = power_of_support(p, 1 - d)
+    return s * (v - (sums(s * v, index, count) / sums(s, index, count))[index])
 
 
 def _weigh(x: Tensor, index: Tensor, count: int, d: float | Tensor) -> Tensor:
+    """As in ``formulas.entmax``; what an empty segment comes down to is nobody's."""
     z = below_max(x, index, count)
-    if not is_readable(z):
-        return _of_near(z, index, count, d)
-    near = z * d > -1  # no other entry can have weight
-    (where,) = near.nonzero(as_tuple=True)
-    found = _of_near(z[where], index[where], count, d[where] if isinstance(d, Tensor) else d)
-    return torch.zeros_like(z).index_put((where,), found)
-
-
-def _of_near(z: Tensor, index: Tensor, count: int, d: float | Tensor) -> Tensor:
-    """Newton's method as in ``formulas.entmax``, down to the root from the side on which no step overshoots."""
     by_power = not isinstance(d, Tensor) and d in (0.5, 1)
-    normaliser = z.new_full((count,), 1.0 if by_power else 0.0)
     of_segment = d.new_ones(count).scatter(0, index, d) if isinstance(d, Tensor) else d
-    for _ in range(MAX_STEPS):
+
+    def weights(normaliser: Tensor) -> Tensor:
+        if not by_power:
+            return _of_largest(z, d, normaliser[index])
+        u = torch.relu(z * d + normaliser[index])
+        return u if d == 1 else u * u
+
+    def step(normaliser: Tensor) -> Tensor:
+        p = weights(normaliser)
+        slopes = power_of_support(p, 1 - d)
+        total, slope = sums(p, index, count), sums(slopes, index, count)
         if by_power:
-            u = torch.relu(z * d + normaliser[index])
-            p, slopes = (u, (u > 0).to(u.dtype)) if d == 1 else (u * u, u)
-            total = sums(p, index, count)
-            following = normaliser - (total - (1 if d == 1 else total.sqrt())) / sums(slopes, index, count)
-        else:
-            p = _of_largest(z, d, normaliser[index])
-            s = p.where(p > 0, 1).pow(1 - d) * (p > 0)
-            total = sums(p, index, count)
-            step = -total * torch.expm1(-of_segment * total.log())
-            share = step / (torch.exp(of_segment * normaliser) * sums(s, index, count))
-            following = normaliser + torch.log1p(-share) / of_segment
-        following = torch.fmin(following, normaliser)  # rounding must not start a walk; an empty segment's is NaN
-        if is_readable(following) and torch.equal(following, normaliser):
-            break
-        normaliser = following
-    return p / total[index]
+            return normaliser - (total - (1 if d == 1 else total.sqrt())) / slope
+        share = -total * torch.expm1(-of_segment * total.log()) / (torch.exp(of_segment * normaliser) * slope)
+        return normaliser + torch.log1p(-share) / of_segment
+
+    p = weights(descend(step, z.new_full((count,), 1.0 if by_power else 0.0)))
+    return p / sums(p, index, count)[index]

@@ -31,6 +31,11 @@ def log_of_support(weights: Tensor) -> Tensor:
     return weights.where(weights > 0, 1).log()
 
 
+def power_of_support(base: Tensor, exponent: float | Tensor) -> Tensor:
+    """base^exponent where base > 0, and 0 elsewhere whatever the exponent, derivatives included."""
+    return base.where(base > 0, 1).pow(exponent) * (base > 0)
+
+
 def psi(log_p: Tensor, d: float | Tensor) -> Tensor:
     """(1 - e^x (1 - x)) / d^2 with x = d log p."""
     x = d * log_p

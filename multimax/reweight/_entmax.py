@@ -8,7 +8,15 @@ from torch import Tensor, nn
 from multimax import kernels
 from multimax.formulas.entmax import weigh
 from multimax.formulas.losses import check_loss_arguments, fenchel_young
-from multimax.formulas.rows import along, check_arguments, check_floating, compute_dtype, over_live_entries, per_head
+from multimax.formulas.rows import (
+    along,
+    check_arguments,
+    check_floating,
+    check_number,
+    compute_dtype,
+    over_live_entries,
+    per_head,
+)
 from multimax.formulas.torch_private import is_readable
 from multimax.kernels import operators, row_kernels
 from multimax.reweight._base import Reweighting
@@ -127,10 +135,7 @@ def check_alpha(alpha: float | Tensor) -> None:
         if not outside.any():
             return
         alpha = alpha[outside][0].item()
-    elif isinstance(alpha, bool) or not isinstance(alpha, int | float):
-        raise TypeError(f"alpha must be a number or a floating-point tensor, got {type(alpha).__name__}")
-    if not 1 <= alpha < math.inf:
-        raise ValueError(f"alpha must be at least 1 (softmax) and finite; 2 is sparsemax; got {alpha}")
+    check_number("alpha", alpha, least=1)
 
 
 class _EntmaxFamily(Reweighting):

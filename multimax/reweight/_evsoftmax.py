@@ -3,8 +3,8 @@
 from torch import Tensor
 
 from multimax import kernels
-from multimax.formulas.evsoftmax import TRAINING_EPSILON, check_epsilon, log_weights, weigh
-from multimax.formulas.rows import along, compute_dtype, over_live_entries
+from multimax.formulas.evsoftmax import TRAINING_EPSILON, log_weights, weigh
+from multimax.formulas.rows import along, check_number, compute_dtype, over_live_entries
 from multimax.kernels import operators, row_kernels
 from multimax.reweight._base import Reweighting
 from multimax.reweight._registry import register
@@ -27,7 +27,7 @@ def evsoftmax(scores: Tensor, dim: int | None = None, *, mask: Tensor | None = N
         ValueError: ``scores`` without that dimension, a ``mask`` that does not broadcast to them or is on another
             device, or ``epsilon`` < 0.
     """
-    check_epsilon(epsilon)
+    check_number("epsilon", epsilon, least=0)
 
     def of_rows(scores: Tensor, mask: Tensor | None) -> Tensor:
         if kernels.path(scores) == "eager":
@@ -50,7 +50,7 @@ class EvSoftmax(Reweighting):
 
     def __init__(self, epsilon: float = 0.0) -> None:
         super().__init__()
-        check_epsilon(epsilon)
+        check_number("epsilon", epsilon, least=0)
         self.epsilon = epsilon
 
     def extra_repr(self) -> str:

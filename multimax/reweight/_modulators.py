@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 from multimax.formulas import multimax as formulas
 from multimax.formulas.multimax import Order, by_head, check_parameters, powers_of
-from multimax.formulas.rows import check_arguments, compute_dtype
+from multimax.formulas.rows import check_arguments, check_number, compute_dtype
 from multimax.formulas.torch_private import is_readable
 
 
@@ -120,7 +120,8 @@ class ELU(Modulator):
 
     def __init__(self, alpha: float = 1.0) -> None:
         super().__init__()
-        self.alpha = positive("alpha", alpha)
+        check_number("alpha", alpha, above=0)
+        self.alpha = float(alpha)
 
     def extra_repr(self) -> str:
         return f"alpha={self.alpha}"
@@ -143,7 +144,8 @@ class SoftCap(Modulator):
 
     def __init__(self, cap: float = 50.0) -> None:
         super().__init__()
-        self.cap = positive("cap", cap)
+        check_number("cap", cap, above=0)
+        self.cap = float(cap)
 
     def extra_repr(self) -> str:
         return f"cap={self.cap}"
@@ -153,11 +155,3 @@ class SoftCap(Modulator):
 
 
 MODULATORS: dict[str, type[Modulator]] = {"elu": ELU, "seglu": SegLU, "silu": SiLU, "softcap": SoftCap}
-
-
-def positive(name: str, number: float) -> float:
-    if isinstance(number, bool) or not isinstance(number, int | float):
-        raise TypeError(f"{name} must be a number, got {type(number).__name__}")
-    if not 0 < number < float("inf"):
-        raise ValueError(f"{name} must be above 0 and finite, got {number}")
-    return float(number)

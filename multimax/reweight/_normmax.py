@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from multimax.formulas.newton import root
-from multimax.formulas.rows import along, over_live_entries
+from multimax.formulas.rows import along, check_number, over_live_entries
+from multimax.formulas.tsallis import power_of_support
 from multimax.reweight._registry import register
 
 
@@ -22,10 +23,7 @@ def normmax(scores: Tensor, dim: int | None = None, *, mask: Tensor | None = Non
         TypeError: ``alpha`` is not a number.
         ValueError: ``alpha`` is not above 1, or infinite.
     """
-    if isinstance(alpha, bool) or not isinstance(alpha, int | float):
-        raise TypeError(f"alpha must be a number, got {type(alpha).__name__}")
-    if not 1 < alpha < float("inf"):
-        raise ValueError(f"alpha must be above 1 and finite, got {alpha}")
+    check_number("alpha", alpha, above=1)
     return along(dim, lambda x, live: over_live_entries(lambda rows: weigh(rows, alpha), x, live), scores, mask)
 
 
@@ -35,15 +33,10 @@ def weigh(x: Tensor, alpha: float | Tensor) -> Tensor:
 
     def step(z: Tensor, a: Tensor) -> Tensor:
         """With a = -tau, Newton on the norm of relu(z + a) at alpha / (alpha - 1), less 1, which is convex."""
-        u = _power(z + a, power)
+        u = power_of_support(z + a, power)
         total = (torch.relu(z + a) * u).sum(-1, keepdim=True)
         return a - (total - total.pow(1 / alpha)) / u.sum(-1, keepdim=True)
 
     z = x - x.detach().amax(-1, keepdim=True)
-    u = _power(z + root(step, z, torch.ones_like(z[..., :1])), power)
+    u = power_of_support(z + root(step, z, torch.ones_like(z[..., :1])), power)
     return u / u.sum(-1, keepdim=True)
-
-
-def _power(base: Tensor, exponent: float | Tensor) -> Tensor:
-    """relu(base)^exponent, and 0 at 0 whatever the exponent, derivatives included."""
-    return base.where(base > 0, 1).pow(exponent) * (base > 0)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from multimax.formulas.newton import root
-from multimax.formulas.rows import along, over_live_entries
+from multimax.formulas.rows import along, check_number, over_live_entries
 from multimax.reweight._registry import register
 
 
@@ -22,10 +22,8 @@ def stieltjes(scores: Tensor, dim: int | None = None, *, mask: Tensor | None = N
         TypeError: ``q`` is not a number.
         ValueError: ``q`` is not above 0, or infinite.
     """
-    if isinstance(q, bool) or not isinstance(q, int | float):
-        raise TypeError(f"q must be a number, got {type(q).__name__}")
-    if not 0 < q < float("inf"):
-        raise ValueError(f"q must be above 0 and finite, got {q}")
+    check_number("q", q, above=0)
+    q = float(q)  # torch has no power of an int beyond 64 bits
 
     def step(z: Tensor, a: Tensor) -> Tensor:
         """With a = -lambda, Newton on sum (lambda - z)^-q to the power of -1/q, less 1."""

@@ -5,12 +5,12 @@ import torch
 from torch.export import Dim
 
 from multimax import reweight
-from multimax.formulas import entmax as _entmax
+from multimax.formulas import newton
 
 
 @pytest.fixture(autouse=True)
 def _small_fresh_graphs(monkeypatch):
-    monkeypatch.setattr(_entmax, "MAX_STEPS", 8)  # rows as short as these need no more, and steps are unrolled
+    monkeypatch.setattr(newton, "MAX_STEPS", 8)  # rows as short as these need no more, and steps are unrolled
     torch.compiler.reset()
 
 

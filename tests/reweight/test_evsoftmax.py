@@ -41,7 +41,7 @@ def test_a_negative_epsilon_is_refused():
         lambda: reweight.evsoftmax(torch.zeros(2), epsilon=-1),
     )
     for build in builds:
-        with pytest.raises(ValueError, match="epsilon must not be negative"):
+        with pytest.raises(ValueError, match="epsilon must be at least 0"):
             build()
 
 

@@ -201,6 +201,20 @@ def test_a_subclass_of_a_functions_module_survives_too():
     assert torch.equal(again(scores := torch.randn(3, 5)), torch.softmax(5 * scores, -1))
 
 
+@pytest.mark.parametrize("number", [math.nan, math.inf, -math.inf, -2.0, 1e300, 10**40, True])
+@pytest.mark.parametrize(
+    ("name", "option"),
+    [("entmax", "alpha"), ("evsoftmax", "epsilon"), ("normmax", "alpha"), ("stieltjes", "q"), ("softmax", "modulator")],
+)
+def test_numbers_that_no_score_can_bear_are_refused(name, option, number):
+    for value in ({"name": "elu", "alpha": number}, {"name": "softcap", "cap": number}) * (option == "modulator") or [
+        number
+    ]:
+        with pytest.raises((TypeError, ValueError), match=r"must be .*, got|must be float") as raised:
+            reweight.create(name, **{option: value})(torch.randn(2, 3))
+        assert "\n" not in str(raised.value)
+
+
 @pytest.mark.parametrize("name", reweight.available())
 def test_parameters_can_be_reset(name):
     for options in VARIANTS.get(name, [{}]):

@@ -5,7 +5,7 @@ import torch
 from function_kinds import KINDS
 
 from multimax import reweight
-from multimax.formulas import entmax
+from multimax.formulas import newton
 from multimax.suite.models.deit import DeiTConfig, create_deit
 from multimax.suite.models.encoder_decoder import AttentionSites, EncoderDecoder, EncoderDecoderConfig
 from multimax.suite.models.language_model import LanguageModelConfig
@@ -18,7 +18,7 @@ TEXT = {"depth": 1, "dim": 16, "num_heads": 2, "ffn_dim": 24, "dropout": 0.0, "s
 
 @pytest.fixture(autouse=True)
 def _small_fresh_graphs(monkeypatch):
-    monkeypatch.setattr(entmax, "MAX_STEPS", 8)  # rows as short as these need no more, and steps are unrolled
+    monkeypatch.setattr(newton, "MAX_STEPS", 8)  # rows as short as these need no more, and steps are unrolled
     torch.compiler.reset()
 
 
