@@ -31,6 +31,7 @@ PLAN: dict[str, dict[str, tuple[int, str, int]]] = {
         "language_modeling": (20, "--seconds 3 --functions softmax multimax", 0),
         "convert": (60, "--seconds 12 --functions softmax multimax", 0),
         "compat": (100, "--seconds 6", 0),
+        "segments": (60, "--seconds 2", 0),
     },
     "cuda": {
         "functions": (50, "--seconds 0.3", 6),
@@ -42,7 +43,7 @@ PLAN: dict[str, dict[str, tuple[int, str, int]]] = {
     },
 }
 WARMING = 80  # seconds after which compiling is stopped
-NEEDS = {"translation": "fairseq", "compat": "entmax"}
+NEEDS = {"translation": "fairseq", "compat": "entmax", "segments": "torch_geometric"}
 GRACE = 60  # seconds that a benchmark has to end once it should begin nothing more
 
 

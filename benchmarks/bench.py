@@ -29,7 +29,7 @@ from multimax.suite.engine.allocator import keep_freed_memory
 from multimax.suite.engine.provenance import environment, revision
 
 RESULTS = Path(__file__).resolve().parent.parent / "results" / "benchmarks"
-PEERS = ("entmax", "liger_kernel", "adasplash", "fairseq_fixed", "timm", "triton")
+PEERS = ("entmax", "liger_kernel", "adasplash", "fairseq_fixed", "timm", "torch_geometric", "triton")
 
 COLUMNS = (
     *("part", "case", "size", "function", "way", "direction", "milliseconds", "low", "high", "repeats", "ratio"),

@@ -274,11 +274,9 @@ def test_making_the_report_again_changes_nothing(root):
             assert (results / f"{output.name}{suffix}").read_bytes() == content, f"{output.name}{suffix}"
 
 
-def test_segments():
+def test_segments(tmp_path, monkeypatch):
     pytest.importorskip("torch_geometric")
-    from benchmarks.segments import FUNCTIONS as OF_SEGMENTS
-    from benchmarks.segments import ratios
-
-    rows = ratios(nodes=50, degree=4, heads=2, rounds=1)
-    assert [name for name, *_ in rows] == list(OF_SEGMENTS)
-    assert all(ratio > 0 for _, *both in rows for ratio in both)
+    rows, _ = run("segments", tmp_path, monkeypatch)
+    ours = {("softmax", "PyG"), *((name, "segment") for name in WITH_KERNEL)}
+    for part, direction in product(("sorted", "in any order", "power law"), (FORWARD, BOTH)):
+        assert contestants(rows, part, direction) == ours

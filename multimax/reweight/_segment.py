@@ -3,11 +3,11 @@
 import torch
 from torch import Tensor
 
-from multimax.formulas import multimax as formulas
-from multimax.formulas import segments
+from multimax import kernels
 from multimax.formulas.rows import check_dense, check_floating, compute_dtype
 from multimax.formulas.torch_private import is_readable
-from multimax.kernels import row_kernels
+from multimax.kernels import segments
+from multimax.kernels.attention import kernel_arguments
 from multimax.reweight._base import Reweighting, may_bypass
 from multimax.reweight._registry import create
 
@@ -47,38 +47,13 @@ def segment(
         raise ValueError(f"function {name!r} has no form for segments: it has no row kernel, or somebody changed it")
     index, count = _segments(scores, index, ptr, num_segments)
     x = scores.to(compute_dtype(scores))
-    if isinstance(kernel, row_kernels.MultiMax):
-        x = _by_head(x, kernel)
-    columns = x[:1].numel() if len(x) else 1
-    flat = index if columns == 1 else (index[:, None] * columns + torch.arange(columns, device=x.device)).flatten()
-    rows, size = x.reshape(-1), count * columns
-    match kernel:
-        case row_kernels.Entmax(alpha):
-            if isinstance(alpha, Tensor):
-                alpha = _of_entries(alpha.to(x.dtype), x)
-            weights = segments.entmax(rows, flat, size, alpha)
-        case row_kernels.EvSoftmax(epsilon):
-            weights = segments.evsoftmax(rows, flat, size, epsilon)
-        case _:
-            weights = segments.softmax(rows, flat, size)
-    return weights.reshape(scores.shape).to(scores.dtype)
-
-
-def _by_head(x: Tensor, kernel: row_kernels.MultiMax) -> Tensor:
-    """The modulated scores; with parameters per head [n, heads] become [heads, 1, n] meanwhile."""
-    of_heads = max(kernel.ranges.dim(), kernel.ts.dim()) == 2 and max(len(kernel.ranges), len(kernel.ts)) > 1
-    rows = x.movedim(0, -1).unsqueeze(-2) if of_heads else x
-    modulated = formulas.seglu(rows, *formulas.by_head(rows, kernel.ranges, kernel.ts, kernel.powers), kernel.powers)
-    return modulated.squeeze(-2).movedim(-1, 0) if of_heads else modulated
-
-
-def _of_entries(alpha: Tensor, x: Tensor) -> Tensor:
-    """One value for all, or one for each head of [n, heads], spread over the entries."""
-    if alpha.numel() > 1 and x.shape[1:] != alpha.shape:
-        raise ValueError(
-            f"alpha for {alpha.numel()} heads does not fit scores of shape {tuple(x.shape)}; they must be [n, heads]"
-        )
-    return alpha.expand(x.shape).reshape(-1)
+    heads = x.shape[-1] if x.dim() > 1 else 1
+    arguments = kernel_arguments(kernel, x.new_empty(1, heads, 1, 1))
+    if arguments is None:
+        raise ValueError(f"parameters per head do not fit scores of shape {tuple(x.shape)}; they must be [n, heads]")
+    rows = x.flatten(1) if x.dim() > 1 else x.unsqueeze(1)
+    weigh = segments.weigh if kernels.path(x) == "cpp" else segments.formula
+    return weigh(rows, index, count, *arguments).reshape(scores.shape).to(scores.dtype)
 
 
 def _segments(scores: Tensor, index: Tensor | None, ptr: Tensor | None, num_segments: int | None) -> tuple[Tensor, int]:
@@ -108,7 +83,7 @@ def _segments(scores: Tensor, index: Tensor | None, ptr: Tensor | None, num_segm
         raise ValueError(f"index must have one entry for each of the {n} scores, got {len(index)}")
     count = (int(index.max()) + 1 if n else 0) if num_segments is None else num_segments
     if n and is_readable(index) and index.device.type == "cpu":  # a GPU's host would have to wait
-        low, high = int(index.min()), int(index.max())
+        low, high = (int(bound) for bound in index.aminmax())
         if low < 0 or high >= count:
             raise ValueError(f"index must be from 0 to {count - 1}, got {low if low < 0 else high}")
     return index, count

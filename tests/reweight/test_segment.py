@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.autograd import gradcheck, gradgradcheck
 
-from multimax import reweight
+from multimax import kernels, reweight
 
 LENGTHS = torch.tensor([3, 0, 1, 20, 7, 0, 2, 50, 0])
 INDEX = torch.arange(len(LENGTHS)).repeat_interleave(LENGTHS)
@@ -88,6 +88,84 @@ def test_any_shape(name, shape):
     assert weights.shape == scores.grad.shape == shape
 
 
+@pytest.mark.parametrize("name", FUNCTIONS)
+@pytest.mark.parametrize("kernel_mode", ["auto", "eager"])
+def test_a_segment_of_nan_leaves_the_others_alone(name, kernel_mode):
+    module, scores = build(name), drawn(N)
+    hidden = scores.masked_fill(INDEX == 3, torch.nan).requires_grad_()
+    with kernels.use(kernel_mode):
+        expected, weights = (reweight.segment(module, x, INDEX) for x in (scores, hidden))
+    (gradient,) = torch.autograd.grad(weights[INDEX != 3].square().sum(), hidden)
+    assert torch.equal(weights[INDEX != 3], expected[INDEX != 3])
+    assert weights[INDEX == 3].isnan().all()
+    assert gradient[INDEX != 3].isfinite().all()
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+@pytest.mark.parametrize("kernel_mode", ["auto", "eager"])
+def test_one_segment_of_nearly_all(name, kernel_mode):
+    """Beside it a few of one entry; it is longer than what a thread takes at once."""
+    module, scores = build(name), drawn(40_003)
+    index = torch.zeros(len(scores), dtype=torch.int64)
+    index[[7, 20_000, 40_002]] = torch.tensor([2, 1, 2])
+    with kernels.use(kernel_mode):
+        weights = reweight.segment(module, scores, index)
+    torch.testing.assert_close(weights[index == 0], module(scores[index == 0][None, None])[0, 0], rtol=1e-9, atol=1e-12)
+    torch.testing.assert_close(weights[index == 1], torch.ones(1, dtype=torch.float64))
+
+
+@pytest.mark.skipif(kernels.path(torch.zeros(1)) != "cpp", reason="there is no C++ compiler")
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_gradients_are_those_without_kernels(name):
+    module, order = build(name, num_heads=3), torch.randperm(N, generator=torch.Generator().manual_seed(2))
+    scores, grad = drawn(N, 3)[order].requires_grad_(), torch.randn(N, 3, dtype=torch.float64)
+    found = []
+    for mode in ("auto", "eager"):
+        with kernels.use(mode):
+            weights = reweight.segment(module, scores, INDEX[order])
+        found.append((weights, *torch.autograd.grad(weights, [scores, *module.parameters()], grad)))
+    for ours, theirs in zip(*found, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("name", ["softmax", "entmax15", "entmax", "evsoftmax", "multimax"])
+def test_no_graph_break(name):
+    torch.compiler.reset()
+    module, scores = build(name, num_heads=3).float(), drawn(N, 3).float().requires_grad_()
+
+    def weigh(scores, index):
+        return reweight.segment(module, scores, index, num_segments=SEGMENTS)
+
+    weights = torch.compile(weigh, fullgraph=True, backend="aot_eager")(scores, INDEX)
+    expected, leaves = weigh(scores, INDEX), [scores, *module.parameters()]
+    torch.testing.assert_close(weights, expected)
+    for ours, theirs in zip(*(torch.autograd.grad(w.square().sum(), leaves) for w in (weights, expected)), strict=True):
+        torch.testing.assert_close(ours, theirs)
+
+
+@pytest.mark.skipif(kernels.path(torch.zeros(1)) != "cpp", reason="there is no C++ compiler")
+def test_the_operator_is_registered_as_torch_wants_it():
+    scores, (ranges, ts) = drawn(N, 3).requires_grad_(), (torch.randn(3, 4, dtype=torch.float64) for _ in range(2))
+    operator = torch.ops.multimax.segment_forward.default
+    of_multimax = ranges.requires_grad_(), ts.requires_grad_(), (1, 1, 2, 2), 0.0, "multimax"
+    torch.library.opcheck(operator, (scores, INDEX, SEGMENTS, *of_multimax))
+    torch.library.opcheck(operator, (scores, INDEX, SEGMENTS, None, None, (), 1.5, "entmax"))
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_transforms(name):
+    module, scores, tangent = build(name, num_heads=3), drawn(2, N, 3), torch.randn(N, 3, dtype=torch.float64)
+
+    def weigh(scores):
+        return reweight.segment(module, scores, INDEX, num_segments=SEGMENTS)
+
+    found = torch.vmap(weigh)(scores)
+    torch.testing.assert_close(found, torch.stack([weigh(sample) for sample in scores]))
+    jacobian = torch.autograd.functional.jacobian(weigh, scores[0])
+    _, along = torch.func.jvp(weigh, (scores[0],), (tangent,))
+    torch.testing.assert_close(along, (jacobian * tangent).sum((-2, -1)))
+
+
 def test_softmax_is_that_of_pyg():
     softmax = pytest.importorskip("torch_geometric.utils").softmax
     scores = drawn(N, 4)
@@ -138,6 +216,12 @@ def test_a_gat_trains_with_it():
         ({"index": INDEX, "function": "sigmoid"}, ValueError, "'sigmoid' has no form for segments"),
         ({"index": INDEX, "function": reweight.create("entmax", alpha=3)}, ValueError, "'Entmax' has no form"),
         ({"index": INDEX, "function": "entmx"}, ValueError, "did you mean 'entmax'"),
+        (
+            {"index": INDEX, "function": reweight.MultiMax(num_heads=3, per_head=True)},
+            ValueError,
+            r"must be \[n, heads\]",
+        ),
+        ({"index": INDEX, "function": reweight.Entmax(num_heads=3)}, ValueError, r"must be \[n, heads\]"),
     ],
 )
 def test_mistakes_are_named_in_one_line(arguments, error, words):
