@@ -22,8 +22,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from multimax.attention_backends import BACKENDS, Backend, Call, attend_to_live, attention_scores, weigh
-from multimax.formulas.rows import autocast_dtype, check_floating, check_mask
+from multimax.attention_backends import BACKENDS, Backend, Call, attend_to_live, weigh
+from multimax.formulas.attention import attention_scores
+from multimax.formulas.rows import autocast_dtype, check_floating, check_mask, check_number
 from multimax.formulas.torch_private import is_readable
 from multimax.reweight import Reweighting, create, entmax15, evsoftmax, softmax, sparsemax
 from multimax.reweight._base import may_bypass
@@ -182,9 +183,7 @@ def _call(
     if bias is not None:
         _check_bias(bias, query, shape)
     if softcap is not None:
-        check_number("softcap", softcap)
-        if softcap <= 0:
-            raise ValueError(f"softcap must be above 0, got {softcap}")
+        check_number("softcap", softcap, above=0)
     if sink is not None:
         check_floating("sink", sink, query.device)
         if sink.dim() > 1 or sink.numel() not in (1, shape[-3] if len(shape) > 2 else 1):
@@ -259,13 +258,6 @@ def _check_bias(bias: Tensor, query: Tensor, shape: torch.Size) -> None:
         b not in (1, s) for b, s in zip(reversed(bias.shape), reversed(shape), strict=False)
     ):
         raise ValueError(f"bias of shape {tuple(bias.shape)} does not broadcast to scores of shape {tuple(shape)}")
-
-
-def check_number(name: str, number: float) -> None:
-    if isinstance(number, bool) or not isinstance(number, int | float | torch.SymInt | torch.SymFloat):
-        raise TypeError(f"{name} must be a number, got {type(number).__name__}")
-    if not isinstance(number, torch.SymInt | torch.SymFloat) and not math.isfinite(number):
-        raise ValueError(f"{name} must be finite, got {number}")
 
 
 def _without_keys_behind(

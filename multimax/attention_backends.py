@@ -14,7 +14,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from multimax import kernels
-from multimax.formulas.rows import autocast_dtype, per_head
+from multimax.formulas.attention import attention_scores, beside_sink
+from multimax.formulas.rows import autocast_dtype
 from multimax.formulas.torch_private import is_transformed
 from multimax.kernels import adasplash
 from multimax.kernels.attention import blocked_attention, kernel_arguments
@@ -118,21 +119,11 @@ class Reference:
 
 def weigh(call: Call) -> Tensor:
     """The weights of a call, [..., heads, queries, keys]."""
-    return _reweigh(call, _scores(call, call.query, call.key), call.whole_mask())
+    return beside_sink(call.reweight, _scores(call, call.query, call.key), call.whole_mask(), call.sink)
 
 
 def _scores(call: Call, query: Tensor, key: Tensor) -> Tensor:
     return attention_scores(query, key, bias=call.bias, scale=call.scale, softcap=call.softcap)
-
-
-def _reweigh(call: Call, scores: Tensor, mask: Tensor | None) -> Tensor:
-    """Weights of the keys, beside a key more for the sink."""
-    if call.sink is None:
-        return call.reweight(scores, mask=mask)
-    sink = per_head("sink", call.sink, scores).to(scores.dtype).expand(*scores.shape[:-1], 1)
-    if mask is not None:
-        mask = F.pad(mask.expand(torch.broadcast_shapes(mask.shape, scores.shape[-1:])), (0, 1), value=True)
-    return call.reweight(torch.cat([scores, sink], -1), mask=mask)[..., :-1]
 
 
 def attend_to_live(call: Call) -> Tensor:
@@ -148,7 +139,7 @@ def attend_to_live(call: Call) -> Tensor:
     query, key, value = (t.where(rows, 0) for t, rows in zip(tensors, finite, strict=True))
     met = _scores(call, call.query, call.key).detach()
     touched = ~(finite[0] & finite[1].mT) & live
-    weights = _reweigh(call, met.where(touched, _scores(call, query, key)), live)
+    weights = beside_sink(call.reweight, met.where(touched, _scores(call, query, key)), live, call.sink)
     if call.dropout:
         weights = F.dropout(weights, call.dropout)
     hit = (weights != 0).to(value.dtype) @ (~call.value.isfinite()).to(value.dtype) > 0
@@ -181,19 +172,17 @@ class Sdpa:
 
 
 class Blocked:
-    """C++ on the CPU, in blocks that stay in its cache; memory linear in the lengths."""
+    """C++ on the CPU, in blocks that stay in its cache; memory linear in the lengths, but for a bias."""
 
     name = "blocked"
 
     def obstacle(self, call: Call) -> str | None:
         query, key, value = call.query, call.key, call.value
-        if reason := call.beyond_products():
-            return reason
         if call.dropout:
             return "it has no dropout"
         if call.row_kernel is None:
             return call.not_for("functions with a row kernel")
-        if any(kernels.path(t) != "cpp" for t in (query, key, value)):
+        if any(kernels.path(t) != "cpp" for t in (query, key, value, call.bias, call.sink) if t is not None):
             return "it needs the C++ kernels of the CPU"
         if not query.dim() == key.dim() == value.dim() == 4:
             return f"it takes 4 dimensions, got {query.dim()}, {key.dim()} and {value.dim()}"
@@ -213,7 +202,8 @@ class Blocked:
 
     def run(self, call: Call) -> Tensor:
         assert call.row_kernel is not None
-        return blocked_attention(call.query, call.key, call.value, call.whole_mask(), call.row_kernel, call.scale)
+        tensors = call.query, call.key, call.value, call.whole_mask(), call.bias, call.sink
+        return blocked_attention(*tensors, call.row_kernel, call.scale, call.softcap)
 
 
 class Flash:
@@ -269,23 +259,3 @@ def _pays_on_gpu(call: Call) -> bool:
 
 
 BACKENDS: dict[str, Backend] = {b.name: b for b in (Sdpa(), Blocked(), Flash(), AdaSplash(), Reference())}
-
-
-def attention_scores(
-    query: Tensor,
-    key: Tensor,
-    *,
-    bias: Tensor | None = None,
-    scale: float | None = None,
-    softcap: float | None = None,
-) -> Tensor:
-    """Scores [..., heads, queries, keys] of query [..., heads, queries, dim] and key [..., heads, keys, dim].
-
-    ``bias`` is a finite term that belongs to the scores, such as that of relative positions; ``scale`` defaults to
-    ``dim ** -0.5``. Neither it nor ``softcap``, the bound of the scaled products, touches the bias.
-    """
-    scale = query.shape[-1] ** -0.5 if scale is None else scale
-    scores = (query * scale) @ key.transpose(-2, -1)
-    if softcap is not None:
-        scores = softcap * torch.tanh(scores / softcap)
-    return scores if bias is None else scores + bias

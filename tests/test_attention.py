@@ -103,7 +103,7 @@ BIAS = torch.zeros(1)
 def test_softmax_takes_pytorchs_kernels_but_for_a_bias():
     for shape in (DEIT_S, LONG):
         assert path("softmax", shape, mask=MASK, dropout=0.1) == "sdpa"
-        assert path("softmax", shape, bias=BIAS) == "reference"
+        assert path("softmax", shape, bias=BIAS) != "sdpa"
 
 
 @needs_kernels
@@ -115,7 +115,8 @@ def test_what_pays_goes_in_blocks_on_the_cpu(name):
         assert path(name, DEIT_S) == "reference"
     assert path(name, DEIT_S) == path(name, LONG, dtype=torch.bfloat16) == "blocked"
     assert path(name, LONG) == path(name, LONG, mask=MASK) == "blocked"
-    assert path(name, LONG, bias=BIAS) == path(name, LONG, dropout=0.1) == "reference"
+    assert path(name, LONG, bias=BIAS, softcap=2.0, sink=torch.zeros(1)) == "blocked"
+    assert path(name, LONG, dropout=0.1) == "reference"
     with kernels.use("eager"):
         assert path(name, LONG) == "reference"
 
@@ -144,7 +145,7 @@ def test_a_function_of_the_user_takes_the_reference():
     [
         ("multimax", {"backend": "fastest"}, "must be one of sdpa, blocked"),
         ("multimax", {"backend": "sdpa"}, "it is for softmax, not MultiMax"),
-        ("multimax", {"backend": "blocked", "bias": BIAS}, "it takes no bias"),
+        ("softmax", {"backend": "sdpa", "bias": BIAS}, "it takes no bias"),
         ("multimax", {"backend": "blocked", "dropout": 0.1}, "it has no dropout|needs the C"),
         ("sparsemax", {"backend": "flash"}, "it is for MultiMax and softmax, not Sparsemax"),
         ("evsoftmax", {"backend": "adasplash"}, "it is for entmax, not EvSoftmax"),

@@ -1,14 +1,16 @@
 """Attention on the CPU in blocks that stay in its cache, so that no matrix of all queries by all keys is kept.
 
-    multimax::attention_forward(Tensor query, Tensor key, Tensor value, Tensor? mask, Tensor? first, Tensor? second,
-        int[] powers, float number, str kind, float scale) -> (Tensor output, Tensor statistics)
-    multimax::attention_backward(Tensor grad, Tensor statistics, the same)
-        -> (Tensor, Tensor, Tensor, Tensor, Tensor)
+    multimax::attention_forward(Tensor query, Tensor key, Tensor value, Tensor? mask, Tensor? bias, Tensor? sink,
+        Tensor? first, Tensor? second, int[] powers, float number, str kind, float scale, float softcap)
+        -> (Tensor output, Tensor statistics)
+    multimax::attention_backward(Tensor grad, Tensor statistics, bool of_bias, the same)
+        -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)
 
-They are C++ (``cpu/attention.cpp``) around the row kernels, in float32 or float64. The backward recomputes the
-weights from the arguments and the row kernel's statistics [2, batch, heads, queries]. Where there is no
-``first`` or ``second``, its gradient is empty. Gradients of parameters have the same bits run to run. Differentiated
-twice, or given dual numbers, it forms all scores and calls the row operators.
+``bias`` is [batch or 1, heads, queries, keys], ``sink`` [heads], and a ``softcap`` of 0 is none. They are C++
+(``cpu/attention.cpp``) around the row kernels, in float32 or float64. The backward recomputes the weights from the
+arguments and the row kernel's statistics [2, batch, heads, queries]. Where there is no ``sink``, ``first`` or
+``second``, its gradient is empty, and so is that of a bias unless ``of_bias``. Gradients of parameters have the same
+bits run to run. Differentiated twice, or given dual numbers, it forms all scores and calls the row operators.
 """
 
 from typing import Any, NamedTuple
@@ -16,6 +18,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from multimax.formulas.attention import attention_scores, beside_sink
 from multimax.formulas.multimax import by_head
 from multimax.formulas.rows import autocast_dtype, compute_dtype
 from multimax.formulas.torch_private import tell_flop_counters
@@ -25,13 +28,14 @@ from multimax.kernels.operators import make_differentiable
 from multimax.kernels.row_kernels import Entmax, EvSoftmax, MultiMax, RowKernel, Softmax
 
 _ARGUMENTS = (
-    "Tensor query, Tensor key, Tensor value, Tensor? mask, Tensor? first, Tensor? second, int[] powers, float number,"
-    " str kind, float scale"
+    "Tensor query, Tensor key, Tensor value, Tensor? mask, Tensor? bias, Tensor? sink, Tensor? first, Tensor? second,"
+    " int[] powers, float number, str kind, float scale, float softcap"
 )
 _library = torch.library.Library("multimax", "FRAGMENT")
 _library.define(f"attention_forward({_ARGUMENTS}) -> (Tensor, Tensor)")
 _library.define(
-    f"attention_backward(Tensor grad, Tensor statistics, {_ARGUMENTS}) -> (Tensor, Tensor, Tensor, Tensor, Tensor)"
+    f"attention_backward(Tensor grad, Tensor statistics, bool of_bias, {_ARGUMENTS})"
+    " -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)"
 )
 _operators = torch.ops.multimax
 
@@ -79,7 +83,15 @@ def kernel_arguments(row_kernel: RowKernel, query: Tensor) -> KernelArguments | 
 
 
 def blocked_attention(
-    query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, row_kernel: RowKernel, scale: float
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    mask: Tensor | None,
+    bias: Tensor | None,
+    sink: Tensor | None,
+    row_kernel: RowKernel,
+    scale: float,
+    softcap: float | None,
 ) -> Tensor:
     """Attention output [batch, heads, queries, value_dim] in the dtype of ``value``, or of autocast where it is on.
 
@@ -90,8 +102,11 @@ def blocked_attention(
         key: [batch, heads, keys, dim].
         value: [batch, heads, keys, value_dim].
         mask: bool, broadcastable to [batch, heads, queries, keys], True where a key may be attended to.
+        bias: a term of the scores, which broadcasts to them.
+        sink: [heads] or one element, the score of a key more, whose value is zero.
         row_kernel: one that ``kernel_arguments`` takes.
-        scale: of the scores.
+        scale: of the products of query and key.
+        softcap: bound of the scaled products.
     """
     arguments = kernel_arguments(row_kernel, query)
     assert arguments is not None
@@ -99,8 +114,13 @@ def blocked_attention(
     tensors = (t.to(compute_dtype(query)) for t in (query, key, value))
     if mask is not None:
         mask = mask[(None,) * (4 - mask.dim())]
+    heads, queries, keys = query.shape[1], query.shape[2], key.shape[2]
+    if bias is not None:
+        bias = bias[(None,) * (4 - bias.dim())].expand(-1, heads, queries, keys).to(compute_dtype(query))
+    if sink is not None:
+        sink = sink.reshape(-1).expand(heads).to(compute_dtype(query))
     tell_flop_counters(FLOPS)
-    return _operators.attention_forward(*tensors, mask, *arguments, scale)[0].to(dtype)
+    return _operators.attention_forward(*tensors, mask, bias, sink, *arguments, scale, softcap or 0.0)[0].to(dtype)
 
 
 def _fake_forward(query: Tensor, key: Tensor, value: Tensor, *_: Any) -> tuple[Tensor, Tensor]:
@@ -109,19 +129,10 @@ def _fake_forward(query: Tensor, key: Tensor, value: Tensor, *_: Any) -> tuple[T
     return output, query.new_empty(2, batch, heads, queries)
 
 
-def _fake_backward(
-    grad: Tensor,
-    statistics: Tensor,
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    mask: Tensor | None,
-    first: Tensor | None,
-    second: Tensor | None,
-    *_: Any,
-) -> tuple[Tensor, ...]:
-    grad_parameters = (query.new_empty(0 if p is None else p.shape) for p in (first, second))
-    return *map(torch.empty_like, (query, key, value)), *grad_parameters
+def _fake_backward(grad: Tensor, statistics: Tensor, of_bias: bool, *inputs: Any) -> tuple[Tensor, ...]:
+    query, key, value, _mask, bias, *parameters = inputs[:8]
+    others = (query.new_empty(0 if p is None else p.shape) for p in (bias if of_bias else None, *parameters))
+    return *map(torch.empty_like, (query, key, value)), *others
 
 
 torch.library.register_fake("multimax::attention_forward", _fake_forward)
@@ -129,29 +140,44 @@ torch.library.register_fake("multimax::attention_backward", _fake_backward)
 
 
 def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
-    *tensors, ctx.powers, ctx.number, ctx.kind, ctx.scale = inputs
+    *tensors, ctx.powers, ctx.number, ctx.kind, ctx.scale, ctx.softcap = inputs
     ctx.mark_non_differentiable(output[1])
     ctx.save_for_backward(output[1], *tensors)
 
 
-def _by_whole_scores(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, *arguments: Any) -> Tensor:
-    *of_kernel, scale = arguments
-    return KernelArguments(*of_kernel).weigh((query * scale) @ key.mT, mask) @ value
+def _by_whole_scores(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    mask: Tensor | None,
+    bias: Tensor | None,
+    sink: Tensor | None,
+    *arguments: Any,
+) -> Tensor:
+    *of_kernel, scale, softcap = arguments
+    scores = attention_scores(query, key, bias=bias, scale=scale, softcap=softcap or None)
+    return beside_sink(KernelArguments(*of_kernel).weigh, scores, mask, sink) @ value
 
 
 def _differentiate(ctx: Any, grad: Tensor, _: Tensor | None) -> tuple[Tensor | None, ...]:
     statistics, *tensors = ctx.saved_tensors
-    others = tuple(ctx.powers), ctx.number, ctx.kind, ctx.scale
+    others = tuple(ctx.powers), ctx.number, ctx.kind, ctx.scale, ctx.softcap
     if torch.is_grad_enabled():
         output = _by_whole_scores(*tensors, *others)
         wanted = [t is not None and t.requires_grad for t in tensors]
         leaves = [t for t, is_wanted in zip(tensors, wanted, strict=True) if is_wanted]
         found = iter(torch.autograd.grad(output, leaves, grad, create_graph=True))
-        return *(next(found) if is_wanted else None for is_wanted in wanted), None, None, None, None
+        return *(next(found) if is_wanted else None for is_wanted in wanted), None, None, None, None, None
     tell_flop_counters(FLOPS)
-    grad_query, grad_key, grad_value, *grads = _operators.attention_backward(grad, statistics, *tensors, *others)
-    grad_first, grad_second = (None if p is None else g for p, g in zip(tensors[4:], grads, strict=True))
-    return grad_query, grad_key, grad_value, None, grad_first, grad_second, None, None, None, None
+    bias = tensors[4]
+    of_bias = bias is not None and bias.requires_grad
+    *grads, grad_bias, grad_sink, grad_first, grad_second = _operators.attention_backward(
+        grad, statistics, of_bias, *tensors, *others
+    )
+    of_parameters = (
+        None if p is None else g for p, g in zip(tensors[5:], (grad_sink, grad_first, grad_second), strict=True)
+    )
+    return *grads, None, grad_bias if of_bias else None, *of_parameters, None, None, None, None, None
 
 
 def _whole(*inputs: Any) -> tuple[Tensor, Tensor]:
@@ -163,5 +189,7 @@ make_differentiable(_library, "attention_forward", _save, _differentiate, _whole
 
 FLOPS: dict[Any, Any] = {
     _operators.attention_forward: attention_flops,
-    _operators.attention_backward: lambda grad, statistics, *inputs, out_val=None: attention_backward_flops(*inputs),
+    _operators.attention_backward: lambda grad, statistics, of_bias, *inputs, out_val=None: attention_backward_flops(
+        *inputs
+    ),
 }

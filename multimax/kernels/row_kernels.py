@@ -5,8 +5,8 @@ without its matrix of weights. Each holds the arguments of the function of ``mul
 like there parameters may be any floating-point tensors that want gradients.
 
 The kernels know these four kinds; a function that fits none of them can bring an attention backend of its own. A new
-kind touches ``operators``, ``attention``, ``cpu`` (NAME_rows.h, row_kernels.h, rows.cpp, attention.cpp) and ``triton``
-(NAME.py, rows.py).
+kind touches ``operators``, ``attention``, ``segments``, ``cpu`` (NAME_rows.h, row_kernels.h, kernel_arguments.h,
+rows.cpp) and ``triton`` (NAME.py, rows.py).
 """
 
 from dataclasses import dataclass

@@ -18,6 +18,8 @@ POWERS = (1, 1, 2, 2)
 STATISTICS = torch.full((2, 3, 3, 4), 5.0)
 QUERY, KEY, VALUE = torch.randn(3, 3, 4, 8), torch.randn(3, 3, 5, 8), torch.randn(3, 3, 5, 6)
 OUTPUT = torch.randn(3, 3, 4, 6)
+BIAS, SINK = torch.randn(1, 3, 4, 5), torch.randn(3)
+ENTRIES, INDEX = torch.rand(2, 6, 3).unbind(), torch.tensor([0, 2, 2, 0, 3, 2])
 
 ROWS = {
     "multimax_forward": (SCORES, MASK, RANGES, TS, POWERS),
@@ -34,10 +36,16 @@ OF_KINDS = {
     "entmax": (None, None, (), 1.5, "entmax", 0.3),
     "evsoftmax": (None, None, (), 0.0, "evsoftmax", 0.3),
 }
+OF_ATTENTION = [*(((None, None), rest) for rest in OF_KINDS.values()), ((BIAS, SINK), OF_KINDS["multimax"])]
 CALLS = [
     *ROWS.items(),
-    *(("attention_forward", (QUERY, KEY, VALUE, MASK, *rest)) for rest in OF_KINDS.values()),
-    *(("attention_backward", (OUTPUT, STATISTICS, QUERY, KEY, VALUE, MASK, *rest)) for rest in OF_KINDS.values()),
+    *(("attention_forward", (QUERY, KEY, VALUE, MASK, *extras, *rest, 0.7)) for extras, rest in OF_ATTENTION),
+    *(
+        ("attention_backward", (OUTPUT, STATISTICS, True, QUERY, KEY, VALUE, MASK, *extras, *rest, 0.0))
+        for extras, rest in OF_ATTENTION
+    ),
+    *(("segment_forward", (ENTRIES[0], INDEX, 4, *rest[:-1])) for rest in OF_KINDS.values()),
+    *(("segment_backward", (*ENTRIES, ENTRIES[0], INDEX, 4, *rest[:-1])) for rest in OF_KINDS.values()),
 ]
 
 
@@ -68,6 +76,10 @@ def is_right(name, tensor, other):
     """Scores decide what the others must be, and values have a size of their own."""
     if tensor is SCORES and name in ROWS and name.endswith("forward"):
         return other.is_floating_point() and other.dim() > 0
+    if tensor is INDEX:
+        return other.dtype == INDEX.dtype and other.shape == INDEX.shape
+    if tensor is ENTRIES[0] and name == "segment_forward":
+        return other.dtype in (torch.float32, torch.float64) and other.dim() == 2 and len(other) == len(INDEX)
     is_value = tensor is VALUE and name == "attention_forward" and other.dtype == VALUE.dtype
     return is_value and other.shape[:-1] == VALUE.shape[:-1]
 
@@ -107,7 +119,19 @@ def test_powers_of_no_order_are_refused(powers):
     ],
 )
 def test_attention_takes_the_parameters_of_its_kind(rest):
-    refused("attention_forward", (QUERY, KEY, VALUE, None, *rest))
+    refused("attention_forward", (QUERY, KEY, VALUE, None, None, None, *rest, 0.0))
+    refused("segment_forward", (ENTRIES[0], INDEX, 4, *rest[:-1]))
+
+
+@pytest.mark.parametrize("softcap", [-1.0, torch.nan])
+def test_a_softcap_below_zero_is_refused(softcap):
+    refused("attention_forward", (QUERY, KEY, VALUE, None, None, None, *OF_KINDS["evsoftmax"], softcap))
+
+
+@pytest.mark.parametrize(("entry", "count"), [(-1, 4), (4, 4), (0, -3), (2**62, 4)])
+def test_an_index_outside_its_bounds_is_refused(entry, count):
+    index = torch.tensor([0, 1, 2, entry, 0, 0])
+    refused("segment_forward", (ENTRIES[0], index, count, *OF_KINDS["entmax"][:-1]))
 
 
 @pytest.mark.parametrize(("name", "arguments"), CALLS, ids=[name for name, _ in CALLS])

@@ -39,14 +39,18 @@ def case(name, batch=2, queries=6, keys=7, dim=5, value_dim=4, dtype=torch.float
 
 
 def check(query, key, value, module, mask=None, tolerance=1e-9, **options):
-    wide = [t.detach().double().requires_grad_() for t in (query, key, value)]
-    expected = attention(*wide, module.double(), mask, backend="reference", **options)
+    """``options`` may be tensors that want gradients."""
+    learned = {name: option for name, option in options.items() if isinstance(option, torch.Tensor)}
+    wide = [t.detach().double().requires_grad_() for t in (query, key, value, *learned.values())]
+    wide_options = options | dict(zip(learned, wide[3:], strict=True))
+    expected = attention(*wide[:3], module.double(), mask, backend="reference", **wide_options)
     incoming = torch.randn_like(expected)
     right = torch.autograd.grad(expected, [*wide, *module.parameters()], incoming)
     module.to(query.dtype)
+    leaves = [query, key, value, *learned.values(), *module.parameters()]
     output = attention(query, key, value, module, mask, backend="blocked", **options)
     assert output.dtype == value.dtype
-    found = torch.autograd.grad(output, [query, key, value, *module.parameters()], incoming.to(output.dtype))
+    found = torch.autograd.grad(output, leaves, incoming.to(output.dtype))
     for gradient, other in zip((output, *found), (expected, *right), strict=True):
         torch.testing.assert_close(gradient.double(), other, rtol=tolerance, atol=tolerance)
 
@@ -61,6 +65,48 @@ def test_equals_the_reference(name, size):
     check(*case(name, batch, queries), mask)
     check(*case(name, batch, queries), mask[1, 0], scale=0.3)
     check(*case(name, batch, queries), mask[1, 0, 0])
+
+
+EXTRAS = {
+    "softcap": {"softcap": 1.5},
+    "sink": {"sink": (3,)},
+    "one sink": {"sink": ()},
+    "bias": {"bias": (2, 3, 300, 7)},
+    "bias of all batches": {"bias": (3, 300, 7)},
+    "bias of all heads": {"bias": (2, 1, 300, 7)},
+    "bias of keys": {"bias": (7,)},
+    "bias of queries": {"bias": (1, 3, 300, 1)},
+    "all": {"softcap": 0.7, "sink": (3,), "bias": (3, 300, 7), "scale": 0.9},
+}
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+@pytest.mark.parametrize("extras", EXTRAS)
+def test_what_the_scores_are_made_of_besides(name, extras):
+    """Under masks whose rows have runs of live keys, gaps in them, and none."""
+    generator = torch.Generator().manual_seed(3)
+    options = {
+        key: torch.randn(option, generator=generator, dtype=torch.float64).requires_grad_()
+        if isinstance(option, tuple)
+        else option
+        for key, option in EXTRAS[extras].items()
+    }
+    scattered = torch.rand(2, 1, 300, 7, generator=generator) > 0.5
+    scattered[0, 0, 1] = False
+    for mask in (None, torch.ones(300, 7).tril().bool(), torch.ones(300, 7).triu(-1).bool(), scattered):
+        check(*case(name, 2, 300), mask, **options)
+
+
+@pytest.mark.parametrize("scale", [1e-3, 1.0, 1e3])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_softcaps_are_as_exact_as_torch_has_them(scale, dtype):
+    query = (scale * torch.linspace(-2, 2, 401, dtype=dtype)).view(1, 1, 401, 1)
+    key = torch.tensor([[[[1.0], [0.0]]]], dtype=dtype)
+    found = attention(query, key, key, reweight.softmax, softcap=1.0, scale=1.0, backend="blocked")
+    right = attention(
+        *(t.double() for t in (query, key, key)), reweight.softmax, softcap=1.0, scale=1.0, backend="reference"
+    )
+    torch.testing.assert_close(found.double(), right, rtol=4 * torch.finfo(dtype).eps, atol=0)
 
 
 @pytest.mark.parametrize("name", FUNCTIONS)
@@ -132,12 +178,13 @@ def test_autocast_is_as_for_the_reference():
 @pytest.mark.parametrize("name", ["multimax", "entmax"])
 def test_parameters_get_the_same_bits_each_time(name):
     *tensors, module = case(name, 3, 600, 60, 8, 8, dtype=torch.float32)
+    bias, sink = torch.randn(3, 600, 60, requires_grad=True), torch.randn(3, requires_grad=True)
     found, threads = [], torch.get_num_threads()
     try:
         for torch_threads in (1, 2, 2, 3):
             torch.set_num_threads(torch_threads)
-            output = attention(*tensors, module, backend="blocked")
-            found.append(torch.autograd.grad(output.square().sum(), [*tensors, *module.parameters()]))
+            output = attention(*tensors, module, bias=bias, sink=sink, backend="blocked")
+            found.append(torch.autograd.grad(output.square().sum(), [*tensors, bias, sink, *module.parameters()]))
     finally:
         torch.set_num_threads(threads)
     for first, *others in zip(*found, strict=True):
@@ -148,17 +195,18 @@ def test_twice_differentiable():
     *tensors, module = case("multimax")
     mask = torch.rand(2, 3, 6, 7) > 0.3
     mask[..., 0] = True
-    parameters = list(module.parameters())
+    bias, sink = (torch.randn(3, *shape, dtype=torch.float64, requires_grad=True) for shape in ((6, 7), ()))
+    options, leaves = {"bias": bias, "sink": sink, "softcap": 2.0}, [*tensors, bias, sink, *module.parameters()]
 
     def attend(*tensors):
-        return attention(*tensors[:3], module, mask, backend="blocked")
+        return attention(*tensors[:3], module, mask, softcap=2.0, bias=tensors[3], sink=tensors[4], backend="blocked")
 
     def slopes(backend):
-        output = attention(*tensors, module, mask, backend=backend).square().sum()
-        first = torch.autograd.grad(output, [*tensors, *parameters], create_graph=True)
-        return torch.autograd.grad(sum(gradient.square().sum() for gradient in first), [*tensors, *parameters])
+        output = attention(*tensors, module, mask, **options, backend=backend).square().sum()
+        first = torch.autograd.grad(output, leaves, create_graph=True)
+        return torch.autograd.grad(sum(gradient.square().sum() for gradient in first), leaves)
 
-    assert torch.autograd.gradcheck(attend, tuple(tensors))
+    assert torch.autograd.gradcheck(attend, (*tensors, bias, sink))
     for found, right in zip(slopes("blocked"), slopes("reference"), strict=True):
         torch.testing.assert_close(found, right)
 
@@ -203,5 +251,7 @@ def test_operators_are_registered_as_torch_wants_them():
     query, key, value, module = case("multimax", dtype=torch.float32)
     ranges, ts = (p.detach().view(3, 4).requires_grad_() for p in (module.ranges, module.ts))
     operator = torch.ops.multimax.attention_forward.default
-    torch.library.opcheck(operator, (query, key, value, None, ranges, ts, (1, 1, 2, 2), 0.0, "multimax", 0.5))
-    torch.library.opcheck(operator, (query, key, value, None, None, None, (), 1.5, "entmax", 0.5))
+    bias, sink = torch.randn(1, 3, 6, 7, requires_grad=True), torch.randn(3, requires_grad=True)
+    of_kernel = ranges, ts, (1, 1, 2, 2), 0.0, "multimax"
+    torch.library.opcheck(operator, (query, key, value, None, bias, sink, *of_kernel, 0.5, 2.0))
+    torch.library.opcheck(operator, (query, key, value, None, None, None, None, None, (), 1.5, "entmax", 0.5, 0.0))

@@ -53,6 +53,15 @@ class LiveEntries {
     return live_;
   }
 
+  // The same and an entry more, which is not before `end`, behind the last one that the row can have: the first behind
+  // a run of live ones, or `end` itself.
+  Live with(int64_t r, int64_t end) {
+    Live live = (*this)(r);
+    if (live.index) index_[live.count] = static_cast<uint32_t>(end);
+    ++live.count;
+    return live;
+  }
+
   // Behind the last entry that is live in any of the rows [begin, end).
   int64_t reach(int64_t begin, int64_t end) const {
     if (mask_.data == nullptr) return n_;
@@ -80,7 +89,7 @@ class LiveEntries {
     while (!row[last]) --last;
     live_ = {first, count, nullptr};
     if (last - first + 1 == count) return;
-    index_.resize(n_);
+    index_.resize(n_ + 1);
     int64_t k = 0;
     for (int64_t i = first; i <= last; ++i) {
       index_[k] = static_cast<uint32_t>(i);

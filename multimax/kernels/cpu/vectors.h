@@ -204,4 +204,14 @@ INLINE Vec<T> logarithm(Vec<T> u) {
   return n * C::ln2_high + (f - (s * (f - q * square) - n * C::ln2_low));
 }
 
+// tanh y, to a few roundings of its own size: near 0 by its continued fraction, where the exponentials cancel.
+template <class T>
+INLINE Vec<T> hyperbolic_tangent(Vec<T> y) {
+  const Vec<T> size = abs<T>(y), square = size * size, e = exponential<T>(size * T(-2));
+  Vec<T> near = splat(T(15)), one = splat(T(1));
+  for (int k = 13; k > 0; k -= 2) near = T(k) + square / near;
+  const Vec<T> far = (one - e) / (one + e), t = size < splat(T(0.35)) ? size / near : far;
+  return y < Vec<T>{} ? -t : t;
+}
+
 }  // namespace multimax
