@@ -1,5 +1,6 @@
 """Sphinx's configuration: `make docs` builds the pages into docs/_build/html, and a warning is an error."""
 
+import os
 import re
 import sys
 from pathlib import Path
@@ -37,18 +38,19 @@ for name in TABLES:
 
 
 def name_files_of_the_repository(app, page, source):
-    """A link that leaves docs/ is for readers of the repository; here it becomes the file's name."""
+    """A link that leaves docs/ is for readers of the repository; here it becomes the page made of it, or its name."""
     folder = (HERE / page).parent
 
     def named(link):
         target = (folder / link[2].split("#")[0]).resolve()
-        return (
-            link[0]
-            if "://" in link[2] or target.is_relative_to(HERE)
-            else f"{link[1]} (`{target.relative_to(HERE.parent)}`)"
-        )
+        if "://" in link[2] or target.is_relative_to(HERE):
+            return link[0]
+        name = target.relative_to(HERE.parent)
+        if str(name.with_suffix("").relative_to("results") if name.parts[0] == "results" else name) in TABLES:
+            return f"[{link[1]}]({os.path.relpath(HERE / 'findings' / name.name, folder)})"
+        return f"{link[1]} (`{name}`)"
 
-    source[0] = re.sub(r"\[([^\]]+)\]\(([^)\s]+)\)", named, source[0])
+    source[0] = re.sub(r"(?<!!)\[([^\]]+)\]\(([^)\s]+)\)", named, source[0])
 
 
 def setup(app):

@@ -8,26 +8,13 @@ sparsity and multi-modality over steps. Samples and attention pictures.
 import json
 
 from multimax.suite.errors import Parser, UserError, one_line_errors
-from multimax.suite.tasks import MODULES
-
-METRICS = {
-    "deit": {"top-1 accuracy, %": "top1", "top-5 accuracy, %": "top5"},
-    "lm": {"perplexity": r"(smoothed_)?ppl@\w+", "tokens without mass, %": "zero_targets"},
-    "mt": {"BLEU, tokenised": "bleu", "BLEU, detokenised": "sacrebleu", "perplexity": "ppl"},
-}
-"""For each task its metrics by title, as regular expressions."""
-
-PARAMETERS = {
-    f"{'t' if kind == 'ts' else 'r'}{index}": rf"^reweight/.*/{kind}\.{index}$"
-    for kind in ("ts", "ranges")
-    for index in range(4)
-}
+from multimax.suite.loggers.dashboard import METRICS, curves
 
 
 @one_line_errors
 def main() -> None:
     parser = Parser(prog="wandb_dashboard.py", description=__doc__.splitlines()[0].split(": ", 1)[1])
-    parser.add_argument("--task", choices=sorted(MODULES), default="deit", help="whose runs (default deit)")
+    parser.add_argument("--task", choices=sorted(METRICS), default="deit", help="whose runs (default deit)")
     parser.add_argument("--group", help="runs of this group alone: an experiment, or TASK_SCALE")
     parser.add_argument("--project", default="multimax", help="as logger.project (default multimax)")
     parser.add_argument("--entity", help="the user or team that has the project; needed unless --dry-run")
@@ -75,22 +62,15 @@ def workspace(entity: str, project: str, task: str, group: str | None):
     def section(name: str, panels: list, is_open: bool = True):
         return workspaces.Section(name=name, panels=panels, is_open=is_open)
 
-    metrics = METRICS[task]
-    curves = [curve("training loss", "^train/loss$"), curve("validation loss", "^val/loss$")]
-    curves += [curve(title, f"^val/{name}$") for title, name in metrics.items()]
+    panels = {name: [curve(*of) for of in shown.items()] for name, shown in curves(task).items()}
     final = reports.BarPlot(
-        title=f"{next(iter(metrics))}, last step",
+        title=f"{next(iter(METRICS[task]))}, last step",
         metrics=["final/score"],
         groupby=function,
         groupby_aggfunc="mean",
         groupby_rangefunc="minmax",
         max_runs_to_show=100,
     )
-    over_layers = [
-        curve(f"{title}, {which}", pattern)
-        for title, kind in (("sparsity S", "sparsity"), ("multi-modality M", "multi_modality"))
-        for which, pattern in (("mean over layers", f"^{kind}/mean$"), ("by layer", f"^{kind}/(?!mean$)"))
-    ]
     filters = [workspaces.Config("task") == task]
     if group is not None:
         filters.append(workspaces.Metric("Group") == group)
@@ -99,10 +79,9 @@ def workspace(entity: str, project: str, task: str, group: str | None):
         project=project,
         name=f"Reweightings compared: {group or task}",
         sections=[
-            section("Loss and metrics", curves),
+            section("Loss and metrics", panels.pop("Loss and metrics")),
             section("Final metrics", [final, reports.RunComparer(diff_only="split")]),
-            section("SegLU's parameters", [curve(name, pattern) for name, pattern in PARAMETERS.items()]),
-            section("Sparsity and multi-modality", over_layers),
+            *(section(name, shown) for name, shown in panels.items()),
             section("Samples", [reports.MediaBrowser(media_keys=["samples/pictures", "samples/texts"])], False),
             section("Attention", [reports.MediaBrowser(media_keys=["samples/attention"])], False),
         ],

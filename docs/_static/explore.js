@@ -261,11 +261,11 @@ function tokens(root) {
     x: [-1.2, 2.1, -0.4, -1, 1.7, 1.2, 0.1, -0.8, -1.1, -0.3, 0.6, -1.6],
     temperature: 0.5, alpha: 1.5, ranges: [0.4, 1.4, 0, 1], ts: [-2, -0.9, 0, 0],
   };
-  const width = 44 * words.length + 110;
+  const width = 44 * words.length + 134;
   const svg = canvas(root, "Attention of “slept”: drag the scores", width, 150 + 62 * Object.keys(STYLES).length);
-  const left = (i) => 110 + 44 * i;
+  const left = (i) => 134 + 44 * i;
   draw(svg, "text", { x: 0, y: 60 }, "score");
-  draw(svg, "path", { d: `M100,60H${width}`, class: "frame" });
+  draw(svg, "path", { d: `M124,60H${width}`, class: "frame" });
   const bars = words.map((word, i) => {
     draw(svg, "text", { x: left(i) + 15, y: 132, "text-anchor": "middle", "font-size": 12 }, word);
     const bar = draw(svg, "rect", { x: left(i), width: 30, class: "score" });
@@ -280,7 +280,7 @@ function tokens(root) {
   const rows = Object.entries(STYLES).map(([name, [label]], row) => {
     const base = 200 + 62 * row;
     draw(svg, "text", { x: 0, y: base - 6, "font-size": 12 }, label);
-    draw(svg, "path", { d: `M100,${base}H${width}`, class: "frame" });
+    draw(svg, "path", { d: `M124,${base}H${width}`, class: "frame" });
     const drawn = words.map((_, i) => draw(svg, "rect", { x: left(i), width: 30, fill: colour(name) }));
     const texts = words.map((_, i) => draw(svg, "text", { x: left(i) + 15, "text-anchor": "middle", "font-size": 10 }));
     return { name, base, drawn, texts };

@@ -25,6 +25,7 @@ def _start(program: str) -> None:
     except ModuleNotFoundError as error:
         if (error.name or "").startswith("multimax"):
             raise
-        print(f"error: {error.name} is not installed: training needs the extra multimax[train]", file=sys.stderr)
+        way_out = "pip install -e '.[train]' in the clone, or pip install 'WHEEL[train]'"
+        print(f"error: {error.name} is not installed, which training needs: {way_out}", file=sys.stderr)
         sys.exit(2)
     getattr(cli, program)()

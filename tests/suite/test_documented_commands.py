@@ -1,43 +1,50 @@
-"""Every command of the README and the docs: its keys compose, its flags exist."""
+"""Every command of the README and the docs: its keys compose, its flags, its modules and its files exist."""
 
 import re
 import shlex
 import sys
+import tomllib
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 
 from multimax.suite import cli
 from multimax.suite.composition import compose_configuration, readable_overrides, typed
-from multimax.suite.figures.__main__ import COMMANDS as FIGURES
 from multimax.suite.figures.__main__ import main as figures
+from multimax.suite.planned.__main__ import main as planned
 from multimax.suite.report.__main__ import main as report
 
 ROOT = Path(__file__).parents[2]
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), *sorted((ROOT / "experiments").glob("*/README.md"))]
-HELP = {"evaluate.py": cli.evaluate, "generate.py": cli.generate, "report": report, "figures": figures}
-COMMANDS: dict[str, list[list[str]]] = {
-    "evaluate.py": [[]],
-    "generate.py": [[]],
-    "report": [[], ["serve"], ["record"], ["pack"], ["merge"]],
-    "figures": [[], *([name] for name in FIGURES)],
+PAGES = [
+    *sorted(ROOT.glob("*.md")),
+    *sorted(path for path in (ROOT / "docs").rglob("*.md") if "findings" not in path.parts),
+    *sorted((ROOT / "experiments").glob("*/README.md")),
+]
+HELP = {
+    "evaluate.py": cli.evaluate,
+    "generate.py": cli.generate,
+    "report": report,
+    "figures": figures,
+    "planned": planned,
 }
-COMMAND = re.compile(r"(train\.py|evaluate\.py|generate\.py|multimax\.suite\.(?:report|figures))(?=\s|$)(.*)")
+COMMAND = re.compile(r"(train\.py|evaluate\.py|generate\.py|multimax\.suite\.(?:report|figures|planned))(?=\s|$)(.*)")
+
+
+def pieces() -> list[str]:
+    """What stands in blocks of code and between backticks, without comments."""
+    found: set[str] = set()
+    for page in PAGES:
+        text = page.read_text(encoding="utf-8").replace("\\\n", " ")
+        found |= {line for line in text.splitlines() if line.startswith("    ")} | set(re.findall(r"`([^`\n]+)`", text))
+    return sorted(re.sub(r"\s{2,}#.*| # .*", "", piece).strip() for piece in found)
 
 
 def documented() -> list[tuple[str, str]]:
-    """Commands in blocks of code and between backticks, as program and arguments."""
-    found: set[tuple[str, str]] = set()
-    for page in PAGES:
-        text = page.read_text(encoding="utf-8").replace("\\\n", " ")
-        pieces = [line for line in text.splitlines() if line.startswith("    ")] + re.findall(r"`([^`\n]+)`", text)
-        for piece in pieces:
-            piece = re.sub(r"\s{2,}#.*| # .*", "", piece)
-            if "python" in piece or "torchrun" in piece:
-                found |= {
-                    (match[1].split("multimax.suite.")[-1], match[2].strip()) for match in COMMAND.finditer(piece)
-                }
-    return sorted(found)
+    """Commands as program and arguments."""
+    commands = [piece for piece in pieces() if "python" in piece or "torchrun" in piece]
+    matches = [match for command in commands for match in COMMAND.finditer(command)]
+    return sorted({(match[1].split("multimax.suite.")[-1], match[2].strip()) for match in matches})
 
 
 @pytest.mark.parametrize("words", [words for program, words in documented() if program == "train.py"])
@@ -61,13 +68,51 @@ def test_a_documented_training_composes(words, monkeypatch):
 
 
 @pytest.mark.parametrize("program", HELP)
-def test_documented_flags_exist(program, monkeypatch, capsys):
-    flags = {flag for name, words in documented() if name == program for flag in re.findall(r"(?<!\S)--[a-z-]+", words)}
-    known = set()
-    for command in COMMANDS[program]:
+def test_documented_flags_and_subcommands_exist(program, monkeypatch, capsys):
+    def helped(*command):
         monkeypatch.setattr(sys, "argv", [program, *command, "--help"])
         with pytest.raises(SystemExit) as left:
             HELP[program]()
         assert left.value.code == 0
-        known |= set(re.findall(r"--[a-z-]+", capsys.readouterr().out))
-    assert flags <= known
+        return capsys.readouterr().out
+
+    text = helped()
+    commands = set() if program.endswith(".py") else set(re.findall(r"^ {2,4}([a-z][a-z-]+)(?: |$)", text, re.M))
+    known = set(re.findall(r"--[a-z-]+", "".join([text, *(helped(command) for command in sorted(commands))])))
+    for words in (words for name, words in documented() if name == program):
+        assert set(re.findall(r"(?<!\S)--[a-z-]+", words)) <= known, words
+        first = words.split()[:1]
+        if commands and first and re.fullmatch("[a-z-]*[a-z]", first[0]) and not first[0].startswith("-"):
+            assert first[0] in commands, words
+
+
+def test_what_commands_name_exists():
+    commands = pieces()
+    targets = re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.M)
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    seen = set()
+    for command in commands:
+        for module in re.findall(r"python -m ([a-z_.]+)", command):
+            seen.add("module")
+            assert find_spec(module), command
+        for target in re.findall(r"^make ([a-z-]+)", command):
+            seen.add("target")
+            assert target in targets, command
+        for named in re.findall(r"\.\[([a-z,]+)\]'", command):
+            seen.add("extra")
+            assert set(named.split(",")) <= extras.keys(), command
+        for pattern in re.findall(
+            r"(?<![\w./-])((?:multimax|tests|docs|configs|scripts|benchmarks|experiments|results)/[\w./*-]*)", command
+        ):
+            seen.add("file")
+            of_any = re.sub("[A-Z]{3,}", "*", pattern)
+            assert list(ROOT.glob(of_any.rstrip("/."))), command
+    assert seen == {"module", "target", "extra", "file"}
+
+
+def test_no_release_is_installed_that_is_not_there():
+    """Until there is one, whoever is told to install an extra is told to do so in a clone."""
+    sources = [path for folder in ("multimax", "scripts", "benchmarks") for path in (ROOT / folder).rglob("*.py")]
+    for path in (*PAGES, *sources):
+        text = path.read_text(encoding="utf-8")
+        assert not re.search(r"(pip install|extra) .?multimax\b", text), path

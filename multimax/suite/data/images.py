@@ -261,9 +261,10 @@ def _check(config: ImageData, train: ImageSource, val: ImageSource) -> None:
     place = config.root or config.hub or config.source
     for split, source in (("training", train), ("validation", val)):
         if len(source.classes) != config.num_classes:
+            count, first = len(source.classes), ", ".join(source.classes[:3])
             raise UserError(
-                f"{place} has {len(source.classes)} {split} classes ({', '.join(source.classes[:3])}, ...), "
-                f"but data.num_classes={config.num_classes}"
+                f"{place} has {count} {split} classes ({first}{', ...' if count > 3 else ''}), "
+                f"but data.num_classes={config.num_classes}: for data of your own say data.num_classes={count}"
             )
     if not len(val):
         raise UserError(f"{place} has no validation image")

@@ -7,6 +7,7 @@ from multimax.suite.report.ablation_table import ablation_table
 from multimax.suite.report.claim_tables import claim_tables
 from multimax.suite.report.claims import read_claims
 from multimax.suite.report.cost_table import cost_table
+from multimax.suite.report.dashboard_figures import dashboard_figures
 from multimax.suite.report.defect_table import defect_table
 from multimax.suite.report.difference_figures import difference_figures
 from multimax.suite.report.exploratory import exploratory_figures, exploratory_table
@@ -46,7 +47,7 @@ def all_tables(results: Path) -> Iterator[Output]:
 
 
 def all_figures(results: Path) -> Iterator[Output]:
-    """The findings, each task's differences, what was measured, and the paper's figures. Raises UserError."""
+    """The findings, differences by task, what was measured, a dashboard, and the paper's figures. Raises UserError."""
     records, path = read_runs(results / "runs"), results / "claims.yaml"
     if records and not path.is_file():
         yield from difference_figures(records)
@@ -57,6 +58,7 @@ def all_figures(results: Path) -> Iterator[Output]:
     yield from difference_figures(records)
     yield from oversmoothing_figures(records)
     yield from measured_figures(records)
+    yield from dashboard_figures(records)
     yield figure1_picture(read_claims(path).figure1, path)
     yield idea_picture(read_claims(path).figure1, path)
     yield figure2_picture()

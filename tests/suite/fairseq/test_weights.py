@@ -1,5 +1,8 @@
 """Our models beside fairseq's own on the same weights: logits, search, and the way there and back."""
 
+import re
+from argparse import Namespace
+
 import pytest
 import torch
 
@@ -138,3 +141,13 @@ def test_language_model_of_the_benchmark_is_fairseqs_own():
 def test_weights_of_another_model_are_refused(options, message):
     with pytest.raises(UserError, match=message):
         from_fairseq(encoder_decoder(), transformer(**options).state_dict())
+
+
+def test_the_snippet_of_the_docs_runs(root, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    theirs = transformer(TransformerModel, share_all_embeddings=True)
+    torch.save({"args": Namespace(), "model": theirs.state_dict()}, "checkpoint_best.pt")
+    ours = encoder_decoder(share_embeddings="all")
+    (snippet,) = re.findall(r"```python\n(.*?)```", (root / "docs/fairseq.md").read_text(), re.DOTALL)
+    exec(snippet, {"model": ours, "fairseq_model": transformer(TransformerModel, share_all_embeddings=True)})
+    torch.testing.assert_close(ours.state_dict(), ours_of(theirs, share_embeddings="all").state_dict())
