@@ -29,7 +29,7 @@ Loss = Callable[[], Tensor]
 def image_classifier(config: Any, batch: int, device: torch.device) -> tuple[nn.Module, Loss, int]:
     from multimax.suite.tasks.image_classification import build_model
 
-    model = build_model(config, config.model).to(device)
+    model = build_model(config, config.data.num_classes).to(device)
     images = torch.randn(batch, config.data.in_chans, *2 * [config.data.image_size], device=device)
     targets = torch.randint(config.data.num_classes, (batch,), device=device)
     return model, lambda: model(images, targets), batch

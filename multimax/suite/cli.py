@@ -28,9 +28,9 @@ from multimax.suite.composition import (
     register_groups,
     typed,
 )
-from multimax.suite.config import run_name
+from multimax.suite.config import run_folder
 from multimax.suite.data.left_out import LeftOut
-from multimax.suite.engine import distributed, slurm
+from multimax.suite.engine import distributed, parent, slurm
 from multimax.suite.engine.allocator import keep_freed_memory
 from multimax.suite.engine.console import format_metrics, say
 from multimax.suite.engine.open import OpenRun
@@ -40,6 +40,9 @@ from multimax.suite.errors import Interrupted, Parser, UserError, limits_explain
 from multimax.suite.runs import Run
 from multimax.suite.tasks import task_module, task_of
 from multimax.suite.tasks.base import Shard, Task
+
+FOLDERS = ("hydra.run.dir", "hydra.sweep.subdir", "hydra.output_subdir", "hydra.job.chdir")
+"""Keys of Hydra's that move files, and would not move those of a run."""
 
 failures: list[str] = []
 launcher: int | None = None  # process that train() was called in
@@ -56,6 +59,9 @@ def train() -> None:
     import_given_plugins(arguments.overrides)
     register_groups()
     overrides = readable_overrides(arguments.overrides, arguments.multirun, arguments.config_dir)
+    for override in overrides:
+        if override.lstrip("+").split("=")[0] in FOLDERS:
+            raise UserError(f"{override}: runs are in runs_dir=FOLDER, and one of them is in run_dir=FOLDER: set those")
     options = [word for word in sys.argv[1:] if word not in arguments.overrides]
     sys.argv[1:] = [*options, *overrides]
     try:
@@ -89,11 +95,11 @@ def train_composed(composed: DictConfig, overrides: Sequence[str]) -> float:
     ``overrides`` are those that it was composed with, to be noted in the run.
     """
     world = distributed.world_size()
-    config = typed(composed, world, overrides)
+    config = parent.found(typed(composed, world, overrides))
     first = distributed.rank() == 0
     if first:
         say(f"scale={config.scale}: {' '.join(config.description.split())}")
-    path = Path(config.run_dir or Path("runs") / run_name(config))
+    path = run_folder(config)
     writer = RunWriter(path, config, active=first, command=shlex.join([*program("train"), *overrides]))
     device = distributed.choose_device(config.training.device)
     if writer.run.score is None and (config.scale, config.training.device, device.type) == ("paper", "auto", "cpu"):

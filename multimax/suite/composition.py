@@ -5,6 +5,7 @@ as it is registered; ``configs/reweight/`` adds named variants), the tasks with 
 scales, the loggers, the optimisers and the schedules. Files of the user's own are in the folder of ``--config-dir``.
 """
 
+import copy
 import difflib
 import re
 from collections.abc import Iterable, Sequence
@@ -19,7 +20,17 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigKeyError, OmegaConfBaseException
 
 from multimax import reweight
-from multimax.suite.config import LOGGERS, OPTIMIZERS, SCALES, SCHEDULES, RunConfig, flatten, skeleton, text_keys
+from multimax.suite.config import (
+    LOGGERS,
+    OPTIMIZERS,
+    RETIRED,
+    SCALES,
+    SCHEDULES,
+    RunConfig,
+    flatten,
+    skeleton,
+    text_keys,
+)
 from multimax.suite.errors import UserError
 from multimax.suite.overrides import in_quotes, parse, readable
 from multimax.suite.plugins import TARGET, import_plugins, with_own_parts
@@ -138,6 +149,7 @@ def typed(composed: DictConfig, world: int = 1, overrides: Iterable[str] = ()) -
     schema: type = RunConfig
     try:
         schema = with_own_parts(task_of(composed).Config, composed)
+        composed = without_retired(composed)
         data = composed.get("data")
         if isinstance(data, DictConfig) and data.get(TARGET) is not None and OmegaConf.is_missing(data, "source"):
             data.source = "own"
@@ -147,6 +159,16 @@ def typed(composed: DictConfig, world: int = 1, overrides: Iterable[str] = ()) -
     config.check(world)
     config.check_read({parsed.key_or_group for parsed in map(parse, overrides) if parsed is not None})
     return config
+
+
+def without_retired(composed: DictConfig) -> DictConfig:
+    """A configuration, perhaps of an older run, without the keys that the code no longer has."""
+    kept = copy.deepcopy(composed)
+    for group, key in (name.split(".") for name in RETIRED):
+        part = kept.get(group)
+        if isinstance(part, DictConfig) and key in part and part[key] is None:
+            del part[key]
+    return kept
 
 
 def explain(error: Exception, known: Sequence[str] = (), groups: Sequence[str] = ()) -> str:

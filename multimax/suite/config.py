@@ -9,11 +9,13 @@ import json
 import math
 from collections.abc import Iterator, Mapping, Set
 from dataclasses import MISSING, Field, asdict, dataclass, field, fields, is_dataclass
+from pathlib import Path
 from typing import Any, get_type_hints
 
 from multimax import reweight
 from multimax.integrations.sites import Site
 from multimax.suite.errors import UserError
+from multimax.suite.files import expanded
 from multimax.suite.options import bounded, check_options, choice, registered
 from multimax.suite.plugins import PARTS, has_target, taken
 from multimax.suite.registry import Registry
@@ -130,6 +132,16 @@ class Logger:
     mode: str = choice("auto", "online", "offline", default="auto")  # auto: online with a key and a connection
 
 
+@dataclass
+class Parent:
+    """What ``init_from`` or ``extends`` names, as it is found at the start; all null without them. Not to be chosen."""
+
+    run: str | None = None  # name of a run; null: a file of weights
+    setting: str | None = None  # digest of that run's ``setting``
+    step: int | None = bounded(0, default=None)  # with ``extends``: the step that the run goes on from
+    weights: str | None = None  # SHA-256
+
+
 # Version of what the code makes of a configuration. Raise it with any change by which a configuration that stays as it
 # is gives other numbers (an initialisation, a loss, an order of the data, a metric): its runs then get other names, a
 # run begun before is not resumed, and no table averages the two. Runs with version 1 have it in neither.
@@ -151,10 +163,14 @@ class RunConfig:
     training: Training
     logger: Logger = field(default_factory=Logger)
     seed: int = bounded(0, default=0)
-    run_dir: str | None = None
+    run_dir: str | None = None  # folder of the run; null: one in runs_dir that is named after the configuration
+    runs_dir: str = "${oc.env:MULTIMAX_RUNS,runs}"
     experiment: str | None = None  # what the report gathers runs under; None: the task and the scale
     plugins: list[str] = field(default_factory=list)  # modules of the user's own, imported at the start
     _target_: str | None = None  # class of a task that has no name in multimax.suite.tasks
+    init_from: str | None = None  # weights to start from: a run, a checkpoint of one, or a file; also hub:OWNER/NAME
+    extends: str | None = None  # a finished run that this one goes on from: the same, but for its length and schedule
+    parent: Parent = field(default_factory=Parent)
     numerics: int = NUMERICS  # what made the run's numbers; not to be chosen
 
     def check(self, world: int) -> None:
@@ -184,6 +200,8 @@ class RunConfig:
             raise UserError("training.average_checkpoints takes each evaluation's: null training.checkpoint_every")
         if training.evaluate_ema and training.ema_decay is None:
             raise UserError("training.evaluate_ema=true needs training.ema_decay")
+        if self.init_from is not None and self.extends is not None:
+            raise UserError("set at most one of init_from, which takes weights alone, and extends")
         self.micro_batches(world)
         self.check_loss(soft_targets=training.label_smoothing > 0)
 
@@ -215,6 +233,8 @@ class RunConfig:
         """
         if "numerics" in given:
             raise UserError("numerics is the version of the code that made a run's numbers: leave it out")
+        if chosen := [key for key in given if key.split(".")[0] == "parent"]:
+            raise UserError(f"{min(chosen)} follows from init_from or extends: leave it out")
         defaults, values = dict(flatten(skeleton(type(self)))), dict(flatten(asdict(self)))
         own = {f"{name}.{key}" for name in PARTS if has_target(of := getattr(self, name)) for key in taken(name, of)}
         for condition, holds, keys in self.readers():
@@ -225,20 +245,18 @@ class RunConfig:
     def micro_batches(self, world: int) -> int:
         """Micro-batches that each of ``world`` processes makes of its share of a global batch of examples.
 
-        The fewest of equal size that keep to ``micro_batch_size``. Raises UserError if the batch does not divide.
+        The fewest that keep to ``micro_batch_size``, and of equal size where the processes have equal shares. Raises
+        UserError if there are more processes than examples.
         """
         training = self.training
-        if training.batch_size % world:
-            divisors = [count for count in range(1, training.batch_size + 1) if training.batch_size % count == 0]
-            fewer, more = max(d for d in divisors if d < world), min((d for d in divisors if d > world), default=None)
-            counts = f"{fewer} or {more}" if more else f"{fewer}"
-            size = training.batch_size // world * world or world
+        if training.batch_size < world:
             raise UserError(
-                f"training.batch_size={training.batch_size} is not divisible by the {world} processes: start {counts}, "
-                f"or set training.batch_size={size}, which is another experiment"
+                f"training.batch_size={training.batch_size} is less than the {world} processes: start fewer"
             )
-        share = training.batch_size // world
+        share = math.ceil(training.batch_size / world)
         most = training.micro_batch_size or share
+        if training.batch_size % world:
+            return math.ceil(share / most)
         return next(count for count in range(1, share + 1) if share % count == 0 and share // count <= most)
 
     def check_loss(self, soft_targets: bool) -> None:
@@ -266,6 +284,9 @@ def check_site(key: str, site: Site) -> None:
 # Where a run's files, its data and its printed lines are does not change what it computes.
 NOT_IDENTITY = {
     "run_dir",
+    "runs_dir",
+    "init_from",  # the digest of its weights, in ``parent``, is part of it
+    "extends",
     "experiment",
     "description",
     "logger",
@@ -284,6 +305,10 @@ NOT_IDENTITY = {
     "training.micro_batch_size",
     "decoding.batch_tokens",
 }
+
+
+RETIRED = {"model.init_from"}
+"""Keys that the code no longer has and older runs do, all of them with null."""
 
 
 def flatten(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -332,7 +357,7 @@ def identity(config: Mapping[str, Any], schema: type[RunConfig]) -> dict[str, An
     return {
         key: value
         for key, value in sorted(flatten(config))
-        if not {key, key.split(".")[0]} & NOT_IDENTITY and (key not in defaults or defaults[key] != value)
+        if not {key, key.split(".")[0]} & (NOT_IDENTITY | RETIRED) and (key not in defaults or defaults[key] != value)
     }
 
 
@@ -342,9 +367,13 @@ def digest(config: RunConfig) -> str:
 
 
 def setting(config: Mapping[str, Any], schema: type[RunConfig]) -> dict[str, Any]:
-    """The ``identity`` of a configuration but for reweighting and seed: equal for runs that compare functions."""
+    """The ``identity`` of a configuration but for reweighting and seed: equal for runs that compare functions.
+
+    Of a run that others were before, it has that run's setting in the place of its name and weights.
+    """
     numbers = identity(config, schema)
-    return {key: value for key, value in numbers.items() if key != "seed" and not key.startswith("reweight.")}
+    own = {"seed", "parent.run", "parent.weights"} if "parent.setting" in numbers else {"seed"}
+    return {key: value for key, value in numbers.items() if key not in own and not key.startswith("reweight.")}
 
 
 def site_label(site: Site) -> str:
@@ -375,3 +404,10 @@ def run_name(config: RunConfig) -> str:
     functions = dict.fromkeys([config.reweight.attention["name"], config.reweight.output["name"]])
     own = [f"{name}.{site['name']}" for name, site in config.reweight.own().items()]
     return "-".join([config.task, config.data.name, *functions, *own, f"seed{config.seed}", digest(config)])
+
+
+def run_folder(config: RunConfig) -> Path:
+    """Where the files of a run are. Raises UserError for a ``~`` where nobody has a home."""
+    if config.run_dir:
+        return expanded("run_dir", config.run_dir)
+    return expanded("runs_dir", config.runs_dir) / run_name(config)

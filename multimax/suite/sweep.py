@@ -33,8 +33,9 @@ import multimax
 from multimax.suite import plugins
 from multimax.suite.cli import train_composed
 from multimax.suite.composition import typed
-from multimax.suite.config import RunConfig, run_name, setting
+from multimax.suite.config import RunConfig, run_folder, setting
 from multimax.suite.data.fingerprint import Fingerprint
+from multimax.suite.engine import parent
 from multimax.suite.engine.console import format_metrics, say
 from multimax.suite.engine.provenance import REVISION, git, revision
 from multimax.suite.engine.run_writer import RunWriter
@@ -90,8 +91,8 @@ class Train(Checkpointable):
 def check(composed: DictConfig, launcher: dict[str, Any], overrides: list[str], swept: str) -> Member:
     """A run of a sweep, which ``swept`` tells from the others; raises UserError if it cannot run."""
     try:
-        config = typed(composed, launcher["nodes"] * launcher["tasks_per_node"], overrides)
-        path = Path(config.run_dir or Path("runs") / run_name(config))
+        config = parent.found(typed(composed, launcher["nodes"] * launcher["tasks_per_node"], overrides))
+        path = run_folder(config)
         RunWriter(path, config, active=False)
     except UserError as error:
         raise UserError(f"{swept}: {error}" if swept else str(error)) from None
@@ -283,7 +284,8 @@ def describe(runs: Sequence[Member]) -> str:
 
 def say_cost(arrays: Sequence[Sequence[Member]]) -> None:
     """Print what would be submitted and what it would cost, as far as finished runs tell."""
-    known = read_runs(Path("runs")) + read_runs(Path("results/runs"))
+    roots = {run.path.parent for runs in arrays for run in runs} | {Path("results/runs")}
+    known = [run for root in sorted(roots) for run in read_runs(root)]
     for runs in arrays:
         say(describe(runs))
         for run in runs:

@@ -82,7 +82,9 @@ def test_the_paper_recipe_is_deits():
 
 def test_a_runs_name_follows_from_what_determines_its_numbers():
     name = run_name(compose())
-    assert run_name(compose("run_dir=elsewhere", "data.num_workers=3", "training.log_every=7")) == name
+    assert (
+        run_name(compose("run_dir=elsewhere", "runs_dir=there", "data.num_workers=3", "training.log_every=7")) == name
+    )
     others = {run_name(compose(override)) for override in ("seed=1", "reweight=softmax", "training.epochs=3")}
     assert len({name, *others}) == 4
 

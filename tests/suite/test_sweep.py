@@ -141,7 +141,7 @@ def test_ctrl_c_stops_local_runs_with_checkpoints(root, tmp_path):
     ("arguments", "expected"),
     [
         (["hydra/launcher=slurm"], "there is no Slurm here"),
-        (["hydra/launcher=slurm", "hydra.launcher.tasks_per_node=3"], "not divisible by the 3 processes"),
+        (["hydra/launcher=slurm", "hydra.launcher.tasks_per_node=129"], "is less than the 129 processes"),
         (["hydra/launcher=local", "run_dir=here", "seed=0,1"], "the sweep has here more than once"),
     ],
 )

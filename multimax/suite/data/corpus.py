@@ -27,12 +27,14 @@ from multimax.suite.data.fingerprint import Fingerprint, digest
 from multimax.suite.data.left_out import LeftOut, record, restore
 from multimax.suite.data.lines import LineReader
 from multimax.suite.data.text import TextData, TextSource, open_text
+from multimax.suite.data.tokenization import SEPARATOR, join_pieces, learn_codes, read_codes
 from multimax.suite.errors import UserError
 from multimax.suite.files import expanded
 
-UNKNOWN, END_OF_LINE = "<unk>", {"word": "<eos>", "character": "\n"}
+UNKNOWN, END_OF_LINE = "<unk>", {"word": "<eos>", "subword": "<eos>", "character": "\n"}
 UNSPACED = re.compile("[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff]+")  # Thai, ..., Chinese
-FORMAT = 2  # of the cache: a change of it leaves what older code made alone
+CODES = "codes.txt"  # of the byte-pair encoding
+FORMAT = 3  # of the cache: a change of it leaves what older code made alone
 BUFFER = 1 << 16  # tokens held in memory while a file is written
 
 
@@ -43,10 +45,14 @@ def fingerprint(tokens: Sequence[str]) -> Tensor:
 
 
 class Vocabulary:
-    """Tokens and their ids, the most frequent first; a token that it lacks is ``<unk>``."""
+    """Tokens and their ids, the most frequent first; a token that it lacks is ``<unk>``.
 
-    def __init__(self, tokens: Sequence[str], unit: str) -> None:
-        self.tokens, self.unit = tokens, unit
+    ``codes`` is the file with the byte-pair encoding of ``unit`` "subword".
+    """
+
+    def __init__(self, tokens: Sequence[str], unit: str, codes: Path | None = None) -> None:
+        self.tokens, self.unit, self.codes = tokens, unit, codes
+        self.bpe = read_codes(codes) if codes else None
         self.ids = {token: i for i, token in enumerate(tokens)}
         self.unknown = self.ids[UNKNOWN]
 
@@ -55,7 +61,8 @@ class Vocabulary:
 
     def split(self, line: str) -> list[str]:
         """Tokens of one line, its end included."""
-        return [*(line.split() if self.unit == "word" else line), END_OF_LINE[self.unit]]
+        tokens = line if self.unit == "character" else line.split()
+        return [*(pieces(tokens, self.bpe) if self.bpe else tokens), END_OF_LINE[self.unit]]
 
     def encode(self, text: str) -> list[int]:
         """Ids of a text in any of Unicode's forms; its last line is not ended."""
@@ -68,11 +75,22 @@ class Vocabulary:
         tokens = (self.tokens[i] for i in ids)
         if self.unit == "character":
             return "".join(tokens)
-        return " ".join("\n" if token == END_OF_LINE["word"] else token for token in tokens).replace(" \n ", "\n")
+        text = " ".join("\n" if token == END_OF_LINE["word"] else token for token in tokens).replace(" \n ", "\n")
+        return join_pieces(text) if self.bpe else text
+
+    def identity(self) -> list[str]:
+        """What tells it from others: the tokens in their order, and the encoding that makes them."""
+        return [*self.tokens, *([self.codes.read_text(encoding="utf-8")] if self.codes else [])]
 
     def fingerprint(self) -> Tensor:
-        """Four int64 that stand for the tokens and their order."""
-        return fingerprint(self.tokens)
+        """Four int64 that stand for ``identity``."""
+        return fingerprint(self.identity())
+
+
+def pieces(words: Iterable[str], bpe: Any) -> Iterator[str]:
+    """The pieces of words, of which ``<unk>`` is one."""
+    for word in words:
+        yield from [word] if word == UNKNOWN else bpe.segment_tokens([word])
 
 
 @dataclass
@@ -82,14 +100,15 @@ class Corpus:
     vocabulary: Vocabulary
     splits: dict[str, np.ndarray]
     unknown: dict[str, int]  # tokens of each split that the vocabulary lacks
+    words: dict[str, int]  # of each split: between white space, the ends of lines included
     read: dict[str, list[LeftOut]]  # of each split: what was left out of its lines, or changed in them
 
     def fingerprint(self, splits: Iterable[str]) -> Fingerprint:
         """Identifies the vocabulary and the tokens of ``splits``, whatever file they came from."""
-        tokens = [token.encode() for token in self.vocabulary.tokens]
+        tokens = [token.encode() for token in self.vocabulary.identity()]
         found: Fingerprint = {
             "unit": self.vocabulary.unit,
-            "vocabulary": f"{len(tokens):,} tokens ({digest(tokens)})",
+            "vocabulary": f"{len(self.vocabulary):,} tokens ({digest(tokens)})",
         }
         for split in splits:
             ids = self.splits[split]
@@ -125,7 +144,7 @@ def open_corpus(config: TextData) -> Corpus:
     given = read_vocabulary(file, config.unit) if file else None
     origin = {
         "format": FORMAT,
-        "unit": config.unit,
+        "unit": [config.unit, config.bpe_merges] if config.unit == "subword" else config.unit,
         "vocabulary": given.fingerprint().tolist() if given else config.max_tokens,
         "text": {split: source.fingerprint() for split, source in sources.items()},
     }
@@ -155,25 +174,45 @@ def read_vocabulary(path: Path, unit: str) -> Vocabulary:
     return Vocabulary(tokens, unit)
 
 
-def build_vocabulary(source: TextSource, unit: str, max_tokens: int | None) -> Vocabulary:
-    """The tokens of a text by decreasing frequency, those of the same frequency in the order of their characters."""
+def build_vocabulary(source: TextSource, config: TextData, folder: Path) -> Vocabulary:
+    """The tokens of a text by decreasing frequency, those of the same frequency in the order of their characters.
+
+    Of subwords the encoding is learnt from it, and kept in ``folder``.
+    """
+    unit, codes = config.unit, folder / CODES if config.unit == "subword" else None
     counts: Counter[str] = Counter({UNKNOWN: 0})
     with progress(source, "reading") as lines:
         for line in lines:
-            counts.update(line.split() if unit == "word" else line)
+            counts.update(line if unit == "character" else line.split())
             counts[END_OF_LINE[unit]] += 1
 
-    if unit == "word":
+    if unit != "character":
         check_spaced(counts, source.name, "set data.unit=character, or segment the text")
+    if codes is not None:
+        counts = count_pieces(counts, config.bpe_merges, codes, source.name)
 
     def by_frequency(tokens: Iterable[str]) -> list[str]:
         return sorted(tokens, key=lambda token: (-counts[token], token))
 
-    if max_tokens is not None:
+    if config.max_tokens is not None:
         special = {UNKNOWN, END_OF_LINE[unit]}
-        for token in by_frequency(counts.keys() - special)[max_tokens - len(special) :]:
+        for token in by_frequency(counts.keys() - special)[config.max_tokens - len(special) :]:
             counts[UNKNOWN] += counts.pop(token)
-    return Vocabulary(by_frequency(counts), unit)
+    return Vocabulary(by_frequency(counts), unit, codes)
+
+
+def count_pieces(words: Counter[str], merges: int, codes: Path, name: str) -> Counter[str]:
+    """How often each piece occurs in text of these words, by a byte-pair encoding that is learnt from them."""
+    special = {UNKNOWN, END_OF_LINE["subword"]}
+    counted = [f"{word} {count}" for word, count in sorted(words.items()) if word not in special]
+    learn_codes(counted, merges, codes, counted=True)
+    bpe, counts = read_codes(codes), Counter({token: words[token] for token in special})
+    for word, count in words.items():
+        if word.endswith(SEPARATOR):
+            raise UserError(f"{name} has the word {word}: {SEPARATOR} at its end is the mark of a piece: take it out")
+        for piece in () if word in special else bpe.segment_tokens([word]):
+            counts[piece] += count
+    return counts
 
 
 def check_spaced(counts: Counter[str], name: str, remedy: str) -> None:
@@ -193,8 +232,8 @@ def build(
     folder: Path, sources: dict[str, TextSource], given: Vocabulary | None, config: TextData, origin: dict[str, object]
 ) -> None:
     """Make ``folder``, whole or not at all."""
-    vocabulary = given or build_vocabulary(sources["train"], config.unit, config.max_tokens)
     with whole_folder(folder) as made:
+        vocabulary = given or build_vocabulary(sources["train"], config, made)
         sizes = {split: write_ids(made / f"{split}.bin", source, vocabulary) for split, source in sources.items()}
         (made / "vocabulary.json").write_text(json.dumps(vocabulary.tokens), encoding="utf-8")
         (made / "description.json").write_text(json.dumps({"origin": origin, "splits": sizes}, indent=1))
@@ -203,11 +242,11 @@ def build(
 def write_ids(path: Path, source: TextSource, vocabulary: Vocabulary) -> dict[str, Any]:
     """Write the ids of a text as little-endian integers.
 
-    Returns the number of its ``tokens``, of ``unknown`` ones, and what was met in reading its lines, ``read``.
+    Returns the number of its ``tokens``, of ``unknown`` ones and of ``words``, and what was met in its lines, ``read``.
     """
     reader = LineReader(source.name)
-    end = END_OF_LINE["word"] if vocabulary.unit == "word" else None
-    tokens = unknown = 0
+    end = None if vocabulary.unit == "character" else END_OF_LINE[vocabulary.unit]
+    tokens = unknown = words = 0
     lookup, dtype = vocabulary.ids.get, id_type(len(vocabulary))
     buffer = array("i")
     with path.open("wb") as file, progress(source, "numbering", reader) as lines:
@@ -225,6 +264,7 @@ def write_ids(path: Path, source: TextSource, vocabulary: Vocabulary) -> dict[st
                     f"line {reader.lines} of {source.name} has the word {end}, which stands for the end of a line: "
                     "take it out"
                 )
+            words += len(line.split()) + 1
             buffer.extend([lookup(token, -1) for token in vocabulary.split(line)])
             if len(buffer) >= BUFFER:
                 flush()
@@ -233,7 +273,8 @@ def write_ids(path: Path, source: TextSource, vocabulary: Vocabulary) -> dict[st
         os.fsync(file.fileno())
     if tokens < 2:
         raise UserError(f"{source.name} is empty")
-    return {"tokens": tokens, "unknown": unknown, "read": record(one for one in reader.left_out() if one.count)}
+    read = record(one for one in reader.left_out() if one.count)
+    return {"tokens": tokens, "unknown": unknown, "words": words, "read": read}
 
 
 def id_type(num_tokens: int) -> np.dtype:
@@ -244,7 +285,8 @@ def load(folder: Path, unit: str) -> Corpus | None:
     """What ``build`` made, or None where it is incomplete."""
     try:
         sizes = json.loads((folder / "description.json").read_text())["splits"]
-        vocabulary = Vocabulary(json.loads((folder / "vocabulary.json").read_text(encoding="utf-8")), unit)
+        tokens = json.loads((folder / "vocabulary.json").read_text(encoding="utf-8"))
+        vocabulary = Vocabulary(tokens, unit, folder / CODES if unit == "subword" else None)
         dtype = id_type(len(vocabulary))
         splits: dict[str, np.ndarray] = {}
         for split, size in sizes.items():
@@ -252,9 +294,10 @@ def load(folder: Path, unit: str) -> Corpus | None:
             if (folder / f"{split}.bin").stat().st_size != size["tokens"] * dtype.itemsize:
                 return None
         read = {split: restore(size["read"]) for split, size in sizes.items()}
+        unknown, words = ({split: size[of] for split, size in sizes.items()} for of in ("unknown", "words"))
     except (OSError, ValueError, KeyError, TypeError):
         return None
-    return Corpus(vocabulary, splits, {split: size["unknown"] for split, size in sizes.items()}, read)
+    return Corpus(vocabulary, splits, unknown, words, read)
 
 
 @contextmanager

@@ -1,6 +1,7 @@
 """Tables of Hugging Face ``datasets``, from the hub or from files, which it copies to its own cache on first use."""
 
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 from textwrap import shorten
 from typing import Any
@@ -8,11 +9,14 @@ from typing import Any
 from multimax.suite.errors import UserError
 from multimax.suite.waiting import waiting
 
+VALIDATION = ("validation", "valid", "val", "dev")
+"""Names of that split, the most usual first."""
 
-def load_tables(path: str, splits: tuple[str, ...], place: str, **options: Any) -> dict[str, Any]:
-    """The splits of a data set; ``options`` are those of ``datasets.load_dataset``.
 
-    Raises UserError, which names ``place``, if it cannot be loaded, or lacks one of ``splits``.
+def load_tables(path: str, place: str, **options: Any) -> dict[str, Any]:
+    """The splits of a data set by their names; ``options`` are those of ``datasets.load_dataset``.
+
+    Raises UserError, which names ``place``, if it cannot be loaded.
     """
     import datasets
 
@@ -23,13 +27,14 @@ def load_tables(path: str, splits: tuple[str, ...], place: str, **options: Any) 
         datasets.disable_progress_bars()
     try:
         with waiting(f"{place} to be loaded, and copied to a cache the first time"):
-            tables = datasets.load_dataset(path, **options)
+            return dict(datasets.load_dataset(path, **options))
     except Exception as error:  # gated, absent, offline, a broken file, a full disk: each has a type of its own
         wrapped = isinstance(error, datasets.exceptions.DatasetGenerationError) and error.__cause__
         reason = wrapped or error
         text = shorten(str(reason), 200, placeholder=" ...") or type(reason).__name__
         raise UserError(f"cannot load {place}: {text}") from error
-    for split in splits:
-        if split not in tables:
-            raise UserError(f"{place} has no {split} split, but {', '.join(tables)}")
-    return {split: tables[split] for split in splits}
+
+
+def named(split: str, there: Iterable[str]) -> str | None:
+    """The name of ``split`` among those that are there: validation has several spellings; None if it is absent."""
+    return next((name for name in (VALIDATION if split in VALIDATION else (split,)) if name in set(there)), None)

@@ -5,7 +5,7 @@ from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import Image
@@ -134,39 +134,99 @@ class FolderSource(ImageSource):
             yield os.fsencode(f"{self.images.relative(index)} {size}")
 
 
-class TableSource(ImageSource):
-    """A split of a Hugging Face data set with the columns ``image`` (Image) and ``label`` (ClassLabel).
+class Columns(NamedTuple):
+    """The columns of a table that have the images and their labels, and the classes by the values of labels."""
 
-    Raises UserError for other columns, and for a label that is none of the classes.
+    image: str
+    label: str
+    classes: dict[Any, str]
+
+
+LABELS = ("label", "labels", "fine_label", "class", "target", "category")
+"""What a column of labels is called where its type does not say so."""
+
+
+def find_columns(table: Any, split: str, image: str | None, label: str | None) -> Columns:
+    """The columns of these names, or those that can be no other, and the classes.
+
+    Images are of type Image, or bytes, or a struct of bytes and path; labels are of type ClassLabel, or whole numbers
+    or text, whose values are then the classes. Raises UserError where none is, or several are.
+    """
+    import datasets
+
+    features = table.features
+    kinds = ", ".join(f"{name} ({kind(feature)})" for name, feature in features.items())
+
+    def choose(key: str, what: str, given: str | None, fit: Sequence[str]) -> str:
+        if given is not None and given not in fit:
+            raise UserError(f"data.{key}={given} is no column of {what} in the {split} split, which has {kinds}")
+        if not fit:
+            raise UserError(f"the {split} split has no column that is sure to hold {what}, but {kinds}: see data.{key}")
+        usual = what.removesuffix("s")
+        chosen = given or (usual if usual in fit else fit[0] if len(fit) == 1 else None)
+        if chosen is None:
+            raise UserError(f"{' and '.join(fit)} of the {split} split could be its {what}: set data.{key} to one")
+        return chosen
+
+    images = [name for name, feature in features.items() if kind(feature) in ("Image", "binary", "bytes and path")]
+    image_column = choose("image_column", "images", image, images)
+    marked = [name for name, feature in features.items() if isinstance(feature, datasets.ClassLabel)]
+    plain = [name for name, feature in features.items() if kind(feature) in ("integer", "string")]
+    labels = marked or [name for name in plain if name in LABELS]
+    label_column = choose("label_column", "labels", label, labels if label is None else [*marked, *plain])
+    feature = features[label_column]
+    if isinstance(feature, datasets.ClassLabel):
+        return Columns(image_column, label_column, dict(enumerate(feature.names)))
+    values = {*table.with_format("arrow")[label_column][:].unique().to_pylist()} - {None, -1}
+    return Columns(image_column, label_column, {value: str(value) for value in sorted(values)})
+
+
+def kind(feature: Any) -> str:
+    """What a column holds, in a word."""
+    import datasets
+
+    if isinstance(feature, dict):
+        return "bytes and path" if feature.keys() == {"bytes", "path"} else "struct"
+    if isinstance(feature, datasets.Value):
+        families = {"int": "integer", "uint": "integer", "string": "string", "large_string": "string"}
+        return families.get(feature.dtype.rstrip("0123456789"), feature.dtype.removeprefix("large_"))
+    return type(feature).__name__
+
+
+class TableSource(ImageSource):
+    """A split of a Hugging Face data set, whose ``columns`` have images and labels.
+
+    Raises UserError for a label that is none of the classes.
     """
 
-    def __init__(self, table: Any, split: str, mode: str) -> None:
+    def __init__(self, table: Any, split: str, mode: str, columns: Columns) -> None:
         import datasets
 
-        features = table.features
-        if not isinstance(features.get("image"), datasets.Image) or not isinstance(
-            features.get("label"), datasets.ClassLabel
-        ):
-            found = ", ".join(f"{name} ({type(feature).__name__})" for name, feature in features.items())
-            raise UserError(f"the {split} split needs columns image (Image) and label (ClassLabel), and has {found}")
-        self.classes, self.split, self.mode = features["label"].names, split, mode
-        labels = table.with_format("arrow")["label"][:].fill_null(-1)
-        self.labels = labels.to_numpy()
-        wrong = np.flatnonzero((self.labels < 0) | (self.labels >= len(self.classes)))
+        self.split, self.mode, self.column = split, mode, columns.image
+        self.classes = list(columns.classes.values())
+        if missing := [name for name in columns[:2] if name not in table.features]:
+            raise UserError(f"the {split} split has no column {missing[0]}, but {', '.join(table.features)}")
+        place = {value: index for index, value in enumerate(columns.classes)}
+        values = table.with_format("arrow")[columns.label][:].to_pylist()
+        self.labels = np.array([place.get(value, -1) for value in values], np.int64)
+        wrong = np.flatnonzero(self.labels < 0)
         if len(wrong):
-            label = self.labels[wrong[0]]
+            value = values[wrong[0]]
+            known = f"0 to {len(place) - 1}" if [*place] == [*range(len(place))] else ", ".join(map(str, [*place][:5]))
             raise UserError(
-                f"row {wrong[0]} of the {split} split has {'no label' if label == -1 else f'label {label}'}, where "
-                f"classes are 0 to {len(self.classes) - 1}: one of {len(wrong)} such rows of {len(self.labels)}"
+                f"row {wrong[0]} of the {split} split has {'no label' if value in (None, -1) else f'label {value}'}, "
+                f"where classes are {known}: one of {len(wrong)} such rows of {len(self.labels)}"
             )
+        if not isinstance(table.features[columns.image], datasets.Image):
+            table = table.cast_column(columns.image, datasets.Image())
         # Arrow's rows hold the encoded bytes and the file's name; the decoding column loses the name, and is slower.
-        self.images = table.select_columns("image").with_format("arrow")
+        self.images = table.select_columns(columns.image).with_format("arrow")
 
     def __len__(self) -> int:
         return len(self.labels)
 
     def _record(self, index: int) -> dict[str, Any]:
-        return self.images[index]["image"][0].as_py() or {"bytes": None, "path": None}
+        return self.images[index][self.column][0].as_py() or {"bytes": None, "path": None}
 
     def label(self, index: int) -> int:
         return int(self.labels[index])
@@ -184,5 +244,5 @@ class TableSource(ImageSource):
         import pyarrow.compute
 
         for rows in self.images.iter(batch_size=10_000):
-            sizes = pyarrow.compute.binary_length(rows["image"].combine_chunks().field("bytes"))
+            sizes = pyarrow.compute.binary_length(rows[self.column].combine_chunks().field("bytes"))
             yield from (str(size).encode() for size in sizes.to_pylist())

@@ -12,9 +12,16 @@ from typing import Any
 import numpy as np
 
 from multimax.suite.data.fingerprint import Fingerprint, digest
-from multimax.suite.data.hub import load_tables
+from multimax.suite.data.hub import VALIDATION, load_tables, named
 from multimax.suite.data.image_listing import ImageListing
-from multimax.suite.data.image_sources import ArraySource, FolderSource, ImageSource, PartSource, TableSource
+from multimax.suite.data.image_sources import (
+    ArraySource,
+    FolderSource,
+    ImageSource,
+    PartSource,
+    TableSource,
+    find_columns,
+)
 from multimax.suite.data.left_out import LeftOut
 from multimax.suite.data.pixels import UnreadableImage
 from multimax.suite.errors import UserError
@@ -27,6 +34,7 @@ from multimax.suite.waiting import waiting
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 SAMPLE = 1 << 26  # bytes of a split that a fingerprint reads
+OTHERS = "data.train_split and data.eval_split name others, and data.held_out=0.1 scores a tenth of the training images"
 INSPECTED = 10_000  # images of a split that are decoded before training: some seconds
 
 
@@ -42,15 +50,20 @@ class ImageData:
 
     name: str  # label of the data in run names
     source: str = registered(SOURCES)  # files: root, or else hub
-    num_classes: int = bounded(2)
+    num_classes: int | None = bounded(2)  # None: those of the data
     image_size: int = bounded(1)  # pixels, of what the model sees
     root: str | None = None  # folder with train/CLASS/*.jpg and val/CLASS/*.jpg, or train-*.parquet and val*.parquet
     hub: str | None = None  # data set of the Hugging Face hub, used without root
     where: str = ""  # where to get the data: printed when it is absent or incomplete
     num_val: int | None = None  # expected validation images; None: any number
+    train_split: str = "train"  # of tables and folders
+    eval_split: str = "validation"  # what is scored; "validation" is also called val, valid or dev
+    image_column: str | None = None  # of tables; None: the one that can be no other
+    label_column: str | None = None
     # Share of each class's training images that are scored in the place of the validation images, and not trained on:
-    # to choose hyperparameters without a look at those.
+    # where there are none, or to choose hyperparameters without a look at those.
     held_out: float = bounded(0, 0.9, default=0.0)
+    held_out_seed: int | None = bounded(0, default=None)  # draws them; None: at equal distances
     in_chans: int = bounded(1, default=3)  # 1: images are read as grey
     train_crop: str = "rrc"  # rrc: random resized crop | shift: by up to one pixel
     hflip: float = bounded(0, 1, default=0.5)  # probability
@@ -150,6 +163,9 @@ def open_images(config: ImageData) -> tuple[ImageSource, ImageSource]:
         raise UserError(f"data.mean and data.std must have as many entries as data.in_chans={config.in_chans}")
     if not all(value > 0 for value in config.std):
         raise UserError(f"data.std={config.std}: pixels are divided by it, so that it must be above 0")
+    for key in ("train_split", "eval_split"):
+        if not re.fullmatch(r"[\w.-]+", getattr(config, key)):
+            raise UserError(f"data.{key}={getattr(config, key)}: names of splits have letters, digits and _.- alone")
     try:
         if has_target(config):
             train, val = own_images(build("data", config, offered={}))
@@ -157,7 +173,10 @@ def open_images(config: ImageData) -> tuple[ImageSource, ImageSource]:
             train, val = SOURCES.find("data.source", config.source)(config)
         _check(config, train, val)
         if config.held_out:
-            train, val = hold_out(train, config.held_out)
+            train, val = hold_out(train, config.held_out, config.held_out_seed)
+            if not len(val):
+                raise UserError(f"data.held_out={config.held_out} of each class is less than one of its images")
+        assert val is not None
     except OSError as error:
         raise UserError(f"{error.filename or config.root} cannot be read: {error.strerror}") from None
     except UserError as error:
@@ -165,15 +184,23 @@ def open_images(config: ImageData) -> tuple[ImageSource, ImageSource]:
     return train, val
 
 
-def hold_out(train: ImageSource, share: float) -> tuple[ImageSource, ImageSource]:
-    """The training images without this share of each class, at equal distances, and that share."""
+def hold_out(train: ImageSource, share: float, seed: int | None = None) -> tuple[PartSource, PartSource]:
+    """The training images without this share of each class, and that share: at equal distances, or drawn by a seed."""
+    order = range(len(train)) if seed is None else np.random.default_rng(seed).permutation(len(train))
     parts: tuple[list[int], list[int]] = [], []
     seen: Counter[int] = Counter()
-    for index in range(len(train)):
+    for index in map(int, order):
         label = train.label(index)
         seen[label] += 1
         parts[int(seen[label] * share) - int((seen[label] - 1) * share)].append(index)
-    return PartSource(train, parts[0]), PartSource(train, parts[1])
+    return PartSource(train, sorted(parts[0])), PartSource(train, sorted(parts[1]))
+
+
+def held_out(source: ImageSource) -> LeftOut:
+    """What is said of images that are held out of training."""
+    here, whole = len(source), len(source.whole) if isinstance(source, PartSource) else len(source)
+    reason = {"they are scored in the place of validation images": whole - here}
+    return LeftOut("training images", whole, reason, "are held out", limited=False)
 
 
 def own_images(made: Any) -> tuple[ImageSource, ImageSource]:
@@ -205,7 +232,7 @@ def open_digits(config: ImageData) -> tuple[ImageSource, ImageSource]:
     return train, val
 
 
-def open_files(config: ImageData) -> tuple[ImageSource, ImageSource]:
+def open_files(config: ImageData) -> tuple[ImageSource, ImageSource | None]:
     if config.root is None:
         if config.hub is None:
             raise UserError("data.root is not set: point it at the images")
@@ -214,58 +241,87 @@ def open_files(config: ImageData) -> tuple[ImageSource, ImageSource]:
     if not root.is_dir():
         raise UserError(f"data.root={root} is not a folder")
     for folder in (root, root / "data"):
-        shards = {
-            split: sorted(map(str, folder.glob(f"{pattern}*.parquet")))
-            for split, pattern in (("train", "train"), ("validation", "val"))
-        }
+        shards = {split: _shards(folder, split) for split in (config.train_split, config.eval_split)}
         if any(shards.values()):
+            if config.held_out and not shards[config.eval_split]:
+                del shards[config.eval_split]
             for split, files in shards.items():
                 _check_shards(folder, split, files)
             # datasets would take what it made of another file with this name and time for what it made of this one.
             stats = [(path, os.stat(path)) for files in shards.values() for path in files]
             key = digest(f"{Path(path).name} {stat.st_size} {stat.st_ctime_ns}".encode() for path, stat in stats)
             return _open_tables("parquet", config, name=f"files-{key}", data_files=shards)
-    train = root / "train"
-    val = root / "validation" if (root / "validation").is_dir() else root / "val"
-    if not train.is_dir() or not val.is_dir():
-        entries = sorted(path.name for path in root.iterdir())
+    return _open_folders(root, config)
+
+
+def _shards(folder: Path, split: str) -> list[str]:
+    patterns = ("val*", "dev*") if split in VALIDATION else (f"{split}*",)
+    return sorted(str(path) for pattern in patterns for path in folder.glob(f"{pattern}.parquet"))
+
+
+def _open_folders(root: Path, config: ImageData) -> tuple[ImageSource, ImageSource | None]:
+    for key in ("image_column", "label_column"):
+        if getattr(config, key) is not None:
+            raise UserError(f"data.{key} is of tables, and data.root={root} holds no parquet shards: leave it out")
+    entries = sorted(path.name for path in root.iterdir())
+    folders = [name for name in entries if (root / name).is_dir() and not name.startswith(".")]
+    train, val = named(config.train_split, folders), named(config.eval_split, folders)
+    if train is None and val is None and config.held_out and folders:
+        train = ""  # the folders of the classes are in the root itself
+    if train is None or (val is None and not config.held_out):
         found = ", ".join(entries[:5]) + (", ..." if len(entries) > 5 else "") if entries else "nothing"
         raise UserError(
-            f"data.root={root} holds neither folders train/ and val/ nor train-*.parquet and val*.parquet, but {found}"
+            f"data.root={root} holds neither folders {config.train_split}/ and {config.eval_split}/ (or val/) nor such "
+            f"parquet shards, but {found}: {OTHERS}"
         )
     try:
         cache = Path(config.cache_dir).expanduser()
     except RuntimeError:  # nobody's home: a listing that cannot be kept is made anew
         cache = Path(os.devnull)
     with waiting(f"the images in {root} to be listed"):
-        train_images, val_images = (FolderSource(ImageListing(folder, cache), config.mode) for folder in (train, val))
-    return train_images, val_images
+        sources = [
+            None if name is None else FolderSource(ImageListing(root / name, cache), config.mode)
+            for name in (train, val)
+        ]
+    assert sources[0] is not None
+    return sources[0], sources[1]
 
 
 def _check_shards(folder: Path, split: str, files: list[str]) -> None:
     """A shard's name ends in -00000-of-00294: raise UserError if some are missing."""
     if not files:
-        raise UserError(f"{folder} has no parquet shards of the {split} split")
+        raise UserError(f"{folder} has no parquet shards of the {split} split: {OTHERS}")
     total = re.search(r"-of-(\d+)\.parquet$", files[0])
     if total and len(files) != int(total[1]):
         raise UserError(f"{folder} has {len(files)} of the {int(total[1])} parquet shards of the {split} split")
 
 
-def _open_tables(path: str, config: ImageData, **options: Any) -> tuple[ImageSource, ImageSource]:
-    tables = load_tables(path, ("train", "validation"), config.root or path, **options)
-    train, val = (TableSource(table, split, config.mode) for split, table in tables.items())
-    return train, val
+def _open_tables(path: str, config: ImageData, **options: Any) -> tuple[ImageSource, ImageSource | None]:
+    place = config.root or path
+    tables = load_tables(path, place, **options)
+    names = [named(split, tables) for split in (config.train_split, config.eval_split)]
+    if names[0] is None or (names[1] is None and not config.held_out):
+        wanted = config.train_split if names[0] is None else config.eval_split
+        raise UserError(f"{place} has no {wanted} split, but {', '.join(tables)}: {OTHERS}")
+    columns = find_columns(tables[names[0]], names[0], config.image_column, config.label_column)
+    train, val = (name and TableSource(tables[name], name, config.mode, columns) for name in names)
+    assert train
+    return train, val or None
 
 
-def _check(config: ImageData, train: ImageSource, val: ImageSource) -> None:
+def _check(config: ImageData, train: ImageSource, val: ImageSource | None) -> None:
     place = config.root or config.hub or config.source
     for split, source in (("training", train), ("validation", val)):
-        if len(source.classes) != config.num_classes:
+        if source is not None and config.num_classes not in (None, len(source.classes)):
             count, first = len(source.classes), ", ".join(source.classes[:3])
             raise UserError(
                 f"{place} has {count} {split} classes ({first}{', ...' if count > 3 else ''}), "
-                f"but data.num_classes={config.num_classes}: for data of your own say data.num_classes={count}"
+                f"but data.num_classes={config.num_classes}: for data of your own say data.num_classes={count}, or null"
             )
+    if len(train.classes) < 2:
+        raise UserError(f"{place} has one class, {train.classes[0]}: there is nothing to tell apart")
+    if val is None:
+        return
     if not len(val):
         raise UserError(f"{place} has no validation image")
     if train.classes != val.classes:

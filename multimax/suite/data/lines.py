@@ -24,17 +24,18 @@ class LineReader:
         self.invisible: Counter[str] = Counter()
         self.first: dict[str, str] = {}  # where each kind was met first
 
-    def read(self, lines: Iterable[str | None], unit: str = "") -> Iterator[str]:
+    def read(self, lines: Iterable[str | None], unit: str = "", before: int = 0) -> Iterator[str]:
         """Lines without their ends, in Unicode's form NFC; of ``None`` there is none.
 
         Args:
             lines: without ``\\n`` at their ends, or rows of a table, which may hold several lines.
             unit: "row " where a row of a table is what messages count.
+            before: how many there are before the first of ``lines``.
 
         Raises:
             UserError: a null character, or lines that end in a carriage return alone.
         """
-        for number, row in enumerate(lines, 1):
+        for number, row in enumerate(lines, before + 1):
             where = f"{self.name}:{unit}{number}"
             if row is None:
                 self.null_rows += 1

@@ -135,17 +135,42 @@ class EpochOrder:
         return self._permutation[positions // self.repeats].tolist()
 
 
+def shares(total: int, parts: int) -> list[int]:
+    """Sizes of the pieces of ``total``: as equal as can be, the larger first."""
+    return [total // parts + (part < total % parts) for part in range(parts)]
+
+
+def micro_batch_sizes(batch_size: int, rank: int, world: int, micro_batches: int) -> list[int]:
+    """Sizes of the micro-batches of one process: at most ``micro_batches``, and none is empty.
+
+    Raises UserError if there are more processes than examples.
+    """
+    check_batch_size(batch_size, world, micro_batches)
+    own = shares(batch_size, world)[rank]
+    return shares(own, min(own, micro_batches))
+
+
+def rows(batch_size: int, rank: int, world: int, micro_batches: int) -> list[range]:
+    """Which rows of a global batch each micro-batch of one process has. Raises UserError as ``micro_batch_sizes``."""
+    sizes = micro_batch_sizes(batch_size, rank, world, micro_batches)
+    edges = itertools.accumulate(sizes, initial=sum(shares(batch_size, world)[:rank]))
+    return [range(*edge) for edge in itertools.pairwise(edges)]
+
+
 def check_batch_size(batch_size: int, world: int, micro_batches: int, *, mixed: bool = False) -> None:
-    """Raise UserError unless a global batch can be cut evenly, and for mixup or cutmix into even parts."""
+    """Raise UserError unless each process gets something of a global batch, and for mixup or cutmix as many pairs."""
+    if batch_size < world:
+        raise UserError(f"training.batch_size={batch_size} is less than the {world} processes: start fewer")
     parts = world * micro_batches
-    if batch_size % parts:
+    if mixed and batch_size % (2 * parts):
+        fit = [count for count in range(1, batch_size + 1) if batch_size % (2 * count * micro_batches) == 0]
+        near = [max((n for n in fit if n < world), default=0), min((n for n in fit if n > world), default=0)]
+        start = " or ".join(str(count) for count in near if count)
+        size = max(1, batch_size // (2 * parts)) * 2 * parts
         raise UserError(
-            f"training.batch_size={batch_size} cannot be divided by {world} processes x {micro_batches} micro-batches"
-        )
-    if mixed and batch_size // parts % 2:
-        raise UserError(
-            f"training.batch_size={batch_size} over {world} processes x {micro_batches} micro-batches gives "
-            f"{batch_size // parts} images each: mixup and cutmix need an even number"
+            f"training.batch_size={batch_size} over {world} processes x {micro_batches} micro-batches: mixup and "
+            f"cutmix mix pairs, and need the same even number of images in each: {f'start {start}, or ' * bool(start)}"
+            f"set training.batch_size={size}, which is another experiment"
         )
 
 
@@ -154,21 +179,21 @@ def shard(batch: Sequence[T], rank: int, world: int, micro_batches: int) -> list
 
     timm's Mixup mixes each element with the one that stands as far from the other end of the batch. A part therefore
     takes a piece of the front and the mirrored piece of the back: a part of even size pairs the elements that the whole
-    batch pairs.
+    batch pairs, where all parts are equal.
 
     Raises:
-        UserError: the batch cannot be divided.
+        UserError: there are more processes than elements.
     """
-    check_batch_size(len(batch), world, micro_batches)
-    parts = world * micro_batches
-    size = len(batch) // parts
-    front, back = size - size // 2, size // 2
+    sizes = [micro_batch_sizes(len(batch), other, world, micro_batches) for other in range(rank + 1)]
+    before = sum(map(len, sizes[:rank]))
+    fronts = [0, *itertools.accumulate(size - size // 2 for own in sizes for size in own)]
+    backs = [0, *itertools.accumulate(size // 2 for own in sizes for size in own)]
     return [
         [
-            *batch[part * front : (part + 1) * front],
-            *batch[len(batch) - (part + 1) * back : len(batch) - part * back],
+            *batch[fronts[part] : fronts[part + 1]],
+            *batch[len(batch) - backs[part + 1] : len(batch) - backs[part]],
         ]
-        for part in range(rank * micro_batches, (rank + 1) * micro_batches)
+        for part in range(before, before + len(sizes[rank]))
     ]
 
 
@@ -188,9 +213,9 @@ def train_batches(
     Workers live as long as the iterator; closing or dropping it ends them.
 
     Raises:
-        UserError: a batch cannot be divided (at once), or the data cannot be read (while iterating).
+        UserError: there are more processes than examples (at once), or the data cannot be read (while iterating).
     """
-    check_batch_size(len(order.batch(start_step)), world, micro_batches)
+    size = len(micro_batch_sizes(len(order.batch(start_step)), rank, world, micro_batches))
 
     def parts() -> Iterator[list[tuple[int, int]]]:
         for step in itertools.count(start_step):
@@ -199,7 +224,7 @@ def train_batches(
             yield from shard(list(zip(indices, seeds, strict=True)), rank, world, micro_batches)
 
     batches = _load(_Seeded(dataset), dataset.collate, parts(), num_workers)
-    return _grouped(batches, micro_batches)
+    return _grouped(batches, size)
 
 
 def eval_batches(

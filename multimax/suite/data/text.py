@@ -4,14 +4,16 @@ import gzip
 import hashlib
 import re
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from functools import cached_property
+from itertools import islice
 from pathlib import Path
 from textwrap import shorten
 from typing import Any, Protocol
 
 from multimax.suite.data.fingerprint import digest
-from multimax.suite.data.hub import load_tables
+from multimax.suite.data.hub import load_tables, named
 from multimax.suite.data.lines import LineReader
 from multimax.suite.errors import UserError
 from multimax.suite.files import expanded
@@ -35,8 +37,14 @@ class TextData:
 
     name: str  # label of the data in run names
     source: str = registered(SOURCES)  # files: root, or else hub
-    unit: str = choice("word", "character", default="word")  # word: between white space, <eos> after each line
-    root: str | None = None  # folder with a text, gzip or parquet file of each split, such as train.txt.gz
+    # word: between white space, <eos> after each line; subword: pieces of those words by a byte-pair encoding
+    unit: str = choice("word", "subword", "character", default="word")
+    bpe_merges: int = bounded(1, default=10_000)  # for unit=subword: learnt from the training text
+    # Folder with a text, gzip or parquet file of each split, such as train.txt.gz, or one file to train on.
+    root: str | None = None
+    text_column: str | None = None  # of tables; None: text, or the one that can be no other
+    # Share of the lines of the training text, its last, that is scored in the place of the validation text.
+    held_out: float = bounded(0, 0.9, default=0.0)
     hub: str | None = None  # data set of the Hugging Face hub, used without root
     hub_config: str | None = None
     where: str = ""  # where to get the data: printed when it is absent or incomplete
@@ -56,6 +64,7 @@ class TextSource(Protocol):
 
     name: str
     size: int  # what ``lines`` counts up to
+    unit: str  # "row " where rows of a table are what is counted
 
     def fingerprint(self) -> str:
         """Changes whenever the text does."""
@@ -63,12 +72,19 @@ class TextSource(Protocol):
     def lines(self, advance: Advance, reader: LineReader | None = None) -> Iterator[str]:
         """Lines without their end, as ``reader`` cleans and counts them. Raises UserError for what is no text."""
 
+    def raw(self, advance: Advance) -> Iterator[str | None]:
+        """Lines, or rows of a table, as they are stored; None is a row without text."""
+
 
 class FileSource:
     """A text file in UTF-8, gzipped or not, or a parquet file whose column ``text`` has lines or whole documents."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, column: str | None = None) -> None:
         """Raises UserError if there is none."""
+        table = path.suffix == ".parquet"
+        if column is not None and not table:
+            raise UserError(f"data.text_column is of tables, and {path} is a text: leave it out")
+        self.column, self.unit = column, "row " if table else ""
         try:
             self.path, self.name, self.size = path, str(path), path.stat().st_size
         except OSError as error:
@@ -83,12 +99,11 @@ class FileSource:
             raise UserError(f"{self.path} cannot be read: {error.strerror}") from None
 
     def lines(self, advance: Advance, reader: LineReader | None = None) -> Iterator[str]:
-        reader = reader or LineReader(self.name)
+        yield from (reader or LineReader(self.name)).read(self.raw(advance), self.unit)
+
+    def raw(self, advance: Advance) -> Iterator[str | None]:
         try:
-            if self.path.suffix == ".parquet":
-                yield from reader.read(self._rows(advance), "row ")
-            else:
-                yield from reader.read(self._lines(advance))
+            yield from self._rows(advance) if self.path.suffix == ".parquet" else self._lines(advance)
         except (OSError, EOFError, zlib.error, ValueError) as error:  # of OSErrors, BadGzipFile has no strerror
             reason = getattr(error, "strerror", None) or str(error)
             raise UserError(f"{self.path} cannot be read: {shorten(reason, 200)}") from None
@@ -112,50 +127,64 @@ class FileSource:
         import pyarrow.parquet
 
         file = pyarrow.parquet.ParquetFile(self.path)
-        if "text" not in file.schema_arrow.names:
-            raise UserError(f"{self.path} has no column text, but {', '.join(file.schema_arrow.names)}")
-        require_text(file.schema_arrow.field("text").type, self.name)
+        column = find_text(file.schema_arrow, self.column, self.name)
         total, done = max(file.metadata.num_rows, 1), 0
-        for batch in file.iter_batches(columns=["text"]):
-            yield from (row and row.removesuffix("\n") for row in batch.column("text").to_pylist())
+        for batch in file.iter_batches(columns=[column]):
+            yield from (row and row.removesuffix("\n") for row in batch.column(column).to_pylist())
             done += len(batch)
             advance(self.size * done // total)
 
 
-def require_text(column: Any, name: str) -> None:
-    """Raise UserError unless pyarrow's type of a column is one of text."""
+def find_text(schema: Any, column: str | None, name: str) -> str:
+    """The column with the text in pyarrow's ``schema``: the one that is asked for, ``text``, or the only one of text.
+
+    Raises UserError where there is none.
+    """
+    names = schema.names
+    texts = [one for one in names if is_text(schema.field(one).type)]
+    chosen = column or ("text" if "text" in names else texts[0] if len(texts) == 1 else None)
+    if chosen not in names:
+        raise UserError(f"{name} has no column {column or 'text'}, but {', '.join(names)}: see data.text_column")
+    if chosen not in texts:
+        kind = schema.field(chosen).type
+        raise UserError(f"the column {chosen} of {name} holds {kind}, not text: cast it to string")
+    return chosen
+
+
+def is_text(column: Any) -> bool:
+    """Whether pyarrow's type of a column is one of text."""
     import pyarrow.types as types
 
     inner = column.value_type if types.is_dictionary(column) else column
-    if not (types.is_string(inner) or types.is_large_string(inner) or types.is_string_view(inner)):
-        raise UserError(f"the column text of {name} holds {column}, not text: cast it to string")
+    return types.is_string(inner) or types.is_large_string(inner) or types.is_string_view(inner)
 
 
 class TableSource:
-    """A split of a Hugging Face data set with a column ``text``, of lines or of whole documents."""
+    """A split of a Hugging Face data set with a column of lines or of whole documents."""
 
-    def __init__(self, table: Any, name: str) -> None:
-        self.table, self.name, self.size = table.select_columns("text"), name, len(table)
-        require_text(self.table.data.schema.field("text").type, name)
+    def __init__(self, table: Any, name: str, column: str | None = None) -> None:
+        self.column = find_text(table.data.schema, column, name)
+        self.table, self.name, self.size, self.unit = table.select_columns(self.column), name, len(table), "row "
 
     def fingerprint(self) -> str:
-        return digest(
-            (row or "").encode() + bytes([row is None]) for rows in self.table.iter(1000) for row in rows["text"]
-        )
+        rows = (row for batch in self.table.iter(1000) for row in batch[self.column])
+        return digest((row or "").encode() + bytes([row is None]) for row in rows)
 
     def lines(self, advance: Advance, reader: LineReader | None = None) -> Iterator[str]:
-        yield from (reader or LineReader(self.name)).read(self._rows(advance), "row ")
+        yield from (reader or LineReader(self.name)).read(self.raw(advance), self.unit)
 
-    def _rows(self, advance: Advance) -> Iterator[str | None]:
+    def raw(self, advance: Advance) -> Iterator[str | None]:
         done = 0
         for batch in self.table.iter(batch_size=1000):
-            yield from (row and row.removesuffix("\n") for row in batch["text"])
-            done += len(batch["text"])
+            yield from (row and row.removesuffix("\n") for row in batch[self.column])
+            done += len(batch[self.column])
             advance(done)
 
 
 class StringSource:
     """Text in memory."""
+
+    unit = ""
 
     def __init__(self, text: str, name: str) -> None:
         self.text, self.name, self.size = text, name, len(text)
@@ -164,18 +193,52 @@ class StringSource:
         return hashlib.sha256(self.text.encode()).hexdigest()
 
     def lines(self, advance: Advance, reader: LineReader | None = None) -> Iterator[str]:
-        yield from (reader or LineReader(self.name)).read(self.text.split("\n"))
+        yield from (reader or LineReader(self.name)).read(self.raw(advance))
+
+    def raw(self, advance: Advance) -> Iterator[str | None]:
+        yield from self.text.split("\n")
+
+
+class PartSource:
+    """The lines (of a table: rows) of another source without the last ``share`` of them, or those."""
+
+    def __init__(self, whole: TextSource, share: float, last: bool) -> None:
+        self.whole, self.share, self.last = whole, share, last
+        self.name, self.size, self.unit = whole.name, whole.size, whole.unit
+
+    def fingerprint(self) -> str:
+        return f"{self.whole.fingerprint()} {'the last' if self.last else 'without'} {self.share:g}"
+
+    def lines(self, advance: Advance, reader: LineReader | None = None) -> Iterator[str]:
+        yield from (reader or LineReader(self.name)).read(self.raw(advance), self.unit, self.cut if self.last else 0)
+
+    def raw(self, advance: Advance) -> Iterator[str | None]:
+        yield from islice(self.whole.raw(advance), *((self.cut, None) if self.last else (self.cut,)))
+
+    @cached_property
+    def cut(self) -> int:
+        """Number of the lines that stay; raises UserError if one of the parts is empty."""
+        count = sum(1 for _ in self.whole.raw(lambda _: None))
+        cut = count - int(count * self.share)
+        if cut in (0, count):
+            raise UserError(f"data.held_out={self.share:g} of the {count} lines of {self.name} leaves a part empty")
+        return cut
 
 
 def open_text(config: TextData) -> dict[str, TextSource]:
-    """The sources of the splits "train", "validation" and "test".
+    """The sources of the splits "train", "validation" and, if there is one, "test".
 
     Raises:
         UserError: the data is absent or incomplete: what was found and where to get it.
     """
     if has_target(config):
-        return own_text(build("data", config, offered={}))
-    return SOURCES.find("data.source", config.source)(config)
+        sources = own_text(build("data", config, offered={}))
+    else:
+        sources = SOURCES.find("data.source", config.source)(config)
+    if config.held_out:
+        sources["validation"] = PartSource(sources["train"], config.held_out, last=True)
+        sources["train"] = PartSource(sources["train"], config.held_out, last=False)
+    return sources
 
 
 def own_text(made: Any) -> dict[str, TextSource]:
@@ -191,11 +254,19 @@ def own_text(made: Any) -> dict[str, TextSource]:
 
 def open_files(config: TextData) -> dict[str, TextSource]:
     try:
-        return _open_folder(expanded("data.root", config.root)) if config.root else _open_hub(config)
+        return _open_files(config) if config.root else _open_hub(config)
     except OSError as error:
         raise UserError(f"data.root={config.root} cannot be read: {error.strerror}") from None
     except UserError as error:
         raise UserError(f"{error}; {config.where}" if config.where else str(error)) from error
+
+
+def _require_splits(config: TextData, found: Iterable[str], place: str) -> None:
+    """Raise UserError, saying what may take its place, for a split that the configuration needs and is not there."""
+    needed = {"train", config.eval_split} - ({"validation"} if config.held_out else set())
+    for split in (name for name in SPLITS if name in needed - set(found)):
+        tip = ": data.held_out=0.1 scores the last tenth of the training text" if split == "validation" else ""
+        raise UserError(f"{place} has no {split} split, such as {split}.txt, {split}.txt.gz or {split}.parquet{tip}")
 
 
 def open_pydoc(config: TextData) -> dict[str, TextSource]:
@@ -212,29 +283,40 @@ def _open_pydoc() -> Iterator[tuple[str, TextSource]]:
         yield split, StringSource("\n\n".join(chosen), f"pydoc_data.topics ({split})")
 
 
-def _open_folder(root: Path) -> dict[str, TextSource]:
-    if not root.is_dir():
-        raise UserError(f"data.root={root} is not a folder")
-    sources: dict[str, TextSource] = {}
-    for split, names in SPLITS.items():
-        pattern = re.compile(rf"(wiki\.)?({names})(-00000-of-00001)?\.((txt|tokens|raw)(\.gz)?|parquet)")
-        found = sorted(path for path in root.iterdir() if pattern.fullmatch(path.name))
-        if len(found) != 1:
-            described = (
-                f"several files of the {split} split: {', '.join(path.name for path in found)}"
-                if found
-                else f"no {split} split, such as {split}.txt, {split}.txt.gz or {split}.parquet"
-            )
-            raise UserError(f"data.root={root} has {described}")
-        sources[split] = FileSource(found[0])
-    return sources
+FILES = r"\.((txt|tokens|raw)(\.gz)?|parquet)"
+
+
+def _open_files(config: TextData) -> dict[str, TextSource]:
+    root = expanded("data.root", config.root or "")
+    place = f"data.root={root}"
+    if root.is_file():
+        if not re.search(f"{FILES}$", root.name):
+            raise UserError(f"{place} is no text: files of text end in .txt, .tokens, .raw, .gz of these, or .parquet")
+        found = {"train": [root]}
+    elif root.is_dir():
+        files = sorted(path for path in root.iterdir() if re.search(f"{FILES}$", path.name))
+        found = {split: [path for path in files if _is_of(names, path)] for split, names in SPLITS.items()}
+        if not any(found.values()) and len(files) == 1:
+            found = {"train": files}
+    else:
+        raise UserError(f"{place} is not a folder, and no file")
+    for split, several in found.items():
+        if len(several) > 1:
+            raise UserError(f"{place} has several files of the {split} split: {', '.join(p.name for p in several)}")
+    _require_splits(config, [split for split, paths in found.items() if paths], place)
+    return {split: FileSource(paths[0], config.text_column) for split, paths in found.items() if paths}
+
+
+def _is_of(names: str, path: Path) -> bool:
+    return re.fullmatch(rf"(wiki\.)?({names})(-00000-of-00001)?{FILES}", path.name) is not None
 
 
 def _open_hub(config: TextData) -> dict[str, TextSource]:
     if config.hub is None:
         raise UserError("data.root is not set: point it at the text")
-    tables = load_tables(config.hub, tuple(SPLITS), config.hub, name=config.hub_config)
-    for split, table in tables.items():
-        if "text" not in table.column_names:
-            raise UserError(f"{config.hub} has no column text in its {split} split")
-    return {split: TableSource(table, f"{config.hub} ({split})") for split, table in tables.items()}
+    tables = load_tables(config.hub, config.hub, name=config.hub_config)
+    found = {split: name for split in SPLITS if (name := named(split, tables)) is not None}
+    _require_splits(config, found, f"{config.hub}, which has {', '.join(tables)},")
+    return {
+        split: TableSource(tables[name], f"{config.hub} ({split})", config.text_column) for split, name in found.items()
+    }

@@ -13,6 +13,8 @@ from pathlib import Path
 from multimax.suite.data.languages import primary
 from multimax.suite.errors import UserError
 
+SEPARATOR = "@@"
+
 
 class Tokenizer:
     """What is done to the text of one language.
@@ -50,7 +52,7 @@ class Tokenizer:
 
 def join_pieces(pieces: str) -> str:
     """Pieces of a byte-pair encoding to words."""
-    return f"{pieces} ".replace("@@ ", "").rstrip()
+    return f"{pieces} ".replace(f"{SEPARATOR} ", "").rstrip()
 
 
 def tokenize(language: str, lines: Sequence[str], moses: bool, lowercase: bool) -> list[str]:
@@ -59,13 +61,16 @@ def tokenize(language: str, lines: Sequence[str], moses: bool, lowercase: bool) 
     return [tokenizer.words(line) for line in lines]
 
 
-def learn_codes(lines: Sequence[str], merges: int, path: Path) -> None:
-    """Learn a byte-pair encoding of at most ``merges`` merges from words and write it to ``path``."""
+def learn_codes(lines: Sequence[str], merges: int, path: Path, counted: bool = False) -> None:
+    """Learn a byte-pair encoding of at most ``merges`` merges from words and write it to ``path``.
+
+    ``counted`` lines are each a word and how often it occurs.
+    """
     from subword_nmt.learn_bpe import learn_bpe
 
     with path.open("w", encoding="utf-8", newline="\n") as file, redirect_stderr(io.StringIO()):
         try:
-            learn_bpe(lines, file, merges)
+            learn_bpe(lines, file, merges, is_dict=counted)
         except ValueError:  # max() of nothing
             raise UserError(
                 "the training text has no word of two letters: there is nothing to learn a BPE from"

@@ -11,7 +11,7 @@ import json
 import os
 import pickle
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ import torch
 from safetensors.torch import load_model, save_model
 from torch import nn
 
+from multimax.suite.engine import distributed
 from multimax.suite.errors import UserError
 from multimax.suite.files import flush_to_disk
 
@@ -180,7 +181,7 @@ def find(folder: Path, name: str, higher_is_better: bool) -> Path:
     elif name == "best":
         path = best(folder, higher_is_better)
     else:
-        path = folder / name
+        path = folder / name if name.startswith(PREFIX) else None
     if path is None or not path.is_dir():
         there = ", ".join(sorted(p.name for p in newest_first(folder))) or "none"
         raise UserError(f"{folder} has no checkpoint {name}; there: {there}")
@@ -193,6 +194,12 @@ def newest_scored(folder: Path, count: int) -> list[Path]:
     They are the same however often a run was interrupted: an interruption writes its checkpoint without a metric.
     """
     return [path for _, path in islice(scored(folder), count)]
+
+
+def seen_by_first(folder: Path, found: Callable[[], Sequence[Path | None]]) -> list[Path]:
+    """The checkpoints in ``folder`` that ``found`` finds in the first process, in all processes."""
+    steps = distributed.from_first(lambda: [step_of(path) for path in found() if path is not None])
+    return [folder / name_of(step) for step in steps]
 
 
 def prune(folder: Path, keep: int, higher_is_better: bool, average: int = 0) -> None:

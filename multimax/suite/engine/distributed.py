@@ -8,7 +8,7 @@ import os
 import signal
 import socket
 import subprocess
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import timedelta
@@ -220,10 +220,24 @@ def all_reduce(values: dict[str, float]) -> dict[str, float]:
     return dict(zip(values, total.tolist(), strict=True))
 
 
+def from_first(numbers: Callable[[], Sequence[int]]) -> list[int]:
+    """What ``numbers`` says in the first process: another's listing of a shared disk may be older."""
+    mine = [float(number) for number in numbers()] if rank() == 0 else []
+    count = int(all_reduce({"": float(len(mine))})[""])
+    if not count:
+        return []
+    total = all_reduce({str(i): number for i, number in enumerate(mine or [0.0] * count)})
+    return [int(number) for number in total.values()]
+
+
 def all_gather(rows: torch.Tensor) -> torch.Tensor:
-    """The rows of all processes, in the order of their ranks; each has as many."""
+    """The rows of all processes, in the order of their ranks; one may have more than another."""
     if not dist.is_initialized():
         return rows
-    gathered = [torch.empty_like(rows, memory_format=torch.contiguous_format) for _ in range(dist.get_world_size())]
-    dist.all_gather(gathered, rows.contiguous())
-    return torch.cat(gathered)
+    own = {str(rank): 0.0 for rank in range(dist.get_world_size())} | {str(dist.get_rank()): float(len(rows))}
+    counts = [int(count) for count in all_reduce(own).values()]
+    filled = rows.new_zeros(max(counts), *rows.shape[1:])
+    filled[: len(rows)] = rows
+    gathered = [torch.empty_like(filled) for _ in counts]
+    dist.all_gather(gathered, filled)
+    return torch.cat([part[:count] for part, count in zip(gathered, counts, strict=True)])

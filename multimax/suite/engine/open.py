@@ -63,14 +63,20 @@ class OpenRun:
         """The checkpoint that is asked for, or those to average."""
         higher_is_better = self.run.task_module.create.higher_is_better
         count = self.config.training.average_checkpoints
-        names = [self.checkpoint]
-        if self.checkpoint == "average":
-            if count is None or self.ema:
-                raise UserError(
-                    "--checkpoint average is of the weights that a run with training.average_checkpoints=N kept"
-                )
-            names = [path.name for path in checkpoint.newest_scored(self.run.checkpoints, count)] or ["last"]
-        return [checkpoint.find(self.run.checkpoints, name, higher_is_better) for name in names]
+        if self.checkpoint == "average" and (count is None or self.ema):
+            raise UserError(
+                "--checkpoint average is of the weights that a run with training.average_checkpoints=N kept"
+            )
+
+        def found() -> list[Path]:
+            names = [self.checkpoint]
+            if self.checkpoint == "average":
+                assert count is not None
+                names = [path.name for path in checkpoint.newest_scored(folder, count)] or ["last"]
+            return [checkpoint.find(folder, name, higher_is_better) for name in names]
+
+        folder = self.run.checkpoints
+        return checkpoint.seen_by_first(folder, found)
 
     @property
     def names(self) -> str:

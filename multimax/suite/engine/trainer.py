@@ -19,7 +19,7 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from multimax import clip_gradients
-from multimax.suite.engine import checkpoint, distributed, nonfinite, precision
+from multimax.suite.engine import checkpoint, distributed, nonfinite, parent, precision
 from multimax.suite.engine.console import Console, format_metrics, say
 from multimax.suite.engine.memory import checkpoint_activations, peak_memory
 from multimax.suite.engine.observation import Observer, observe
@@ -72,9 +72,12 @@ class Trainer:
         world = distributed.world_size()
         self.shard = Shard(distributed.rank(), world, self.config.micro_batches(world))
         self.total_steps = config.total_steps(task.steps_per_epoch)
+        parent.check_length(self.config, self.total_steps)
 
         torch.manual_seed(self.config.seed)
-        self.model = task.build_model().to(self.device)
+        self.model = task.build_model()
+        self.initialised = parent.initialise(self.model, task) if self.config.init_from is not None else []
+        self.model.to(self.device)
         self.ema = ModelEmaV3(self.model, decay=config.ema_decay) if config.ema_decay is not None else None
         self.optimizer = create_optimizer(self.model, self.config.optimizer)
         self.schedule = create_schedule(self.optimizer, self.config.schedule, self.total_steps, task.steps_per_epoch)
@@ -275,11 +278,11 @@ class Trainer:
         if tested["last"] is None:
             return {}
         folder, count = self.writer.run.checkpoints, self.config.training.average_checkpoints
-        best = checkpoint.best(folder, self.task.higher_is_better)
-        if best is not None:
-            checkpoint.load_weights(best, self.model, "model", self.device)
+        best = checkpoint.seen_by_first(folder, lambda: [checkpoint.best(folder, self.task.higher_is_better)])
+        if best:
+            checkpoint.load_weights(best[0], self.model, "model", self.device)
             tested["best"] = self.test_weights()
-        if count is not None and (newest := checkpoint.newest_scored(folder, count)):
+        if count and (newest := checkpoint.seen_by_first(folder, lambda: checkpoint.newest_scored(folder, count))):
             checkpoint.load_average(newest, self.model, self.device)
             tested["average"] = self.test_weights()
         return {f"test_{name}@{of}": value for of, scores in tested.items() for name, value in (scores or {}).items()}
@@ -330,22 +333,35 @@ class Trainer:
         """
         found = self.find_checkpoint()
         if found is not None:
-            checkpoint.load_weights(found, self.model, "model", self.device)
-            if self.ema is not None:
-                checkpoint.load_weights(found, self.ema.module, "ema", self.device)
-            state = checkpoint.load_training(found)
-            set_weights(self.model, state.get("trained weights", {}))
+            state = self.take_up(found)
             self.optimizer.load_state_dict(state["optimizer"])
-            self.progress = Progress(**state["progress"])
             self.saved = self.step
-            self.task.load_state(state["task"], self.shard)
-            self.sums[0] = self.progress.loss_sum if self.writer.active else 0.0  # the sum is that of all processes
-            self.sums[1] = self.progress.weight_sum
-            self.guard.restore(self.progress.skipped_in_row, self.progress.skipped_steps)
-            self.loss_scale.restore(self.progress.loss_scale, self.progress.steps_at_scale)
             self.say(f"resuming from {found}")
             self.prune()  # a kill may have come between the last checkpoint and this
+        elif self.config.extends is not None:
+            if self.writer.active:
+                parent.check_data(self.config, self.writer.run)
+            _, last = parent.extended(self.config.extends)
+            state = self.take_up(last)
+            self.optimizer.load_state_dict(parent.keep_hyperparameters(self.optimizer, state["optimizer"]))
+            self.progress.best, self.progress.validation = None, {}
+            self.say(f"going on from {last}")
         self.writer.start(self.step)
+
+    def take_up(self, found: Path) -> dict[str, Any]:
+        """Weights, progress and the task's state of a whole checkpoint; returns all that it holds for training."""
+        checkpoint.load_weights(found, self.model, "model", self.device)
+        if self.ema is not None:
+            checkpoint.load_weights(found, self.ema.module, "ema", self.device)
+        state = checkpoint.load_training(found)
+        set_weights(self.model, state.get("trained weights", {}))
+        self.progress = Progress(**state["progress"])
+        self.task.load_state(state["task"], self.shard)
+        self.sums[0] = self.progress.loss_sum if self.writer.active else 0.0  # the sum is that of all processes
+        self.sums[1] = self.progress.weight_sum
+        self.guard.restore(self.progress.skipped_in_row, self.progress.skipped_steps)
+        self.loss_scale.restore(self.progress.loss_scale, self.progress.steps_at_scale)
+        return state
 
     def find_checkpoint(self) -> Path | None:
         """Rank 0 finds and verifies the newest whole one; the others use the same."""
@@ -358,11 +374,10 @@ class Trainer:
                 raise UserError(f"no checkpoint in {folder} is whole: to start over, delete {self.writer.path}")
             for path in skipped:
                 checkpoint.set_aside(path)
-        step = checkpoint.step_of(found) if found is not None else -1
-        step = int(distributed.all_reduce({"step": step if self.writer.active else 0})["step"])
-        if step < 0:
+        of_first = checkpoint.seen_by_first(folder, lambda: [found])
+        if not of_first:
             return None
-        found = folder / checkpoint.name_of(step)
+        found = of_first[0]
         if not found.is_dir():
             raise UserError(f"{found} cannot be seen from every process: run_dir must be on a disk that all share")
         return found
@@ -370,6 +385,8 @@ class Trainer:
     def announce(self) -> None:
         counts = count_parameters(self.model)
         self.say(f"run folder: {self.writer.path}")
+        for line in self.initialised:
+            self.say(line)
         self.say(
             f"parameters: {counts['total']:,}, of which the reweighting has {counts['attention']} in attention "
             f"and {counts['output']} at the output"

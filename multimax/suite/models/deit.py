@@ -6,10 +6,8 @@ keeps its own, so that the model is timm's to the last bit.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
-import safetensors.torch
 import timm
 import torch
 from timm.layers import Attention, trunc_normal_
@@ -50,8 +48,6 @@ class DeiTConfig:
     attn_scale: bool = False
     feat_scale: bool = False
     patch_diversification: list[str] = field(default_factory=list)
-    # Weights to start from: a file of timm's state dict (.safetensors, or .pth without code in it).
-    init_from: str | None = None
 
 
 def reweighted_attention(site: Site, attn_scale: bool = False, feat_scale: bool = False) -> type[Attention]:
@@ -124,6 +120,8 @@ class ImageClassifier(nn.Module):
     ``diversification`` names losses of multimax.suite.models.anti_smoothing that are added to the classifier's.
     """
 
+    of_classes = ("backbone.head.", "diversification.")
+
     def __init__(
         self,
         backbone: VisionTransformer,
@@ -146,6 +144,34 @@ class ImageClassifier(nn.Module):
         """Names of the parameters that the backbone wants exempt from weight decay."""
         exempt: set[str] = getattr(self.backbone, "no_weight_decay", set)()
         return {f"backbone.{name}" for name in exempt}
+
+    def adapted(self, state: dict[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
+        """Weights of such a classifier, or of a vision transformer of timm's, for this image and patch size.
+
+        Also returns what was resampled, in words. Raises UserError where one of the two has a class token.
+        """
+        if not any(key.startswith("backbone.") for key in state):
+            state = {f"backbone.{key}": value for key, value in state.items()}
+        theirs = {key.removeprefix("backbone."): v for key, v in state.items() if key.startswith("backbone.")}
+        given = "cls_token" in theirs
+        if "pos_embed" in theirs and given != self.backbone.has_class_token:
+            raise UserError(
+                f"these weights have {'a' if given else 'no'} class token: set model.class_token={str(given).lower()} "
+                f"model.pool={'token' if given else 'avg'}, or take others"
+            )
+        try:
+            fitted = checkpoint_filter_fn(theirs, self.backbone, interpolation="bicubic")
+        except (RuntimeError, IndexError) as error:
+            raise UserError(
+                f"these are no weights of such a vision transformer: {str(error).splitlines()[0]}"
+            ) from None
+        resampled = [
+            f"{name}: resampled from {size(theirs[name])} to {size(fitted[name])}"
+            for name in ("pos_embed", "patch_embed.proj.weight")
+            if name in theirs and name in fitted and theirs[name].shape != fitted[name].shape
+        ]
+        rest = {key: value for key, value in state.items() if not key.startswith("backbone.")}
+        return rest | {f"backbone.{key}": value for key, value in fitted.items()}, resampled
 
     def forward(self, images: Tensor, targets: Tensor | None = None, box: Tensor | None = None) -> Tensor:
         """Scores [batch, classes] in float32, before the output site's reweighting; with targets, the summed loss.
@@ -186,7 +212,7 @@ def create_deit(
     num_classes: int,
     label_smoothing: float = 0.0,
 ) -> ImageClassifier:
-    """Build the classifier. Raises UserError if ``init_from`` does not fit."""
+    """Build the classifier."""
     overrides: dict[str, Any] = {
         key: value
         for key in ("patch_size", "embed_dim", "depth", "num_heads")
@@ -211,8 +237,6 @@ def create_deit(
     backbone.patch_embed.proj = PatchProjection.of(backbone.patch_embed.proj)
     if config.init == "lecun":
         init_lecun(backbone)
-    if config.init_from:
-        load_backbone(backbone, Path(config.init_from))
     return ImageClassifier(backbone, output_site, label_smoothing, config.patch_diversification)
 
 
@@ -229,25 +253,5 @@ def init_lecun(backbone: VisionTransformer) -> None:
     trunc_normal_(backbone.pos_embed, std=3**-0.5)
 
 
-def load_backbone(backbone: VisionTransformer, path: Path) -> None:
-    """Load stock timm weights; only what timm's attention does not have may be missing from the file."""
-    if not path.is_file():
-        raise UserError(f"model.init_from: there is no file {path}")
-    try:
-        if path.suffix == ".safetensors":
-            state = safetensors.torch.load_file(path)
-        else:
-            state = torch.load(path, map_location="cpu", weights_only=True)
-            state = state.get("model", state)  # DeiT's own releases wrap the weights
-    except Exception as error:  # each kind of broken file has an exception of its own
-        raise UserError(f"model.init_from: {path} does not hold weights: {type(error).__name__}") from error
-    filtered = checkpoint_filter_fn(state, backbone)
-    try:
-        missing, unexpected = backbone.load_state_dict(filtered, strict=False)
-    except RuntimeError as error:
-        raise UserError(f"model.init_from: {path} has other shapes: {str(error).splitlines()[1].strip()}") from None
-    missing = [key for key in missing if not {"reweight", "attn_scale", "feat_scale"} & set(key.split("."))]
-    if missing or unexpected:
-        raise UserError(
-            f"model.init_from: {path} does not fit the model: missing {missing[:3]}, unexpected {unexpected[:3]}"
-        )
+def size(tensor: Tensor) -> str:
+    return "x".join(map(str, tensor.shape))

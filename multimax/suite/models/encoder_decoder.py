@@ -71,6 +71,7 @@ class EncoderDecoder(VocabularyModel):
         UserError: one embedding for vocabularies of two sizes.
     """
 
+    of_classes = ("source_embedding.", "target_embedding.")
     positions: Tensor
 
     def __init__(

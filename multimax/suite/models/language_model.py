@@ -53,6 +53,7 @@ class LanguageModel(VocabularyModel):
     A subclass defines ``blocks``, ``encode`` and ``start_memory``.
     """
 
+    of_classes = ("embedding.",)
     blocks: nn.ModuleList
     max_length: int | None = None  # longest input together with its memory; None: any
 

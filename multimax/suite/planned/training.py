@@ -14,7 +14,7 @@ from multimax.reweight import Reweighting
 from multimax.suite.composition import compose_configuration, typed
 from multimax.suite.config import run_name
 from multimax.suite.data.fingerprint import digest
-from multimax.suite.engine import distributed
+from multimax.suite.engine import distributed, parent
 from multimax.suite.engine.run_writer import RunWriter
 from multimax.suite.engine.trainer import Trainer
 from multimax.suite.measures.attention_rows import MEASURES
@@ -44,7 +44,7 @@ class Trainings:
     def run(self, arm: Arm, seed: int) -> dict[str, str]:
         """What the run was like at its start, its loss, and every measure of it at its end. Raises UserError."""
         overrides = self.command(arm, seed)
-        config = typed(compose_configuration(overrides), overrides=overrides)
+        config = parent.found(typed(compose_configuration(overrides), overrides=overrides))
         writer = RunWriter(self.folder / run_name(config), config)
         device = distributed.choose_device(config.training.device)
         with distributed.processes(device):

@@ -9,6 +9,8 @@ from multimax.suite.report.push_wandb import push_wandb
 from multimax.suite.report.records import record
 from multimax.suite.runs import Run
 
+CLONE = Path(__file__).parents[3] / "results"
+
 
 @one_line_errors
 def main() -> None:
@@ -16,7 +18,10 @@ def main() -> None:
         prog="python -m multimax.suite.report",
         description="Make every table, every figure and the page in the results from the runs that are recorded there.",
     )
-    parser.add_argument("--results", type=Path, default=Path("results"))
+    results = Path("results")
+    if not results.is_dir() and (CLONE / "claims.yaml").is_file():
+        results = CLONE
+    parser.add_argument("--results", type=Path, default=results, help="default: results here, else those of the clone")
     commands = parser.add_subparsers(dest="command")
     recording = commands.add_parser("record", help="copy the records of finished runs to results/runs first")
     recording.add_argument("runs", type=Path, nargs="+", metavar="RUN")

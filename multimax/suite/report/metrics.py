@@ -43,6 +43,7 @@ POSSIBLE = {
     "sacrebleu": (0.0, 100.0),
     "ppl": (1.0, math.inf),
     "smoothed_ppl": (1.0, math.inf),
+    "word_": (1.0, math.inf),
     "loss": (0.0, math.inf),
     "patch_similarity": (-1.0, 1.0),
     "mad": (0.0, 2.0),

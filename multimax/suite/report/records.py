@@ -12,7 +12,7 @@ from multimax.suite.files import write_atomic
 from multimax.suite.measures.oversmoothing import summary as oversmoothing_summary
 from multimax.suite.runs import Run
 
-PLACES = ("data.root", "data.cache_dir", "run_dir")
+PLACES = ("data.root", "data.cache_dir", "run_dir", "runs_dir", "init_from", "extends")
 """Where things were on the machine of a run: nobody else's business, and no part of what it computed."""
 
 

@@ -57,6 +57,14 @@ class Task(ABC):
         or other preparation of text; the examples themselves may be others.
         """
 
+    def same_outputs(self, trained: Fingerprint) -> bool:
+        """Whether what a model says of data of fingerprint ``trained`` means the same of these."""
+        try:
+            self.match(trained)
+        except UserError:
+            return False
+        return True
+
     @abstractmethod
     def build_model(self) -> nn.Module:
         """A model with fresh parameters, drawn from torch's generator."""

@@ -1,6 +1,7 @@
 """Image classification: a DeiT on digits, Imagenette or ImageNet-1K, scored by top-1 accuracy in percent."""
 
 import logging
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -14,7 +15,7 @@ from multimax.suite.config import RunConfig
 from multimax.suite.data.augment import ImageBatch, Normalise, create_mix
 from multimax.suite.data.fingerprint import Fingerprint
 from multimax.suite.data.image_dataset import ImageDataset
-from multimax.suite.data.images import ImageData, empty_classes, fingerprint, open_images, unreadable
+from multimax.suite.data.images import ImageData, empty_classes, fingerprint, held_out, open_images, unreadable
 from multimax.suite.data.left_out import LeftOut, checked, record
 from multimax.suite.data.loading import EpochOrder, Stream, check_batch_size, eval_batches, random_seeds, train_batches
 from multimax.suite.errors import UserError
@@ -76,7 +77,9 @@ class Config(RunConfig):
     def readers(self) -> Iterator[tuple[str, bool, tuple[str, ...]]]:
         yield from super().readers()
         data = self.data
-        yield "data.source=files", data.source == "files", ("data.root", "data.hub", "data.where", "data.cache_dir")
+        of_files = ("root", "hub", "where", "cache_dir", "train_split", "eval_split", "image_column", "label_column")
+        yield "data.source=files", data.source == "files", tuple(f"data.{name}" for name in of_files)
+        yield "data.held_out", data.held_out > 0, ("data.held_out_seed",)
         yield "data.root=null", data.root is None, ("data.hub",)
         yield "data.mixup or data.cutmix", data.mixup > 0 or data.cutmix > 0, ("data.mix_group",)
         yield from self.unread("model")
@@ -86,7 +89,7 @@ class Config(RunConfig):
         """Raise UserError for a model that timm cannot build, by building it without its weights' memory."""
         try:
             with torch.device("meta"):
-                backbone = build_model(self, replace(self.model, init_from=None)).backbone
+                backbone = build_model(self, self.data.num_classes or 2).backbone
         except (AssertionError, RuntimeError, TypeError, ValueError, ZeroDivisionError) as error:
             raise UserError(f"model: timm cannot build {self.model.name} like this: {error}") from None
         for side in backbone.patch_embed.patch_size:
@@ -96,21 +99,21 @@ class Config(RunConfig):
             raise UserError("model.patch_diversification compares two patches, and two layers: this model has one")
 
 
-def build_model(config: Config, model: DeiTConfig) -> ImageClassifier:
+def build_model(config: Config, num_classes: int) -> ImageClassifier:
     """The classifier; a backbone of the user's own is a module from images to scores [batch, num_classes]."""
-    if has_target(model):
+    if has_target(config.model):
         data = config.data
-        sizes = {"image_size": data.image_size, "in_chans": data.in_chans, "num_classes": data.num_classes}
-        made = build("model", model, offered={**sizes, "attention": config.reweight.attention})
+        sizes = {"image_size": data.image_size, "in_chans": data.in_chans, "num_classes": num_classes}
+        made = build("model", config.model, offered={**sizes, "attention": config.reweight.attention})
         backbone = require("model", made, nn.Module)
         return ImageClassifier(backbone, config.reweight.output, config.training.label_smoothing)
     return create_deit(
-        model,
+        config.model,
         config.reweight.attention,
         config.reweight.output,
         image_size=config.data.image_size,
         in_chans=config.data.in_chans,
-        num_classes=config.data.num_classes,
+        num_classes=num_classes,
         label_smoothing=config.training.label_smoothing,
     )
 
@@ -134,7 +137,7 @@ class ImageClassification(Task):
         self.train_dataset = ImageDataset(train_images, config.data, training=True)
         self.val_dataset = ImageDataset(val_images, config.data, training=False)
         self.normalise = Normalise(config.data)
-        self.mix = create_mix(config.data)
+        self.mix = create_mix(replace(config.data, num_classes=len(train_images.classes)))
         repeats, groups = config.data.repeated_augmentation, config.groups
         self.order = EpochOrder(len(train_images), config.training.batch_size, config.seed, repeats, groups)
         self.steps_per_epoch = self.order.steps_per_epoch
@@ -152,7 +155,8 @@ class ImageClassification(Task):
         ]
         empty = [empty_classes(source, split) for split, source in sources.items()]
         broken = [unreadable(source, split) for split, source in sources.items()]
-        return checked([*files, *empty, *broken], self.config.data.max_left_out)
+        apart = [held_out(self.train_dataset.source)] if self.config.data.held_out else []
+        return checked([*apart, *files, *empty, *broken], self.config.data.max_left_out)
 
     def match(self, trained: Fingerprint) -> None:
         here, there = self.val_dataset.source.classes, trained.get("classes", self.val_dataset.source.classes)
@@ -160,8 +164,11 @@ class ImageClassification(Task):
         for dataset in (self.train_dataset, self.val_dataset):
             dataset.order_classes(list(there))
 
+    def same_outputs(self, trained: Fingerprint) -> bool:
+        return trained.get("classes") == self.val_dataset.source.classes
+
     def build_model(self) -> ImageClassifier:
-        return build_model(self.config, self.config.model)
+        return build_model(self.config, len(self.val_dataset.classes))
 
     def train_batches(self, start_step: int, shard: Shard) -> Iterator[list[Any]]:
         batches = train_batches(
@@ -198,7 +205,7 @@ class ImageClassification(Task):
         training = self.config.training
         batches = eval_batches(
             self.val_dataset,
-            training.batch_size // (shard.world * shard.micro_batches),
+            math.ceil(training.batch_size / (shard.world * shard.micro_batches)),
             rank=shard.rank,
             world=shard.world,
             num_workers=self.config.data.num_workers,

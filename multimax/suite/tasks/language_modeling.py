@@ -5,6 +5,9 @@ The name of a perplexity says what each token was predicted from: ``ppl@mem640``
 zeros has no perplexity. For it the metric is ``smoothed_ppl@...``, of the distribution that has a hundredth of its
 mass spread evenly over the vocabulary (the epsilon-perplexity of Martins et al., "Sparse Text Generation", EMNLP
 2020, arXiv 2004.02644), and ``zero_targets`` is the share in percent of the tokens that had no mass before.
+
+Of characters and subwords there is ``word_ppl@...`` too, the perplexity of a word or the end of a line: the same log
+likelihood over the number of those. It compares models of other vocabularies, as long as none of them reads ``<unk>``.
 """
 
 import itertools
@@ -20,8 +23,8 @@ from multimax import reweight
 from multimax.suite.config import RunConfig
 from multimax.suite.data.corpus import open_corpus
 from multimax.suite.data.fingerprint import Fingerprint
-from multimax.suite.data.left_out import checked, record
-from multimax.suite.data.loading import check_batch_size
+from multimax.suite.data.left_out import LeftOut, checked, record
+from multimax.suite.data.loading import rows
 from multimax.suite.data.segments import Blocks, Streams, TextBatch, cut, eval_streams, eval_windows
 from multimax.suite.data.text import TextData
 from multimax.suite.decoding import Sampling, continue_text
@@ -56,6 +59,8 @@ class Config(RunConfig):
             raise UserError(
                 f"data.max_tokens={data.max_tokens} is below 3: <unk> and the end of a line are two of them"
             )
+        if data.unit == "subword" and data.vocabulary is not None:
+            raise UserError("data.vocabulary is of words or characters; subwords are learnt from the training text")
         if self.recurrent:
             self.check_transformer_xl()
         else:
@@ -68,8 +73,9 @@ class Config(RunConfig):
         hub = ("data.hub", "data.hub_config")
         yield "model=transformer_xl", self.recurrent, of_memory
         yield from self.unread("model", "eval_context", *(name.removeprefix("model.") for name in of_memory))
-        yield "data.source=files", data.source == "files", ("data.root", "data.where", *hub)
+        yield "data.source=files", data.source == "files", ("data.root", "data.where", "data.text_column", *hub)
         yield "data.root=null", data.root is None, hub
+        yield "data.unit=subword", data.unit == "subword", ("data.bpe_merges",)
         yield "data.vocabulary=null", data.vocabulary is None, ("data.max_tokens",)
 
     @property
@@ -137,6 +143,11 @@ class LanguageModeling(Task):
             self.context = f"ctx{model.eval_context}"
         self.steps_per_epoch = self.segments.steps_per_epoch
         found = [self.segments.left_out, *self.corpus.left_out(self.used)]
+        if config.data.held_out:
+            apart = len(self.corpus.splits["validation"])
+            reason = {"they are scored in the place of a validation text": apart}
+            whole = len(self.train_ids) + apart
+            found = [LeftOut("training tokens", whole, reason, "are held out", limited=False), *found]
         self.left_out = checked(found, config.data.max_left_out)
         self.positive = not reweight.get(config.reweight.output["name"]).can_be_zero
         self.metric = f"ppl@{self.context}" if self.positive else f"smoothed_ppl@{self.context}"
@@ -162,16 +173,12 @@ class LanguageModeling(Task):
         return MODELS.find("model.name", config.model.name)(**arguments)
 
     def train_batches(self, start_step: int, shard: Shard) -> Iterator[list[TextBatch]]:
-        check_batch_size(self.config.training.batch_size, shard.world, shard.micro_batches)
-        rows = self.config.training.batch_size // (shard.world * shard.micro_batches)
-        first = shard.rank * shard.micro_batches * rows
+        parts = rows(self.config.training.batch_size, shard.rank, shard.world, shard.micro_batches)
         for step in itertools.count(start_step):
-            starts = self.segments.starts(step)
+            starts, fresh = self.segments.starts(step), self.segments.fresh(step)
             yield [
-                TextBatch(
-                    *cut(self.train_ids, starts[row : row + rows], self.segments.length), row, self.segments.fresh(step)
-                )
-                for row in range(first, first + shard.micro_batches * rows, rows)
+                TextBatch(*cut(self.train_ids, starts[part.start : part.stop], self.segments.length), part.start, fresh)
+                for part in parts
             ]
 
     def weight(self, batch: TextBatch) -> int:
@@ -195,10 +202,9 @@ class LanguageModeling(Task):
     def load_state(self, state: dict[str, Tensor], shard: Shard) -> None:
         if not state:
             return
-        rows = self.config.training.batch_size // (shard.world * shard.micro_batches)
-        first = shard.rank * shard.micro_batches
-        parts = state["memory"].split(rows)[first : first + shard.micro_batches]
-        self.memory = {(first + i) * rows: part.transpose(0, 1).contiguous() for i, part in enumerate(parts)}
+        memory = state["memory"].transpose(0, 1)
+        parts = rows(self.config.training.batch_size, shard.rank, shard.world, shard.micro_batches)
+        self.memory = {part.start: memory[:, part.start : part.stop].contiguous() for part in parts}
 
     def eval_batches(self, split: str, shard: Shard) -> Iterator[TextBatch]:
         ids, model, batch_size = self.corpus.splits[split], self.config.model, self.config.data.eval_batch_size
@@ -233,6 +239,7 @@ class LanguageModeling(Task):
                 zeros = (weights == 0).sum()
             sums += torch.stack([losses.sum(), smoothed.sum(), zeros, scored.sum()])
         found = dict(zip(("loss", "nll", "zeros", "tokens"), sums.tolist(), strict=True))
+        found["words"] = float(self.corpus.words[split]) if shard.rank == 0 else 0.0
         return found | {"unigram_nll": found["tokens"] * math.log(self.corpus.unigram_perplexity(split))}
 
     def probe(self, model: nn.Module, device: torch.device) -> None:
@@ -269,6 +276,9 @@ class LanguageModeling(Task):
             metrics[f"bits_per_{self.config.data.unit}"] = nll / math.log(2)
         else:
             metrics["zero_targets"] = 100 * sums["zeros"] / tokens
+        if self.config.data.unit != "word":
+            by_word = sums["nll"] / sums["words"]
+            metrics[f"word_{self.metric}"] = math.exp(by_word) if by_word < 700 else math.inf
         return metrics
 
     def examples(self, step: int) -> list[int]:

@@ -176,7 +176,7 @@ def test_an_incomplete_folder_is_refused(tmp_path: Path):
     (tmp_path / "val" / "fox" / "1.jpg").write_bytes(jpeg(0))
     assert "different classes in training and validation: dog, fox" in refused(config)
     (tmp_path / "val").rename(tmp_path / "test")
-    assert "neither folders train/ and val/" in refused(config)
+    assert "neither folders train/ and validation/ (or val/)" in refused(config)
     (tmp_path / "val").mkdir()
     assert "has no folder of a class" in refused(config)
     (tmp_path / "val" / "ILSVRC2012_val_00000001.JPEG").write_bytes(jpeg(0))
@@ -195,7 +195,7 @@ def test_incomplete_shards_are_refused(tmp_path: Path, capfd: pytest.CaptureFixt
     assert capfd.readouterr() == ("", "")
     for path in tmp_path.glob("*.parquet"):
         datasets.Dataset.from_dict({"img": ["a"], "label": [0]}).to_parquet(path)
-    assert "needs columns image (Image) and label (ClassLabel), and has img (Value)" in refused(config)
+    assert "no column that is sure to hold images, but img (string), label (integer)" in refused(config)
     for path in tmp_path.glob("validation-*"):
         path.unlink()
     assert "no parquet shards of the validation split" in refused(config)

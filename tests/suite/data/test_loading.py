@@ -7,7 +7,15 @@ import numpy as np
 import pytest
 import torch
 
-from multimax.suite.data.loading import EpochOrder, check_batch_size, eval_batches, shard, train_batches, worker_failure
+from multimax.suite.data.loading import (
+    EpochOrder,
+    check_batch_size,
+    eval_batches,
+    rows,
+    shard,
+    train_batches,
+    worker_failure,
+)
 from multimax.suite.errors import UserError
 
 
@@ -123,14 +131,29 @@ def test_the_parts_make_up_the_batch(world: int, micro_batches: int, size: int):
     assert sorted(i for part in parts for i in part) == batch
 
 
+@pytest.mark.parametrize(("size", "world", "micro_batches"), [(60, 8, 1), (60, 8, 2), (60, 8, 8), (7, 3, 2), (5, 5, 3)])
+def test_uneven_parts_make_up_the_batch(size, world, micro_batches):
+    batch = list(range(size))
+    for cut in (rows, lambda size, *place: shard(batch, *place)):
+        of_ranks = [cut(size, rank, world, micro_batches) for rank in range(world)]
+        shares = [sum(map(len, parts)) for parts in of_ranks]
+        assert sorted(i for parts in of_ranks for part in parts for i in part) == batch
+        assert max(shares) - min(shares) <= 1
+        for parts in of_ranks:
+            assert 1 <= len(parts) <= micro_batches
+            assert max(map(len, parts)) - min(map(len, parts)) <= 1
+            assert min(map(len, parts)) > 0
+
+
 def test_a_batch_that_cannot_be_cut_is_refused_by_its_numbers():
-    with pytest.raises(UserError, match=r"batch_size=10 .* 2 processes x 3 micro-batches"):
-        check_batch_size(10, world=2, micro_batches=3)
     check_batch_size(6, world=2, micro_batches=1)
-    with pytest.raises(UserError, match="3 images each"):
+    check_batch_size(24, world=3, micro_batches=2, mixed=True)
+    with pytest.raises(UserError, match=r"batch_size=6 over 2 .*: start 1 or 3, or set training.batch_size=4,"):
         check_batch_size(6, world=2, micro_batches=1, mixed=True)
-    with pytest.raises(UserError, match="batch_size=12"):  # at the call, not at the first batch
-        train_batches(Draws(27), EpochOrder(27, 12, seed=0), start_step=0, seed=0, world=5)
+    with pytest.raises(UserError, match=r"batch_size=4 over 2 processes x 3 .*: set training.batch_size=12,"):
+        check_batch_size(4, world=2, micro_batches=3, mixed=True)
+    with pytest.raises(UserError, match="batch_size=12 is less than the 15 processes"):  # at the call
+        train_batches(Draws(27), EpochOrder(27, 12, seed=0), start_step=0, seed=0, world=15)
 
 
 @pytest.mark.parametrize("num_workers", [0, 1, 2])

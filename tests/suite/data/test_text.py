@@ -128,7 +128,7 @@ MISTAKES = {
     "latin": "train.txt:1 is not UTF-8",
     "gzip": "train.txt.gz cannot be read",
     "parquet": "train.parquet cannot be read",
-    "missing": "has no test split, such as test.txt",
+    "missing": "has no validation split, such as validation.txt",
     "two": "has several files of the train split: train.txt, wiki.train.tokens",
     "nowhere": "is not a folder",
 }
@@ -147,7 +147,7 @@ def test_a_mistake_is_one_line_and_leaves_no_cache(folder, mistake):
     elif mistake == "parquet":
         (folder / "train.txt").rename(folder / "train.parquet")
     elif mistake == "missing":
-        (folder / "test.txt").unlink()
+        (folder / "valid.txt").unlink()
     elif mistake == "two":
         (folder / "wiki.train.tokens").write_text(TRAIN)
     else:

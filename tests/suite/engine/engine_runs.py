@@ -11,7 +11,7 @@ import torch
 
 from multimax.suite.composition import compose_configuration, typed
 from multimax.suite.config import RunConfig
-from multimax.suite.engine import distributed
+from multimax.suite.engine import distributed, parent
 from multimax.suite.engine.run_writer import RunWriter
 from multimax.suite.engine.trainer import Trainer
 from multimax.suite.errors import Interrupted, UserError
@@ -30,6 +30,7 @@ def configure(*overrides) -> RunConfig:
 
 
 def make(path, config: RunConfig) -> Trainer:
+    config = parent.found(config)
     return Trainer(task_module(config.task).create(config), RunWriter(path, config, active=distributed.rank() == 0))
 
 

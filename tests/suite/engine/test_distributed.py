@@ -114,16 +114,16 @@ EXACT = ["model.dropout=0", "training.steps=16"]
 
 @pytest.mark.parametrize("name", TEXT_RUNS)
 def test_each_task_has_one_trace_on_any_number_of_processes(text, tmp_path, name):
-    """On one, on two, and on one after two were stopped."""
+    """On one, on three, whose shares of a batch are uneven, and on one after two were stopped."""
     config = configure(*TEXT_RUNS[name], *text, *EXACT)
     make(tmp_path / "one", config).run()
-    codes, logs = train_forked(tmp_path / "two", config, 2)
-    assert codes == [0, 0], logs
+    codes, logs = train_forked(tmp_path / "three", config, 3)
+    assert codes == [0, 0, 0], logs
     codes, logs = train_forked(tmp_path / "moved", config, 2, lambda running, rank: stop_at(running, 5 + 100 * rank))
     assert codes == [130, 130], logs
     make(tmp_path / "moved", config).run()
     expected = numbers(tmp_path / "one")
-    for other in ("two", "moved"):
+    for other in ("three", "moved"):
         found = numbers(tmp_path / other)
         assert [record.keys() for record in found] == [record.keys() for record in expected]
         for ours, theirs in zip(found, expected, strict=True):

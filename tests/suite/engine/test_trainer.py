@@ -161,7 +161,7 @@ def test_a_second_process_is_refused(tmp_path):
 
 def test_a_mistake_in_the_model_leaves_no_folder(tmp_path):
     with pytest.raises(UserError, match="no file"):
-        trainer(tmp_path / "run", "model.init_from=/nonexistent.pth")
+        trainer(tmp_path / "run", "init_from=/nonexistent.pth")
     assert not (tmp_path / "run").exists()
 
 

@@ -2,10 +2,8 @@ import pytest
 import timm
 import torch
 from function_kinds import KINDS
-from safetensors.torch import save_file
 
 from multimax import reweight
-from multimax.suite.errors import UserError
 from multimax.suite.models.deit import DeiTConfig, PatchProjection, create_deit
 from multimax.suite.models.sites import count_parameters
 from tests.suite.models.drawn import assert_drawn
@@ -74,22 +72,6 @@ def test_published_parameter_counts():
     assert (counts["attention"], counts["output"]) == (96, 8)
     assert counts["total"] - count_parameters(plain)["total"] == 104
     assert count_parameters(token)["total"] == 22_050_664  # DeiT's README: 22M
-
-
-@pytest.mark.parametrize("wrapped", [False, True])
-def test_stock_weights_load_under_any_reweighting(tmp_path, wrapped):
-    stock = build(seed=1).backbone.state_dict()
-    path = tmp_path / ("stock.pth" if wrapped else "stock.safetensors")
-    if wrapped:
-        torch.save({"model": stock}, path)
-    else:
-        save_file(stock, path)
-    loaded = build({"name": "multimax"}, init_from=str(path)).backbone.state_dict()
-    assert all(torch.equal(loaded[key], value) for key, value in stock.items())
-    with pytest.raises(UserError, match="other shapes"):
-        build(init_from=str(path), embed_dim=48)
-    with pytest.raises(UserError, match="no file"):
-        build(init_from=str(tmp_path / "absent.pth"))
 
 
 def test_the_output_site_has_its_own_parameters_and_a_gradient():

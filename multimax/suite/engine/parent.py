@@ -1,0 +1,253 @@
+"""What a run starts from: weights of a file or of another run (``init_from``), or a whole run (``extends``)."""
+
+import pickle
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import safetensors.torch
+import torch
+from safetensors import SafetensorError
+from torch import Tensor, nn
+
+from multimax.suite.config import Parent, RunConfig, flatten, identity
+from multimax.suite.data.fingerprint import difference, digest
+from multimax.suite.engine import checkpoint
+from multimax.suite.errors import UserError
+from multimax.suite.files import expanded
+from multimax.suite.runs import Run
+from multimax.suite.tasks import Task, task_module
+
+HUB = "hub:"
+FILES = ("model.safetensors", "pytorch_model.bin")  # of a model, as the hub names them
+SUFFIXES = (".safetensors", ".pth", ".pt", ".bin")
+MAY_CHANGE = {  # in a run that extends another
+    *(f"training.{name}" for name in ("steps", "epochs", "evaluate_every", "average_checkpoints", "precision", "tf32")),
+    *(f"optimizer.{name}" for name in ("learning_rate", "beta1", "beta2", "epsilon", "weight_decay", "clip_norm")),
+}
+HYPERPARAMETERS = ("lr", "initial_lr", "betas", "eps", "weight_decay")
+SITES = {"reweight", "attn_scale", "feat_scale"}
+
+
+class Source(NamedTuple):
+    """A file of weights, and the run that it is of."""
+
+    path: Path
+    run: Run | None
+
+
+def found(config: RunConfig) -> RunConfig:
+    """The configuration with its ``parent``, which is part of the run's name.
+
+    Raises UserError where there are no such weights, or a run that is extended is not this one but for its length.
+    """
+    try:
+        if config.extends is not None:
+            run, last = extended(config.extends)
+            check_extends(config, run)
+            weights, step = checkpoint.read_manifest(last)["files"]["model.safetensors"], checkpoint.step_of(last)
+        elif config.init_from is not None:
+            path, run = locate(config.init_from)
+            weights, step = checkpoint.sha256(path), None
+        else:
+            return config
+    except OSError as error:
+        given = f"init_from={config.init_from}" if config.extends is None else f"extends={config.extends}"
+        raise UserError(f"{given} cannot be read: {error.strerror}") from None
+    name, setting = (run.name, digest([repr(run.setting).encode()])) if run else (None, None)
+    return replace(config, parent=Parent(name, setting, step, weights))
+
+
+def locate(name: str) -> Source:
+    """The weights that ``init_from`` names: a run's last, a checkpoint's, a file's, or the hub's. Raises UserError."""
+    if name.startswith(HUB):
+        return Source(download(name.removeprefix(HUB)), None)
+    path = expanded("init_from", name)
+    if (run := Run(path)).exists:
+        path = checkpoint.find(run.checkpoints, "last", True)
+    if path.is_dir():  # a checkpoint, or a model as the hub has it, perhaps in the hub's own cache
+        inside = [file for name in FILES for file in (path / name, *sorted(path.glob(f"snapshots/*/{name}")))]
+        there = [file for file in inside if file.is_file()]
+        if not there:
+            raise UserError(f"init_from={name} is neither a run nor a checkpoint, and has no {' or '.join(FILES)}")
+        if len({file.parent for file in there}) > 1:
+            raise UserError(f"init_from={name} has several models ({', '.join(map(str, there))}): name one of them")
+        path = there[0]
+    if not path.is_file():
+        raise UserError(f"init_from={name}: there is no run and no file {path}")
+    if path.suffix not in SUFFIXES:
+        raise UserError(f"init_from={name}: files of weights end in {', '.join(SUFFIXES)}")
+    owner = Run(path.absolute().parents[2]) if path.absolute().parent.parent.name == "checkpoints" else None
+    if owner is not None and owner.exists:
+        try:
+            checkpoint.verify(path.parent)
+        except ValueError as error:
+            raise UserError(f"init_from={name}: {path.parent} is damaged: {error}") from None
+        return Source(path, owner)
+    return Source(path, None)
+
+
+def download(name: str) -> Path:
+    """The weights of a model of the Hugging Face hub, from its cache where they are there."""
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import EntryNotFoundError
+
+    try:
+        try:
+            return Path(hf_hub_download(name, FILES[0]))
+        except EntryNotFoundError:
+            return Path(hf_hub_download(name, FILES[1]))
+    except Exception as error:  # absent, gated, offline, no connection: each has a type of its own
+        raise UserError(f"init_from={HUB}{name} cannot be loaded: {' '.join(str(error).split())[:200]}") from None
+
+
+def read(path: Path) -> dict[str, Tensor]:
+    """The tensors of a file, by name. Raises UserError if it holds none, or anything else."""
+    try:
+        if path.suffix == ".safetensors":
+            return safetensors.torch.load_file(path)
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except (OSError, EOFError, RuntimeError, ValueError, SafetensorError, pickle.UnpicklingError) as error:
+        reason = " ".join(str(error).split())[:100] or type(error).__name__
+        raise UserError(f"init_from: {path} does not hold weights alone: {reason}") from None
+    for wrapped in ("model", "state_dict"):  # as in DeiT's releases, and in timm's checkpoints
+        state = state.get(wrapped, state) if isinstance(state, dict) else state
+    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
+        raise UserError(f"init_from: {path} is no state dict of one model")
+    return state
+
+
+@torch.no_grad()
+def initialise(model: nn.Module, task: Task) -> list[str]:
+    """Put the weights of ``init_from`` into a fresh model; returns in lines what it says beside that.
+
+    Drawn, and said, are parameters of reweightings that the weights lack or that belong to another function, and the
+    head, or the embeddings, where classes or vocabulary are others. Raises UserError if any other weights are missing,
+    too many or of another shape.
+    """
+    config = task.config
+    name = config.init_from
+    assert name is not None
+    path, run = locate(name)
+    state = read(path)
+    adapt = getattr(model, "adapted", None)
+    adapted, said = adapt(state) if adapt else (state, [])
+    own = {key: value for key, value in model.state_dict().items() if not key.endswith("_extra_state")}
+    vocabulary = adapted.pop("_extra_state", None)
+    if run is not None:
+        drop_other_functions(adapted, run.config["reweight"], asdict(config.reweight))
+    fit = {key for key, value in adapted.items() if key in own and own[key].shape == value.shape}
+
+    heads = {key for key in {*own, *adapted} if key.startswith(getattr(model, "of_classes", ()))}
+    same = run is None or run.data is None or task.same_outputs(run.data)
+    if vocabulary is not None and (fingerprint := getattr(model, "fingerprint", None)) is not None:
+        same = same and torch.equal(vocabulary.cpu(), fingerprint.cpu())
+    redrawn = set() if same and heads <= fit else heads
+    sites = {key for key in {*own, *adapted} if is_site(key)} - redrawn
+    wrong = {*own, *adapted} - fit - redrawn - sites
+    if wrong:
+        raise UserError(f"init_from={name} does not fit the model: {describe(wrong, own, adapted)}")
+    model.load_state_dict({key: adapted[key] for key in fit - redrawn}, strict=False)
+
+    if redrawn:
+        said.append(f"drawn anew, for other classes or another vocabulary: {listed(redrawn & own.keys())}")
+    if drawn := sites & own.keys() - fit:
+        said.append(f"drawn, since no such parameters of the reweighting are in it: {listed(drawn)}")
+    if useless := sites & adapted.keys() - fit:
+        said.append(f"left out, since the reweighting here has no such parameters: {listed(useless)}")
+    return [f"init_from={name}: {len(fit - redrawn)} of {len(own)} tensors", *said]
+
+
+def is_site(key: str) -> bool:
+    """Whether a parameter is a reweighting's, or another method's that stands in its place."""
+    return bool(SITES & set(key.split("."))) or key.split(".")[0] == "output"
+
+
+def drop_other_functions(state: dict[str, Tensor], theirs: dict[str, Any], ours: dict[str, Any]) -> None:
+    """Take out the parameters of sites that have another function: the same name may mean another thing there."""
+
+    def functions(sites: dict[str, Any], output: bool) -> list[str | None]:
+        names = {site: (of or sites["attention"])["name"] for site, of in sites.items()}
+        return [names["output"]] if output else [names[site] for site in sorted(names) if site != "output"]
+
+    for output in (False, True):
+        if functions(theirs, output) != functions(ours, output):
+            for key in [key for key in state if is_site(key) and (key.split(".")[0] == "output") == output]:
+                del state[key]
+
+
+def describe(wrong: set[str], own: dict[str, Tensor], given: dict[str, Tensor]) -> str:
+    """Which tensors are missing, too many, or of another shape."""
+    shapes = sorted(wrong & own.keys() & given.keys())
+    parts = [f"{key} is {[*given[key].shape]}, and here {[*own[key].shape]}" for key in shapes[:3]]
+    parts += [f"and {len(shapes) - 3} more"] if len(shapes) > 3 else []
+    for what, keys in (("it lacks", own.keys() - given.keys()), ("it has besides", given.keys() - own.keys())):
+        if some := wrong & keys:
+            parts.append(f"{what} {listed(some)}")
+    return "; ".join(parts)
+
+
+def listed(keys: set[str]) -> str:
+    names = sorted(keys)
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+
+
+def extended(name: str) -> tuple[Run, Path]:
+    """The run that ``extends`` names and its last checkpoint. Raises UserError unless it is finished and whole."""
+    run = Run(expanded("extends", name))
+    if not run.finished:
+        what = "is not finished: its own command goes on with it" if run.exists else "is not a run folder"
+        raise UserError(f"extends={name} {what}")
+    last = run.checkpoints / checkpoint.name_of(run.summary["steps"])
+    try:
+        checkpoint.verify(last)
+    except ValueError as error:
+        raise UserError(f"extends={name}: its last checkpoint is not whole: {error}") from None
+    return run, last
+
+
+def check_extends(config: RunConfig, run: Run) -> None:
+    """Raise UserError unless ``config`` is the configuration of ``run`` but for its length and schedule."""
+    was, now = identity(run.config, task_module(run.config["task"]).Config), identity(asdict(config), type(config))
+    old, new = {"numerics": 1} | dict(flatten(run.config)), dict(flatten(asdict(config)))
+    changed = [
+        f"{key} was {old.get(key)}, now {new.get(key)}"
+        for key in sorted({*was, *now} - MAY_CHANGE)
+        if was.get(key, ...) != now.get(key, ...) and key.split(".")[0] not in ("schedule", "parent")
+    ]
+    if changed:
+        raise UserError(
+            f"extends={config.extends} goes on with that run, perhaps longer or by another schedule, but "
+            f"{'; '.join(changed[:3])}: init_from={config.extends} takes its weights alone"
+        )
+
+
+def check_length(config: RunConfig, total_steps: int) -> None:
+    """Raise UserError if the run that is extended is as long as this one already."""
+    if config.extends is not None and (config.parent.step or 0) >= total_steps:
+        raise UserError(
+            f"extends={config.extends} has {config.parent.step} steps, and this run is to have {total_steps} in all: "
+            "set training.epochs or training.steps above"
+        )
+
+
+def check_data(config: RunConfig, run: Run) -> None:
+    """Raise UserError if the run in ``run`` has other data than the one that it extends."""
+    assert config.extends is not None
+    theirs = Run(expanded("extends", config.extends)).data
+    if run.data is not None and theirs is not None and (differs := difference(run.data, theirs, "in that run")):
+        raise UserError(
+            f"extends={config.extends} is a run of other data ({differs}): init_from takes its weights alone"
+        )
+
+
+def keep_hyperparameters(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> dict[str, Any]:
+    """An optimiser's state with the hyperparameters that ``optimizer`` was made with."""
+    if "param_groups" not in state:  # an optimiser of the user's own
+        return state
+    groups: Sequence[dict[str, Any]] = [
+        theirs | {key: ours[key] for key in HYPERPARAMETERS if key in ours}
+        for theirs, ours in zip(state["param_groups"], optimizer.param_groups, strict=True)
+    ]
+    return {**state, "param_groups": groups}
