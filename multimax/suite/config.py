@@ -164,7 +164,7 @@ class RunConfig:
     logger: Logger = field(default_factory=Logger)
     seed: int = bounded(0, default=0)
     run_dir: str | None = None  # folder of the run; null: one in runs_dir that is named after the configuration
-    runs_dir: str = "${oc.env:MULTIMAX_RUNS,runs}"
+    runs_dir: str | None = "${oc.env:MULTIMAX_RUNS,runs}"
     experiment: str | None = None  # what the report gathers runs under; None: the task and the scale
     plugins: list[str] = field(default_factory=list)  # modules of the user's own, imported at the start
     _target_: str | None = None  # class of a task that has no name in multimax.suite.tasks
@@ -410,4 +410,4 @@ def run_folder(config: RunConfig) -> Path:
     """Where the files of a run are. Raises UserError for a ``~`` where nobody has a home."""
     if config.run_dir:
         return expanded("run_dir", config.run_dir)
-    return expanded("runs_dir", config.runs_dir) / run_name(config)
+    return expanded("runs_dir", config.runs_dir or "runs") / run_name(config)

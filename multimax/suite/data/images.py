@@ -35,6 +35,7 @@ IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 SAMPLE = 1 << 26  # bytes of a split that a fingerprint reads
 OTHERS = "data.train_split and data.eval_split name others, and data.held_out=0.1 scores a tenth of the training images"
+SPLIT = re.compile(r"(train(ing)?|val(id(ation)?)?|test(ing)?|dev)[\d_-]*", re.IGNORECASE)
 INSPECTED = 10_000  # images of a split that are decoded before training: some seconds
 
 
@@ -266,7 +267,7 @@ def _open_folders(root: Path, config: ImageData) -> tuple[ImageSource, ImageSour
     entries = sorted(path.name for path in root.iterdir())
     folders = [name for name in entries if (root / name).is_dir() and not name.startswith(".")]
     train, val = named(config.train_split, folders), named(config.eval_split, folders)
-    if train is None and val is None and config.held_out and folders:
+    if train is None and val is None and config.held_out and folders and not any(map(SPLIT.fullmatch, folders)):
         train = ""  # the folders of the classes are in the root itself
     if train is None or (val is None and not config.held_out):
         found = ", ".join(entries[:5]) + (", ..." if len(entries) > 5 else "") if entries else "nothing"

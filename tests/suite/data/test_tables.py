@@ -146,5 +146,9 @@ def test_what_is_held_out_is_said_and_the_number_of_classes_is_that_of_the_data(
         "3 of 12 training images are held out, because: they are scored in the place of validation images (3)"
     ]
     assert task.build_model().backbone.head.weight.shape[0] == 3
+    for folder in ("train2017", "Val2017"):
+        (tmp_path / "coco" / folder).mkdir(parents=True)
+    with pytest.raises(UserError, match="but Val2017, train2017"):  # which are no classes
+        open_images(replace(CONFIG, root=str(tmp_path / "coco"), held_out=0.5))
     with pytest.raises(UserError, match=r"data\.label_column is of tables"):
         open_images(replace(CONFIG, root=str(tmp_path), label_column="label"))
