@@ -130,11 +130,15 @@ def test_a_mistake_is_one_line_that_names_it(overrides):
     assert "\n" not in str(caught.value)
 
 
-def test_processes_that_do_not_divide_a_batch_are_told_how_many_do():
+def test_processes_that_do_not_divide_a_batch_share_it_unless_its_images_are_mixed_in_pairs():
     config = compose("task=lm", "scale=paper")
-    with pytest.raises(UserError, match=r"batch_size=60 .* the 8 processes: start 6 or 10, or set .*batch_size=56"):
-        config.check(8)
-    config.check(6)
+    config.check(8)
+    with pytest.raises(UserError, match=r"batch_size=60 is less than the 61 processes"):
+        config.check(61)
+    config = compose("task=deit", "scale=paper")
+    config.check(4)
+    with pytest.raises(UserError, match=r"batch_size=1024 over 3 .*: start 2 or 4, or set .*batch_size=1020"):
+        config.check(3)
 
 
 UNREAD = [
