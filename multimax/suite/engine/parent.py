@@ -17,7 +17,7 @@ from multimax.suite.engine import checkpoint
 from multimax.suite.errors import UserError
 from multimax.suite.files import expanded
 from multimax.suite.runs import Run
-from multimax.suite.tasks import Task, task_module
+from multimax.suite.tasks import Task
 
 HUB = "hub:"
 FILES = ("model.safetensors", "pytorch_model.bin")  # of a model, as the hub names them
@@ -209,7 +209,7 @@ def extended(name: str) -> tuple[Run, Path]:
 
 def check_extends(config: RunConfig, run: Run) -> None:
     """Raise UserError unless ``config`` is the configuration of ``run`` but for its length and schedule."""
-    was, now = identity(run.config, task_module(run.config["task"]).Config), identity(asdict(config), type(config))
+    was, now = identity(run.config, run.task_module.Config), identity(asdict(config), type(config))
     old, new = {"numerics": 1} | dict(flatten(run.config)), dict(flatten(asdict(config)))
     changed = [
         f"{key} was {old.get(key)}, now {new.get(key)}"

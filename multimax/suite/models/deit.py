@@ -150,6 +150,8 @@ class ImageClassifier(nn.Module):
 
         Also returns what was resampled, in words. Raises UserError where one of the two has a class token.
         """
+        if not isinstance(self.backbone, VisionTransformer):
+            return state, []
         if not any(key.startswith("backbone.") for key in state):
             state = {f"backbone.{key}": value for key, value in state.items()}
         theirs = {key.removeprefix("backbone."): v for key, v in state.items() if key.startswith("backbone.")}
