@@ -91,10 +91,10 @@ class FileSource:
             raise UserError(f"{path} cannot be read: {error.strerror}") from None
 
     def fingerprint(self) -> str:
-        """Of the file's bytes; raises UserError if it cannot be read."""
+        """Of the file's bytes, and the column that is asked for; raises UserError if it cannot be read."""
         try:
             with self.path.open("rb") as file:
-                return hashlib.file_digest(file, "sha256").hexdigest()
+                return " ".join(filter(None, [hashlib.file_digest(file, "sha256").hexdigest(), self.column]))
         except OSError as error:
             raise UserError(f"{self.path} cannot be read: {error.strerror}") from None
 
