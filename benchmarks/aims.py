@@ -180,6 +180,13 @@ AIMS = [
         named_by=("part", "direction"),
     ),
     Aim(
+        "functions of segments, over PyTorch Geometric's softmax",
+        "segments",
+        lambda r: r["way"] == "segment",
+        2.0,
+        named_by=("part", "case", "function", "direction"),
+    ),
+    Aim(
         "long rows by the names of the entmax package, over the package's speed",
         "compat",
         lambda r: (r["part"], r["way"]) == ("long rows", "ours"),
