@@ -85,7 +85,8 @@ class Schedule:
 
 @dataclass
 class Training:
-    batch_size: int = bounded(1)  # examples (task=mt: tokens) of a step over all devices and accumulated micro-batches
+    # Examples (task=mt: tokens) of a step over all devices and accumulated micro-batches.
+    batch_size: int = bounded(1, limit=2**24)
     epochs: float | None = bounded(0, default=None)  # the length of a run: this
     steps: int | None = bounded(0, default=None)  # or this
     micro_batch_size: int | None = bounded(1, default=None)  # most examples (tokens) on a device at a time; None: all

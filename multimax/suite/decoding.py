@@ -42,7 +42,7 @@ class Search:
     tokens before its own end.
     """
 
-    beam: int = bounded(1, default=5)
+    beam: int = bounded(1, default=5, limit=10_000)
     length_penalty: float = 1.0  # above 1 favours longer translations
     max_length_ratio: float = bounded(0, default=1.2)
     max_length_extra: int = 10
@@ -51,9 +51,6 @@ class Search:
     def check(self, prefix: str = "") -> None:
         """Raise UserError for an option out of its range, named with ``prefix`` before it."""
         check_options(self, prefix)
-        for name in ("length_penalty", "max_length_ratio"):
-            if not math.isfinite(getattr(self, name)):
-                raise UserError(f"{prefix}{name}={getattr(self, name)} is not finite")
         if self.max_length_ratio + self.max_length_extra < self.min_length:
             raise UserError(
                 f"{prefix}max_length_extra={self.max_length_extra} with max_length_ratio={self.max_length_ratio} does "

@@ -54,6 +54,8 @@ def one_line_errors(main: Callable[[], None]) -> Callable[[], None]:
 
     @wraps(main)
     def wrapped() -> None:
+        open_streams()
+        os.environ.pop("MPLBACKEND", None)  # figures go to files: what a notebook has left must not stop their import
         logging.basicConfig(format="%(levelname)s: %(message)s", level=logging.WARNING)
         for stream in (sys.stdout, sys.stderr):
             if hasattr(stream, "reconfigure"):  # a line is never lost to a terminal that lacks one of its characters
@@ -92,6 +94,13 @@ def one_line_errors(main: Callable[[], None]) -> Callable[[], None]:
             sys.exit(130)
 
     return wrapped
+
+
+def open_streams() -> None:
+    """Standard streams for a process that was started with closed ones (``>&-``): files would take their numbers."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, os.fdopen(os.open(os.devnull, os.O_RDWR), mode))
 
 
 def require_working_folder() -> None:

@@ -53,10 +53,14 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
     lines = path.read_bytes().splitlines() if path.exists() else []
     for number, line in enumerate(lines, start=1):
         try:
-            records.append(json.loads(line))
+            record = json.loads(line)
         except ValueError:
-            if number < len(lines):
-                raise UserError(f"line {number} of {path} is damaged: mend it, or delete it to go on without") from None
+            if number == len(lines):
+                break
+            record = None
+        if not isinstance(record, dict):
+            raise UserError(f"line {number} of {path} is damaged: mend it, or delete it to go on without")
+        records.append(record)
     return records
 
 

@@ -27,7 +27,29 @@ from multimax.suite.config import experiment_name, reweight_label, setting
 from multimax.suite.data.fingerprint import Fingerprint, difference
 from multimax.suite.errors import UserError
 from multimax.suite.files import read_lines
+from multimax.suite.shapes import NUMBER, check_known, check_shape
 from multimax.suite.tasks import task_of
+
+SUMMARY = {
+    "metrics": {...: NUMBER},
+    "metric": str,
+    "steps": int,
+    "revision": str,
+    "command": (str, type(None)),
+    "finished": str,
+    "processes": int,
+    "parameters": {...: int},
+    "throughput": {...: NUMBER},
+    "environment": dict,
+}
+CONFIG = {
+    **dict.fromkeys(("task", "scale", "description"), str),
+    "experiment": (str, type(None)),
+    "seed": int,
+    **dict.fromkeys(("model", "data", "training"), dict),
+    "reweight": {...: (dict, type(None))},
+}
+"""What is read of a summary, and of a configuration by those who do not open the run."""
 
 
 @dataclass(frozen=True)
@@ -69,12 +91,20 @@ class Run:
             raise UserError(f"{stored} cannot be read ({reason}): name another run folder") from None
         if not isinstance(config, dict):
             raise UserError(f"{stored} is not the configuration of a run: name another run folder")
+        check_known(config, CONFIG, str(stored))
+        for site in ("attention", "output") if "reweight" in config else ():
+            function = (config["reweight"].get(site) or {}).get("name")
+            check_shape(function, str, f"{stored}: reweight.{site}.name")
         return config
 
     @property
     def data(self) -> Fingerprint | None:
         """The fingerprint of the run's data; None if it was not kept."""
-        return self._json("data.json")
+        found = self._json("data.json")
+        for name, value in (found or {}).items():
+            shape: Any = [str] if isinstance(value, list) else {...: int} if isinstance(value, dict) else str
+            check_shape(value, shape, f"{self.path / 'data.json'}: {name}")
+        return found
 
     def check_data(self, fingerprint: Fingerprint) -> None:
         """Raise UserError, naming what differs, unless ``fingerprint`` is that of the run's data or none was kept."""
@@ -85,12 +115,21 @@ class Run:
 
     @property
     def starts(self) -> list[dict[str, Any]]:
-        return read_lines(self.path / "starts.jsonl")
+        path = self.path / "starts.jsonl"
+        found = read_lines(path)
+        for number, start in enumerate(found, start=1):
+            check_shape(start.get("step"), int, f"line {number} of {path}: step")
+            check_shape(start.get("revision"), (str, type(None)), f"line {number} of {path}: revision")
+        return found
 
     @property
     def metrics(self) -> list[dict[str, Any]]:
         """The lines of ``metrics.jsonl``: each has the ``step`` it is of, and one step may have several."""
-        return read_lines(self.path / "metrics.jsonl")
+        path = self.path / "metrics.jsonl"
+        found = read_lines(path)
+        for number, line in enumerate(found, start=1):
+            check_line(line, f"line {number} of {path}")
+        return found
 
     @property
     def checkpoints(self) -> Path:
@@ -98,8 +137,12 @@ class Run:
 
     @property
     def summary(self) -> dict[str, Any]:
-        """The final metrics and facts; empty while the run is not finished."""
-        return self._json("summary.json") or {}
+        """The final metrics and facts; empty while the run is not finished. Raises UserError if it is damaged."""
+        found, path = self._json("summary.json") or {}, str(self.path / "summary.json")
+        check_known(found, SUMMARY, path)
+        if "metric" in found and found["metric"] not in found.get("metrics", ()):
+            raise UserError(f"{path} is damaged: there is no {found['metric']}, its score, among its metrics")
+        return found
 
     @property
     def finished(self) -> bool:
@@ -167,7 +210,11 @@ class Run:
         """
         row: dict[str, Any] = {}
         for line, end in self._whole_lines(offset):
-            record = json.loads(line)
+            try:
+                record = json.loads(line)
+            except ValueError:
+                record = line
+            check_line(record, f"{self.path / 'metrics.jsonl'}, after byte {end - len(line)}")
             if row and record["step"] != row["step"]:
                 yield row["step"], row, offset
                 row = {}
@@ -205,11 +252,27 @@ class Run:
         if not path.is_file():
             return None
         try:
-            return json.loads(path.read_text(encoding="utf-8"))
-        except ValueError as error:
+            found = json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError, RecursionError) as error:
             raise UserError(f"{path} is damaged: {error}") from None
+        check_shape(found, dict, str(path))
+        return found
+
+
+def check_line(line: Any, where: str) -> None:
+    """Raise UserError unless it is one of ``metrics.jsonl``."""
+    check_shape(line, {...: NUMBER}, where)
+    check_shape(line.get("step"), int, f"{where}: step")
 
 
 def read_runs(folder: Path) -> list[Run]:
-    """The finished runs, or the records, in a folder, by name."""
-    return [Run(path.parent) for path in sorted(folder.glob("*/summary.json"))]
+    """The finished runs, or the records, in a folder, by name. Raises UserError for one that lacks what tables need."""
+    runs = [Run(path.parent) for path in sorted(folder.glob("*/summary.json"))]
+    for run in runs:
+        for name, content, keys in (
+            ("config.yaml", run.config, ("task", "experiment", "seed", "reweight")),
+            ("summary.json", run.summary, ("metrics", "metric", "revision")),
+        ):
+            if missing := [key for key in keys if key not in content]:
+                raise UserError(f"{run.path / name} is damaged, it lacks {missing[0]}: restore or delete the run")
+    return runs

@@ -1,4 +1,4 @@
-"""Mutations of valid command lines, run folders and data, each run as a command in a process of its own.
+"""Mutations of valid command lines, run folders, results and data, each run as a command in a process of its own.
 
 ``prepare(folder)`` makes the valid ones and ``draw(folder, seed, scratch)`` runs a mutation of one of them. A process
 is a fork of a server that has imported everything, so that a draw takes a second.
@@ -22,11 +22,22 @@ from pathlib import Path
 from types import MappingProxyType
 
 import torch
+import yaml
+from mutations import damage, mangle
 from PIL import Image
+from plan_entry import ENTRY
 
 from multimax.suite import cli
+from multimax.suite.data import iwslt14
+from multimax.suite.engine import diagnose
 from multimax.suite.figures.__main__ import main as figures
+from multimax.suite.planned.__main__ import main as planned
+from multimax.suite.planned.table import text
 from multimax.suite.report.__main__ import main as report
+from multimax.suite.report.records import record
+from multimax.suite.runs import Run
+
+ROOT = Path(__file__).parents[2]
 
 COMMANDS: dict[str, Callable[[], None]] = {
     "train.py": cli.train,
@@ -34,6 +45,9 @@ COMMANDS: dict[str, Callable[[], None]] = {
     "generate.py": cli.generate,
     "figures": figures,
     "report": report,
+    "planned": planned,
+    "diagnose": diagnose.main,
+    "prepare_iwslt14.py": iwslt14.main,
 }
 SECONDS = 20  # of its own time, after which a draw gets Ctrl-C: to train for long is no fault
 PATIENCE = 180  # seconds until one that has not used as much gets it: to stand still is a fault
@@ -59,23 +73,10 @@ TASKS = {
 }
 VALUES = [
     *("", "null", "-1", "0", "1", "3", "0.5", "1e30", "nan", "inf", "-inf", "true", "x", "ä", "it's", "a,b", "[", "[]"),
-    *("[1]", "[[1]]", "[x]", "{}", "{a: 1}", "${seed}", "${x}", "???", "9" * 25, "9223372036854775808", "1e400"),
+    *("[1]", "[[1]]", "[x]", "{}", "{a: 1}", "${seed}", "${x}", "???", "9" * 25, str(2**62), "1e400"),
     *("/dev/null", "/proc/self/mem", ".", "..", "/", "~nobody/x", "~", "a b", "\\", "(", "x" * 300, "\n", "\x01"),
 ]
 GROUPS = ["task", "scale", "model", "data", "recipe", "reweight", "reweight/output", "logger", "experiment", "hydra"]
-JUNK = [
-    b"",
-    b"\x00" * 64,
-    b"\xff\xfe\x00\xd8",
-    b"{",
-    b"[1, 2",
-    b"null",
-    b"a: [b",
-    b"\n",
-    b"- x\n",
-    b"PAR1",
-    b"\x89PNG\r\n",
-]
 
 
 @dataclass
@@ -129,9 +130,16 @@ def prepare(folder: Path) -> None:
             path = folder / "data" / name
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text("".join(" ".join(draws.choices(words, k=6)) + "\n" for _ in range(20)), encoding="utf-8")
+    results = folder / "results"
     for task in TASKS:
         done = run(["train.py", *overrides(folder, task)], folder, "none")
         assert done.code == 0, done.errors
+        record(Run(folder / "runs" / task), results / "runs")
+    shutil.copy(ROOT / "results" / "claims.yaml", results)
+    (results / "plan.yaml").write_text(yaml.safe_dump({"marked_mean": ENTRY}))
+    rows = [{"plan": "", "revision": "abc", "arm": "softmax", "rate": "0.1", "seed": "1000", "error@32": "0.3"}]
+    (results / "planned").mkdir()
+    (results / "planned" / "marked_mean.csv").write_text(text(rows))
 
 
 def draw(folder: Path, seed: int, scratch: Path) -> Outcome:
@@ -140,7 +148,9 @@ def draw(folder: Path, seed: int, scratch: Path) -> Outcome:
     shutil.copytree(folder, scratch)
     task = choice.choice(list(TASKS))
     command = choose_command(scratch, task, choice)
-    kind = choice.choice(["word", "word", "value", "value", "run", "data"])
+    kind = choice.choice(["word", "word", "value", "value", "run", "run", "data", "results"])
+    if kind == "results":
+        command = choose_reading(scratch, choice)
     mutation = kind
     if kind == "word":
         at = choice.randrange(1, len(command))
@@ -149,10 +159,11 @@ def draw(folder: Path, seed: int, scratch: Path) -> Outcome:
         keys = [line.split("=")[0] for line in overrides(scratch, task) if "." in line] + KEYS[task]
         key = choice.choice([*keys, *GROUPS])
         command.append(f"{choice.choice(['', '', '', '+', '++'])}{key}={choice.choice(VALUES)}")
-        if command[0] in ("figures", "report"):
+        if command[0] not in ("train.py", "evaluate.py", "generate.py"):
             command[0:] = ["evaluate.py", str(scratch / "runs" / task), command[-1]]
     else:
-        files = sorted(path for path in (scratch / ("runs" if kind == "run" else "data") / task).rglob("*"))
+        place = {"run": f"runs/{task}", "data": f"data/{task}", "results": "results"}[kind]
+        files = sorted((scratch / place).rglob("*"))
         path = choice.choice(files)
         mutation = f"{damage(path, choice)} {path.relative_to(scratch)}"
         if kind == "data" and command[0] == "train.py":
@@ -170,7 +181,10 @@ def choose_command(folder: Path, task: str, choice: random.Random) -> list[str]:
         [word for word in longer if not word.startswith("run_dir=")],
         ["evaluate.py", at, f"data.root={data / task}"],
         ["report", "--results", str(folder / "results"), "record", at],
+        ["report", "pack", at, "--to", str(folder / "packed")],
         ["figures", "statistics", at],
+        ["diagnose", at],
+        choose_reading(folder, choice),
         *{
             "deit": [
                 ["figures", "maps", at, "--image", str(data / "deit/val/cats/0.png")],
@@ -181,64 +195,27 @@ def choose_command(folder: Path, task: str, choice: random.Random) -> list[str]:
                 ["evaluate.py", at, "--translate", str(data / "mt/test.de"), "--beam", "1"],
                 ["evaluate.py", at, "--hypotheses", str(data / "mt/test.en"), "--split", "test"],
                 ["figures", "alignment", at],
+                ["prepare_iwslt14.py", str(folder / "made"), "--text", str(data / "mt"), "bpe_merges=5"],
             ],
         }[task],
     ]
     return list(choice.choice(commands))
 
 
-def mangle(word: str, choice: random.Random) -> str:
-    """The word with a mistake of typing in it."""
-    at = choice.randrange(len(word) + 1)
-    before, after = word[:at], word[at:]
-    return choice.choice(
-        [
-            *(
-                before + after[1:],
-                before + choice.choice("=,.:[]{}()'\"~+-/$ä \n") + after,
-                before,
-                after,
-                word + word,
-                "",
-            ),
-            *(word.upper(), word.replace("=", "=="), f"-{word}", f"--{word}", f"+{word}", f"~{word.split('=')[0]}"),
-        ]
+def choose_reading(folder: Path, choice: random.Random) -> list[str]:
+    """A command that reads the results, or the plan."""
+    results = folder / "results"
+    places = ["--plan", str(results / "plan.yaml"), "--to", str(results / "planned")]
+    return list(
+        choice.choice(
+            [
+                ["report", "--results", str(results), "tables"],
+                ["report", "--results", str(results), "page"],
+                ["planned", "status", *places],
+                ["planned", "confirm", "marked_mean", *places],
+            ]
+        )
     )
-
-
-def damage(path: Path, choice: random.Random) -> str:
-    """Do to a file or folder what disks, copies and people do; returns what."""
-    what = choice.choice(["delete", "empty", "cut", "flip", "junk", "folder", "loop", "rename", "dangle", "repeat"])
-    if path.is_dir():
-        if what in ("delete", "folder"):
-            shutil.rmtree(path)
-            if what == "folder":
-                path.mkdir()
-        elif what == "rename":
-            path.rename(path.with_name(choice.choice(["ä", ".hidden", "a b", "x"])))
-        else:
-            shutil.rmtree(path)
-            path.write_bytes(choice.choice(JUNK))
-        return f"{what} the folder"
-    content = path.read_bytes()
-    if what == "cut":
-        path.write_bytes(content[: choice.randrange(len(content) + 1)])
-    elif what == "flip" and content:
-        at = choice.randrange(len(content))
-        path.write_bytes(content[:at] + bytes([content[at] ^ (1 << choice.randrange(8))]) + content[at + 1 :])
-    elif what == "repeat":
-        path.write_bytes(content + content)
-    elif what == "rename":
-        path.rename(path.with_name(choice.choice(["ä", ".hidden", "a b.txt", "x"])))
-    elif what in ("empty", "junk", "flip"):
-        path.write_bytes(b"" if what == "empty" else choice.choice(JUNK))
-    else:
-        path.unlink()
-        if what == "folder":
-            path.mkdir()
-        elif what in ("loop", "dangle"):
-            path.symlink_to(path.name if what == "loop" else "nowhere")
-    return what
 
 
 def nothing() -> None:
@@ -259,7 +236,8 @@ def run(
     ``prepare`` is called in the process before the command. The process gets Ctrl-C after ``seconds``; None: after
     SECONDS of its own time, or PATIENCE. A ``fresh`` process has the variables before it imports anything.
     """
-    paths = {"PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), str(Path(cli.__file__).parents[2])])}
+    folders = (Path(__file__).parent, ROOT / "tests", Path(cli.__file__).parents[2])
+    paths = {"PYTHONPATH": os.pathsep.join(map(str, folders))}
     for name in ("stdout", "stderr", "cpu"):  # a copied folder has those of the run before
         (folder / name).write_text("")
     errors = folder / "stderr"

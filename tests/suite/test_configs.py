@@ -116,8 +116,12 @@ MISTAKES = {
     "model.name=deit_smal": "timm has no such model",
     "model.patch_size=3": "not a multiple",
     "model.num_heads=5": "num_heads",
-    "model.depth=-1": "timm cannot build",
-    "model.patch_size=0": "timm cannot build",
+    "model.depth=-1": "model.depth=-1 is below 1",
+    "model.patch_size=0": "model.patch_size=0 is below 1",
+    "training.batch_size=99999999": "training.batch_size=99999999 is above 16777216",
+    "data.mean=[nan]": r"data.mean=\[nan\] is not finite",
+    "training.epochs=inf": "training.epochs=inf is not finite",
+    f"seed={2**64}": f"is above {2**63 - 1}",
     "reweight.attention.order=4": "order",
     "reweight.output=softmax": "reweight/output=NAME",
 }
@@ -198,25 +202,28 @@ def numbers(schema: type, prefix: str = "") -> Iterator[str]:
             yield prefix + name
 
 
-WITHOUT_BOUNDS = {"data.num_val", "numerics", "decoding.length_penalty"}  # the last may be negative
+MAY_BE_NEGATIVE = {"numerics", "decoding.length_penalty", "decoding.max_length_extra"}  # the first is not chosen
 
 
-@pytest.mark.parametrize("overrides", [["task=deit"], ["task=lm"], ["task=lm", "model=transformer_lm"], ["task=mt"]])
-def test_every_number_has_a_lower_bound(overrides):
-    config = compose(*overrides)
-    accepted = set()
-    for key in set(numbers(type(config))) - WITHOUT_BOUNDS:
+@pytest.mark.parametrize("task", MODULES)
+@pytest.mark.parametrize("wrong", [-1, 2**64, float("nan"), float("inf"), float("-inf")])
+def test_every_number_has_a_range_and_is_finite(task, wrong):
+    """What is beyond it is refused in a line that names the key and the value, before anything is opened."""
+    config = compose(f"task={task}")
+    said = {}
+    tried = set(numbers(type(config))) - (MAY_BE_NEGATIVE if wrong == -1 else set())
+    for key in tried:
         *groups, name = key.split(".")
         owner = reduce(getattr, groups, config)
         before = getattr(owner, name)
-        setattr(owner, name, -1)
+        setattr(owner, name, wrong)
         try:
             config.check(1)
-            accepted.add(key)
-        except UserError:
-            pass
+        except UserError as error:
+            said[key] = str(error)
         setattr(owner, name, before)
-    assert not accepted
+    assert not {key: line for key, line in said.items() if not line.startswith(f"{key}={wrong} is ")}
+    assert said.keys() == tried
 
 
 def test_a_loss_for_hard_targets_refuses_mixed_ones():

@@ -43,27 +43,38 @@ def small_files() -> None:
     resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
 
 
+def closed() -> None:
+    """As in a shell ``<&- >&-``."""
+    for number in (0, 1):
+        os.close(number)
+    sys.stdin = sys.stdout = None
+
+
 def gone() -> None:
     Path("gone").mkdir()
     os.chdir("gone")
     Path("../gone").rmdir()
 
 
-def mount(*options: str) -> None:
-    """A file system of its own, which only this process sees, at the run folder."""
-    Path("run").mkdir()
+def mount(place: str, *options: str) -> None:
+    """A file system of its own, which only this process sees."""
+    Path(place).mkdir(exist_ok=True)
     if ctypes.CDLL(None, use_errno=True).unshare(0x20000):  # CLONE_NEWNS
         raise OSError(ctypes.get_errno(), "unshare")
     subprocess.run(["mount", "--make-rprivate", "/"], check=True)
-    subprocess.run(["mount", "-t", "tmpfs", *options, "tmpfs", "run"], check=True)
+    subprocess.run(["mount", "-t", "tmpfs", *options, "tmpfs", place], check=True)
 
 
 def read_only() -> None:
-    mount("-o", "ro")
+    mount("run", "-o", "ro")
 
 
 def full() -> None:
-    mount("-o", "size=16k")
+    mount("run", "-o", "size=16k")
+
+
+def little_shared_memory() -> None:
+    mount("/dev/shm", "-o", "size=4k")
 
 
 def can_mount() -> bool:
@@ -88,6 +99,7 @@ TABLE = {
     "a HOME that cannot be written": Surroundings({"HOME": "/proc/1", "XDG_CACHE_HOME": None}),
     "the same with pairs": Surroundings({"HOME": "/proc/1"}, overrides=("task=mt",), says="data.cache_dir"),
     "no folder for temporary files": Surroundings({"TMPDIR": "/nowhere"}, fresh=True),
+    "standard streams that are closed": Surroundings(prepare=closed),
     "a working folder that has gone": Surroundings(prepare=gone, says="has gone"),
     "a limit on files": Surroundings(prepare=small_files, says="no checkpoint can be written"),
     "run_dir on a file": Surroundings(overrides=("run_dir=/dev/null/run",), says="/dev/null/run"),
@@ -128,6 +140,9 @@ TABLE = {
     ),
     "a run folder that cannot be written": Surroundings(prepare=read_only, says="Read-only file system"),
     "a run folder on a full disk": Surroundings(prepare=full, says="no space left for a checkpoint"),
+    "a small /dev/shm": Surroundings(
+        prepare=little_shared_memory, overrides=("data.num_workers=1",), says="/dev/shm is full"
+    ),
     "a model beyond the memory": Surroundings(overrides=("model.embed_dim=200000",), says="out of memory"),
     "no proxy": Surroundings({"HTTPS_PROXY": "http://localhost:1", "WANDB_MODE": None}, overrides=WANDB),
 }
@@ -145,7 +160,7 @@ def test_it_works_or_one_line_says_what_is_wrong(base, tmp_path, name):
     case = TABLE[name]
     if case.prepare is nobody and os.getuid():
         pytest.skip("only root can be a user without a name")
-    if case.prepare in (read_only, full) and not can_mount():
+    if case.prepare in (read_only, full, little_shared_memory) and not can_mount():
         pytest.skip("this user, or this container, may not mount a file system")
     task = next((word.removeprefix("task=") for word in case.overrides if word.startswith("task=")), "deit")
     left_out = ("run_dir=", "data.cache_dir=")
@@ -159,6 +174,12 @@ def test_it_works_or_one_line_says_what_is_wrong(base, tmp_path, name):
         assert found.code == 2
         assert case.says in found.errors
         assert found.cpu_seconds < 10
+
+
+def test_figures_need_no_display_and_no_backend_of_a_notebook(base, tmp_path):
+    command = ["figures", "statistics", str(base / "runs" / "deit"), "--to", str(tmp_path)]
+    found = fuzzing.run(command, tmp_path, "backend", {"MPLBACKEND": "notebook", "DISPLAY": "nowhere"}, fresh=True)
+    assert found.code == 0, found.errors
 
 
 @pytest.mark.parametrize("name", ["evaluate.py", "generate.py", "figures", "report"])

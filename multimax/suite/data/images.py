@@ -52,11 +52,11 @@ class ImageData:
     name: str  # label of the data in run names
     source: str = registered(SOURCES)  # files: root, or else hub
     num_classes: int | None = bounded(2)  # None: those of the data
-    image_size: int = bounded(1)  # pixels, of what the model sees
+    image_size: int = bounded(1, limit=2**14)  # pixels, of what the model sees
     root: str | None = None  # folder with train/CLASS/*.jpg and val/CLASS/*.jpg, or train-*.parquet and val*.parquet
     hub: str | None = None  # data set of the Hugging Face hub, used without root
     where: str = ""  # where to get the data: printed when it is absent or incomplete
-    num_val: int | None = None  # expected validation images; None: any number
+    num_val: int | None = bounded(1, default=None)  # expected validation images; None: any number
     train_split: str = "train"  # of tables and folders
     eval_split: str = "validation"  # what is scored; "validation" is also called val, valid or dev
     image_column: str | None = None  # of tables; None: the one that can be no other
@@ -82,7 +82,7 @@ class ImageData:
     mean: list[float] = field(default_factory=lambda: list(IMAGENET_MEAN))  # of each channel, for pixels in [0, 1]
     std: list[float] = field(default_factory=lambda: list(IMAGENET_STD))
     cache_dir: str = "~/.cache/multimax"  # where listings of folders are kept
-    num_workers: int = bounded(0, default=2)  # processes that load images, beside each training process
+    num_workers: int = bounded(0, default=2, limit=1024)  # processes that load images, beside each training process
     # Share of files, or of images that cannot be read, above which no run starts.
     max_left_out: float = bounded(0, 1, default=0.5)
 
@@ -150,6 +150,13 @@ def unreadable(source: ImageSource, split: str) -> LeftOut:
     broken = [(i, why) for i, why in zip(indices, reasons, strict=True) if why]
     first = source.name(broken[0][0]) if broken else ""
     return LeftOut(what, len(indices), Counter(why for _, why in broken), "cannot be read", first)
+
+
+def not_decoded(source: ImageSource, split: str) -> LeftOut:
+    """The images that ``unreadable`` passes over."""
+    indices = at_equal_distances(source, INSPECTED)
+    rest = {f"of more than {INSPECTED:,} every {indices.step}th is": len(source) - len(indices)}
+    return LeftOut(f"{split} images", len(source), rest, "are not decoded before training", limited=False)
 
 
 def open_images(config: ImageData) -> tuple[ImageSource, ImageSource]:

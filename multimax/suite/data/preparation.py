@@ -12,12 +12,10 @@ The folder has
 """
 
 import json
-import multiprocessing
 import re
 import sys
 from collections import Counter
 from collections.abc import Mapping
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
 from functools import partial
 from importlib.metadata import version
@@ -37,6 +35,7 @@ from multimax.suite.data.text import TextSource
 from multimax.suite.data.tokenization import Tokenizer, learn_codes, tokenize
 from multimax.suite.errors import UserError
 from multimax.suite.options import bounded
+from multimax.suite.processes import worker_processes
 
 FORMAT = 1  # of the folder: a change of it leaves what older code made alone
 DESCRIPTION = "prepared.json"
@@ -205,9 +204,8 @@ def tokenize_all(raw: Mapping[str, Lines], recipe: Recipe, processes: int) -> di
         for side, lines in enumerate(sides)
         for i in range(0, len(lines), CHUNK)
     ]
-    context = multiprocessing.get_context("spawn")  # threads of torch do not survive a fork
     bar = Progress(disable=not sys.stdout.isatty(), transient=True)
-    with bar, ProcessPoolExecutor(processes, mp_context=context) as pool:
+    with bar, worker_processes(processes) as pool:
         do = partial(tokenize, moses=recipe.tokenize, lowercase=recipe.lowercase)
         languages = [recipe.languages[side] for _, side, _ in chunks]
         many = processes > 1 and sum(len(lines) for *_, lines in chunks) > CHUNK

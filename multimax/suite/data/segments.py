@@ -85,8 +85,9 @@ def cut(ids: np.ndarray, starts: list[int], length: int) -> tuple[Tensor, Tensor
 def eval_streams(ids: np.ndarray, num_streams: int, length: int, rank: int = 0, world: int = 1) -> Iterator[TextBatch]:
     """This process's part of ``num_streams`` equal streams, segment by segment; the first segment is ``fresh``.
 
-    Together the streams score each token but the first of the text once.
+    Together the streams score each token but the first of the text once. A short text has fewer streams.
     """
+    num_streams = max(1, min(num_streams, len(ids) - 1))
     bounds = [(len(ids) - 1) * i // num_streams for i in range(num_streams + 1)]
     mine = list(pairwise(bounds))[rank::world]
     longest = max((stop - start for start, stop in mine), default=0)

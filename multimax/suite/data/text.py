@@ -49,7 +49,8 @@ class TextData:
     hub_config: str | None = None
     where: str = ""  # where to get the data: printed when it is absent or incomplete
     vocabulary: str | None = None  # JSON list of tokens, the most frequent first; None: those of the training text
-    max_tokens: int | None = None  # size of a vocabulary made from the training text: its most frequent tokens
+    # Size of a vocabulary made from the training text: its most frequent tokens, with <unk> and the end of a line.
+    max_tokens: int | None = bounded(3, default=None)
     cache_dir: str = "~/.cache/multimax"  # where token ids are kept
     eval_split: str = choice("validation", "test", default="validation")
     # transformer_xl: streams that the text is cut into, each with a memory of its own. transformer_lm: windows at a

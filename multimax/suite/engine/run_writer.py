@@ -17,7 +17,7 @@ from multimax.suite.data.fingerprint import Fingerprint
 from multimax.suite.engine.console import say
 from multimax.suite.engine.provenance import environment, revision
 from multimax.suite.errors import UserError
-from multimax.suite.files import flush_to_disk, read_lines, write_atomic, write_lines, writing
+from multimax.suite.files import flush_to_disk, write_atomic, write_lines, writing
 from multimax.suite.plugins import sources
 from multimax.suite.runs import Run
 from multimax.suite.waiting import waiting
@@ -97,8 +97,8 @@ class RunWriter:
         """
         if not self.active:
             return
-        write_lines(self.metrics, [r for r in read_lines(self.metrics) if r["step"] <= step and step > 0])
-        starts = read_lines(self.starts)
+        write_lines(self.metrics, [r for r in self.run.metrics if r["step"] <= step and step > 0])
+        starts = self.run.starts
         code = sources(asdict(self.config))
         start = {
             "step": step,
@@ -133,7 +133,7 @@ class RunWriter:
         """Write ``summary.json``: the final metrics and what they came from."""
         if not self.active:
             return
-        starts = read_lines(self.starts)
+        starts = self.run.starts
         summary = {
             "metrics": metrics,
             "config_hash": self.digest,

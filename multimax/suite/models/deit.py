@@ -33,10 +33,10 @@ class DeiTConfig:
     """A timm vision transformer; the fields that are None keep the value of the timm model called ``name``."""
 
     name: str = "deit_small_patch16_224"
-    patch_size: int | None = None
-    embed_dim: int | None = None
-    depth: int | None = None
-    num_heads: int | None = None
+    patch_size: int | None = bounded(1, default=None, limit=2**14)
+    embed_dim: int | None = bounded(1, default=None, limit=2**20)
+    depth: int | None = bounded(1, default=None, limit=10_000)
+    num_heads: int | None = bounded(1, default=None, limit=2**20)
     class_token: bool = False
     # "avg" pools the tokens after the final norm, as MultiMax's authors do; "token" is the class token, as in DeiT.
     pool: str = choice("avg", "token", default="avg")

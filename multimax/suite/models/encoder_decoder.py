@@ -38,18 +38,18 @@ class EncoderDecoderConfig:
     has a cache. The output is no attention and stays as it is. It exists to measure what that costs.
     """
 
-    encoder_depth: int = bounded(1, default=6)
-    decoder_depth: int = bounded(1, default=6)
-    dim: int = bounded(4, default=512)  # of sines and cosines, two wavelengths
-    num_heads: int = bounded(1, default=4)
-    ffn_dim: int = bounded(1, default=1024)
+    encoder_depth: int = bounded(1, default=6, limit=10_000)
+    decoder_depth: int = bounded(1, default=6, limit=10_000)
+    dim: int = bounded(4, default=512, limit=2**20)  # of sines and cosines, two wavelengths
+    num_heads: int = bounded(1, default=4, limit=2**20)
+    ffn_dim: int = bounded(1, default=1024, limit=2**20)
     dropout: float = bounded(0, 1, default=0.3)
     attention_dropout: float = bounded(0, 1, default=0.0)
     activation_dropout: float = bounded(0, 1, default=0.0)
     pre_norm: bool = False  # a norm before each sublayer and one at the end, instead of one after each residual
     # decoder: its input and output; all: the encoder's too, of a joined vocabulary.
     share_embeddings: str = choice("decoder", "all", default="decoder")
-    max_length: int = bounded(1, default=1024)  # tokens of the longest source or target
+    max_length: int = bounded(1, default=1024, limit=2**20)  # tokens of the longest source or target
     as_released: bool = False
 
 

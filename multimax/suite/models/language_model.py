@@ -25,15 +25,15 @@ class LanguageModelConfig:
     """A language model; lengths are in tokens."""
 
     name: str = registered(MODELS, default="transformer_xl")
-    depth: int = bounded(1, default=16)
-    dim: int = bounded(4, default=410)  # of sines and cosines, two wavelengths
-    num_heads: int = bounded(1, default=10)
-    ffn_dim: int = bounded(1, default=2100)
+    depth: int = bounded(1, default=16, limit=10_000)
+    dim: int = bounded(4, default=410, limit=2**20)  # of sines and cosines, two wavelengths
+    num_heads: int = bounded(1, default=10, limit=2**20)
+    ffn_dim: int = bounded(1, default=2100, limit=2**20)
     dropout: float = bounded(0, 1, default=0.1)
     attention_dropout: float = bounded(0, 1, default=0.0)
     segment_length: int = bounded(1, default=150)  # of one training example; transformer_lm takes no longer input
     # transformer_lm: least context of a scored token, but for those at the very start of the text.
-    eval_context: int | None = None
+    eval_context: int | None = bounded(0, default=None)
     # transformer_xl: the reach of its attention in training and in evaluation.
     memory_length: int | None = bounded(0, default=None)
     clamp_length: int | None = bounded(1, default=None)  # distances beyond count as this one

@@ -15,7 +15,15 @@ from multimax.suite.config import RunConfig
 from multimax.suite.data.augment import ImageBatch, Normalise, create_mix
 from multimax.suite.data.fingerprint import Fingerprint
 from multimax.suite.data.image_dataset import ImageDataset
-from multimax.suite.data.images import ImageData, empty_classes, fingerprint, held_out, open_images, unreadable
+from multimax.suite.data.images import (
+    ImageData,
+    empty_classes,
+    fingerprint,
+    held_out,
+    not_decoded,
+    open_images,
+    unreadable,
+)
 from multimax.suite.data.left_out import LeftOut, checked, record
 from multimax.suite.data.loading import EpochOrder, Stream, check_batch_size, eval_batches, random_seeds, train_batches
 from multimax.suite.errors import UserError
@@ -154,9 +162,10 @@ class ImageClassification(Task):
             for split, source in sources.items()
         ]
         empty = [empty_classes(source, split) for split, source in sources.items()]
+        unseen = [not_decoded(source, split) for split, source in sources.items()]
         broken = [unreadable(source, split) for split, source in sources.items()]
         apart = [held_out(self.train_dataset.source)] if self.config.data.held_out else []
-        return checked([*apart, *files, *empty, *broken], self.config.data.max_left_out)
+        return checked([*apart, *files, *empty, *unseen, *broken], self.config.data.max_left_out)
 
     def match(self, trained: Fingerprint) -> None:
         here, there = self.val_dataset.source.classes, trained.get("classes", self.val_dataset.source.classes)

@@ -44,7 +44,7 @@ class Config(RunConfig):
 
     def check(self, world: int) -> None:
         super().check(world)
-        model, data = self.model, self.data
+        model = self.model
         if self.training.label_smoothing:
             raise UserError("training.label_smoothing: perplexity is of the words themselves; set it to 0")
         if has_target(model):
@@ -55,10 +55,6 @@ class Config(RunConfig):
             raise UserError(f"model.dim={model.dim} is not a multiple of model.num_heads={model.num_heads}")
         if model.dim % 2:
             raise UserError(f"model.dim={model.dim} is not even, as sines and cosines need it")
-        if data.max_tokens is not None and data.max_tokens < 3:
-            raise UserError(
-                f"data.max_tokens={data.max_tokens} is below 3: <unk> and the end of a line are two of them"
-            )
         if data.unit == "subword" and data.vocabulary is not None:
             raise UserError("data.vocabulary is of words or characters; subwords are learnt from the training text")
         if self.recurrent:
