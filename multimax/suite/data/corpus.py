@@ -142,7 +142,7 @@ def open_corpus(config: TextData) -> Corpus:
     sources = open_text(config)
     file = expanded("data.vocabulary", config.vocabulary) if config.vocabulary else None
     given = read_vocabulary(file, config.unit) if file else None
-    origin = {
+    origin: dict[str, object] = {
         "format": FORMAT,
         "unit": [config.unit, config.bpe_merges] if config.unit == "subword" else config.unit,
         "vocabulary": given.fingerprint().tolist() if given else config.max_tokens,

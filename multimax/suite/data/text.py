@@ -144,7 +144,7 @@ def find_text(schema: Any, column: str | None, name: str) -> str:
     names = schema.names
     texts = [one for one in names if is_text(schema.field(one).type)]
     chosen = column or ("text" if "text" in names else texts[0] if len(texts) == 1 else None)
-    if chosen not in names:
+    if chosen is None or chosen not in names:
         raise UserError(f"{name} has no column {column or 'text'}, but {', '.join(names)}: see data.text_column")
     if chosen not in texts:
         kind = schema.field(chosen).type

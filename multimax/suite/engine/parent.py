@@ -42,6 +42,7 @@ def found(config: RunConfig) -> RunConfig:
 
     Raises UserError where there are no such weights, or a run that is extended is not this one but for its length.
     """
+    run: Run | None
     try:
         if config.extends is not None:
             run, last = extended(config.extends)

@@ -32,7 +32,7 @@ class OwnTask(NamedTuple):
 
 def task_module(name: str | None) -> Any:
     """The module of a task, imported when it is asked for: a language model needs no timm."""
-    if name not in MODULES:
+    if name is None or name not in MODULES:
         raise UserError(f"task={name}: choose one of {', '.join(MODULES)}")
     found = MODULES[name]
     return import_module(found) if isinstance(found, str) else own_task(f"task={name}", found)

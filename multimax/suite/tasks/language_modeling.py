@@ -44,7 +44,7 @@ class Config(RunConfig):
 
     def check(self, world: int) -> None:
         super().check(world)
-        model = self.model
+        model, data = self.model, self.data
         if self.training.label_smoothing:
             raise UserError("training.label_smoothing: perplexity is of the words themselves; set it to 0")
         if has_target(model):
