@@ -141,7 +141,7 @@ def find_text(schema: Any, column: str | None, name: str) -> str:
 
     Raises UserError where there is none.
     """
-    names = schema.names
+    names: list[str] = schema.names
     texts = [one for one in names if is_text(schema.field(one).type)]
     chosen = column or ("text" if "text" in names else texts[0] if len(texts) == 1 else None)
     if chosen is None or chosen not in names:
