@@ -98,7 +98,8 @@ def fenchel_young(
     if hard:
         targets = targets.where(counted, 0)
     if label_smoothing:
-        targets = F.one_hot(targets, scores.shape[-1]) if hard else targets
+        if hard:  # not by F.one_hot, whose look at the values cannot be traced
+            targets = targets.unsqueeze(-1) == torch.arange(scores.shape[-1], device=scores.device)
         targets = targets.to(scores.dtype) * (1 - label_smoothing) + label_smoothing / scores.shape[-1]
     elif not hard:
         targets = targets.to(scores.dtype)

@@ -9,6 +9,7 @@ import itertools
 import os
 import random
 import re
+import shutil
 import signal
 import threading
 import traceback
@@ -260,6 +261,9 @@ def _load(dataset: Any, collate: Any, parts: Iterable[list[Any]], num_workers: i
         worker_init_fn=_start_worker,
         pin_memory=torch.cuda.is_available(),
     )
+    # Without room for its semaphores torch's loader leaves a half-built iterator, whose end prints a traceback.
+    if num_workers and os.path.isdir("/dev/shm") and shutil.disk_usage("/dev/shm").free < 2**16:
+        raise UserError(worker_failure("No space left on device", num_workers))
     try:
         with preserved_generators():  # the loader draws a seed that nothing here uses
             batches = iter(loader)
