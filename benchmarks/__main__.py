@@ -2,9 +2,9 @@
 
     python -m benchmarks [NAME ...] [--device cuda] [--quick] [--results FOLDER]
 
-On two CPU cores this takes a quarter of an hour, on a GPU six minutes. There several processes at once compile what a
-benchmark will measure before it runs, alone. One that fails or takes too long leaves behind what it has measured, and
-the next one follows.
+On two CPU cores this takes a quarter of an hour, on a GPU six minutes. On a GPU several processes first compile what a
+benchmark will measure; then it runs alone. A benchmark that fails or takes too long leaves what it has measured, and
+the next one starts.
 """
 
 import argparse
@@ -19,7 +19,7 @@ import torch
 from benchmarks import report
 from benchmarks.bench import RESULTS, line
 
-# Seconds after which a benchmark begins nothing more, what else it is told, processes that compile for it before.
+# Seconds after which a benchmark begins nothing more, its other options, and how many processes compile for it first.
 PLAN: dict[str, dict[str, tuple[int, str, int]]] = {
     "cpu": {
         "functions": (260, "--seconds 2.5", 0),
@@ -36,7 +36,6 @@ PLAN: dict[str, dict[str, tuple[int, str, int]]] = {
     "cuda": {
         "functions": (50, "--seconds 0.3", 6),
         "attention": (50, "--seconds 0.4 --functions softmax multimax entmax15", 8),
-        "flash_blocks": (25, "--seconds 0.4", 6),
         "output_layer": (30, "--seconds 0.8", 1),
         "training_steps": (80, "--seconds 6 --functions softmax multimax --models deit", 2),
         "convert": (20, "--seconds 2 --functions softmax multimax", 0),
@@ -44,7 +43,7 @@ PLAN: dict[str, dict[str, tuple[int, str, int]]] = {
 }
 WARMING = 80  # seconds after which compiling is stopped
 NEEDS = {"translation": "fairseq", "compat": "entmax", "segments": "torch_geometric"}
-GRACE = 60  # seconds that a benchmark has to end once it should begin nothing more
+GRACE = 60  # seconds that it then has to finish
 
 
 def main() -> None:
@@ -80,7 +79,7 @@ def main() -> None:
             print(*(f"{table.path.stem}: {line(row)}" for row in table.rows), sep="\n")
     report.write(arguments.results, arguments.quick)
     if failed:
-        raise SystemExit(f"error: did not come to their ends: {', '.join(failed)}")
+        raise SystemExit(f"error: did not finish: {', '.join(failed)}")
 
 
 def call(name: str, device: str) -> list[str]:
@@ -88,7 +87,7 @@ def call(name: str, device: str) -> list[str]:
 
 
 def warm(name: str, device: str) -> None:
-    """Compile what a benchmark will call, in several processes at once; what fails here fails again in its turn."""
+    """Compile what a benchmark will call, in several processes; what fails here fails again when it is measured."""
     count, started = PLAN[device][name][2], time.monotonic()
     running = [subprocess.Popen([*call(name, device), "--warm", f"{i}/{count}"]) for i in range(count)]
     for process in running:

@@ -1,7 +1,7 @@
 """What the kernels are meant to reach, held against the tables that were measured.
 
-An aim is met where a number of each of its rows is within the bound. The aims for a GPU were set for an H100; the table
-says which one it was.
+An aim is met if all rows that it is about are within its bound. The aims for a GPU were set for an H100; the table says
+which GPU was measured.
 """
 
 import math
@@ -13,7 +13,7 @@ from functools import partial
 from benchmarks.bench import BOTH, FORWARD
 
 Row = Mapping[str, str]
-Number = Callable[[Row, Sequence[Row]], float]  # of a row, and of its table where it is compared with another
+Number = Callable[[Row, Sequence[Row]], float]  # of a row, and of its table where it is compared with another row
 KEYS = ("part", "case", "size", "function", "way", "direction")
 
 
@@ -29,7 +29,7 @@ def speedup(row: Row, _: Sequence[Row]) -> float:
 
 
 def over(number: Number, **other: str) -> Number:
-    """Divided by the number of the row that is the same but for the fields in ``other``."""
+    """``number`` divided by that of the row which is the same except for the fields in ``other``."""
 
     def quotient(row: Row, rows: Sequence[Row]) -> float:
         wanted = {key: row[key] for key in KEYS} | other
@@ -52,92 +52,61 @@ def bits_differ(row: Row, _: Sequence[Row]) -> float:
 
 @dataclass(frozen=True)
 class Aim:
-    """``number`` is at most, or at least, ``bound`` in all rows of ``table`` that are ``among`` its own."""
+    """``number`` is at most, or at least, ``bound`` in the rows of ``table`` with these ``fields`` and ``sizes``."""
 
     text: str
     table: str
-    among: Callable[[Row], bool]
+    fields: Mapping[str, str | Sequence[str]]  # a value, or several of which any will do
     bound: float
     number: Number = ratio
+    sizes: tuple[float, float] = (0, math.inf)  # both included
     at_least: bool = False
     on_gpu: bool = False
     named_by: Sequence[str] = ("case",)  # the fields that tell its rows apart
 
     def values(self, rows: Sequence[Row]) -> list[tuple[Row, float]]:
-        """Its rows, each with what is held against the bound: NaN where it was not to be had."""
-        return [(row, self.number(row, rows)) for row in rows if self.among(row)]
+        """Its rows, each with the number that is held against the bound: NaN where there is none."""
+        wanted = {key: (value,) if isinstance(value, str) else value for key, value in self.fields.items()}
+        low, high = self.sizes
+        mine = [row for row in rows if all(row[key] in values for key, values in wanted.items())]
+        return [(row, self.number(row, rows)) for row in mine if low <= float(row["size"] or 0) <= high]
 
     def met(self, value: float) -> bool:
         return value >= self.bound if self.at_least else value <= self.bound
 
 
-def shapes(function: str, way: str, direction: str, smallest: float = 0) -> Callable[[Row], bool]:
-    """Rows of ``functions`` about shapes of at least so many scores."""
-    wanted = ("shapes", function, way, direction)
-    return lambda r: (r["part"], r["function"], r["way"], r["direction"]) == wanted and float(r["size"]) >= smallest
+def of(function: str, way: str, direction: str = BOTH, **others: str | Sequence[str]) -> dict[str, str | Sequence[str]]:
+    return {"function": function, "way": way, "direction": direction, **others}
 
 
-def attention(*cases: str) -> Callable[[Row], bool]:
-    """Rows of ``attention`` about MultiMax by the path that is taken by default."""
-    return lambda r: r["case"] in cases and (r["function"], r["way"], r["direction"]) == ("multimax", "default", BOTH)
-
-
-def flash(direction: str) -> Callable[[Row], bool]:
-    wanted = ("length", "multimax", "flash", direction)
-    return lambda r: (r["part"], r["function"], r["way"], r["direction"]) == wanted and float(r["size"]) >= 1024
-
-
-def step_of_deit(function: str) -> Callable[[Row], bool]:
-    return lambda r: (r["part"], r["direction"], r["function"]) == ("DeiT-S", "training step", function)
-
-
-def parameters(row: Row) -> bool:
-    return row["part"] == "gradients of parameters"
-
-
-def row_lengths(row: Row) -> bool:
-    return (row["part"], row["way"]) == ("row length", "kernel") and 197 <= float(row["size"]) <= 16_384
-
-
-def largest_vocabulary(row: Row) -> bool:
-    return (row["part"], row["way"], row["size"]) == ("loss", "pieces", "267744")
+def step_of_deit(function: str) -> dict[str, str]:
+    return {"part": "DeiT-S", "direction": "training step", "function": function}
 
 
 IN_FULL = ("function", "case", "direction")
+PARAMETERS = {"part": "gradients of parameters"}
+LARGEST_VOCABULARY = {"part": "loss", "way": "pieces", "size": "267744"}
+ROW_LENGTHS = {"part": "row length", "way": "kernel"}
+
 on_gpu = partial(Aim, on_gpu=True)
 
 ON_BOTH = [
     aim
-    for make in (Aim, on_gpu)
+    for make in (partial(Aim, named_by=IN_FULL), partial(on_gpu, named_by=IN_FULL))
     for aim in (
-        make(
-            "gradients of parameters whose bits differ between two runs",
-            "functions",
-            parameters,
-            0,
-            bits_differ,
-            named_by=IN_FULL,
-        ),
-        make(
-            "gradients of parameters: relative error against float64",
-            "functions",
-            parameters,
-            1e-4,
-            column("error"),
-            named_by=IN_FULL,
-        ),
+        make("gradients of parameters whose bits differ between two runs", "functions", PARAMETERS, 0, bits_differ),
+        make("gradients of parameters: relative error against float64", "functions", PARAMETERS, 1e-4, column("error")),
         make(
             "output layer, V=267,744: peak memory beyond the gradients, over that of the scores in float32",
             "output_layer",
-            largest_vocabulary,
+            LARGEST_VOCABULARY,
             1.0,
             share_of_logits,
-            named_by=IN_FULL,
         ),
         make(
             "output layer, V=267,744: MultiMax in pieces, over softmax in pieces",
             "output_layer",
-            lambda r: largest_vocabulary(r) and r["function"] == "multimax",
+            LARGEST_VOCABULARY | {"function": "multimax"},
             1.1,
             over(ratio, function="softmax"),
             named_by=("case", "direction"),
@@ -147,7 +116,13 @@ ON_BOTH = [
 
 AIMS = [
     *(
-        Aim(f"{text}, {direction}, over torch.softmax", "functions", shapes(function, way, direction, smallest), bound)
+        Aim(
+            f"{text}, {direction}, over torch.softmax",
+            "functions",
+            of(function, way, direction, part="shapes"),
+            bound,
+            sizes=(smallest, math.inf),
+        )
         for text, function, way, direction, smallest, bound in (
             ("MultiMax by kernel", "multimax", "kernel", FORWARD, 0, 1.15),
             ("MultiMax by kernel", "multimax", "kernel", BOTH, 0, 1.3),
@@ -159,80 +134,81 @@ AIMS = [
             ("entmax by kernel", "entmax", "kernel", BOTH, 0, 4.0),
         )
     ),
-    Aim(
-        "MultiMax's attention, N <= 512, forward + backward, over torch's fused softmax",
-        "attention",
-        attention("64x6x197x64", "N=128", "N=256", "N=512"),
-        1.0,
-    ),
-    Aim(
-        "MultiMax's attention, N <= 512, causal, forward + backward, over torch's fused softmax",
-        "attention",
-        attention("N=128, causal", "N=256, causal", "N=512, causal"),
-        1.0,
+    *(
+        Aim(
+            f"MultiMax's attention, N <= 512{causal}, forward + backward, over torch's fused softmax",
+            "attention",
+            of("multimax", "default", case=cases),
+            1.0,
+        )
+        for causal, cases in (
+            ("", ("64x6x197x64", "N=128", "N=256", "N=512")),
+            (", causal", ("N=128, causal", "N=256, causal", "N=512, causal")),
+        )
     ),
     Aim("training step of DeiT-S with MultiMax, over softmax", "training_steps", step_of_deit("multimax"), 1.03),
     Aim(
         "GPT-2 small and ViT-S of other libraries, converted to MultiMax, over their fused softmax",
         "convert",
-        lambda r: (r["function"], r["way"]) == ("multimax", "converted"),
+        {"function": "multimax", "way": "converted"},
         1.0,
         named_by=("part", "direction"),
     ),
     Aim(
         "functions of segments, over PyTorch Geometric's softmax",
         "segments",
-        lambda r: r["way"] == "segment",
+        {"way": "segment"},
         2.0,
         named_by=("part", "case", "function", "direction"),
     ),
-    Aim(
-        "long rows by the names of the entmax package, over the package's speed",
-        "compat",
-        lambda r: (r["part"], r["way"]) == ("long rows", "ours"),
-        5.0,
-        speedup,
-        at_least=True,
-        named_by=("function",),
-    ),
-    Aim(
-        "images per second and core of the input pipeline, over timm's loader",
-        "input",
-        lambda r: (r["part"], r["way"]) == ("loader", "ours"),
-        2.0,
-        speedup,
-        at_least=True,
-    ),
     *(
-        Aim(
-            f"{part} of the IWSLT14 model, {unit}/s over fairseq's",
-            "translation",
-            lambda r, part=part: (r["part"], r["way"]) == (part, "ours"),  # type: ignore[misc]
-            bound,
-            speedup,
-            at_least=True,
-            named_by=IN_FULL,
+        Aim(text, table, {"part": part, "way": "ours"}, bound, speedup, at_least=True, named_by=named_by)
+        for text, table, part, bound, named_by in (
+            (
+                "long rows by the names of the entmax package, over the package's speed",
+                *("compat", "long rows", 5.0, ("function",)),
+            ),
+            (
+                "images per second and core of the input pipeline, over timm's loader",
+                *("input", "loader", 2.0, ("case",)),
+            ),
+            ("training of the IWSLT14 model, tokens/s over fairseq's", "translation", "training", 2.0, IN_FULL),
+            (
+                "beam search of the IWSLT14 model, sentences/s over fairseq's",
+                "translation",
+                "beam search",
+                3.0,
+                IN_FULL,
+            ),
         )
-        for part, unit, bound in (("training", "tokens", 2.0), ("beam search", "sentences", 3.0))
     ),
     *ON_BOTH,
     on_gpu(
         "row kernels, rows of 197 to 16,384: bandwidth, over that of a copy",
         "functions",
-        row_lengths,
+        ROW_LENGTHS,
         0.8,
         column("of_copy"),
+        (197, 16_384),
         at_least=True,
         named_by=IN_FULL,
     ),
-    on_gpu("row kernels, rows of 197 to 16,384, over torch.softmax", "functions", row_lengths, 1.1, named_by=IN_FULL),
+    on_gpu(
+        "row kernels, rows of 197 to 16,384, over torch.softmax",
+        "functions",
+        ROW_LENGTHS,
+        1.1,
+        sizes=(197, 16_384),
+        named_by=IN_FULL,
+    ),
     *(
         on_gpu(
             f"MultiMax by flash kernel, N >= 1024, {direction}, over {what}",
             "attention",
-            flash(direction),
+            of("multimax", "flash", direction, part="length"),
             bound,
             over(ratio, function="softmax", way=way),
+            (1024, math.inf),
         )
         for direction, bound in ((FORWARD, 1.5), (BOTH, 1.7))
         for way, what in (("FlexAttention", "FlexAttention's plain softmax"), ("flash", "the same kernel's softmax"))
@@ -240,29 +216,25 @@ AIMS = [
     on_gpu(
         "MultiMax by flash kernel: peak memory at N=4096, over N=1024 with as many tokens",
         "attention",
-        lambda r: flash(BOTH)(r) and r["case"] == "N=4096",
+        of("multimax", "flash", part="length", case="N=4096"),
         1.5,
         over(column("peak_mb"), case="N=1024", size="1024"),
         named_by=(),
     ),
-    on_gpu(
-        "training step of DeiT-S with MultiMax, bfloat16, compiled, over softmax",
-        "training_steps",
-        step_of_deit("multimax"),
-        1.08,
-    ),
-    on_gpu(
-        "training of DeiT-S with softmax, bfloat16, compiled: images/s",
-        "training_steps",
-        step_of_deit("softmax"),
-        7500,
-        column("per_s"),
-        at_least=True,
+    *(
+        on_gpu(text, "training_steps", step_of_deit(function), bound, number, at_least=at_least)
+        for text, function, bound, number, at_least in (
+            ("training step of DeiT-S with MultiMax, bfloat16, compiled, over softmax", "multimax", 1.08, ratio, False),
+            (
+                "training of DeiT-S with softmax, bfloat16, compiled: images/s",
+                *("softmax", 7500, column("per_s"), True),
+            ),
+        )
     ),
     on_gpu(
         "output layer, V=267,744: tokens/s",
         "output_layer",
-        largest_vocabulary,
+        LARGEST_VOCABULARY,
         250_000,
         column("per_s"),
         at_least=True,

@@ -2,9 +2,8 @@
 
     python -m benchmarks.attention [--device cuda] [--functions multimax ...] [--quick]
 
-Parts: DeiT-S's attention; sequences of growing length at a constant number of tokens, causal or not; on a GPU also the
-block sizes of the flash kernel at DeiT's 196 tokens. FlexAttention has MultiMax's parameters frozen: it is forward
-alone on a CPU, and its backward on a GPU has no gradient of them.
+Parts: DeiT-S's attention, and sequences of growing length at a constant number of tokens, causal or not. FlexAttention
+has MultiMax's parameters frozen: its backward, which exists on a GPU alone, gives them no gradient.
 """
 
 from collections.abc import Sequence
@@ -16,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.attention.flex_attention import create_block_mask, flex_attention
 
-from benchmarks.bench import BOTH, FORWARD, Benchmark, Contestant, parser
+from benchmarks.bench import BOTH, FORWARD, Benchmark, Contestant, program
 from benchmarks.functions import written_out
 from multimax import reweight
 from multimax.attention import BACKENDS, attention, attention_path
@@ -33,13 +32,13 @@ def sdpa(causal: bool) -> Contestant:
 
 
 def ours(name: str, causal: bool, inputs: Sequence[Tensor]) -> list[Contestant]:
-    """A registered function by the path that ``attention`` takes by itself, and by each other one that can serve."""
+    """A registered function by the backend that ``attention`` chooses, and by every other one that can serve."""
     query, key, value = (tensor.detach() for tensor in inputs)
     module = reweight.create(name, num_heads=query.shape[1]).to(query.device)
     taken = attention_path(query, key, value, module)
     found = []
     for backend in (None, *BACKENDS):
-        if backend in ("sdpa", "flash", taken):  # the first two stand by themselves
+        if backend in ("sdpa", "flash", taken):  # the first two are contestants of their own
             continue
         try:
             with torch.no_grad():
@@ -53,7 +52,7 @@ def ours(name: str, causal: bool, inputs: Sequence[Tensor]) -> list[Contestant]:
 
 
 def flash(name: str, causal: bool, device: torch.device) -> Contestant:
-    """The flash kernel itself, whatever ``attention`` would take; for softmax it is the one without SegLU."""
+    """The flash kernel itself, whatever ``attention`` would choose; softmax has it without SegLU."""
     if name == "softmax":
         call = lambda q, k, v: flash_attention(q, k, v, None, None, (), causal=causal)  # noqa: E731
         return Contestant(name, "flash", call)
@@ -63,7 +62,7 @@ def flash(name: str, causal: bool, device: torch.device) -> Contestant:
 
 
 def materialised(causal: bool, device: torch.device) -> Contestant:
-    """Scores, MultiMax's formula as it is written out, weights: as in the authors' code."""
+    """Scores, MultiMax's formula term by term, and weights, as in the authors' code."""
     ranges, ts = (torch.nn.Parameter(torch.randn(4, device=device) * 0.02) for _ in range(2))
 
     def call(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
@@ -126,11 +125,7 @@ def run(benchmark: Benchmark) -> None:
         benchmark.race("length", case, contestants, tensors, size=length, units=tokens)
 
 
-def main() -> None:
-    benchmark = Benchmark("attention", parser(__doc__).parse_args())
-    run(benchmark)
-    benchmark.save()
-
+main = program("attention", __doc__, run)
 
 if __name__ == "__main__":
     main()

@@ -1,7 +1,7 @@
-"""What the benchmarks have in common: their command line, their table and the record of where it arose.
+"""What the benchmarks share: their command line, their table, and the record of where it was measured.
 
-All tables have the same columns (``COLUMNS``; benchmarks/README.md says what they mean), so that one program draws them
-and holds them against the aims.
+All tables have the same columns (``COLUMNS``, explained in benchmarks/README.md), so that one program draws them and
+holds them against the aims.
 """
 
 import argparse
@@ -27,6 +27,7 @@ from benchmarks.timing import Call, compare, copy_bandwidth
 from multimax import reweight
 from multimax.suite.engine.allocator import keep_freed_memory
 from multimax.suite.engine.provenance import environment, revision
+from multimax.suite.files import write_atomic
 
 RESULTS = Path(__file__).resolve().parent.parent / "results" / "benchmarks"
 PEERS = ("entmax", "liger_kernel", "adasplash", "fairseq_fixed", "timm", "torch_geometric", "triton")
@@ -44,8 +45,8 @@ BACKWARD = "backward"  # of a kernel by itself
 class Contestant:
     """A function, a way to compute it, and the call that does so.
 
-    ``parameters`` are what gradients are taken of beside the inputs, ``directions`` what it takes part in,
-    ``within`` makes the context in which all of it runs, and ``note`` goes into its rows.
+    Gradients are taken of the inputs and of ``parameters``; ``directions`` are those that are measured, ``within``
+    makes the context for every call, and ``note`` goes into its rows.
     """
 
     function: str
@@ -73,17 +74,33 @@ def parser(doc: str | None) -> argparse.ArgumentParser:
     functions = reweight.available()
     fast = [name for name in functions if reweight.create(name).row_kernel() is not None]
     result.add_argument("--functions", nargs="+", default=fast, choices=functions, help="default: those with a kernel")
-    result.add_argument("--seconds", type=float, default=4.0, help="of each comparison, beside its first calls")
+    result.add_argument("--seconds", type=float, default=4.0, help="of each comparison, without its first calls")
     result.add_argument("--limit", type=float, default=600.0, help="seconds after which no comparison is begun")
     result.add_argument("--output", type=Path, default=RESULTS, help="folder of the table and its record")
     result.add_argument(
         "--warm",
         type=share,
         metavar="I/K",
-        help="measure and write nothing: call every K-th contestant once, from the I-th on, so that K processes at "
-        "once compile what the benchmark will find on disk",
+        help="measure and write nothing: call every K-th contestant once, from the I-th on, so that K processes "
+        "together compile what the benchmark will then find on disk",
     )
     return result
+
+
+def program(
+    name: str, doc: str | None, run: Callable[["Benchmark"], None], **options: Mapping[str, Any]
+) -> Callable[[], None]:
+    """The ``main`` of a benchmark; ``options`` are arguments of ``add_argument`` for options of its own."""
+
+    def main() -> None:
+        known = parser(doc)
+        for option, settings in options.items():
+            known.add_argument(f"--{option.replace('_', '-')}", **settings)
+        benchmark = Benchmark(name, known.parse_args())
+        run(benchmark)
+        benchmark.save()
+
+    return main
 
 
 def share(text: str) -> tuple[int, int]:
@@ -127,12 +144,12 @@ class Benchmark:
         units: int | None = None,
         directions: Sequence[str] = (FORWARD, BOTH),
     ) -> None:
-        """Measure contestants, the first of which the others are compared with, on ``inputs``.
+        """Measure contestants on ``inputs``, and compare each with the first.
 
         Args:
-            part, case, size: what is measured, on what, and what number of it grows.
-            moved: bytes that each direction cannot do without moving.
-            units: tokens or images that a call deals with.
+            part, case, size: what is measured, on what, and the number that grows from case to case.
+            moved: bytes that each direction has to move.
+            units: tokens or images that a call processes.
             directions: FORWARD, without a graph, and BOTH, with gradients of all inputs and parameters.
         """
         for direction in directions:
@@ -160,9 +177,9 @@ class Benchmark:
         units: int | None = None,
         in_a_row: int = 1,
     ) -> None:
-        """One row for each call; its name is (function, way), or with a note behind. The rest is as for ``race``.
+        """One row for each call, named (function, way) or (function, way, note). The rest is as for ``race``.
 
-        A call that does the same ``in_a_row`` times counts as one of them.
+        A call repeats its work ``in_a_row`` times; its row is about one of them.
         """
         if self.arguments.warm:
             self.warm(calls)
@@ -189,22 +206,22 @@ class Benchmark:
                     "per_s": units and f"{units / found.milliseconds * 1000:.4g}",
                 }
             self.add(row)
-        self.save()  # now, lest a crash take it along
+        self.save()  # now, in case a later case crashes
 
     def warm(self, calls: Sequence[Call]) -> None:
-        """Make this process's share of the calls, so that what they compile is on disk."""
+        """Make this process's share of the calls, so that what they compile ends up on disk."""
         first, count = self.arguments.warm
         for call in calls:
             if self.calls % count == first:
                 try:
                     call()
-                except Exception as error:  # the benchmark itself will say so in its table
+                except Exception as error:  # which the benchmark will note in its table
                     print(f"{self.name}: {type(error).__name__}", flush=True)
             self.calls += 1
 
     def compile(self, function: Callable[..., Tensor]) -> Callable[..., Tensor]:
-        """``function`` as ``torch.compile`` has it, for fixed shapes; of tiny sizes without its long compilation."""
-        torch.compiler.reset()  # or after a few shapes of one function it would run uncompiled, without a word
+        """``function`` by ``torch.compile`` for fixed shapes; tiny sizes are spared its long compilation."""
+        torch.compiler.reset()  # after a few shapes of one function it would silently run uncompiled
         return torch.compile(function, dynamic=False, backend="eager" if self.quick else "inductor")
 
     def add(self, row: Mapping[str, Any]) -> None:
@@ -220,7 +237,7 @@ class Benchmark:
         print(f"{self.name}: {reason}", flush=True)
 
     def save(self) -> None:
-        """Write ``NAME_DEVICE.csv`` and beside it ``.json``, which says where and how the numbers arose."""
+        """Write ``NAME_DEVICE.csv``, and ``.json`` with where and how it was measured."""
         if self.arguments.warm:
             return
         folder: Path = self.arguments.output
@@ -230,8 +247,8 @@ class Benchmark:
         table = csv.DictWriter(text, COLUMNS, lineterminator="\n")
         table.writeheader()
         table.writerows(self.rows)
-        replace(folder / f"{stem}.csv", text.getvalue())
-        replace(folder / f"{stem}.json", json.dumps(self.record(), indent=1) + "\n")
+        write_atomic(folder / f"{stem}.csv", text.getvalue())
+        write_atomic(folder / f"{stem}.json", json.dumps(self.record(), indent=1) + "\n")
 
     def record(self) -> dict[str, Any]:
         return {
@@ -252,7 +269,7 @@ class Benchmark:
 
 
 def allocator(device: torch.device) -> dict[str, Any]:
-    """What decides how memory is found: variables of glibc, jemalloc and torch, and what this process set itself."""
+    """What decides how memory is allocated: variables of glibc, jemalloc and torch, and what this process set."""
     prefixes = ("MALLOC_", "LD_PRELOAD", "PYTORCH_CUDA_ALLOC", "PYTORCH_ALLOC")
     variables = {key: value for key, value in os.environ.items() if key.startswith(prefixes)}
     return {"variables": variables, "keeps_freed_memory": device.type == "cpu"}
@@ -266,16 +283,10 @@ def version(package: str) -> str | None:
 
 
 def device_name(device: torch.device) -> str:
-    """For names of files: cpu, or the GPU's name in lower case with underscores."""
+    """As in names of files: cpu, or the GPU's name in lower case with underscores."""
     if device.type != "cuda":
         return device.type
     return "_".join(torch.cuda.get_device_name(device).lower().replace("-", " ").split())
-
-
-def replace(path: Path, text: str) -> None:
-    temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_text(text)
-    temporary.replace(path)
 
 
 def line(row: Mapping[str, str]) -> str:

@@ -2,8 +2,8 @@
 
     python -m benchmarks.compat [--quick]
 
-Long rows, as at the output of a language model, and short ones, as in attention. The first of each pair is the package;
-its arguments are the defaults, an alpha is 1.5, learned where it can be. Writes the table in docs/entmax.md too.
+Long rows, as at the output of a language model, and short ones, as in attention. The package comes first in each pair.
+Arguments are the defaults; alpha is 1.5, learned where it can be. The table in docs/entmax.md is written as well.
 """
 
 import re
@@ -76,12 +76,8 @@ def main() -> None:
     benchmark = Benchmark("compat", parser(__doc__).parse_args())
     run(benchmark)
     benchmark.save()
-    if (
-        benchmark.rows
-        and benchmark.arguments.output == RESULTS
-        and benchmark.device.type == "cpu"
-        and not benchmark.quick
-    ):
+    is_kept = benchmark.arguments.output == RESULTS and benchmark.device.type == "cpu" and not benchmark.quick
+    if benchmark.rows and is_kept:
         PAGE.write_text(TABLE.sub(lambda _: table(benchmark.rows), PAGE.read_text()))
 
 

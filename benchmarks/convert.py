@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 import multimax
-from benchmarks.bench import BOTH, FORWARD, Benchmark, parser
+from benchmarks.bench import BOTH, FORWARD, Benchmark, program
 
 TOKENS = {"cpu": 256, "cuda": 1024}  # of one text; 1024 is GPT-2's context
 BATCH = {"cpu": {"gpt2": 1, "vit": 4}, "cuda": {"gpt2": 8, "vit": 128}}
@@ -84,13 +84,7 @@ def step(model: nn.Module, inputs: Tensor, direction: str) -> Any:
         scores.float().square().mean().backward()
 
 
-def main() -> None:
-    options = parser(__doc__)
-    options.add_argument("--models", nargs="+", default=list(MODELS), choices=MODELS)
-    benchmark = Benchmark("convert", options.parse_args())
-    run(benchmark)
-    benchmark.save()
-
+main = program("convert", __doc__, run, models={"nargs": "+", "default": list(MODELS), "choices": MODELS})
 
 if __name__ == "__main__":
     main()

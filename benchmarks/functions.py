@@ -2,14 +2,12 @@
 
     python -m benchmarks.functions [--device cuda] [--functions multimax ...] [--quick]
 
-Parts: three shapes as they arise in a vision transformer, in attention over text and at the output of a language model;
-rows of growing length at a constant number of scores; growing numbers of threads. Peers are MultiMax's formula as it is
-written out, in eager mode and compiled, the entmax package and, on a GPU, Liger's sparsemax.
+Parts: the shapes of a vision transformer, of attention over text and of a language model's output; rows of growing
+length at a constant number of scores; growing numbers of threads. Peers are MultiMax's formula written out, in eager
+mode and compiled, the entmax package and, on a GPU, Liger's sparsemax. Then the gradients of parameters: whether two
+runs give the same bits, and their largest error against eager float64, relative to the largest gradient.
 
-Then gradients of parameters: whether two runs give the same bits, and their largest error against eager float64,
-relative to the largest of them.
-
-Bandwidth counts what softmax cannot do without: forward reads the scores and writes the weights; backward reads the
+Bandwidth counts what even softmax must move: forward reads the scores and writes the weights; backward reads the
 weights and their gradient and writes that of the scores.
 """
 
@@ -24,7 +22,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from benchmarks.bench import BOTH, FORWARD, Benchmark, Contestant, parser
+from benchmarks.bench import BOTH, FORWARD, Benchmark, Contestant, program
 from multimax import kernels, reweight
 
 SHAPES = ((384, 197, 197), (8, 512, 512), (512, 32000))
@@ -49,7 +47,7 @@ def ours(name: str, path: str, device: torch.device) -> Contestant:
 
 
 def peers(benchmark: Benchmark) -> list[Contestant]:
-    """Other implementations of the functions, but for those that are not installed."""
+    """Other implementations of the functions, as far as they are installed."""
     names, device = benchmark.arguments.functions, benchmark.device
     found = []
     if "multimax" in names:
@@ -145,11 +143,7 @@ def run(benchmark: Benchmark) -> None:
     torch.set_num_threads(threads)
 
 
-def main() -> None:
-    benchmark = Benchmark("functions", parser(__doc__).parse_args())
-    run(benchmark)
-    benchmark.save()
-
+main = program("functions", __doc__, run)
 
 if __name__ == "__main__":
     main()

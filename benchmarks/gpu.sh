@@ -16,7 +16,7 @@ if [[ " $* " != *" --device cpu "* ]]; then
     { echo "error: $python sees no CUDA device: run this where torch.cuda.is_available()" >&2; exit 1; }
   if "$python" -c 'import pytest, hypothesis' 2>/dev/null; then
     at_once=$("$python" -c 'import xdist' 2>/dev/null && echo --numprocesses=8)
-    timeout 100 "$python" -m pytest -q -p no:cacheprovider $at_once -m gpu tests/kernels tests/test_output.py ||
+    timeout 100 "$python" -m pytest -q -p no:cacheprovider $at_once -m gpu tests/kernels tests/test_output_layer.py ||
       failed+=("the tests of the kernels")
   else
     echo "the tests of the kernels are left out: they need pytest and hypothesis"

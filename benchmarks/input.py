@@ -3,10 +3,10 @@
     python -m benchmarks.input [FOLDER] [--images 256] [--batch 32] [--seconds 60] [--quick]
 
 FOLDER has a folder of images for each class; without one, JPEGs of 500x375 pixels with the spectrum of photographs are
-made. Counted is what the processes that load have to do until a batch can be handed over: decoding, random resized
-crop, flip, RandAugment and collating. Normalisation and random erasing are the device's, in ours as in timm's default
-(``bytes``); without its prefetcher (``floats``), as DeiT's own code has it, timm does them too. All run in one process
-with one thread; what handing a batch to another process costs is not in it, and is four times as much for floats.
+made. What is timed is the work of a loading process up to a finished batch: decoding, random resized crop, flip,
+RandAugment and collating. Normalisation and random erasing are left to the device, in ours as in timm's default
+(``bytes``); without timm's prefetcher (``floats``), as in DeiT's own code, they are timed too. Everything runs in one
+process with one thread. Handing a batch to another process is not timed; it costs floats four times as much as bytes.
 """
 
 import tempfile
@@ -37,7 +37,7 @@ ERASING = 0.25
 
 
 def write_photographs(folder: Path, count: int, width: int, height: int) -> None:
-    """JPEGs whose amplitudes fall with the frequency, as those of photographs do, with files of ImageNet's size."""
+    """JPEGs whose amplitudes fall with frequency as in photographs, in files as large as ImageNet's."""
     generator = np.random.default_rng(0)
     frequency = np.hypot(np.fft.fftfreq(height)[:, None], np.fft.rfftfreq(width))
     frequency[0, 0] = np.inf
@@ -54,7 +54,7 @@ def write_photographs(folder: Path, count: int, width: int, height: int) -> None
 
 
 def timms(folder: Path, size: int, batch: int, *, prefetcher: bool) -> Iterator[Any]:
-    """Batches of timm's loader, for ever; with its prefetcher, as the device gets them."""
+    """Batches of timm's loader, endlessly; with its prefetcher, as the device gets them."""
     with mock.patch.dict(auto_augment.NAME_TO_OP, {name: ours.original for name, ours in OPERATIONS.items()}):
         loader = timm.data.create_loader(
             timm.data.ImageDataset(str(folder)),
@@ -78,7 +78,7 @@ def ours(dataset: ImageDataset, batch: int) -> Iterator[Any]:
 
 
 def stages(benchmark: Benchmark, dataset: ImageDataset, size: int, case: str, count: int) -> None:
-    """Each step by itself, on the images that the one before it gives: timm's, and ours."""
+    """Each step by itself, timm's and ours, on the output of the step before."""
     with mock.patch.dict(auto_augment.NAME_TO_OP, {name: ours.original for name, ours in OPERATIONS.items()}):
         geometry, colour, tensor = timm.data.create_transform(
             size, is_training=True, re_prob=ERASING, re_mode="pixel", separate=True, **AUGMENTATION
@@ -112,7 +112,7 @@ def stages(benchmark: Benchmark, dataset: ImageDataset, size: int, case: str, co
         calls = [partial(list_of, theirs, given)] + ([partial(list_of, own, given_to_own)] if own else [])
         names = [(name, "timm, floats"), (name, "ours")][: len(calls)]
         with preserved_generators():
-            benchmark.measure("steps", case, "", names, calls, units=len(numbers), in_a_row=1)
+            benchmark.measure("steps", case, "", names, calls, units=len(numbers))
 
 
 def list_of(function: Callable[[Any], Any], given: list[Any]) -> list[Any]:

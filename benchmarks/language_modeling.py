@@ -2,9 +2,9 @@
 
     python -m benchmarks.language_modeling [--device cuda] [--functions softmax multimax ...] [--quick]
 
-transformer_lm stands beside fairseq's (where fairseq is installed), and Transformer-XL beside its formula without the
-shift of rows: a position vector for each query and key. Both pairs are checked to agree before they are timed. A step
-is forward and backward.
+transformer_lm is compared with fairseq's, where that is installed, and Transformer-XL with its formula as the paper
+writes it, a position vector for each query and key. Both pairs are checked to agree before they are timed. A step is
+forward and backward.
 """
 
 import copy
@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from benchmarks.bench import BOTH, Benchmark, parser
+from benchmarks.bench import BOTH, Benchmark, program
 from multimax import reweight
 from multimax.attention import attention
 from multimax.suite.fairseq.weights import to_fairseq
@@ -28,7 +28,7 @@ SIZES = {"depth": 4, "dim": 256, "num_heads": 8, "ffn_dim": 1024, "dropout": 0.0
 
 
 class PlainAttention(RelativeAttention):
-    """The scores of the paper as they are written, with the vector of each query's distance to each key."""
+    """The scores as the paper writes them, with a vector for each query's distance to each key."""
 
     def forward(
         self, x: Tensor, before: Tensor, positions: Tensor, mask: Tensor, content_bias: Tensor, position_bias: Tensor
@@ -45,7 +45,7 @@ class PlainAttention(RelativeAttention):
 
 
 def plain_formula(model: TransformerXL) -> TransformerXL:
-    """The same model, with the same weights, that computes its scores by the formula."""
+    """The same model with the same weights, its scores computed by the formula."""
     model = copy.deepcopy(model)
     for block in model.blocks:
         block.attention.__class__ = PlainAttention
@@ -93,8 +93,9 @@ def fairseq_step(model: nn.Module, tokens: Tensor) -> None:
     model.zero_grad()
 
 
-def run(benchmark: Benchmark, batch_size: int, length: int) -> None:
-    device = benchmark.device
+def run(benchmark: Benchmark) -> None:
+    device, arguments = benchmark.device, benchmark.arguments
+    batch_size, length = (1, 5) if benchmark.quick else (arguments.batch_size, arguments.length)
     # Token 1 is padding for fairseq.
     tokens = torch.randint(2, NUM_TOKENS, (batch_size, length), device=device)
     case = f"{batch_size} x {length} tokens"
@@ -122,14 +123,8 @@ def run(benchmark: Benchmark, batch_size: int, length: int) -> None:
         measure("transformer_xl", case, names=[(name, "plain formula"), (name, "ours")], calls=calls)
 
 
-def main() -> None:
-    options = parser(__doc__)
-    options.add_argument("--batch-size", type=int, default=4)
-    options.add_argument("--length", type=int, default=128)
-    benchmark = Benchmark("language_modeling", options.parse_args())
-    run(benchmark, *((1, 5) if benchmark.quick else (benchmark.arguments.batch_size, benchmark.arguments.length)))
-    benchmark.save()
-
+OPTIONS = {"batch_size": {"type": int, "default": 4}, "length": {"type": int, "default": 128}}
+main = program("language_modeling", __doc__, run, **OPTIONS)
 
 if __name__ == "__main__":
     main()

@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from benchmarks.bench import BOTH, Benchmark, Contestant, parser
+from benchmarks.bench import BOTH, Benchmark, Contestant, program
 from multimax import reweight
 from multimax.output_layer import linear_cross_entropy
 from multimax.suite.models.adaptive import AdaptiveEmbedding
@@ -102,11 +102,7 @@ def run(benchmark: Benchmark) -> None:
     adaptive(benchmark, tokens, dim, *sizes)
 
 
-def main() -> None:
-    benchmark = Benchmark("output_layer", parser(__doc__).parse_args())
-    run(benchmark)
-    benchmark.save()
-
+main = program("output_layer", __doc__, run)
 
 if __name__ == "__main__":
     main()

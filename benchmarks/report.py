@@ -1,4 +1,4 @@
-"""From measured tables to what is read: each table by contestants and cases, its picture, and the aims beside them.
+"""Pages and pictures of the measured tables, and the aims held against them.
 
     python -m benchmarks.report [RESULTS]
 
@@ -64,13 +64,13 @@ def verdicts(tables: Sequence[Table]) -> list[Row]:
             measured = describe(aim, values) + (f", {table.record['device']}" if aim.on_gpu else "")
             verdict = "met" if met == len(values) else f"not met ({met} of {len(values)})" if met else "not met"
             if all(row["milliseconds"] and value != value for row, value in values):
-                measured, verdict = "", "not measured here"  # the row, but not this number of it
+                measured, verdict = "", "not measured here"  # the row was, but not this number
             rows.append(text | {"measured": measured, "verdict": verdict})
     return rows
 
 
 def describe(aim: Aim, values: Sequence[tuple[Row, float]]) -> str:
-    """The value of each row, or of many the best and the worst."""
+    """The value of each row, or the best and the worst of many."""
     if len(values) > 4:
         ranked = sorted(values, key=lambda pair: pair[1] if pair[1] == pair[1] else float("inf"))
         values = [ranked[0], ranked[-1]]
@@ -87,7 +87,7 @@ def markdown(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def page(table: Table) -> str:
-    """A table by contestants and cases, one for each part and direction, under what its record says."""
+    """What the record says, then a table of contestants and cases for each part and direction."""
     record = table.record
     allocator = record["allocator"]
     kept = "kept by mallopt, as in training" if allocator["keeps_freed_memory"] else "torch's CUDA allocator"

@@ -2,7 +2,7 @@
 
     python -m benchmarks.segments [--functions multimax ...] [--quick]
 
-Nodes have as many edges as draws of the same 20 give them, or as a power law; the edges are sorted by node, or not.
+Edges are spread evenly over the nodes, 20 for each on average and sorted by node or not, or by a power law.
 """
 
 from functools import partial
@@ -10,7 +10,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from benchmarks.bench import Benchmark, Contestant, parser
+from benchmarks.bench import Benchmark, Contestant, program
 from multimax import reweight
 
 HEADS = (8, 1)
@@ -44,11 +44,7 @@ def run(benchmark: Benchmark) -> None:
             benchmark.race(part, case, contestants, [scores], size=len(index), units=len(index))
 
 
-def main() -> None:
-    benchmark = Benchmark("segments", parser(__doc__).parse_args())
-    run(benchmark)
-    benchmark.save()
-
+main = program("segments", __doc__, run)
 
 if __name__ == "__main__":
     main()

@@ -1,6 +1,6 @@
 """How long several ways to compute the same thing take, and how much memory.
 
-They take turns, so that whatever else the machine does falls on all alike, and each is compared with the first one in
+They take turns, so that whatever else the machine does slows them all alike, and each is compared with the first one in
 the same turn. The first call of each, which may compile something, is not timed.
 """
 
@@ -19,8 +19,8 @@ Call = Callable[[], object]
 class Measurement:
     """Median and quartiles of the milliseconds over ``repeats`` turns, ``ratio`` to the first one, memory in bytes.
 
-    ``ratio`` is the median over the turns that both took part in, and ``peak_bytes`` what a call allocates at most on
-    top of what was there before it. ``failure`` says in a line why there are no numbers.
+    ``ratio`` is the median over the turns that both took part in, ``peak_bytes`` the most that a call allocates on top
+    of what was there before. ``failure`` says in a line why there are no numbers.
     """
 
     milliseconds: float = float("nan")
@@ -32,7 +32,7 @@ class Measurement:
     failure: str = ""
 
     def divided_by(self, count: int) -> "Measurement":
-        """The same of one of ``count`` that were measured together."""
+        """The measurement of one of ``count`` that were timed together."""
         times = {name: getattr(self, name) / count for name in ("milliseconds", "low", "high")}
         return replace(self, **times)
 
@@ -40,8 +40,8 @@ class Measurement:
 def compare(calls: Sequence[Call], device: torch.device, *, seconds: float, repeats: int = 50) -> list[Measurement]:
     """Measure ``calls`` by turns, for about ``seconds`` in all and at most ``repeats`` turns.
 
-    Each call has an equal share of the time: who has used it up sits out after three turns, or after one if that alone
-    took ten shares. A call that raises is left out, and its measurement says why.
+    Each call has an equal share of the time: one that has used it up drops out after three turns, or after the first if
+    that took ten shares. A call that raises is left out, and its measurement says why.
     """
     share = seconds / max(1, len(calls))
     results: list[Measurement | None] = [None] * len(calls)
@@ -62,7 +62,7 @@ def compare(calls: Sequence[Call], device: torch.device, *, seconds: float, repe
                 torch.cuda.empty_cache()
     turns: dict[int, dict[int, float]] = {i: {} for i, result in enumerate(results) if result is None}
     for turn in range(repeats):
-        # Back and forth, because who comes next finds the caches as the one before left them.
+        # Back and forth, because each finds the caches as the one before left them.
         for i in list(turns) if turn % 2 == 0 else list(reversed(turns)):
             spent = sum(turns[i].values())
             if spent < share or (turn < 3 and spent < 10 * share):
@@ -126,7 +126,7 @@ def peak_memory(call: Call, device: torch.device) -> int:
 
 
 def copy_bandwidth(device: torch.device, megabytes: int) -> float:
-    """Bytes per second, read and written, of copying a tensor of so many megabytes, which should dwarf the caches."""
+    """Bytes per second, read plus written, of copying a tensor of so many MiB, which should dwarf the caches."""
     source = torch.zeros(megabytes * 2**20, dtype=torch.int8, device=device)
     target = torch.empty_like(source)
     target.copy_(source)

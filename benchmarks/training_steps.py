@@ -2,10 +2,10 @@
 
     python -m benchmarks.training_steps [--device cuda] [--models deit lm mt] [--functions multimax ...] [--quick]
 
-Models and optimisers are those of ``scale=paper`` (``--quick``: of ``scale=demo``), on random batches, so that no data
-are needed: DeiT-S, Transformer-XL base and the IWSLT14 model. On a GPU a step is in bfloat16, compiled and replayed
-from CUDA graphs (``training.cuda_graphs``), or a slow host's launches would be measured; several in a row are timed,
-because in training the host runs ahead of the device. On a CPU it is in float32, of a batch small enough for seconds.
+Models and optimisers are those of ``scale=paper`` (with ``--quick``, ``scale=demo``) on random batches, which need no
+data: DeiT-S, Transformer-XL base and the IWSLT14 model. On a GPU a step is in bfloat16, compiled and replayed from CUDA
+graphs (``training.cuda_graphs``), so that it does not measure a slow host's launches, and several in a row are timed,
+since in training the host runs ahead of the device. On a CPU it is in float32 on a batch that takes seconds.
 """
 
 from collections.abc import Callable
@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from benchmarks.bench import Benchmark, parser
+from benchmarks.bench import Benchmark, program
 from multimax.suite.config import RunConfig
 
 MODELS = {"deit": "DeiT-S", "lm": "Transformer-XL base", "mt": "IWSLT14 model"}
@@ -125,13 +125,7 @@ def run(benchmark: Benchmark) -> None:
         benchmark.measure(MODELS[task], case, "training step", pairs, calls, units=units, in_a_row=in_a_row)
 
 
-def main() -> None:
-    options = parser(__doc__)
-    options.add_argument("--models", nargs="+", default=list(MODELS), choices=MODELS)
-    benchmark = Benchmark("training_steps", options.parse_args())
-    run(benchmark)
-    benchmark.save()
-
+main = program("training_steps", __doc__, run, models={"nargs": "+", "default": list(MODELS), "choices": MODELS})
 
 if __name__ == "__main__":
     main()

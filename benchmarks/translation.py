@@ -2,10 +2,10 @@
 
     python -m benchmarks.translation [--size paper] [--device cuda] [--functions softmax multimax ...] [--quick]
 
-Both have the same weights and see the same batches. They are checked to agree, in loss and in translations, before
-they are timed. For softmax fairseq's model is its own, and for the other functions that of
-``multimax.integrations.fairseq``. A training step is forward and backward with label smoothing and dropout. Weights are
-random, so that hypotheses run to the longest length, which is the same for both.
+Both have the same weights and see the same batches, and are checked to agree in loss and in translations before they
+are timed. For softmax the other model is fairseq's own, for other functions that of ``multimax.integrations.fairseq``.
+A training step is forward and backward with label smoothing and dropout. The weights are random, so that hypotheses run
+to the greatest length, which is the same for both.
 """
 
 from argparse import Namespace
@@ -64,7 +64,7 @@ def fairseq_model(
 
 
 def random_batch(max_tokens: int, num_tokens: int, length: int) -> TranslationBatch:
-    """As many pairs of about ``length`` tokens, the sides filled up, as have ``max_tokens`` tokens of either side."""
+    """As many padded pairs of about ``length`` tokens as fit ``max_tokens`` tokens on each side."""
     rows = max(1, max_tokens // length)
     lengths = torch.randint(max(2, length - 3), length + 1, (2, rows))
     lengths[:, 0] = length
