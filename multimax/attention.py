@@ -1,15 +1,15 @@
 """Scaled dot-product attention with any reweighting.
 
     scores  = query @ key^T * scale
-    scores  = softcap * tanh(scores / softcap) + bias    # each if given
+    scores  = softcap * tanh(scores / softcap) + bias    # if given
     weights = reweight(scores, mask)
     output  = dropout(weights) @ value
 
-The mask never enters the scores: it is handed to the reweighting, which alone knows what a missing entry means for it
-(an ev-softmax whose mean runs over -inf, say, is softmax under another name).
+The mask never enters the scores. It is passed to the reweighting, which alone knows what a missing entry means for it:
+an ev-softmax whose mean runs over -inf, for example, is only a softmax.
 
-There are several ways to compute it: ``multimax.attention_backends``. "reference" is the lines above and takes any
-call; the others agree with it up to rounding, and say of each call whether they can serve it.
+``multimax.attention_backends`` has several ways to compute this. "reference" is the lines above and takes any call; the
+others agree with it up to rounding, and say for each call whether they can serve it.
 """
 
 import math
@@ -24,12 +24,12 @@ from torch.nn import functional as F
 
 from multimax.attention_backends import BACKENDS, Backend, Call, attend_to_live, weigh
 from multimax.formulas.attention import attention_scores
-from multimax.formulas.rows import autocast_dtype, check_floating, check_mask, check_number
+from multimax.formulas.rows import autocast_dtype, broadcasts, check_floating, check_mask, check_number
 from multimax.formulas.torch_private import is_readable
 from multimax.reweight import Reweighting, create, entmax15, evsoftmax, softmax, sparsemax
 from multimax.reweight._base import may_bypass
 
-# What these functions are as modules, which have fast paths.
+# These functions as modules, which have fast paths.
 MODULES: dict[Callable[..., Tensor], Reweighting] = {
     f: create(f.__name__) for f in (softmax, sparsemax, entmax15, evsoftmax)
 }
@@ -55,41 +55,41 @@ def attention(
 ) -> Tensor:
     """Attention output [..., heads, queries, value_dim] in the dtype of ``value``.
 
-    Sequences of several lengths are padded, and the mask says what is live:
-    ``mask = (torch.arange(keys) < lengths[:, None])[:, None, None]``. Packed ones need a mask as well, that of
-    which query and key belong to one sequence; nested tensors are refused.
+    Pad sequences of different lengths, and let the mask say what is live:
+    ``mask = (torch.arange(keys) < lengths[:, None])[:, None, None]``. Packed sequences need a mask of which query and
+    key belong together; nested tensors are refused.
 
     A query that may attend to no key gets zeros. What a key holds, even NaN, never reaches a query that may not attend
-    to it, neither in outputs nor in gradients. On a GPU, and in a traced graph, that holds for keys that no query may
-    attend to and for queries that may attend to no key; all others should be finite there. So should scores: a row
-    whose live scores are all -inf gets equal weights from MultiMax, temperature and scalable softmax and NaN from the
-    others, except that softmax's kernels may give zeros or equal weights where there is no mask, or on a GPU.
+    to it, neither in outputs nor in gradients. On a GPU and in a traced graph this only holds for keys that no query
+    may attend to and for queries that may attend to no key; everything else should be finite there. Scores should be
+    finite too: a row whose live scores are all -inf gets equal weights from MultiMax, temperature and scalable softmax
+    and NaN from the others, except that softmax's kernels may give zeros or equal weights without a mask or on a GPU.
 
     Args:
         query: floating point [..., heads, queries, dim].
         key: [..., heads, keys, dim] in the dtype of ``query``, unless autocast is on; leading dimensions broadcast.
-            There may be fewer heads than of the query (grouped heads): where they divide those, each serves as many
-            consecutive heads of the query.
+            Its number of heads may be a divisor of the query's (grouped heads): each then serves several consecutive
+            heads of the query.
         value: [..., heads, keys, value_dim] likewise.
         reweight: a ``Reweighting``, or a function f(scores, mask=...) that keeps its contract. ``softmax``,
             ``sparsemax``, ``entmax15`` and ``evsoftmax`` are as fast as their modules.
         mask: bool, True where a key may be attended to, broadcastable to [..., heads, queries, keys].
-        causal: query i attends at most to keys 0 to i; fused kernels are faster at it than with the same as a mask.
-        bias: a term of the scores that broadcasts to them, such as that of relative positions. It is no mask: it should
+        causal: query i attends at most to keys 0 to i; fused kernels do this faster than with an equal mask.
+        bias: added to the scores, to which it broadcasts, such as that of relative positions. It is not a mask: it must
             be finite where the mask is True, and may hold anything where it is False.
         scale: of the scores without the bias; dim ** -0.5 if None.
-        softcap: bounds the scaled products of query and key, before the bias is added, as in Gemma 2; above 0.
+        softcap: bound of the scaled products of query and key before the bias is added, as in Gemma 2; above 0.
         sink: floating point [heads] or one element: the score of one more key, always live, whose value is zero
-            (gpt-oss). What weight it takes is missing from the others'.
-        window: query i attends only to keys j with abs(i - j) < window; with ``causal`` these are its own and the
-            window - 1 before.
+            (gpt-oss). Its weight is missing from the others'.
+        window: query i attends only to keys j with abs(i - j) < window; with ``causal``, to its own and the window - 1
+            before it.
         dropout: probability of dropping a weight, at least 0 and below 1; pass 0 outside training.
-        backend: one of ``BACKENDS`` or of the function's own, or None for the one that ``attention_path`` names. Only
-            "reference" and "blocked" can be differentiated more than once.
+        backend: the name of one of ``BACKENDS`` or of the function's own, or None for the one that ``attention_path``
+            returns. Only "reference" and "blocked" can be differentiated more than once.
 
     Raises:
-        TypeError, ValueError: an argument that does not fit, in one line that names it, before anything is computed; an
-            unknown backend, or one that cannot serve this call.
+        TypeError, ValueError: an argument that does not fit, in one line that names it and before anything is computed;
+            an unknown backend, or one that cannot serve this call.
     """
     call = _call(query, key, value, reweight, mask, causal, bias, scale, softcap, sink, window, dropout)
     chosen = _chosen(call, backend)
@@ -98,7 +98,7 @@ def attention(
     tensors = (call.query, call.key, call.value)
     if query.device.type != "cpu" or not all(is_readable(t) for t in tensors):  # a GPU's host would have to wait
         return chosen.run(_without_dead(call))
-    # One pass over each says that there is no NaN, and nothing whose square is infinite.
+    # A finite norm takes one pass, and rules out NaN and infinities.
     norms = [torch.linalg.vector_norm(t.detach()).item() for t in tensors]
     return chosen.run(call) if math.isfinite(sum(norms)) else attend_to_live(_without_dead(call))
 
@@ -106,7 +106,7 @@ def attention(
 def attention_weights(
     query: Tensor, key: Tensor, reweight: Callable[..., Tensor], mask: Tensor | None = None, **options: Any
 ) -> Tensor:
-    """The weights [..., heads, queries, keys] with which ``attention`` sums the values, without dropout.
+    """The weights [..., heads, queries, keys] by which ``attention`` sums the values, without dropout.
 
     Args:
         query, key, reweight, mask: as of ``attention``.
@@ -124,10 +124,10 @@ def attention_path(
     mask: Tensor | None = None,
     **options: Any,
 ) -> str:
-    """The backend that ``attention`` takes for these arguments, which are its own, if it is not told one.
+    """The backend that ``attention`` uses for these arguments, which are its own, if none is named.
 
-    Softmax takes "sdpa" wherever it can. Others take one of the kernels where it pays, unless ``multimax.kernels`` is
-    set to "eager".
+    Softmax uses "sdpa" wherever it can. Other functions use a kernel where it is faster or saves memory, unless
+    ``multimax.kernels`` is set to "eager".
     """
     return _chosen(_call(query, key, value, reweight, mask, **options), None).name
 
@@ -163,12 +163,12 @@ def _call(
     window: int | None = None,
     dropout: float = 0.0,
 ) -> Call:
-    """The arguments, or what is wrong with them in one line."""
+    """The arguments once checked; raises TypeError or ValueError, in one line."""
     if not callable(reweight):
         hint = f"; did you mean reweight.create({reweight!r})?" if isinstance(reweight, str) else ""
         raise TypeError(f"reweight must be a module or a function, got {type(reweight).__name__}{hint}")
     if not isinstance(causal, bool):
-        raise TypeError(f"causal must be a bool, got {type(causal).__name__}; what a query may attend to is the mask")
+        raise TypeError(f"causal must be a bool, got {type(causal).__name__}; pass a mask as mask=")
     check_number("dropout", dropout)
     if not 0 <= dropout < 1:
         raise ValueError(f"dropout must be at least 0 and below 1, got {dropout}")
@@ -190,8 +190,10 @@ def _call(
             raise ValueError(f"sink of shape {tuple(sink.shape)} is neither one element nor one per head of the query")
     if window is not None:
         mask = _within(window, shape, mask, query.device)
-    if causal and key.shape[-2] > query.shape[-2]:
-        key, value, mask, bias = _without_keys_behind(query.shape[-2], key, value, mask, bias)
+    if causal and key.shape[-2] > query.shape[-2]:  # no query attends to the keys after the last one
+        queries = query.shape[-2]
+        key, value = key[..., :queries, :], value[..., :queries, :]
+        mask, bias = (t if t is None or t.dim() == 0 else t[..., :queries] for t in (mask, bias))
     reweight = MODULES.get(reweight, reweight) if isinstance(reweight, FunctionType) else reweight
     row_kernel = reweight.row_kernel() if may_bypass(reweight, "row_kernel") else None
     return Call(query, key, value, reweight, row_kernel, mask, bias, causal, scale, softcap, sink, dropout)
@@ -213,7 +215,7 @@ def _check_tensors(query: Tensor, key: Tensor, value: Tensor) -> None:
 
 
 def _per_query_head(query: Tensor, tensor: Tensor) -> Tensor:
-    """A key or value of grouped heads, each repeated for the consecutive heads of the query that it serves."""
+    """A key or value of grouped heads, each head repeated for the heads of the query that it serves."""
     if min(query.dim(), tensor.dim()) < 3:
         return tensor
     heads, groups = query.shape[-3], tensor.shape[-3]
@@ -230,17 +232,15 @@ def _scores_shape(query: Tensor, key: Tensor, value: Tensor) -> torch.Size:
         try:
             leading = torch.broadcast_shapes(leading, key.shape[:-2], value.shape[:-2])
         except RuntimeError:
-            shapes = ", ".join(
-                f"{name} {tuple(t.shape)}" for name, t in {"query": query, "key": key, "value": value}.items()
-            )
+            shapes = ", ".join(str(tuple(t.shape)) for t in (query, key, value))
             raise ValueError(
-                f"the batches and heads of query, key and value neither broadcast nor group: {shapes}"
+                f"batches and heads of query, key and value neither broadcast nor group: {shapes}"
             ) from None
     return torch.Size((*leading, query.shape[-2], key.shape[-2]))
 
 
 def _within(window: int, shape: torch.Size, mask: Tensor | None, device: torch.device) -> Tensor:
-    """``mask`` and what the window asks besides."""
+    """``mask``, restricted to the window."""
     if isinstance(window, bool) or not isinstance(window, int | torch.SymInt):
         raise TypeError(f"window must be an int or None, got {type(window).__name__}")
     if window < 1:
@@ -254,24 +254,14 @@ def _check_bias(bias: Tensor, query: Tensor, shape: torch.Size) -> None:
     check_floating("bias", bias, query.device)
     if torch.promote_types(bias.dtype, query.dtype) != query.dtype and autocast_dtype(query) is None:
         raise TypeError(f"bias must be in the dtype of the query, {query.dtype}, got {bias.dtype}")
-    if bias.dim() > len(shape) or any(
-        b not in (1, s) for b, s in zip(reversed(bias.shape), reversed(shape), strict=False)
-    ):
+    if not broadcasts(bias.shape, shape):
         raise ValueError(f"bias of shape {tuple(bias.shape)} does not broadcast to scores of shape {tuple(shape)}")
 
 
-def _without_keys_behind(
-    queries: int, key: Tensor, value: Tensor, mask: Tensor | None, bias: Tensor | None
-) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
-    """Causal attention without the keys that come after the last query."""
-    mask, bias = (t if t is None or t.dim() == 0 else t[..., :queries] for t in (mask, bias))
-    return key[..., :queries, :], value[..., :queries, :], mask, bias
-
-
 def _without_dead(call: Call) -> Call:
-    """Zeros for queries that may attend to no key and keys that no query may attend to.
+    """The call with zeros for queries that may attend to no key and keys that no query may attend to.
 
-    The products of scores and of weights run over dead entries too, and zero times NaN is NaN.
+    The products for scores and output run over dead entries too, and zero times NaN is NaN.
     """
     if call.mask is None or call.mask.numel() == 0:
         return call

@@ -1,7 +1,7 @@
-"""The ways to compute attention. Each can say why it cannot serve a call, and run it.
+"""The ways to compute attention. Each can run a call, or say why it cannot.
 
-``multimax.attention`` takes the first that can serve and is worth it. A function may bring
-more (``Reweighting.attention_backends``).
+``multimax.attention`` uses the first that can and that is worth it. A function may bring more
+(``Reweighting.attention_backends``).
 """
 
 from collections.abc import Callable
@@ -24,15 +24,15 @@ from multimax.kernels.triton import flash
 from multimax.reweight import Reweighting
 from multimax.reweight._base import may_bypass
 
-# On the CPU: scores of one head from which on blocks are as fast as the reference or faster. In ones of 32 by 32 scores
-# they take twice its time, of 96 by 96 as much, of 128 by 128 and more 0.9 to 1 of it.
+# On the CPU: from this many scores in a head on, blocks are at least as fast as the reference. With 32 by 32 scores
+# they take twice its time, with 96 by 96 the same, and with 128 by 128 or more 0.9 to 1 of it.
 BLOCKED_FROM = 2**14
-# Half precision they compute in float32, at up to 1.6 of the reference's time where the processor has products for it.
-# There they are for the memory: scores of one call that take 128 MB in each layer, and as much again for the weights.
+# They compute half precision in float32, which takes up to 1.6 of the reference's time on processors that multiply it
+# natively. There they save memory: this many scores of one call take 128 MB in each layer, and so do the weights.
 HALF_BLOCKED_FROM = 2**26
-# Keys from which on a GPU takes a flash kernel. On an H100, at 196 keys, forward and backward took 0.64 ms where six
-# products with whole scores take 0.75 and the row kernels 0.3 more. Fewer keys, and float32, which the flash kernels
-# multiply without tensor cores, were not measured.
+# From this many keys on, a GPU uses a flash kernel. On an H100 with 196 keys its forward and backward took 0.64 ms;
+# with whole scores six matrix products take 0.75 and the row kernels another 0.3. Fewer keys, and float32, which the
+# flash kernels multiply without tensor cores, were not measured.
 FLASH_FROM, SINGLE_FLASH_FROM = 64, 512
 
 
@@ -40,8 +40,8 @@ FLASH_FROM, SINGLE_FLASH_FROM = 64, 512
 class Call:
     """The arguments of ``multimax.attention``, checked.
 
-    ``row_kernel`` computes what ``reweight`` does; None where that has to be called. To ``run`` a call comes with zeros
-    for queries that may attend to no key and keys that no query may attend to.
+    ``row_kernel`` computes what ``reweight`` does, or is None if that has to be called. When a call is ``run``, queries
+    that may attend to no key and keys that no query may attend to are zero.
     """
 
     query: Tensor
@@ -66,7 +66,7 @@ class Call:
         return up_to_own if self.mask is None else self.mask & up_to_own
 
     def factors(self) -> tuple[Tensor, Tensor, Tensor]:
-        """Query, key and value as autocast would have them in a matrix product."""
+        """Query, key and value in the dtype of autocast's matrix products."""
         dtype = autocast_dtype(self.query) or self.query.dtype
         return self.query.to(dtype), self.key.to(dtype), self.value.to(dtype)
 
@@ -74,15 +74,15 @@ class Call:
         return self.query.dtype.itemsize < 4 or torch.is_autocast_enabled(device)
 
     def beyond_products(self) -> str | None:
-        """The sentence for a backend whose scores are products of query and key and nothing else, or None."""
+        """The obstacle for a backend whose scores are nothing but products of query and key, or None."""
         extras = {"bias": self.bias, "softcap": self.softcap, "sink": self.sink}
         return next((f"it takes no {name}" for name, extra in extras.items() if extra is not None), None)
 
     def not_for(self, functions: str) -> str:
-        """The sentence for a backend that has no kernel for ``reweight``."""
+        """The obstacle for a backend that has no kernel for ``reweight``."""
         name = getattr(self.reweight, "__name__", type(self.reweight).__name__)
         if isinstance(self.reweight, Reweighting) and not may_bypass(self.reweight, "row_kernel"):
-            return f"{name} must be called as a module, for a hook or for a method that is not its class's"
+            return f"{name} must be called as a module, because of a hook or an overridden method"
         return f"it is for {functions}, not {name}"
 
 
@@ -90,17 +90,17 @@ class Backend(Protocol):
     name: str
 
     def obstacle(self, call: Call) -> str | None:
-        """What stands in the way of this call, in one line, or None."""
+        """Why this call cannot be served, in one line, or None."""
 
     def pays(self, call: Call) -> bool:
-        """Whether to take it unasked, if there is no obstacle: what is cheap to say comes here."""
+        """Whether to use it unasked if there is no obstacle; checked first, so it should be cheap."""
 
     def run(self, call: Call) -> Tensor:
         """The output [..., heads, queries, value_dim] in the dtype of ``value``."""
 
 
 class Reference:
-    """Tensor operations, for any call. It holds all scores, and differentiates as often as the function does."""
+    """Tensor operations, for any call. They hold all scores and can be differentiated as often as the function can."""
 
     name = "reference"
 
@@ -127,10 +127,10 @@ def _scores(call: Call, query: Tensor, key: Tensor) -> Tensor:
 
 
 def attend_to_live(call: Call) -> Tensor:
-    """The reference where query, key or value hold NaN or infinities: these reach live entries alone.
+    """The reference for a query, key or value with NaN or infinities, which must only reach live entries.
 
-    Products run over dead entries too, and zero times NaN is NaN. So they are taken of finite rows, and what the others
-    make of live entries is put in: NaN, mostly, which has no gradient to lose.
+    Matrix products run over dead entries too, and zero times NaN is NaN. So they are computed from the finite rows, and
+    results of the other rows, mostly NaN and without a gradient to lose, are put in where the entries are live.
     """
     live = call.whole_mask()
     assert live is not None
@@ -165,14 +165,14 @@ class Sdpa:
         tensors, dropout, scale = (call.query, call.key, call.value), call.dropout, call.scale
         if call.mask is None:
             return F.scaled_dot_product_attention(*tensors, dropout_p=dropout, is_causal=call.causal, scale=scale)
-        mask = torch.atleast_2d(call.whole_mask())  # a mask over keys alone is one for every query
+        mask = torch.atleast_2d(call.whole_mask())  # a mask of keys alone applies to every query
         output = F.scaled_dot_product_attention(*tensors, attn_mask=mask, dropout_p=dropout, scale=scale)
-        # The fused kernels disagree on a row without a live key: some give NaN, some a mean over dead values.
+        # The fused kernels disagree about a row without a live key: some give NaN, some the mean of dead values.
         return torch.where(mask.any(-1, keepdim=True), output, 0.0)
 
 
 class Blocked:
-    """C++ on the CPU, in blocks that stay in its cache; memory linear in the lengths, but for a bias."""
+    """C++ on the CPU, in blocks that stay in its cache; memory linear in the lengths, except for a bias."""
 
     name = "blocked"
 
@@ -189,11 +189,11 @@ class Blocked:
         if not query.shape[:2] == key.shape[:2] == value.shape[:2]:
             return "query, key and value must be of the same batches and heads"
         if kernel_arguments(call.row_kernel, query) is None:
-            return f"it has no kernel for such parameters of {type(call.reweight).__name__}"
+            return f"it has no kernel for these parameters of {type(call.reweight).__name__}"
         return None
 
     def pays(self, call: Call) -> bool:
-        if kernels.path(call.query) != "cpp":  # a length that torch.export has open must not be looked at
+        if kernels.path(call.query) != "cpp":  # first, since lengths that torch.export left open must not be compared
             return False
         queries, keys = call.query.shape[-2], call.key.shape[-2]
         if call.in_half("cpu"):
@@ -231,7 +231,7 @@ class Flash:
 
 
 class AdaSplash:
-    """The package of that name on a GPU, for entmax with a fixed alpha."""
+    """The package of that name, on a GPU, for entmax with a fixed alpha."""
 
     name = "adasplash"
 

@@ -1,4 +1,4 @@
-"""A categorical distribution whose probabilities any reweighting gives, zeros included.
+"""A categorical distribution with the weights of any reweighting as probabilities, zeros included.
 
 policy = Categorical(scores, "sparsemax", mask)
 loss = -(policy.log_prob(policy.sample()) * reward).mean()
@@ -32,8 +32,9 @@ class Categorical(Distribution):
         mask: bool, broadcastable to ``scores``, True where a class can occur; None: all can.
 
     Raises:
-        TypeError, ValueError: an argument that does not fit, weights that do not sum to one, or a row of the mask
-            without a class that can occur, in one line.
+        TypeError, ValueError: an argument that does not fit, a function whose weights do not sum to one, or a row of
+            the
+            mask without a class that can occur, in one line.
     """
 
     has_rsample = True
@@ -72,9 +73,9 @@ class Categorical(Distribution):
     def rsample(self, sample_shape: Any = (), *, temperature: float | None = None) -> Tensor:
         """Vectors [*sample_shape, ..., n] that pass gradients to the scores.
 
-        Straight-through (Bengio et al. 2013, arXiv 1308.3432) where ``temperature`` is None: one-hot, with the gradient
-        of the probabilities. Else Gumbel-softmax at that temperature (Jang et al. 2017, arXiv 1611.01144): positive
-        where the probabilities are, largest where a sample would be.
+        Without a ``temperature`` they are straight-through samples (Bengio et al. 2013, arXiv 1308.3432): one-hot, with
+        the gradient of the probabilities. With one they are Gumbel-softmax samples (Jang et al. 2017, arXiv
+        1611.01144): positive where the probabilities are, largest at the class that is drawn.
         """
         if temperature is None:
             hot = F.one_hot(self.sample(sample_shape), self.probs.shape[-1]).to(self.probs.dtype)
@@ -102,7 +103,7 @@ class Categorical(Distribution):
 
 def _log_probs(module: Reweighting, x: Tensor, mask: Tensor | None, probs: Tensor) -> Tensor:
     is_softmax = may_bypass(module, "row_kernel", IN_LOSS) and isinstance(module.row_kernel(), Softmax | MultiMax)
-    if is_softmax:  # of its modulated scores: where a probability underflows its logarithm need not
+    if is_softmax:  # of its modulated scores: a probability may underflow when its logarithm does not
         y = module.modulate(x if mask is None else x.where(mask, 0))
         return torch.log_softmax(y if mask is None else y.where(mask, -math.inf), -1)
     return probs.where(probs > 0, 1).log().masked_fill(probs == 0, -math.inf)
@@ -110,7 +111,7 @@ def _log_probs(module: Reweighting, x: Tensor, mask: Tensor | None, probs: Tenso
 
 @register_kl(Categorical, Categorical)
 def _kl(p: Categorical, q: Categorical) -> Tensor:
-    """sum p log(p / q): inf where q has no room for a class of p."""
+    """sum p log(p / q): inf where a class of p is impossible in q."""
     impossible = (p.probs > 0) & (q.probs == 0)
     difference = p._log_probs.where(p.probs > 0, 0) - q._log_probs.where((p.probs > 0) & (q.probs > 0), 0)
     return (p.probs * difference).sum(-1).masked_fill(impossible.any(-1), math.inf)

@@ -1,4 +1,4 @@
-"""The loss of an output layer, from hidden states to targets, without its logits where the function allows it."""
+"""The loss of an output layer, from hidden states and targets, without the logits where the function allows it."""
 
 from typing import Any
 
@@ -30,16 +30,12 @@ def linear_loss(
     reduction: str = "mean",
     ignore_index: int = -100,
 ) -> Tensor:
-    """``reweight.loss`` of the scores hidden [N, dim] @ weight [V, dim]^T + bias [V], and its other arguments.
+    """``reweight.loss`` of the scores hidden [N, dim] @ weight [V, dim]^T + bias [V]; options as for ``loss``.
 
-    Softmax's and MultiMax's never hold the scores [N, V], nor does a ``Reweighting.linear_loss`` of the module's own;
-    other functions get them, in float32 at least, and so does a module that ``may_bypass`` tells to call.
+    The scores [N, V] are never held for softmax, MultiMax and modules with a ``linear_loss`` of their own. Other
+    functions, and modules that ``may_bypass`` refuses, get the scores in at least float32.
     """
-    options: dict[str, Any] = {
-        "label_smoothing": label_smoothing,
-        "reduction": reduction,
-        "ignore_index": ignore_index,
-    }
+    options: Any = {"label_smoothing": label_smoothing, "reduction": reduction, "ignore_index": ignore_index}
     if may_bypass(reweight, "linear_loss", IN_LOSS):
         loss = reweight.linear_loss(hidden, weight, bias, targets, **options)
         if loss is not None:
@@ -66,27 +62,27 @@ def linear_cross_entropy(
     reduction: str = "mean",
     ignore_index: int = -100,
 ) -> Tensor:
-    """Cross-entropy of seglu(hidden @ weight^T + bias), as ``torch.nn.functional.cross_entropy`` has it.
+    """Cross-entropy of seglu(hidden @ weight^T + bias), as defined by ``torch.nn.functional.cross_entropy``.
 
-    There are never more logits than those of a chunk of rows (``multimax.kernels.linear_cross_entropy``), except under
+    Only the logits of a chunk of rows are held at a time (``multimax.kernels.linear_cross_entropy``), except under
     torch.func's transforms, forward-mode differentiation and torch.export. Matrix products are in the dtype of
-    ``hidden``, or autocast's; everything else, and the result, in float32 at least. Nothing is computed for a tensor
-    that wants no gradient. It can be differentiated once; torch.func.hessian and its like work.
+    ``hidden`` or of autocast; everything else, and the result, is in at least float32. Nothing is computed for tensors
+    that require no gradient. It can be differentiated once; torch.func.hessian and the like work.
 
     Args:
-        hidden: floating point [N, dim]. Rows that are ignored may hold anything; their gradient is zero.
+        hidden: floating point [N, dim]. Ignored rows may hold anything; their gradient is zero.
         weight: [V, dim] in the dtype of ``hidden``.
         targets: class indices int64 [N], or probabilities in floating point [N, V], which get no gradient.
-        modulator: (ranges [k], ts [k], order) as ``multimax.reweight.seglu`` takes them; None: logits as they are.
+        modulator: (ranges [k], ts [k], order) as for ``multimax.reweight.seglu``; None for the logits as they are.
         bias: [V] in the dtype of ``hidden``.
         label_smoothing: share of the targets' mass that is spread evenly over the classes, from 0 to 1.
         reduction: "mean", "sum" or "none" ([N]). With "none" the backward recomputes the logits.
-        ignore_index: class index whose rows count neither in the sum nor in the mean.
+        ignore_index: class index of rows that are left out of the sum and the mean.
 
     Raises:
-        TypeError, ValueError: an argument that does not fit, in one line that names it; probabilities that want a
+        TypeError, ValueError: an argument that does not fit, in one line that names it; probabilities that require a
             gradient; on a CPU, a class index that is neither ``ignore_index`` nor from 0 to V - 1.
-        RuntimeError: such an index in a compiled graph. On a GPU it makes the row's loss and gradients NaN.
+        RuntimeError: such an index in a compiled graph. On a GPU it makes the loss and gradients of its row NaN.
     """
     ranges, ts, powers = _checked(hidden, weight, targets, modulator, bias, label_smoothing, reduction, ignore_index)
     if dtype := autocast_dtype(hidden):
@@ -112,7 +108,7 @@ def _loss(
     label_smoothing: float,
     reduction: str,
 ) -> Tensor:
-    """Losses [N], or their sum, each times its count."""
+    """Losses [N], or the sum of each times its count."""
     hidden, weight, bias, _, ranges, ts = tensors
     differentiable = hidden, weight, bias, ranges, ts
     if not kernels.is_ordinary(*(t for t in differentiable if t is not None)):
@@ -120,7 +116,7 @@ def _loss(
         return losses if reduction == "none" else (losses * counts).sum()
     tell_flop_counters(chunked.FLOPS)
     wanted = [torch.is_grad_enabled() and t is not None and t.requires_grad for t in differentiable]
-    # float16 has no room for the gradients of a loss that is not scaled yet.
+    # In float16 the gradients of a loss that is not scaled yet would underflow.
     if any(wanted) and reduction != "none" and hidden.dtype != torch.float16:
         wanted = [*wanted[:3], wanted[3] or wanted[4]]
         return torch.ops.multimax.linear_cross_entropy(*tensors, counts, powers, label_smoothing, wanted)[0]
@@ -138,7 +134,7 @@ def _checked(
     reduction: str,
     ignore_index: int,
 ) -> tuple[Tensor | None, Tensor | None, tuple[int, ...]]:
-    """Ranges, ts and powers of the hinges; raises TypeError or ValueError, in one line, for what does not fit."""
+    """Ranges, ts and powers of the hinges; raises TypeError or ValueError, in one line, for wrong arguments."""
     shapes = [("hidden", hidden, "[N, dim]"), ("weight", weight, "[V, dim]")]
     for name, tensor, shape in shapes if bias is None else [*shapes, ("bias", bias, "[V]")]:
         check_floating(name, tensor)

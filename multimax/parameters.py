@@ -1,11 +1,11 @@
-"""What an optimiser should know of the reweightings' parameters: no weight decay, and a norm of their own to clip by.
+"""What an optimiser needs to know about the reweightings' parameters: no weight decay, and clipping by their own norm.
 
     optimizer = torch.optim.AdamW(multimax.parameter_groups(model, weight_decay=0.05), lr=1e-3)
     loss.backward()
     multimax.clip_gradients(model, max_norm=1.0)
     optimizer.step()
 
-docs/trainers.md says why, and how in other people's trainers.
+docs/trainers.md says why, and how to do this in the trainers of other libraries.
 """
 
 from typing import Any
@@ -18,7 +18,7 @@ from multimax.reweight._base import living
 
 
 def is_reweighting(parameter: nn.Parameter) -> bool:
-    """Whether a reweighting holds this parameter. Muon, whose steps are for the matrices of layers, should not."""
+    """Whether a reweighting holds this parameter. Muon should not train these: it is for the matrices of layers."""
     return any(parameter is own for module in living() for own in module.parameters())
 
 
@@ -29,14 +29,14 @@ def reweighting_parameters(model: nn.Module) -> list[nn.Parameter]:
 
 
 def parameter_groups(model: nn.Module, weight_decay: float, lr: float | None = None) -> list[dict[str, Any]]:
-    """Parameter groups for any optimiser of torch: what decays, what does not, and the reweightings', which do not.
+    """Parameter groups for any optimiser of torch: with weight decay, without, and the reweightings', without.
 
-    Undecayed are parameters of one dimension (biases, norms) and those named by ``model.no_weight_decay()``, if there
-    is such a method, as in timm. What needs no gradient, and a group without a parameter, is left out.
+    Parameters of one dimension (biases, norms) and those named by ``model.no_weight_decay()``, a method that timm's
+    models have, are not decayed. Parameters that require no gradient and empty groups are left out.
 
     Args:
         weight_decay: of the first group; 0 in the others.
-        lr: learning rate of the reweightings' group; None: the optimiser's.
+        lr: learning rate of the reweightings' group; the optimiser's if None.
     """
     own = reweighting_parameters(model)
     own_ids = {id(p) for p in own}
@@ -58,10 +58,10 @@ def parameter_groups(model: nn.Module, weight_decay: float, lr: float | None = N
 def clip_gradients(model: nn.Module, max_norm: float | None) -> Tensor:
     """Clip the gradient of the reweightings' parameters and that of all others to ``max_norm``, each by its own norm.
 
-    One set of MultiMax on V logits sums V gradients: in a common norm it would shrink everybody's step.
+    The parameters of MultiMax on V logits sum V gradients; in a common norm they would shrink the step of all others.
 
     Args:
-        max_norm: None: only measure.
+        max_norm: the largest norm; None to measure only.
 
     Returns:
         The norm of the whole gradient before clipping, 0-d.

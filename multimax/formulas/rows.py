@@ -1,7 +1,7 @@
-"""From the caller's arguments to plain rows and back: types, dtypes, masks and empty rows are settled here."""
+"""From the caller's arguments to plain rows and back: types, dtypes, masks and empty rows are dealt with here."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -15,7 +15,7 @@ def compute_dtype(scores: Tensor) -> torch.dtype:
 
 
 def autocast_dtype(tensor: Tensor) -> torch.dtype | None:
-    """The dtype in which autocast would have a matrix product of ``tensor``; None where it is off."""
+    """The dtype in which autocast computes matrix products of ``tensor``, or None if it is off."""
     device = tensor.device.type
     if not torch.amp.is_autocast_available(device) or not torch.is_autocast_enabled(device):
         return None
@@ -23,7 +23,7 @@ def autocast_dtype(tensor: Tensor) -> torch.dtype | None:
 
 
 def check_arguments(scores: Tensor, mask: Tensor | None, dim: int | None = None) -> None:
-    """Raise TypeError or ValueError, in one line, for what no function here can take."""
+    """Raise TypeError or ValueError, in one line, for arguments that no function here can take."""
     check_floating("scores", scores)
     if scores.dim() == 0:
         raise ValueError("scores must have a dimension to normalise, got a 0-d tensor; use scores.unsqueeze(0)")
@@ -45,6 +45,11 @@ def check_floating(name: str, tensor: Tensor, device: torch.device | None = None
         raise ValueError(f"{name} must be on {device}, where the scores are, got {tensor.device}")
 
 
+def broadcasts(shape: Sequence[int], to: Sequence[int]) -> bool:
+    """Whether a tensor of ``shape`` expands to ``to``."""
+    return len(shape) <= len(to) and all(a == 1 or a == b for a, b in zip(reversed(shape), reversed(to), strict=False))
+
+
 def check_mask(mask: Tensor, shape: torch.Size, device: torch.device) -> None:
     """Raise unless ``mask`` is a bool tensor on ``device`` that broadcasts to scores of ``shape``."""
     check_dense("mask", mask)
@@ -52,10 +57,7 @@ def check_mask(mask: Tensor, shape: torch.Size, device: torch.device) -> None:
         raise TypeError(f"mask must be bool (True = live), got {mask.dtype}; for an additive one pass mask == 0")
     if mask.device != device:
         raise ValueError(f"mask must be on {device}, where the scores are, got {mask.device}")
-    fits = mask.dim() <= len(shape) and all(
-        m == 1 or m == s for m, s in zip(reversed(mask.shape), reversed(shape), strict=False)
-    )
-    if not fits:
+    if not broadcasts(mask.shape, shape):
         raise ValueError(
             f"mask of shape {tuple(mask.shape)} does not broadcast to scores of shape {tuple(shape)}; "
             "each of its dimensions, counted from the last, must be 1 or the scores'"
@@ -63,7 +65,7 @@ def check_mask(mask: Tensor, shape: torch.Size, device: torch.device) -> None:
 
 
 def check_number(name: str, number: float, *, above: float | None = None, least: float | None = None) -> None:
-    """Raise unless ``number`` is one that float32 can hold, ``above`` or at ``least`` what is given."""
+    """Raise unless ``number`` is finite in float32, and ``above`` a bound or at ``least`` another if one is given."""
     if isinstance(number, bool) or not isinstance(number, int | float | torch.SymInt | torch.SymFloat):
         raise TypeError(f"{name} must be a number, got {type(number).__name__}")
     if isinstance(number, torch.SymInt | torch.SymFloat):
@@ -76,7 +78,7 @@ def check_number(name: str, number: float, *, above: float | None = None, least:
 
 
 def check_dense(name: str, tensor: Tensor) -> None:
-    """Raise unless ``tensor`` is one, and neither sparse nor nested."""
+    """Raise unless ``tensor`` is a tensor that is neither sparse nor nested."""
     if not isinstance(tensor, Tensor):
         raise TypeError(f"{name} must be a tensor, got {type(tensor).__name__}")
     if tensor.layout is not torch.strided or tensor.is_nested:
@@ -89,7 +91,7 @@ def check_dense(name: str, tensor: Tensor) -> None:
 def along(
     dim: int | None, weigh: Callable[[Tensor, Tensor | None], Tensor], scores: Tensor, mask: Tensor | None
 ) -> Tensor:
-    """``weigh(scores, mask)``, a function of the last dimension, along ``dim``; checks its arguments."""
+    """``weigh(scores, mask)``, a function of the last dimension, along ``dim``, after checking the arguments."""
     check_arguments(scores, mask, dim)
     if dim in (None, -1, scores.dim() - 1):
         return weigh(scores, mask)
@@ -103,8 +105,7 @@ def over_live_entries(
 ) -> Tensor:
     """Apply ``weigh``, a function of whole rows, to the live entries of ``scores``.
 
-    ``weigh`` sees rows in float32 or float64 with at least one finite entry; dead entries are ``dead`` there, and it
-    must give them zero.
+    ``weigh`` gets rows in float32 or float64, in which dead entries hold ``dead``; it must give these weight zero.
     """
     if scores.shape[-1] == 0:
         return scores.clone()
@@ -112,7 +113,7 @@ def over_live_entries(
     if mask is None:
         return weigh(x).to(scores.dtype)
     row_is_live = mask.any(-1, keepdim=True)
-    # An empty row is weighed as if it were all zeros and blanked afterwards, so that no NaN arises even on the way.
+    # A row without a live entry is weighed as zeros and blanked afterwards, so that no NaN appears on the way.
     filling = torch.zeros_like(row_is_live, dtype=x.dtype).masked_fill(row_is_live, dead)
     weights = weigh(torch.where(mask, x, filling))
     return weights.masked_fill(~row_is_live, 0).to(scores.dtype)
@@ -128,7 +129,7 @@ def count_live(scores: Tensor, mask: Tensor | None) -> Tensor:
 
 
 def per_head(name: str, parameter: Tensor, scores: Tensor) -> Tensor:
-    """One value, or one per head [heads], in a shape that broadcasts over ``scores`` [..., heads, queries, keys]."""
+    """A parameter of one value or [heads], in a shape that broadcasts over ``scores`` [..., heads, queries, keys]."""
     if parameter.numel() == 1:
         return parameter.reshape(())
     if scores.dim() < 3 or scores.shape[-3] != parameter.shape[0]:

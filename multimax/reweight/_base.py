@@ -1,4 +1,4 @@
-"""What every reweighting module is, the loss it has by default, and the fast paths that it may bring."""
+"""The base class of all reweighting modules: the default loss, and the fast paths that a subclass may bring."""
 
 from collections.abc import Callable
 from typing import Any, ClassVar, TypeGuard
@@ -12,12 +12,12 @@ from multimax.formulas.rows import check_floating, compute_dtype
 from multimax.formulas.torch_private import is_hooked
 from multimax.kernels.row_kernels import RowKernel
 
-# A parameter does not say whose it is, and loses what is written on it when it is copied, loaded or moved.
+# A parameter does not know its module, and an attribute set on it is lost when it is copied, loaded or moved.
 _LIVING: "WeakSet[Reweighting]" = WeakSet()
 
 
 def living() -> "list[Reweighting]":
-    """All reweightings of this process, copied and unpickled ones as well."""
+    """All reweightings of this process, including copies and unpickled ones."""
     return list(_LIVING)
 
 
@@ -25,11 +25,13 @@ class Reweighting(nn.Module):
     """A function from scores to weights on the probability simplex, along the last dimension.
 
     A subclass defines ``forward`` and keeps the contract of this package. The attributes belong to the class, so that
-    a configuration that asks for what a function cannot do is refused before anything is built.
+    a configuration that asks for something a function cannot do is refused before anything is built.
 
-    It may bring fast paths as well, and attention and the loss of an output layer ask for them: ``row_kernel``,
-    ``attention_backends`` and ``linear_loss``. The first is the simplest. Softmax at a learned temperature is a
-    MultiMax whose two hinges meet at 0, so that all kernels of MultiMax serve it::
+    A subclass may also bring fast paths, which attention and the loss of an output layer ask for: ``row_kernel``,
+    ``attention_backends`` and ``linear_loss``. The first is the simplest. Softmax at a learned temperature, for
+    instance, is a MultiMax whose two hinges meet at 0, so that all kernels of MultiMax can compute it::
+
+        from multimax.reweight import Reweighting, row_kernels, softmax
 
         class Tempered(Reweighting):
             has_loss = has_parameters = True
@@ -47,7 +49,11 @@ class Reweighting(nn.Module):
                 return row_kernels.MultiMax(t.new_zeros(2), torch.stack([-t, t]), powers=(1, 1))
 
     The other two are for what no row kernel computes, or computes too slowly. Here they scale the queries and the
-    hidden states instead of the scores, and leave the rest to what there is for softmax::
+    hidden states instead of the scores, and leave the rest to the code for softmax::
+
+        from dataclasses import replace
+        from multimax import linear_cross_entropy
+        from multimax.attention import BACKENDS
 
         class ScaledQueries:                                        # a multimax.attention_backends.Backend
             name = "scaled queries"
@@ -73,14 +79,14 @@ class Reweighting(nn.Module):
                     return None
                 return linear_cross_entropy(hidden * self.log_rate.exp(), weight, targets, **options)
 
-    A fast path stands for the methods of the class that defines it. Where ``forward`` was overridden below that class
-    or replaced, or a hook is registered, the module is called as a module (``may_bypass``).
+    A fast path replaces the methods of the class that defines it. If ``forward`` is overridden in a subclass or
+    replaced on the instance, or a hook is registered, the module itself is called (``may_bypass``).
 
     Attributes:
         sums_to_one, can_be_zero, needs_length, has_parameters: see ``multimax.reweight.Traits``.
-        has_loss: whether ``loss`` exists. To be set where the weights are positive and sum to one, which is all that
-            the default loss asks for, or where the subclass brings a loss of its own.
-        soft_targets: whether ``loss`` takes rows of probabilities as targets, and label smoothing.
+        has_loss: whether ``loss`` exists. Set it if the weights are positive and sum to one, which is all that the
+            default loss needs, or if the subclass brings its own loss.
+        soft_targets: whether ``loss`` takes label smoothing and rows of probabilities as targets.
     """
 
     sums_to_one: bool = True
@@ -91,12 +97,12 @@ class Reweighting(nn.Module):
     soft_targets: bool = True
 
     attention_backends: ClassVar[tuple[Any, ...]] = ()
-    """Ways of its own to compute attention, each a ``multimax.attention_backends.Backend``, asked before all others.
+    """Its own ways to compute attention, each a ``multimax.attention_backends.Backend``, tried before all others.
 
-    In every mode of ``multimax.kernels``: one that is to stay out of "eager" says so in its ``pays``.
+    They are tried in every mode of ``multimax.kernels``; one that should stay out of "eager" checks that in ``pays``.
     """
 
-    def __init__(self) -> None:  # without nn.Module's *args: the options of a subclass are read from its signature
+    def __init__(self) -> None:  # no *args as in nn.Module: the options of a subclass are read from its signature
         super().__init__()
         _LIVING.add(self)
 
@@ -108,21 +114,21 @@ class Reweighting(nn.Module):
         """Weights of ``scores``, in their shape and dtype.
 
         Args:
-            scores: floating point [..., n]; what dead entries hold does not matter.
-            mask: bool, broadcastable to ``scores``, True where an entry is live; None: all are.
+            scores: floating point [..., n]; dead entries may hold anything.
+            mask: bool, broadcastable to ``scores``, True where an entry is live; None if all are.
         """
         raise NotImplementedError
 
     def modulate(self, scores: Tensor) -> Tensor:
-        """The scores as they are just before they are normalised; the weights are in the same order as these.
+        """The scores as they are just before they are normalised, in the order of the weights.
 
-        The identity, except where a function bends its scores first. The arg-max and the top-k of a classifier are
-        those of its modulated logits, not of the logits.
+        This is the identity unless a function bends its scores first. The arg-max and the top-k of a classifier are
+        those of its modulated logits, not of the logits themselves.
         """
         return scores
 
     def log_weights(self, scores: Tensor) -> Tensor:
-        """Logarithm of the weights of ``scores`` [N, C], up to a constant per row; the default loss is made of it."""
+        """Logarithm of the weights of ``scores`` [N, C], up to a constant per row; the default loss uses it."""
         weights = self(scores.to(compute_dtype(scores)))
         return weights.clamp(min=torch.finfo(weights.dtype).tiny).log()
 
@@ -135,17 +141,18 @@ class Reweighting(nn.Module):
         reduction: str = "mean",
         ignore_index: int = -100,
     ) -> Tensor:
-        """Training loss for a classifier whose outputs this function normalises; here the negative log-likelihood.
+        """Training loss for a classifier whose outputs this function normalises; by default the negative
+        log-likelihood.
 
-        Arguments and averaging are those of ``torch.nn.functional.cross_entropy``; half precision is computed, and
-        returned, in float32.
+        Arguments and averaging are those of ``torch.nn.functional.cross_entropy``; for half precision the loss is
+        computed and returned in float32.
 
         Args:
             scores: [N, C].
             targets: class indices int64 [N], or probabilities in floating point [N, C].
             label_smoothing: share of the targets' mass that is spread evenly over the classes.
             reduction: "mean", "sum" or "none" ([N]).
-            ignore_index: class index whose rows count neither in the sum nor in the mean.
+            ignore_index: class index of rows that are left out of the sum and the mean.
 
         Raises:
             NotImplementedError: the function has no loss (``has_loss`` is False).
@@ -153,7 +160,7 @@ class Reweighting(nn.Module):
         if not self.has_loss:
             raise NotImplementedError(
                 f"{type(self).__name__} has no loss, since its weights {self.why_no_loss()}; override loss, or set "
-                "has_loss = True where they are positive and sum to one"
+                "has_loss = True if they are positive and sum to one"
             )
         check_floating("scores", scores)
         check_loss_arguments(scores.shape, scores.device, targets, label_smoothing, reduction, ignore_index)
@@ -167,15 +174,15 @@ class Reweighting(nn.Module):
 
     @classmethod
     def why_no_loss(cls) -> str:
-        """What keeps the default loss from being one, as in "its weights ..."; where there is no loss."""
+        """The rest of a sentence that begins "it has no loss, since its weights"."""
         return "can be exactly zero" if cls.sums_to_one else "do not sum to one"
 
     def row_kernel(self) -> RowKernel | None:
-        """One of ``multimax.kernels.row_kernels`` that computes exactly what ``forward`` does; None: there is none.
+        """The one of ``multimax.kernels.row_kernels`` that computes exactly what ``forward`` does, or None.
 
-        Called for each attention, so that gradients reach the parameters through its tensors. If it is softmax's
-        or MultiMax's and ``loss`` is the default one, then so is its ``loss`` the cross-entropy that
-        ``multimax.linear_cross_entropy`` computes without the scores.
+        It is called for every attention, so that gradients reach the parameters through its tensors. If it is softmax's
+        or MultiMax's and ``loss`` is the default, ``multimax.linear_cross_entropy`` computes that loss without the
+        scores.
         """
         return None
 
@@ -185,14 +192,11 @@ class Reweighting(nn.Module):
         weight: Tensor,
         bias: Tensor | None,
         targets: Tensor,
-        *,
-        label_smoothing: float,
-        reduction: str,
-        ignore_index: int,
+        **options: Any,
     ) -> Tensor | None:
-        """``loss`` of the scores hidden [N, dim] @ weight [V, dim]^T + bias [V], without them; None: there is no such.
+        """``loss`` of the scores hidden [N, dim] @ weight [V, dim]^T + bias [V], without computing them, or None.
 
-        The other arguments are those of ``loss``.
+        ``options`` are those of ``loss``, all of them.
         """
         return None
 
@@ -214,7 +218,7 @@ def _methods(cls: type) -> dict[str, object]:
     return {name: getattr(cls, name) for name in IN_LOSS}
 
 
-# Each fast path, and the methods as they were in the class that defined it.
+# Each fast path, with the methods that it replaces as they are in the class that defines it.
 Reweighting._stands_for = {
     name: (getattr(Reweighting, name), _methods(Reweighting))
     for name in ("row_kernel", "attention_backends", "linear_loss")
@@ -224,10 +228,10 @@ Reweighting._stands_for = {
 def may_bypass(
     reweight: Callable[..., Tensor], fast_path: str, methods: tuple[str, ...] = IN_ATTENTION
 ) -> TypeGuard[Reweighting]:
-    """Whether a fast path of a module, by its name, does all that calling the ``methods`` it stands for would do.
+    """Whether the fast path of that name does everything that calling the module's ``methods`` would do.
 
-    It does not where a method was overridden below the class that brings the fast path, or replaced on the instance or
-    in the class, nor where a hook of any kind awaits the call. A plain function has no fast path.
+    It does not if a method is overridden below the class that brings the fast path, or replaced on the instance or in
+    the class, or if a hook of any kind is registered. A plain function has no fast path.
     """
     if not isinstance(reweight, Reweighting):
         return False

@@ -1,7 +1,7 @@
-"""Elastic softmax, p_i = relu(softmax(x)_i + tau / n), for n live entries in the row: what gets too little gets none.
+"""Elastic softmax, p_i = relu(softmax(x)_i + tau / n), for n live entries in the row: small weights become zero.
 
 "Attention Needs to Focus: A Unified Perspective on Attention Allocation", 2026, arXiv 2601.00919. tau is learned, one
-per head, from -1 on.
+per head, and starts at -1.
 """
 
 import torch
@@ -14,10 +14,10 @@ from multimax.reweight._registry import register
 
 @register("elastic_softmax")
 class ElasticSoftmax(Reweighting):
-    """Softmax with a learned offset.
+    """Softmax with a learned offset tau / n, cut off at zero.
 
     Args:
-        num_heads: one tau for each of the heads of the attention that it serves; 1 serves scores of any shape.
+        num_heads: heads of the attention that it serves, each with its own tau; 1 takes scores of any shape.
     """
 
     sums_to_one = False
@@ -28,7 +28,7 @@ class ElasticSoftmax(Reweighting):
         self.tau = nn.Parameter(torch.full((num_heads,), -1.0))
 
     def reset_parameters(self) -> None:
-        """Every tau goes back to -1."""
+        """Set every tau to -1."""
         nn.init.constant_(self.tau, -1.0)
 
     def extra_repr(self) -> str:

@@ -10,6 +10,7 @@ from multimax.formulas.entmax import weigh
 from multimax.formulas.losses import check_loss_arguments, fenchel_young
 from multimax.formulas.rows import (
     along,
+    broadcasts,
     check_arguments,
     check_floating,
     check_number,
@@ -25,50 +26,30 @@ from multimax.reweight._softmax import softmax
 
 
 def sparsemax(scores: Tensor, dim: int | None = None, *, mask: Tensor | None = None) -> Tensor:
-    """Euclidean projection of the scores on the simplex, over a dimension (entmax at alpha = 2).
-
-    Args:
-        scores: floating point [..., n].
-        dim: the dimension that is normalised; None: the last.
-        mask: bool, broadcastable to ``scores``, True where an entry is live; None: all are.
-
-    Returns:
-        Weights in the shape and dtype of ``scores``.
-
-    Raises:
-        TypeError: ``scores`` not floating point, or ``mask`` not bool.
-        ValueError: ``scores`` without that dimension, or a ``mask`` that does not broadcast to them.
-    """
+    """Euclidean projection of the scores on the simplex, which is entmax at alpha = 2; the rest as for ``softmax``."""
     return entmax(scores, 2.0, dim, mask=mask)
 
 
 def entmax15(scores: Tensor, dim: int | None = None, *, mask: Tensor | None = None) -> Tensor:
-    """Entmax at alpha = 1.5; arguments, result and errors as for ``sparsemax``."""
+    """Entmax at alpha = 1.5; arguments, result and errors as for ``softmax``."""
     return entmax(scores, 1.5, dim, mask=mask)
 
 
 def entmax(scores: Tensor, alpha: float | Tensor, dim: int | None = None, *, mask: Tensor | None = None) -> Tensor:
-    """Alpha-entmax over a dimension.
+    """Alpha-entmax over a dimension; ``scores``, ``dim``, ``mask``, result and errors as for ``softmax``.
 
     Args:
-        scores: floating point [..., n].
-        alpha: at least 1; 1 is softmax, 2 sparsemax. A number, or a floating-point tensor, which gets a gradient: one
-            element; [heads], which always means one per head of scores [..., heads, queries, keys], once ``dim`` has
-            become the last; or two and more dimensions, of size 1 at ``dim``, that broadcast to ``scores``, such as
-            [N, 1] for one per row of [N, n].
-        dim: the dimension that is normalised; None: the last.
-        mask: bool, broadcastable to ``scores``, True where an entry is live; None: all are.
-
-    Returns:
-        Weights in the shape and dtype of ``scores``.
+        alpha: at least 1; 1 is softmax, 2 sparsemax. A number, or a floating-point tensor, which gets a gradient, of
+            one element; [heads], one per head of scores [..., heads, queries, keys], once ``dim`` has become the last;
+            or two and more dimensions, of size 1 at ``dim``, that broadcast to ``scores``, such as [N, 1] for one per
+            row of [N, n].
 
     Raises:
-        TypeError: ``scores`` not floating point, ``mask`` not bool, or ``alpha`` neither a number nor floating point.
-        ValueError: ``scores`` without that dimension; a ``mask`` or ``alpha`` that does not broadcast to them or is on
-            another device; or ``alpha`` below 1.
+        TypeError: ``alpha`` is neither a number nor a floating-point tensor.
+        ValueError: ``alpha`` is below 1, does not broadcast to ``scores`` or is on another device.
 
-    The values of a tensor are read, for which a GPU's host waits once. Where they cannot be, in a graph that is being
-    traced, a value outside [1, 2] gives NaN. ``Entmax``, whose alpha cannot leave the bounds, reads nothing.
+    The values of a tensor are read, so that a GPU's host waits once. While a graph is traced they cannot be read, and a
+    value outside [1, 2] gives NaN. ``Entmax`` keeps its alpha within bounds and reads nothing.
     """
     check_arguments(scores, mask, dim)
     if isinstance(alpha, Tensor) and alpha.dim() > 1 and dim not in (None, -1, scores.dim() - 1):
@@ -100,7 +81,7 @@ def _entmax(scores: Tensor, alpha: float | Tensor, mask: Tensor | None, is_bound
 
 
 def _by_rows(scores: Tensor, alpha: Tensor, mask: Tensor | None) -> Tensor:
-    """By kernel with an alpha for each row: to it they are heads of one query."""
+    """By kernel with an alpha for each row: the kernel takes rows for heads with one query each."""
     rows = scores.shape[:-1].numel(), 1, scores.shape[-1]
     live = None if mask is None else mask.expand(scores.shape).reshape(rows)
     of_rows = alpha.expand(*scores.shape[:-1], 1).reshape(-1)
@@ -115,10 +96,7 @@ def _aligned(alpha: Tensor, scores: Tensor) -> Tensor:
     """0-d, or in a shape that broadcasts over the rows of ``scores``."""
     if alpha.numel() == 1 or alpha.dim() == 1:
         return per_head("alpha", alpha, scores)
-    fits = alpha.dim() <= scores.dim() and all(
-        a == 1 or a == s for a, s in zip(reversed(alpha.shape), (1, *reversed(scores.shape[:-1])), strict=False)
-    )
-    if not fits:
+    if not broadcasts(alpha.shape, (*scores.shape[:-1], 1)):
         raise ValueError(
             f"alpha of shape {tuple(alpha.shape)} does not broadcast to the rows of scores of shape "
             f"{tuple(scores.shape)}; its last dimension must be 1 and the others 1 or the scores'"
@@ -127,7 +105,7 @@ def _aligned(alpha: Tensor, scores: Tensor) -> Tensor:
 
 
 def check_alpha(alpha: float | Tensor) -> None:
-    """Raise for an alpha below 1, or one that is no number; a tensor's values are looked at where they are there."""
+    """Raise for an alpha below 1 or not a number; a tensor's values are checked if they can be read."""
     if isinstance(alpha, Tensor):
         if not is_readable(alpha):
             return
@@ -162,9 +140,9 @@ class _EntmaxFamily(Reweighting):
         reduction: str = "mean",
         ignore_index: int = -100,
     ) -> Tensor:
-        """Fenchel-Young loss; arguments as ``Reweighting.loss`` has them.
+        """Fenchel-Young loss; arguments as for ``Reweighting.loss``.
 
-        Zero exactly where the weights are the targets: unlike a cross-entropy it leaves out the entropy of the targets.
+        It is zero exactly where the weights are the targets: unlike a cross-entropy it omits the targets' entropy.
         """
         check_floating("scores", scores)
         check_loss_arguments(scores.shape, scores.device, targets, label_smoothing, reduction, ignore_index)
@@ -201,11 +179,11 @@ class Entmax15(_EntmaxFamily):
 class Entmax(_EntmaxFamily):
     """``entmax`` as a module, with alpha learned or fixed; its loss is the Fenchel-Young loss at that alpha.
 
-    A learned alpha is 1 + sigmoid(u), with u zero at the start, so that it begins at 1.5 and stays between 1 and 2.
+    A learned alpha is 1 + sigmoid(u) with u initially zero, so that it starts at 1.5 and stays between 1 and 2.
 
     Args:
-        alpha: None to learn it, or a number from 1 on.
-        per_head: learn one per head; otherwise one for all.
+        alpha: None to learn it, or a number of at least 1.
+        per_head: learn one per head; otherwise one for all heads.
         num_heads: heads of the attention that it serves; 1 serves scores of any shape.
 
     Raises:
@@ -225,7 +203,7 @@ class Entmax(_EntmaxFamily):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """A learned alpha goes back to 1.5."""
+        """Set a learned alpha to 1.5."""
         if self._fixed_alpha is None:
             nn.init.zeros_(self.u)
 

@@ -11,21 +11,14 @@ from multimax.reweight._registry import register
 
 
 def evsoftmax(scores: Tensor, dim: int | None = None, *, mask: Tensor | None = None, epsilon: float = 0.0) -> Tensor:
-    """Ev-softmax over a dimension; the mean is taken over the live entries.
+    """Ev-softmax over a dimension, with the mean of the live entries; arguments, result and errors as for ``softmax``.
 
     Args:
-        scores: floating point [..., n].
-        dim: the dimension that is normalised; None: the last.
-        mask: bool, broadcastable to ``scores``, True where an entry is live; None: all are.
-        epsilon: what entries below the mean are multiplied by; 0 makes them exactly zero.
-
-    Returns:
-        Weights in the shape and dtype of ``scores``.
+        epsilon: factor of the entries below the mean; 0 makes them exactly zero.
 
     Raises:
-        TypeError: ``scores`` not floating point, ``mask`` not bool, or ``epsilon`` not a number.
-        ValueError: ``scores`` without that dimension, a ``mask`` that does not broadcast to them or is on another
-            device, or ``epsilon`` < 0.
+        TypeError: ``epsilon`` is not a number.
+        ValueError: ``epsilon`` is below 0.
     """
     check_number("epsilon", epsilon, least=0)
 
@@ -39,10 +32,11 @@ def evsoftmax(scores: Tensor, dim: int | None = None, *, mask: Tensor | None = N
 
 @register("evsoftmax")
 class EvSoftmax(Reweighting):
-    """``evsoftmax`` as a module; its loss is the negative log-likelihood of the form with the paper's epsilon, 1e-6.
+    """``evsoftmax`` as a module; its loss is the negative log-likelihood with the paper's epsilon, 1e-6, unless one is
+    set.
 
     Args:
-        epsilon: of ``forward``; see ``evsoftmax``.
+        epsilon: as for ``evsoftmax``.
     """
 
     has_loss = True

@@ -1,4 +1,4 @@
-"""Modulators: what bends scores, one by one, before a normaliser. MultiMax is softmax behind SegLU.
+"""Modulators, which bend each score before a normaliser. MultiMax is softmax behind SegLU.
 
     SegLU(x) = x + t0 relu(r0 - x) + t1 relu(x - r1) + ...      learned: ``multimax.formulas.multimax``
     ELU(x) = x where x > 0, else a (exp(x) - 1)                 Clevert et al. 2016, arXiv 1511.07289
@@ -21,11 +21,11 @@ from multimax.formulas.torch_private import is_readable
 
 
 class Modulator(nn.Module):
-    """Scores to scores of the same shape and dtype, each by itself.
+    """A function of each score by itself, which keeps shape and dtype.
 
     Attributes:
-        monotone: whether the order of the scores is kept, whatever the parameters.
-        bounded: whether there are bounds that no score passes, whatever the parameters.
+        monotone: whether it keeps the order of the scores, with any parameters.
+        bounded: whether its values are bounded, with any parameters.
         has_parameters: whether there is something to train.
     """
 
@@ -33,24 +33,24 @@ class Modulator(nn.Module):
     bounded: ClassVar[bool] = False
     has_parameters: ClassVar[bool] = False
 
-    def __init__(self) -> None:  # without nn.Module's *args: the options of a subclass are read from its signature
+    def __init__(self) -> None:  # no *args as in nn.Module: the options of a subclass are read from its signature
         super().__init__()
 
     def forward(self, scores: Tensor) -> Tensor:
-        """The scores as a normaliser is to see them."""
+        """The scores that the normaliser gets."""
         raise NotImplementedError
 
 
 class Hinges(nn.Module):
-    """The parameters of SegLU: ``ranges`` and ``ts`` are 1-D, k numbers each, or one such set per head after the other.
+    """The parameters of SegLU: ``ranges`` and ``ts``, each 1-D with k numbers, or k for each head in turn.
 
     Args:
-        order: 1, 2 (first and second), 3 (those and the third) or "second_only".
+        order: 1, 2 (first and second), 3 (first to third) or "second_only".
         shared_ranges: at order 2 and 3, one pair of ranges for all orders.
         per_head: one set of parameters per head; otherwise, as in the paper, one for all heads.
         init: "normal", both from a truncated normal of standard deviation 0.02, as the authors do; or "zero", the same
-            with ts = 0, so that training starts at the identity exactly (the ranges move only once the ts have).
-        num_heads: heads of the attention that it serves; matters only with ``per_head``.
+            but with ts = 0, so that training starts exactly at the identity (the ranges move once the ts have).
+        num_heads: heads of the attention that it serves; only used with ``per_head``.
 
     Raises:
         ValueError: an unknown ``order`` or ``init``, or ``shared_ranges`` with a single order.
@@ -78,9 +78,9 @@ class Hinges(nn.Module):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Draw the parameters anew, as ``init`` says."""
+        """Draw the parameters again, as ``init`` says."""
         for parameter, is_drawn in ((self.ranges, True), (self.ts, self.init == "normal")):
-            if not is_drawn or not is_readable(parameter):  # torch 2.15 looks for numbers that fake tensors do not have
+            if not is_drawn or not is_readable(parameter):  # torch 2.15 would read the numbers, which fake tensors lack
                 nn.init.zeros_(parameter)
             else:
                 nn.init.trunc_normal_(parameter, std=0.02)
@@ -114,7 +114,7 @@ class SegLU(Hinges, Modulator):
 
 
 class ELU(Modulator):
-    """Exponential linear unit: low scores come no further down than to -``alpha``, which is above 0."""
+    """Exponential linear unit: no score is below -``alpha``, where ``alpha`` is above 0."""
 
     monotone = True
 
@@ -131,14 +131,14 @@ class ELU(Modulator):
 
 
 class SiLU(Modulator):
-    """Sigmoid linear unit: low scores come up to 0, the order of those below -1.28 is turned over."""
+    """Sigmoid linear unit: low scores rise towards 0, and the order of those below -1.28 is reversed."""
 
     def forward(self, scores: Tensor) -> Tensor:
         return F.silu(scores)
 
 
 class SoftCap(Modulator):
-    """Soft-capping: no score is beyond +-``cap``, which is above 0."""
+    """Soft-capping: all scores are between -``cap`` and ``cap``, which is above 0."""
 
     monotone = bounded = True
 

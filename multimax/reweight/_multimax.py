@@ -1,4 +1,4 @@
-"""MultiMax and its modulator as functions and a module; their formula is in ``multimax.formulas.multimax``."""
+"""MultiMax as a function and a module; its formula is in ``multimax.formulas.multimax``."""
 
 from torch import Tensor
 
@@ -20,10 +20,10 @@ def multimax(
     Args:
         scores: floating point [..., n].
         ranges: r, [k], or [heads, k] for scores [..., heads, queries, keys], once ``dim`` has become the last; k = 2
-            for order 1 and "second_only", 4 for order 2, 6 for order 3, or 2 there to share them between the orders.
+            for order 1 and "second_only", 4 for order 2, 6 for order 3; 2 for all, shared between the orders.
         ts: t, [k] or [heads, k] likewise; k = 2 for order 1 and "second_only", 4 for order 2, 6 for order 3.
-        dim: the dimension that is normalised; None: the last.
-        mask: bool, broadcastable to ``scores``, True where an entry is live; None: all are.
+        dim: the dimension that is normalised; the last if None.
+        mask: bool, broadcastable to ``scores``, True where an entry is live; None if all are.
         order: 1, 2 (first and second), 3 (those and the third, which has no kernel) or "second_only".
 
     Returns:
@@ -31,8 +31,8 @@ def multimax(
 
     Raises:
         TypeError: ``scores`` not floating point, or ``mask`` not bool.
-        ValueError: an unknown ``order``; ``ranges`` or ``ts`` that do not fit it or the scores; ``scores`` without
-            that dimension; a ``mask`` that does not broadcast to them.
+        ValueError: an unknown ``order``; ``ranges`` or ``ts`` that do not fit it or the scores; no such dimension; a
+            ``mask`` that does not broadcast to the scores.
     """
     return along(dim, lambda x, live: _multimax(x, ranges, ts, live, order), scores, mask)
 

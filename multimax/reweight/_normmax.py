@@ -1,4 +1,4 @@
-"""Normmax: the distribution that is worth most, less its own norm.
+"""Normmax: the distribution with the largest expected score less its own norm.
 
     p = argmax over the simplex of p.x - ||p||_alpha,      p proportional to relu(x - tau)^(1 / (alpha - 1)),
 
@@ -28,7 +28,7 @@ def normmax(scores: Tensor, dim: int | None = None, *, mask: Tensor | None = Non
 
 
 def weigh(x: Tensor, alpha: float | Tensor) -> Tensor:
-    """Weights of rows ``x``, whose dead entries are -inf, at an alpha above 1, a number or a tensor [..., 1]."""
+    """Weights of rows ``x`` with dead entries at -inf, for an alpha above 1, a number or a tensor [..., 1]."""
     power = 1 / (alpha - 1)
 
     def step(z: Tensor, a: Tensor) -> Tensor:

@@ -1,8 +1,8 @@
-"""The functions by name, the built-in ones and the user's alike.
+"""The functions by name: the built-in ones and those that users register.
 
-    @reweight.register("scaled")
-    def scaled(scores, mask=None, *, scale=1.0):     # keyword-only arguments with a default are its options
-        ...
+    @reweight.register("scaled", positive=True)
+    def scaled(scores, mask=None, *, scale=1.0):     # keyword-only arguments are its options and need a default
+        return reweight.softmax(scores * scale, mask=mask)
 
 From then on ``create("scaled", scale=2.0)`` makes a module of it, and every task takes ``reweight=scaled``.
 """
@@ -25,10 +25,11 @@ Registered = TypeVar("Registered", bound=Callable[..., Any])
 
 
 class Traits(NamedTuple):
-    """What holds for a function whatever its options and scores, but for ``has_parameters``: as it is by default.
+    """What holds for a function with any options and scores (``has_parameters``: with its default options).
 
-    ``sums_to_one``: the live weights of a row do. ``can_be_zero``: a live weight may be. ``needs_length``: how many
-    live entries a row has matters beyond the sum of their weights. ``has_parameters``: there is something to train.
+    ``sums_to_one``: the live weights of a row do. ``can_be_zero``: a live weight can be. ``needs_length``: the weights
+    depend on the number of live entries, and not only through sums over them.
+    ``has_parameters``: there is something to train.
     """
 
     sums_to_one: bool
@@ -50,23 +51,21 @@ def register(
 
     Args:
         name: what ``create`` and ``reweight=`` will know it by.
-        positive: for a function ``f(scores, mask=None, *, option=default, ...)``, which may take a ``dim`` besides: the
-            live weights of a row are above zero and sum to one, so that the negative log-likelihood is its loss.
-        can_be_zero, sums_to_one, needs_length: for a function: see ``Traits``. ``can_be_zero`` is the opposite of
-            ``positive`` if None.
-        row_kernel: for a function: from its options, what ``Reweighting.row_kernel`` returns.
+        positive: the live weights of a row are above zero and sum to one, so that the negative log-likelihood is its
+            loss. This and what follows is for a function ``f(scores, mask=None, *, option=default, ...)``, which may
+            take a ``dim`` too; a subclass of ``Reweighting`` says it by its attributes and methods.
+        can_be_zero, sums_to_one, needs_length: see ``Traits``. ``can_be_zero`` is the opposite of ``positive`` if None.
+        row_kernel: a function of the same options that returns what ``Reweighting.row_kernel`` does.
 
     Raises:
-        ValueError: ``name`` is taken, or traits that contradict one another.
-        TypeError: neither a function of scores and mask nor a subclass of ``Reweighting``, an option without a
-            default, or traits or a kernel for a subclass, which says all this itself.
+        ValueError: ``name`` is taken, or the traits contradict one another.
+        TypeError: neither a function of scores and mask nor a subclass of ``Reweighting``; an option without a
+            default; or traits or a kernel for a subclass.
     """
     _check_name(name)
     if positive and (can_be_zero or not sums_to_one):
         other = "can_be_zero=True" if can_be_zero else "sums_to_one=False"
-        raise ValueError(
-            f"reweighting {name!r} cannot be positive, which is above zero and summing to one, and {other}"
-        )
+        raise ValueError(f"reweighting {name!r} cannot be positive (above zero, with sum one) and have {other}")
     if can_be_zero is None:
         can_be_zero = not positive
     of_function = positive or not (can_be_zero and sums_to_one) or needs_length or row_kernel is not None
@@ -117,7 +116,7 @@ def _module_of(
             return None if kernel_of is None else kernel_of(**self.options)
 
         def __reduce_ex__(self, protocol: Any) -> Any:
-            # This class has no name to be found by. The function has: to unpickle it imports, and so registers, it.
+            # Pickle cannot find this class by a name. It finds the function, whose import registers it.
             if type(self) is not FunctionReweighting:
                 return super().__reduce_ex__(protocol)
             return _unbuilt, (function, name), self.__dict__
@@ -140,11 +139,11 @@ def available() -> tuple[str, ...]:
 
 
 def get(name: str) -> type[Reweighting]:
-    """The module class registered as ``name``: its ``has_loss`` and ``soft_targets`` are known before it is built.
+    """The module class registered as ``name``.
 
     Raises:
         TypeError: ``name`` is not a string.
-        ValueError: no such name; the message lists the names and the nearest one.
+        ValueError: no such name; the message has the nearest one and all others.
     """
     _check_name(name)
     if name not in _REGISTRY:
@@ -163,9 +162,9 @@ def traits(name: str) -> Traits:
 
 
 def at_the_output(name: str) -> str:
-    """What stands at a classifier's output where ``name`` stands in its attention and nothing else is said.
+    """The function at a classifier's output if ``name`` is chosen for its attention and nothing for the output.
 
-    The function itself if it has a loss and its weights are positive, as label smoothing wants them; else "softmax".
+    It is ``name`` itself if that has a loss and positive weights, as label smoothing needs; otherwise "softmax".
 
     Raises:
         ValueError: no such name.
@@ -175,8 +174,7 @@ def at_the_output(name: str) -> str:
 
 
 def options(name: str) -> dict[str, Any]:
-    """The options of a function with their defaults, ``modulator`` among them; not ``num_heads``, which the place of
-    use knows.
+    """The options of a function with their defaults, including ``modulator`` but not ``num_heads``.
 
     Raises:
         ValueError: no such name.
@@ -200,15 +198,15 @@ def create(
 
     Args:
         name: one of ``available()``.
-        num_heads: heads of the attention that it will serve, if any; not for functions that have nothing per head.
-        modulator: what bends the scores first: a name of ``MODULATORS``; such a name with options, {"name": "seglu",
-            "order": 1}; or a module. Softmax behind "seglu" is ``MultiMax``.
+        num_heads: heads of the attention that it will serve, if any; ignored by functions with nothing per head.
+        modulator: bends the scores first: a name of ``MODULATORS``; a name with options, {"name": "seglu", "order": 1};
+            or a module. Softmax behind "seglu" is ``MultiMax``.
         chosen: options of that function; see ``options(name)``.
 
     Raises:
         ValueError: no such name, or an option with a value that the function refuses.
-        TypeError: no such option, and the message lists the options and the nearest one; or a value that is not of the
-            type in the option's annotation, or ``num_heads`` not an int.
+        TypeError: no such option (the message has the nearest one and all others), a value whose type is not that of
+            the option's annotation, or ``num_heads`` not an int.
     """
     module = get(name)
     if num_heads is not None and (isinstance(num_heads, bool) or not isinstance(num_heads, int)):
@@ -240,7 +238,7 @@ def _modulator(given: str | Mapping[str, Any]) -> tuple[type[Modulator], dict[st
 
 
 def _built(what: str, kind: type, chosen: dict[str, Any], num_heads: int | None) -> Any:
-    """An instance of ``kind`` with the ``chosen`` options, which are checked, and the heads if it takes them."""
+    """An instance of ``kind`` with the ``chosen`` options, once checked, and ``num_heads`` if it takes that."""
     known, parameters = _options(kind), inspect.signature(kind).parameters
     for option, value in chosen.items():
         if option not in known:
@@ -259,7 +257,7 @@ def _check_type(what: str, option: str, value: Any, annotation: Any) -> None:
     allowed = get_args(annotation) or (annotation,)
     if any(not isinstance(kind, type) for kind in allowed) or inspect.Parameter.empty in allowed:
         return
-    if isinstance(value, bool):  # which Python takes for an int
+    if isinstance(value, bool):  # which is an int to Python
         fits = bool in allowed
     else:
         fits = isinstance(value, allowed) or (isinstance(value, int) and float in allowed)
@@ -273,7 +271,7 @@ def _in_a_line(value: object) -> str:
 
 
 def _nearest(word: str, words: Iterable[str]) -> str:
-    """What an error message says after an unknown word: the nearest one and all there are."""
+    """The end of an error message about an unknown word: the nearest one and all there are."""
     choices: Sequence[str] = sorted(words)
     if not choices:
         return "; it has none"

@@ -1,4 +1,4 @@
-"""Self-adjust softmax: softmax times where the score lies between the smallest and the largest, 0 included.
+"""Self-adjust softmax: softmax times the position of the score between the smallest and the largest, 0 included.
 
     p_i = (x_i - min(min x, 0)) / (max(max x, 0) - min(min x, 0)) * softmax(x)_i
 
@@ -18,7 +18,7 @@ def sa_softmax(scores: Tensor, dim: int | None = None, *, mask: Tensor | None = 
     """Self-adjusted softmax; arguments, result and errors as for ``softmax``."""
 
     def of_rows(scores: Tensor, mask: Tensor | None) -> Tensor:
-        # Dead entries at 0 move neither end.
+        # Dead entries are set to 0, which moves neither end.
         place = over_live_entries(_place, scores.to(compute_dtype(scores)), mask, dead=0.0)
         return (place * softmax(scores.to(place.dtype), mask=mask)).to(scores.dtype)
 
@@ -27,6 +27,6 @@ def sa_softmax(scores: Tensor, dim: int | None = None, *, mask: Tensor | None = 
 
 def _place(x: Tensor) -> Tensor:
     """Where ``x`` lies between the ends of its row, from 0 to 1."""
-    x = x / 2  # the distance of two numbers may be larger than any
+    x = x / 2  # or the difference of two finite numbers may overflow
     low, high = x.amin(-1, keepdim=True).clamp(max=0), x.amax(-1, keepdim=True).clamp(min=0)
     return (x - low) / (high - low).clamp(min=torch.finfo(x.dtype).tiny)

@@ -19,23 +19,23 @@ def segment(
     ptr: Tensor | None = None,
     num_segments: int | None = None,
 ) -> Tensor:
-    """Weights of ``scores``, each segment's by itself, along the first dimension.
+    """Weights of ``scores`` along the first dimension, normalised within each segment.
 
-    The segments are given as to ``torch_geometric.utils.softmax``: by ``index`` or by ``ptr``.
+    Segments are given by ``index`` or by ``ptr``, as in ``torch_geometric.utils.softmax``.
 
     Args:
         function: a module, or the name of a function at its default options: softmax, the entmax family up to
-            alpha = 2, ev-softmax, MultiMax, and whatever else has one of their row kernels.
-        scores: floating point [n, ...]; parameters per head want [n, heads].
+            alpha = 2, ev-softmax, MultiMax, or any other that has one of their row kernels.
+        scores: floating point [n, ...]; parameters per head need [n, heads].
         index: int64 [n], the segment of each entry, in any order.
         ptr: int64 [segments + 1], where each segment begins and the last one ends, from 0 to n.
-        num_segments: with ``index``: how many there are, one more than the largest if None, which has to be read.
+        num_segments: their number, with ``index``; if None, the largest index plus one, which has to be read.
 
     Returns:
         Weights in the shape and dtype of ``scores``.
 
     Raises:
-        TypeError, ValueError: what does not fit, in one line; a function that has no form for segments.
+        TypeError, ValueError: an argument that does not fit, or a function that has no row kernel, in one line.
     """
     check_floating("scores", scores)
     if scores.dim() == 0:
@@ -44,7 +44,7 @@ def segment(
     kernel = module.row_kernel() if may_bypass(module, "row_kernel") else None
     if kernel is None:
         name = function if isinstance(function, str) else type(function).__name__
-        raise ValueError(f"function {name!r} has no form for segments: it has no row kernel, or somebody changed it")
+        raise ValueError(f"function {name!r} has no form for segments: no row kernel computes it as it is here")
     index, count = _segments(scores, index, ptr, num_segments)
     x = scores.to(compute_dtype(scores))
     heads = x.shape[-1] if x.dim() > 1 else 1

@@ -1,9 +1,9 @@
-"""Softmax with a sink: a score s that takes its share of the weight and passes on none.
+"""Softmax with a sink: one more score s, whose weight is dropped.
 
     p_i = exp(x_i) / (exp(s) + sum_j exp(x_j))
 
 s = 0 is softmax-plus-one (Miller, "Attention Is Off By One", 2023, evanmiller.org/attention-is-off-by-one.html).
-Learned, one per head, it is that of gpt-oss (OpenAI, 2025, arXiv 2508.10925).
+A learned sink per head is that of gpt-oss (OpenAI, 2025, arXiv 2508.10925).
 """
 
 import torch
@@ -26,16 +26,16 @@ def _with_sink(scores: Tensor, sink: Tensor, mask: Tensor | None) -> Tensor:
 
 @register("softmax_plus_one", sums_to_one=False, can_be_zero=False)
 def softmax_plus_one(scores: Tensor, dim: int | None = None, *, mask: Tensor | None = None) -> Tensor:
-    """Softmax beside one more score, of 0; arguments, result and errors as for ``softmax``."""
+    """Softmax beside one more score of 0; arguments, result and errors as for ``softmax``."""
     return along(dim, lambda x, live: _with_sink(x, x.new_zeros(()), live), scores, mask)
 
 
 @register("sink")
 class Sink(Reweighting):
-    """Softmax beside a learned score, zero at the start.
+    """Softmax beside a learned score, which is initially zero.
 
     Args:
-        num_heads: one sink for each of the heads of the attention that it serves; 1 serves scores of any shape.
+        num_heads: heads of the attention that it serves, each with its own sink; 1 takes scores of any shape.
     """
 
     sums_to_one = can_be_zero = False
@@ -46,7 +46,7 @@ class Sink(Reweighting):
         self.sink = nn.Parameter(torch.zeros(num_heads))
 
     def reset_parameters(self) -> None:
-        """Back to softmax-plus-one."""
+        """Set every sink to zero, which is softmax-plus-one."""
         nn.init.zeros_(self.sink)
 
     def extra_repr(self) -> str:

@@ -13,25 +13,24 @@ from multimax.reweight._registry import register
 
 
 def softmax(scores: Tensor, dim: int | None = None, *, mask: Tensor | None = None) -> Tensor:
-    """Softmax over a dimension; without a mask ``torch.softmax`` bit for bit.
+    """Softmax over a dimension; without a mask it is ``torch.softmax`` bit for bit.
 
     Args:
         scores: floating point [..., n].
-        dim: the dimension that is normalised; None: the last.
-        mask: bool, broadcastable to ``scores``, True where an entry is live; None: all are.
+        dim: the dimension that is normalised; the last if None.
+        mask: bool, broadcastable to ``scores``, True where an entry is live; None if all are.
 
     Returns:
         Weights in the shape and dtype of ``scores``.
 
     Raises:
         TypeError: ``scores`` not floating point, or ``mask`` not bool.
-        ValueError: ``scores`` without that dimension, or a ``mask`` that does not broadcast to them.
+        ValueError: no such dimension, or a ``mask`` that does not broadcast to ``scores`` or is on another device.
     """
     if mask is None:
         check_arguments(scores, mask, dim)
-        return torch.softmax(scores, -1 if dim is None else dim).to(
-            scores.dtype
-        )  # autocast returns float32 whatever the input was
+        weights = torch.softmax(scores, -1 if dim is None else dim)
+        return weights.to(scores.dtype)  # autocast returns float32 for any input
     return along(dim, partial(over_live_entries, weigh), scores, mask)
 
 

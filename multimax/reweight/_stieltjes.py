@@ -1,9 +1,9 @@
-"""Stieltjes: a softmax with tails of a power, not of the exponential.
+"""Stieltjes: a softmax with the tails of a power law.
 
     p_i = (lambda - x_i)^-q,      lambda > max x such that sum_i p_i = 1
 
 Gulko & Kumar, "Efficient GPU Implementation of Stieltjes Attention", 2026, github.com/gulkoa/stieltjes-triton. Their
-code takes three Newton steps towards lambda, and their number is part of the trained model; here lambda is the root.
+code takes three Newton steps towards lambda, so that a trained model depends on their number; here lambda is the root.
 """
 
 import torch
@@ -16,14 +16,15 @@ from multimax.reweight._registry import register
 
 @register("stieltjes", can_be_zero=False)
 def stieltjes(scores: Tensor, dim: int | None = None, *, mask: Tensor | None = None, q: float = 4.0) -> Tensor:
-    """Stieltjes weights of order ``q``, sharper the larger it is; the rest as for ``softmax``.
+    """Stieltjes weights of order ``q``; the larger, the sharper. The other arguments, result and errors as for
+    ``softmax``.
 
     Raises:
         TypeError: ``q`` is not a number.
         ValueError: ``q`` is not above 0, or infinite.
     """
     check_number("q", q, above=0)
-    q = float(q)  # torch has no power of an int beyond 64 bits
+    q = float(q)  # torch raises to no int beyond 64 bits
 
     def step(z: Tensor, a: Tensor) -> Tensor:
         """With a = -lambda, Newton on sum (lambda - z)^-q to the power of -1/q, less 1."""

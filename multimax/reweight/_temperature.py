@@ -1,10 +1,10 @@
-"""Softmax at a learned temperature, softmax(x e^u): the control for whether more than the scale of the scores matters.
+"""Softmax at a learned temperature, softmax(x e^u): a control for functions that may only rescale the scores.
 
 It is a MultiMax of the first order whose two hinges meet at 0, with t = e^u - 1:
 
     x e^u = x - t relu(-x) + t relu(x)
 
-There both have slope 0, so that the gradient of a score of exactly 0 is softmax's, without the factor e^u.
+At 0 both hinges have slope 0, so that the gradient of a score of exactly 0 lacks the factor e^u.
 """
 
 import torch
@@ -19,9 +19,9 @@ from multimax.reweight._registry import register
 
 @register("temperature")
 class Temperature(Reweighting):
-    """Softmax of the scores times e^u, with u, one number that starts at zero, learned; its loss is the cross-entropy.
+    """Softmax of the scores times e^u, with one learned number u, initially zero; its loss is the cross-entropy.
 
-    One set per layer, as MultiMax has it: all heads share u. The temperature is e^-u.
+    As in MultiMax, all heads of a layer share u. The temperature is e^-u.
     """
 
     has_loss = has_parameters = True
@@ -32,7 +32,7 @@ class Temperature(Reweighting):
         self.u = nn.Parameter(torch.zeros(1))
 
     def reset_parameters(self) -> None:
-        """Back to softmax itself."""
+        """Set u to zero, which is softmax itself."""
         nn.init.zeros_(self.u)
 
     def forward(self, scores: Tensor, mask: Tensor | None = None) -> Tensor:

@@ -1,4 +1,4 @@
-"""Top-k softmax: softmax over the entries that are not below the k-th largest, so that a tie there keeps all of it.
+"""Top-k softmax: softmax over the entries that are not below the k-th largest; of a tie there, all are kept.
 
 Gupta et al., "Memory-efficient Transformers via Top-k Attention", SustaiNLP 2021, arXiv 2106.06899.
 """
@@ -26,7 +26,7 @@ def topk_softmax(scores: Tensor, dim: int | None = None, *, mask: Tensor | None 
         raise ValueError(f"k must be at least 1, got {k}")
 
     def weigh(x: Tensor) -> Tensor:
-        # With k more entries there are always k to choose from, however long the rows are.
+        # With k more entries there are always k to choose from, however short the rows are.
         padded = torch.cat([x.detach(), x.new_full((*x.shape[:-1], k), -math.inf)], -1)
         least = padded.topk(k).values[..., -1:]
         return torch.softmax(x.masked_fill(x < least, -math.inf), -1)  # NaN is not below anything
