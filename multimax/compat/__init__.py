@@ -1,1 +1,1 @@
-"""Other packages' names for what is here, for programs that were written for them; imported only when asked for."""
+"""The functions of this package under the names of other packages, for programs that were written for those."""

@@ -1,11 +1,11 @@
-"""Another function in the place of softmax, in a model that exists.
+"""Replace softmax by another function in an existing model.
 
     conversion = multimax.convert(model, "multimax")
     print(conversion)                                  # what changed, what was left, and why
     conversion.undo()
 
-Replaced are the softmaxes of ``F.scaled_dot_product_attention`` and ``nn.MultiheadAttention``, wherever modules of the
-model call them, those of transformers' models that look their attention up by name, and those of x-transformers.
+This replaces the softmax of ``F.scaled_dot_product_attention`` and ``nn.MultiheadAttention`` wherever modules of the
+model call them, of transformers' models that look their attention up by name, and of x-transformers.
 """
 
 import copy
@@ -33,8 +33,8 @@ class Conversion:
     """What ``convert`` did to a model; prints as a table.
 
     Attributes:
-        changed: paths of the modules whose attention has another function now, at ``PATH.reweight``.
-        left: (path, reason) of every other module that attends or takes a softmax.
+        changed: paths of the modules that now attend with another function, at ``PATH.reweight``.
+        left: (path, reason) of every other module that attends or computes a softmax.
     """
 
     changed: tuple[str, ...]
@@ -47,10 +47,10 @@ class Conversion:
         self._configurations: dict[int, Any] = {}
 
     def undo(self) -> None:
-        """Give the model its softmax back. What the functions learned goes; all other parameters stay as they are.
+        """Give the model its softmax back. The functions' parameters are lost; all others stay as they are.
 
         Raises:
-            RuntimeError: it is undone already.
+            RuntimeError: it has been undone already.
         """
         if not self._undo:
             raise RuntimeError("there is nothing to undo: this conversion is undone already")
@@ -77,7 +77,7 @@ class Conversion:
             self._set(module, name, value)
 
     def _configuration_of(self, module: nn.Module) -> Any:
-        """A copy of its configuration that names our attention: modules that share it may stay as they are."""
+        """A copy of its configuration that names our attention, since modules that share it may not be converted."""
         config: Any = module.config
         if id(config) not in self._configurations:
             self._configurations[id(config)] = copy.deepcopy(config)
@@ -85,12 +85,12 @@ class Conversion:
         return self._configurations[id(config)]
 
     def _write_down(self, model: Any, site: dict[str, Any]) -> None:
-        """For ``save_pretrained``, so that ``multimax.integrations.transformers.from_pretrained`` finds it."""
+        """Write the function into the configuration, for ``multimax.integrations.transformers.from_pretrained``."""
         self._set(model.config, "reweight", site)
         self._set(model.config, "attn_implementation", _attention_name())
 
     def _avoid_fused_layers(self, model: nn.Module) -> None:
-        """In evaluation torch's encoder computes whole layers, softmax and all, unless these say that it cannot."""
+        """In evaluation torch's encoder computes whole layers itself, softmax included, unless told not to."""
         for module in model.modules():
             if isinstance(module, nn.TransformerEncoderLayer) and isinstance(module.self_attn, Intercepted):
                 self._set(module, "activation_relu_or_gelu", 0)
@@ -100,7 +100,7 @@ class Conversion:
                     self._set(module, "use_nested_tensor", False)
 
     def _set(self, owner: Any, name: str, value: Any) -> None:
-        """Set an attribute, to be undone."""
+        """Set an attribute so that it can be undone."""
         before = vars(owner).get(name, _set_by_class)
         setattr(owner, name, value)
         self._undo.append(lambda: delattr(owner, name) if before is _set_by_class else setattr(owner, name, before))
@@ -114,26 +114,26 @@ def convert(
 ) -> Conversion:
     """Replace the softmax of a model's attention, in place, by the function registered as ``name``.
 
-    Each module that attends gets one function, with parameters of its own in float32, as its child ``reweight``; they
-    are in ``model.parameters()`` and in the state dict. So convert before an optimizer or DDP is built, and before
-    weights that were saved from a converted model are loaded. ``init="zero"`` starts MultiMax as softmax, and then the
-    model gives what it gave before.
+    Each module that attends gets its own function, with parameters in float32, as its child ``reweight``; they are in
+    ``model.parameters()`` and in the state dict. So convert a model before building an optimizer or DDP, and before
+    loading weights that were saved from a converted model. With ``init="zero"`` MultiMax starts as softmax, and the
+    model's outputs do not change.
 
-    Boolean masks, ``is_causal``, and additive masks of -inf or of numbers at and below -1e4, say which keys are dead;
-    what else is added to scores remains a bias. torch's generator is left as it was.
+    Boolean masks, ``is_causal``, and additive masks with -inf or numbers up to -1e4 say which keys are dead; anything
+    else that is added to scores remains a bias. torch's generator is left as it was.
 
     Args:
-        model: any module. Its code is read; it does not run, unless ``inputs`` are given.
+        model: any module. Its code is read, but not run unless there are ``inputs``.
         name: one of ``multimax.reweight.available()``.
         where: a pattern for the paths of modules, such as ``"encoder.*"`` (``*`` matches dots as well), or a function
-            from a path to a bool; None takes every module that attends.
-        inputs: what the model may be called with, a tensor, a tuple or a dict of keywords. It runs once, in evaluation
-            and without gradients, so that what calls torch's attention in ways that cannot be read is found as well.
-        options: of the function, see ``multimax.reweight.options(name)``.
+            from a path to a bool; None for every module that attends.
+        inputs: a tensor, a tuple or a dict of keywords to call the model with. It runs once, in evaluation and without
+            gradients, to find modules whose code does not show that they call torch's attention.
+        options: of the function; see ``multimax.reweight.options(name)``.
 
     Raises:
         TypeError, ValueError: no such function or option; nothing that can be converted, at all or where asked for; a
-            module that is converted already. The model is then as it was.
+            module that is converted already. The model is then left as it was.
     """
     if not isinstance(model, nn.Module):
         raise TypeError(f"model must be a torch.nn.Module, got {type(model).__name__}")
@@ -167,7 +167,7 @@ def convert(
 
 
 def _attention_name() -> str:
-    """As our attention is registered with transformers: by a module that stands on this one, and takes seconds."""
+    """The name of our attention in transformers, whose module imports this one and takes seconds to import."""
     return importlib.import_module("multimax.integrations.transformers").NAME
 
 
@@ -178,7 +178,7 @@ def _is_per_head(name: str, options: dict[str, Any]) -> bool:
 
 
 def _reason(site: Site, chosen: list[Site], per_head: bool) -> str | None:
-    """Why a module is left as it is, or None."""
+    """Why a module is not converted, or None."""
     if site not in chosen:
         return "where does not match it"
     if site.obstacle is None and per_head and site.num_heads is None:
@@ -212,7 +212,7 @@ def _check(model: nn.Module, where: Where | None, sites: list[Site], chosen: lis
     staying = [site for site in sites if site.by == "torch" and (site.obstacle or site not in chosen)]
     for site in chosen:
         inner = [s for s in staying if s is not site and s.path.startswith(f"{site.path}." if site.path else "")]
-        if site.obstacle is None and inner:  # its calls would be answered with those of the one around it
+        if site.obstacle is None and inner:  # the function of the outer one would answer its calls
             raise ValueError(f"{_listed([site])} cannot be converted without {_listed(inner)}, which is within it")
 
 

@@ -1,8 +1,8 @@
-"""torch's attention calls answered with a reweighting in the place of softmax.
+"""torch's attention calls, answered with a reweighting instead of softmax.
 
     scaled_dot_product_attention(query, key, value, attn_mask)  ->  attention(query, key, value, reweight, live, bias)
 
-torch adds masks to scores. Here an additive mask is taken apart: entries at or below ``floor`` are dead, the rest is a
+torch adds masks to scores. Here an additive mask is split: entries at or below ``floor`` are dead, and the others are a
 bias of the scores, such as that of relative positions.
 """
 
@@ -17,15 +17,15 @@ from multimax.formulas.rows import autocast_dtype
 from multimax.formulas.torch_private import is_readable
 from multimax.reweight import Reweighting
 
-# No score that a model means is as low; -1e4, -1e9 and the lowest number of a dtype are what masks are written with.
+# No bias of a model is as low; masks are written with -1e4, -1e9 or the lowest number of a dtype.
 MASK_FLOOR = -9999.0
 
 
 def live_and_bias(mask: Tensor | None, floor: float = MASK_FLOOR) -> tuple[Tensor | None, Tensor | None]:
-    """A mask as torch takes it (bool, True = live; or a term of the scores) as a bool mask and a finite bias.
+    """Split a mask of torch's (bool, True = live; or a term of the scores) into a bool mask and a finite bias.
 
-    Where the numbers can be looked at without waiting for a GPU, what says nothing becomes None: kernels without a
-    bias are faster.
+    If the numbers can be read without waiting for a GPU, a mask without dead entries and a bias of zeros become None,
+    since kernels are faster without them.
     """
     if mask is None or mask.dtype == torch.bool:
         return mask, None
@@ -50,7 +50,7 @@ def dot_product_attention(
 ) -> Tensor:
     """``F.scaled_dot_product_attention`` with the weights of ``reweight``; zeros for a query without a live key.
 
-    Grouped heads are served whether ``enable_gqa`` says so or not.
+    Grouped heads work with any ``enable_gqa``.
     """
     live, bias = live_and_bias(attn_mask, floor)
     output = attention(query, key, value, reweight, live, causal=is_causal, bias=bias, scale=scale, dropout=dropout_p)
@@ -103,7 +103,7 @@ def multi_head_attention(
 ) -> tuple[Tensor, Tensor | None]:
     """``F.multi_head_attention_forward`` with the weights of ``reweight``: its arguments, shapes and results.
 
-    query [queries, batch, dim], or without a batch; bool masks are True where an entry is dead, unlike everywhere else.
+    query [queries, batch, dim], or [queries, dim]; unlike everywhere else, bool masks are True where an entry is dead.
     """
     is_batched = query.dim() == 3
     if not is_batched:
@@ -164,7 +164,7 @@ def multi_head_attention(
 
 
 def _appended(mask: Tensor, keys: int, floor: float) -> tuple[Tensor | None, Tensor | None]:
-    """``live_and_bias`` of a mask whose bools are True where dead; keys appended to those it knows are live."""
+    """``live_and_bias`` of a mask whose bools are True where dead; keys beyond its own are live."""
     if mask.dtype == torch.bool:
         mask = ~mask
     appended = keys - mask.shape[-1]

@@ -1,7 +1,8 @@
-"""Which modules of a model attend, and by what: read from the code of their ``forward`` and of what it calls.
+"""Which modules of a model attend, and by what, as read from the code of their ``forward`` and of what it calls.
 
-Nothing runs, unless inputs are given. Names in compiled code say what may be called, so a module may be found to call
-what this model never reaches; what it does call is in its own code, or in that of functions and methods named there.
+Nothing runs unless inputs are given. The names in compiled code say what may be called, so a module may seem to call
+something that this model never reaches; what it does call is in its code or in that of functions and methods named
+there.
 """
 
 import functools
@@ -22,7 +23,7 @@ from multimax.reweight import Reweighting
 TORCH_ATTENTION = {"scaled_dot_product_attention", "multi_head_attention_forward"}
 REGISTRY = "ALL_ATTENTION_FUNCTIONS"
 SOFTMAX = {"softmax", "Softmax"}
-# Attention that is fused elsewhere.
+# Fused attention that cannot be replaced.
 FUSED = {
     "flash_attn_func": "flash-attn",
     "flash_attn_qkvpacked_func": "flash-attn",
@@ -36,9 +37,9 @@ HEADS = ("num_heads", "n_heads", "heads", "nhead", "num_attention_heads", "n_hea
 
 @dataclass(frozen=True)
 class Site:
-    """A module that attends: by "torch"'s functions, by transformers' "registry", or not by any that can be replaced.
+    """A module that attends ``by`` "torch"'s functions, transformers' "registry", or "" if it cannot be replaced.
 
-    ``obstacle`` says why it stays as it is; ``attributes`` are to be set on it when it does not.
+    ``obstacle`` says why it is not converted; if it is, its ``attributes`` are set.
     """
 
     path: str
@@ -52,7 +53,7 @@ class Site:
 def find(model: nn.Module, inputs: Inputs | None = None) -> list[Site]:
     """Every module of ``model`` that attends or may, in the order of its ``named_modules``.
 
-    With ``inputs`` the model runs once, and what it calls then goes before what its code may call.
+    With ``inputs`` the model runs once, and what it calls then counts more than what its code may call.
     """
     sites = {path: _site(path, module, model) for path, module in model.named_modules()}
     for path, called in ({} if inputs is None else watch(model, inputs)).items():
@@ -61,7 +62,7 @@ def find(model: nn.Module, inputs: Inputs | None = None) -> list[Site]:
 
 
 def _seen(path: str, model: nn.Module, site: Site | None, called: set[str]) -> Site | None:
-    """``site``, which the code of a module suggests, in the light of what it called."""
+    """``site``, as found from the code of a module, corrected by what the module ``called``."""
     module = model.get_submodule(path)
     if isinstance(module, Intercepted | Reweighting):
         return site
@@ -78,7 +79,7 @@ def _site(path: str, module: nn.Module, model: nn.Module) -> Site | None:
         return Site(path, module, "torch", "it is converted already")
     if isinstance(module, torch.jit.ScriptModule | torch.fx.GraphModule):
         return Site(path, module, "", "it is a graph: convert the model before it is traced")
-    if isinstance(module, nn.Softmax | Reweighting):  # the first is named where it is called
+    if isinstance(module, nn.Softmax | Reweighting):  # a Softmax counts for the module around it
         return None
     names = called_names(module)
     if REGISTRY in names:
@@ -94,7 +95,7 @@ def _site(path: str, module: nn.Module, model: nn.Module) -> Site | None:
 
 
 def _by_registry(path: str, module: nn.Module, model: nn.Module) -> Site:
-    """A module of transformers, which looks up the attention that its configuration names."""
+    """A module of transformers that looks up the attention named in its configuration."""
     obstacle = None
     named = getattr(getattr(module, "config", None), "_attn_implementation", "no attention")
     if named not in ("sdpa", "eager"):
@@ -128,7 +129,7 @@ def _is_attend(module: nn.Module) -> bool:
 
 
 def _attend(path: str, module: nn.Module, model: nn.Module) -> Site:
-    """x-transformers' module, which takes fused attention or a function of masked scores that it is given."""
+    """x-transformers' module, which uses fused attention or a function of masked scores that it is given."""
     function = getattr(module, "attn_fn", None)
     options: dict[str, Any] = {}
     while isinstance(function, functools.partial):
@@ -142,7 +143,7 @@ def _attend(path: str, module: nn.Module, model: nn.Module) -> Site:
 
 
 def _num_heads(path: str, model: nn.Module) -> int | None:
-    """As the module says, its configuration, or the module that it is part of."""
+    """According to the module, its configuration, or the module that it is part of."""
     *outer, module = _around(path, model)
     for owner in (module, getattr(module, "config", None), *outer[-1:]):
         for name in HEADS:
@@ -153,7 +154,7 @@ def _num_heads(path: str, model: nn.Module) -> int | None:
 
 
 def called_names(module: nn.Module) -> set[str]:
-    """The names in the code of ``forward``, and of the functions and methods outside of torch that these name."""
+    """The names in the code of ``forward`` and of all functions and methods outside torch that are named there."""
     names: set[str] = set()
     seen: set[types.CodeType] = set()
     pending: list[Any] = [type(module).forward]
@@ -178,7 +179,7 @@ def called_names(module: nn.Module) -> set[str]:
 
 
 def _plain(function: Any) -> types.FunctionType | None:
-    """The Python function within decorators, partial applications, methods and properties; None for anything else."""
+    """The Python function inside decorators, partial applications, methods and properties, or None."""
     while True:
         if isinstance(function, functools.partial):
             function = function.func
@@ -205,7 +206,7 @@ def _is_filled(cell: types.CellType) -> bool:
 
 
 def _codes(code: types.CodeType) -> Iterator[types.CodeType]:
-    """``code`` and the code of functions within it."""
+    """``code`` and the code of all functions defined in it."""
     yield code
     for constant in code.co_consts:
         if isinstance(constant, types.CodeType):
@@ -213,20 +214,20 @@ def _codes(code: types.CodeType) -> Iterator[types.CodeType]:
 
 
 def _mask_floor(path: str, model: nn.Module) -> float:
-    """Halfway to the number that a module around the one at ``path`` fills masks with, such as Swin's -100."""
+    """Half the number with which a module around the one at ``path`` fills masks, such as Swin's -100."""
     classes: list[Any] = [type(module) for module in _around(path, model)]
     return max((filled / 2 for cls in classes for filled in _fills(cls)), default=MASK_FLOOR)
 
 
 def _around(path: str, model: nn.Module) -> list[nn.Module]:
-    """The model, the modules on the way and the one at ``path``."""
+    """The model, the one at ``path``, and the modules in between."""
     parts = path.split(".") if path else []
     return [model.get_submodule(".".join(parts[:i])) for i in range(len(parts) + 1)]
 
 
 @functools.cache
 def _fills(cls: Any) -> tuple[float, ...]:
-    """The constants between -50 and ``MASK_FLOOR`` in those methods of a class that fill masks."""
+    """The constants between ``MASK_FLOOR`` and -50 in the methods of a class that fill masks."""
     methods: list[Callable[..., Any]] = [f for base in cls.__mro__ for f in vars(base).values() if _plain(f)]
     codes = [code for method in methods if (f := _plain(method)) and _is_foreign(f) for code in _codes(f.__code__)]
     constants = (c for code in codes if "masked_fill" in code.co_names for c in code.co_consts)

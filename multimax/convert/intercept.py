@@ -1,8 +1,7 @@
-"""Modules whose calls of torch's attention are answered by a reweighting of their own, and how a module becomes one.
+"""Modules whose calls of torch's attention are answered by their own reweighting, and how a module becomes one.
 
-A module gets a class made for it, a subclass of the one it had, under the same name. So copies, pickles, replicas of
-DataParallel and compiled graphs are made as of any module, and ``forward`` works in whichever thread or second run of
-a checkpoint calls it.
+The module's class becomes a subclass of its own class with the same name. So it can be copied, pickled, compiled and
+replicated by DataParallel like any module, and ``forward`` works in any thread, also when a checkpoint runs it again.
 """
 
 import functools
@@ -25,12 +24,12 @@ SOFTMAX = (F.softmax, torch.softmax, torch.Tensor.softmax)
 
 
 class Intercepted(nn.Module):
-    """What a converted module is besides what it was.
+    """What is added to the class of a converted module.
 
     Attributes:
-        reweight: the function in the place of softmax.
-        mask_floor: additive masks are dead at and below it.
-        takes_scores: whether softmax itself is answered, of scores that were masked.
+        reweight: the function that replaces softmax.
+        mask_floor: the largest number that hides an entry in an additive mask.
+        takes_scores: whether calls of softmax itself, on masked scores, are answered too.
     """
 
     reweight: Reweighting
@@ -39,13 +38,13 @@ class Intercepted(nn.Module):
     _stock: type[nn.Module]
 
     def __reduce_ex__(self, protocol: Any) -> Any:
-        # This class has no name to be found by; the one it was made from has.
+        # Pickle cannot find this class by a name, but it finds the one that it was made from.
         state: Any = super().__reduce_ex__(protocol)[2:]
         return _unbuilt, (self._stock,), *state
 
 
 class Interception(TorchFunctionMode):
-    """While it is entered, torch's functions are asked for here."""
+    """A context in which calls of torch's functions come here."""
 
     def __init__(self, module: Intercepted) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""Which modules attend and take softmaxes when the model runs: what its code may do, it may not do."""
+"""Which modules attend or compute a softmax when the model runs, as opposed to what their code could do."""
 
 from collections import defaultdict
 from collections.abc import Callable
@@ -45,7 +45,7 @@ def watch(model: nn.Module, inputs: Inputs) -> dict[str, set[str]]:
     training = [module for module in model.modules() if module.training]
     for path, module in model.named_modules():
         if isinstance(module, nn.Softmax):
-            continue  # it is taken by the module around it
+            continue  # it counts for the module around it
         hooks.append(module.register_forward_pre_hook(enter(path), prepend=True))
         hooks.append(module.register_forward_hook(leave, always_call=True))
     arguments = inputs if isinstance(inputs, tuple) else () if isinstance(inputs, dict) else (inputs,)

@@ -1,4 +1,4 @@
-"""The scores of attention, and the weights that a sink leaves the keys."""
+"""The scores of attention, and the weights of the keys beside a sink."""
 
 from collections.abc import Callable
 
@@ -19,8 +19,8 @@ def attention_scores(
 ) -> Tensor:
     """Scores [..., heads, queries, keys] of query [..., heads, queries, dim] and key [..., heads, keys, dim].
 
-    ``bias`` is a finite term that belongs to the scores, such as that of relative positions; ``scale`` defaults to
-    ``dim ** -0.5``. Neither it nor ``softcap``, the bound of the scaled products, touches the bias.
+    ``bias`` is a finite term of the scores, such as that of relative positions; ``scale`` defaults to ``dim ** -0.5``.
+    Neither ``scale`` nor ``softcap``, the bound of the scaled products, applies to the bias.
     """
     scale = query.shape[-1] ** -0.5 if scale is None else scale
     scores = (query * scale) @ key.transpose(-2, -1)
@@ -30,7 +30,7 @@ def attention_scores(
 
 
 def beside_sink(reweight: Callable[..., Tensor], scores: Tensor, mask: Tensor | None, sink: Tensor | None) -> Tensor:
-    """``reweight(scores, mask=mask)`` where a key more, of the score ``sink``, takes part; its weight is left out."""
+    """``reweight(scores, mask=mask)`` with one more key, whose score is ``sink`` and whose weight is left out."""
     if sink is None:
         return reweight(scores, mask=mask)
     column = per_head("sink", sink, scores).to(scores.dtype).expand(*scores.shape[:-1], 1)

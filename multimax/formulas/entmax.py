@@ -6,10 +6,10 @@ EMNLP 2019, arXiv 1909.00015 (alpha learned per head). Checked against version 1
 
     p_i = relu((alpha - 1) x_i - tau)^(1 / (alpha - 1)),      tau such that sum_i p_i = 1
 
-alpha = 2 is sparsemax; alpha -> 1 is softmax; below 1 no weight is zero, and tails are those of a power. Up to 2 the
+alpha = 2 is sparsemax; alpha -> 1 is softmax; below 1 no weight is zero, and the tails follow a power law. Up to 2 the
 normaliser is found by Newton's method, on a function that is convex and increasing (concave below 1), from the side on
-which no step overshoots; above 2, where there is none, by bisection. There weights rise steeply at the edge of the
-support: one that is there is known to about the (alpha - 1)-th root of a rounding.
+which no step overshoots; above 2, where there is no such function, by bisection. There the weights rise steeply at the
+edge of the support, where their error is about the (alpha - 1)-th root of the rounding error.
 
 With s_i = p_i^(2 - alpha) on the support and psi of ``tsallis``, the Jacobian J v = s (v - sum s v / sum s) is
 symmetric, so that
@@ -30,7 +30,7 @@ from multimax.formulas.tsallis import distance_from_one, log_of_support, power_o
 
 
 def formula(x: Tensor, alpha: float) -> Tensor:
-    """For alpha > 1, tau by halving the interval that it lies in."""
+    """For alpha > 1, with tau found by bisection."""
     z = (alpha - 1) * x
     low, high = z.amax(-1, keepdim=True) - 1, z.amax(-1, keepdim=True)
     for _ in range(100):
@@ -42,14 +42,13 @@ def formula(x: Tensor, alpha: float) -> Tensor:
 
 
 def weigh(x: Tensor, alpha: float | Tensor) -> Tensor:
-    """Weights of rows ``x`` in float32 or float64, whose dead entries are -inf; a tensor ``alpha`` broadcasts to them.
+    """Weights of rows ``x``, float32 or float64 with dead entries at -inf; a tensor ``alpha`` broadcasts to them.
 
-    Differentiated by torch.autograd as often as one likes, by torch.func and in forward mode up to four times.
+    torch.autograd can differentiate them any number of times, torch.func and forward mode up to four times. If the
+    numbers in a tensor ``alpha`` cannot be read, because they are traced or batched, those above 2 give NaN.
 
     Raises:
         NotImplementedError: a fifth derivative by torch.func.
-
-    Where the numbers in a tensor cannot be read, since they are traced or batched, those above 2 give NaN.
     """
     if is_transformed():
         return _expanded(x, alpha)
@@ -72,7 +71,7 @@ def _weigh(x: Tensor, alpha: float | Tensor) -> Tensor:
             p = p.where(d <= 1, math.nan)
         elif (d > 1).any():
             p = p.where(d <= 1, _bisect(z, d))
-    # With many entries one unit in the last place of the normaliser shows in the sum.
+    # With many entries one unit in the last place of the normaliser would show in the sum.
     return p / p.sum(-1, keepdim=True)
 
 
@@ -97,10 +96,10 @@ class _Entmax(torch.autograd.Function):
 
 
 def _expanded(x: Tensor, alpha: float | Tensor) -> Tensor:
-    """The weights as a function that torch differentiates itself, since it cannot nest tangents of autograd functions.
+    """The weights in operations that torch differentiates itself, since it cannot nest tangents of autograd functions.
 
-    From a fixed point, the present one, to the arguments, which are there already: a step of length zero by the method
-    of Runge and Kutta, whose first four derivatives are those of the weights.
+    It is a Runge-Kutta step of length zero from the arguments held constant to the arguments: its value is that of the
+    weights, and so are its first four derivatives.
     """
     if derivatives_under_way() > 4:
         raise NotImplementedError("entmax has four derivatives by torch.func; take more with torch.autograd.grad")
@@ -117,7 +116,7 @@ def _expanded(x: Tensor, alpha: float | Tensor) -> Tensor:
 def gradient(
     grad: Tensor, weights: Tensor, alpha: float | Tensor, *, of_alpha: bool = False
 ) -> tuple[Tensor, Tensor | None]:
-    """Gradients of the scores and, if wanted, of ``alpha``, which broadcasts to the weights; differentiable."""
+    """Gradients for the scores and, ``of_alpha``, for alpha, which broadcasts to the weights; differentiable."""
     d = distance_from_one(alpha)
     s = power_of_support(weights, 1 - d)
     total = s.sum(-1, keepdim=True)
@@ -128,14 +127,14 @@ def gradient(
 
 
 def tangent(dx: Tensor, dalpha: float | Tensor, weights: Tensor, alpha: float | Tensor) -> Tensor:
-    """Tangent of the weights for those of the scores and of ``alpha``; differentiable."""
+    """Tangent of the weights for tangents of the scores and of alpha; differentiable."""
     if isinstance(dalpha, Tensor):
         dx = dx - psi(log_of_support(weights), distance_from_one(alpha)) * dalpha
     return gradient(dx, weights, alpha)[0]
 
 
 def _newton(step: Callable[[Tensor], tuple[Tensor, Tensor]], normaliser: Tensor) -> Tensor:
-    """Weights at the root that ``step``, from a normaliser to its weights and the next normaliser, comes down to."""
+    """Weights at the limit of ``step``, which maps a normaliser to its weights and the next normaliser."""
     return step(descend(lambda a: step(a)[1], normaliser))[0]
 
 
@@ -154,10 +153,10 @@ def _entmax15_step(y: Tensor, a: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _entmax_step(z: Tensor, d: float | Tensor, m: Tensor) -> tuple[Tensor, Tensor]:
-    """p = relu(d z + a)^(1/d), a = e^(d m), in terms of m, the logarithm of the largest weight, so that d may go to 0.
+    """p = relu(d z + a)^(1/d), a = e^(d m), with m the logarithm of the largest weight, so that d may approach 0.
 
     Newton on the (1/d)-norm of relu(d z + a), less 1; for rows with equal entries it is linear and one step is exact.
-    Below 0, where the norm is concave, m comes down as well, since a goes up.
+    For d below 0 the norm is concave and a increases, so that m decreases too.
     """
     a = torch.exp(d * m)
     p = _of_largest(z, d, m)
@@ -168,7 +167,7 @@ def _entmax_step(z: Tensor, d: float | Tensor, m: Tensor) -> tuple[Tensor, Tenso
 
 
 def _bisect(z: Tensor, d: float | Tensor) -> Tensor:
-    """Weights by halving the interval in which m lies."""
+    """Weights with m found by bisection."""
     low = torch.full_like(z[..., :1], -math.log(z.shape[-1]))
     high = torch.zeros_like(low)
     for _ in range(62 if z.dtype == torch.float64 else 30):
@@ -179,7 +178,7 @@ def _bisect(z: Tensor, d: float | Tensor) -> Tensor:
 
 
 def _of_largest(z: Tensor, d: float | Tensor, m: Tensor) -> Tensor:
-    """Weights of ``z``, whose largest entry is 0, if the largest weight is e^m."""
+    """Weights of ``z``, whose largest entry is 0, for a largest weight of e^m."""
     height = d * z / torch.exp(d * m)
     inside = height > -1  # at -1 the slope of the logarithm is infinite, and 0 times that is NaN
     return torch.exp(m + torch.log1p(height.where(inside, 0)) / d).where(inside, 0)

@@ -20,7 +20,7 @@ from multimax.formulas import tsallis
 from multimax.formulas.rows import DTYPES, check_dense, compute_dtype
 from multimax.formulas.torch_private import is_readable, is_transformed
 
-BLOCK = 2**18  # entries of a block of rows that stays in a CPU's cache with what arises from it
+BLOCK = 2**18  # entries of a block of rows that stays in a CPU's cache together with its intermediate results
 
 
 def formula(x: Tensor, p: Tensor, y: Tensor, alpha: float) -> Tensor:
@@ -37,7 +37,7 @@ def check_loss_arguments(
 ) -> None:
     """Raise TypeError or ValueError, in one line, for arguments that no loss of scores of ``shape`` can take.
 
-    Class indices are looked at on the CPU alone: a GPU's host would have to wait for them, and the device checks them.
+    Class indices are only read on the CPU: a GPU's host would have to wait for them, and the device checks them.
     """
     if len(shape) != 2:
         raise ValueError(f"scores must be [N, C], got {tuple(shape)}")
@@ -76,7 +76,7 @@ def cross_entropy(
     """``torch.nn.functional.cross_entropy``, in float32 for half precision."""
     logits = log_weights.to(compute_dtype(log_weights))
     if targets.is_floating_point():
-        targets, ignore_index = targets.to(logits.dtype), -100  # torch wants to hear of no other one
+        targets, ignore_index = targets.to(logits.dtype), -100  # torch refuses any other
     return F.cross_entropy(
         logits, targets, label_smoothing=label_smoothing, reduction=reduction, ignore_index=ignore_index
     )
@@ -98,7 +98,7 @@ def fenchel_young(
     if hard:
         targets = targets.where(counted, 0)
     if label_smoothing:
-        if hard:  # not by F.one_hot, whose look at the values cannot be traced
+        if hard:  # not by F.one_hot, which reads the values and so cannot be traced
             targets = targets.unsqueeze(-1) == torch.arange(scores.shape[-1], device=scores.device)
         targets = targets.to(scores.dtype) * (1 - label_smoothing) + label_smoothing / scores.shape[-1]
     elif not hard:
@@ -118,7 +118,7 @@ def fenchel_young_of_rows(
         alpha: a number, or a tensor [] or [N, 1].
         by_norm: the weights are those of normmax, with 1 - ||p||_alpha for the entropy; alpha gets no gradient.
     """
-    # By torch's own differentiation the derivatives are the same, at more cost: those through the weights cancel.
+    # torch's own differentiation gives the same at a higher cost: the derivatives through the weights cancel.
     if is_transformed():
         return _of_rows(scores, weights, targets, alpha, by_norm)
     losses: Tensor = _FenchelYoung.apply(scores, weights, targets, alpha, by_norm)
@@ -127,7 +127,7 @@ def fenchel_young_of_rows(
 
 def _of_rows(scores: Tensor, weights: Tensor, targets: Tensor, alpha: float | Tensor, by_norm: bool) -> Tensor:
     entropy = one_less_norm if by_norm else tsallis.entropy
-    # p - y sums to zero, so the scores may be shifted; the bound keeps 0 * -inf out where the shift overflows.
+    # p - y sums to zero, so the scores may be shifted; the bound avoids 0 * -inf if the shift overflows.
     z = (scores - scores.amax(-1, keepdim=True)).clamp(min=torch.finfo(scores.dtype).min)
     if targets.is_floating_point():
         linear = ((weights - targets) * z).sum(-1) - entropy(targets, alpha)
@@ -152,7 +152,7 @@ def _by_blocks(scores: Tensor, weights: Tensor, targets: Tensor, alpha: float) -
     for x, p, y in zip(*blocks, strict=True):
         z = x - x.amax(-1, keepdim=True)
         of_target = z.gather(-1, y.unsqueeze(-1)).squeeze(-1)
-        # clamp: the square root of a vector with zeros takes six times as long
+        # clamped, because the square root of a vector with zeros takes six times as long
         power = p if alpha == 2 else p.clamp(min=torch.finfo(p.dtype).tiny).sqrt_()
         of_weights = z.sub_(power, alpha=c).mul_(p).sum(-1)
         losses.append(of_weights + c - of_target)
@@ -160,14 +160,14 @@ def _by_blocks(scores: Tensor, weights: Tensor, targets: Tensor, alpha: float) -
 
 
 class _FenchelYoung(torch.autograd.Function):
-    """The loss per row. The weights are an input so that a second derivative finds its way through them."""
+    """The loss per row. The weights are an input so that second derivatives pass through them."""
 
     @staticmethod
     def forward(scores: Tensor, weights: Tensor, targets: Tensor, alpha: float | Tensor, by_norm: bool) -> Tensor:
         is_hard_on_cpu = not targets.is_floating_point() and scores.device.type == "cpu" and is_readable(scores)
         if is_hard_on_cpu and not by_norm and not isinstance(alpha, Tensor) and alpha in (1.5, 2):
             losses = _by_blocks(scores, weights, targets, alpha)
-            if losses.isfinite().all():  # not so where a weight of zero met an infinity
+            if losses.isfinite().all():  # unless a weight of zero was multiplied by an infinity
                 return losses
         return _of_rows(scores, weights, targets, alpha, by_norm)
 

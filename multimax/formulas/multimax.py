@@ -3,12 +3,12 @@
 Zhou, Fritz, Keuper, "MultiMax: Sparse and Multi-Modal Attention Learning", ICML 2024, arXiv 2406.01189. Checked against
 the expression of the authors' released code (github.com/ZhouYuxuanYX/MultiMax).
 
-Every term is a function of the input, not of the running sum. In the paper's letters the ranges r are (b1, d1, b2, d2),
-and t0 = 1 - t_b, t1 = t_d - 1. Order 1 has the first two terms, "second_only" the last two, and order 3 two cubes more,
-with which the authors' models did not train. Kernels know the terms of the first two orders.
+Every term is a function of the input, not of the running sum. In the paper's notation the ranges r are (b1, d1, b2,
+d2), and t0 = 1 - t_b, t1 = t_d - 1. Order 1 has the first two terms, "second_only" the last two, and order 3 two more
+with cubes, with which the authors' models did not train. The kernels have the terms of the first two orders.
 
-Below, parameters are [heads, k] with heads = 1 or that of scores [..., heads, queries, keys], and k = len(powers): one
-range and one t for each hinge, left and right of the scores' range in turn.
+Below, parameters are [heads, k], where heads is 1 or that of scores [..., heads, queries, keys], and k = len(powers):
+one range and one t for each hinge, left and right in turn.
 """
 
 from collections.abc import Iterator
@@ -41,10 +41,10 @@ def formula(x: Tensor, r: Tensor, t: Tensor) -> Tensor:
 
 
 def weigh(scores: Tensor, ranges: Tensor, ts: Tensor, mask: Tensor | None, powers: tuple[int, ...]) -> Tensor:
-    """Weights of ``scores``, by operations that torch differentiates any number of times."""
+    """Weights of ``scores``, in operations that torch can differentiate any number of times."""
     x = scores.to(compute_dtype(scores))
     if mask is not None:
-        x = x.where(mask, 0)  # whatever is there must not reach the sums for the parameters' gradients
+        x = x.where(mask, 0)  # or dead entries would reach the parameters' gradients
     return over_live_entries(softmax.weigh, seglu(x, ranges, ts, powers), mask).to(scores.dtype)
 
 
@@ -57,7 +57,7 @@ def seglu(x: Tensor, ranges: Tensor, ts: Tensor, powers: tuple[int, ...]) -> Ten
 
 
 class _SegLU(torch.autograd.Function):
-    """Keeps nothing but its inputs."""
+    """For the backward it keeps its inputs only."""
 
     @staticmethod
     def forward(x: Tensor, ranges: Tensor, ts: Tensor, powers: tuple[int, ...]) -> Tensor:
@@ -87,7 +87,7 @@ def seglu_gradients(
     powers: tuple[int, ...],
     wanted: tuple[bool, ...] = (True, True, True),
 ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
-    """Gradients of ``x``, ``ranges`` and ``ts``, the parameters' summed over all entries of their head."""
+    """Gradients for ``x``, ``ranges`` and ``ts``; those of the parameters are sums over all entries of their head."""
     grad_x, grad_ranges, grad_ts = grad, [], []
     for h, t, direction, power in _hinges(x, ranges, ts, powers):
         slope = direction * t * (h > 0) if power == 1 else power * direction * t * _raised(h, power - 1)
@@ -108,11 +108,11 @@ def seglu_gradients(
 def _hinges(
     x: Tensor, ranges: Tensor, ts: Tensor, powers: tuple[int, ...]
 ) -> Iterator[tuple[Tensor, Tensor, int, int]]:
-    """For each term its hinge, its t, the hinge's direction along x (-1 left, 1 right) and its power."""
+    """For each term its hinge, its t, the direction of the hinge (-1 left, 1 right) and its power."""
     for i, power in enumerate(powers):
         limit = hinge_limit(x.dtype, power)
         r, t = per_head("ranges", ranges[:, i], x), per_head("ts", ts[:, i], x)
-        # hardtanh is clamp with slope zero at its ends, as relu has it.
+        # hardtanh is clamp with slope zero at its ends, like relu.
         if i % 2 == 0:
             yield hardtanh(r - x, 0.0, limit), t, -1, power
         else:
@@ -124,12 +124,12 @@ def _raised(h: Tensor, power: int) -> Tensor:
 
 
 def hinge_limit(dtype: torch.dtype, power: int = 2) -> float:
-    """Where hinges stop growing, so that their powers times any sensible t stay finite; x itself is not bounded."""
+    """The bound of the hinges, which keeps their powers times any sensible t finite; x itself is not bounded."""
     return float(torch.finfo(dtype).max ** (0.8 / max(power, 2)))
 
 
 def has_kernel(powers: tuple[int, ...]) -> bool:
-    """Whether the kernels know hinges of these ``powers``."""
+    """Whether the kernels compute hinges of these ``powers``."""
     return max(powers) <= 2
 
 
@@ -142,7 +142,7 @@ def _sum_by_head(terms: Tensor, heads: int) -> Tensor:
 def gradients(
     grad: Tensor, scores: Tensor, mask: Tensor | None, ranges: Tensor, ts: Tensor, powers: tuple[int, ...]
 ) -> tuple[Tensor | None, ...]:
-    """Gradients of ``weigh`` for scores, ranges and ts, where they are wanted, to be differentiated again."""
+    """Gradients of ``weigh`` for those of scores, ranges and ts that require one; differentiable."""
     inputs = (scores, ranges, ts)
     weights = weigh(scores, ranges, ts, mask, powers)
     found = iter(torch.autograd.grad(weights, [t for t in inputs if t.requires_grad], grad, create_graph=True))
@@ -181,7 +181,7 @@ def by_head(scores: Tensor, ranges: Tensor, ts: Tensor, powers: tuple[int, ...])
     """The caller's ranges and ts as [heads, k] in the compute dtype, for ``scores`` or a query with as many heads."""
     dtype = compute_dtype(scores)
     ranges, ts = _rows_of_heads("ranges", ranges, scores).to(dtype), _rows_of_heads("ts", ts, scores).to(dtype)
-    if ranges.shape[1] < len(powers):  # the orders share them
+    if ranges.shape[1] < len(powers):  # shared by the orders
         ranges = ranges.repeat(1, len(powers) // 2)
     if len(ranges) != len(ts):
         heads = max(len(ranges), len(ts))
@@ -193,5 +193,5 @@ def _rows_of_heads(name: str, parameter: Tensor, scores: Tensor) -> Tensor:
     if parameter.dim() == 1:
         return parameter.unsqueeze(0)
     if len(parameter) != 1:
-        per_head(name, parameter[:, 0], scores)  # which refuses other numbers of heads
+        per_head(name, parameter[:, 0], scores)  # raises for any other number of heads
     return parameter

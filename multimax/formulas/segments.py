@@ -1,7 +1,7 @@
-"""Softmax, entmax and ev-softmax of the segments of one long vector, from sums and maxima of segments alone.
+"""Softmax, entmax and ev-softmax of the segments of one long vector, by sums and maxima over segments.
 
-``index`` int64 [n] says to which of the ``count`` segments an entry of [n] belongs, in any order; segments may be
-empty. The formulas are those of ``softmax``, ``entmax`` and ``evsoftmax``, with a segment where these have a row.
+``index`` int64 [n] has the segment, of ``count``, of each entry, in any order; segments may be empty. The formulas are
+those of ``softmax``, ``entmax`` and ``evsoftmax``, with a segment in the place of a row.
 """
 
 import math
@@ -16,24 +16,24 @@ from multimax.formulas.tsallis import distance_from_one, log_of_support, power_o
 
 
 def sums(x: Tensor, index: Tensor, count: int) -> Tensor:
-    """[count]"""
+    """The sum of each segment, [count]."""
     return x.new_zeros(count).scatter_add(0, index, x)
 
 
 def below_max(x: Tensor, index: Tensor, count: int) -> Tensor:
-    """``x`` less the largest of its segment, which is held constant."""
+    """``x`` minus the largest entry of its segment, which is held constant."""
     largest = x.new_full((count,), -math.inf).scatter_reduce(0, index, x.detach(), "amax")
     return x - largest[index]
 
 
 def softmax(x: Tensor, index: Tensor, count: int) -> Tensor:
-    """By operations that torch differentiates any number of times."""
+    """In operations that torch can differentiate any number of times."""
     e = below_max(x, index, count).exp()
     return e / sums(e, index, count)[index]
 
 
 def evsoftmax(x: Tensor, index: Tensor, count: int, epsilon: float) -> Tensor:
-    """Softmax of the entries not below the mean; with ``epsilon`` the others keep a trace."""
+    """Softmax of the entries not below the mean, and of the others times ``epsilon``."""
     z = below_max(x, index, count)
     mean = sums(z.detach(), index, count) / sums(torch.ones_like(z), index, count)
     kept = z >= (mean * (1 + 8 * torch.finfo(x.dtype).eps))[index]
@@ -42,7 +42,7 @@ def evsoftmax(x: Tensor, index: Tensor, count: int, epsilon: float) -> Tensor:
 
 
 def entmax(x: Tensor, index: Tensor, count: int, alpha: float | Tensor) -> Tensor:
-    """Entmax at ``alpha`` above 1 and at most 2, a number or a tensor [n] of what holds for each entry's segment."""
+    """Entmax at ``alpha`` above 1 and at most 2, a number or a tensor [n] with the alpha of each entry's segment."""
     weights: Tensor = _Entmax.apply(x, index, count, alpha)
     return weights
 
@@ -81,13 +81,13 @@ class _Entmax(torch.autograd.Function):
 
 
 def _by_jacobian(v: Tensor, p: Tensor, index: Tensor, count: int, d: float | Tensor) -> Tensor:
-    """The Jacobian, which is symmetric, at the weights ``p`` times ``v``."""
+    """The product of ``v`` and the Jacobian, which is symmetric, at the weights ``p``."""
     s = power_of_support(p, 1 - d)
     return s * (v - (sums(s * v, index, count) / sums(s, index, count))[index])
 
 
 def _weigh(x: Tensor, index: Tensor, count: int, d: float | Tensor) -> Tensor:
-    """As in ``formulas.entmax``; what an empty segment comes down to is nobody's."""
+    """As in ``formulas.entmax``; the normaliser of an empty segment is not used."""
     z = below_max(x, index, count)
     by_power = not isinstance(d, Tensor) and d in (0.5, 1)
     of_segment = d.new_ones(count).scatter(0, index, d) if isinstance(d, Tensor) else d

@@ -10,10 +10,10 @@ def formula(x: Tensor) -> Tensor:
 
 
 def weigh(x: Tensor) -> Tensor:
-    """Weights of rows ``x``; dead entries are -inf."""
+    """Weights of rows ``x`` with dead entries at -inf."""
     return torch.softmax(x, -1)
 
 
 def gradient(grad: Tensor, weights: Tensor) -> Tensor:
-    """Gradient of the scores, to be differentiated again; the Jacobian is symmetric, so it is the tangent too."""
+    """Gradient for the scores, differentiable; also the tangent, since the Jacobian is symmetric."""
     return weights * (grad - (weights * grad).sum(-1, keepdim=True))

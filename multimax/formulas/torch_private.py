@@ -1,7 +1,7 @@
 """Everything private that the library uses of torch, in one place. Tried with torch 2.11 and 2.15.
 
-A new torch may change any of it without notice. Then this is the file to mend, and tests/formulas/test_torch_private.py
-holds that it stays the only one.
+A new torch may change any of it without notice. Then this is the file to mend: tests/formulas/test_torch_private.py
+checks that there is no other.
 """
 
 from collections.abc import Callable, Mapping
@@ -25,7 +25,7 @@ def constant(function: F) -> F:
 
 
 def below_autograd() -> AbstractContextManager[object]:
-    """Within it, operators run without recording a graph, and without looking for a kernel that would."""
+    """A context in which operators record no graph and skip autograd's kernels."""
     return torch._C._AutoDispatchBelowAutograd()
 
 
@@ -33,15 +33,15 @@ def below_autograd() -> AbstractContextManager[object]:
 def is_transformed() -> bool:
     """Whether a torch.func transform or forward-mode differentiation is under way.
 
-    In a graph of torch.compile this is what it was when the graph was traced. Another transform makes torch retrace it;
-    dual numbers do not, which is why the operators look for those themselves.
+    In a graph of torch.compile this is what it was when the graph was traced. Another transform makes torch retrace it,
+    but dual numbers do not, which is why the operators check for those themselves.
     """
     return torch._C._functorch.peek_interpreter_stack() is not None or has_dual_numbers()
 
 
 @constant
 def derivatives_under_way() -> int:
-    """How many derivatives torch.func and forward mode are taking, one inside the other: 2 for a Hessian."""
+    """How many nested derivatives torch.func and forward mode are taking: 2 for a Hessian."""
     kind = torch._C._functorch.TransformType
     levels = [level.key() for level in torch._C._functorch.get_interpreter_stack() or ()]
     by_func = sum(level in (kind.Grad, kind.Jvp) for level in levels)
@@ -59,7 +59,7 @@ def is_watched() -> bool:
 
 
 def is_readable(tensor: torch.Tensor) -> bool:
-    """Whether the numbers in ``tensor`` are there and may decide what is computed next: nothing traces or batches."""
+    """Whether the numbers in ``tensor`` can be read to decide what to compute: nothing traces or batches them."""
     if torch.compiler.is_compiling() or is_watched():
         return False
     functorch = torch._C._functorch
@@ -71,7 +71,7 @@ def is_readable(tensor: torch.Tensor) -> bool:
 
 
 def is_hooked(module: torch.nn.Module) -> bool:
-    """Whether a hook waits for the call of ``module``, so that calling is more than its ``forward``."""
+    """Whether a hook is registered for calls of ``module``, so that a call is more than its ``forward``."""
     return bool(
         module._forward_hooks
         or module._forward_pre_hooks
@@ -85,9 +85,9 @@ def is_hooked(module: torch.nn.Module) -> bool:
 
 
 def tell_flop_counters(formulas: Mapping[Any, Callable[..., Any]]) -> None:
-    """Give the FLOP counters that are at work the formulas of operators, each a function of the operator's arguments.
+    """Give the active FLOP counters the formulas of operators, each a function of the operator's arguments.
 
-    ``register_flop_formula`` reaches only counters made afterwards, and its module takes 0.3 s to import.
+    ``register_flop_formula`` would only reach counters created later, and its module takes 0.3 s to import.
     """
     if torch.compiler.is_compiling() or not is_watched():
         return

@@ -1,6 +1,6 @@
-"""The Tsallis entropy and its derivative by alpha, sound at its Shannon limit alpha = 1.
+"""The Tsallis entropy and its derivative with respect to alpha, also near its Shannon limit alpha = 1.
 
-With d = alpha - 1 and l = log p both are built on two functions that stay smooth where their quotients become 0/0:
+With d = alpha - 1 and l = log p both use two functions that stay smooth where their quotients become 0/0:
 
     E(l) = expm1(d l) / d,      dE/dd = psi(l) = (1 - e^(d l) (1 - d l)) / d^2  ->  l^2 / 2 as d -> 0.
 """
@@ -32,7 +32,7 @@ def log_of_support(weights: Tensor) -> Tensor:
 
 
 def power_of_support(base: Tensor, exponent: float | Tensor) -> Tensor:
-    """base^exponent where base > 0, and 0 elsewhere whatever the exponent, derivatives included."""
+    """base^exponent where base > 0, and 0 elsewhere for any exponent, derivatives included."""
     return base.where(base > 0, 1).pow(exponent) * (base > 0)
 
 
@@ -58,7 +58,7 @@ def entropy(weights: Tensor, alpha: float | Tensor) -> Tensor:
 
 
 def entropy_slope(weights: Tensor, alpha: float | Tensor) -> Tensor:
-    """Derivative of ``entropy`` by alpha at fixed weights."""
+    """Derivative of ``entropy`` with respect to alpha at fixed weights."""
     d = distance_from_one(alpha)
     log_p = log_of_support(weights)
     return (weights * (torch.expm1(d * log_p) / (d * (1 + d)) - psi(log_p, d)) / (1 + d)).sum(-1)

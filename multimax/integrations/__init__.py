@@ -1,1 +1,1 @@
-"""The reweightings in other people's frameworks. ``sites`` builds one from a configuration."""
+"""The reweightings in other frameworks. ``sites`` builds one from a configuration."""

@@ -1,4 +1,4 @@
-"""One place of a model at which a reweighting acts, as it is written down: ``{"name": "multimax", "order": 1}``."""
+"""One site of a model at which a reweighting acts, as in configurations: ``{"name": "multimax", "order": 1}``."""
 
 from typing import Any
 
@@ -12,10 +12,10 @@ Site = dict[str, Any]
 
 
 def create_site(site: Site, num_heads: int | None = None) -> Reweighting:
-    """Build the reweighting of one site, leaving torch's generator as it was.
+    """Build the reweighting of one site, and leave torch's generator as it was.
 
-    All other parameters of a model then start from the same numbers whichever reweighting it has, so that runs that
-    share a seed are paired and their difference is the reweighting's.
+    So all other parameters of a model start from the same numbers with any reweighting, and runs with the same seed
+    differ by their reweighting only.
     """
     options = dict(site)
     with torch.random.fork_rng(devices=[]):

@@ -3,10 +3,10 @@
     Llama = reweighted(LlamaForCausalLM, "multimax")      # a subclass: from_config, from_pretrained, save_pretrained
     model = from_pretrained(AutoModelForCausalLM, path)   # what such a model saved
 
-transformers' models look their attention up by name, and hand over the module that asks: ``attend``, registered as
-"multimax", calls the reweighting that hangs there as ``module.reweight``. Its parameters are in the state dict and in
-float32. The function and its options are in ``config.json`` as ``"reweight"``, beside ``"attn_implementation":
-"multimax"``, for which transformers without this module refuses the checkpoint. docs/transformers.md has more.
+transformers' models look their attention up by name, and pass the module that attends: ``attend``, registered as
+"multimax", calls ``module.reweight``. Its parameters are in the state dict, in float32. The function and its options
+are in ``config.json`` as ``"reweight"``, beside ``"attn_implementation": "multimax"``, so that transformers refuses the
+checkpoint without this module. docs/transformers.md has more.
 """
 
 import copy
@@ -29,8 +29,8 @@ NAME = "multimax"
 """Our ``attn_implementation``."""
 
 HIDDEN = -50.0
-"""Additive masks hide an entry with -inf, the lowest number of a dtype or, Swin, -100. No learned bias gets as far as
-this, and softmax at it gives 2e-22; MultiMax would lift such entries where its t is above 0."""
+"""Additive masks hide an entry with -inf, the lowest number of a dtype or, in Swin, -100. No learned bias is as low as
+this, where softmax's factor is 2e-22; MultiMax would raise such entries if its t is above 0."""
 
 _FOR_CONFIG = ("cache_dir", "force_download", "local_files_only", "revision", "subfolder", "token", "trust_remote_code")
 
@@ -49,13 +49,13 @@ def attend(
     s_aux: Tensor | None = None,
     **extra: Any,
 ) -> tuple[Tensor, Tensor | None]:
-    """transformers' attention function: [batch, queries, heads, dim], and the weights if they are recorded.
+    """transformers' attention function: the output [batch, queries, heads, dim], and the weights if they are recorded.
 
-    Windows and packed sequences are in ``attention_mask``, which is bool or None, as their ``sdpa_mask`` makes it; a
-    floating-point one, of a model that makes its own, is taken apart into a mask and a bias.
+    ``attention_mask`` includes windows and packed sequences, and is bool or None, as made by their ``sdpa_mask``. A
+    floating-point mask, from a model that makes its own, is split into a mask and a bias.
 
     Raises:
-        ValueError: no reweighting hangs at ``module``, or packed sequences come without a mask.
+        ValueError: ``module`` has no reweighting, or packed sequences come without a mask.
     """
     function = _reweighting_of(module)
     packed = extra.get("cu_seq_lens_q")
@@ -95,17 +95,17 @@ def _reweighting_of(module: nn.Module) -> Reweighting:
 
 
 def _are_recorded(extra: dict[str, Any]) -> bool:
-    """Whether someone asked for ``output_attentions``: an argument in some models, a collector around others."""
+    """Whether ``output_attentions`` is on: it is an argument in some models, and a collector around others."""
     return bool(extra.get("output_attentions")) or any("attentions" in key for key in _active_collector.get() or ())
 
 
 def attention_modules(model: nn.Module) -> dict[nn.Module, int | None]:
-    """The modules of a model that look their attention function up in transformers' registry, and how many heads."""
+    """The modules that look their attention up in transformers' registry, and their numbers of heads."""
     return {site.module: site.num_heads for site in find(model) if site.by == "registry"}
 
 
 def _create(site: Site, heads: int | None) -> Reweighting:
-    """A reweighting with its parameters in float32, also where a model is made in another dtype."""
+    """A reweighting with its parameters in float32, even if the model is made in another dtype."""
     default = torch.get_default_dtype()
     torch.set_default_dtype(torch.float32)
     try:
@@ -117,19 +117,20 @@ def _create(site: Site, heads: int | None) -> Reweighting:
 def reweighted(model_class: type[PreTrainedModel], name: str, **options: Any) -> type[Any]:
     """A subclass of ``model_class`` whose attention reweights with ``name``, with one set of parameters for each layer.
 
-    Its ``from_pretrained`` takes checkpoints of ``model_class`` as well, and draws the function's parameters then.
-    All others, and torch's generator, are as without it.
+    Its ``from_pretrained`` also takes checkpoints of ``model_class``, and then draws the function's parameters. All
+    other parameters, and torch's generator, are as without it.
 
     Args:
         model_class: a class of transformers, such as ``LlamaForCausalLM``; none of the auto classes.
         name, options: as of ``multimax.reweight.create``.
 
     Raises:
-        TypeError, ValueError: an unknown name or option; later, where a model is built: its attention does not look up
-            the function to use (Bloom, Falcon, DeBERTa-v2, ...), or its configuration has another reweighting.
+        TypeError, ValueError: an unknown name or option; later, when a model is built: its attention is not looked up
+            by
+            name (Bloom, Falcon, DeBERTa-v2, ...), or its configuration has another reweighting.
     """
     with torch.random.fork_rng(devices=[]):
-        reweight.create(name, **options)  # which refuses what is wrong before a model is built
+        reweight.create(name, **options)  # raises before a model is built
     site = {"name": name, **options}
     if not (isinstance(model_class, type) and issubclass(model_class, PreTrainedModel)):
         raise TypeError(f"model_class must be a class of models, such as LlamaForCausalLM, got {model_class!r}")
@@ -152,7 +153,7 @@ def reweighted(model_class: type[PreTrainedModel], name: str, **options: Any) ->
                     f"{model_class.__name__} computes attention in a way of its own, which nothing can swap"
                 )
 
-        def _get_name(self) -> str:  # by which Trainer knows that labels are shifted
+        def _get_name(self) -> str:  # which tells Trainer that labels are shifted
             return model_class.__name__
 
         @classmethod
@@ -171,7 +172,7 @@ def reweighted(model_class: type[PreTrainedModel], name: str, **options: Any) ->
 
 
 def _draw(model: nn.Module, missing: set[str], site: Site) -> None:
-    """Draw parameters that a checkpoint lacks: transformers' initialisation leaves them as the memory was."""
+    """Draw parameters that a checkpoint lacks: transformers leaves them uninitialised."""
     heads = attention_modules(model)
     with torch.random.fork_rng(devices=[]):
         for path, module in model.named_modules():

@@ -1,20 +1,20 @@
-"""Fast paths behind the reweighting functions, and the choice between them and plain tensor operations::
+"""The kernels behind the reweighting functions, and the choice between them and plain tensor operations::
 
     from multimax import kernels
 
-    kernels.path(scores)                    # "cpp", "triton" or "eager": what will compute with these scores
+    kernels.path(scores)                    # "cpp", "triton" or "eager": what computes with these scores
     with kernels.use("eager"):              # or kernels.use("eager") for the rest of the thread
         ...
 
-There are three modes. "auto" takes the fastest path there is; "eager" uses tensor operations alone; "require" raises
-RuntimeError, with the reason, where "auto" would fall back on them. Every thread starts in the mode that
-MULTIMAX_KERNELS names in the environment, "auto" if unset, and ``use`` changes it for its own thread alone. Autograd
-has threads of its own for CUDA: a backward takes the path of its forward wherever it runs, but a forward that
+There are three modes. "auto" uses the fastest path there is, "eager" only tensor operations, and "require" raises
+RuntimeError, with the reason, where "auto" would fall back on them. Every thread starts in the mode that the
+environment variable MULTIMAX_KERNELS names, "auto" if it is unset, and ``use`` changes it for its own thread only.
+Autograd has its own threads for CUDA: a backward uses the path of its forward in any thread, but a forward that
 checkpointing repeats there does not. To change the mode of a whole process, set the variable.
 
-The CPU's path is C++ that is compiled on first use, which takes about half a minute, and kept; ``python -m
-multimax.kernels`` compiles it in advance. Where that fails, one line on stderr says why, and the eager path serves. The
-path never depends on the size of a tensor, so that a computation gives the same bits wherever in a process it stands.
+The CPU's kernels are C++, compiled on first use, which takes about half a minute, and cached; ``python -m
+multimax.kernels`` compiles them in advance. If that fails, one line on stderr says why, and the eager path is used. The
+path never depends on the size of a tensor, so that a computation gives the same bits anywhere in a process.
 
 From the call to the loop over a row: ``reweight.multimax``, ``operators.multimax``, ``multimax_forward`` in
 ``cpu/rows.cpp``, ``TensorRows`` in ``cpu/row_kernels.h``, ``multimax_forward_row`` in ``cpu/multimax_rows.h``, ``each``
@@ -44,12 +44,12 @@ def _checked(mode: str, where: str) -> str:
     return mode
 
 
-# Checked where it is first used: an import that raises leaves no program the choice of how to say it.
+# Checked on first use rather than on import, so that a program can report the error in its own way.
 _INITIAL = os.environ.get("MULTIMAX_KERNELS", "auto")
 
 
 class _OfThread(threading.local):
-    def __init__(self) -> None:  # for each thread; a class attribute would escape the guards of torch.compile
+    def __init__(self) -> None:  # in each thread; torch.compile would not guard a class attribute
         self.mode = _INITIAL
 
 
@@ -57,7 +57,7 @@ _of_thread = _OfThread()
 
 
 class use:
-    """Set this thread's mode: at once and for good, or for a ``with`` block.
+    """Set this thread's mode, permanently or for a ``with`` block.
 
     Raises:
         ValueError: no such mode.
@@ -79,15 +79,15 @@ def mode() -> str:
 
 
 def path(scores: Tensor) -> str:
-    """What computes the reweighting of ``scores``: "cpp" or "triton", one of this package's kernels, or "eager".
+    """What computes the reweighting of ``scores``: "cpp" or "triton", the kernels of this package, or "eager".
 
-    The first call loads the kernels, and compiles them if need be.
+    The first call loads the kernels, and compiles them if necessary.
 
-    Eager in every mode are torch.export, whose programs should need no operator of ours; torch.func transforms and
-    forward-mode differentiation; subclasses of Tensor; and devices and dtypes without a kernel.
+    The path is eager in every mode for torch.export, whose programs should not need our operators; for torch.func
+    transforms and forward-mode differentiation; for subclasses of Tensor; and for devices and dtypes without a kernel.
 
     Raises:
-        RuntimeError: in mode "require", if all that is missing is a compiler or Triton.
+        RuntimeError: in mode "require", if only a compiler or Triton is missing.
         ValueError: MULTIMAX_KERNELS is no mode.
     """
     if mode() == "eager" or not is_ordinary(scores):
@@ -97,18 +97,18 @@ def path(scores: Tensor) -> str:
 
 
 def can_be_blocked(scores: Tensor) -> bool:
-    """Whether tensor operations may compute with ``scores`` block by block: on a CPU, and nothing traces them."""
+    """Whether tensor operations may process ``scores`` in blocks: on a CPU, if nothing traces them."""
     is_traced = torch.compiler.is_compiling() or is_watched()
     return scores.device.type == "cpu" and scores.numel() > 0 and is_ordinary(scores) and not is_traced
 
 
 def on_device(tensor: Tensor) -> AbstractContextManager[object]:
-    """Within it, Triton launches on the device of ``tensor``; otherwise it does on the current one."""
+    """A context in which Triton launches on the device of ``tensor`` instead of the current one."""
     return torch.cuda.device(tensor.device) if tensor.is_cuda else nullcontext()
 
 
 def is_ordinary(*tensors: Tensor) -> bool:
-    """Whether our operators may take these: they are no subclasses of Tensor, and nothing transforms or exports."""
+    """Whether our operators can take these: no subclass of Tensor, and no transform or export is under way."""
     if any(t.dtype not in DTYPES or type(t) not in (Tensor, torch.nn.Parameter) for t in tensors):
         return False
     return not torch.compiler.is_exporting() and not is_transformed()

@@ -1,12 +1,12 @@
-"""Flash attention for entmax through the package adasplash, if it is installed.
+"""Flash attention for entmax by the package adasplash, if it is installed.
 
     flash_entmax(query, key, value, alpha, causal=, scale=) -> output
     supports(query, key, value, alpha, mask, dropout=) -> None, or the reason why it cannot
 
 Gonçalves, Treviso, Martins, "AdaSplash: Adaptive Sparse Flash Attention", ICML 2025. This is the first of the package's
 two kernels: it takes any alpha, causal or not, and agrees with ``multimax.reweight.entmax`` up to rounding. (The second
-is for alpha = 1.5 in causal attention only, and tunes itself when it is first called.) It waits for the device once per
-call, to count the blocks that are not zero, and breaks the graph of ``torch.compile``.
+is only for causal attention at alpha = 1.5, and tunes itself on its first call.) Each call waits for the device once,
+to count the blocks that are not zero, and breaks the graph of ``torch.compile``.
 """
 
 import importlib.util
@@ -23,7 +23,7 @@ _MIN_LENGTH = 128  # its kernels load whole blocks of up to 128 rows, unchecked
 def flash_entmax(
     query: Tensor, key: Tensor, value: Tensor, alpha: float, *, causal: bool = False, scale: float | None = None
 ) -> Tensor:
-    """Attention [batch, heads, length, size] whose weights are entmax of the scores, for query, key and value like it.
+    """Attention with entmax of the scores as weights; query, key, value and output are [batch, heads, length, size].
 
     Raises:
         ValueError: what ``supports`` says.
@@ -34,7 +34,7 @@ def flash_entmax(
     from adasplash import adasplash_v1
 
     if scale is not None:
-        query = query * (scale * query.shape[-1] ** 0.5)  # the package scales by size ** -0.5 and no other
+        query = query * (scale * query.shape[-1] ** 0.5)  # the package always scales by size ** -0.5
     return adasplash_v1(query.contiguous(), key.contiguous(), value.contiguous(), alpha=alpha, is_causal=causal)
 
 

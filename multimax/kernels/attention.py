@@ -1,16 +1,11 @@
 """Attention on the CPU in blocks that stay in its cache, so that no matrix of all queries by all keys is kept.
 
-    multimax::attention_forward(Tensor query, Tensor key, Tensor value, Tensor? mask, Tensor? bias, Tensor? sink,
-        Tensor? first, Tensor? second, int[] powers, float number, str kind, float scale, float softcap)
-        -> (Tensor output, Tensor statistics)
-    multimax::attention_backward(Tensor grad, Tensor statistics, bool of_bias, the same)
-        -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)
-
-``bias`` is [batch or 1, heads, queries, keys], ``sink`` [heads], and a ``softcap`` of 0 is none. They are C++
-(``cpu/attention.cpp``) around the row kernels, in float32 or float64. The backward recomputes the weights from the
-arguments and the row kernel's statistics [2, batch, heads, queries]. Where there is no ``sink``, ``first`` or
-``second``, its gradient is empty, and so is that of a bias unless ``of_bias``. Gradients of parameters have the same
-bits run to run. Differentiated twice, or given dual numbers, it forms all scores and calls the row operators.
+The operators ``attention_forward`` and ``attention_backward`` are C++ (``cpu/attention.cpp``) around the row kernels,
+in float32 or float64. ``bias`` is [batch or 1, heads, queries, keys], ``sink`` [heads], and a ``softcap`` of 0 is none.
+The backward recomputes the weights from the arguments and the row kernel's ``statistics`` [2, batch, heads, queries].
+The gradients of a missing ``sink``, ``first`` or ``second`` are empty, and so is that of a bias unless ``of_bias``.
+Gradients of parameters have the same bits in every run. Differentiated twice, or given dual numbers, attention forms
+all scores and calls the row operators.
 """
 
 from typing import Any, NamedTuple
@@ -32,7 +27,7 @@ _ARGUMENTS = (
     " int[] powers, float number, str kind, float scale, float softcap"
 )
 _library = torch.library.Library("multimax", "FRAGMENT")
-_library.define(f"attention_forward({_ARGUMENTS}) -> (Tensor, Tensor)")
+_library.define(f"attention_forward({_ARGUMENTS}) -> (Tensor output, Tensor statistics)")
 _library.define(
     f"attention_backward(Tensor grad, Tensor statistics, bool of_bias, {_ARGUMENTS})"
     " -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)"
@@ -41,7 +36,7 @@ _operators = torch.ops.multimax
 
 
 class KernelArguments(NamedTuple):
-    """A row kernel as the operators are told of it. Tensors are in the compute dtype.
+    """A row kernel in the form that the operators take, with tensors in the compute dtype.
 
     multimax: ranges and ts [heads or 1, k]; powers      alpha_entmax: alpha [heads or 1]
     entmax: alpha as the number                          evsoftmax: epsilon as the number
@@ -65,7 +60,7 @@ class KernelArguments(NamedTuple):
 
 
 def kernel_arguments(row_kernel: RowKernel, query: Tensor) -> KernelArguments | None:
-    """Those for a query [batch, heads, queries, dim]; None: the operators cannot take such parameters."""
+    """Those for a query [batch, heads, queries, dim], or None if the operators cannot take such parameters."""
     heads = query.shape[1]
     match row_kernel:
         case Softmax():  # MultiMax whose ts are zero
@@ -102,10 +97,10 @@ def blocked_attention(
         key: [batch, heads, keys, dim].
         value: [batch, heads, keys, value_dim].
         mask: bool, broadcastable to [batch, heads, queries, keys], True where a key may be attended to.
-        bias: a term of the scores, which broadcasts to them.
-        sink: [heads] or one element, the score of a key more, whose value is zero.
-        row_kernel: one that ``kernel_arguments`` takes.
-        scale: of the products of query and key.
+        bias: added to the scores, to which it broadcasts.
+        sink: [heads] or one element, the score of one more key, whose value is zero.
+        row_kernel: one for which there are ``kernel_arguments``.
+        scale: factor of the products of query and key.
         softcap: bound of the scaled products.
     """
     arguments = kernel_arguments(row_kernel, query)

@@ -1,8 +1,8 @@
-"""MultiMax by tensor operations on blocks of rows that stay in a CPU's cache, for where there is no C++ kernel.
+"""MultiMax in tensor operations on blocks of rows that stay in a CPU's cache, for machines without the C++ kernel.
 
-Evaluated as one expression, every operation passes over memory, and autograd keeps most of the results. Here they stay
-in the cache; the backward is in closed form and keeps the scores and the weights. Gradients of parameters are
-added up block after block: the same bits in each run.
+In one expression, every operation would pass over all of memory, and autograd would keep most of the results. Here they
+stay in the cache, and the backward, in closed form, needs only the scores and the weights. Gradients of parameters are
+summed block by block, with the same bits in every run.
 """
 
 from collections.abc import Iterator
@@ -15,8 +15,8 @@ from torch import Tensor
 from multimax.formulas.multimax import gradients, hinge_limit
 from multimax.formulas.torch_private import softmax_backward
 
-# Entries of a block. Larger ones leave the cache; with smaller ones the calls take longer than the work. With two cores
-# of 1 MB each, and 32 MB that they share, this was the fastest.
+# Entries of a block: larger ones leave the cache, and with smaller ones the overhead of the calls dominates. This was
+# the fastest on two cores with 1 MB of cache each and 32 MB shared.
 BLOCK = 2**19
 
 
@@ -94,12 +94,12 @@ class _Hinge(NamedTuple):
 
     @property
     def slope(self) -> float:
-        """Of its term, over its height to the power less one."""
+        """The slope of its term, divided by its height to the power minus one."""
         return (-self.t if self.is_left else self.t) * self.power
 
 
 def _hinges(ranges: Tensor, ts: Tensor, powers: tuple[int, ...]) -> list[list[_Hinge]]:
-    """Those of each head."""
+    """The hinges of each head."""
     return [
         [_Hinge(r, t, power, i % 2 == 0) for i, (r, t, power) in enumerate(zip(*of_head, powers, strict=True))]
         for of_head in zip(ranges, ts.tolist(), strict=True)
@@ -113,7 +113,7 @@ def _weigh(x: Tensor, live: Tensor | None, hinges: list[_Hinge], scratch: list[T
     before = x
     for hinge in hinges:
         low, high = (-limit, 0) if hinge.is_left else (0, limit)
-        if hinge.power == 1:  # with r added to the height, a constant that the softmax takes away
+        if hinge.power == 1:  # with r added to the height, a constant that cancels in the softmax
             r = hinge.r.item()
             torch.clamp(x, r + low, r + high, out=height)
             before = torch.add(before, height, alpha=hinge.slope, out=y)
@@ -131,20 +131,20 @@ def _weigh(x: Tensor, live: Tensor | None, hinges: list[_Hinge], scratch: list[T
 
 
 def _live(x: Tensor, live: Tensor | None, dtype: torch.dtype) -> Tensor:
-    """A block in the compute dtype, zero where it is dead: what is there must not reach the sums."""
+    """A block in the compute dtype, with zeros at dead entries, which must not reach the sums."""
     return x.to(dtype) if live is None else x.to(dtype).where(live, 0)
 
 
 def _scratch(scores: Tensor, count: int, dtype: torch.dtype) -> list[Tensor]:
-    """Flat memory for blocks, ``count`` times; a block has at least a row."""
+    """``count`` flat buffers, each for a block, which has at least one row."""
     size = min(scores.numel(), max(BLOCK, scores.shape[-1]))
     return [torch.empty(size, dtype=dtype) for _ in range(count)]
 
 
 def _blocks(heads: int, scores: Tensor, mask: Tensor | None, *others: Tensor | None) -> Iterator[tuple[Any, ...]]:
-    """For each block its head and the parts there, [.., .., n], of the tensors, of which some may be None.
+    """For each block its head and its parts [.., .., n] of the tensors, some of which may be None.
 
-    All blocks of a head follow one another, and each head has as many.
+    The blocks of a head come one after another, and each head has the same number.
     """
     n = scores.shape[-1]
     queries = scores.shape[-2] if heads > 1 else 1

@@ -1,6 +1,6 @@
-"""Floating-point operations of attention without its scores, as ``torch.utils.flop_counter`` counts torch's own.
+"""Floating-point operations of attention without its scores, counted as by ``torch.utils.flop_counter``.
 
-Those of the products alone, and of all keys for each query: what a mask leaves out is counted too.
+Only matrix products count, with all keys for each query, even those that a mask leaves out.
 """
 
 from typing import Any

@@ -1,25 +1,22 @@
 """Cross-entropy of SegLU(hidden @ weight^T + bias) in chunks of rows, so that the logits [N, V] never exist.
 
-The logits, losses and gradients of a chunk are computed in one pass, and the next chunk reuses its memory. Nothing is
+Logits, losses and gradients of a chunk are computed in one pass, and the next chunk reuses its memory. Nothing is
 computed twice, as in Liger's fused linear cross-entropy (Hsu et al. 2024, arXiv 2410.10989).
 
-With y the modulated logits x of a row, p = softmax(y), q the mass of its targets and w what its loss counts,
+For a row with logits x, y = SegLU(x), p = softmax(y), target probabilities q and weight w in the total loss,
 
     L = w sum_j q_j (logsumexp(y) - y_j),      dy = w (p sum q - q),      dx = dy SegLU'(x).
 
-On a GPU one Triton kernel (``triton.cross_entropy``) does all that lies between a chunk's matrix products. SegLU's
-parameters get sums over all entries in a fixed order, the same bits in each run; no small probability is left out of
-them.
+On a GPU one Triton kernel (``triton.cross_entropy``) computes everything between a chunk's matrix products. The
+gradients of SegLU's parameters are sums over all entries, however small their probability, in a fixed order, so that
+they have the same bits in every run.
 
-    multimax::linear_cross_entropy(...) -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)
-        the sum of the losses, each times its count, and the gradients of that sum
-    multimax::linear_cross_entropy_losses(...) -> Tensor
-        the loss of each row; its backward, which alone knows the counts, recomputes the logits
-
-Both take hidden [N, dim], weight [V, dim], bias [V] or None, targets int64 [N] from 0 to V - 1 or floating point
-[N, V], ranges and ts [k] or None and the powers of SegLU's hinges (k of them, or none), and label_smoothing. Losses,
-counts, and the sums of products that are of half precision, are in float32 at least (below: the compute dtype). Given
-dual numbers, which torch.compile may pass to a graph that was made without them, they compute all logits at once.
+The operator ``linear_cross_entropy`` returns the sum of the losses, each times its count (w), and the gradients of that
+sum. ``linear_cross_entropy_losses`` returns the loss of each row; its backward, where the counts are known, recomputes
+the logits. Both take hidden [N, dim], weight [V, dim], bias [V] or None, targets int64 [N] from 0 to V - 1 or floating
+point [N, V], ranges and ts [k] or None with the powers of SegLU's k hinges, and label_smoothing. Losses, counts and
+sums of half-precision products are in at least float32 (below: the compute dtype). Given dual numbers, which may reach
+a graph that was compiled without them, they compute all logits at once.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -36,12 +33,12 @@ from multimax.formulas.rows import compute_dtype
 from multimax.formulas.torch_private import tell_flop_counters
 from multimax.kernels.operators import make_differentiable
 
-# Logits of a chunk. On a CPU the matrix products of 128 rows took half as long again per row as those of 512, and more
-# rows gained nothing; the gradient of the weights is gone through once per chunk. On an H100 2^28 to 2^30 were within a
-# tenth of each other, the larger the faster.
+# Logits of a chunk. On a CPU the matrix products of 128 rows took one and a half times as long per row as those of 512,
+# and more rows gained nothing; each chunk passes over the gradient of the weights once. On an H100, 2^28 to 2^30 were
+# within a tenth of each other, the larger the faster.
 CHUNK = {"cpu": 2**24, "cuda": 2**29}
 MIN_ROWS = 256
-# Logits that go together through what is between the matrix products: on a CPU as many as stay in a core's cache.
+# Logits that are processed together between the matrix products: on a CPU, as many as stay in a core's cache.
 BLOCK = {"cpu": 2**17, "cuda": 2**25}
 
 _ROWS = "Tensor hidden, Tensor weight, Tensor? bias, Tensor targets, Tensor? ranges, Tensor? ts"
@@ -65,9 +62,9 @@ def loss_and_gradients(
     label_smoothing: float,
     wanted: Sequence[bool],
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """sum_i counts_i loss_i, and its gradients of hidden, weight, bias, ranges and ts.
+    """sum_i counts_i loss_i, and its gradients for hidden, weight, bias, ranges and ts.
 
-    ``wanted`` says for hidden, weight, bias and both parameters whether they want one; the others' are empty.
+    ``wanted`` says whether hidden, weight, bias and the two parameters need one; unwanted gradients are empty.
     """
     wants_hidden, wants_weight, wants_bias, wants_parameters = wanted
     total = counts.new_zeros((), dtype=torch.float64)
@@ -94,7 +91,7 @@ def loss_and_gradients(
                 grad_bias += logits.sum(0, dtype=grad_bias.dtype)
     grad_ranges, grad_ts = sums[: len(powers)], sums[len(powers) :]
     if ranges is not None:
-        grad_ranges = grad_ranges.view(-1, len(ranges)).sum(0)  # the orders may share them
+        grad_ranges = grad_ranges.view(-1, len(ranges)).sum(0)  # if the orders share them
     k = None if wants_parameters else 0
     return (
         total.to(counts.dtype),
@@ -153,7 +150,7 @@ def by_whole_logits(
     powers: Sequence[int],
     label_smoothing: float,
 ) -> Tensor:
-    """What ``losses`` computes, by operations that torch transforms and differentiates any number of times."""
+    """The same as ``losses``, in operations that torch can transform and differentiate any number of times."""
     logits = F.linear(hidden, weight, bias)
     logits = logits.to(compute_dtype(logits))
     modulator = Modulator.of(ranges, ts, powers, hidden)
@@ -164,10 +161,10 @@ def by_whole_logits(
 
 
 def _chunks(hidden: Tensor, weight: Tensor, bias: Tensor | None) -> Iterator[tuple[slice, Tensor]]:
-    """Slices of rows and their logits, which are the next slice's memory."""
+    """Slices of rows and their logits, in memory that the next slice reuses."""
     n, v = len(hidden), len(weight)
     most = max(MIN_ROWS, CHUNK["cpu" if hidden.device.type == "cpu" else "cuda"] // max(v, 1))
-    rows = -(-n // max(-(-n // most), 1))  # chunks alike
+    rows = -(-n // max(-(-n // most), 1))  # chunks of equal size
     buffer = hidden.new_empty(rows, v)
     for start in range(0, n, max(rows, 1)):
         part = hidden[start : start + rows]
@@ -180,7 +177,7 @@ def _chunks(hidden: Tensor, weight: Tensor, bias: Tensor | None) -> Iterator[tup
 
 
 def _blocks(rows: slice, logits: Tensor) -> Iterator[tuple[slice, Tensor]]:
-    """Slices of a chunk's rows, counted from the first of all rows, and their logits."""
+    """Slices of all rows that are within a chunk, and their logits."""
     size = BLOCK["cpu"] * torch.get_num_threads() if logits.device.type == "cpu" else BLOCK["cuda"]
     start = rows.start
     for block in logits.split(max(1, size // max(logits.shape[1], 1))):
@@ -189,7 +186,7 @@ def _blocks(rows: slice, logits: Tensor) -> Iterator[tuple[slice, Tensor]]:
 
 
 def _padded(of_classes: Tensor) -> Tensor:
-    """To a multiple of 16 classes: for others a GPU's matrix products take up to six times as long."""
+    """Padded to a multiple of 16 classes: otherwise a GPU's matrix products take up to six times as long."""
     missing = -len(of_classes) % 16
     return F.pad(of_classes, (0,) * (2 * of_classes.dim() - 1) + (missing,)) if missing else of_classes
 
@@ -203,9 +200,9 @@ def _by_triton(
     label_smoothing: float,
     gradients: bool = True,
 ) -> tuple[Tensor, Tensor]:
-    """Losses of the rows, and of their sum, each times its count, the gradients of SegLU's parameters, [2 k].
+    """Losses of the rows, and the gradients [2 k] for SegLU's parameters of the sum of each times its count.
 
-    ``logits``, of which the first v columns count, become their gradients if these are wanted.
+    ``logits``, of which only the first v columns are used, are overwritten by their gradients if these are wanted.
     """
     from multimax.kernels.triton.cross_entropy import cross_entropy  # imports Triton
 
@@ -217,7 +214,7 @@ def _by_triton(
 def _by_tensor_operations(
     logits: Tensor, targets: Tensor, counts: Tensor, modulator: "Modulator | None", label_smoothing: float
 ) -> tuple[Tensor, Tensor]:
-    """The same by operations on tensors and, of SegLU on a CPU, by the row kernels."""
+    """The same in tensor operations, with the row kernels for SegLU on a CPU."""
     x, of_row = logits.to(counts.dtype), counts.unsqueeze(-1)
     found, grad_logits, statistics = _losses(x, targets, modulator, label_smoothing)
     if modulator is None:
@@ -232,7 +229,7 @@ def _by_tensor_operations(
 def _losses(
     x: Tensor, targets: Tensor, modulator: "Modulator | None", label_smoothing: float
 ) -> tuple[Tensor, Tensor, Tensor | None]:
-    """Losses [n] of logits x [n, V], the gradients of their sum of the modulated logits, and what SegLU's want."""
+    """Losses [n] of logits x [n, V], gradients of their sum for SegLU(x), and the row kernel's statistics."""
     statistics = None
     if modulator is not None and modulator.compiled:
         grad_y, statistics = modulator.weights(x)
@@ -240,7 +237,7 @@ def _losses(
     else:
         y = x if modulator is None else modulator(x)
         grad_y = torch.softmax(y, -1)
-        # The largest probability is known to the last digits: the sum of the exponentials need not be taken again.
+        # The largest probability is exact up to rounding, so the exponentials need not be summed again.
         log_sum = (y.amax(-1) - grad_y.amax(-1).log()).unsqueeze(-1)
     hard = not targets.is_floating_point()
     if statistics is not None and (label_smoothing or not hard):
@@ -261,7 +258,7 @@ def _losses(
 
 
 class Modulator(NamedTuple):
-    """SegLU by its formula or, ``compiled``, by the row kernels; ranges and ts [1, k] in the compute dtype."""
+    """SegLU by its formula or, if ``compiled``, by the row kernels; ranges and ts [1, k] in the compute dtype."""
 
     ranges: Tensor
     ts: Tensor
@@ -272,7 +269,7 @@ class Modulator(NamedTuple):
     def of(cls, ranges: Tensor | None, ts: Tensor | None, powers: Sequence[int], hidden: Tensor) -> "Modulator | None":
         if ranges is None or ts is None:
             return None
-        ranges = ranges.repeat(len(powers) // len(ranges))  # the orders may share them
+        ranges = ranges.repeat(len(powers) // len(ranges))  # if the orders share them
         dtype = compute_dtype(hidden)
         return cls(ranges[None].to(dtype), ts[None].to(dtype), tuple(powers), kernels.path(hidden) == "cpp")
 
@@ -286,9 +283,9 @@ class Modulator(NamedTuple):
         return torch.ops.multimax.multimax_forward(x, None, self.ranges, self.ts, self.powers)
 
     def gradients(self, grad_y: Tensor, counts: Tensor, x: Tensor, statistics: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Those of x and, [2 k], of ranges and ts, where y has the gradient ``counts`` [n, 1] times ``grad_y``."""
+        """Gradients of x, and [2 k] of ranges and ts, if y has the gradient ``counts`` [n, 1] times ``grad_y``."""
         if self.compiled:
-            # The kernel's dy = p (g - sum p g) is counts grad_y with grad_y in the place of p: its rows sum to zero.
+            # The kernel's dy = p (g - sum p g) is counts grad_y if p is grad_y, whose rows sum to zero, and g counts.
             grad_x, *others = torch.ops.multimax.multimax_backward(
                 counts.expand_as(x), x, None, statistics, self.ranges, self.ts, self.powers, grad_y
             )
@@ -340,7 +337,7 @@ def _compute_gradients(ctx: Any, counts: Tensor | None) -> tuple[Tensor | None, 
     hidden, weight, bias, _, ranges, ts, *_ = ctx.needs_input_grad
     wanted = (hidden, weight, bias, ranges or ts)
     tell_flop_counters(FLOPS)
-    with kernels.use(ctx.mode):  # autograd may be in another thread
+    with kernels.use(ctx.mode):  # autograd may run in another thread
         _, *found = torch.ops.multimax.linear_cross_entropy(
             *ctx.saved_tensors, counts, ctx.powers, ctx.label_smoothing, wanted
         )
@@ -348,7 +345,7 @@ def _compute_gradients(ctx: Any, counts: Tensor | None) -> tuple[Tensor | None, 
 
 
 def _gradients(ctx: Any, found: Iterable[Tensor], others: int) -> tuple[Tensor | None, ...]:
-    """The gradients that were found, in the order of an operator's arguments; the last ``others`` of them have none."""
+    """The gradients in the order of an operator's arguments, the last ``others`` of which have none."""
     if torch.is_grad_enabled():
         raise RuntimeError("linear_cross_entropy cannot be differentiated twice; take F.cross_entropy of the logits")
     wanted = [ctx.needs_input_grad[i] for i in (0, 1, 2, 4, 5)]

@@ -1,37 +1,26 @@
-"""The custom operators behind the reweighting functions: one name for each, on the CPU and on CUDA.
+"""The custom operators behind the reweighting functions, with the same names on the CPU and on CUDA: ``_SCHEMAS``.
 
-    multimax::multimax_forward(Tensor scores, Tensor? mask, Tensor ranges, Tensor ts, int[] powers)
-        -> (Tensor weights, Tensor statistics)
-    multimax::multimax_backward(Tensor grad, Tensor scores, Tensor? mask, Tensor statistics, Tensor ranges, Tensor ts,
-        int[] powers, Tensor? weights=None) -> (Tensor, Tensor, Tensor)
-    multimax::entmax_forward(Tensor scores, Tensor? mask, float alpha) -> Tensor
-    multimax::entmax_backward(Tensor grad, Tensor weights, float alpha) -> Tensor
-    multimax::alpha_entmax_forward(Tensor scores, Tensor? mask, Tensor alpha) -> Tensor
-    multimax::alpha_entmax_backward(Tensor grad, Tensor weights, Tensor alpha) -> (Tensor, Tensor)
-    multimax::evsoftmax_forward(Tensor scores, Tensor? mask, float epsilon) -> Tensor
+For all of them:
 
-What holds for all of them:
-
-- ``scores`` [..., n] is floating point with any strides; half precision is computed in float32 (below: the compute
-  dtype) and ``weights``, in the scores' dtype, are rounded once. Weights and gradients are contiguous.
-- ``mask`` is bool, True = live, of the scores' number of dimensions with sizes equal to theirs or 1 (``aligned`` makes
-  one so), with any strides. Dead entries may hold anything; they, and rows without a live entry, get weight and
-  gradient zero. Any size may be zero.
+- ``scores`` [..., n] is floating point with any strides. Half precision is computed in float32 (below: the compute
+  dtype), and the weights, in the scores' dtype, are rounded once. Weights and gradients are contiguous.
+- ``mask`` is bool, True = live, with as many dimensions as the scores (see ``aligned``), sizes equal to theirs or 1,
+  and any strides. Dead entries may hold anything; they, and rows without a live entry, get weight and gradient zero.
+  Any size may be zero.
 - Parameters are [heads, ...] in the compute dtype, with heads = 1 or scores.shape[-3]. Their gradients have the same
-  shape and dtype, and the same bits run to run.
-- ``grad`` has the shape and dtype of ``weights`` and any strides.
+  shape and dtype, and the same bits in every run.
+- ``grad`` has the shape and dtype of the weights and any strides.
 
 ``ranges`` and ``ts`` are [heads, k] with k = len(powers); powers is (1, 1), (2, 2) or (1, 1, 2, 2). ``statistics``
-[2, *scores.shape[:-1]] in the compute dtype are per row the largest modulated live score m and 1 / sum exp(y - m), from
-which the backward has the weights again, p = exp(y - m) * s, without the rounding of ``weights``; for rows without a
-live entry s = 0 and m = 0. On a CPU, reading the weights is faster than recomputing them, so there the backward also
-gets them if they are in the compute dtype. ``alpha`` is a number, or
-[heads], in [1, 2]: others are refused on a CPU and give NaN in a tensor on CUDA. The backward of ev-softmax is
-softmax's, which is that of entmax at alpha = 1.
+[2, *scores.shape[:-1]], in the compute dtype, has for each row the largest modulated live score m and s = 1 / sum
+exp(y - m), from which the backward recomputes p = exp(y - m) * s without the rounding of the weights; without a live
+entry both are 0. On a CPU it is faster to read the weights, so there the backward gets them too if they are in the
+compute dtype. ``alpha`` is a number or [heads], in [1, 2]; other values are refused on a CPU and, in a tensor on CUDA,
+give NaN. The backward of ev-softmax is softmax's, which is that of entmax at alpha = 1.
 
 The CPU's operators are C++ (``cpu/rows.cpp``); CUDA's are the functions of the same names in ``triton.rows``, called
-without ``weights`` when these are None. Differentiated twice, or given dual numbers (which a graph that was compiled
-without them may pass on), each uses its formula in tensor operations.
+without ``weights`` if these are None. Differentiated twice, or given dual numbers (which may reach a graph that was
+compiled without them), each uses its formula in tensor operations.
 """
 
 from collections.abc import Callable, Sequence
@@ -48,7 +37,8 @@ from multimax.formulas.rows import over_live_entries, per_head
 from multimax.formulas.torch_private import below_autograd, has_dual_numbers
 
 _SCHEMAS = {
-    "multimax_forward": "(Tensor scores, Tensor? mask, Tensor ranges, Tensor ts, int[] powers) -> (Tensor, Tensor)",
+    "multimax_forward": "(Tensor scores, Tensor? mask, Tensor ranges, Tensor ts, int[] powers)"
+    " -> (Tensor weights, Tensor statistics)",
     "multimax_backward": "(Tensor grad, Tensor scores, Tensor? mask, Tensor statistics, Tensor ranges, Tensor ts,"
     " int[] powers, Tensor? weights=None) -> (Tensor, Tensor, Tensor)",
     "entmax_forward": "(Tensor scores, Tensor? mask, float alpha) -> Tensor",
@@ -77,19 +67,19 @@ for _name, _schema in _SCHEMAS.items():
 
 
 def multimax(scores: Tensor, mask: Tensor | None, ranges: Tensor, ts: Tensor, powers: Sequence[int]) -> Tensor:
-    """Weights of ``scores``; arguments as above, differentiable by scores, ranges and ts."""
+    """Weights of ``scores``; differentiable with respect to scores, ranges and ts."""
     return _call("multimax_forward", scores, aligned(mask, scores), ranges, ts, powers)
 
 
 def entmax(scores: Tensor, mask: Tensor | None, alpha: float | Tensor) -> Tensor:
-    """Weights of ``scores`` at ``alpha``, a number or a tensor [heads]; differentiable by the tensors."""
+    """Weights of ``scores`` at ``alpha``, a number or a tensor [heads]; differentiable with respect to tensors."""
     if isinstance(alpha, Tensor):
         return _call("alpha_entmax_forward", scores, aligned(mask, scores), alpha)
     return _call("entmax_forward", scores, aligned(mask, scores), alpha)
 
 
 def evsoftmax(scores: Tensor, mask: Tensor | None, epsilon: float) -> Tensor:
-    """Weights of ``scores``; differentiable by them."""
+    """Weights of ``scores``; differentiable with respect to them."""
     return _call("evsoftmax_forward", scores, aligned(mask, scores), epsilon)
 
 
@@ -106,18 +96,17 @@ def _fake_multimax_forward(scores: Tensor, mask: Tensor | None, ranges: Tensor, 
     return _like(scores), ranges.new_empty(2, *scores.shape[:-1])
 
 
-torch.library.register_fake("multimax::multimax_forward", _fake_multimax_forward)
-torch.library.register_fake(
-    "multimax::multimax_backward",
-    lambda grad, scores, mask, statistics, ranges, ts, powers, weights=None: (_like(scores), _like(ranges), _like(ts)),
-)
-torch.library.register_fake("multimax::entmax_forward", lambda scores, mask, alpha: _like(scores))
-torch.library.register_fake("multimax::entmax_backward", lambda grad, weights, alpha: _like(weights))
-torch.library.register_fake("multimax::alpha_entmax_forward", lambda scores, mask, alpha: _like(scores))
-torch.library.register_fake(
-    "multimax::alpha_entmax_backward", lambda grad, weights, alpha: (_like(weights), _like(alpha))
-)
-torch.library.register_fake("multimax::evsoftmax_forward", lambda scores, mask, epsilon: _like(scores))
+_FAKES: dict[str, Callable[..., Any]] = {
+    "multimax_forward": _fake_multimax_forward,
+    "multimax_backward": lambda grad, scores, mask, statistics, ranges, ts, *_: (
+        _like(scores),
+        _like(ranges),
+        _like(ts),
+    ),
+    "alpha_entmax_backward": lambda grad, weights, alpha: (_like(weights), _like(alpha)),
+}
+for _name in _SCHEMAS:
+    torch.library.register_fake(f"multimax::{_name}", _FAKES.get(_name, lambda first, *_: _like(first)))
 
 
 def _save_multimax(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
@@ -143,7 +132,7 @@ def _save_entmax(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
     alpha = inputs[2]
     is_tensor = isinstance(alpha, Tensor)
     ctx.alpha = None if is_tensor else alpha
-    ctx.set_materialize_grads(False)  # a Fenchel-Young loss sends none through the weights
+    ctx.set_materialize_grads(False)  # a Fenchel-Young loss has no gradient through the weights
     ctx.save_for_backward(output, *([alpha] if is_tensor else []))
 
 
@@ -178,7 +167,7 @@ def _softmax_backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
     (weights,) = ctx.saved_tensors
     if torch.is_grad_enabled():
         return softmax_formula.gradient(grad, weights), None, None
-    # torch's own gives other bits with another number of threads, and takes twice as long on an H100.
+    # The bits of torch's own depend on the number of threads, and it takes twice as long on an H100.
     return _operators.entmax_backward(grad, weights, 1.0), None, None
 
 
@@ -205,7 +194,7 @@ _functions: dict[str, type[torch.autograd.Function]] = {}
 
 
 def _call(name: str, *inputs: Any) -> Tensor:
-    """The weights of an operator: past the dispatcher to its autograd function, but where a compiler looks on."""
+    """The weights of an operator, by its autograd function directly unless a compiler is tracing."""
     output = getattr(_operators, name)(*inputs) if torch.compiler.is_compiling() else _functions[name].apply(*inputs)
     return output if isinstance(output, Tensor) else output[0]
 
@@ -219,7 +208,7 @@ def _function(name: str, save: Callable[..., None], backward: Callable[..., Any]
         save(ctx, inputs, output)
         return output
 
-    # The name in graphs and profiles, to which torch adds "Backward".
+    # This name appears in graphs and profiles, where torch appends "Backward".
     members = {"forward": staticmethod(forward), "backward": staticmethod(backward)}
     return type(f"multimax::{name.removesuffix('_forward')}", (torch.autograd.Function,), members)
 
@@ -231,9 +220,9 @@ def make_differentiable(
     backward: Callable[..., Any],
     formula: Callable[..., Any],
 ) -> type[torch.autograd.Function]:
-    """What an operator is to autograd: a function of its own or, given dual numbers, the formula.
+    """Give an operator an autograd function, and use its formula for dual numbers.
 
-    torch.library's own drops the tangents of dual numbers, and takes twice as long around small tensors.
+    What torch.library registers drops the tangents of dual numbers, and takes twice as long for small tensors.
     """
     function = _function(name, save, backward)
     library.impl(name, lambda *inputs: formula(*inputs) if has_dual_numbers() else function.apply(*inputs), "Autograd")

@@ -1,12 +1,12 @@
-"""Descriptions of the row kernels: which one turns a row of scores into a row of weights, with which parameters.
+"""Descriptions of the row kernels: which one turns a row of scores into weights, and with which parameters.
 
-One of these is all that attention and the loss of an output layer need to know of a function in order to compute it
-without its matrix of weights. Each holds the arguments of the function of ``multimax.reweight`` that has its name, and
-like there parameters may be any floating-point tensors that want gradients.
+A description is all that attention and the loss of an output layer need to compute a function without its matrix of
+weights. It holds the arguments of the function of that name in ``multimax.reweight``; as there, parameters may be any
+floating-point tensors, with gradients.
 
-The kernels know these four kinds; a function that fits none of them can bring an attention backend of its own. A new
-kind touches ``operators``, ``attention``, ``segments``, ``cpu`` (NAME_rows.h, row_kernels.h, kernel_arguments.h,
-rows.cpp) and ``triton`` (NAME.py, rows.py).
+There are kernels for these four kinds; any other function can bring an attention backend of its own. A new kind touches
+``operators``, ``attention``, ``segments``, ``cpu`` (NAME_rows.h, row_kernels.h, kernel_arguments.h, rows.cpp) and
+``triton`` (NAME.py, rows.py).
 """
 
 from dataclasses import dataclass

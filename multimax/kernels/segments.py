@@ -1,13 +1,9 @@
-"""The row kernels on segments of a long tensor, which lie in it in any order: no padding, nothing of two dimensions.
+"""The row kernels on segments of a long tensor, whose entries are in any order, without padding.
 
-    multimax::segment_forward(Tensor scores, Tensor index, int count, Tensor? first, Tensor? second, int[] powers,
-        float number, str kind) -> Tensor weights
-    multimax::segment_backward(Tensor grad, Tensor weights, the same) -> (Tensor, Tensor, Tensor)
-
-``scores`` [n, columns] are float32 or float64, ``index`` int64 [n] says to which of the ``count`` segments a row of
-them belongs, and the rest is a row kernel as ``kernels.attention`` has it, whose heads are 1 or the columns. They are
-C++ (``cpu/segments.cpp``). Gradients of parameters have the same bits run to run. Differentiated twice, or given dual
-numbers, they are ``formula``.
+The operators ``segment_forward`` and ``segment_backward`` are C++ (``cpu/segments.cpp``). ``scores`` [n, columns] are
+float32 or float64, ``index`` int64 [n] has the segment, of ``count``, of each row, and the other arguments are those of
+a row kernel (``kernels.attention.KernelArguments``), whose heads are 1 or the columns. Gradients of parameters have the
+same bits in every run. Differentiated twice, or given dual numbers, the operators use ``formula``.
 """
 
 from typing import Any
@@ -38,7 +34,7 @@ def formula(
     number: float,
     kind: str,
 ) -> Tensor:
-    """The weights by sums and maxima of segments."""
+    """The weights in tensor operations, by sums and maxima of segments."""
     n, columns = scores.shape
     if kind == "multimax":
         assert first is not None

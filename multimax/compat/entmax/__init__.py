@@ -2,8 +2,8 @@
 
     from multimax.compat import entmax          # in place of: import entmax
 
-The weights come from exact methods, by kernels where there are some, so that ``k``, ``n_iter`` and ``ensure_sum_one``
-are taken and have no effect. docs/entmax.md has a table of all that differs.
+The weights come from exact methods, by kernels where there are any, so that ``k``, ``n_iter`` and ``ensure_sum_one``
+are accepted but have no effect. docs/entmax.md has a table of all differences.
 """
 
 from multimax.compat.entmax.activations import Entmax15, Sparsemax, entmax15, sparsemax

@@ -1,5 +1,8 @@
 """Sparsemax and 1.5-entmax under the names of ``entmax.activations``."""
 
+from collections.abc import Callable
+from typing import Any
+
 from torch import Tensor, nn
 
 from multimax import reweight
@@ -15,22 +18,28 @@ def entmax15(X: Tensor, dim: int = -1, k: int | None = None) -> Tensor:
     return reweight.entmax15(X, dim)
 
 
-class _Activation(nn.Module):
-    def __init__(self, dim: int = -1, k: int | None = None) -> None:
+class FunctionModule(nn.Module):
+    """A function as a module; its options are attributes, and parameters of the module if they are Parameters."""
+
+    def __init__(self, function: Callable[..., Tensor], **options: Any) -> None:
         super().__init__()
-        self.dim = dim
-        self.k = k
+        self._function, self._options = function, tuple(options)
+        for name, value in options.items():
+            setattr(self, name, value)
+
+    def forward(self, *inputs: Tensor) -> Tensor:
+        return self._function(*inputs, **{name: getattr(self, name) for name in self._options})
 
 
-class Sparsemax(_Activation):
+class Sparsemax(FunctionModule):
     """``sparsemax`` as a module."""
 
-    def forward(self, X: Tensor) -> Tensor:
-        return sparsemax(X, self.dim, self.k)
+    def __init__(self, dim: int = -1, k: int | None = None) -> None:
+        super().__init__(sparsemax, dim=dim, k=k)
 
 
-class Entmax15(_Activation):
+class Entmax15(FunctionModule):
     """``entmax15`` as a module."""
 
-    def forward(self, X: Tensor) -> Tensor:
-        return entmax15(X, self.dim, self.k)
+    def __init__(self, dim: int = -1, k: int | None = None) -> None:
+        super().__init__(entmax15, dim=dim, k=k)

@@ -5,9 +5,11 @@ modules sum them or average them over the rows whose target is not ``ignore_inde
 """
 
 from collections.abc import Callable
+from typing import Any
 
-from torch import Tensor, nn
+from torch import Tensor
 
+from multimax.compat.entmax.activations import FunctionModule
 from multimax.compat.entmax.root_finding import entmax_bisect, normmax_bisect, per_row
 from multimax.formulas.losses import check_loss_arguments, fenchel_young_of_rows
 from multimax.formulas.rows import check_floating, compute_dtype
@@ -63,29 +65,29 @@ def _losses(
     return fenchel_young_of_rows(X, weigh(X, alpha), target, alpha, weigh is normmax_bisect)
 
 
-class _Loss(nn.Module):
+class _Loss(FunctionModule):
     """Args:
-        ignore_index: class index whose rows count neither in the sum nor in the mean.
+        ignore_index: class index of rows that are left out of the sum and the mean.
         reduction: "elementwise_mean", "sum" or "none" ([N]).
 
     Raises:
         ValueError: no such reduction.
     """
 
-    def __init__(self, ignore_index: int = -100, reduction: str = "elementwise_mean") -> None:
+    def __init__(self, loss: Callable[..., Tensor], ignore_index: int, reduction: str, **options: Any) -> None:
         if reduction not in REDUCTIONS:
             raise ValueError(f"reduction must be one of {', '.join(REDUCTIONS)}, got {reduction!r}")
-        super().__init__()
+        super().__init__(loss, **options)
         self.ignore_index = int(ignore_index)
         self.reduction = reduction
 
     def loss(self, X: Tensor, target: Tensor) -> Tensor:
-        raise NotImplementedError
+        """The loss of each row [N]."""
+        return super().forward(X, target)
 
     def forward(self, X: Tensor, target: Tensor) -> Tensor:
         counted = target != self.ignore_index
-        losses = self.loss(X, target.where(counted, 0))
-        losses = losses.where(counted, 0)
+        losses = self.loss(X, target.where(counted, 0)).where(counted, 0)
         if self.reduction == "none":
             return losses
         return losses.sum() if self.reduction == "sum" else losses.sum() / counted.sum()
@@ -95,33 +97,21 @@ class SparsemaxLoss(_Loss):
     """``sparsemax_loss`` as a module."""
 
     def __init__(self, k: int | None = None, ignore_index: int = -100, reduction: str = "elementwise_mean") -> None:
-        super().__init__(ignore_index, reduction)
-        self.k = k
-
-    def loss(self, X: Tensor, target: Tensor) -> Tensor:
-        return sparsemax_loss(X, target)
+        super().__init__(sparsemax_loss, ignore_index, reduction, k=k)
 
 
 class Entmax15Loss(_Loss):
     """``entmax15_loss`` as a module."""
 
     def __init__(self, k: int | None = 100, ignore_index: int = -100, reduction: str = "elementwise_mean") -> None:
-        super().__init__(ignore_index, reduction)
-        self.k = k
-
-    def loss(self, X: Tensor, target: Tensor) -> Tensor:
-        return entmax15_loss(X, target)
+        super().__init__(entmax15_loss, ignore_index, reduction, k=k)
 
 
 class SparsemaxBisectLoss(_Loss):
     """``sparsemax_bisect_loss`` as a module."""
 
     def __init__(self, n_iter: int = 50, ignore_index: int = -100, reduction: str = "elementwise_mean") -> None:
-        super().__init__(ignore_index, reduction)
-        self.n_iter = n_iter
-
-    def loss(self, X: Tensor, target: Tensor) -> Tensor:
-        return sparsemax_bisect_loss(X, target)
+        super().__init__(sparsemax_bisect_loss, ignore_index, reduction, n_iter=n_iter)
 
 
 class EntmaxBisectLoss(_Loss):
@@ -134,27 +124,13 @@ class EntmaxBisectLoss(_Loss):
         ignore_index: int = -100,
         reduction: str = "elementwise_mean",
     ) -> None:
-        super().__init__(ignore_index, reduction)
-        self.alpha = alpha
-        self.n_iter = n_iter
-
-    def loss(self, X: Tensor, target: Tensor) -> Tensor:
-        return entmax_bisect_loss(X, target, self.alpha)
+        super().__init__(entmax_bisect_loss, ignore_index, reduction, alpha=alpha, n_iter=n_iter)
 
 
 class NormmaxBisectLoss(_Loss):
     """``normmax_bisect_loss`` as a module."""
 
     def __init__(
-        self,
-        alpha: float | Tensor = 2,
-        n_iter: int = 50,
-        ignore_index: int = -100,
-        reduction: str = "elementwise_mean",
+        self, alpha: float | Tensor = 2, n_iter: int = 50, ignore_index: int = -100, reduction: str = "elementwise_mean"
     ) -> None:
-        super().__init__(ignore_index, reduction)
-        self.alpha = alpha
-        self.n_iter = n_iter
-
-    def loss(self, X: Tensor, target: Tensor) -> Tensor:
-        return normmax_bisect_loss(X, target, self.alpha)
+        super().__init__(normmax_bisect_loss, ignore_index, reduction, alpha=alpha, n_iter=n_iter)

@@ -1,6 +1,7 @@
 """Sparsemax, entmax at any alpha, normmax, and sparsemax with a budget, under the names of ``entmax.root_finding``.
 
-The last is, as in Blondel, Martins, Niculae, "Learning with Fenchel-Young losses", JMLR 21 (2020), arXiv 1901.02324,
+The last one is, as in Blondel, Martins, Niculae, "Learning with Fenchel-Young losses", JMLR 21 (2020), arXiv
+1901.02324,
 
     p_i = min(1, relu(x_i - tau)),      tau such that sum_i p_i = budget.
 """
@@ -9,9 +10,10 @@ import math
 from collections.abc import Callable
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from multimax import reweight
+from multimax.compat.entmax.activations import FunctionModule
 from multimax.formulas.entmax import weigh as weigh_by_entmax
 from multimax.formulas.rows import along, check_arguments, compute_dtype, over_live_entries
 from multimax.formulas.torch_private import is_readable
@@ -31,12 +33,12 @@ def entmax_bisect(
     """Alpha-entmax of scores along ``dim``, in their shape and dtype; the last two arguments have no effect.
 
     Args:
-        alpha: a finite number, or a tensor that expands to the shape of ``X`` with 1 at ``dim``, and gets a gradient.
-            Below 1 no weight is zero. The values of a tensor are read, for which a GPU's host waits.
+        alpha: a finite number, or a tensor that expands to the shape of ``X`` with 1 at ``dim``, which gets a gradient.
+            Below 1 no weight is zero. The values of a tensor are read, so that a GPU's host waits.
 
     Raises:
         RuntimeError: ``alpha`` does not expand to that shape.
-        TypeError, ValueError: as for ``multimax.reweight.entmax``, but for its bound of 1.
+        TypeError, ValueError: as for ``multimax.reweight.entmax``, except that alpha may be below 1.
     """
     alpha = per_row(alpha, X, dim)
     if (is_readable(alpha) and bool((alpha >= 1).all())) if isinstance(alpha, Tensor) else alpha >= 1:
@@ -63,11 +65,12 @@ def normmax_bisect(X: Tensor, alpha: float | Tensor = 2, dim: int = -1, n_iter: 
 
 
 def budget_bisect(X: Tensor, budget: float | Tensor = 2, dim: int = -1, n_iter: int = 50) -> Tensor:
-    """Weights between 0 and 1, along ``dim``, that sum to ``budget`` and are nearest to the scores.
+    """The weights from 0 to 1 along ``dim`` that sum to ``budget`` and are nearest to the scores.
 
     Args:
         budget: from 0 to the number of entries: a number, or a tensor that expands to the shape of ``X`` with 1 at
-            ``dim``, and gets a gradient. ``n_iter`` has no effect.
+            ``dim``, which gets a gradient.
+        n_iter: has no effect.
 
     Raises:
         RuntimeError: ``budget`` does not expand to that shape.
@@ -76,7 +79,7 @@ def budget_bisect(X: Tensor, budget: float | Tensor = 2, dim: int = -1, n_iter: 
 
 
 def per_row(number: float | Tensor, X: Tensor, dim: int) -> float | Tensor:
-    """A number; or, in the dtype that is computed in, a tensor [] or one with the dimensions of ``X``, 1 at ``dim``."""
+    """A number, or a tensor [] or with as many dimensions as ``X`` and size 1 at ``dim``, in the compute dtype."""
     check_arguments(X, None, dim)
     if not isinstance(number, Tensor):
         return float(number)
@@ -94,7 +97,7 @@ def _of_rows(weigh: Callable[[Tensor, float | Tensor], Tensor], X: Tensor, numbe
 
 
 def _weigh_by_budget(x: Tensor, budget: float | Tensor) -> Tensor:
-    """By Newton's method, or halving where a step would leave the interval of tau; dead entries are -inf."""
+    """By Newton's method, or halving if a step would leave the interval of tau; dead entries are -inf."""
     z = x.detach()
     wanted = budget.detach() if isinstance(budget, Tensor) else budget
     live = z > -math.inf
@@ -104,8 +107,8 @@ def _weigh_by_budget(x: Tensor, budget: float | Tensor) -> Tensor:
         p = (z - tau).clamp_(0, 1)
         excess = p.sum(-1, keepdim=True) - wanted
         low, high = tau.where(excess >= 0, low), high.where(excess >= 0, tau)
-        between = (p - p * p).sign_().sum(-1, keepdim=True)  # their number, several times as fast as by comparisons
-        following = tau + excess / between  # infinite, or NaN, if there are none
+        between = (p - p * p).sign_().sum(-1, keepdim=True)  # counts them, much faster than comparisons
+        following = tau + excess / between  # infinite or NaN if there are none
         following = following.where(excess != 0, tau)
         is_inside = (following == tau) | ((following > low) & (following < high))
         following = following.where(is_inside, (low + high) / 2)
@@ -115,58 +118,35 @@ def _weigh_by_budget(x: Tensor, budget: float | Tensor) -> Tensor:
     tau = tau.where(live.sum(-1, keepdim=True) > wanted, least)
     full, between = z - tau >= 1, (z > tau) & (z - tau < 1)
     count = between.sum(-1, keepdim=True)
-    # tau by the entries between 0 and 1, which alone have gradients
+    # tau from the entries between 0 and 1, the only ones with a gradient
     total = x.where(between, 0).sum(-1, keepdim=True) + full.sum(-1, keepdim=True)
     tau = ((total - budget) / count.clamp(min=1)).where(count > 0, tau)
     return (x - tau).clamp(0, 1).where(between, full.to(x.dtype))
 
 
-class SparsemaxBisect(nn.Module):
+class SparsemaxBisect(FunctionModule):
     """``sparsemax_bisect`` as a module."""
 
     def __init__(self, dim: int = -1, n_iter: int | None = None) -> None:
-        super().__init__()
-        self.dim = dim
-        self.n_iter = n_iter
-
-    def forward(self, X: Tensor) -> Tensor:
-        return sparsemax_bisect(X, self.dim)
+        super().__init__(sparsemax_bisect, dim=dim, n_iter=n_iter)
 
 
-class EntmaxBisect(nn.Module):
+class EntmaxBisect(FunctionModule):
     """``entmax_bisect`` as a module; an ``alpha`` that is a Parameter is one of the module."""
 
     def __init__(self, alpha: float | Tensor = 1.5, dim: int = -1, n_iter: int = 50) -> None:
-        super().__init__()
-        self.alpha = alpha
-        self.dim = dim
-        self.n_iter = n_iter
-
-    def forward(self, X: Tensor) -> Tensor:
-        return entmax_bisect(X, self.alpha, self.dim)
+        super().__init__(entmax_bisect, alpha=alpha, dim=dim, n_iter=n_iter)
 
 
-class NormmaxBisect(nn.Module):
+class NormmaxBisect(FunctionModule):
     """``normmax_bisect`` as a module."""
 
     def __init__(self, alpha: float | Tensor = 2, dim: int = -1, n_iter: int = 50) -> None:
-        super().__init__()
-        self.alpha = alpha
-        self.dim = dim
-        self.n_iter = n_iter
-
-    def forward(self, X: Tensor) -> Tensor:
-        return normmax_bisect(X, self.alpha, self.dim)
+        super().__init__(normmax_bisect, alpha=alpha, dim=dim, n_iter=n_iter)
 
 
-class BudgetBisect(nn.Module):
+class BudgetBisect(FunctionModule):
     """``budget_bisect`` as a module."""
 
     def __init__(self, budget: float | Tensor = 2, dim: int = -1, n_iter: int = 50) -> None:
-        super().__init__()
-        self.budget = budget
-        self.dim = dim
-        self.n_iter = n_iter
-
-    def forward(self, X: Tensor) -> Tensor:
-        return budget_bisect(X, self.budget, self.dim)
+        super().__init__(budget_bisect, budget=budget, dim=dim, n_iter=n_iter)

@@ -1,4 +1,4 @@
-"""fairseq's multi-head attention with any reweighting in the place of its softmax."""
+"""fairseq's multi-head attention with any reweighting instead of softmax."""
 
 import torch
 from fairseq.modules import MultiheadAttention
@@ -14,15 +14,15 @@ IncrementalState = dict[str, dict[str, Tensor | None]]
 class ReweightedAttention(MultiheadAttention):
     """fairseq's attention, with its projections, cache and beam reordering, whose weights are those of ``reweight``.
 
-    There is one path for training, scoring and incremental decoding; fairseq's goes through torch's fused attention in
-    one and through code of its own in the others. Not for TorchScript, ONNX or xFormers.
+    Training, scoring and incremental decoding share one path, while fairseq uses torch's fused attention in one and its
+    own code in the others. TorchScript, ONNX and xFormers are not supported.
     """
 
     reweight: Reweighting
 
     @staticmethod
     def install(module: MultiheadAttention, site: Site) -> None:
-        """Make ``module`` such an attention in place, so that its weights are those that fairseq drew."""
+        """Convert ``module`` in place, so that it keeps the weights that fairseq drew."""
         module.__class__ = ReweightedAttention
         module.reweight = create_site(site, module.num_heads)
 
@@ -43,9 +43,9 @@ class ReweightedAttention(MultiheadAttention):
 
         Args:
             query: [queries, batch, dim].
-            key, value: [keys, batch, dim]; not looked at in incremental decoding if ``static_kv`` and seen before.
+            key, value: [keys, batch, dim]; ignored in incremental decoding if ``static_kv`` and cached.
             key_padding_mask: [batch, keys], nonzero where a key is padding.
-            incremental_state: what fairseq hands from step to step of decoding.
+            incremental_state: what fairseq passes from step to step of decoding.
             need_weights: return the mean of the heads' weights [batch, queries, keys], which costs computing them all.
             static_kv: keys and values stay the same from step to step, as those of an encoder do.
             attn_mask: [queries, keys], added to the scores by fairseq: zero where a key may be attended to.

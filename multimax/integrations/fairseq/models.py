@@ -1,7 +1,7 @@
 """fairseq's transformer and transformer_lm with the registry's functions in all attention and at the output.
 
-The models are fairseq's own, built by fairseq: with the same seed all but the functions' parameters start from the same
-numbers, whichever function it is.
+The models are fairseq's own, built by fairseq: with the same seed all parameters except the functions' start from the
+same numbers, with any function.
 """
 
 from argparse import ArgumentParser, Namespace
@@ -29,13 +29,13 @@ from multimax.integrations.fairseq.sites import FORM, read_site
 from multimax.integrations.sites import create_site
 from multimax.reweight import Reweighting
 
-# Attribute, and its value, by which an optimiser knows our parameters; fairseq copies it along with a parameter.
+# An attribute and its value that mark our parameters for the optimiser; fairseq copies it with a parameter.
 PARAMETER_GROUP = ("param_group", "reweight")
 
 
 @dataclass
 class LanguageModelSites(FairseqDataclass):
-    """Command-line options; an empty one means what its help says."""
+    """Command-line options; for the meaning of an empty one see its help."""
 
     reweight: str = field(
         default="multimax",
@@ -61,14 +61,14 @@ class ReweightedLanguageModelConfig(TransformerLanguageModelConfig, LanguageMode
 
 
 class ReweightedModel(BaseFairseqModel):
-    """What both models have in common: ``output``, the reweighting of the logits, and its probabilities."""
+    """What both models share: ``output``, the reweighting of the logits, and its probabilities."""
 
     output: Reweighting
 
     def install(self, arguments: Any) -> None:
-        """Put the functions that ``arguments`` name into all attention and at the output.
+        """Install the functions that ``arguments`` name in all attention and at the output.
 
-        Raises ValueError for an unknown name or option, and for a function that cannot stand at the output.
+        Raises ValueError for an unknown name or option, and for a function that cannot be used at the output.
         """
         for name, module in self.named_modules():
             if isinstance(module, MultiheadAttention):
@@ -93,9 +93,10 @@ class ReweightedModel(BaseFairseqModel):
     ) -> Tensor:
         """Weights, or their logarithms, of the logits ``net_output[0]`` [..., tokens], in at least float32.
 
-        The logarithm of a weight that is zero is that of the smallest normal number: searches want it finite.
+        The logarithm of a zero weight is that of the smallest normal number, since searches need it finite.
 
-        Raises ValueError where a loss is about to be made of logarithms of weights that may be zero.
+        Raises ValueError in training for the logarithms of weights that may be zero, since a loss would be made of
+        them.
         """
         if self.decoder.adaptive_softmax is not None:
             return super().get_normalized_probs(net_output, log_probs, sample)
@@ -113,7 +114,7 @@ class ReweightedModel(BaseFairseqModel):
 
 @register_model("multimax_transformer")
 class ReweightedTransformer(ReweightedModel, TransformerModel):
-    """fairseq's encoder-decoder; its architectures are called as fairseq's with ``multimax_`` before."""
+    """fairseq's encoder-decoder; its architectures have fairseq's names with the prefix ``multimax_``."""
 
     @classmethod
     def add_args(cls, parser: ArgumentParser) -> None:
@@ -133,7 +134,7 @@ for architecture in list(ARCH_MODEL_INV_REGISTRY["transformer"]):
 
 @register_model("multimax_transformer_lm", dataclass=ReweightedLanguageModelConfig)
 class ReweightedLanguageModel(ReweightedModel, TransformerLanguageModel):
-    """fairseq's language model with the norms before the layers, which ``--arch transformer_lm`` puts behind them."""
+    """fairseq's language model with norms before the layers, where ``--arch transformer_lm`` has them after."""
 
     @classmethod
     def build_model(cls, args: Any, task: Any) -> "ReweightedLanguageModel":

@@ -1,4 +1,4 @@
-"""What training of these models in fairseq needs: the functions' own losses, and an Adam that does not decay them."""
+"""What training in fairseq needs: the functions' own losses, and an Adam without weight decay of their parameters."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -52,13 +52,13 @@ class ReweightedLoss(LabelSmoothedCrossEntropyCriterion):
 
 @register_optimizer("multimax_adam", dataclass=FairseqAdamConfig)
 class ReweightedAdam(FairseqAdam):
-    """fairseq's Adam, in which ``--weight-decay`` passes over the functions' parameters, as in MultiMax's paper.
+    """fairseq's Adam, except that ``--weight-decay`` skips the functions' parameters, as in MultiMax's paper.
 
-    ``--clip-norm`` clips them by a norm of their own: one set on the logits of V tokens sums V gradients, and in a
-    common norm would shrink everybody's step. ``--fp16`` and ``--bf16`` clip by the norm of all, whatever the
-    optimiser: fairseq scales the whole gradient by one factor. ``--amp`` does not.
+    ``--clip-norm`` clips them by their own norm: parameters on the logits of V tokens sum V gradients, and in a common
+    norm would shrink the step of all others. With ``--fp16`` and ``--bf16`` the norm is common with any optimiser,
+    since fairseq scales the whole gradient by one factor; with ``--amp`` it is not.
 
-    Raises ValueError where fp16 training has flattened all parameters into one.
+    Raises ValueError if fp16 training has flattened all parameters into one.
     """
 
     def __init__(self, cfg: FairseqAdamConfig, params: list[nn.Parameter]):

@@ -1,17 +1,17 @@
-"""The CPU's kernels, from C++ to operators: those that a wheel ships, or compiled on first use and kept in a cache.
+"""Loading the CPU's kernels: those that a wheel ships, or compiled on first use and cached.
 
-A wheel has one library for each set of vector units; torch's stable ABI makes it serve every torch from 2.11 on. Where
-there is none that can be loaded, as in a clone, one is compiled into the user's cache.
+A wheel has one library for each set of vector units; by torch's stable ABI it works with every torch from 2.11 on. If
+none can be loaded, as in a clone, one is compiled into the user's cache.
 
-What is compiled is named by a digest of all that must fit for it to run: its sources, torch, the C library, and the
-vector units that torch finds in this processor. So machines can share a cache, nothing in it goes stale, and where
-there is no compiler, what another machine compiled serves. CXX and CXXFLAGS count when a library is compiled and at no
-other time; remove it to have it recompiled. CXXFLAGS come before our own flags, and ours win: they can add options
-(-I, -g, -fsanitize=...) but override neither the vector units nor the optimisation nor the language, as conda's would.
+The name of a compiled library has a digest of everything that must fit for it to run: its sources, torch, the C
+library, and the vector units that torch finds in this processor. So machines can share a cache, nothing in it becomes
+stale, and a machine without a compiler can use what another one compiled. CXX and CXXFLAGS only matter when a library
+is compiled; remove it to have it recompiled. CXXFLAGS come before our own flags, so that they can add options (-I, -g,
+-fsanitize=...) but cannot override vector units, optimisation or language, as conda's would.
 
-Nothing is loaded that another user could have written. A library appears under its name whole or not at all, and is
-never replaced: beside one that cannot be loaded here, because it is damaged or needs a newer C++ runtime, a second one
-is compiled, once. Processes that start together wait for the one that compiles; the system frees its lock when it dies.
+Nothing is loaded that another user could have written. A library appears under its name as a whole, and is never
+replaced: if one cannot be loaded, because it is damaged or needs a newer C++ runtime, a second one is compiled beside
+it, once. Processes that start together wait for the one that compiles; the system frees its lock if it dies.
 """
 
 import hashlib
@@ -33,22 +33,22 @@ import torch
 SOURCES = sorted(path for pattern in ("*.cpp", "*.h") for path in Path(__file__).parent.glob(pattern))
 FLAGS = [
     *("-std=c++20", "-O3", "-fPIC", "-shared"),
-    *("-fno-math-errno", "-fno-trapping-math"),  # what vectors of sqrt and of comparisons need; NaN stays NaN
+    *("-fno-math-errno", "-fno-trapping-math"),  # to vectorise sqrt and comparisons; NaN stays NaN
     *("-Wno-psabi", "-Wno-ignored-attributes"),
     "-DTORCH_TARGET_VERSION=0x020b000000000000",  # 2.11, the oldest that we support
 ]
-# By torch's name for what the processor has, or for what ATEN_CPU_CAPABILITY says it may use. They are torch's own.
+# torch's own flags, by its name for the vector units of the processor (or those that ATEN_CPU_CAPABILITY allows).
 VECTOR_FLAGS = {
     "AVX2": ["-mavx2", "-mfma", "-mf16c"],
     "AVX512": ["-mavx512f", "-mavx512bw", "-mavx512vl", "-mavx512dq", "-mfma", "-mf16c"],
 }
 SHIPPED = Path(__file__).with_name("compiled")  # in a wheel that has them
-SECONDS_TO_WAIT = 300  # for another process that compiles, before compiling too
+SECONDS_TO_WAIT = 300  # for another process that is compiling, before compiling as well
 ELSEWHERE = "name another folder in TORCH_EXTENSIONS_DIR"
 
 
 class Unavailable(Exception):
-    """There are no kernels; the message says in one line why, and what to do."""
+    """There are no kernels; the message says why and what to do, in one line."""
 
 
 def load() -> Path:
@@ -59,8 +59,8 @@ def load() -> Path:
             or trusted, or what it holds cannot be loaded.
     """
     if os.name != "posix":
-        raise Unavailable(f"they are not made for {os.name}")
-    with suppress(OSError):  # not there, or made for another C library or C++ runtime than this machine's
+        raise Unavailable(f"they are not available for {os.name}")
+    with suppress(OSError):  # not shipped, or for another C library or C++ runtime
         torch.ops.load_library(shipped := SHIPPED / _library(torch.backends.cpu.get_cpu_capability()))
         return shipped
     try:
@@ -97,12 +97,12 @@ def _digest() -> str:
 
 
 def _flags(capability: str = "") -> list[str]:
-    """For this processor, or for one with the vector units that torch calls ``capability``."""
+    """Flags for this processor, or for one with the vector units that torch calls ``capability``."""
     return [*FLAGS, *VECTOR_FLAGS.get(capability or torch.backends.cpu.get_cpu_capability(), [])]
 
 
 def _library(capability: str) -> str:
-    """Name of the shipped library for what torch calls this processor's vector units."""
+    """File name of the shipped library for torch's name of a processor's vector units."""
     return f"{platform.machine()}-{capability if capability in VECTOR_FLAGS else 'baseline'}.so"
 
 
@@ -115,7 +115,7 @@ def compile_for_wheel(folder: Path) -> None:
 
 
 def _provide(path: Path) -> None:
-    """See to it that the library is there and may be loaded."""
+    """Make sure that the library exists and may be loaded."""
     folder = path.parent
     if not path.exists():
         folder.mkdir(mode=0o755, parents=True, exist_ok=True)
@@ -128,7 +128,7 @@ def _provide(path: Path) -> None:
 
 
 def _check(path: Path) -> None:
-    """Raise Unavailable where someone else could have written what would be loaded, or where nothing can be."""
+    """Raise Unavailable if another user could have written this path, or nothing can be loaded from it."""
     status = path.stat()
     if status.st_uid not in (os.geteuid(), 0):
         raise Unavailable(f"{path} belongs to another user; {ELSEWHERE}")
@@ -155,18 +155,20 @@ def _compile(path: Path) -> None:
             )
         made.chmod(0o755)
         with made.open("rb") as file:
-            os.fsync(file.fileno())  # or a power cut might leave half of it under its name
+            os.fsync(file.fileno())  # or a power cut could leave half a library under its name
         made.replace(path)
     _say(f"compiled in {time.monotonic() - began:.0f} s")
 
 
 def _compiler() -> list[str]:
-    """That of CXX, which may have arguments, or the first that is found."""
+    """The compiler in CXX, which may have arguments, or the first that is found."""
     named = _words_of("CXX")
     for program, *arguments in [named] if named else [["g++"], ["clang++"], ["c++"]]:
         if shutil.which(program):
             return [program, *arguments]
-    raise Unavailable(f"no C++ compiler: {named[0] if named else 'g++'} is not there; install g++ or name one in CXX")
+    raise Unavailable(
+        f"no C++ compiler: {named[0] if named else 'g++'} is not installed; install g++ or name one in CXX"
+    )
 
 
 def _command(compiler: list[str], output: Path, flags: list[str]) -> list[str]:
@@ -180,11 +182,11 @@ def _words_of(variable: str) -> list[str]:
     try:
         return shlex.split(os.environ.get(variable, ""))
     except ValueError as error:
-        raise Unavailable(f"{variable} cannot be understood: {error}") from error
+        raise Unavailable(f"{variable} cannot be parsed: {error}") from error
 
 
 def _line(text: str) -> str:
-    """The first line about an error, or the first of all."""
+    """The first line that mentions an error, or the first line."""
     lines = text.strip().splitlines() or [""]
     return next((line for line in lines if "error" in line), lines[0]).strip()
 
@@ -195,7 +197,7 @@ def _say(what: str) -> None:
 
 @contextmanager
 def _alone(path: Path) -> Iterator[None]:
-    """While no other process compiles the same, or after ``SECONDS_TO_WAIT``; both would then make the same."""
+    """A context for one process at a time, or after ``SECONDS_TO_WAIT`` for all: each would compile the same."""
     import fcntl  # not on Windows
 
     with path.with_suffix(".lock").open("w") as lock:
