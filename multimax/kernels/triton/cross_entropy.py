@@ -52,27 +52,12 @@ def cross_entropy(
     if n:
         with on_device(logits):
             _rows[n,](
-                logits,
-                logits.stride(0),
-                targets,
-                targets.stride(0),
-                counts,
-                counts if ranges is None else ranges,
-                counts if ts is None else ts,
-                losses,
-                grad_parameters,
-                v,
-                width,
-                SOFT=targets.is_floating_point(),
-                SMOOTHING=label_smoothing,
-                WITH_GRADIENTS=with_gradients,
-                BLOCK=32 * WARPS * COLUMNS,
-                THREADS=32 * WARPS,
-                VECTOR=min(16 // logits.itemsize, COLUMNS),
-                num_warps=WARPS,
-                enable_fp_fusion=True,
+                logits, logits.stride(0), targets, targets.stride(0), counts, counts if ranges is None else ranges,
+                counts if ts is None else ts, losses, grad_parameters, v, width, SOFT=targets.is_floating_point(),
+                SMOOTHING=label_smoothing, WITH_GRADIENTS=with_gradients, BLOCK=32 * WARPS * COLUMNS,
+                THREADS=32 * WARPS, VECTOR=min(16 // logits.itemsize, COLUMNS), num_warps=WARPS, enable_fp_fusion=True,
                 **shape_of(counts.dtype, powers),
-            )
+            )  # fmt: skip
     return losses, grad_parameters
 
 
@@ -96,28 +81,11 @@ def _mass(
 
 @triton.jit
 def _rows(
-    logits,
-    stride,
-    targets,
-    target_stride,
-    counts,
-    ranges,
-    ts,
-    losses,
-    grad_parameters,
-    v,
-    width,
-    SOFT: tl.constexpr,
-    SMOOTHING: tl.constexpr,
-    WITH_GRADIENTS: tl.constexpr,
-    FIRST: tl.constexpr,
-    SECOND: tl.constexpr,
-    LIMIT: tl.constexpr,
-    LARGEST: tl.constexpr,
-    BLOCK: tl.constexpr,
-    THREADS: tl.constexpr,
+    logits, stride, targets, target_stride, counts, ranges, ts, losses, grad_parameters, v, width,
+    SOFT: tl.constexpr, SMOOTHING: tl.constexpr, WITH_GRADIENTS: tl.constexpr, FIRST: tl.constexpr,
+    SECOND: tl.constexpr, LIMIT: tl.constexpr, LARGEST: tl.constexpr, BLOCK: tl.constexpr, THREADS: tl.constexpr,
     VECTOR: tl.constexpr,
-):
+):  # fmt: skip
     COMPUTE: tl.constexpr = counts.dtype.element_ty
     row = tl.program_id(0).to(tl.int64)
     logits += row * stride

@@ -79,15 +79,9 @@ def _launch_backward(grad: Tensor, weights: Tensor, alpha: Tensor, power: int, g
         partial = None if grad_alpha is None else alpha.new_empty(rows.heads, programs)
         with on_device(weights):
             _backward[programs, rows.heads](
-                grad.contiguous(),
-                weights,
-                alpha,
-                grad_scores,
-                partial,
-                POWER=power,
-                SMALLEST_D=SMALLEST_D,
+                grad.contiguous(), weights, alpha, grad_scores, partial, POWER=power, SMALLEST_D=SMALLEST_D,
                 **rows.options(),
-            )
+            )  # fmt: skip
             if grad_alpha is not None:
                 add_partial_sums[rows.heads,](partial, grad_alpha, None, programs, K=1, **SUMMING)
     return grad_scores
@@ -144,27 +138,10 @@ def _lowered(a, total, slope, d, POWER: tl.constexpr):
 
 @triton.jit
 def _forward(
-    scores,
-    alpha,
-    weights,
-    mask,
-    layout,
-    count,
-    n,
-    heads,
-    queries,
-    tiles,
-    POWER: tl.constexpr,
-    MAX_STEPS: tl.constexpr,
-    SMALLEST_D: tl.constexpr,
-    ROWS: tl.constexpr,
-    BLOCK: tl.constexpr,
-    WHOLE: tl.constexpr,
-    SURE: tl.constexpr,
-    THREADS: tl.constexpr,
-    VECTOR: tl.constexpr,
-    INDEX: tl.constexpr,
-):
+    scores, alpha, weights, mask, layout, count, n, heads, queries, tiles,
+    POWER: tl.constexpr, MAX_STEPS: tl.constexpr, SMALLEST_D: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.constexpr,
+    WHOLE: tl.constexpr, SURE: tl.constexpr, THREADS: tl.constexpr, VECTOR: tl.constexpr, INDEX: tl.constexpr,
+):  # fmt: skip
     COMPUTE: tl.constexpr = alpha.dtype.element_ty
     head = tl.program_id(1)
     d = _distance_from_one(tl.load(alpha + head), SMALLEST_D)
@@ -261,28 +238,10 @@ def _psi(log_p, d, NEAR: tl.constexpr):
 
 @triton.jit
 def _backward(
-    grad,
-    weights,
-    alpha,
-    grad_scores,
-    partial,
-    mask,
-    layout,
-    count,
-    n,
-    heads,
-    queries,
-    tiles,
-    POWER: tl.constexpr,
-    SMALLEST_D: tl.constexpr,
-    ROWS: tl.constexpr,
-    BLOCK: tl.constexpr,
-    WHOLE: tl.constexpr,
-    SURE: tl.constexpr,
-    THREADS: tl.constexpr,
-    VECTOR: tl.constexpr,
-    INDEX: tl.constexpr,
-):
+    grad, weights, alpha, grad_scores, partial, mask, layout, count, n, heads, queries, tiles,
+    POWER: tl.constexpr, SMALLEST_D: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.constexpr, WHOLE: tl.constexpr,
+    SURE: tl.constexpr, THREADS: tl.constexpr, VECTOR: tl.constexpr, INDEX: tl.constexpr,
+):  # fmt: skip
     COMPUTE: tl.constexpr = alpha.dtype.element_ty
     NEAR: tl.constexpr = -1.0 if alpha.dtype.element_ty == tl.float32 else -0.1
     head = tl.program_id(1)

@@ -23,13 +23,9 @@ def evsoftmax_forward(scores: Tensor, mask: Tensor | None, epsilon: float) -> Te
         dtype = torch.promote_types(scores.dtype, torch.float32)
         with on_device(scores):
             _forward[rows.programs(), 1](
-                scores,
-                weights,
-                DOUBLE=dtype == torch.float64,
-                MARGIN=1 + 8 * torch.finfo(dtype).eps,
-                TRACE=epsilon / (1 + epsilon),
-                **rows.options(),
-            )
+                scores, weights, DOUBLE=dtype == torch.float64, MARGIN=1 + 8 * torch.finfo(dtype).eps,
+                TRACE=epsilon / (1 + epsilon), **rows.options(),
+            )  # fmt: skip
     return weights
 
 
@@ -41,26 +37,10 @@ def _exponentials(z, mean, MARGIN: tl.constexpr, TRACE: tl.constexpr):
 
 @triton.jit
 def _forward(
-    scores,
-    weights,
-    mask,
-    layout,
-    count,
-    n,
-    heads,
-    queries,
-    tiles,
-    DOUBLE: tl.constexpr,
-    MARGIN: tl.constexpr,
-    TRACE: tl.constexpr,
-    ROWS: tl.constexpr,
-    BLOCK: tl.constexpr,
-    WHOLE: tl.constexpr,
-    SURE: tl.constexpr,
-    THREADS: tl.constexpr,
-    VECTOR: tl.constexpr,
-    INDEX: tl.constexpr,
-):
+    scores, weights, mask, layout, count, n, heads, queries, tiles,
+    DOUBLE: tl.constexpr, MARGIN: tl.constexpr, TRACE: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.constexpr,
+    WHOLE: tl.constexpr, SURE: tl.constexpr, THREADS: tl.constexpr, VECTOR: tl.constexpr, INDEX: tl.constexpr,
+):  # fmt: skip
     COMPUTE: tl.constexpr = tl.float64 if DOUBLE else tl.float32
     LOWEST: tl.constexpr = -float("inf")
     columns = tl.arange(0, BLOCK)[None, :]

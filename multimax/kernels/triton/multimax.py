@@ -46,14 +46,9 @@ def multimax_forward(
         rows = rows_of(scores, mask, ranges.shape[0], FORWARD_BLOCK, 32 if scores.shape[-1] >= 512 else 16)
         with on_device(scores):
             _forward[rows.programs(), rows.heads](
-                scores,
-                ranges.contiguous(),
-                ts.contiguous(),
-                weights,
-                *statistics,
-                **shape_of(ranges.dtype, powers),
+                scores, ranges.contiguous(), ts.contiguous(), weights, *statistics, **shape_of(ranges.dtype, powers),
                 **rows.options(),
-            )
+            )  # fmt: skip
     return weights, statistics
 
 
@@ -74,17 +69,11 @@ def multimax_backward(
         partial = ranges.new_empty(rows.heads, programs, 2, len(powers))
         with on_device(scores):
             _backward[programs, rows.heads](
-                grad.contiguous(),
-                scores,
-                *statistics.contiguous(),
-                ranges.contiguous(),
-                ts.contiguous(),
-                grad_scores,
-                partial,
-                **shape_of(ranges.dtype, powers),
+                grad.contiguous(), scores, *statistics.contiguous(), ranges.contiguous(), ts.contiguous(), grad_scores,
+                partial, **shape_of(ranges.dtype, powers),
                 # Programs of one or two warps are many: fewer registers let more of them run at once.
                 **rows.options(max_registers=96 if rows.num_warps <= 2 else 255),
-            )
+            )  # fmt: skip
             add_partial_sums[rows.heads,](partial, grad_ranges, grad_ts, programs, K=len(powers), **SUMMING)
     return grad_scores, grad_ranges, grad_ts
 
@@ -146,31 +135,11 @@ def _modulated_live(
 
 @triton.jit
 def _forward(
-    scores,
-    ranges,
-    ts,
-    weights,
-    tops,
-    scales,
-    mask,
-    layout,
-    count,
-    n,
-    heads,
-    queries,
-    tiles,
-    FIRST: tl.constexpr,
-    SECOND: tl.constexpr,
-    LIMIT: tl.constexpr,
-    LARGEST: tl.constexpr,
-    ROWS: tl.constexpr,
-    BLOCK: tl.constexpr,
-    WHOLE: tl.constexpr,
-    SURE: tl.constexpr,
-    THREADS: tl.constexpr,
-    VECTOR: tl.constexpr,
+    scores, ranges, ts, weights, tops, scales, mask, layout, count, n, heads, queries, tiles,
+    FIRST: tl.constexpr, SECOND: tl.constexpr, LIMIT: tl.constexpr, LARGEST: tl.constexpr, ROWS: tl.constexpr,
+    BLOCK: tl.constexpr, WHOLE: tl.constexpr, SURE: tl.constexpr, THREADS: tl.constexpr, VECTOR: tl.constexpr,
     INDEX: tl.constexpr,
-):
+):  # fmt: skip
     COMPUTE: tl.constexpr = ranges.dtype.element_ty
     head = tl.program_id(1)
     r = hinge_parameters(ranges, head, FIRST, SECOND)
@@ -221,17 +190,9 @@ def _forward(
 
 @triton.jit
 def through_modulator(
-    x,
-    dy,
-    r,
-    t,
-    sums,
-    FIRST: tl.constexpr,
-    SECOND: tl.constexpr,
-    LIMIT: tl.constexpr,
-    THREADS: tl.constexpr,
-    VECTOR: tl.constexpr,
-):
+    x, dy, r, t, sums,
+    FIRST: tl.constexpr, SECOND: tl.constexpr, LIMIT: tl.constexpr, THREADS: tl.constexpr, VECTOR: tl.constexpr,
+):  # fmt: skip
     """dx, and the ``sums`` for the parameters with these entries' terms added.
 
     Over a row dy sums to zero, so that a constant beside a hinge of the first order may be left out here too.
@@ -262,33 +223,11 @@ def through_modulator(
 
 @triton.jit
 def _backward(
-    grad,
-    scores,
-    tops,
-    scales,
-    ranges,
-    ts,
-    grad_scores,
-    partial,
-    mask,
-    layout,
-    count,
-    n,
-    heads,
-    queries,
-    tiles,
-    FIRST: tl.constexpr,
-    SECOND: tl.constexpr,
-    LIMIT: tl.constexpr,
-    LARGEST: tl.constexpr,
-    ROWS: tl.constexpr,
-    BLOCK: tl.constexpr,
-    WHOLE: tl.constexpr,
-    SURE: tl.constexpr,
-    THREADS: tl.constexpr,
-    VECTOR: tl.constexpr,
+    grad, scores, tops, scales, ranges, ts, grad_scores, partial, mask, layout, count, n, heads, queries, tiles,
+    FIRST: tl.constexpr, SECOND: tl.constexpr, LIMIT: tl.constexpr, LARGEST: tl.constexpr, ROWS: tl.constexpr,
+    BLOCK: tl.constexpr, WHOLE: tl.constexpr, SURE: tl.constexpr, THREADS: tl.constexpr, VECTOR: tl.constexpr,
     INDEX: tl.constexpr,
-):
+):  # fmt: skip
     COMPUTE: tl.constexpr = ranges.dtype.element_ty
     head = tl.program_id(1)
     r = hinge_parameters(ranges, head, FIRST, SECOND)
