@@ -1,8 +1,8 @@
 """Hydra's launchers ``slurm`` and ``local``: hydra-submitit-launcher's, for sweeps that are frozen at submission.
 
-That one composes a run's configuration in its job, from the files and the code as they are by then, and waits for all
-jobs. These two compose, check and freeze all runs first (``multimax.suite.sweep``), leave out the finished ones, and
-give Slurm one array per kind of resources. Hydra takes launchers from the package ``hydra_plugins`` alone.
+Its launcher composes a run's configuration in its job, from the files and the code as they are by then, and waits for
+all jobs. These two first compose, check and freeze all runs (``multimax.suite.sweep``), leave out the finished ones,
+and submit one Slurm array per kind of resources. Hydra finds launchers only in the package ``hydra_plugins``.
 """
 
 from collections.abc import Sequence
@@ -14,13 +14,13 @@ from hydra.core.config_store import ConfigStore
 from hydra.core.utils import JobReturn, JobStatus
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-if find_spec("hydra_plugins.hydra_submitit_launcher"):  # else the launchers are missing, which composition.py explains
+if find_spec("hydra_plugins.hydra_submitit_launcher"):  # else composition.py says what is missing
     from hydra_plugins.hydra_submitit_launcher.config import LocalQueueConf, SlurmQueueConf
     from hydra_plugins.hydra_submitit_launcher.submitit_launcher import BaseSubmititLauncher
 
     @dataclass
     class Resources:
-        """Of one run; time is for one stay on the cluster."""
+        """The resources of one run; the time is that of one job, of which a run may need several."""
 
         tasks_per_node: int
         timeout_min: int
@@ -31,7 +31,7 @@ if find_spec("hydra_plugins.hydra_submitit_launcher"):  # else the launchers are
         _target_: str = "hydra_plugins.multimax_launcher.SlurmLauncher"
         resources: dict[str, dict[str, Resources]] = field(default_factory=dict)  # by task and scale
         srun_args: list[str] = field(default_factory=list)
-        max_num_timeout: int = 1000  # submitit's own count of time-outs, for those before the training has begun
+        max_num_timeout: int = 1000  # counted by submitit, for time-outs before training has begun
         dry_run: bool = False  # print what would be submitted, and its cost
 
     @dataclass

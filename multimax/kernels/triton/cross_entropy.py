@@ -1,12 +1,12 @@
-"""Losses of rows of logits and, in place of the logits, their gradients: ``linear_cross_entropy`` on a GPU, in Triton.
+"""Losses of rows of logits and, written over the logits, their gradients, for ``linear_cross_entropy`` on a GPU.
 
-A program reads one row twice: for the largest modulated logit y and the sum of the exponentials, then for the gradient.
-With the row's target probabilities q, their sum M and the weight w of its loss,
+A program reads its row twice: for the largest modulated logit y and the sum of the exponentials, then for the gradient.
+With the target probabilities q of the row, their sum M and the weight w of its loss,
 
     loss = M logsumexp(y) - sum_j q_j y_j,      dy = w (M softmax(y) - q),      dx = dy SegLU'(x).
 
-M is one for a class index. SegLU's constants cancel in both, as they do in front of a softmax. In half precision a
-logit costs four bytes read and two written; everything else is one value per row.
+M is one for a class index. SegLU's constants cancel in both, as before a softmax. In half precision four bytes are read
+and two written per logit; everything else is one value per row.
 """
 
 from collections.abc import Sequence
@@ -39,12 +39,12 @@ def cross_entropy(
 
     Args:
         logits: [n, V or more], rows dense. ``with_gradients`` they become the gradients of sum_i counts_i losses_i,
-            zero beyond V; otherwise they stay as they are, and the second tensor is not filled.
+            zero beyond V; otherwise they do not change, and the second tensor is not filled.
         v: the number of classes, V.
-        targets: int64 [n], or probabilities in floating point [n, V]. A row whose class is not in [0, V) gets NaN, as
-            its loss and as its gradients.
-        counts: [n] in the compute dtype, float32 at least.
-        ranges, ts: [k] in the compute dtype, k = len(powers); None: logits as they are.
+        targets: int64 [n], or probabilities in floating point [n, V]. The loss and gradients of a row whose class is
+            not in [0, V) are NaN.
+        counts: [n] in the compute dtype, at least float32.
+        ranges, ts: [k] in the compute dtype, k = len(powers); None for the logits as they are.
     """
     n, width = logits.shape
     losses = torch.empty_like(counts)
@@ -101,7 +101,7 @@ def _rows(
         target = tl.load(targets)
         is_class = (target >= 0) & (target < v)
         target = tl.where(is_class, target, 0).to(tl.int32)
-        # Read before it is overwritten: the sums over the row below synchronise all threads.
+        # Read before it is overwritten, since the sums over the row below synchronise all threads.
         logit = tl.load(logits + target + one).to(COMPUTE)
         of_target = modulated(logit, r, t, FIRST, SECOND, LIMIT, LARGEST)
 

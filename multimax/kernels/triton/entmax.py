@@ -1,9 +1,9 @@
 """Entmax's row kernels in Triton: the functions of ``multimax.kernels.operators`` for alpha = 2, 1.5, any, and learned.
 
-No sort: with z = x - max(x), Newton's method lowers the largest weight until it no longer changes, in registers if a
-row fits one block. A tile iterates until its last row has converged, at most MAX_STEPS times. The unknown is, as in
-``multimax.formulas.entmax``, the largest weight a for alpha = 2, where a step is exact once the support is found, its
-root for alpha = 1.5, and log a for any other alpha, which is sound down to alpha = 1.
+Nothing is sorted: with z = x - max(x), Newton's method lowers the largest weight a until it no longer changes, in
+registers if a row fits one block. A tile iterates until its last row has converged, at most MAX_STEPS times. As in
+``multimax.formulas.entmax`` the unknown is a for alpha = 2, where a step is exact once the support is found, its square
+root for alpha = 1.5, and log a for any other alpha, which works down to alpha = 1.
 """
 
 import torch
@@ -29,8 +29,8 @@ FORWARD_BLOCK = 16384
 BACKWARD_BLOCK = 16384
 MAX_STEPS = 32
 
-_POWERS = {2.0: 1, 1.5: 2}  # 1 / (alpha - 1) where that has code of its own; 0: any alpha
-_SOFTMAX = 3  # stands for alpha = 1, in the backward alone
+_POWERS = {2.0: 1, 1.5: 2}  # 1 / (alpha - 1) for an alpha with code of its own; 0 for any other
+_SOFTMAX = 3  # alpha = 1, in the backward only
 
 
 def entmax_forward(scores: Tensor, mask: Tensor | None, alpha: float) -> Tensor:
@@ -109,7 +109,7 @@ def _distance_from_one(alpha, SMALLEST_D: tl.constexpr):
 
 @triton.jit
 def _weights(z, a, d, POWER: tl.constexpr):
-    """p, and s = p^(2 - alpha) on the support, to which Newton's slope is proportional; a NaN stays one."""
+    """p, and s = p^(2 - alpha) on the support, to which Newton's slope is proportional; NaN stays NaN."""
     if POWER == 1:
         p = tl.maximum(z + a, 0.0, propagate_nan=tl.PropagateNan.ALL)
         return p, (p > 0).to(p.dtype)
@@ -124,8 +124,8 @@ def _weights(z, a, d, POWER: tl.constexpr):
 
 @triton.jit
 def _lowered(a, total, slope, d, POWER: tl.constexpr):
-    """The unknown after a step of Newton's method, never higher than before, so that rounding cannot make it wander."""
-    slope = tl.where(slope == 0, 1.0, slope)  # in an empty row, whose unknown stays
+    """The unknown after a Newton step, never higher than before, so that rounding cannot make it oscillate."""
+    slope = tl.where(slope == 0, 1.0, slope)  # in an empty row, whose unknown does not change
     if POWER == 1:
         following = a - (total - 1) / slope
     elif POWER == 2:
@@ -193,7 +193,7 @@ def _forward(
                 lower = _lowered(a, total, tl.sum(slopes, 1)[:, None], d, POWER)
                 moving = tl.max((lower < a).to(tl.int32))
                 steps += 1
-                a = tl.where(steps < MAX_STEPS, lower, a)  # the total that divides is that of the weights
+                a = tl.where(steps < MAX_STEPS, lower, a)  # or the total would not be that of the weights
             for first in range(0, n, BLOCK):
                 column = first + columns
                 within = column < n
@@ -219,7 +219,7 @@ def _slope_of(p, d, POWER: tl.constexpr):
 
 @triton.jit
 def _psi(log_p, d, NEAR: tl.constexpr):
-    """(1 - e^x (1 - x)) / d^2 with x = d log p: by its series from ``NEAR`` on, where the rest loses digits."""
+    """(1 - e^x (1 - x)) / d^2 with x = d log p, by its series above ``NEAR``, where the closed form loses digits."""
     x = d * log_p
     series = tl.full(x.shape, 10 / 39916800, x.dtype)  # sum_k>=2 (k - 1) / k! x^(k - 2), from k = 11 down
     series = series * x + 9 / 3628800

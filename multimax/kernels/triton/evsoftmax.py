@@ -1,7 +1,7 @@
 """Ev-softmax's forward row kernel in Triton, ``evsoftmax_forward`` of ``multimax.kernels.operators``.
 
-The scores are read once, or four times if a row needs several blocks. The mean is taken relative to the maximum and
-with the margin that ``multimax.formulas.evsoftmax`` gives the reasons for. The backward is entmax's at alpha = 1.
+The scores are read once, or four times if a row needs several blocks. ``multimax.formulas.evsoftmax`` explains why the
+mean is relative to the maximum and has a margin. The backward is entmax's at alpha = 1.
 """
 
 import torch

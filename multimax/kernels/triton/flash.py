@@ -1,18 +1,18 @@
-"""Flash attention for MultiMax: fused, in memory linear in the lengths, in Triton, for NVIDIA GPUs.
+"""Flash attention for MultiMax, fused and in memory linear in the lengths, in Triton for NVIDIA GPUs.
 
     flash_attention(query, key, value, ranges, ts, powers, mask, causal=, scale=, dropout=, seed=) -> output
     supports(query, key, value, mask, dropout=) -> None, or the reason why it cannot
 
 After FlashAttention (Dao et al., NeurIPS 2022, arXiv 2205.14135; FlashAttention-2, arXiv 2307.08691) with SegLU between
 the scores and the softmax. The backward keeps query, key, value, output and one number per query, and recomputes scores
-and SegLU. Nothing is added atomically: the same inputs give the same bits, the parameters' gradients included.
-``powers=()`` is plain softmax in the same kernel, which shows what SegLU costs.
+and SegLU. There are no atomic sums: the same inputs give the same bits, including the parameters' gradients.
+``powers=()`` is plain softmax in the same kernel, which shows the cost of SegLU.
 
 Limits: tensors [batch, heads, length, size] on a CUDA device of compute capability 8.0 or more (or Triton's
 interpreter), in bfloat16, float16 or float32 (computed without TF32), head sizes 1 to 256 (values may have another
 size than keys); no bias; not differentiable twice.
 
-The kernels are in ``flash_forward`` and ``flash_backward`` and are imported at the first call, and Triton with them.
+The kernels, in ``flash_forward`` and ``flash_backward``, and Triton are imported at the first call.
 """
 
 import importlib.util
@@ -23,13 +23,13 @@ import torch
 from torch import Tensor
 
 from multimax.formulas.multimax import by_head, check_parameters, order_of
-from multimax.formulas.rows import autocast_dtype
+from multimax.formulas.rows import autocast_dtype, broadcasts
 from multimax.formulas.torch_private import constant, tell_flop_counters
 from multimax.kernels import is_ordinary, on_device
 from multimax.kernels.flops import attention_backward_flops, attention_flops
 from multimax.kernels.triton import flash_blocks
 
-NARROW = 16  # the narrowest block that a matrix product can be made of
+NARROW = 16  # the narrowest block of a matrix product
 _DTYPES = (torch.bfloat16, torch.float16, torch.float32)
 
 
@@ -47,31 +47,31 @@ def flash_attention(
     dropout: float = 0.0,
     seed: Tensor | None = None,
 ) -> Tensor:
-    """Attention whose weights are softmax(SegLU(query @ key^T * scale)), differentiable by all five tensors.
+    """Attention with weights softmax(SegLU(query @ key^T * scale)), differentiable with respect to all five tensors.
 
     Args:
         query: [batch, heads, queries, size].
         key: [batch, heads, keys, size].
         value: [batch, heads, keys, value_size].
-        ranges: [k] or [heads, k] floating point, k = len(powers), or 2 where two pairs of hinges share them.
+        ranges: [k] or [heads, k] floating point, k = len(powers), or 2 if two pairs of hinges share them.
         ts: [len(powers)] or [heads, len(powers)] floating point.
-        powers: of the hinges, left and right in turn: (1, 1), (2, 2), (1, 1, 2, 2), or () for softmax, where ``ranges``
-            and ``ts`` are None.
-        mask: bool, broadcastable to [batch, heads, queries, keys], True where a key may be attended to. It is read
-            where it lies, never expanded. A query without a live key gets zeros.
-        causal: query i sees the keys up to i only, counted from the beginning whatever the lengths, as in
-            ``scaled_dot_product_attention``; a mask applies as well.
+        powers: of the hinges, left and right in turn: (1, 1), (2, 2), (1, 1, 2, 2), or () for softmax, with None for
+            ``ranges`` and ``ts``.
+        mask: bool, broadcastable to [batch, heads, queries, keys], True where a key may be attended to. It is read in
+            place and never expanded. A query without a live key gets zeros.
+        causal: query i attends to keys 0 to i only, for any lengths, as in ``scaled_dot_product_attention``; a mask
+            applies as well.
         scale: of the scores; size ** -0.5 if None.
         dropout: probability of dropping a weight.
-        seed: int64, one element, on the device: what is dropped is a function of it and of the position alone. Drawn
-            from PyTorch's generator if None.
+        seed: int64, one element, on the device; what is dropped depends only on it and on the position. Drawn from
+            PyTorch's generator if None.
 
     Returns:
-        [batch, heads, queries, value_size] in the dtype of ``query``; ``transpose(1, 2)`` of it is contiguous. Under
-        autocast the three tensors are cast first, as those of a matrix product are.
+        [batch, heads, queries, value_size] in the dtype of ``query``; its ``transpose(1, 2)`` is contiguous. Autocast
+        casts the three tensors first, as for a matrix product.
 
     Raises:
-        ValueError: what ``supports`` says, or parameters that do not fit.
+        ValueError: an obstacle of ``supports``, or parameters that do not fit.
     """
     if dtype := autocast_dtype(query):
         query, key, value = query.to(dtype), key.to(dtype), value.to(dtype)
@@ -97,7 +97,7 @@ def flash_attention(
 def supports(
     query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = None, *, dropout: float = 0.0
 ) -> str | None:
-    """Why these tensors cannot be served, in one line, or None."""
+    """Why it cannot compute with these tensors, in one line, or None."""
     if not is_ordinary(query, key, value):
         return "it takes no subclass of Tensor, and nothing that torch.func transforms or torch.export traces"
     if query.dim() != 4 or key.dim() != 4 or value.dim() != 4:
@@ -118,7 +118,7 @@ def supports(
         if mask.dtype != torch.bool:
             return f"mask must be bool, got {mask.dtype}"
         full = (*leading, query.shape[-2], keys)
-        if mask.dim() > 4 or any(m not in (1, n) for m, n in zip(reversed(mask.shape), reversed(full), strict=False)):
+        if not broadcasts(mask.shape, full):
             return f"mask of shape {tuple(mask.shape)} does not broadcast to {full}"
     return _supports_device(query.device.type, query.device.index)
 
@@ -257,21 +257,21 @@ FLOPS: dict[Any, Any] = {
 
 
 def _rows_are_dense(*tensors: Tensor) -> list[Tensor]:
-    """With dense rows that lie so close that the kernels can count a block of them, at most 128, in int32."""
+    """With dense rows, close enough for int32 offsets within a block of them, which has at most 128."""
     return [t if t.stride(-1) == 1 and t.stride(-2) < 2**24 else t.contiguous() for t in tensors]
 
 
 def _or(tensor: Tensor | None, placeholder: Tensor) -> Tensor:
-    """What a kernel that makes no use of it is given for a tensor that is not there."""
+    """The tensor, bytes for bools, or a placeholder that the kernel does not use."""
     if tensor is None:
         return placeholder
     return tensor.view(torch.uint8) if tensor.dtype == torch.bool else tensor
 
 
 def _narrow(length: int, block: int, walked: int, block_walked: int, diagonal: bool) -> dict[str, int]:
-    """Blocks for what is left of ``length`` and of the length that is walked over: of 196 four, for which 16 will do.
+    """Blocks for the rest of ``length`` and of the length that is ``walked`` over: 196 leaves 4, which fit in 16.
 
-    A causal diagonal is ``walked`` over in blocks that are checked, and whole.
+    On a causal diagonal the blocks that are walked over are whole, and checked.
     """
     last = NARROW if 0 < length % block <= NARROW else block
     edge = NARROW if 0 < walked % block_walked <= NARROW and not diagonal else block_walked
@@ -290,11 +290,11 @@ def _common(
     scale: float,
     dropout: float,
 ) -> dict[str, Any]:
-    """What every kernel is given by name."""
+    """The keyword arguments of all kernels."""
     batch, heads, queries, size = query.shape
     keys = key.shape[2]
     strides = (0, 0, 0, 0) if mask is None else mask.expand(batch, heads, queries, keys).stride()
-    # Products of float16 numbers cannot come near the limit.
+    # Products of float16 numbers stay far below the limit.
     bounded = query.dtype == torch.float16 and abs(scale) < 1000
     return {
         "mask_strides": strides,
@@ -319,5 +319,5 @@ def _common(
 
 
 def _block(size: int) -> int:
-    """The smallest block that a matrix product can be made of and that holds ``size``."""
+    """The smallest block of a matrix product that holds ``size``."""
     return max(NARROW, 1 << (size - 1).bit_length())

@@ -22,8 +22,8 @@ from multimax.kernels.triton.flash_tiles import (
 def _sums_by_thread(tile, WARPS: tl.constexpr):
     """Sums [warps, 8, 4] over each thread's part of a tile [m, n] in the layout of a matrix product.
 
-    There a warp holds groups of 16 rows, and each of its threads rows 8 apart and pairs of columns 8 apart. The sums
-    are correct for any layout; for this one the threads need not exchange anything.
+    In that layout a warp holds groups of 16 rows, and each of its threads rows 8 apart and pairs of columns 8 apart.
+    The sums are correct for any layout; with this one the threads exchange nothing.
     """
     rows: tl.constexpr = tile.shape[0] // 16
     columns: tl.constexpr = tile.shape[1] // 8
@@ -237,7 +237,7 @@ def _of_keys(
 
     dk = tl.zeros([BLOCK_N, HEAD_BLOCK], tl.float32)
     dv = tl.zeros([BLOCK_N, VALUE_BLOCK], tl.float32)
-    # Checks are for queries on the causal diagonal, which come first, and for the last block, beyond the end.
+    # Only queries on the causal diagonal, which come first, and the last block need checks.
     whole = queries // BLOCK_M * BLOCK_M
     first, middle = 0, 0
     if CAUSAL:

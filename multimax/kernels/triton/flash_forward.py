@@ -37,7 +37,7 @@ def _walk_over_keys(
             )
             y = tl.where(live, y, float("-inf"))
         larger = tl.maximum(largest, tl.max(y, 1))
-        # In a row without a live key so far any finite number will do.
+        # Before the first live key of a row, any finite number will do.
         base = tl.where(larger == float("-inf"), 0.0, larger)
         p = tl.exp2(y - base[:, None])
         shrink = tl.exp2(largest - base)

@@ -1,10 +1,10 @@
-"""What the Triton kernels of ``flash`` do with a tile of scores. Importing this file imports Triton.
+"""What the Triton kernels of ``flash`` compute with a tile of scores. Importing this file imports Triton.
 
 A tile of scores lives in registers: u = scale log2(e) q.k, so that exponentials are powers of two, with SegLU's
-parameters scaled to match. Softmax is invariant to what is added to a whole row, so SegLU is evaluated without its
-constants: t0 relu(r0 - u) as -t0 min(u, r0), t1 relu(u - r1) as t1 max(u, r1), and likewise the squares. The
-running maximum is of the modulated scores, since SegLU need not be monotone; the forward stores log2 sum exp2 of them
-for the backward, and +inf for a row without a live key, which makes its weights zero there.
+parameters scaled to match. Softmax does not change if a constant is added to a row, so SegLU is evaluated without its
+constants: t0 relu(r0 - u) as -t0 min(u, r0), t1 relu(u - r1) as t1 max(u, r1), and likewise for the squares. The
+running maximum is that of the modulated scores, since SegLU need not be monotone. For the backward the forward stores
+log2 sum exp2 of them, and +inf for a row without a live key, which makes its weights zero there.
 
 Backward, with y the modulated scores, p = exp2(y - lse), delta = output . grad and dp = grad . v:
 
@@ -14,8 +14,8 @@ One kernel loops over the keys for a block of queries and computes delta, dq and
 give the gradients of its range and its t. The other loops over the queries for a block of keys, for dk and dv. Each
 output is written once by one program, so the same inputs give the same bits.
 
-Names: i indexes queries, j keys; a block is BLOCK_M queries by BLOCK_N keys. The last block of a loop may reach beyond
-the end or across the causal diagonal; the loop is split there, so that only these blocks, EDGE, pay for the checks.
+Names: i indexes queries, j keys; a block is BLOCK_M queries by BLOCK_N keys. The last blocks of a loop may reach beyond
+the end or across the causal diagonal; the loop is split there, so that only these blocks (EDGE) need checks.
 """
 
 import triton
@@ -60,7 +60,7 @@ def modulate(u, parameters, FIRST: tl.constexpr, SECOND: tl.constexpr):
 
 @triton.jit
 def weights_again(u, lse, parameters, FIRST: tl.constexpr, SECOND: tl.constexpr):
-    """p of u, at most one: for a huge score the forward may have rounded down what is rounded up here."""
+    """p of u, at most one: for a huge score the forward may have rounded down and this up."""
     return tl.exp2(tl.minimum(modulate(u, parameters, FIRST, SECOND) - lse, 0.0, propagate_nan=tl.PropagateNan.ALL))
 
 
@@ -81,7 +81,7 @@ def slope(u, parameters, FIRST: tl.constexpr, SECOND: tl.constexpr):
 
 @triton.jit
 def block_of_program(count, BLOCK: tl.constexpr, CAUSAL: tl.constexpr):
-    """Block of rows, number of (batch, head), and whether it is the last block, of this program.
+    """This program's block of rows, its index of (batch, head), and whether the block is the last.
 
     With a causal mask the longest loops start first.
     """
@@ -94,7 +94,7 @@ def block_of_program(count, BLOCK: tl.constexpr, CAUSAL: tl.constexpr):
 
 @triton.jit
 def range_of_keys(begin, queries, keys, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, CAUSAL: tl.constexpr):
-    """(where the blocks of keys that need checks begin, the end) for BLOCK_M queries from ``begin`` on."""
+    """The first key that needs checks and the end, for BLOCK_M queries from ``begin`` on."""
     if CAUSAL:
         last = tl.minimum(keys, tl.minimum(begin + BLOCK_M, queries))
         return tl.minimum(keys, begin + 1) // BLOCK_N * BLOCK_N, last
@@ -113,7 +113,7 @@ def live_scores(
     i, j, MASK, mask_i, mask_j, queries, keys, HAS_MASK: tl.constexpr, MASK_OF_KEYS: tl.constexpr,
     CAUSAL: tl.constexpr, EDGE: tl.constexpr,
 ):  # fmt: skip
-    """Which scores of a tile count; i and j have its two dimensions, in either order."""
+    """Which scores of a tile are live; i and j have its two dimensions, in either order."""
     live = (i >= 0) & (j >= 0)
     if EDGE:
         live &= j < keys
@@ -132,8 +132,8 @@ def live_scores(
 def kept_by_dropout(SEED, i, start, row_of_heads, dropout, BLOCK_N: tl.constexpr):
     """Which weights dropout keeps, [queries, BLOCK_N]: Philox, counted by query, key and (batch, head).
 
-    Four consecutive keys share a call and take one of its numbers each, so that every tiling draws the same. Seven
-    rounds are the fewest that pass every test of its authors (Salmon et al., SC 2011).
+    Four consecutive keys use the four numbers of one call, so that the result does not depend on the tiling. Seven
+    rounds are the fewest that pass all tests of its authors (Salmon et al., SC 2011).
     """
     i = i[:, None]
     quad = start // 4 + tl.arange(0, BLOCK_N // 4)[None, :]

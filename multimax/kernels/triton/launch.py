@@ -1,12 +1,13 @@
 """What the Triton row kernels share: how they iterate over rows, masks and heads, and how they sum over rows.
 
-A kernel sees scores [..., n] as rows of n. A program takes one head and loops over tiles of ROWS of its rows, each in
-a block of BLOCK columns; a longer row is read block by block, several times. Masks are read in place, by their strides.
-Gradients of parameters are summed in a program's registers, written once as partial sums [heads, programs, k] and added
-in a fixed order by one more program per head: no atomics, and the same bits in every run on the same kind of device.
+A kernel processes scores [..., n] as rows of n. Each program takes one head and loops over tiles of ROWS of its rows,
+in blocks of BLOCK columns; a longer row is read block by block, several times. Masks are read in place, by their
+strides. Gradients of parameters are summed in registers, written once per program as partial sums [heads, programs, k]
+and added in a fixed order by one more program per head. So there are no atomics, and the bits are the same in every run
+on the same kind of device.
 
-Nothing here synchronises with the device, and nothing is tuned at run time. Without a GPU the kernels run in Triton's
-interpreter if TRITON_INTERPRET=1 was set before Triton was imported.
+Nothing here synchronises with the device or is tuned at run time. Without a GPU the kernels run in Triton's interpreter
+if TRITON_INTERPRET=1 was set before Triton was imported.
 """
 
 import math
@@ -18,9 +19,9 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-MAX_PROGRAMS = 2**20  # a program loops over more tiles; far below the grid's limit and int32 overflow
+MAX_PROGRAMS = 2**20  # beyond, programs loop over several tiles; far below the limits of the grid and of int32
 PART = 4096  # columns of a block when a row needs several
-REGISTERS = 65536  # of a multiprocessor, shared by at least two programs: one loads while the other computes
+REGISTERS = 65536  # of a multiprocessor, shared by at least two programs, so that one loads while another computes
 WARPS_PER_PROCESSOR = 32
 MAX_THREADS = 1024  # of a program
 SUMMING = {"BLOCK": 1024, "num_warps": 8, "enable_fp_fusion": True}  # options of ``add_partial_sums``
@@ -28,7 +29,7 @@ SUMMING = {"BLOCK": 1024, "num_warps": 8, "enable_fp_fusion": True}  # options o
 
 @dataclass(frozen=True)
 class Rows:
-    """The rows of scores [..., n] by head, their mask, and the tiles that they are cut into."""
+    """The rows of scores [..., n] by head, their mask, and their division into tiles."""
 
     device: torch.device
     itemsize: int  # of the scores
@@ -47,16 +48,16 @@ class Rows:
         return triton.cdiv(self.count, self.tile_rows)
 
     def programs(self, summing: bool = False) -> int:
-        """Programs per head: one per tile or, if they leave partial sums, just enough to keep the device busy."""
+        """Programs per head: one per tile or, if they write partial sums, just enough to keep the device busy."""
         if not summing:
             return min(self.tiles, MAX_PROGRAMS)
         per_processor = max(WARPS_PER_PROCESSOR // self.num_warps, 2)
         return min(self.tiles, triton.cdiv(processors(self.device) * per_processor, self.heads))
 
     def options(self, max_registers: int = 255) -> dict[str, Any]:
-        """The arguments that tell a kernel about the rows."""
+        """The arguments of a kernel that describe the rows."""
         threads = 32 * self.num_warps
-        smallest = self.itemsize if self.mask is None else 1  # of what is read; a thread reads 16 bytes at once
+        smallest = self.itemsize if self.mask is None else 1  # item that is read; a thread reads 16 bytes at once
         registers = min(max(REGISTERS // (2 * threads), 64), max_registers)
         index = tl.int64 if self.count * self.heads + MAX_PROGRAMS * self.tile_rows >= 2**31 else tl.int32
         return {
@@ -75,7 +76,7 @@ class Rows:
             "VECTOR": 1 if self.n % 16 else min(16 // smallest, self.block // threads),
             "INDEX": index,
             "num_warps": self.num_warps,
-            "enable_fp_fusion": True,  # multiply-add; explicit, because Triton's default changes
+            "enable_fp_fusion": True,  # multiply-add; Triton's default depends on its version
             **({"maxnreg": registers} if self.itemsize < 8 and torch.version.hip is None else {}),
         }
 
@@ -83,13 +84,13 @@ class Rows:
 def rows_of(scores: Tensor, mask: Tensor | None, heads: int, max_block: int, columns: int) -> Rows:
     """The rows of contiguous ``scores`` [..., n], or [..., heads, queries, n] if there is more than one head.
 
-    A row of up to ``max_block`` entries is one block, and a thread holds ``columns`` entries of a tile, or more where a
-    program would have too many threads. Rows for which 32 threads are enough get a warp each, or share one, so that
-    their sums need no shared memory.
+    A row of up to ``max_block`` entries is one block, and a thread holds ``columns`` entries of a tile, or more if a
+    program would otherwise have too many threads. Rows for which 32 threads are enough get one warp or share one, so
+    that their sums need no shared memory.
     """
     n = scores.shape[-1]
     block = max(triton.next_power_of_2(n), 32) if n <= max_block else min(max_block, PART)
-    if mask is not None:  # read 16 bytes at a time, it would be laid out over threads differently from half precision
+    if mask is not None:  # with 16 bytes per read its layout over threads would differ from that of half precision
         columns = min(columns, 8)
     columns = max(columns, block // MAX_THREADS)
     layout: tuple[int, ...] | None = None
@@ -116,7 +117,7 @@ def processors(device: torch.device) -> int:
 
 
 def _mask_layout(mask: Tensor, shape: torch.Size) -> tuple[Tensor, tuple[int, ...]]:
-    """``mask`` as bytes, and its layout over rows of ``shape`` (see ``live_entries``). Copied only if necessary."""
+    """``mask`` as bytes, copied only if necessary, and its layout over rows of ``shape`` (see ``live_entries``)."""
     expanded = mask.expand(shape)
     merged: list[tuple[int, int]] = []  # (size, stride), from the last leading dimension to the first
     for size, stride in zip(reversed(shape[:-1]), reversed(expanded.stride()[:-1]), strict=True):
@@ -136,7 +137,7 @@ def _mask_layout(mask: Tensor, shape: torch.Size) -> tuple[Tensor, tuple[int, ..
 
 @triton.jit
 def rows_of_tile(tile, head, count, heads, queries, ROWS: tl.constexpr, INDEX: tl.constexpr):
-    """Indices [ROWS, 1] of a tile's rows among all rows, and whether they exist."""
+    """Indices [ROWS, 1] of a tile's rows among all rows, and which of them exist."""
     i = tl.cast(tile, INDEX) * ROWS + tl.arange(0, ROWS)[:, None]
     return (i // queries * heads + head) * queries + i % queries, i < count
 
@@ -145,8 +146,8 @@ def rows_of_tile(tile, head, count, heads, queries, ROWS: tl.constexpr, INDEX: t
 def whole_row(n, BLOCK: tl.constexpr, SURE: tl.constexpr, THREADS: tl.constexpr):
     """Columns [1, BLOCK], and which of them a row of ``n`` has.
 
-    SURE, if it is not None, is the largest multiple of the program's threads in n: it tells the compiler which of a
-    thread's columns are always within a row, and which never are.
+    SURE, if not None, is the largest multiple of the program's threads that is at most n. It tells the compiler which
+    columns of a thread are always within a row, and which never are.
     """
     column = tl.arange(0, BLOCK)[None, :]
     within = column < n
@@ -159,8 +160,8 @@ def whole_row(n, BLOCK: tl.constexpr, SURE: tl.constexpr, THREADS: tl.constexpr)
 def live_entries(within, exists, row, column, mask, layout):
     """Which entries of rows [ROWS, 1] and columns [1, BLOCK] are ``within`` a row and live.
 
-    The layout is the number of rows that the mask's inner stride spans, the number of such groups that its middle
-    stride spans, and the strides of rows, groups, groups of groups, and columns.
+    The layout has the number of rows in a group, the number of groups in a group of groups, and the mask's strides of
+    rows, groups, groups of groups, and columns.
     """
     live = within
     if mask is not None:
@@ -174,7 +175,7 @@ def live_entries(within, exists, row, column, mask, layout):
 
 @triton.jit
 def load_live(pointers, within, exists, live, mask, other: tl.constexpr):
-    """The entries ``within`` rows that exist, and ``other`` for dead ones."""
+    """The entries ``within`` existing rows, with ``other`` for dead ones."""
     values = tl.load(pointers, mask=within & exists, other=other)
     if mask is not None:
         values = tl.where(live, values, other)
@@ -193,7 +194,7 @@ def exponential(x):
 def sums_by_thread(terms, THREADS: tl.constexpr, VECTOR: tl.constexpr):
     """Sums [ROWS, THREADS] of ``terms`` [ROWS, BLOCK] over the entries of each thread, VECTOR neighbours at a time.
 
-    It is correct for any layout of the terms over threads; for this one the threads need not exchange anything.
+    It is correct for any layout of the terms over threads; with this one the threads exchange nothing.
     """
     ROWS: tl.constexpr = terms.shape[0]
     spread = tl.reshape(terms, [ROWS, terms.shape[1] // (THREADS * VECTOR), THREADS, VECTOR])

@@ -1,11 +1,11 @@
 """MultiMax's row kernels in Triton: ``multimax_forward`` and ``multimax_backward`` of ``multimax.kernels.operators``.
 
-In front of a softmax the constants of SegLU's first order cancel: its two hinges are a minimum and a maximum, and the
-``statistics`` are of scores modulated up to that constant. Forward reads the scores and writes the weights; backward
-recomputes the weights from the scores and the statistics, reads scores and gradient and writes the scores' gradient: 10
-bytes in all per element in half precision. Rows of several blocks are read twice, the second time mostly from the
-cache. With dy = p (g - sum p g), a term of power 1 or 2 with direction s (-1 left, 1 right) and hinge
-h = relu(s (x - r)) adds
+Before a softmax the constants of SegLU's first order cancel, so that its two hinges are a minimum and a maximum, and
+the ``statistics`` are those of scores modulated up to that constant. Forward reads the scores and writes the weights;
+backward reads scores and gradient, recomputes the weights from the statistics and writes the gradient of the scores. In
+half precision these are 10 bytes per element. Rows of several blocks are read twice, the second time mostly from the
+cache. With dy = p (g - sum p g), a term of power 1 or 2 with direction s (-1 left, 1 right) and hinge h = relu(s (x -
+r)) adds
 
     to dx: dy s t [h > 0] or 2 dy s t h,      to dr: the sum of minus that,      to dt: the sum of dy h or dy h^2.
 """
@@ -71,7 +71,7 @@ def multimax_backward(
             _backward[programs, rows.heads](
                 grad.contiguous(), scores, *statistics.contiguous(), ranges.contiguous(), ts.contiguous(), grad_scores,
                 partial, **shape_of(ranges.dtype, powers),
-                # Programs of one or two warps are many: fewer registers let more of them run at once.
+                # Programs of one or two warps are many, and more of them run at once with fewer registers.
                 **rows.options(max_registers=96 if rows.num_warps <= 2 else 255),
             )  # fmt: skip
             add_partial_sums[rows.heads,](partial, grad_ranges, grad_ts, programs, K=len(powers), **SUMMING)
@@ -79,14 +79,14 @@ def multimax_backward(
 
 
 def shape_of(dtype: torch.dtype, powers: Sequence[int]) -> dict[str, Any]:
-    """What the kernels need to know of SegLU's order and, for the dtype computed in, of the bounds of its results."""
+    """The arguments of the kernels for SegLU's order, and for the bounds of its results in the compute dtype."""
     largest = torch.finfo(dtype).max
     return {"FIRST": 1 in powers, "SECOND": 2 in powers, "LIMIT": hinge_limit(dtype), "LARGEST": largest}
 
 
 @triton.jit
 def hinge_parameters(parameter, head, FIRST: tl.constexpr, SECOND: tl.constexpr):
-    """The r, or the t, of the first order left and right and the second left and right; 0 where there is none."""
+    """The r or t of the first order, left and right, and of the second, left and right; 0 if absent."""
     K: tl.constexpr = 4 if FIRST and SECOND else 2
     first_left = 0.0
     first_right = 0.0
@@ -113,7 +113,7 @@ def _clamped(x, limit: tl.constexpr):
 
 @triton.jit
 def modulated(x, r, t, FIRST: tl.constexpr, SECOND: tl.constexpr, LIMIT: tl.constexpr, LARGEST: tl.constexpr):
-    """SegLU up to a constant; like the reference, its hinges and itself are bounded."""
+    """SegLU up to a constant; as in the reference, its hinges and its value are bounded."""
     bounded = _clamped(x, LIMIT)
     y = x
     if FIRST:
@@ -129,7 +129,7 @@ def modulated(x, r, t, FIRST: tl.constexpr, SECOND: tl.constexpr, LIMIT: tl.cons
 def _modulated_live(
     x, live, r, t, FIRST: tl.constexpr, SECOND: tl.constexpr, LIMIT: tl.constexpr, LARGEST: tl.constexpr
 ):
-    """The same, -inf where not live."""
+    """The same, with -inf for dead entries."""
     return tl.where(live, modulated(x, r, t, FIRST, SECOND, LIMIT, LARGEST), -float("inf"))
 
 
@@ -193,9 +193,9 @@ def through_modulator(
     x, dy, r, t, sums,
     FIRST: tl.constexpr, SECOND: tl.constexpr, LIMIT: tl.constexpr, THREADS: tl.constexpr, VECTOR: tl.constexpr,
 ):  # fmt: skip
-    """dx, and the ``sums`` for the parameters with these entries' terms added.
+    """dx, and the ``sums`` for the parameters with the terms of these entries added.
 
-    Over a row dy sums to zero, so that a constant beside a hinge of the first order may be left out here too.
+    dy sums to zero over a row, so that the constants of the first order can be left out here too.
     """
     below, above, second_below, second_above, lows, highs, left_squares, right_squares = sums
     bounded = _clamped(x, LIMIT)
