@@ -26,7 +26,7 @@ PLAN: dict[str, dict[str, tuple[int, str, int]]] = {
         "attention": (170, "--seconds 3", 0),
         "output_layer": (110, "--seconds 8", 0),
         "training_steps": (150, "--seconds 60", 0),
-        "translation": (60, "--seconds 8 --functions multimax softmax --size paper --tokens 192 --beam-tokens 72", 0),
+        "translation": (60, "--seconds 8 --functions multimax softmax --tokens 192 --beam-tokens 72", 0),
         "input": (60, "--seconds 40", 0),
         "language_modeling": (20, "--seconds 3 --functions softmax multimax", 0),
         "convert": (60, "--seconds 12 --functions softmax multimax", 0),

@@ -1,6 +1,6 @@
 """Speed and memory of the encoder-decoder beside fairseq's, in training and in beam search.
 
-    python -m benchmarks.translation [--size paper] [--device cuda] [--functions softmax multimax ...] [--quick]
+    python -m benchmarks.translation [--tokens 1024] [--beam-tokens 256] [--functions softmax multimax ...] [--quick]
 
 Both have the same weights and see the same batches, and are checked to agree in loss and in translations before they
 are timed. For softmax the other model is fairseq's own, for other functions that of ``multimax.integrations.fairseq``.
@@ -19,7 +19,7 @@ from fairseq.models.transformer import TransformerModel, base_architecture
 from fairseq.sequence_generator import SequenceGenerator
 from torch import Tensor
 
-from benchmarks.bench import Benchmark, parser
+from benchmarks.bench import Benchmark, program
 from multimax import reweight
 from multimax.integrations.fairseq.models import ReweightedTransformer
 from multimax.suite.data.segments import IGNORED
@@ -30,10 +30,9 @@ from multimax.suite.models.encoder_decoder import END, PAD, AttentionSites, Enco
 
 SIZES = {
     "tiny": EncoderDecoderConfig(encoder_depth=1, decoder_depth=1, dim=16, ffn_dim=16),
-    "small": EncoderDecoderConfig(encoder_depth=3, decoder_depth=3, dim=256, ffn_dim=512),
     "paper": EncoderDecoderConfig(),
 }
-SMOOTHING = 0.1
+SMOOTHING, BEAM = 0.1, 5
 LENGTHS = (6, 36)  # of the sentences, both included
 
 
@@ -88,10 +87,10 @@ def fairseq_sample(batch: TranslationBatch) -> dict[str, Any]:
 
 
 class Ours:
-    def __init__(self, model: EncoderDecoder, arguments: Namespace):
+    def __init__(self, model: EncoderDecoder, vocabulary: int, longest: int):
         self.model = model
-        self.smoothing = SMOOTHING * arguments.vocabulary / (arguments.vocabulary - 1)  # fairseq's spares the target
-        self.search = Search(arguments.beam, max_length_ratio=0, max_length_extra=arguments.beam_length)
+        self.smoothing = SMOOTHING * vocabulary / (vocabulary - 1)  # fairseq's leaves out the target
+        self.search = Search(BEAM, max_length_ratio=0, max_length_extra=longest)
 
     def loss(self, batch: TranslationBatch) -> Tensor:
         return self.model(batch.source, batch.source_mask, batch.target, batch.targets, self.smoothing)
@@ -102,12 +101,10 @@ class Ours:
 
 
 class Fairseq:
-    def __init__(self, model: Any, dictionary: Dictionary, arguments: Namespace):
+    def __init__(self, model: Any, dictionary: Dictionary, longest: int, device: torch.device):
         self.model = model
         self.criterion = LabelSmoothedCrossEntropyCriterion(Namespace(target_dictionary=dictionary), False, SMOOTHING)
-        self.generator = SequenceGenerator(
-            [model], dictionary, beam_size=arguments.beam, max_len_b=arguments.beam_length
-        ).to(arguments.device)
+        self.generator = SequenceGenerator([model], dictionary, beam_size=BEAM, max_len_b=longest).to(device)
 
     def loss(self, batch: TranslationBatch) -> Tensor:
         return self.criterion(self.model, fairseq_sample(batch))[0]
@@ -117,32 +114,32 @@ class Fairseq:
         return [hypotheses[0]["tokens"].tolist() for hypotheses in found]
 
 
-def run(benchmark: Benchmark, name: str) -> None:
-    """Fairseq's model and ours with one function, in training and in beam search."""
+def compare(benchmark: Benchmark, name: str) -> None:
+    """fairseq's model and ours with one function, in training and in beam search."""
     device, arguments = benchmark.device, benchmark.arguments
-    config = SIZES[arguments.size]
+    size, vocabulary, longest, batches = ("tiny", 50, 3, 1) if benchmark.quick else ("paper", 8192, 30, 3)
+    tokens, beam_tokens = (40, 40) if benchmark.quick else (arguments.tokens, arguments.beam_tokens)
+    config = SIZES[size]
     site, output = {"name": name}, {"name": reweight.at_the_output(name)}
     torch.manual_seed(0)
-    model = EncoderDecoder(config, AttentionSites(site, site, site), output, arguments.vocabulary, arguments.vocabulary)
+    model = EncoderDecoder(config, AttentionSites(site, site, site), output, vocabulary, vocabulary)
     theirs, dictionary = fairseq_model(model, config, name, output["name"])
-    sides: dict[str, Ours | Fairseq] = {"fairseq": Fairseq(theirs.to(device), dictionary, arguments)}
-    sides["ours"] = Ours(model.to(device), arguments)
-    lengths = torch.linspace(*LENGTHS, arguments.batches).int().tolist()
-    train = [random_batch(arguments.tokens, arguments.vocabulary, length).to(device) for length in lengths]
-    test = [random_batch(arguments.beam_tokens, arguments.vocabulary, length).to(device) for length in lengths]
-    autocast = partial(torch.autocast, device.type, torch.bfloat16, enabled=arguments.bf16)
+    sides: dict[str, Ours | Fairseq] = {"fairseq": Fairseq(theirs.to(device), dictionary, longest, device)}
+    sides["ours"] = Ours(model.to(device), vocabulary, longest)
+    lengths = torch.linspace(*LENGTHS, batches).int().tolist()  # from short sentences to long ones
+    train = [random_batch(tokens, vocabulary, length).to(device) for length in lengths]
+    test = [random_batch(beam_tokens, vocabulary, length).to(device) for length in lengths]
 
     def train_on_all(side: Ours | Fairseq) -> None:
         side.model.train()
         for batch in train:
-            with autocast():
-                loss = side.loss(batch)
+            loss = side.loss(batch)
             side.model.zero_grad()
             loss.backward()
 
     def translate_all(side: Ours | Fairseq) -> list[list[int]]:
         side.model.eval()
-        with torch.no_grad(), autocast():
+        with torch.no_grad():
             return [tokens for batch in test for tokens in side.translations(batch)]
 
     for side in sides.values():
@@ -150,38 +147,30 @@ def run(benchmark: Benchmark, name: str) -> None:
     torch.testing.assert_close(*(side.loss(train[0]).detach() for side in sides.values()), rtol=1e-4, atol=0)
     found = [translate_all(side) for side in sides.values()]
     agreeing = sum(a == b for a, b in zip(*found, strict=True)) / len(found[0])
-    if agreeing < (0.5 if arguments.bf16 else 0.98):  # a tie may be broken either way
+    if agreeing < 0.98:  # a tie may be broken either way
         raise SystemExit(f"error: {name}: only {agreeing:.0%} of the translations agree")
     names = [(name, way) for way in sides]
-    tokens = sum(int((batch.targets != IGNORED).sum()) for batch in train)
+    count = sum(int((batch.targets != IGNORED).sum()) for batch in train)
     calls = [partial(train_on_all, side) for side in sides.values()]
-    case = f"{arguments.size}, {'bf16' if arguments.bf16 else 'fp32'}"
-    benchmark.measure("training", f"{case}, {tokens} tokens", "training step", names, calls, units=tokens)
+    case = f"{size}, fp32"
+    benchmark.measure("training", f"{case}, {count} tokens", "training step", names, calls, units=count)
     searches = [partial(translate_all, side) for side in sides.values()]
     sentences = len(found[0])
     benchmark.measure("beam search", f"{case}, {sentences} sentences", "forward", names, searches, units=sentences)
 
 
-def main() -> None:
-    on_gpu = torch.cuda.is_available()
-    options = parser(__doc__)
-    options.add_argument("--size", choices=SIZES, default="paper" if on_gpu else "small")
-    options.add_argument("--bf16", action="store_true", help="both under autocast")
-    options.add_argument("--vocabulary", type=int, default=8192)
-    options.add_argument("--tokens", type=int, default=4096 if on_gpu else 1024, help="of a training batch, one side")
-    options.add_argument("--beam-tokens", type=int, default=4096 if on_gpu else 256, help="of a batch to translate")
-    options.add_argument("--batches", type=int, default=3, help="of each kind, from short sentences to long ones")
-    options.add_argument("--beam", type=int, default=5)
-    options.add_argument("--beam-length", type=int, default=30, help="tokens of the longest hypothesis")
-    arguments = options.parse_args()
-    if arguments.quick:
-        tiny = {"size": "tiny", "vocabulary": 50, "tokens": 40, "beam_tokens": 40, "batches": 1, "beam_length": 3}
-        vars(arguments).update(tiny)
-    benchmark = Benchmark("translation", arguments)
-    for name in arguments.functions:
-        run(benchmark, name)
-    benchmark.save()
+def run(benchmark: Benchmark) -> None:
+    for name in benchmark.arguments.functions:
+        compare(benchmark, name)
 
+
+main = program(
+    "translation",
+    __doc__,
+    run,
+    tokens={"type": int, "default": 1024, "help": "of a training batch, one side"},
+    beam_tokens={"type": int, "default": 256, "help": "of a batch to translate"},
+)
 
 if __name__ == "__main__":
     main()
