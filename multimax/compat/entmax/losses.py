@@ -85,7 +85,7 @@ class _Loss(FunctionModule):
         """The loss of each row [N]."""
         return super().forward(X, target)
 
-    def forward(self, X: Tensor, target: Tensor) -> Tensor:
+    def forward(self, X: Tensor, target: Tensor) -> Tensor:  # type: ignore[override]
         counted = target != self.ignore_index
         losses = self.loss(X, target.where(counted, 0)).where(counted, 0)
         if self.reduction == "none":

@@ -1,11 +1,11 @@
 // The operators of multimax/kernels/attention.py on the CPU.
 //
-// A thread takes a block of the queries of one head, small enough that its scores and weights stay in the core's cache
-// between the matrix products, which are torch's; the backward recomputes them. Keys behind a block's last live one
-// cost nothing: with a causal mask that is about half of them.
+// A thread takes a block of queries of one head, small enough that its scores and weights stay in the core's cache
+// between the matrix products, which are torch's; the backward recomputes them. Keys after a block's last live one
+// cost nothing: with a causal mask these are about half of all keys.
 //
-// The score of a sink stands behind those of a row's live keys, in the place of the first key behind them if they are a
-// run, which is dead, and else behind all keys. Once the row is weighed, zero is there: the sink has no value.
+// The score of a sink is written after those of a row's live keys: over the next key, which is dead, if the live keys
+// are contiguous, and otherwise after all keys. Its weight is then set to zero, since the sink has no value.
 
 #include <string>
 #include <tuple>
@@ -17,21 +17,21 @@ namespace {
 
 using namespace multimax;
 
-// Queries of a block: as many as have kBlockScores scores, within bounds. Fewer if every query has a mask of its own,
-// since a block needs all keys up to the last live one of any of them.
+// Queries of a block: as many as have kBlockScores scores, within bounds. Fewer if every query has its own mask, since
+// a block computes all keys up to the last live one of any of its queries.
 constexpr int64_t kBlockScores = 1 << 17, kFewestQueries = 64, kMostQueries = 256, kMostMasked = 128;
 // Fewer heads than this in a batch are cut into about this many parts.
 constexpr int64_t kParts = 32;
 
 int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
-// Each unit's queries in blocks, and these in parts, which are what threads work on. They depend on nothing but the
-// shapes and whether queries share a mask, and so do the bits of sums over them.
+// Each unit's queries in blocks, and these in parts, on which the threads work. They depend only on the shapes and on
+// whether queries share a mask, and so do the bits of sums over them.
 struct Parts {
   int64_t units, queries, keys, per_block, per_part = 1, of_unit = 0, at_once;
 
-  // `in_turn`: a thread takes the same part of a head in one element of the batch after another, so that it may add to
-  // what they share.
+  // `in_turn`: a thread takes the same part of a head in all elements of the batch in turn, so that it may add to
+  // what these share.
   Parts(const Tensor& query, const Tensor& key, const RowMask& mask, bool in_turn = false)
       : units(query.size(0) * query.size(1)),
         queries(query.size(2)),
@@ -60,7 +60,7 @@ struct Parts {
   }
 };
 
-// Scores of a block and of its sink, or what is as many.
+// Scores of a block and of its sink, or as many other numbers.
 template <class T>
 class Buffer {
  public:
@@ -92,12 +92,12 @@ class RowStatistics {
   T *m_, *s_;
 };
 
-// What makes scores of the products of queries and keys, as attention.py has it.
+// What turns products of queries and keys into scores, as in attention.py.
 template <class T>
 struct Extras {
-  double softcap;                // 0: there is none
-  std::optional<Units<T>> bias;  // of as many units as the scores, or as their heads
-  const T* sinks;                // of each of the heads, or null
+  double softcap;                // 0 for none
+  std::optional<Units<T>> bias;  // with as many units as the scores, or as their heads
+  const T* sinks;                // one for each head, or null
   int64_t heads, biases;
 
   Extras(const std::optional<Tensor>& of_keys, const std::optional<Tensor>& sink, double softcap, int64_t heads)
@@ -120,8 +120,8 @@ void cap(T* row, int64_t n, T softcap, T* slopes) {
   });
 }
 
-// The scores and weights of some queries of a unit, for the keys up to the last live one. A thread has one of them and
-// fills it for one block after another.
+// The scores and weights of some queries of a unit, for the keys up to the last live one. Each thread has one, which it
+// reuses for all of its blocks.
 template <class Kernel>
 class Block {
   using T = typename Kernel::Number;
@@ -138,7 +138,7 @@ class Block {
 
   Matrix<T> weights;
 
-  // The scores, and place for the weights; `slopes` is null, or memory for those of a softcap.
+  // The scores, and memory for the weights; `slopes` is null, or memory for those of a softcap.
   void make(int64_t unit, int64_t first, const Matrix<T>& query, const Matrix<T>& key, double scale,
             Buffer<T>* slopes = nullptr) {
     unit_ = unit;
@@ -162,7 +162,7 @@ class Block {
     }
   }
 
-  // Makes the weights, and in the place of the weights' gradient that of the scores; returns the sink's.
+  // Computes the weights, and overwrites their gradient by that of the scores; returns that of the sink.
   double differentiate(const RowStatistics<T>& statistics, const Matrix<T>& grad) {
     double of_sink = 0;
     for (int64_t i = 0; i < weights.rows; ++i) {
@@ -180,7 +180,7 @@ class Block {
  private:
   int64_t width() const { return weights.columns + (extras_.sinks != nullptr); }
 
-  // What is live in a row of scores, with the sink, which is put there.
+  // The live entries of a row of scores, including the sink's score, which it writes.
   Live prepared(int64_t i) {
     if (extras_.sinks == nullptr) return live_(row_ + i);
     const Live live = live_.with(row_ + i, weights.columns);
@@ -216,8 +216,8 @@ void attend(const Tensor& query, const Tensor& key, const Tensor& value, const R
   });
 }
 
-// Sets the gradients of query, key and value and of the sinks, and adds that of the bias if it is asked for; returns the kernel's sums
-// for each of its heads.
+// Sets the gradients of query, key and value and of the sinks, and adds that of the bias if it is asked for; returns
+// the kernel's sums for each of its heads.
 template <class Kernel>
 std::vector<double> differentiate(const Tensor& grad, const Tensor& query, const Tensor& key, const Tensor& value,
                                   const RowMask& mask, const Extras<typename Kernel::Number>& extras,
@@ -226,7 +226,7 @@ std::vector<double> differentiate(const Tensor& grad, const Tensor& query, const
                                   const std::optional<Tensor>& grad_bias, const Tensor& grad_sink) {
   using T = typename Kernel::Number;
   const Parts parts(query, key, mask, grad_bias && grad_bias->size(0) < query.size(0));
-  // A unit's first part adds up in the gradients themselves, each other one in a place of its own.
+  // A unit's first part adds to the gradients themselves, the others to buffers of their own.
   auto places = [&](const Tensor& t) {
     const int64_t others = std::max<int64_t>(0, parts.of_unit - 1);
     return torch::stable::new_empty(t, {others, parts.units, t.size(2), t.size(3)});

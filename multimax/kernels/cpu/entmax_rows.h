@@ -9,15 +9,15 @@
 
 namespace multimax {
 
-constexpr int kMaxSteps = 32;  // of Newton's method; up to 14 were seen
+constexpr int kMaxSteps = 32;  // of Newton's method; up to 14 were needed
 
-// A step of Newton's method this small is the last: the error is squared with each.
+// A Newton step as small as this is the last, since each squares the error.
 template <class T>
 INLINE T nearly() {
   return std::sqrt(std::numeric_limits<T>::epsilon()) / 4;
 }
 
-// The largest score, or NaN where the row has none that is finite or has a NaN in it.
+// The largest score, or NaN if the row has no finite score or a NaN.
 template <class T>
 INLINE T finite_max(Row<const T> x, int64_t n) {
   constexpr T none = -std::numeric_limits<T>::infinity();
@@ -39,8 +39,8 @@ INLINE Lanes<T> candidates_at(Row<const T> x, Place at, T largest, const Form& f
   return Lanes<T>::above(z, form.bound);
 }
 
-// The candidates, one after the other, into z, with a padding of -infinity that no form gives a weight; returns their
-// number, and what form.measure() makes of all z at form.start.
+// Writes the candidates to z, padded with -infinity, to which every form gives weight zero; returns their number, and
+// the result of form.measure() for all z at form.start.
 template <class T, class Form>
 INLINE int64_t candidates(Row<const T> x, int64_t n, T largest, const Form& form, T* z, T (&totals)[2]) {
   int64_t kept = 0;
@@ -55,10 +55,10 @@ INLINE int64_t candidates(Row<const T> x, int64_t n, T largest, const Form& form
   return kept;
 }
 
-// Each form: the scale and bound of the candidates z, the weights at the normaliser a as a function of z, and Newton's
-// way to the root of their total, until the rest of it is below rounding. That total, or a power of it, is convex and
-// increasing in a: the first step, from wherever it starts, leads to the root or above it, and the others down to it.
-// Where it starts, the sums come with the candidates.
+// Each form has the scale and bound of the candidates z, the weights as a function of z and the normaliser a, and
+// Newton's method for the a at which their total is one, until the remaining error is below rounding. That total, or a
+// power of it, is convex and increasing in a: the first step, from any start, leads to the root or above it, and the
+// others down to it. The sums at the start are computed along with the candidates.
 
 // p = relu(z + a), z = x - max x, a the largest weight.
 template <class T>
@@ -79,7 +79,7 @@ struct SparsemaxForm {
     T a = start, support = 0;
     for (int step = 0; step < kMaxSteps; ++step) {
       const T next = a - (totals[0] - 1) / totals[1];
-      // On the same support the step before was exact.
+      // If the support is the same, the step before was exact.
       if (totals[1] == support || (step > 0 && !(next < a))) break;
       support = totals[1];
       a = next;
@@ -125,9 +125,9 @@ struct Entmax15Form {
   }
 };
 
-// p = exp(m + log1p(d z / e^(d m)) / d), z = x - max x, d = alpha - 1, m the logarithm of the largest weight: sound
-// down to the limit d = 0. Newton on the (1/d)-norm of relu(d z + e^(d m)), less 1, from where one step for 1.5-entmax
-// leads.
+// p = exp(m + log1p(d z / e^(d m)) / d), z = x - max x, d = alpha - 1, m the logarithm of the largest weight, which
+// works down to the limit d = 0. Newton on the (1/d)-norm of relu(d z + e^(d m)), less 1, starting from the result of
+// one step for 1.5-entmax.
 template <class T>
 struct AlphaEntmaxForm {
   T d, inverse, bound;
@@ -139,7 +139,7 @@ struct AlphaEntmaxForm {
   INLINE Vec<T> weight(Vec<T> z, Vec<T> m, T shrunk, Vec<T>& base) const {
     Vec<T> w = z * shrunk;
     base = w + T(1);
-    // log1p: what rounding took from the base is added to its logarithm.
+    // log1p: the rounding error of the base is added to its logarithm.
     Vec<T> l = logarithm<T>(base) + (w - (base - T(1))) * (T(2) - base);
     Vec<T> p = exponential<T>(m + l * inverse);
     return base > Vec<T>{} ? p : Vec<T>{};
@@ -193,7 +193,7 @@ void entmax_forward_row(Row<const T> x, int64_t n, const Form& form, T* z, Row<T
     store(z + at.i, weight);
     sums[0] += weight;
   });
-  // With many entries one unit in the last place of the normaliser shows in the sum.
+  // With many entries one unit in the last place of the normaliser would show in the sum.
   const Vec<T> scale = splat(1 / total[0]);
   const T* weight = z;
   each<T>(n, [&](auto at) INLINED {
@@ -215,7 +215,7 @@ INLINE void entmax_backward_row(Row<const T> p, Row<const T> g, int64_t n, const
   each<T>(n, [&](auto at) INLINED { dx.set(at, slope(p[at]) * (g[at] - mean)); });
 }
 
-// Softmax's, alpha = 1, and so ev-softmax's too.
+// That of softmax (alpha = 1), which is ev-softmax's too.
 template <class T>
 struct SoftmaxSlope {
   INLINE Vec<T> operator()(Vec<T> p) const { return p; }
@@ -248,8 +248,8 @@ INLINE Vec<T> psi(Vec<T> l, Vec<T> x, Vec<T> exp_x) {
   return l * l * (x > T(-0.5) ? series : closed);
 }
 
-// dx at alpha = 1 + d as `entmax_backward_row` has it, and the gradient of alpha but for its sign, sum psi_i dx_i.
-// Of the scratch three rows are used.
+// dx at alpha = 1 + d as in `entmax_backward_row`, and minus the gradient of alpha, sum psi_i dx_i. Three rows of the
+// scratch memory are used.
 template <class T>
 T alpha_entmax_backward_row(Row<const T> p, Row<const T> g, int64_t n, T d, T* scratch, Row<T> dx) {
   T *slopes = scratch, *grads = slopes + whole_vectors<T>(n), *psis = grads + whole_vectors<T>(n);
@@ -291,7 +291,7 @@ void evsoftmax_forward_row(Row<const T> x, int64_t n, T rest, Row<T> p) {
   Vec<T> top = splat(none);
   each<T>(n, [&](auto at) INLINED { top = max(padded(at, x[at], none), top); });
   const Vec<T> largest = splat(horizontal_max<T>(top));
-  // Relative to the maximum all terms have one sign, and the mean is as exact as one of them.
+  // Relative to the maximum all terms have the same sign, so that nothing cancels in the mean.
   Mask<T> dead{};
   T sum[1], total[1];
   add_up(n, sum, [&](auto at, auto& sums) INLINED {
@@ -301,7 +301,7 @@ void evsoftmax_forward_row(Row<const T> x, int64_t n, T rest, Row<T> p) {
   });
   int64_t live = whole_vectors<T>(n);
   for (int64_t i = 0; i < kLanes<T>; ++i) live -= dead[i];
-  // An entry at the mean stays, however the mean was rounded.
+  // An entry at the mean is kept, however the mean was rounded.
   const Vec<T> mean = splat(sum[0] / live * (1 + 8 * std::numeric_limits<T>::epsilon()));
   add_up(n, total, [&](auto at, auto& sums) INLINED {
     Vec<T> v = x[at] - largest, e = exponential<T>(v);

@@ -1,4 +1,4 @@
-// A row kernel as operators are told of it that serve every kind.
+// The description of a row kernel for operators that take every kind.
 
 #pragma once
 
@@ -14,7 +14,7 @@ void with_type(const Tensor& query, const F& f) {
   f((float*)nullptr);
 }
 
-// How the scores are weighed: as kernels/attention.py has it.
+// As KernelArguments in kernels/attention.py.
 struct RowKernelArguments {
   std::string kind;
   std::optional<Tensor> first, second;
@@ -42,7 +42,7 @@ struct RowKernelArguments {
       f(EvsoftmaxKernel<T>(number));
   }
 
-  // Memory for the gradients of first and second, empty where there is none.
+  // Memory for the gradients of first and second, empty if there are none.
   std::pair<Tensor, Tensor> gradients(const Tensor& scores) const {
     auto like = [&](const std::optional<Tensor>& parameter) {
       return parameter ? torch::stable::new_empty(*parameter, parameter->sizes())
@@ -51,7 +51,7 @@ struct RowKernelArguments {
     return {like(first), like(second)};
   }
 
-  // Sets them from what the kernel totalled for each head.
+  // Sets them from the kernel's totals for each head.
   template <class T>
   void set_gradients(const std::vector<double>& sums, const Tensor& grad_first, const Tensor& grad_second) const {
     if (second)

@@ -49,7 +49,7 @@ struct Lanes<double> {
 #else
 
 #if defined(__AVX2__)
-// For each choice of eight lanes: the chosen ones, one after the other, and for each lane its place among them.
+// For each choice of eight lanes: the indices of the chosen ones, and for each lane its index among them.
 struct LaneTable {
   uint8_t chosen[256][8] = {}, place[256][8] = {};
 
@@ -79,7 +79,7 @@ struct Lanes {
   static INLINE Lanes not_zero(Vec<T> v) { return {v != Vec<T>{}}; }
 
 #if defined(__AVX2__)
-  // Eight of them: a double has two, and both or none are chosen.
+  // Eight lanes of float: a double has two of them, and both or none are chosen.
   INLINE int choice() const { return _mm256_movemask_ps((__m256)mask); }
   INLINE int64_t count() const { return __builtin_popcount(choice()) * sizeof(float) / sizeof(T); }
   INLINE Vec<T> loaded(const T* from) const {
@@ -97,7 +97,7 @@ struct Lanes {
   INLINE Vec<T> compressed(Vec<T> v) const { return permuted(v, kLaneTable.chosen[choice()]); }
   INLINE Vec<T> expanded(Vec<T> v) const { return mask ? permuted(v, kLaneTable.place[choice()]) : Vec<T>{}; }
 #else
-  // All lanes stay where they are: to move them one by one would cost more than it saves.
+  // All lanes stay where they are, since moving them one by one would cost more than it saves.
   INLINE int64_t count() const { return kLanes<T>; }
   INLINE Vec<T> loaded(const T* from) const {
     T entries[kLanes<T>] = {};
@@ -115,16 +115,16 @@ struct Lanes {
 };
 #endif
 
-// Puts these lanes of v at `to`, and the others too where they cannot be moved; returns how many. What lies behind,
-// up to a whole vector, is lost.
+// Writes the chosen lanes of v to `to`, or all if they cannot be moved, and returns their number. What follows them,
+// up to a whole vector, is overwritten.
 template <class T>
 INLINE int64_t compress(Lanes<T> lanes, Vec<T> v, T* to) {
   store<T>(to, lanes.compressed(v));
   return lanes.count();
 }
 
-// The reverse: a vector with these lanes from `from`, where a whole vector can be read, and zero elsewhere; `from` is
-// moved past them.
+// The reverse: a vector with the chosen lanes from `from`, of which a whole vector can be read, and zeros elsewhere;
+// `from` is moved past them.
 template <class T>
 INLINE Vec<T> expand(Lanes<T> lanes, const T*& from) {
   const Vec<T> v = lanes.expanded(load(from));

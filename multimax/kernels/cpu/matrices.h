@@ -1,4 +1,4 @@
-// Matrices in tensors, with any strides, and the little algebra that attention needs of them; the products are torch's.
+// Matrices in tensors, with any strides, and the algebra that attention needs; the products are torch's.
 
 #pragma once
 
@@ -54,7 +54,7 @@ void add(const Matrix<T>& m, const Matrix<T>& to) {
         to.data[i * to.row_stride + j * to.column_stride] += m.data[i * m.row_stride + j * m.column_stride];
 }
 
-// to *= m, entry by entry; both have their rows' entries side by side.
+// to *= m, entry by entry; the rows of both are dense.
 template <class T>
 void multiply_entries(const Matrix<T>& m, const Matrix<T>& to) {
   for (int64_t i = 0; i < m.rows; ++i) {

@@ -14,14 +14,14 @@ namespace multimax {
 template <class T>
 struct SegluParameters {
   T ranges[4] = {}, ts[4] = {};
-  T near = 0;  // the |x| up to which no limit of SegLU is reached
+  T near = 0;  // the largest |x| for which no limit of SegLU is reached
 };
 
-// Hinges are clamped so far out that their squares times any sensible t stay finite, as in the eager form.
+// Hinges are clamped where their squares times any sensible t are still finite, as in the eager form.
 template <class T>
 const T kHingeLimit = std::pow(std::numeric_limits<T>::max(), T(0.4));
 
-// SegLU on vectors. `limited` is the form for any score; the other is the same, bit for bit, for scores up to `near`.
+// SegLU on vectors. `limited` is the form for any score; the other gives the same bits for scores up to `near`.
 template <class T, bool first, bool second, bool limited>
 struct Seglu {
   Vec<T> r[4], t[4];
@@ -37,7 +37,7 @@ struct Seglu {
   INLINE Vec<T> hinge(int k, Vec<T> x) const {
     Vec<T> h = k % 2 == 0 ? r[k] - x : x - r[k];
     if constexpr (!limited) return max(h, Vec<T>{});
-    h = h < Vec<T>{} ? Vec<T>{} : h;  // a NaN of a range stays
+    h = h < Vec<T>{} ? Vec<T>{} : h;  // keeps the NaN of a range
     return h > kHingeLimit<T> ? splat<T>(kHingeLimit<T>) : h;
   }
 
@@ -57,7 +57,7 @@ struct Seglu {
   }
 };
 
-// The |x| up to which no limit is reached whatever the hinges are; not positive, or NaN, where there is no such.
+// The largest |x| for which no hinge reaches its limit; not positive, or NaN, if there is none.
 template <class T>
 T nearness(const SegluParameters<T>& p) {
   T range = 0, t = 1;
@@ -66,7 +66,7 @@ T nearness(const SegluParameters<T>& p) {
   return reach / 2 - range;
 }
 
-// y = SegLU(x) and its maximum; false where a score is not near, and then y is not to be used.
+// y = SegLU(x) and its maximum; false if a score is not near, in which case y is not valid.
 template <class T, class Form>
 INLINE bool modulate(Row<const T> x, int64_t n, const Form& seglu, Row<T> y, T& largest) {
   constexpr T none = -std::numeric_limits<T>::infinity();
@@ -109,9 +109,9 @@ struct SegluSums {
   }
 };
 
-// dx from the weights p and the incoming gradient g with sum p g = `dot`; dx may be p. While a row that is `fresh` from
-// memory is processed the next one is fetched, and if one of its scores is not near, the result is false and the sums
-// stay as they were.
+// dx from the weights p and the incoming gradient g with sum p g = `dot`; dx may be p. For a row that is `fresh` from
+// memory the next one is prefetched, and if one of its scores is not near, the result is false and the sums do not
+// change.
 template <class T, bool first, bool second, bool limited, bool fresh>
 INLINE bool multimax_slopes(Row<const T> x, Row<const T> g, Row<const T> p, int64_t n,
                             const SegluParameters<T>& parameters, T dot, Row<T> dx, SegluSums<T>& sums) {
@@ -154,7 +154,7 @@ INLINE bool multimax_slopes(Row<const T> x, Row<const T> g, Row<const T> p, int6
   return true;
 }
 
-// The weights p of the n scores x from m and s, and sum p g; false where a score is not near.
+// The weights p of the n scores x from m and s, and sum p g; false if a score is not near.
 template <class T, bool first, bool second, bool limited>
 INLINE bool weigh_anew(Row<const T> x, Row<const T> g, int64_t n, const SegluParameters<T>& parameters,
                        T m, T s, Row<T> p, T& dot) {
@@ -172,7 +172,7 @@ INLINE bool weigh_anew(Row<const T> x, Row<const T> g, int64_t n, const SegluPar
   return seglu.all_near(far);
 }
 
-// Gradient dx of the n scores x, and `sums` increased; g is the incoming gradient, p are the weights.
+// Gradient dx of the n scores x, and additions to `sums`; g is the incoming gradient, p are the weights.
 template <class T, bool first, bool second>
 void multimax_backward_row(Row<const T> x, Row<const T> p, Row<const T> g, int64_t n,
                            const SegluParameters<T>& parameters, Row<T> dx, SegluSums<T>& sums) {
@@ -196,7 +196,7 @@ void multimax_backward_row_anew(Row<const T> x, Row<const T> g, int64_t n, const
   }
 }
 
-// Adds the gradients of ranges and ts, four each, that the sums so far give to `totals`, and clears the sums.
+// Adds the gradients of ranges and ts, four each, to `totals`, and clears the sums.
 template <class T>
 INLINE void collect(SegluSums<T>& sums, const SegluParameters<T>& p, double* totals) {
   for (int k = 0; k < 4; ++k) {

@@ -1,14 +1,14 @@
-// The functions behind one interface, with which a thread weighs rows and differentiates the weights.
+// The functions behind one interface, by which a thread weighs rows and differentiates the weights.
 //
-//   heads()                                   of its parameters: 1, or those of the scores
+//   heads()                                   the heads of its parameters: 1, or those of the scores
 //   forward(x, n, head, p)                    the weights p of the n > 0 scores x of a head
 //   backward(x, p, g, n, head, dx)            the gradient dx of the scores from g, that of the weights
 //   backward_anew(x, g, n, head, row, p, dx)  the same with the weights recomputed, into p; dx may be g
-//   collect(head, totals)                     adds to the totals, kTotals of a head, its parameters' gradients from the
-//                                             rows since the last call
+//   collect(head, totals)                     adds the gradients of its parameters from the rows since the last call to
+//                                             the kTotals totals of a head
 //
-// `row` is what the forward returns. Only MultiMax, whose normaliser need not be searched for, uses it, and only there
-// may p be dx.
+// `row` is the result of the forward. Only MultiMax, whose normaliser has a closed form, uses it, and only there may p
+// be dx.
 
 #pragma once
 
@@ -21,7 +21,7 @@
 
 namespace multimax {
 
-// The m and s of multimax_rows.h; zero where a row has no live entry.
+// The m and s of multimax_rows.h; zero for a row without a live entry.
 template <class T>
 struct Statistics {
   T m = 0, s = 0;
@@ -31,7 +31,7 @@ template <class T, bool first, bool second>
 class MultimaxKernel {
  public:
   using Number = T;
-  static constexpr int kTotals = 8;  // by the ranges and ts of SegluParameters
+  static constexpr int kTotals = 8;  // for the ranges and ts of SegluParameters
 
   explicit MultimaxKernel(std::vector<SegluParameters<T>> of_heads) : of_heads_(std::move(of_heads)) {}
 
@@ -59,13 +59,13 @@ class MultimaxKernel {
   SegluSums<T> sums_;
 };
 
-// Alpha-entmax at one alpha for all heads or one for each. At a learned alpha only the general form will do: the closed
-// ones have no gradient by it.
+// Alpha-entmax at one alpha for all heads or one for each. A learned alpha needs the general form, since the others
+// have no gradient for it.
 template <class T>
 class EntmaxKernel {
  public:
   using Number = T;
-  static constexpr int kTotals = 1;  // by alpha
+  static constexpr int kTotals = 1;  // for alpha
 
   EntmaxKernel(std::vector<double> alphas, bool is_learned, int64_t n)
       : alphas_(std::move(alphas)), is_learned_(is_learned), scratch_(3 * whole_vectors<T>(n)) {}
@@ -104,7 +104,7 @@ class EntmaxKernel {
   void collect(int64_t, double* totals) { totals[0] += std::exchange(grad_alpha_, 0); }
 
  private:
-  // Kept above 0 as in the eager form: the formula goes to its limit.
+  // Kept above 0, as in the eager form, where the formula approaches its limit.
   static T distance_from_one(double alpha) { return static_cast<T>(std::min(std::max(alpha - 1, 1e-20), 1.0)); }
 
   std::vector<double> alphas_;
@@ -144,8 +144,8 @@ class EvsoftmaxKernel {
   T rest_;
 };
 
-// A kernel on rows as they are in tensors: masked, and of a type S that may not be the one that it computes in. Dead
-// entries get zero.
+// A kernel on the rows of tensors, which are masked and of a type S that may differ from the compute type. Dead entries
+// get zero.
 template <class S, class Kernel>
 class TensorRows {
   using T = typename Kernel::Number;

@@ -1,4 +1,4 @@
-// A row of entries as vectors: positions in it, loops over it and sums.
+// A row of entries as vectors: positions, loops and sums.
 
 #pragma once
 
@@ -6,7 +6,7 @@
 
 namespace multimax {
 
-// A vector's place in a row: a whole one from entry i, or its last `count` entries, fewer than a vector has.
+// The position of a vector in a row: a whole one from entry i on, or the last `count` entries, fewer than a vector.
 struct Whole {
   int64_t i;
 };
@@ -14,12 +14,12 @@ struct Part {
   int64_t i, count;
 };
 
-// The longest row that is fetched ahead: several of them stay in a core's cache until they are used.
+// The longest row that is prefetched: several of them stay in a core's cache until they are used.
 template <class T>
 constexpr int64_t kFetched = 32768 / sizeof(T);
 
-// A row of entries as vectors; a part has zeros in its other lanes. It is loaded in its turn and not earlier: the
-// processor prefetches only what is accessed in order.
+// A row of entries as vectors; a partial one has zeros in its other lanes. It is loaded in order and not
+// in advance, since the processor prefetches only what is accessed in order.
 template <class Entry>
 struct Row {
   using T = std::remove_const_t<Entry>;
@@ -31,21 +31,21 @@ struct Row {
   INLINE void set(Whole at, Vec<T> v) const { store(data + at.i, v); }
   INLINE void set(Part at, Vec<T> v) const { Lanes<T>::first(at.count).store(data + at.i, v); }
 
-  // Prefetches what is `ahead` entries behind a place, where there need not be anything. By itself a processor does so
-  // only within a page, and a row of an attention map is part of one.
+  // Prefetches what is `ahead` entries after a position, which may be outside the tensor. By itself a processor only
+  // prefetches within a page, and a row of an attention map is shorter than that.
   template <class Place>
   INLINE void fetch(Place at, int64_t ahead) const {
     if (ahead <= kFetched<T>) __builtin_prefetch(data + at.i + ahead);
   }
 };
 
-// Of n entries: those of the vectors that hold them.
+// n rounded up to whole vectors.
 template <class T>
 constexpr int64_t whole_vectors(int64_t n) {
   return (n + kLanes<T> - 1) / kLanes<T> * kLanes<T>;
 }
 
-// v, with `padding` in the lanes that hold no entry.
+// v with `padding` in the lanes without an entry.
 template <class T>
 INLINE Vec<T> padded(Whole, Vec<T> v, T) {
   return v;
@@ -56,7 +56,7 @@ INLINE Vec<T> padded(Part at, Vec<T> v, T padding) {
   return first<T>(at.count) ? v : splat(padding);
 }
 
-// Sets what lies behind n entries, up to a whole vector.
+// Sets what follows n entries, up to a whole vector.
 template <class T>
 INLINE void pad(T* row, int64_t n, T padding) {
   T* last = row + n / kLanes<T> * kLanes<T>;
@@ -66,7 +66,7 @@ INLINE void pad(T* row, int64_t n, T padding) {
 template <class T>
 constexpr int64_t kBlock = 32 * kLanes<T>;
 
-// Calls body(at) for each vector of a row of n entries, and after_block() behind every kBlock of them and at the end.
+// Calls body(at) for each vector of a row of n entries, and after_block() after every kBlock of them and at the end.
 template <class T, class Body, class AfterBlock>
 INLINE void each(int64_t n, const Body& body, const AfterBlock& after_block) {
   const int64_t whole = n / kLanes<T> * kLanes<T>;
@@ -86,9 +86,9 @@ INLINE void each(int64_t n, const Body& body) {
   if (whole < n) body(Part{whole, n - whole});
 }
 
-// Totals of k quantities over a row of n entries: add(at, sums) adds what the vector at a place has to sums[0..k). In
-// blocks, whose sums are added with Kahan's correction, so that a long row is as exact as a short one. A row of one
-// block, of which the kernels await one total after another, goes without.
+// Totals of k quantities over a row of n entries: add(at, sums) adds those of the vector at a position to sums[0..k).
+// The sums of blocks are added with Kahan's correction, so that a long row is as exact as a short one. A row of one
+// block, where the kernels wait for each total, does without.
 template <class T, int k, class Add>
 INLINE void add_up(int64_t n, T (&totals)[k], const Add& add) {
   Vec<T> sums[k] = {};

@@ -1,4 +1,4 @@
-// The row operators of multimax/kernels/operators.py on the CPU. Their schemas and their contract are there.
+// The row operators of multimax/kernels/operators.py, where their contract is, on the CPU.
 
 #include <torch/headeronly/util/BFloat16.h>
 #include <torch/headeronly/util/Half.h>
@@ -11,7 +11,7 @@ namespace {
 
 using namespace multimax;
 
-// Calls f with null pointers of the scores' type and of the type that is computed in.
+// Calls f with null pointers of the scores' type and of the compute type.
 template <class F>
 void with_types(const Tensor& scores, const F& f) {
   switch (scores.scalar_type()) {
@@ -41,7 +41,7 @@ int64_t row_length(const Tensor& scores) { return scores.size(scores.dim() - 1);
 
 int64_t heads_of(const Tensor& scores) { return scores.dim() > 2 ? scores.size(scores.dim() - 3) : 1; }
 
-// The scores, or the weights, that a call is about, contiguous.
+// The scores or weights of a call, contiguous.
 Tensor checked(const char* name, const Tensor& t) {
   STD_TORCH_CHECK(t.is_cpu() && t.dim() > 0, name, " must have a last dimension, and be on the CPU");
   return torch::stable::contiguous(t);
@@ -52,8 +52,8 @@ Chunks chunks_of(const Tensor& scores, int64_t heads) {
   return Chunks(n == 0 ? 0 : scores.numel() / n, n, heads == 1 ? 1 : scores.size(dims - 2), heads);
 }
 
-// For the chunks of contiguous scores, some to each thread, calls row(rows, r, head, live) for every row with the
-// thread's kernel, a copy of `kernel`, and after(rows, chunk, head) behind every chunk.
+// Divides the chunks of contiguous scores among threads, each with a copy of `kernel`, and calls
+// row(rows, r, head, live) for every row and after(rows, chunk, head) after every chunk.
 template <class S, class Kernel, class Row, class After>
 void for_each_row(const Tensor& scores, const std::optional<Tensor>& mask, const Chunks& chunks, const Kernel& kernel,
                   const Row& row, const After& after) {
@@ -88,8 +88,8 @@ void weigh(const Tensor& scores, const std::optional<Tensor>& mask, const Kernel
   for_each_row<S>(scores, mask, chunks, kernel, row, [](auto&, int64_t, int64_t) {});
 }
 
-// The gradient of the scores from that of the weights p or, where p is null, from the statistics; returns kTotals sums
-// for each head.
+// The gradient of the scores from that of the weights p or, if p is null, with weights recomputed from the statistics;
+// returns kTotals sums for each head.
 template <class S, class P, class Kernel>
 std::vector<double> differentiate(const Tensor& grad, const S* scores, const std::optional<Tensor>& mask,
                                   const P* weights, const typename Kernel::Number* statistics, const Kernel& kernel,

@@ -12,7 +12,7 @@
 
 namespace multimax {
 
-// Where a row's live entries are: a run of it, or, where they are scattered, at `index`.
+// Where a row's live entries are: in a contiguous run or, if they are scattered, at `index`.
 struct Live {
   int64_t first, count;
   const uint32_t* index;
@@ -20,10 +20,10 @@ struct Live {
   int64_t operator[](int64_t i) const { return index ? index[i] : first + i; }
 };
 
-// A mask that broadcasts to the scores: its strides over their leading dimensions and, 0 or 1, over the last one. Where
-// its size is 1 the stride is 0.
+// A mask that broadcasts to the scores: its strides for their leading dimensions and, 0 or 1, for the last one. The
+// stride of a dimension of size 1 is 0.
 struct RowMask {
-  const bool* data = nullptr;  // null: all is live
+  const bool* data = nullptr;  // null if all is live
   int64_t last_stride = 0;
   std::vector<int64_t> sizes, strides;
 
@@ -36,7 +36,7 @@ struct RowMask {
   }
 };
 
-// The live entries of one row after another; a part of a mask that rows share is read once.
+// The live entries of successive rows; a part of a mask that rows share is read once.
 class LiveEntries {
  public:
   LiveEntries(const RowMask& mask, int64_t n) : mask_(mask), n_(n), live_{0, n, nullptr} {}
@@ -53,8 +53,8 @@ class LiveEntries {
     return live_;
   }
 
-  // The same and an entry more, which is not before `end`, behind the last one that the row can have: the first behind
-  // a run of live ones, or `end` itself.
+  // The same with one more entry: the one after a contiguous run of live ones or, if they are scattered, `end`, which
+  // is after all entries of the row.
   Live with(int64_t r, int64_t end) {
     Live live = (*this)(r);
     if (live.index) index_[live.count] = static_cast<uint32_t>(end);
@@ -62,7 +62,7 @@ class LiveEntries {
     return live;
   }
 
-  // Behind the last entry that is live in any of the rows [begin, end).
+  // One past the last entry that is live in any of the rows [begin, end).
   int64_t reach(int64_t begin, int64_t end) const {
     if (mask_.data == nullptr) return n_;
     int64_t reach = 0;
@@ -105,13 +105,13 @@ class LiveEntries {
   std::vector<uint32_t> index_;
 };
 
-// Memory for a row's live entries where they cannot be used in place: of another type, or scattered.
+// Memory for a row's live entries if they cannot be used in place, being of another type or scattered.
 template <class T>
 class Scratch {
  public:
   explicit Scratch(int64_t n) : entries_(new T[n]) {}
 
-  // A row's live entries, side by side.
+  // A row's live entries, contiguous.
   template <class S>
   Row<const T> fetch(const S* row, const Live& live) {
     if constexpr (std::is_same_v<S, T>)
@@ -120,7 +120,7 @@ class Scratch {
     return {entries_.get()};
   }
 
-  // Where the kernels write what `deliver` will put into `row`.
+  // Where the kernels write what `deliver` then copies to `row`.
   template <class S>
   Row<T> destination(S* row, const Live& live) {
     if constexpr (std::is_same_v<S, T>)
@@ -132,7 +132,7 @@ class Scratch {
   std::unique_ptr<T[]> entries_;
 };
 
-// The live entries of `row` from `values`, and zero for the others.
+// Sets the live entries of `row` from `values`, and the others to zero.
 template <class S, class T>
 void deliver(const Row<T>& values, const Live& live, int64_t n, S* row) {
   if (live.count < n) {
@@ -148,13 +148,13 @@ void deliver(const Row<T>& values, const Live& live, int64_t n, S* row) {
   for (int64_t i = 0; i < live.count; ++i) row[live[i]] = static_cast<S>(values.data[i]);
 }
 
-// Rows in chunks that depend on the shape alone and lie within one head each, so that sums per chunk, added in order,
-// are the same bits for any number of threads.
+// Rows in chunks that depend only on the shape and lie within one head each, so that sums per chunk, added in order,
+// have the same bits for any number of threads.
 struct Chunks {
   static constexpr int64_t kEntries = 16384;
   int64_t rows, rows_per_group, heads, rows_per_chunk, chunks_per_group;
 
-  // `queries`: rows that one head has in succession.
+  // `queries`: consecutive rows of one head.
   Chunks(int64_t rows, int64_t n, int64_t queries, int64_t heads)
       : rows(rows), rows_per_group(heads == 1 ? rows : queries), heads(heads) {
     rows_per_chunk = std::max<int64_t>(1, kEntries / std::max<int64_t>(1, n));

@@ -1,7 +1,7 @@
 // The operators of multimax/kernels/segments.py on the CPU.
 //
-// A thread takes some segments, with about as many scores as stay in the core's cache, and each segment's entries side
-// by side into memory of its own, one column of the scores after another.
+// A thread takes some segments, with about as many scores as stay in the core's cache, and gathers the entries of each
+// segment in a buffer, one column of the scores after another.
 
 #include <numeric>
 #include <string>
@@ -15,9 +15,9 @@ using namespace multimax;
 
 constexpr int64_t kScoresOfPart = 16384;
 
-// Where the entries of the segments are, and the segments in parts, which depend on nothing but the lengths.
+// Where the entries of the segments are, and the parts of segments, which depend only on the lengths.
 struct Segments {
-  std::vector<int64_t> begins, entries, parts{0};  // `entries` is empty where the segments follow one another
+  std::vector<int64_t> begins, entries, parts{0};  // `entries` is empty if the segments are contiguous
   int64_t columns, longest = 0;
 
   Segments(const Tensor& scores, Tensor index, int64_t count) : begins(count + 1), columns(scores.size(1)) {
@@ -56,8 +56,8 @@ struct Segments {
     for (int64_t i = begins[s]; i < begins[s + 1]; ++i) to[place(i, column)] = *row++;
   }
 
-  // Calls row(kernel, s, column, scratch) for each column of each segment with the thread's kernel and memory for four
-  // rows; returns the kernel's totals for each of its heads.
+  // Calls row(kernel, s, column, scratch) for each column of each segment, with the thread's kernel and a buffer of
+  // four rows; returns the kernel's totals for each of its heads.
   template <class Kernel, class RowOf>
   std::vector<double> for_each_row(const Kernel& kernel, const RowOf& row) const {
     using T = typename Kernel::Number;

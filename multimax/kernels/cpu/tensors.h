@@ -1,6 +1,6 @@
-// What the operators share: torch's tensors as the row kernels take them.
+// What the operators share: torch's tensors in the form that the row kernels take.
 //
-// Through torch's stable ABI: built once, the library serves every torch that is not older than TORCH_TARGET_VERSION.
+// This uses torch's stable ABI: built once, the library works with every torch from TORCH_TARGET_VERSION on.
 
 #pragma once
 
@@ -40,14 +40,14 @@ inline std::string text(const std::vector<int64_t>& shape) {
   return "[" + listed + "]";
 }
 
-// Raises, in one line, unless t is a tensor of this dtype and shape in the CPU's memory.
+// Raises, in one line, unless t is a CPU tensor of this dtype and shape.
 inline void check(const char* name, const Tensor& t, ScalarType type, const std::vector<int64_t>& shape) {
   using torch::headeronly::toString;
   STD_TORCH_CHECK(t.is_cpu() && t.scalar_type() == type && sizes_of(t) == shape, name, " must be ", toString(type), " ",
                   text(shape), " on the CPU, got ", toString(t.scalar_type()), " ", text(sizes_of(t)));
 }
 
-// The mask over scores of these sizes, its last dimension dense; `held` owns its memory.
+// The mask for scores of these sizes, its last dimension dense; `held` owns its memory.
 inline RowMask row_mask(const std::optional<Tensor>& mask, const std::vector<int64_t>& sizes,
                         std::optional<Tensor>& held) {
   RowMask rows;
@@ -74,7 +74,7 @@ inline RowMask row_mask(const std::optional<Tensor>& mask, const std::vector<int
   return rows;
 }
 
-// Raises unless parameters of this shape are of one head, or of all `heads`.
+// Raises unless parameters of this shape are for one head or for all `heads`.
 inline void check_heads(const char* name, const Tensor& parameters, int64_t heads) {
   const int64_t found = parameters.dim() == 0 ? 0 : parameters.size(0);
   STD_TORCH_CHECK(found == 1 || found == heads, name, " must be of 1 head or of ", heads, ", got ", found);
@@ -110,7 +110,7 @@ void with_multimax(Tensor ranges, Tensor ts, const std::vector<int64_t>& powers,
     f(MultimaxKernel<T, false, true>(of_heads));
 }
 
-// A NaN passes, and its weights are NaN.
+// NaN is allowed, and its weights are NaN.
 inline double checked_alpha(double alpha) {
   STD_TORCH_CHECK(!(alpha < 1 || alpha > 2), "alpha must be from 1 to 2, got ", alpha);
   return alpha;
@@ -126,7 +126,7 @@ std::vector<double> alphas_of(const Tensor& alpha) {
   return alphas;
 }
 
-// The sums for each head of totals, k for each unit of work.
+// The totals of each unit of work, k each, summed for each head.
 template <class HeadOf>
 std::vector<double> sums_by_head(const std::vector<double>& totals, int k, int64_t heads, const HeadOf& head_of) {
   std::vector<double> sums(k * heads);
@@ -134,7 +134,7 @@ std::vector<double> sums_by_head(const std::vector<double>& totals, int k, int64
   return sums;
 }
 
-// Gradients of ranges and ts from what MultiMax's kernel totalled for each head.
+// Gradients of ranges and ts from the totals of MultiMax's kernel for each head.
 template <class T>
 void set_multimax_gradients(const std::vector<double>& sums, const std::vector<int64_t>& powers,
                             const Tensor& grad_ranges, const Tensor& grad_ts) {

@@ -80,7 +80,7 @@ INLINE Mask<T> first(int64_t count) {
   return lane < (Mask<T>{} + static_cast<std::remove_reference_t<decltype(lane[0])>>(count));
 }
 
-// The larger lanes; `b` where one is NaN. GCC does not see that one instruction does it.
+// The larger lanes; `b` where one is NaN. GCC does not find the single instruction for this.
 template <class V>
 INLINE V max(V a, V b) {
 #if defined(__AVX512F__)
@@ -99,8 +99,8 @@ INLINE Vec<T> abs(Vec<T> v) {
   return (Vec<T>)((Mask<T>)v & std::numeric_limits<Integer>::max());
 }
 
-// Lanes folded half by half, an order that does not depend on the data. As vectors to the end: of a loop over single
-// lanes GCC makes single additions as soon as there are two such loops.
+// Lanes folded half by half, in an order that does not depend on the data, as vectors to the end: GCC turns loops over
+// single lanes into single additions as soon as there are two such loops.
 template <int64_t width, class T, class Fold>
 INLINE T folded(const T* lanes, const Fold& fold) {
   if constexpr (width == 1) {
@@ -170,7 +170,7 @@ template <class T>
 INLINE Vec<T> exponential(Vec<T> x, Vec<T> scale) {
   using C = Constants<T>;
   x = max(splat<T>(C::to_zero), x);
-  // A number with its last bit worth one, whose lowest bits are the exponent of the power of two.
+  // A number whose last bit is worth one, so that its lowest bits are the exponent of the power of two.
   Vec<T> n = x * T(1.4426950408889634) + (C::round + C::bias);
   const Vec<T> power = scale * (Vec<T>)((Bits<T>)n << C::bits);
   n -= C::round + C::bias;
@@ -187,14 +187,14 @@ INLINE Vec<T> exponential(Vec<T> x) {
   return exponential<T>(x, splat<T>(1));
 }
 
-// log u for normal u > 0, exact to rounding near u = 1 too.
+// log u for normal u > 0, exact up to rounding, also near u = 1.
 template <class T>
 INLINE Vec<T> logarithm(Vec<T> u) {
   using C = Constants<T>;
   const Bits<T> half = (Bits<T>)splat<T>(T(0.70710678118654752));
   Mask<T> steps = (Mask<T>)((Bits<T>)u - half) >> C::bits;  // of the exponent, above that of sqrt(1/2)
   Vec<T> f = (Vec<T>)((Bits<T>)u - ((Bits<T>)steps << C::bits)) - T(1);
-  // Small integers to floating point, by adding them to a number with its last bit worth one.
+  // Small integers to floating point, by adding them to a number whose last bit is worth one.
   Vec<T> n = (Vec<T>)(steps + (Mask<T>)splat<T>(C::round)) - C::round;
   Vec<T> s = f / (f + T(2)), square = s * s;
   Vec<T> q = splat<T>(T(2) / (2 * C::logarithm_terms - 1));
@@ -204,7 +204,7 @@ INLINE Vec<T> logarithm(Vec<T> u) {
   return n * C::ln2_high + (f - (s * (f - q * square) - n * C::ln2_low));
 }
 
-// tanh y, to a few roundings of its own size: near 0 by its continued fraction, where the exponentials cancel.
+// tanh y with a relative error of a few roundings: near 0, where the exponentials cancel, by its continued fraction.
 template <class T>
 INLINE Vec<T> hyperbolic_tangent(Vec<T> y) {
   const Vec<T> size = abs<T>(y), square = size * size, e = exponential<T>(size * T(-2));
