@@ -77,11 +77,7 @@ def random_batch(max_tokens: int, num_tokens: int, length: int) -> TranslationBa
 
 def fairseq_sample(batch: TranslationBatch) -> dict[str, Any]:
     """The same batch, padded on the right as ours is."""
-    inputs = {
-        "src_tokens": batch.source,
-        "src_lengths": batch.source_mask.sum(1),
-        "prev_output_tokens": batch.target,
-    }
+    inputs = {"src_tokens": batch.source, "src_lengths": batch.source_mask.sum(1), "prev_output_tokens": batch.target}
     targets = batch.targets.where(batch.targets != IGNORED, PAD)
     return {"id": batch.indices, "net_input": inputs, "target": targets, "ntokens": int((targets != PAD).sum())}
 

@@ -10,12 +10,7 @@ from multimax.formulas.rows import per_head
 
 
 def attention_scores(
-    query: Tensor,
-    key: Tensor,
-    *,
-    bias: Tensor | None = None,
-    scale: float | None = None,
-    softcap: float | None = None,
+    query: Tensor, key: Tensor, *, bias: Tensor | None = None, scale: float | None = None, softcap: float | None = None
 ) -> Tensor:
     """Scores [..., heads, queries, keys] of query [..., heads, queries, dim] and key [..., heads, keys, dim].
 

@@ -24,12 +24,7 @@ from multimax.formulas.torch_private import is_transformed
 
 Order = int | str
 
-POWERS: dict[Order, tuple[int, ...]] = {
-    1: (1, 1),
-    2: (1, 1, 2, 2),
-    3: (1, 1, 2, 2, 3, 3),
-    "second_only": (2, 2),
-}
+POWERS: dict[Order, tuple[int, ...]] = {1: (1, 1), 2: (1, 1, 2, 2), 3: (1, 1, 2, 2, 3, 3), "second_only": (2, 2)}
 
 
 def seglu_formula(x: Tensor, r: Tensor, t: Tensor) -> Tensor:

@@ -187,12 +187,7 @@ class Reweighting(nn.Module):
         return None
 
     def linear_loss(
-        self,
-        hidden: Tensor,
-        weight: Tensor,
-        bias: Tensor | None,
-        targets: Tensor,
-        **options: Any,
+        self, hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor, **options: Any
     ) -> Tensor | None:
         """``loss`` of the scores hidden [N, dim] @ weight [V, dim]^T + bias [V], without computing them, or None.
 

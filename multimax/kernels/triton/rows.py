@@ -4,12 +4,7 @@ Importing this imports Triton. Each function can be called directly with the arg
 tensors, though slowly, if TRITON_INTERPRET=1 was set before Triton was imported.
 """
 
-from multimax.kernels.triton.entmax import (
-    alpha_entmax_backward,
-    alpha_entmax_forward,
-    entmax_backward,
-    entmax_forward,
-)
+from multimax.kernels.triton.entmax import alpha_entmax_backward, alpha_entmax_forward, entmax_backward, entmax_forward
 from multimax.kernels.triton.evsoftmax import evsoftmax_forward
 from multimax.kernels.triton.multimax import multimax_backward, multimax_forward
 
