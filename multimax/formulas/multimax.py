@@ -22,10 +22,6 @@ from multimax.formulas import softmax
 from multimax.formulas.rows import check_floating, compute_dtype, over_live_entries, per_head
 from multimax.formulas.torch_private import is_transformed
 
-Order = int | str
-
-POWERS: dict[Order, tuple[int, ...]] = {1: (1, 1), 2: (1, 1, 2, 2), 3: (1, 1, 2, 2, 3, 3), "second_only": (2, 2)}
-
 
 def seglu_formula(x: Tensor, r: Tensor, t: Tensor) -> Tensor:
     return x + t[0] * relu(r[0] - x) + t[1] * relu(x - r[1]) + t[2] * relu(r[2] - x) ** 2 + t[3] * relu(x - r[3]) ** 2
@@ -33,6 +29,11 @@ def seglu_formula(x: Tensor, r: Tensor, t: Tensor) -> Tensor:
 
 def formula(x: Tensor, r: Tensor, t: Tensor) -> Tensor:
     return torch.softmax(seglu_formula(x, r, t), -1)
+
+
+Order = int | str
+
+POWERS: dict[Order, tuple[int, ...]] = {1: (1, 1), 2: (1, 1, 2, 2), 3: (1, 1, 2, 2, 3, 3), "second_only": (2, 2)}
 
 
 def weigh(scores: Tensor, ranges: Tensor, ts: Tensor, mask: Tensor | None, powers: tuple[int, ...]) -> Tensor:

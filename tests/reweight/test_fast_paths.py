@@ -4,15 +4,14 @@ import inspect
 import re
 import textwrap
 from contextlib import contextmanager
-from dataclasses import replace
 from unittest import mock
 
 import pytest
 import torch
 from torch import nn
 
-from multimax.attention import BACKENDS, attention, attention_path
-from multimax.output_layer import linear_cross_entropy, linear_loss
+from multimax.attention import attention, attention_path
+from multimax.output_layer import linear_loss
 from multimax.reweight import Reweighting, available, create, register, row_kernels, softmax
 from multimax.reweight._base import IN_LOSS, may_bypass
 
@@ -21,10 +20,7 @@ LENGTHS = (8, 160)  # below and above what pays in blocks
 
 def worked_examples():
     """The classes in the docstring of ``Reweighting``."""
-    names = {
-        **{"Reweighting": Reweighting, "nn": nn, "row_kernels": row_kernels, "softmax": softmax, "torch": torch},
-        **{"BACKENDS": BACKENDS, "replace": replace, "linear_cross_entropy": linear_cross_entropy},
-    }
+    names = {"nn": nn, "torch": torch}
     for text in re.findall(r"::\n\n(.*?)(?=^\S)", inspect.getdoc(Reweighting), re.DOTALL | re.MULTILINE):
         exec(textwrap.dedent(text), names)
     return names["Tempered"], names["Fused"]
