@@ -12,7 +12,7 @@ from typing import Any
 
 from hydra.core.config_store import ConfigStore
 from hydra.core.utils import JobReturn, JobStatus
-from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf import DictConfig
 
 if find_spec("hydra_plugins.hydra_submitit_launcher"):  # else composition.py says what is missing
     from hydra_plugins.hydra_submitit_launcher.config import LocalQueueConf, SlurmQueueConf
@@ -46,7 +46,8 @@ if find_spec("hydra_plugins.hydra_submitit_launcher"):  # else composition.py sa
         def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
             from multimax.suite import sweep
 
-            composed = [self.compose(list(overrides)) for overrides in job_overrides]
+            load = self.hydra_context.config_loader.load_sweep_config
+            composed = [sweep.without_hydra(load(self.config, list(overrides))) for overrides in job_overrides]
             swept = [
                 " ".join(override for override in overrides if not all(override in other for other in job_overrides))
                 for overrides in job_overrides
@@ -57,14 +58,6 @@ if find_spec("hydra_plugins.hydra_submitit_launcher"):  # else composition.py sa
             ]
             metrics = sweep.launch(self._EXECUTOR, runs)
             return [self.result(*item) for item in zip(composed, job_overrides, metrics, strict=True)]
-
-        def compose(self, overrides: list[str]) -> tuple[DictConfig, dict[str, Any]]:
-            """A run's configuration, and that of the launcher for this run."""
-            config = self.hydra_context.config_loader.load_sweep_config(self.config, overrides)
-            launcher: Any = OmegaConf.to_container(config.hydra.launcher, resolve=True)
-            with open_dict(config):
-                del config["hydra"]
-            return config, launcher
 
         def result(self, composed: tuple[DictConfig, Any], overrides: Sequence[str], metric: float | None) -> JobReturn:
             done = JobReturn(overrides=list(overrides), cfg=composed[0], status=JobStatus.COMPLETED)

@@ -13,7 +13,7 @@ def policies(root, monkeypatch):
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     monkeypatch.setattr(module, "STEPS", 20)
-    monkeypatch.setattr(module, "EPISODES", 2)
+    monkeypatch.setattr(module, "UPDATES", 2)
     return module
 
 

@@ -25,6 +25,15 @@ def test_its_snippets_run(readme, capsys):
     torch.testing.assert_close(reweight.create("scaled", scale=2.0)(scores), torch.softmax(2 * scores, -1))
 
 
+def test_its_functions_are_those_of_the_registry(readme):
+    rows = [re.split(r" *(?<!\\)\| *", line) for line in readme.splitlines() if line.startswith("| `")]
+    assert sorted(name.strip("`") for _, name, *_ in rows) == sorted(reweight.available())
+    for _, name, _, zeros, parameters, loss, *_ in rows:
+        module = reweight.create(name.strip("`"))
+        expected = (module.can_be_zero, module.has_parameters, module.has_loss)
+        assert (zeros == "yes", parameters != "", loss != "none") == expected, name
+
+
 def test_its_findings_are_those_of_the_records(readme, root):
     assert with_findings(readme, root / "results/tables/findings.csv") == readme, "make results"
     assert "| **" in readme

@@ -22,7 +22,7 @@ from multimax.distributions import Categorical
 
 FUNCTIONS = ("softmax", "sparsemax", "entmax15", "multimax")
 SEEDS, STEPS, BATCH, ARMS, GOOD, NOISE = 20, 300, 16, 20, 4, 0.5
-EPISODES, CARTPOLE_LIMIT = 150, 200
+UPDATES, CARTPOLE_LIMIT = 30, 200
 HERE = Path(__file__).parent
 MARK = "<!-- made by run.py: nothing below is typed by hand -->\n"
 
@@ -48,27 +48,30 @@ def bandit(name: str, seed: int) -> dict[str, float]:
 
 
 def cartpole(name: str, seed: int) -> dict[str, float]:
-    """Gymnasium's CartPole-v1, one episode a step with the discounted returns: steps survived in the last episodes."""
+    """Gymnasium's CartPole-v1, BATCH episodes an update. Steps survived: over the last five updates, and over all."""
     import gymnasium
 
     torch.manual_seed(seed)
-    environment = gymnasium.make("CartPole-v1", max_episode_steps=CARTPOLE_LIMIT)
+    environments = gymnasium.make_vec("CartPole-v1", BATCH, "vector_entry_point", max_episode_steps=CARTPOLE_LIMIT)
     network, function = nn.Sequential(nn.Linear(4, 32), nn.Tanh(), nn.Linear(32, 2)), reweight.create(name)
     optimizer = torch.optim.Adam([*network.parameters(), *function.parameters()], lr=0.01)
-    lengths = []
-    for episode in range(EPISODES):
-        state, _ = environment.reset(seed=1000 * seed + episode)
-        log_probs, over = [], False
-        while not over:
-            policy = Categorical(network(torch.as_tensor(state)), function)
-            action = policy.sample()
-            log_probs.append(policy.log_prob(action))
-            state, _, terminated, truncated, _ = environment.step(int(action))
-            over = terminated or truncated
-        lengths.append(len(log_probs))
-        returns = (1 - 0.99 ** torch.arange(len(log_probs), 0, -1)) / 0.01
-        step(optimizer, torch.stack(log_probs), returns)
-    return {"steps survived": sum(lengths[-30:]) / 30}
+    means = []
+    for update in range(UPDATES):
+        state, _ = environments.reset(seed=1000 * seed + update)
+        going, states, actions, live = torch.ones(BATCH, dtype=torch.bool), [], [], []
+        while going.any():
+            states.append(torch.tensor(state))
+            with torch.no_grad():
+                actions.append(torch.multinomial(function(network(states[-1])), 1).squeeze(-1))
+            live.append(going)
+            state, _, terminated, truncated, _ = environments.step(actions[-1].numpy())
+            going = going & ~torch.from_numpy(terminated | truncated)
+        lives = torch.stack(live)  # [steps, BATCH]; an episode that is over is played again, and not counted
+        left = lives.sum(0) - torch.arange(len(lives)).unsqueeze(-1)
+        policy = Categorical(network(torch.stack(states)[lives]), function)
+        step(optimizer, policy.log_prob(torch.stack(actions)[lives]), ((1 - 0.99**left) / 0.01)[lives])
+        means.append(float(lives.sum()) / BATCH)
+    return {"steps survived": sum(means[-5:]) / 5, "steps survived on the way": sum(means) / UPDATES}
 
 
 def step(optimizer: torch.optim.Optimizer, log_probs: Tensor, returns: Tensor) -> None:

@@ -100,22 +100,27 @@ def readable_overrides(overrides: Sequence[str], sweep: bool = False, config_dir
     return found
 
 
-def compose_configuration(overrides: Sequence[str], config_dir: str | None = None) -> DictConfig:
-    """What ``train.py`` composes from these overrides, without running anything. Raises UserError."""
+def compose_configuration(
+    overrides: Sequence[str], config_dir: str | None = None, with_hydra: bool = False
+) -> DictConfig:
+    """What ``train.py`` composes from these overrides, without running anything; ``with_hydra``: and Hydra's own part.
+
+    Raises UserError.
+    """
     import_given_plugins(overrides)
     overrides = readable_overrides(overrides, config_dir=config_dir)
     try:
-        return _compose(overrides, config_dir)
+        return _compose(overrides, config_dir, with_hydra)
     except (HydraException, OmegaConfBaseException) as error:
         raise UserError(explain(error, *known_keys(overrides, config_dir))) from None
 
 
-def _compose(overrides: Sequence[str], config_dir: str | None = None) -> DictConfig:
+def _compose(overrides: Sequence[str], config_dir: str | None = None, with_hydra: bool = False) -> DictConfig:
     register_groups()
     GlobalHydra.instance().clear()
     more = [] if config_dir is None else [f"hydra.searchpath=[{in_quotes(f'file://{Path(config_dir).resolve()}')}]"]
     with initialize_config_dir(str(CONFIGS), version_base="1.3"):
-        return compose("config", overrides=[*overrides, *more])
+        return compose("config", overrides=[*overrides, *more], return_hydra_config=with_hydra)
 
 
 def group_names(config_dir: str | None = None) -> list[str]:

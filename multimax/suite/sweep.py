@@ -25,7 +25,7 @@ from typing import Any, cast
 import submitit
 import torch
 from hydra_plugins.hydra_submitit_launcher.config import BaseQueueConf
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf, open_dict
 from submitit.core.utils import FailedJobError
 from submitit.helpers import Checkpointable, TorchDistributedEnvironment
 
@@ -86,6 +86,14 @@ class Train(Checkpointable):
         except Interrupted as stopped:
             print(stopped, file=sys.stderr)
             sys.exit(130)
+
+
+def without_hydra(composed: DictConfig) -> tuple[DictConfig, dict[str, Any]]:
+    """A run's configuration, and that of the launcher for this run."""
+    launcher = cast(dict[str, Any], OmegaConf.to_container(composed.hydra.launcher, resolve=True))
+    with open_dict(composed):
+        del composed["hydra"]
+    return composed, launcher
 
 
 def check(composed: DictConfig, launcher: dict[str, Any], overrides: list[str], swept: str) -> Member:
