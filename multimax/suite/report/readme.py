@@ -5,7 +5,7 @@ from pathlib import Path
 
 BEGIN, END = "<!-- findings: written by python -m multimax.suite.report -->", "<!-- end of findings -->"
 HEAD = (
-    "| with MultiMax | setting | seeds | gain over softmax, in margins | verdict | verdict against a learned temperature |",
+    "| with MultiMax | setting | seeds | gain over softmax, in margins | verdict | against a learned temperature |",
     "|---|---|---|---|---|---|",
 )
 
