@@ -164,6 +164,8 @@ def _call(
     dropout: float = 0.0,
 ) -> Call:
     """The arguments once checked; raises TypeError or ValueError, in one line."""
+    if isinstance(reweight, type):
+        raise TypeError(f"reweight must be a module or a function, got the class {reweight.__name__}: make one of it")
     if not callable(reweight):
         hint = f"; did you mean reweight.create({reweight!r})?" if isinstance(reweight, str) else ""
         raise TypeError(f"reweight must be a module or a function, got {type(reweight).__name__}{hint}")
@@ -176,8 +178,9 @@ def _call(
     key, value = (_per_query_head(query, t) for t in (key, value))
     shape = _scores_shape(query, key, value)
     if scale is None:
-        scale = query.shape[-1] ** -0.5 if query.shape[-1] else 1.0
-    check_number("scale", scale)
+        scale = query.shape[-1] ** -0.5 if query.shape[-1] else 1.0  # a tensor to torch.jit.trace
+    else:
+        check_number("scale", scale)
     if mask is not None:
         check_mask(mask, shape, query.device)
     if bias is not None:

@@ -13,7 +13,7 @@ from torch.distributions import Distribution, constraints
 from torch.distributions.kl import register_kl
 from torch.nn import functional as F
 
-from multimax.formulas.rows import check_arguments, check_number, compute_dtype
+from multimax.formulas.rows import check_arguments, check_dense, check_number, compute_dtype
 from multimax.formulas.torch_private import is_readable
 from multimax.kernels.row_kernels import MultiMax, Softmax
 from multimax.reweight import Reweighting, create
@@ -86,7 +86,17 @@ class Categorical(Distribution):
         return torch.softmax((self._log_probs + gumbel) / temperature, -1)
 
     def log_prob(self, value: Tensor) -> Tensor:
-        """Logarithms of the probabilities of classes int64 [...], in a shape that broadcasts with the rows."""
+        """Logarithms of the probabilities of classes int64 [...], in a shape that broadcasts with the rows.
+
+        Raises:
+            TypeError, ValueError: no tensor; on a CPU, what is no class.
+        """
+        check_dense("value", value)
+        if value.device.type == "cpu" and is_readable(value):  # a GPU's host would have to wait
+            n = self.probs.shape[-1]
+            outside = (value < 0) | (value >= n) | (value != value.long())
+            if outside.any():
+                raise ValueError(f"value must be classes from 0 to {n - 1}, got {value[outside][0].item()}")
         value, log_probs = torch.broadcast_tensors(value.long().unsqueeze(-1), self._log_probs)
         return log_probs.gather(-1, value[..., :1]).squeeze(-1)
 

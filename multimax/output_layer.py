@@ -40,7 +40,7 @@ def linear_loss(
         loss = reweight.linear_loss(hidden, weight, bias, targets, **options)
         if loss is not None:
             return loss
-    if type(reweight).loss is Reweighting.loss and may_bypass(reweight, "row_kernel", IN_LOSS):
+    if may_bypass(reweight, "row_kernel", IN_LOSS) and type(reweight).loss is Reweighting.loss:
         match reweight.row_kernel():
             case Softmax():
                 return linear_cross_entropy(hidden, weight, targets, None, bias, **options)

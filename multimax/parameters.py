@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from multimax.formulas.rows import check_number
 from multimax.reweight import Reweighting
 from multimax.reweight._base import living
 
@@ -24,6 +25,8 @@ def is_reweighting(parameter: nn.Parameter) -> bool:
 
 def reweighting_parameters(model: nn.Module) -> list[nn.Parameter]:
     """Parameters of the reweightings anywhere in a model, each once."""
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"model must be a torch.nn.Module, got {type(model).__name__}")
     modules = (module for module in model.modules() if isinstance(module, Reweighting))
     return list({id(p): p for module in modules for p in module.parameters()}.values())
 
@@ -31,16 +34,25 @@ def reweighting_parameters(model: nn.Module) -> list[nn.Parameter]:
 def parameter_groups(model: nn.Module, weight_decay: float, lr: float | None = None) -> list[dict[str, Any]]:
     """Parameter groups for any optimiser of torch: with weight decay, without, and the reweightings', without.
 
-    Parameters of one dimension (biases, norms) and those named by ``model.no_weight_decay()``, a method that timm's
-    models have, are not decayed. Parameters that require no gradient and empty groups are left out.
+    Parameters of one dimension (biases, norms) and those named by the method ``no_weight_decay`` of the model or of a
+    module in it, as timm's models have it, are not decayed. Parameters that require no gradient and empty groups are
+    left out.
 
     Args:
         weight_decay: of the first group; 0 in the others.
         lr: learning rate of the reweightings' group; the optimiser's if None.
+
+    Raises:
+        TypeError, ValueError: ``model`` is no module, ``weight_decay`` no number or negative.
     """
+    check_number("weight_decay", weight_decay, least=0)
     own = reweighting_parameters(model)
     own_ids = {id(p) for p in own}
-    exempt: set[str] = getattr(model, "no_weight_decay", set)()
+    exempt = {
+        f"{path}.{name}" if path else name
+        for path, module in model.named_modules()
+        for name in getattr(module, "no_weight_decay", set)()
+    }
     decayed: list[nn.Parameter] = []
     undecayed: list[nn.Parameter] = []
     for name, parameter in model.named_parameters():

@@ -306,6 +306,7 @@ WRONG = [
     ({"dropout": True}, TypeError, "dropout must be a number"),
     ({"causal": torch.ones(5, 6).bool()}, TypeError, "causal must be a bool"),
     ({"reweight": "multimax"}, TypeError, "reweight.create"),
+    ({"reweight": reweight.MultiMax}, TypeError, "got the class MultiMax"),
     ({"backend": "fastest"}, ValueError, "there is no backend 'fastest'"),
     ({"backend": torch.ones(3, 1)}, TypeError, "backend must be a name or None, got Tensor"),
 ]

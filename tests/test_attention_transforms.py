@@ -184,6 +184,13 @@ def test_attention_is_exported_with_a_dynamic_length(name, masked):
     torch.testing.assert_close(program.module()(*longer), model(*longer))
 
 
+@pytest.mark.filterwarnings("ignore")  # that lengths are looked at
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_attention_is_traced_by_torch_jit(name):
+    model = Model(name)
+    torch.testing.assert_close(torch.jit.trace(model, draw(5))(draw(5)), model(draw(5)))
+
+
 def case(n=5, v=7):
     torch.manual_seed(2)
     hidden, weight = torch.randn(n, 4, dtype=torch.float64), torch.randn(v, 4, dtype=torch.float64)

@@ -113,6 +113,15 @@ def test_mistakes_are_named_in_one_line(arguments, error, words):
 
 
 @pytest.mark.parametrize(
+    ("value", "error"),
+    [(torch.tensor([0, 3]), ValueError), (torch.tensor(-1.5), ValueError), (1, TypeError)],
+)
+def test_only_classes_have_a_probability(value, error):
+    with pytest.raises(error, match="value must be"):
+        Categorical(torch.randn(3)).log_prob(value)
+
+
+@pytest.mark.parametrize(
     ("temperature", "error"), [(0.0, ValueError), (-1.0, ValueError), (math.nan, ValueError), ("1", TypeError)]
 )
 def test_a_temperature_is_above_zero(temperature, error):

@@ -23,12 +23,26 @@ class Model(nn.Module):
         return {"position"}
 
 
-def test_only_matrices_decay():
+@pytest.mark.parametrize("wrapped", [lambda model: model, nn.DataParallel, torch.compile, nn.Sequential])
+def test_only_matrices_decay(wrapped):
     model = Model()
-    groups = multimax.parameter_groups(model, 0.1)
+    groups = multimax.parameter_groups(wrapped(model), 0.1)
     decayed = [p for group in groups if group["weight_decay"] for p in group["params"]]
     assert decayed == [model.linear.weight]
     assert sum(len(group["params"]) for group in groups) == len(list(model.parameters()))
+
+
+@pytest.mark.parametrize(
+    ("model", "weight_decay", "error", "words"),
+    [
+        (Model().parameters(), 0.1, TypeError, "model must be a torch.nn.Module, got generator"),
+        (Model(), None, TypeError, "weight_decay must be a number"),
+        (Model(), -0.1, ValueError, "weight_decay must be at least 0"),
+    ],
+)
+def test_mistakes_are_named(model, weight_decay, error, words):
+    with pytest.raises(error, match=words):
+        multimax.parameter_groups(model, weight_decay)
 
 
 @pytest.mark.parametrize("name", reweight.available())

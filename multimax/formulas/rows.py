@@ -130,6 +130,8 @@ def count_live(scores: Tensor, mask: Tensor | None) -> Tensor:
 
 def per_head(name: str, parameter: Tensor, scores: Tensor) -> Tensor:
     """A parameter of one value or [heads], in a shape that broadcasts over ``scores`` [..., heads, queries, keys]."""
+    if parameter.device != scores.device:
+        raise ValueError(f"{name} must be on {scores.device}, where the scores are, got {parameter.device}")
     if parameter.numel() == 1:
         return parameter.reshape(())
     if scores.dim() < 3 or scores.shape[-3] != parameter.shape[0]:

@@ -209,7 +209,9 @@ class Entmax(_EntmaxFamily):
 
     @property
     def alpha(self) -> float | Tensor:  # type: ignore[override]
-        return 1 + torch.sigmoid(self.u) if self._fixed_alpha is None else self._fixed_alpha
+        if self._fixed_alpha is not None:
+            return self._fixed_alpha
+        return 1 + torch.sigmoid(self.u.to(compute_dtype(self.u)))
 
     def extra_repr(self) -> str:
         return f"num_heads={self.u.numel()}" if self._fixed_alpha is None else f"alpha={self._fixed_alpha}"

@@ -121,7 +121,7 @@ def _module_of(
                 return super().__reduce_ex__(protocol)
             return _unbuilt, (function, name), self.__dict__
 
-    FunctionReweighting.__name__ = FunctionReweighting.__qualname__ = function.__name__
+    FunctionReweighting.__name__ = FunctionReweighting.__qualname__ = getattr(function, "__name__", name)
     FunctionReweighting.__doc__ = function.__doc__
     options = inspect.Signature([p for p in parameters[1:] if p.name not in ("mask", "dim")])
     FunctionReweighting.__signature__ = options  # type: ignore[attr-defined]

@@ -29,4 +29,5 @@ def _place(x: Tensor) -> Tensor:
     """Where ``x`` lies between the ends of its row, from 0 to 1."""
     x = x / 2  # or the difference of two finite numbers may overflow
     low, high = x.amin(-1, keepdim=True).clamp(max=0), x.amax(-1, keepdim=True).clamp(min=0)
-    return (x - low) / (high - low).clamp(min=torch.finfo(x.dtype).tiny)
+    span = high - low
+    return (x - low) / span.where(span >= torch.finfo(x.dtype).tiny, 1)  # a row of zeros has a slope of 1, not of 1e38

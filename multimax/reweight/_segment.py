@@ -41,6 +41,8 @@ def segment(
     if scores.dim() == 0:
         raise ValueError("scores must be [n, ...], got a 0-d tensor")
     module = create(function) if isinstance(function, str) else function
+    if not isinstance(module, Reweighting):
+        raise TypeError(f"function must be a name or a Reweighting, got {type(module).__name__}")
     kernel = module.row_kernel() if may_bypass(module, "row_kernel") else None
     if kernel is None:
         name = function if isinstance(function, str) else type(function).__name__
@@ -60,7 +62,7 @@ def _segments(scores: Tensor, index: Tensor | None, ptr: Tensor | None, num_segm
     """The segment of each entry and the number of segments."""
     if (index is None) == (ptr is None):
         raise ValueError("segments are given by index or by ptr: pass one of the two")
-    n = len(scores)
+    n = scores.shape[0]  # not by len, which torch.export takes for a constant
     for name, given in (("index", index), ("ptr", ptr)):
         if given is None:
             continue
@@ -71,6 +73,8 @@ def _segments(scores: Tensor, index: Tensor | None, ptr: Tensor | None, num_segm
             raise ValueError(f"{name} must be on {scores.device}, where the scores are, got {given.device}")
     if num_segments is not None and (isinstance(num_segments, bool) or not isinstance(num_segments, int)):
         raise TypeError(f"num_segments must be an int or None, got {type(num_segments).__name__}")
+    if num_segments is not None and num_segments < 0:
+        raise ValueError(f"num_segments must be at least 0, got {num_segments}")
     if ptr is not None:
         if num_segments not in (None, len(ptr) - 1):
             raise ValueError(f"num_segments must be {len(ptr) - 1}, as ptr has it, or None, got {num_segments}")
@@ -79,8 +83,8 @@ def _segments(scores: Tensor, index: Tensor | None, ptr: Tensor | None, num_segm
             raise ValueError(f"ptr must rise from 0 to {n}, the number of scores, and have at least one entry")
         return torch.arange(len(lengths), device=ptr.device).repeat_interleave(lengths, output_size=n), len(lengths)
     assert index is not None
-    if len(index) != n:
-        raise ValueError(f"index must have one entry for each of the {n} scores, got {len(index)}")
+    if index.shape[0] != n:
+        raise ValueError(f"index must have one entry for each of the {n} scores, got {index.shape[0]}")
     count = (int(index.max()) + 1 if n else 0) if num_segments is None else num_segments
     if n and is_readable(index) and index.device.type == "cpu":  # a GPU's host would have to wait
         low, high = (int(bound) for bound in index.aminmax())

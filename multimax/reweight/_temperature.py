@@ -42,7 +42,7 @@ class Temperature(Reweighting):
         return row_kernels.MultiMax(*self._hinges(), powers=(1, 1))
 
     def _hinges(self) -> tuple[Tensor, Tensor]:
-        t = self.u.expm1()
+        t = self.u.to(compute_dtype(self.u)).expm1()
         return t.new_zeros(2), torch.cat([-t, t])
 
     def modulate(self, scores: Tensor) -> Tensor:

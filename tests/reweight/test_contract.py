@@ -114,6 +114,9 @@ def test_half_precision_is_computed_in_float32(make, data):
     scores, mask = data
     attend = make()
     assert torch.equal(attend(scores, mask), attend(scores.float(), mask).to(scores.dtype))
+    attend = attend.to(scores.dtype)
+    of_parameters = copy.deepcopy(attend).float()(scores.float(), mask)
+    assert torch.equal(attend(scores, mask), of_parameters.to(scores.dtype))
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
@@ -145,6 +148,12 @@ def test_extreme_scores_give_finite_weights_and_no_nan_in_gradients(make, dtype,
     assert not any(gradient.isnan().any() for gradient in gradients)
     if attend.sums_to_one:
         assert attend(scores[:, 1:2]).allclose(torch.tensor(0.25, dtype=dtype))
+
+
+def test_a_row_of_zeros_has_a_moderate_slope(make):
+    scores = torch.zeros(HEADS, 1, 4, requires_grad=True)
+    (slope,) = torch.autograd.grad(make()(scores)[..., 0].sum(), scores)
+    assert slope.abs().max() < 10
 
 
 def test_equal_scores_get_equal_weights(make):
@@ -224,3 +233,6 @@ def test_wrong_arguments_are_named_in_one_line(make):
         with pytest.raises(error, match=word) as raised:
             attend(*arguments)
         assert "\n" not in str(raised.value)
+    if list(attend.parameters()):
+        with pytest.raises(ValueError, match="must be on cpu, where the scores are, got meta"):
+            attend.to("meta")(scores)

@@ -144,6 +144,14 @@ def case(n=6, v=9):
     return hidden, weight, torch.randint(v, (n,))
 
 
+def test_a_compiled_module_is_called_as_it_is():
+    module, (hidden, weight, targets) = create("multimax"), case()
+    compiled = torch.compile(module, backend="eager")
+    torch.testing.assert_close(
+        linear_loss(compiled, hidden, weight, None, targets), linear_loss(module, hidden, weight, None, targets)
+    )
+
+
 @pytest.mark.parametrize("change", [overridden, replaced])
 @pytest.mark.parametrize("method", ["loss", "log_weights", "modulate"])
 @pytest.mark.parametrize("name", ["softmax", "multimax"])

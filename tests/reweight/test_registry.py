@@ -1,6 +1,7 @@
 """Names, options, errors, and functions of the user's own."""
 
 import copy
+import functools
 import importlib
 import inspect
 import io
@@ -164,6 +165,11 @@ def test_a_subclass_says_its_traits_itself(said):
         @reweight.register("mine", **said)
         class Mine(reweight.Softmax):
             pass
+
+
+def test_a_partial_function_is_a_function():
+    reweight.register("best")(functools.partial(reweight.topk_softmax, k=1))
+    assert reweight.create("best")(torch.tensor([1.0, 2.0])).tolist() == [0, 1]
 
 
 def tempered(scores, mask=None, *, temperature=1.0):

@@ -143,6 +143,21 @@ def test_no_graph_break(name):
         torch.testing.assert_close(ours, theirs)
 
 
+@pytest.mark.parametrize("name", ["softmax", "entmax15", "multimax"])
+def test_export_with_any_number_of_entries(name):
+    class Model(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.function = build(name)
+
+        def forward(self, scores, index):
+            return reweight.segment(self.function, scores, index, num_segments=SEGMENTS)
+
+    n = torch.export.Dim("n", min=2)
+    program = torch.export.export(Model(), (drawn(5), INDEX[:5]), dynamic_shapes=({0: n}, {0: n}))
+    torch.testing.assert_close(program.module()(drawn(N), INDEX), Model()(drawn(N), INDEX))
+
+
 @pytest.mark.skipif(kernels.path(torch.zeros(1)) != "cpp", reason="there is no C++ compiler")
 def test_the_operator_is_registered_as_torch_wants_it():
     scores, (ranges, ts) = drawn(N, 3).requires_grad_(), (torch.randn(3, 4, dtype=torch.float64) for _ in range(2))
@@ -209,6 +224,8 @@ def test_a_gat_trains_with_it():
         ({"index": INDEX - 1}, ValueError, "index must be from 0 to 6, got -1"),
         ({"index": INDEX, "num_segments": 3}, ValueError, "index must be from 0 to 2, got 7"),
         ({"index": INDEX, "num_segments": 3.0}, TypeError, "num_segments must be an int"),
+        ({"index": INDEX, "num_segments": -1}, ValueError, "num_segments must be at least 0"),
+        ({"index": INDEX, "function": reweight.softmax}, TypeError, "a name or a Reweighting, got function"),
         ({"ptr": PTR, "num_segments": 3}, ValueError, "num_segments must be 9"),
         ({"ptr": PTR + 1}, ValueError, "ptr must rise from 0 to 83"),
         ({"ptr": PTR.flip(0)}, ValueError, "ptr must rise"),

@@ -140,11 +140,6 @@ class ImageClassifier(nn.Module):
     def layers(self) -> list[nn.Module]:
         return list(getattr(self.backbone, "blocks", ()))
 
-    def no_weight_decay(self) -> set[str]:
-        """Names of the parameters that the backbone wants exempt from weight decay."""
-        exempt: set[str] = getattr(self.backbone, "no_weight_decay", set)()
-        return {f"backbone.{name}" for name in exempt}
-
     def adapted(self, state: dict[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
         """Weights of such a classifier, or of a vision transformer of timm's, for this image and patch size.
 
