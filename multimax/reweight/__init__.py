@@ -1,4 +1,4 @@
-"""Reweighting functions: from scores to weights on the probability simplex, along the last dimension.
+"""Reweighting functions: from scores to weights on the probability simplex, along the last dimension::
 
     from multimax import reweight
 
