@@ -28,7 +28,6 @@ from multimax.suite.composition import (
     register_groups,
     typed,
 )
-from multimax.suite.config import run_folder
 from multimax.suite.data.left_out import LeftOut
 from multimax.suite.engine import distributed, parent, slurm
 from multimax.suite.engine.allocator import keep_freed_memory
@@ -37,6 +36,7 @@ from multimax.suite.engine.open import OpenRun
 from multimax.suite.engine.run_writer import RunWriter
 from multimax.suite.engine.trainer import Trainer
 from multimax.suite.errors import Interrupted, Parser, UserError, limits_explained, one_line_errors
+from multimax.suite.identity import run_folder
 from multimax.suite.runs import Run
 from multimax.suite.tasks import task_module, task_of
 from multimax.suite.tasks.base import Shard, Task

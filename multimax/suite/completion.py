@@ -1,7 +1,7 @@
 """Tab completion of train.py for bash, as a script: python -m multimax.suite.completion > FILE, then source FILE.
 
-Hydra's own asks Python at each press of the key, which imports everything first. Here bash has the words: the choices
-of each group and the keys of all tasks, as they were when the file was written.
+Hydra's own completion starts Python, which imports everything, at each press of the key. Here bash has the words: the
+choices of each group and the keys of all tasks, as they were when the file was written.
 """
 
 from hydra import initialize_config_dir

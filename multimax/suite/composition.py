@@ -1,8 +1,8 @@
 """From ``configs/`` and the command line to a checked, typed configuration.
 
-What code knows already is a group without a file: the reweightings of the registry (a function is selectable as soon
-as it is registered; ``configs/reweight/`` adds named variants), the tasks with the defaults of their dataclasses, the
-scales, the loggers, the optimisers and the schedules. Files of the user's own are in the folder of ``--config-dir``.
+Some groups are made from code instead of files: the registered reweightings (a function can be selected as soon as it
+is registered; ``configs/reweight/`` adds named variants), the tasks with the defaults of their dataclasses, the scales,
+the loggers, the optimisers and the schedules. A user's own files are in the folder of ``--config-dir``.
 """
 
 import copy
@@ -20,18 +20,9 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigKeyError, OmegaConfBaseException
 
 from multimax import reweight
-from multimax.suite.config import (
-    LOGGERS,
-    OPTIMIZERS,
-    RETIRED,
-    SCALES,
-    SCHEDULES,
-    RunConfig,
-    flatten,
-    skeleton,
-    text_keys,
-)
+from multimax.suite.config import LOGGERS, OPTIMIZERS, SCALES, SCHEDULES, RunConfig, flatten, skeleton, text_keys
 from multimax.suite.errors import UserError
+from multimax.suite.identity import RETIRED
 from multimax.suite.overrides import in_quotes, parse, readable
 from multimax.suite.plugins import TARGET, import_plugins, with_own_parts
 from multimax.suite.tasks import MODULES, task_module, task_of
@@ -41,11 +32,19 @@ CONFIGS = SHIPPED if SHIPPED.is_dir() else SHIPPED.parents[2] / "configs"
 SITES = ("attention", "encoder", "decoder", "cross", "output")
 
 
+_given: list[dict[str, Any]] = []  # the registries that Hydra's groups were last made from
+
+
 def register_groups() -> None:
-    """Give Hydra the groups that are made from code."""
-    register_reweightings()
+    """Give Hydra the groups that are made from code, unless it has them already."""
     store = ConfigStore.instance()
-    for task in MODULES:  # with every default of its dataclasses: a recipe writes only what differs
+    functions = {name: reweight.get(name) for name in reweight.available()}
+    registries = [functions, *map(dict, (MODULES, LOGGERS, OPTIMIZERS, SCHEDULES))]
+    if registries == _given and "reweight" in store.repo:
+        return
+    _given[:] = registries
+    register_reweightings()
+    for task in MODULES:  # with every default of its dataclasses, so that a recipe only contains what differs
         node = skeleton(task_module(task).Config) | {"task": task}
         store.store(group="task", name=task, node=node, package="_global_")
     store.store("run", skeleton(RunConfig), package="_global_")  # below a task that is not registered
@@ -71,10 +70,7 @@ def register_reweightings() -> None:
         node = {"name": name, **reweight.options(name)}
         for site in SITES:
             store.store(group=f"reweight/{site}", name=name, node=node)
-        sites = dict.fromkeys(SITES) | {
-            "attention": name,
-            "output": reweight.at_the_output(name),
-        }
+        sites = dict.fromkeys(SITES) | {"attention": name, "output": reweight.at_the_output(name)}
         store.store(group="reweight", name=name, node={"defaults": [{site: chosen} for site, chosen in sites.items()]})
 
 
@@ -86,7 +82,7 @@ def import_given_plugins(overrides: Iterable[str]) -> None:
 
 
 def readable_overrides(overrides: Sequence[str], sweep: bool = False, config_dir: str | None = None) -> list[str]:
-    """The overrides as Hydra reads them; raises UserError with what to type for one that it cannot read."""
+    """The overrides as Hydra reads them; for one that it cannot read, raises UserError that says what to type."""
     texts = set().union(*(text_keys(task_module(task).Config) for task in MODULES))
     found = readable(overrides, texts, sweep)
     groups = [*group_names(config_dir), "hydra"]
@@ -124,7 +120,7 @@ def _compose(overrides: Sequence[str], config_dir: str | None = None, with_hydra
 
 
 def group_names(config_dir: str | None = None) -> list[str]:
-    """The groups of which a command line chooses one by name."""
+    """The groups from which a command line chooses by name."""
     files = {
         str(path.parent.relative_to(folder))
         for folder in (CONFIGS, *([Path(config_dir)] if config_dir else []))
@@ -135,22 +131,18 @@ def group_names(config_dir: str | None = None) -> list[str]:
 
 
 def known_keys(overrides: Sequence[str], config_dir: str | None = None) -> tuple[list[str], list[str]]:
-    """Dotted keys and group names that a command line could have meant, given the groups that it chooses."""
+    """Dotted keys and group names that a command line could have meant, given the groups that it selects."""
     groups = group_names(config_dir)
     chosen = [override for override in overrides if override.split("=")[0] in groups and "," not in override]
     try:
         composed = _compose(chosen, config_dir)
     except (HydraException, OmegaConfBaseException):
         return [], groups
-    return [str(key) for key, _ in flatten(to_dict(composed))], groups
-
-
-def to_dict(composed: DictConfig) -> dict[str, Any]:
-    return cast(dict[str, Any], OmegaConf.to_container(composed))
+    return [key for key, _ in flatten(cast(dict[str, Any], OmegaConf.to_container(composed)))], groups
 
 
 def typed(composed: DictConfig, world: int = 1, overrides: Iterable[str] = ()) -> RunConfig:
-    """The composed configuration as the task's dataclass, checked, with the overrides that it has. Raises UserError."""
+    """The composed configuration, with its overrides, as the task's dataclass, checked. Raises UserError."""
     schema: type = RunConfig
     try:
         schema = with_own_parts(task_of(composed).Config, composed)
@@ -167,7 +159,7 @@ def typed(composed: DictConfig, world: int = 1, overrides: Iterable[str] = ()) -
 
 
 def without_retired(composed: DictConfig) -> DictConfig:
-    """A configuration, perhaps of an older run, without the keys that the code no longer has."""
+    """A configuration, perhaps of an older run, without keys that no longer exist."""
     kept = copy.deepcopy(composed)
     for group, key in (name.split(".") for name in RETIRED):
         part = kept.get(group)
@@ -177,11 +169,11 @@ def without_retired(composed: DictConfig) -> DictConfig:
 
 
 def explain(error: Exception, known: Sequence[str] = (), groups: Sequence[str] = ()) -> str:
-    """One line that says what is wrong with an override and which right one is nearest."""
+    """One line that says what is wrong with an override and what the nearest valid one is."""
     message = str(error).splitlines()[0]
     if isinstance(error, MissingConfigException) and error.missing_cfg_file:
         group, _, name = error.missing_cfg_file.rpartition("/")
-        if name.startswith("multimax_"):  # the launcher's keys and types, which come with its plugin
+        if name.startswith("multimax_"):  # the launcher's keys and types come with its plugin
             return f"{group}={name.removeprefix('multimax_')} needs submitit: pip install -e '.[slurm]'"
         if (group, name) == ("hydra/sweeper", "optuna"):
             return "hydra/sweeper=optuna needs Optuna: pip install -e '.[optuna]'"

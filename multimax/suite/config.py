@@ -1,21 +1,17 @@
-"""The typed configuration of a run, and the checks that need more than one of its fields.
+"""The typed configuration of a run, and checks that involve more than one of its fields.
 
-Hydra composes the values from ``configs/``; these dataclasses say which keys there are and of what type. A task extends
+Hydra composes the values from ``configs/``; these dataclasses define the keys and their types. A task extends
 ``RunConfig`` with its own ``model`` and ``data``.
 """
 
-import hashlib
-import json
 import math
 from collections.abc import Iterator, Mapping, Set
 from dataclasses import MISSING, Field, asdict, dataclass, field, fields, is_dataclass
-from pathlib import Path
 from typing import Any, get_type_hints
 
 from multimax import reweight
 from multimax.integrations.sites import Site
 from multimax.suite.errors import UserError
-from multimax.suite.files import expanded
 from multimax.suite.options import bounded, check_options, choice, registered
 from multimax.suite.plugins import PARTS, has_target, taken
 from multimax.suite.registry import Registry
@@ -23,16 +19,16 @@ from multimax.suite.registry import Registry
 
 @dataclass
 class Reweight:
-    """What stands at each site: ``{"name": registered name, **options}``.
+    """The function at each site: ``{"name": registered name, **options}``.
 
-    A task with several kinds of attention extends it with a site for each, None where ``attention`` holds.
+    A task with several kinds of attention adds a site for each, None where ``attention`` applies.
     """
 
     attention: dict[str, Any]
     output: dict[str, Any]
 
     def own(self) -> dict[str, dict[str, Any]]:
-        """The sites that were given a function of their own beside ``attention`` and ``output``."""
+        """The sites beside ``attention`` and ``output`` that have a function of their own."""
         sites = {item.name: getattr(self, item.name) for item in fields(self)}
         return {name: site for name, site in sites.items() if site and name not in ("attention", "output")}
 
@@ -45,7 +41,7 @@ OPTIMIZERS = Registry(
         "schedule_free_adamw": "multimax.suite.engine.optimizers.schedule_free_adamw",
     }
 )
-"""Of each name ``create(model, config: Optimizer) -> torch.optim.Optimizer``."""
+"""By name, ``create(model, config: Optimizer) -> torch.optim.Optimizer``."""
 
 SCHEDULES = Registry(
     {
@@ -54,7 +50,7 @@ SCHEDULES = Registry(
         "constant": "multimax.suite.engine.optimization.warmup",
     }
 )
-"""Of each name ``create(optimizer, config: Schedule, total_steps, warmup_steps)``, which has ``step_update(step)``."""
+"""By name, ``create(optimizer, config: Schedule, total_steps, warmup_steps)``, which has ``step_update(step)``."""
 
 
 @dataclass
@@ -120,7 +116,7 @@ LOGGERS = Registry({"none": 0, "wandb": 5, "tensorboard": 5})
 
 @dataclass
 class Logger:
-    """Where the run is shown beside its own files, and what is measured for showing; changes no number of the run."""
+    """Where the run is shown beside its own files, and what is measured to be shown; changes no number of the run."""
 
     name: str = registered(LOGGERS, default="none")
     measure: bool = True  # at each evaluation the reweightings' parameters, sparsity and multi-modality of attention
@@ -135,7 +131,7 @@ class Logger:
 
 @dataclass
 class Parent:
-    """What ``init_from`` or ``extends`` names, as it is found at the start; all null without them. Not to be chosen."""
+    """What ``init_from`` or ``extends`` refers to, as found at the start; null without them. Not to be set by users."""
 
     run: str | None = None  # name of a run; null: a file of weights
     setting: str | None = None  # digest of that run's ``setting``
@@ -143,9 +139,9 @@ class Parent:
     weights: str | None = None  # SHA-256
 
 
-# Version of what the code makes of a configuration. Raise it with any change by which a configuration that stays as it
-# is gives other numbers (an initialisation, a loss, an order of the data, a metric): its runs then get other names, a
-# run begun before is not resumed, and no table averages the two. Runs with version 1 have it in neither.
+# Version of the numbers that a configuration gives. Raise it with any change that makes an unchanged configuration give
+# other numbers (an initialisation, a loss, an order of the data, a metric): its runs then get other names, a run begun
+# before is not resumed, and no table averages the two. Runs of version 1 do not record it.
 NUMERICS = 2
 
 
@@ -172,7 +168,7 @@ class RunConfig:
     init_from: str | None = None  # weights to start from: a run, a checkpoint of one, or a file; also hub:OWNER/NAME
     extends: str | None = None  # a finished run that this one goes on from: the same, but for its length and schedule
     parent: Parent = field(default_factory=Parent)
-    numerics: int = NUMERICS  # what made the run's numbers; not to be chosen
+    numerics: int = NUMERICS  # of the code that made the run's numbers; not to be set by users
 
     def check(self, world: int) -> None:
         """Raise UserError for a combination that cannot run on ``world`` processes, before anything is loaded."""
@@ -207,7 +203,7 @@ class RunConfig:
         self.check_loss(soft_targets=training.label_smoothing > 0)
 
     def readers(self) -> Iterator[tuple[str, bool, tuple[str, ...]]]:
-        """Keys that are read in some configurations only: what it takes, whether this one has it, and the keys."""
+        """Keys that only some configurations read: the condition, whether it holds here, and the keys."""
         schedule = self.schedule
         warmup = bool(schedule.warmup_steps or schedule.warmup_epochs)
         yield "schedule.warmup_steps or schedule.warmup_epochs", warmup, ("schedule.warmup_rate",)
@@ -221,16 +217,16 @@ class RunConfig:
         yield from self.unread("schedule", "warmup_steps", "warmup_epochs")
 
     def unread(self, name: str, *read: str) -> Iterator[tuple[str, bool, tuple[str, ...]]]:
-        """Keys of a part that neither its ``_target_``, if it has one, nor whoever knows those of ``read`` asks for."""
+        """Keys of a part with a ``_target_`` that neither this takes nor the suite reads (``read``)."""
         part = getattr(self, name)
         if has_target(part):
             unread = {item.name for item in fields(part)} - {*part.__own__, *read} - taken(name, part)
             yield f"{name}._target_ taking it", False, tuple(f"{name}.{key}" for key in sorted(unread))
 
     def check_read(self, given: Set[str]) -> None:
-        """Raise UserError for one of the ``given`` keys that has a value, not its default, which nothing reads.
+        """Raise UserError if one of the ``given`` keys has another value than its default, and nothing reads it.
 
-        Keys that only recipes and data sets give are no mistake: they stay when an override turns their reader off.
+        Keys that only recipes and data sets give are allowed: they remain when an override turns their reader off.
         """
         if "numerics" in given:
             raise UserError("numerics is the version of the code that made a run's numbers: leave it out")
@@ -246,7 +242,7 @@ class RunConfig:
     def micro_batches(self, world: int) -> int:
         """Micro-batches that each of ``world`` processes makes of its share of a global batch of examples.
 
-        The fewest that keep to ``micro_batch_size``, and of equal size where the processes have equal shares. Raises
+        The fewest that keep to ``micro_batch_size``, and of equal size if the processes have equal shares. Raises
         UserError if there are more processes than examples.
         """
         training = self.training
@@ -261,7 +257,7 @@ class RunConfig:
         return next(count for count in range(1, share + 1) if share % count == 0 and share // count <= most)
 
     def check_loss(self, soft_targets: bool) -> None:
-        """Raise UserError if the output site's reweighting has no loss that takes the recipe's targets."""
+        """Raise UserError if the reweighting at the output has no loss for the recipe's targets."""
         name = self.reweight.output["name"]
         output = reweight.create(**self.reweight.output)
         way_out = "take reweight/output=softmax or give it one (see 'Adding a function' in README.md)"
@@ -282,36 +278,6 @@ def check_site(key: str, site: Site) -> None:
         raise UserError(f"{key}: {error}") from None
 
 
-# Where a run's files, its data and its printed lines are does not change what it computes.
-NOT_IDENTITY = {
-    "run_dir",
-    "runs_dir",
-    "init_from",  # the digest of its weights, in ``parent``, is part of it
-    "extends",
-    "experiment",
-    "description",
-    "logger",
-    "data.root",
-    "data.cache_dir",
-    "data.where",
-    "data.max_left_out",
-    "data.num_workers",
-    "training.device",
-    "training.activation_checkpointing",
-    "training.cuda_graphs",
-    "training.log_every",
-    "training.keep_checkpoints",
-    "training.max_skipped_steps",
-    "training.checkpoint_every",
-    "training.micro_batch_size",
-    "decoding.batch_tokens",
-}
-
-
-RETIRED = {"model.init_from"}
-"""Keys that the code no longer has and older runs do, all of them with null."""
-
-
 def flatten(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
     """Dotted keys and values of the leaves of nested mappings."""
     for key, value in tree.items():
@@ -322,7 +288,7 @@ def flatten(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, An
 
 
 def skeleton(schema: type) -> dict[str, Any]:
-    """All keys of a configuration as nested dicts: the default where a field has one, "???" where a value is due."""
+    """All keys of a configuration as nested dicts, with each field's default or "???" where a value is required."""
     types = get_type_hints(schema)
 
     def value(item: Field) -> Any:
@@ -344,71 +310,3 @@ def text_keys(schema: type, prefix: str = "") -> set[str]:
         elif kind in (str, str | None):
             keys.add(f"{prefix}{name}")
     return keys
-
-
-def identity(config: Mapping[str, Any], schema: type[RunConfig]) -> dict[str, Any]:
-    """What determines the numbers of a run: the flattened part of its configuration that differs from the defaults.
-
-    Defaults are left out so that an option which the code gains later does not make another run of an old one.
-    """
-    defaults = dict(flatten(skeleton(schema))) | {"numerics": 1}
-    for name, site in config["reweight"].items():
-        if site and site["name"] in reweight.available():
-            defaults |= {f"reweight.{name}.{key}": value for key, value in reweight.options(site["name"]).items()}
-    return {
-        key: value
-        for key, value in sorted(flatten(config))
-        if not {key, key.split(".")[0]} & (NOT_IDENTITY | RETIRED) and (key not in defaults or defaults[key] != value)
-    }
-
-
-def digest(config: RunConfig) -> str:
-    """Eight hexadecimal digits that stand for the ``identity`` of a configuration."""
-    return hashlib.sha256(json.dumps(identity(asdict(config), type(config))).encode()).hexdigest()[:8]
-
-
-def setting(config: Mapping[str, Any], schema: type[RunConfig]) -> dict[str, Any]:
-    """The ``identity`` of a configuration but for reweighting and seed: equal for runs that compare functions.
-
-    Of a run that others were before, it has that run's setting in the place of its name and weights.
-    """
-    numbers = identity(config, schema)
-    own = {"seed", "parent.run", "parent.weights"} if "parent.setting" in numbers else {"seed"}
-    return {key: value for key, value in numbers.items() if key not in own and not key.startswith("reweight.")}
-
-
-def site_label(site: Site) -> str:
-    """A function's name with those of its options that are not the default, as in ``multimax(order=1)``."""
-    defaults = reweight.options(site["name"]) if site["name"] in reweight.available() else {}
-    chosen = [f"{key}={value}" for key, value in site.items() if key != "name" and defaults.get(key, ...) != value]
-    return site["name"] + (f"({', '.join(chosen)})" if chosen else "")
-
-
-def reweight_label(sites: Mapping[str, Site | None]) -> str:
-    """``multimax`` where attention and output agree, else ``sparsemax-softmax``: attention first, output second.
-
-    Kinds of attention with a function of their own follow: ``multimax cross=softmax``.
-    """
-    labels = {name: site_label(site) for name, site in sites.items() if site}
-    attention, output = labels.pop("attention"), labels.pop("output")
-    own = [f"{name}={label}" for name, label in labels.items()]
-    return " ".join([attention if attention == output else f"{attention}-{output}", *own])
-
-
-def experiment_name(config: Mapping[str, Any]) -> str:
-    """What the report, and a logger, gathers a run under."""
-    return config["experiment"] or f"{config['task']}_{config['scale']}"
-
-
-def run_name(config: RunConfig) -> str:
-    """Folder name of a run: follows from its configuration and seed alone."""
-    functions = dict.fromkeys([config.reweight.attention["name"], config.reweight.output["name"]])
-    own = [f"{name}.{site['name']}" for name, site in config.reweight.own().items()]
-    return "-".join([config.task, config.data.name, *functions, *own, f"seed{config.seed}", digest(config)])
-
-
-def run_folder(config: RunConfig) -> Path:
-    """Where the files of a run are. Raises UserError for a ``~`` where nobody has a home."""
-    if config.run_dir:
-        return expanded("run_dir", config.run_dir)
-    return expanded("runs_dir", config.runs_dir or "runs") / run_name(config)

@@ -1,7 +1,7 @@
-"""What a model says next: greedy, beam search and sampling, which are one loop with two ways to choose.
+"""Decoding: greedy search, beam search and sampling, which are one loop with two ways to choose.
 
-A step gives every hypothesis the probabilities of its next token, by the model's own output reweighting; a token that
-a sparse one gives no mass is never chosen. Scores are sums of log-probabilities. Beam search keeps the rules of
+A step gives every hypothesis the probabilities of its next token by the model's own output reweighting; a token to
+which a sparse one gives no mass is never chosen. Scores are sums of log-probabilities. Beam search keeps the rules of
 fairseq's ``SequenceGenerator`` (github.com/facebookresearch/fairseq, 0.12):
 
 - of the ``2 * beam`` best continuations of a sentence, those among the first ``beam`` that end are finished, and the
@@ -9,9 +9,9 @@ fairseq's ``SequenceGenerator`` (github.com/facebookresearch/fairseq, 0.12):
 - a sentence is done when ``beam`` hypotheses are finished, or at its longest length, where all have to end;
 - finished hypotheses are ranked by score / length ** length_penalty, the end token counted.
 
-Where nothing can end, as zeros at the output make possible, the hypotheses are returned as they stand. Between equals
-the earlier hypothesis goes first, then the lower token; only which of them are among the ``2 * beam`` likeliest tokens
-of a hypothesis, where these end between equals, is up to torch.topk. A sentence that is done leaves the batch.
+If no hypothesis can end, as zeros at the output make possible, they are returned as they are. Ties go to the earlier
+hypothesis, then to the lower token; only a tie at the last of the ``2 * beam`` likeliest tokens of a hypothesis is left
+to torch.topk. A sentence that is done leaves the batch.
 """
 
 import math
@@ -38,7 +38,7 @@ Choice = Callable[[Tensor, Tensor], tuple[Tensor, Tensor, Tensor]]
 class Search:
     """How to search for translations; a ``beam`` of 1 is greedy search.
 
-    A translation of n tokens of source, its end included, has at most ``max_length_ratio * n + max_length_extra``
+    The translation of a source of n tokens, its end included, has at most ``max_length_ratio * n + max_length_extra``
     tokens before its own end.
     """
 
@@ -171,7 +171,7 @@ def continue_text(
 
 
 class Decoder(Protocol):
-    """What the search needs of a model: state for [batch, beam] hypotheses, the same number for each sentence."""
+    """What the search needs of a model: state for [batch, beam] hypotheses, equally many for each sentence."""
 
     def step(self, tokens: Tensor) -> Tensor:
         """Probabilities [batch, beam, vocabulary] of what follows the newest ``tokens`` int64 [batch, beam]."""
@@ -180,7 +180,7 @@ class Decoder(Protocol):
         """Make hypothesis j of each sentence continue the former ``parents[:, j]``, int64 [batch, beam]."""
 
     def keep(self, sentences: list[int]) -> None:
-        """Drop all sentences but these, which stay in this order."""
+        """Keep only these sentences, in this order."""
 
 
 class TranslationDecoder:
@@ -195,7 +195,7 @@ class TranslationDecoder:
 
 
 class ContinuationDecoder:
-    """One hypothesis for each prompt, all of one length: there is nothing to reorder or to drop."""
+    """One hypothesis for each prompt, all of one length, so that there is nothing to reorder or drop."""
 
     def __init__(self, model: LanguageModel, prompt: Tensor):
         self.model, self.prompt = model, prompt
@@ -229,9 +229,11 @@ def choose_best(scores: Tensor, weights: Tensor) -> tuple[Tensor, Tensor, Tensor
 def choose_by_lot(
     scores: Tensor, weights: Tensor, sampling: Sampling, generator: torch.Generator | None
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """One continuation of each hypothesis, drawn; its score counts the model's own probability."""
+    """One random continuation of each hypothesis, scored by the model's own probability."""
     adjusted = sampling.adjust(weights)
-    adjusted.masked_fill_((adjusted == 0).all(-1, keepdim=True), 1)  # nothing to draw from: dead, whatever is drawn
+    adjusted.masked_fill_(
+        (adjusted == 0).all(-1, keepdim=True), 1
+    )  # nothing to draw from: the hypothesis is dead in any case
     tokens = torch.multinomial(adjusted.flatten(0, 1), 1, generator=generator).view_as(scores)
     parents = torch.arange(scores.shape[1], device=scores.device).expand_as(scores)
     return scores + weights.gather(-1, tokens[..., None]).squeeze(-1).log(), parents, tokens
@@ -278,7 +280,7 @@ def search_all(
         history = torch.cat([follow(history, moves), tokens[..., None]], -1)
         step += 1
 
-        # In a step in which nothing ends this is the only wait for the device.
+        # If nothing ends in this step, this is the only wait for the device.
         *has_ended, alive = torch.cat([ended, (scores > -math.inf).any(1, keepdim=True)], 1).T.tolist()
         if any(map(any, has_ended)):
             whole = torch.cat([follow(before[0], parents), following[..., None]], -1)[:, : search.beam]
@@ -295,7 +297,7 @@ def search_all(
                 stuck = pick(past, past_scores, past_scores > -math.inf, search.length_penalty)
                 found[sentence] = [hypothesis for _, hypothesis in stuck]
         if len(kept) < len(rows):
-            # The last take the places of those that leave, so that most stay where they are.
+            # The last ones take the places of those that leave, so that most stay in place.
             staying, size = set(kept), len(kept)
             late = [row for row in kept if row >= size]
             kept = [row if row in staying else late.pop() for row in range(size)]
@@ -307,7 +309,7 @@ def search_all(
 
 
 def restrict(weights: Tensor, end: int, may_end: bool, must_end: list[bool]) -> None:
-    """Take the mass of ``weights`` [batch, beam, vocabulary] from what may not follow; ``must_end`` is by sentence."""
+    """Zero the ``weights`` [batch, beam, vocabulary] of what may not follow; ``must_end`` is by sentence."""
     if not may_end:
         weights[..., end] = 0
     if any(must_end):

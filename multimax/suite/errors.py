@@ -1,4 +1,4 @@
-"""Ways for a run to end that are no mistake in the code; the entry points turn each into a single line."""
+"""Ways for a run to end other than by a mistake in the code; the entry points turn each into a single line."""
 
 import argparse
 import errno
@@ -17,13 +17,13 @@ OF_THE_MACHINE = {
     *(errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO, errno.ESTALE),
     *(errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ELOOP, errno.ENAMETOOLONG, errno.ENOTDIR),
 }
-"""Errors of the system that no code is to blame for, wherever they come up."""
+"""Errors of the system that are not the code's fault, wherever they occur."""
 CONFIGURATION = ("hydra", "omegaconf")
 """Packages whose errors are about what was typed; data and models do without them, and so does this module."""
 
 
 class UserError(Exception):
-    """A mistake the user can mend: printed in one line without a traceback. Several messages are as many lines."""
+    """A mistake that the user can correct: each of its messages is printed in one line, without a traceback."""
 
 
 class Diverged(UserError):
@@ -43,14 +43,14 @@ class Interrupted(KeyboardInterrupt):
 
 
 class Parser(argparse.ArgumentParser):
-    """argparse's, with a mistake in one line: its own message comes below a list of all options."""
+    """argparse's, but a mistake is one line: its own message follows a list of all options."""
 
     def error(self, message: str) -> NoReturn:
         raise UserError(f"{message} ({self.prog} --help lists what it takes)")
 
 
 def one_line_errors(main: Callable[[], None]) -> Callable[[], None]:
-    """Turn what the user can mend into one line and exit code 2; a traceback is for our own mistakes."""
+    """Turn what the user can correct into one line and exit code 2; tracebacks are for our own mistakes."""
 
     @wraps(main)
     def wrapped() -> None:
@@ -108,11 +108,11 @@ def require_working_folder() -> None:
     try:
         os.getcwd()
     except OSError:
-        raise UserError("the working folder has gone: cd into one that is there") from None
+        raise UserError("the working folder no longer exists: cd into one that does") from None
 
 
 def require_kernels_mode() -> None:
-    """Raise UserError if MULTIMAX_KERNELS is no mode."""
+    """Raise UserError if MULTIMAX_KERNELS is not a mode."""
     if kernels.mode() not in kernels.MODES:
         raise UserError(f"MULTIMAX_KERNELS={kernels.mode()}: choose one of {', '.join(kernels.MODES)}, or unset it")
 
@@ -147,7 +147,7 @@ def flush_output() -> None:
 
 
 def silence_output() -> None:
-    """Whatever else is printed goes nowhere: Python would try, and fail, once more as it ends."""
+    """Discard whatever else is printed: Python would try once more, and fail, as it exits."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 

@@ -1,4 +1,4 @@
-"""Files that are either whole or not there, and JSON lines that survive a kill."""
+"""Files that are either complete or absent, and JSON lines that survive a kill."""
 
 import json
 import os
@@ -22,7 +22,7 @@ def writing(path: Path) -> Iterator[None]:
 
 
 def write_atomic(path: Path, content: str | bytes) -> None:
-    """Replace a file by one rename, so that neither a reader nor a kill meets half of it. Raises UserError."""
+    """Replace a file by a rename, so that neither a reader nor a kill can leave half of it. Raises UserError."""
     temporary = path.with_name(f".{path.name}.tmp")
     with writing(path):
         try:
@@ -45,9 +45,9 @@ def flush_to_disk(path: Path) -> None:
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
-    """The records of a file of JSON lines, none if there is no file; a last line that a kill cut short is left out.
+    """The records of a file of JSON lines, none if it is absent; a last line that a kill cut short is ignored.
 
-    Raises UserError if any other line is damaged: going on without it would hide a loss.
+    Raises UserError if any other line is damaged: continuing without it would hide a loss.
     """
     records = []
     lines = path.read_bytes().splitlines() if path.exists() else []
@@ -65,7 +65,7 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
 
 
 def write_lines(path: Path, records: Sequence[Mapping[str, Any]]) -> None:
-    """Replace a file of JSON lines as a whole: appending would join a new line to one that a kill cut short."""
+    """Replace a whole file of JSON lines: appending would join a new line to one that a kill cut short."""
     write_atomic(path, "".join(f"{json.dumps(record)}\n" for record in records))
 
 

@@ -1,4 +1,4 @@
-"""Options of a configuration that have a range or a list of values, which are said where the option is."""
+"""Options of a configuration with a range or a list of values, declared with the option itself."""
 
 import math
 import sys
@@ -11,27 +11,27 @@ from multimax.suite.registry import Registry
 
 
 def bounded(least: float, most: float = math.inf, *, default: Any = MISSING, limit: int = sys.maxsize) -> Any:
-    """A dataclass's field for a number in [least, most], or None.
+    """A dataclass field for a number in [least, most], or None.
 
-    ``limit`` is far above what anybody means, and far below what takes all of a machine's memory, or forever.
+    ``limit`` is far above any sensible value, and far below what would exhaust a machine's memory or run forever.
     """
     return field(default=default, metadata={"bounds": (least, most), "limit": limit})
 
 
 def choice(*values: str, default: Any = MISSING) -> Any:
-    """A dataclass's field for one of ``values``."""
+    """A dataclass field for one of ``values``."""
     return field(default=default, metadata={"choices": values})
 
 
 def registered(registry: Registry, *, default: Any = MISSING) -> Any:
-    """A dataclass's field for a name in ``registry``, of which a ``_target_`` takes the place."""
+    """A dataclass field for a name in ``registry``, which a ``_target_`` replaces."""
     return field(default=default, metadata={"choices": registry})
 
 
 def check_options(config: Any, prefix: str = "") -> None:
-    """Raise UserError for a field of ``config``, or of the dataclasses in it, whose value is not one of its own.
+    """Raise UserError if a field of ``config``, or of a dataclass in it, has a value that it does not allow.
 
-    Whatever its range, a number, or one in a list, is finite, and an integer fits into 64 bits.
+    Every number, also in a list, must be finite, and every integer must fit into 64 bits.
     """
     for item in fields(config):
         key, value = f"{prefix}{item.name}", getattr(config, item.name)

@@ -1,8 +1,8 @@
 """What is typed as KEY=VALUE on a command line, in Hydra's grammar (hydra.cc/docs/advanced/override_grammar/basic).
 
-The grammar has words of ASCII and gives a meaning to ``=,()[]{}:'"~`` and to numbers. Names of folders have all of
-these, so a key that holds text takes as it is what the grammar does not read as text; where that could be meant
-otherwise, an error says what to type.
+The grammar has ASCII words and gives a meaning to ``=,()[]{}:'"~`` and to numbers. Names of folders may contain all of
+these, so the value of a text key is taken literally if the grammar does not read it as text; where something else could
+be meant, an error says what to type.
 """
 
 import re
@@ -21,17 +21,17 @@ KEY = re.compile(r"(\+\+?|~)?[A-Za-z0-9_$][\w$./@:-]*", re.ASCII)
 
 
 def quoted(key: str, value: str) -> str:
-    """The override that gives ``key`` this text, whatever is in it."""
+    """The override that sets ``key`` to this text, whatever it contains."""
     return f"{key}={in_quotes(value)}"
 
 
 def in_quotes(value: str) -> str:
-    """The text as Hydra's grammar has it."""
+    """The text quoted for Hydra's grammar."""
     return QuotedString(value, Quote.double).with_quotes()
 
 
 def parse(override: str) -> Override | None:
-    """What Hydra reads; None if it cannot."""
+    """The override as Hydra parses it; None if it cannot."""
     try:
         return OverridesParser.create().parse_override(override)
     except HydraException:
@@ -46,7 +46,7 @@ def readable(overrides: Sequence[str], text_keys: Set[str], sweep: bool = False)
         sweep: ``a,b`` are two values, as with ``-m``.
 
     Raises:
-        UserError: one that Hydra cannot read, with what to type instead, or that has several values without ``sweep``.
+        UserError: one that Hydra cannot read, saying what to type instead, or several values without ``sweep``.
     """
     return [_readable(override, text_keys, sweep) for override in overrides]
 

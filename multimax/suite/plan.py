@@ -1,7 +1,7 @@
 """``results/plan.yaml``: what will be run to test each claim, written down before it runs.
 
-An entry is a set of runs, and the comparisons that they decide. A run carries the digest of its entry, the revision of
-the code and its seed, and it confirms only where all three are the plan's. Whatever else has run is exploratory.
+An entry is a set of runs and the comparisons that they decide. A run carries the digest of its entry, the revision of
+the code and its seed, and it confirms only if all three are as planned. All other runs are exploratory.
 """
 
 import hashlib
@@ -88,11 +88,11 @@ class Entry:
 
     @property
     def digest(self) -> str:
-        """Of all that the entry says."""
+        """Digest of everything in the entry."""
         return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()[:16]
 
     def confirms(self, digest: str, revision: str, seed: int) -> bool:
-        """Whether a run that carries these is one of the plan's."""
+        """Whether a run that carries these is one of the planned runs."""
         return bool(self.revision) and (digest, revision) == (self.digest, self.revision) and seed in self.seeds
 
 
@@ -111,11 +111,11 @@ ENTRY = {
     "rates": {...: NUMBER},
     "comparisons": {...: dict},
 }
-"""What the file says of each, beside its name."""
+"""The fields of each in the file, beside its name."""
 
 
 def read_plan(path: Path = PLAN) -> dict[str, Entry]:
-    """The entries by their names. Raises UserError for one that is not whole, naming what is wrong with it."""
+    """The entries by name. Raises UserError for an incomplete entry, saying what is wrong with it."""
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, yaml.YAMLError) as error:
@@ -129,7 +129,7 @@ def read_plan(path: Path = PLAN) -> dict[str, Entry]:
 
 
 def _entry(where: str, name: str, content: Any) -> Entry:
-    _check(where, content, ENTRY)
+    check_shape(content, ENTRY, where)
     comparisons = tuple(_comparison(f"{where}: {of}", of, said) for of, said in content["comparisons"].items())
     lists = {key: tuple(content[key]) for key in ("overrides", "tuning")}
     entry = Entry(**content | lists | {"id": name, "comparisons": comparisons})
@@ -144,7 +144,7 @@ def _entry(where: str, name: str, content: Any) -> Entry:
 
 
 def _comparison(where: str, name: str, content: Any) -> Comparison:
-    _check(where, content, COMPARISON)
+    check_shape(content, COMPARISON, where)
     comparison = Comparison(**content | {"id": name, "controls": tuple(content["controls"])})
     for key in ("better", "scale"):
         if (value := content[key]) not in (allowed := get_args(get_type_hints(Comparison)[key])):
@@ -152,12 +152,3 @@ def _comparison(where: str, name: str, content: Any) -> Comparison:
     if not comparison.margins or not all(0 < margin < math.inf for margin in comparison.margins.values()):
         raise UserError(f"{where}: margins must be above zero, got {dict(comparison.margins)}")
     return comparison
-
-
-def _check(where: str, content: Any, shape: Mapping[str, Any]) -> None:
-    check_shape(content, dict, where)
-    known = shape.keys()
-    if wrong := known ^ content.keys():
-        kind = "lacks" if wrong <= known else "has the unknown key"
-        raise UserError(f"{where} {kind} {', '.join(sorted(map(str, wrong - known or wrong)))}")
-    check_shape(content, shape, where)

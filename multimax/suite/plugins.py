@@ -1,8 +1,8 @@
-"""Code of the user's own: the modules that ``plugins`` names, and what a ``_target_`` of the configuration names.
+"""A user's own code: the modules in ``plugins``, and what a ``_target_`` in the configuration names.
 
 A part of the configuration with a ``_target_`` (``model``, ``data``, ``optimizer`` or ``schedule``) is built by that
-class or function. It gets by keyword whatever else the part says, and as much of what the task offers as its signature
-names: so that a class takes what it needs, and a mistyped key is an error.
+class or function. It receives by keyword whatever else the part contains, and those of the task's offers that its
+signature names: a class takes what it needs, and a mistyped key is an error.
 """
 
 import hashlib
@@ -29,7 +29,7 @@ def import_plugins(names: Any) -> None:
     """Import modules by name. Raises UserError for one that is not there or that fails."""
     several = isinstance(names, Sequence) and not isinstance(names, str)
     if names is not None and not (several and all(isinstance(name, str) for name in names)):
-        raise UserError(f"plugins={names}: this is no list of modules, such as plugins=[my_functions]")
+        raise UserError(f"plugins={names}: this is not a list of modules, such as plugins=[my_functions]")
     for name in names or []:
         import_module("plugins", name)
 
@@ -53,10 +53,10 @@ def import_module(key: str, name: str) -> ModuleType:
 
 
 def find(key: str, target: Any) -> Any:
-    """What the dotted name ``target`` names. Raises UserError, which begins with ``key``, where there is none."""
+    """What the dotted name ``target`` refers to. Raises UserError, which begins with ``key``, if it does not exist."""
     module, _, name = str(target).rpartition(".")
     if not module:
-        raise UserError(f"{key}.{TARGET}={target}: this is no dotted name, such as my_module.MyClass")
+        raise UserError(f"{key}.{TARGET}={target}: this is not a dotted name, such as my_module.MyClass")
     found = getattr(import_module(f"{key}.{TARGET}", module), name, None)
     if not callable(found):
         raise UserError(f"{key}.{TARGET}={target}: {module} has no class or function {name}")
@@ -68,15 +68,15 @@ def has_target(part: Any) -> bool:
 
 
 def own_keys(part: Any) -> dict[str, Any]:
-    """The keys of a part with a ``_target_`` that its dataclass does not know: the arguments of the target."""
+    """The keys of a part with a ``_target_`` that are not in its dataclass: the arguments of the target."""
     return {name: getattr(part, name) for name in type(part).__own__ if name != TARGET}
 
 
 def build(key: str, part: Any, *arguments: Any, offered: Mapping[str, Any], **given: Any) -> Any:
     """Call the ``_target_`` of a part of the configuration, with keys of its own.
 
-    ``offered`` and the keys that any such part has are passed where the signature names them, null to nothing that has
-    a default; ``arguments`` and ``given`` always. Raises UserError if it takes other arguments.
+    ``offered`` and the keys of the dataclass are passed if the signature names them, but no null to an argument with a
+    default; ``arguments`` and ``given`` are always passed. Raises UserError if it takes other arguments.
     """
     target, known = find(key, getattr(part, TARGET)), {item.name: getattr(part, item.name) for item in fields(part)}
     keywords, takes = {**given, **own_keys(part)}, signature(key, target)
@@ -106,14 +106,14 @@ def taken(key: str, part: Any) -> set[str]:
 def require(key: str, made: Any, kind: type, *methods: str) -> Any:
     """``made`` if it is a ``kind`` with these methods. Raises UserError."""
     if not isinstance(made, kind):
-        raise UserError(f"{key}: {type(made).__module__}.{type(made).__qualname__} is no {kind.__name__}")
+        raise UserError(f"{key}: {type(made).__module__}.{type(made).__qualname__} is not a {kind.__name__}")
     if missing := [name for name in methods if not callable(getattr(made, name, None))]:
         raise UserError(f"{key}: {type(made).__module__}.{type(made).__qualname__} has no method {missing[0]}")
     return made
 
 
 def with_own_parts(schema: type, composed: Mapping[str, Any]) -> type:
-    """The dataclass of a configuration in which each part that has a ``_target_`` has keys of its own as well."""
+    """The dataclass of a configuration, extended by the keys of each part that has a ``_target_``."""
     kinds, changed = get_type_hints(schema), []
     for name in PARTS:
         part, kind = composed.get(name), kinds.get(name)
@@ -128,12 +128,12 @@ def with_own_parts(schema: type, composed: Mapping[str, Any]) -> type:
 
 @dataclass
 class Part:
-    """Of a task that says nothing about it."""
+    """A part about which the task says nothing."""
 
 
 @cache
 def with_own_keys(kind: type, own: tuple[str, ...]) -> type:
-    """A dataclass like ``kind`` with further keys, which a data worker can unpickle."""
+    """A dataclass like ``kind`` with further keys, whose instances data workers can unpickle."""
 
     def reduce(self: Any) -> tuple[Any, ...]:
         return _restored, (kind, own, self.__dict__)
@@ -149,7 +149,7 @@ def _restored(kind: type, own: tuple[str, ...], values: dict[str, Any]) -> Any:
 
 
 def modules(config: Mapping[str, Any]) -> list[str]:
-    """Names of the modules of the user's own that a configuration names."""
+    """Names of the user's own modules in a configuration."""
     parts = [config, *(config.get(name) for name in PARTS)]
     targets = [part.get(TARGET) for part in parts if isinstance(part, Mapping)]
     plugins = config.get("plugins") or ()
@@ -157,7 +157,7 @@ def modules(config: Mapping[str, Any]) -> list[str]:
 
 
 def sources(config: Mapping[str, Any]) -> dict[str, str]:
-    """Of each of these modules the SHA-256 of its source; of a package, that of all its modules."""
+    """The SHA-256 of the source of each of these modules; of a package, that of all its modules."""
     found = {}
     for name in modules(config):
         digest = hashlib.sha256()
@@ -175,7 +175,7 @@ def source_files(module: ModuleType) -> Iterator[Path]:
 
 
 def is_installed(module: ModuleType) -> bool:
-    """Whether the module is part of the environment, as torch is, and not of the user's work."""
+    """Whether the module is installed in the environment, as torch is, and not part of the user's work."""
     paths = sysconfig.get_paths()
     here = Path(module.__file__ or next(iter(module.__path__))).resolve()
     return any(here.is_relative_to(Path(paths[kind]).resolve()) for kind in ("stdlib", "purelib", "platlib"))

@@ -13,7 +13,7 @@ from functools import partial
 
 from multimax.suite.errors import UserError
 
-GRACE = 60.0  # seconds in which a worker that takes SIGTERM, as training does, may write a checkpoint
+GRACE = 60.0  # seconds that a worker which handles SIGTERM, as training does, has to write a checkpoint
 
 
 def nothing() -> None:
@@ -24,8 +24,8 @@ def nothing() -> None:
 def worker_processes(count: int, start: Callable[[], object] = nothing) -> Iterator[ProcessPoolExecutor]:
     """``count`` processes, in each of which ``start`` is called first.
 
-    They end with this one, whatever ends it: nobody else would, for a process that is killed ends no other. Raises
-    UserError if one of them is killed.
+    They end with this process, whatever ends it, since a killed process does not end its children. Raises UserError if
+    one of them is killed.
     """
     context = multiprocessing.get_context("spawn")  # threads of torch do not survive a fork
     try:

@@ -1,6 +1,6 @@
 """Where ``train.py``, ``evaluate.py``, ``generate.py`` and a wheel's console scripts start.
 
-The suite needs more than torch; a line says so where it is not installed.
+If a package that the suite needs beside torch is missing, one line says so.
 """
 
 import sys

@@ -10,10 +10,10 @@ T = TypeVar("T")
 
 
 class Registry(dict[str, Any]):
-    """Things by name. One that is a dotted name is imported when it is asked for."""
+    """Things by name. A thing that is a dotted name is imported on first use."""
 
     def register(self, name: str) -> Callable[[T], T]:
-        """Decorator that adds a class or a function. Raises ValueError if there is another one of that name."""
+        """Decorator that adds a class or function. Raises ValueError if the name is taken."""
 
         def add(thing: T) -> T:
             if name in self and getattr(self[name], "__module__", None) != getattr(thing, "__module__", None):
@@ -24,7 +24,7 @@ class Registry(dict[str, Any]):
         return add
 
     def find(self, key: str, name: str) -> Any:
-        """The thing called ``name``. Raises UserError, which begins with ``key``, where there is none."""
+        """The thing called ``name``. Raises UserError, which begins with ``key``, if there is none."""
         if name not in self:
             raise UserError(f"{key}={name}: choose one of {', '.join(self)}")
         thing = self[name]

@@ -1,7 +1,7 @@
 """A run on disk: being trained, finished, or what is kept of a finished one under ``results/runs`` (a record).
 
-    config.yaml     what it computes: its name follows from this
-    data.json       the fingerprint of the data that it computes it of
+    config.yaml     what it computes, from which its name follows
+    data.json       the fingerprint of its data
     starts.jsonl    each start: command, revision, machine, hashes of plugins
     metrics.jsonl   what it logged, step by step
     summary.json    the final metrics, there once the run is finished
@@ -9,8 +9,8 @@
 
 These files are the truth about a run. ``engine.run_writer`` writes the first five, ``engine.checkpoint``,
 ``engine.observation`` and ``figures.commands`` the folders; loggers and reports read them, and add their own.
-A record has no starts, checkpoints or samples, and those made before fingerprints were kept have no ``data.json``. One
-that was sent from elsewhere has ``origin.json``, written by ``report.merge``.
+A record has no starts, checkpoints or samples, and records made before fingerprints were kept have no ``data.json``. A
+record that was sent from elsewhere has ``origin.json``, written by ``report.merge``.
 """
 
 import fcntl
@@ -23,10 +23,10 @@ from typing import Any
 
 import yaml
 
-from multimax.suite.config import experiment_name, reweight_label, setting
 from multimax.suite.data.fingerprint import Fingerprint, difference
 from multimax.suite.errors import UserError
 from multimax.suite.files import read_lines
+from multimax.suite.identity import experiment_name, reweight_label, setting
 from multimax.suite.shapes import NUMBER, check_known, check_shape
 from multimax.suite.tasks import task_of
 
@@ -49,12 +49,12 @@ CONFIG = {
     **dict.fromkeys(("model", "data", "training"), dict),
     "reweight": {...: (dict, type(None))},
 }
-"""What is read of a summary, and of a configuration by those who do not open the run."""
+"""What is read from a summary, and from a configuration without opening the run."""
 
 
 @dataclass(frozen=True)
 class Samples:
-    """What the model made of a few validation examples at one step.
+    """The model's predictions for a few validation examples at one step.
 
     ``rows`` are the examples, each a caption and, where it has one, a picture; ``attention`` is a picture of the
     attention weights of one example, a row of the picture for each layer and a column for each head.
@@ -66,7 +66,7 @@ class Samples:
 
 @dataclass(frozen=True)
 class Run:
-    """The run in the folder ``path``. All is read when it is asked for; only ``config`` is kept."""
+    """The run in the folder ``path``. Everything is read on access; only ``config`` is cached."""
 
     path: Path
 
@@ -124,7 +124,7 @@ class Run:
 
     @property
     def metrics(self) -> list[dict[str, Any]]:
-        """The lines of ``metrics.jsonl``: each has the ``step`` it is of, and one step may have several."""
+        """The lines of ``metrics.jsonl``: each has its ``step``, and a step may have several lines."""
         path = self.path / "metrics.jsonl"
         found = read_lines(path)
         for number, line in enumerate(found, start=1):
@@ -155,7 +155,7 @@ class Run:
 
     @property
     def score(self) -> float | None:
-        """The one of the final metrics that the task is judged by; None while the run is not finished."""
+        """The final value of the metric that the task is judged by; None while the run is not finished."""
         return self.final[self.summary["metric"]] if self.finished else None
 
     @property
@@ -168,27 +168,27 @@ class Run:
 
     @property
     def task_module(self) -> Any:
-        """That of the run's task, with its plugins. Raises UserError where these are not to be found."""
+        """The module of the run's task, with its plugins. Raises UserError if these cannot be found."""
         return task_of(self.config)
 
     @property
     def setting(self) -> dict[str, Any]:
-        """What determines the run's numbers but for reweighting and seed: equal for runs that compare functions."""
+        """What determines the run's numbers, without reweighting and seed: equal for runs that compare functions."""
         return setting(self.config, self.task_module.Config)
 
     @property
     def revision(self) -> str | None:
-        """Git revision of the newest start, or of the finished run where the starts are not there."""
+        """Git revision of the newest start, or of the finished run if the starts are not recorded."""
         starts = self.starts
         return starts[-1]["revision"] if starts else self.summary.get("revision")
 
     @property
     def origin(self) -> dict[str, Any] | None:
-        """Of a record that was merged: ``from`` whom, what asked ``of`` it, and the SHA-256 of its ``weights``."""
+        """For a merged record: ``from`` whom it is, what it is a run ``of``, and the SHA-256 of its ``weights``."""
         return self._json("origin.json")
 
     def analysis(self, kind: str) -> dict[str, Any] | None:
-        """What ``python -m multimax.suite.figures`` kept of the run in KIND.json; None if that was not run."""
+        """What ``python -m multimax.suite.figures`` saved of the run in KIND.json; None if that was not run."""
         return self._json(f"analysis/{kind}.json")
 
     def is_trained_now(self) -> bool:
@@ -204,9 +204,9 @@ class Run:
         return False
 
     def rows(self, offset: int = 0) -> Iterator[tuple[int, dict[str, Any], int]]:
-        """From byte ``offset`` of ``metrics.jsonl`` on: each step, all that was logged of it, and where it ends.
+        """From byte ``offset`` of ``metrics.jsonl`` on: each step, everything logged for it, and where it ends.
 
-        A line that is not whole yet is left for later.
+        A line that is not yet complete is left for later.
         """
         row: dict[str, Any] = {}
         for line, end in self._whole_lines(offset):
@@ -236,7 +236,7 @@ class Run:
                 yield line, offset
 
     def samples(self, step: int) -> Samples | None:
-        """What the model made of its samples at ``step``; None if none were taken."""
+        """The samples of ``step``; None if none were taken."""
         folder = self.samples_folder(step)
         content = self._json(str(folder.relative_to(self.path) / "samples.json"))
         if content is None:
@@ -260,13 +260,13 @@ class Run:
 
 
 def check_line(line: Any, where: str) -> None:
-    """Raise UserError unless it is one of ``metrics.jsonl``."""
+    """Raise UserError unless this is a line of ``metrics.jsonl``."""
     check_shape(line, {...: NUMBER}, where)
     check_shape(line.get("step"), int, f"{where}: step")
 
 
 def read_runs(folder: Path) -> list[Run]:
-    """The finished runs, or the records, in a folder, by name. Raises UserError for one that lacks what tables need."""
+    """The finished runs or records in a folder, by name. Raises UserError for one that lacks what tables need."""
     runs = [Run(path.parent) for path in sorted(folder.glob("*/summary.json"))]
     for run in runs:
         for name, content, keys in (

@@ -1,4 +1,4 @@
-"""What a file of JSON or YAML has to look like."""
+"""Checks of the structure of JSON and YAML files."""
 
 from typing import Any
 
@@ -8,10 +8,10 @@ NUMBER = (int, float)
 
 
 def check_shape(value: Any, shape: Any, where: str) -> None:
-    """Raise UserError, saying where, unless ``value`` is as ``shape`` has it.
+    """Raise UserError, saying where, unless ``value`` has this ``shape``.
 
-    A shape is a type or several, a list with the shape of its items, or a dict with those of its keys, where ``...``
-    stands for any name. True and False are no numbers.
+    A shape is a type or several, a list with the shape of its items, or a dict with the shapes of its values, where
+    ``...`` stands for any name. True and False do not count as numbers.
     """
     if isinstance(shape, dict):
         if not isinstance(value, dict):
@@ -21,7 +21,8 @@ def check_shape(value: Any, shape: Any, where: str) -> None:
         if ... in shape:
             shape = dict.fromkeys(value, shape[...])
         if wrong := shape.keys() ^ value.keys():
-            raise UserError(f"{where} {'lacks' if wrong <= shape.keys() else 'should not have'} {sorted(wrong)[0]}")
+            extra = sorted(wrong - shape.keys())
+            raise UserError(f"{where} should not have {extra[0]}" if extra else f"{where} lacks {sorted(wrong)[0]}")
         for key, of in shape.items():
             check_shape(value[key], of, f"{where}: {key}")
     elif isinstance(shape, list):
@@ -35,7 +36,7 @@ def check_shape(value: Any, shape: Any, where: str) -> None:
 
 
 def check_known(value: dict[str, Any], shapes: dict[str, Any], where: str) -> None:
-    """Raise UserError unless those keys of ``value`` that ``shapes`` has are as it has them; others may be missing."""
+    """Raise UserError if a key of ``value`` has another shape than in ``shapes``; keys may be missing or unknown."""
     known = {key: shape for key, shape in shapes.items() if key in value}
     check_shape({key: value[key] for key in known}, known, where)
 

@@ -1,10 +1,9 @@
 """A sweep's runs as jobs, on Slurm or on this machine, with their code and configurations frozen at submission.
 
-``SWEEP/code`` is a copy of the package as it is when the sweep is submitted, uncommitted changes included (which are in
-``uncommitted.diff`` too, to read), and of the plugins; ``SWEEP/configs`` has one composed
-configuration per run. The jobs read nothing else of the project: a run that starts days later, or again after a
-preemption, is what was submitted, whatever has become of the repository. What the plugins themselves import
-from PYTHONPATH is not copied.
+``SWEEP/code`` is a copy of the package and the plugins as they are when the sweep is submitted, including uncommitted
+changes (also in ``uncommitted.diff``, to read); ``SWEEP/configs`` has one composed configuration per run. The jobs read
+nothing else of the project: a run that starts days later, or again after a preemption, is what was submitted, whatever
+happens to the repository. What the plugins themselves import from PYTHONPATH is not copied.
 """
 
 import importlib
@@ -33,17 +32,18 @@ import multimax
 from multimax.suite import plugins
 from multimax.suite.cli import train_composed
 from multimax.suite.composition import typed
-from multimax.suite.config import RunConfig, run_folder, setting
+from multimax.suite.config import RunConfig
 from multimax.suite.data.fingerprint import Fingerprint
 from multimax.suite.engine import parent
 from multimax.suite.engine.console import format_metrics, say
 from multimax.suite.engine.provenance import REVISION, git, revision
 from multimax.suite.engine.run_writer import RunWriter
 from multimax.suite.errors import Interrupted, UserError
+from multimax.suite.identity import run_folder, setting
 from multimax.suite.runs import Run, read_runs
 from multimax.suite.tasks import task_of
 
-OURS = {"_target_", "submitit_folder", "resources", "parallel", "dry_run", "max_num_timeout"}  # not for submitit
+OURS = {"_target_", "submitit_folder", "resources", "parallel", "dry_run", "max_num_timeout"}  # not submitit's
 COMMON = {*BaseQueueConf.__dataclass_fields__}  # what submitit takes for every kind of cluster, without a prefix
 
 
@@ -74,7 +74,7 @@ class Member:
 
 
 class Train(Checkpointable):
-    """What a job does. submitit starts it again after a time-out that comes before the training has begun."""
+    """What a job does. submitit starts it again after a time-out before the training has begun."""
 
     def __call__(self, config: Path, overrides: list[str]) -> float:
         environment = submitit.JobEnvironment()
@@ -97,7 +97,7 @@ def without_hydra(composed: DictConfig) -> tuple[DictConfig, dict[str, Any]]:
 
 
 def check(composed: DictConfig, launcher: dict[str, Any], overrides: list[str], swept: str) -> Member:
-    """A run of a sweep, which ``swept`` tells from the others; raises UserError if it cannot run."""
+    """A run of a sweep, distinguished by ``swept``; raises UserError if it cannot run."""
     try:
         config = parent.found(typed(composed, launcher["nodes"] * launcher["tasks_per_node"], overrides))
         path = run_folder(config)
@@ -110,8 +110,8 @@ def check(composed: DictConfig, launcher: dict[str, Any], overrides: list[str], 
 def launch(cluster: str, runs: Sequence[Member]) -> list[float | None]:
     """Submit to "slurm", or run on this machine with "local", each run that is not finished.
 
-    Returns the final metrics of those that are finished by the end. Raises UserError for a run that occurs twice,
-    before anything is submitted, if Slurm does not take them, and in the end if local runs have failed.
+    Returns the final metrics of the runs that are finished by the end. Raises UserError for a run that occurs twice
+    (before anything is submitted), if Slurm rejects the sweep, and at the end if local runs have failed.
     """
     by_folder: dict[Path, Member] = {}
     for run in runs:
@@ -141,9 +141,9 @@ def launch(cluster: str, runs: Sequence[Member]) -> list[float | None]:
 
 
 def check_data(finished: Sequence[Member]) -> None:
-    """Raise UserError for a finished run of other data than those there are now.
+    """Raise UserError for a finished run of other data than those present now.
 
-    Where the data cannot be opened, as on a login node without them, a line says that they were not compared.
+    If the data cannot be opened, as on a login node without them, a line says that they were not compared.
     """
     fingerprints: dict[str, Fingerprint | None] = {}
     for member in finished:
@@ -201,7 +201,7 @@ def frozen_config(sweep: Path, run: Member) -> Path:
 
 
 def submit(sweep: Path, python: str, runs: Sequence[Member]) -> None:
-    """Give the runs to Slurm as one array. Raises UserError if it does not take them."""
+    """Submit the runs to Slurm as one array. Raises UserError if it rejects them."""
     limit = runs[0].launcher["max_num_timeout"]
     executor = submitit.AutoExecutor(sweep / "jobs", "slurm", slurm_python=python, slurm_max_num_timeout=limit)
     executor.update_parameters(
@@ -221,8 +221,8 @@ def submit(sweep: Path, python: str, runs: Sequence[Member]) -> None:
 def run_here(sweep: Path, python: str, runs: Sequence[Member]) -> None:
     """Run on this machine, some at a time, each on GPUs of its own; a run that fails does not stop the others.
 
-    Raises UserError if there are fewer GPUs than these take, and in the end if runs have failed. On Ctrl-C the runs
-    write checkpoints and stop.
+    Raises UserError if there are too few GPUs, and at the end if runs have failed. On Ctrl-C the runs write checkpoints
+    and stop.
     """
     parallel, most, mine = runs[0].launcher["parallel"], max(run.gpus for run in runs), gpus_here()
     if 0 < len(mine) < parallel * most:
@@ -263,7 +263,7 @@ def run_here(sweep: Path, python: str, runs: Sequence[Member]) -> None:
 
 
 def gpus_here() -> list[int]:
-    """Numbers of the GPUs that this process may use. Raises UserError where they are called otherwise."""
+    """Numbers of the GPUs that this process may use. Raises UserError if they are not identified by number."""
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     if visible is None:
         return list(range(torch.cuda.device_count()))
@@ -274,7 +274,7 @@ def gpus_here() -> list[int]:
 
 
 def submit_ignoring_ctrl_c(executor: submitit.LocalExecutor, config: Path, overrides: list[str]) -> submitit.Job[float]:
-    """Submit without passing Ctrl-C on: submitit's controller would kill its run within a second of it."""
+    """Submit without forwarding Ctrl-C: submitit's controller would kill its run within a second."""
     handler = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
         return executor.submit(Train(), config, overrides)
@@ -283,7 +283,7 @@ def submit_ignoring_ctrl_c(executor: submitit.LocalExecutor, config: Path, overr
 
 
 def describe(runs: Sequence[Member]) -> str:
-    """What the runs of one array get."""
+    """The resources of the runs of one array."""
     first = runs[0]
     nodes, hours = first.launcher["nodes"], first.launcher["timeout_min"] / 60
     each = f"{nodes} node(s) x {first.launcher['tasks_per_node']} process(es), {first.gpus} GPU(s)"
@@ -314,7 +314,7 @@ def say_cost(arrays: Sequence[Sequence[Member]]) -> None:
 
 
 def measured_hours(run: Member, known: Sequence[Run]) -> float | None:
-    """Mean hours x processes of finished runs like this one, but for reweighting and seed; None without any."""
+    """Mean hours x processes of finished runs that differ only in reweighting and seed; None without any."""
     wanted = setting(asdict(run.config), type(run.config))
     hours = [
         record.summary["throughput"]["seconds"] / 3600 * record.summary.get("processes", 1)

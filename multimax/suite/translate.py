@@ -1,4 +1,4 @@
-"""What ``evaluate.py`` does with text: translate it with a run of task=mt, or score translations that are there."""
+"""What ``evaluate.py`` does with text: translate it with a run of task=mt, or score given translations."""
 
 import logging
 import sys
@@ -25,15 +25,14 @@ logger = logging.getLogger(__name__)
 
 
 class TextFile:
-    """The lines of a UTF-8 file, or of standard input ("-"), as they come, without line ends and byte order mark.
+    """The lines of a UTF-8 file, or of standard input ("-"), as they arrive, without line ends and byte order mark.
 
-    Raises UserError at once if it cannot be opened, and while it is iterated over if it cannot be read, is not UTF-8 or
-    is empty.
+    Raises UserError at once if it cannot be opened, and in iteration if it cannot be read, is not UTF-8 or is empty.
     """
 
     def __init__(self, path: str):
         self.name = "standard input" if path == "-" else path
-        self.whole = path != "-" and Path(path).is_file()  # not a terminal or a pipe, whose end may be far away
+        self.whole = path != "-" and Path(path).is_file()  # not a terminal or a pipe, which may end much later
         try:
             self.file: BinaryIO = sys.stdin.buffer if path == "-" else open(path, "rb")  # noqa: SIM115
         except OSError as error:
@@ -65,8 +64,8 @@ def translate_text(
     With ``nbest``, the best N of each line, or as many as the search found, as line number, score and translation,
     separated by tabs.
 
-    Raises UserError as ``text`` does, and for a line longer than the model takes; for a file, before the first line is
-    translated.
+    Raises UserError as ``text`` does, and for a line that is too long for the model; for a file, before the first line
+    is translated.
     """
     assert isinstance(task, Translation)
     assert isinstance(model, EncoderDecoder)

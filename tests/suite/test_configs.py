@@ -13,8 +13,9 @@ from omegaconf import OmegaConf
 from multimax import reweight
 from multimax.suite import loggers
 from multimax.suite.composition import CONFIGS, compose_configuration, typed
-from multimax.suite.config import LOGGERS, SCALES, flatten, run_name, skeleton
+from multimax.suite.config import LOGGERS, SCALES, flatten, skeleton
 from multimax.suite.errors import UserError
+from multimax.suite.identity import run_name
 from multimax.suite.tasks import MODULES, task_module
 
 
@@ -95,6 +96,7 @@ MISTAKES = {
     "training.batch_size=many": "training.batch_size",
     "training.batch_size=0": "below 1",
     "seed=-1": "seed=-1 is below 0",
+    "data.repeated_augmentation=0": "data.repeated_augmentation=0 is below 1",
     "training.ema_decay=5": r"not in \[0, 1\]",
     "optimizer.clip_norm=-1": "below 0",
     "optimizer.beta1=1.5": "beta1",
@@ -247,7 +249,7 @@ def test_a_function_without_a_loss_is_refused_at_the_output():
 
 
 def test_an_option_that_the_code_gains_later_is_not_another_run():
-    from multimax.suite.config import identity
+    from multimax.suite.identity import identity
     from multimax.suite.tasks.image_classification import Config
 
     config = asdict(compose())

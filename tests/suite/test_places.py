@@ -9,7 +9,7 @@ import pytest
 
 from multimax.suite import cli, completion
 from multimax.suite.composition import compose_configuration, typed
-from multimax.suite.config import run_folder, run_name
+from multimax.suite.identity import run_folder, run_name
 from multimax.suite.report.__main__ import main as report
 
 

@@ -59,7 +59,7 @@ def test_any_change_of_a_comparison_makes_another_plan(tmp_path, field):
     [
         ({"problem": None}, {}, "lacks problem"),
         ({}, {"margins": None}, "lacks margins"),
-        ({}, {"marign": 1.0}, "unknown key marign"),
+        ({}, {"marign": 1.0, "margins": None}, "should not have marign"),
         ({}, {"margins": {"error@32": 0.0}}, "above zero"),
         ({"rates": {"multimax": 0.01}}, {}, "no learning rate for softmax"),
         ({"first_seed": 0}, {}, "100 to 999"),

@@ -13,9 +13,9 @@ from hydra.core.global_hydra import GlobalHydra
 
 from multimax.suite import cli
 from multimax.suite.composition import compose_configuration, typed
-from multimax.suite.config import run_name
 from multimax.suite.errors import UserError
 from multimax.suite.files import read_lines
+from multimax.suite.identity import run_name
 from multimax.suite.runs import Run
 
 pytest.importorskip("submitit", reason="needs submitit: pip install -e '.[slurm]'")

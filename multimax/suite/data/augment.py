@@ -1,7 +1,7 @@
 """Augmentation with timm: the transforms of one image, and mixup and cutmix of a batch.
 
 The recipe is DeiT's (Touvron et al., "Training data-efficient image transformers", 2012.12877, table 9). Every draw is
-timm's. Processes that load hand over bytes: normalisation, the noise of random erasing and mixing are for the device.
+timm's. Data workers hand over bytes: normalisation, the noise of random erasing, and mixing are done on the device.
 """
 
 import math
@@ -35,7 +35,7 @@ class Box(NamedTuple):
 
 
 class Erased(NamedTuple):
-    """What becomes noise that follows from ``seed``."""
+    """A box that is filled with noise drawn from ``seed``."""
 
     box: Box
     seed: int
@@ -46,8 +46,8 @@ class ImageBatch(NamedTuple):
 
     As it is loaded, ``images`` is uint8 [B, H, W, C], and ``erased`` says by image what will be noise; ``Normalise``
     makes float32 [B, C, H, W] of it. ``targets`` is int64 [B], or float32 [B, num_classes] after mixing. ``skipped``
-    names the images that could not be read, and why. In training the next readable one takes the place of each; in
-    evaluation it is left out, so that B may be smaller there, even zero.
+    names the images that could not be read, and why. In training each is replaced by the next readable one; in
+    evaluation it is left out, so that B may be smaller, even zero.
     """
 
     images: Tensor
@@ -57,7 +57,7 @@ class ImageBatch(NamedTuple):
 
 
 class Normalise:
-    """Brings a loaded batch to a device: erases, and scales by ``data.mean`` and ``data.std``."""
+    """Moves a loaded batch to a device, erases, and scales by ``data.mean`` and ``data.std``."""
 
     def __init__(self, config: ImageData) -> None:
         self.mean, self.std = (torch.tensor(values).view(-1, 1, 1) for values in (config.mean, config.std))
@@ -86,7 +86,7 @@ auto_augment.NAME_TO_OP.update(dict.fromkeys(("Posterize", "PosterizeIncreasing"
 
 
 class RandomCrop:
-    """timm's random resized crop, of a picture that is decoded no finer than the crop needs."""
+    """timm's random resized crop, of a picture that is decoded only as finely as the crop needs."""
 
     def __init__(self, crop: RandomResizedCropAndInterpolation) -> None:
         self.crop = crop
@@ -101,7 +101,7 @@ class RandomCrop:
 
 
 def resized(pixels: Tensor, size: tuple[int, int], interpolation: transforms.InterpolationMode) -> Image.Image:
-    """uint8 [H, W, C] at ``size``; torch does to bytes what Pillow does, to two levels, several times faster."""
+    """uint8 [H, W, C] at ``size``; torch resizes bytes as Pillow does, to within two levels, several times faster."""
     if interpolation.value not in ("bilinear", "bicubic"):
         image = Image.fromarray(pixels.squeeze(2).numpy())
         return transforms.functional.resize(image, size, interpolation)
@@ -111,7 +111,7 @@ def resized(pixels: Tensor, size: tuple[int, int], interpolation: transforms.Int
 
 
 def draw_erased(image: Tensor, probability: float) -> Erased | None:
-    """The box that timm's RandomErasing would draw of ``image`` [H, W, C], with its defaults."""
+    """The box that timm's RandomErasing would draw in ``image`` [H, W, C] with its defaults."""
     if random.random() > probability:
         return None
     height, width, _ = image.shape
@@ -187,9 +187,9 @@ def _interpolation(config: ImageData) -> transforms.InterpolationMode:
 class Mix:
     """Mixup (1710.09412) or cutmix (1905.04899) of a batch with itself in reverse order; makes targets soft.
 
-    One draw (mixup or cutmix, lambda, the box) serves ``mix_group`` images, or the whole global batch. It depends on
-    the seed, the step and the group alone, so that mixing the parts of a global batch one by one gives the parts of the
-    mixed global batch.
+    One draw (mixup or cutmix, lambda, the box) is shared by ``mix_group`` images, or the whole global batch. It depends
+    only on the seed, the step and the group, so that mixing the parts of a global batch one by one gives the parts of
+    the mixed global batch.
     """
 
     def __init__(self, config: ImageData) -> None:
@@ -217,5 +217,5 @@ class Mix:
 
 
 def create_mix(config: ImageData) -> Mix | None:
-    """The mixing that the configuration asks for, or None: then targets stay hard."""
+    """The mixing that the configuration asks for, or None, which leaves targets hard."""
     return Mix(config) if config.mixup > 0 or config.cutmix > 0 else None

@@ -1,7 +1,7 @@
 """Sentence pairs to train translation on: line-aligned text, folders prepared from it, and those of fairseq.
 
 Text is prepared on first use (``multimax.suite.data.preparation``) and kept in the cache under a hash of the text and
-of what is done to it. What is opened in the end is one format, fairseq's, mapped into memory.
+of its processing. All of them are finally opened in one format, fairseq's, mapped into memory.
 """
 
 import json
@@ -30,7 +30,7 @@ from multimax.suite.options import bounded, registered
 from multimax.suite.plugins import build, has_target, require
 from multimax.suite.registry import Registry
 
-READING = 2  # of raw text: a change of it leaves the caches alone that older code made
+READING = 2  # version of reading raw text: raising it leaves caches of older code unused
 VALIDATION = ("valid", "validation", "val", "dev")  # names of its files; the first is fairseq's
 TEXT = re.compile(rf"(train|{'|'.join(VALIDATION)}|[\w-]*(?:test|tst)[\w-]*)\.({CODE})(\.gz)?")
 
@@ -38,12 +38,12 @@ TEXT = re.compile(rf"(train|{'|'.join(VALIDATION)}|[\w-]*(?:test|tst)[\w-]*)\.({
 SOURCES = Registry(
     {"synthetic": "multimax.suite.data.bitext.synthetic", "files": "multimax.suite.data.bitext.from_files"}
 )
-"""Of each name but files what makes the two ``TextSource``s of each split from the configuration."""
+"""By name (except files), what makes the two ``TextSource``s of each split from the configuration."""
 
 
 @dataclass
 class TranslationData(Recipe):
-    """Which sentence pairs, and what is done to raw text; a folder that was prepared says it itself."""
+    """Which sentence pairs, and how raw text is processed; a prepared folder records that itself."""
 
     name: str  # label of the data in run names
     source: str = registered(SOURCES)  # synthetic: of the project's own German grammar; files: root
@@ -58,7 +58,7 @@ class TranslationData(Recipe):
     max_left_out: float = bounded(0, 1, default=0.5)  # share of training pairs, or of unknown tokens, that stops a run
 
     def __post_init__(self) -> None:
-        if self.eval_split in VALIDATION:  # one name alone, as it is part of what a run is
+        if self.eval_split in VALIDATION:  # a single name, as it is part of a run's identity
             self.eval_split = "validation"
 
     def check(self) -> None:
@@ -74,7 +74,7 @@ class TranslationData(Recipe):
 
 @dataclass
 class Pairs:
-    """Source and target sentences of a split, as many of each."""
+    """Source and target sentences of a split, equally many of each."""
 
     sources: Sentences
     targets: Sentences
@@ -124,7 +124,7 @@ class Bitext:
         return self.tokenizers[1].text(self.tokenized(ids))
 
     def fingerprint(self, splits: Iterable[str]) -> Fingerprint:
-        """Identifies the ids of ``splits`` and the conversion between text and ids, wherever they were prepared."""
+        """Identifies the ids of ``splits`` and the conversion between text and ids, wherever they were made."""
         found: Fingerprint = {"languages": self.recipe.direction}
         codes = self.root / "code"
         found["segmentation"] = (
@@ -142,7 +142,7 @@ class Bitext:
         return found
 
     def left_out(self, splits: Iterable[str]) -> list[LeftOut]:
-        """Training pairs dropped in preparation, as far as the folder says, and unknown tokens of ``splits``."""
+        """Training pairs dropped in preparation, as far as the folder records it, and unknown tokens of ``splits``."""
         dropped = self.description["train"].get("dropped", {})
         found = [LeftOut("training pairs", self.description["train"]["pairs"] + sum(dropped.values()), dropped)]
         for split in dict.fromkeys(splits):
@@ -159,7 +159,7 @@ class Bitext:
         if (self.root / DESCRIPTION).exists():
             raw = self.lines(f"raw/{name}", split) if split != "train" else None
             return References([join_pieces(line) for line in self.lines(name, split)], raw)
-        # An unknown word of the reference is not matched by the unknown word of a translation: as in fairseq.
+        # As in fairseq, an unknown word of the reference does not match an unknown word of a translation.
         tokens = [f"<{token}>" if i == UNK else token for i, token in enumerate(self.target_dictionary.tokens)]
         sentences = (self.splits[split].targets[i] for i in range(len(self.splits[split])))
         return References([join_pieces(" ".join(tokens[i] for i in ids if i != EOS)) for ids in sentences], None)
@@ -322,8 +322,8 @@ def check_recipe(config: TranslationData, bitext: Bitext) -> None:
 def open_fairseq(root: Path, config: TranslationData) -> Bitext:
     """What ``fairseq-preprocess`` made.
 
-    Raw sentences to translate are tokenised and split only if the folder holds the BPE's codes as well, in a file
-    ``code``; else they are taken as tokens with spaces in between.
+    Raw sentences to translate are tokenised and split only if the folder also has the BPE's codes, in a file ``code``;
+    otherwise they are taken as tokens separated by spaces.
     """
     recipe = config.recipe()
     if not (root / "code").exists():

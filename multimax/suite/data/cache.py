@@ -1,4 +1,4 @@
-"""What is made of text once, on first use, and kept in ``data.cache_dir`` beside what it was made from."""
+"""What is made from text once, on first use, and kept in ``data.cache_dir``."""
 
 import fcntl
 import hashlib
@@ -18,7 +18,7 @@ T = TypeVar("T")
 
 
 class Cached(Protocol):
-    """A configuration of data that are kept."""
+    """A configuration of data that are cached."""
 
     name: str
     cache_dir: str
@@ -27,10 +27,10 @@ class Cached(Protocol):
 def cached(
     data: Cached, origin: Mapping[str, Any], load: Callable[[Path], T | None], make: Callable[[Path], object]
 ) -> T:
-    """What ``load`` finds in the folder of ``data``; where that is None, once ``make`` has made the folder.
+    """What ``load`` finds in the folder of ``data``; if that is None, after ``make`` has made the folder.
 
-    The folder's name is a digest of ``origin``, so that whatever changes that is kept in another. One process at a time
-    makes it: all processes of a run want it at once. Raises UserError where it cannot be written.
+    The folder is named by a digest of ``origin``, so that another origin has another folder. Only one process makes it
+    at a time, since all processes of a run want it at once. Raises UserError if it cannot be written.
     """
     key = hashlib.sha256(json.dumps(origin).encode()).hexdigest()[:16]
     folder = expanded("data.cache_dir", data.cache_dir) / f"{data.name}-{key}"
@@ -54,7 +54,7 @@ def cached(
 
 @contextmanager
 def whole_folder(folder: Path) -> Iterator[Path]:
-    """A folder to fill, which takes the place of ``folder`` when the block ends, or goes when it fails."""
+    """A folder to fill, which replaces ``folder`` when the block ends, and is deleted if it fails."""
     temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
     try:
         yield temporary

@@ -1,6 +1,6 @@
-"""Token ids of a text: made once, kept in a compact file beside what they were made from, and mapped into memory.
+"""Token ids of a text: made once, kept in a compact file, and mapped into memory.
 
-However large the text, the memory it takes to make is that of the vocabulary.
+However large the text is, making them needs memory only for the vocabulary.
 """
 
 import hashlib
@@ -34,18 +34,18 @@ from multimax.suite.files import expanded
 UNKNOWN, END_OF_LINE = "<unk>", {"word": "<eos>", "subword": "<eos>", "character": "\n"}
 UNSPACED = re.compile("[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff]+")  # Thai, ..., Chinese
 CODES = "codes.txt"  # of the byte-pair encoding
-FORMAT = 3  # of the cache: a change of it leaves what older code made alone
+FORMAT = 3  # version of the cache: raising it leaves caches of older code unused
 BUFFER = 1 << 16  # tokens held in memory while a file is written
 
 
 def fingerprint(tokens: Sequence[str]) -> Tensor:
-    """Four int64 that stand for tokens and their order."""
+    """Four int64 that identify tokens and their order."""
     digest = hashlib.sha256(json.dumps(tokens).encode()).digest()
     return torch.from_numpy(np.frombuffer(digest, dtype="<i8").copy())
 
 
 class Vocabulary:
-    """Tokens and their ids, the most frequent first; a token that it lacks is ``<unk>``.
+    """Tokens and their ids, the most frequent first; all other tokens are ``<unk>``.
 
     ``codes`` is the file with the byte-pair encoding of ``unit`` "subword".
     """
@@ -65,7 +65,7 @@ class Vocabulary:
         return [*(pieces(tokens, self.bpe) if self.bpe else tokens), END_OF_LINE[self.unit]]
 
     def encode(self, text: str) -> list[int]:
-        """Ids of a text in any of Unicode's forms; its last line is not ended."""
+        """Ids of a text in any Unicode form; no end is added to its last line."""
         text = unicodedata.normalize("NFC", text)
         tokens = [token for line in text.split("\n") for token in self.split(line)][:-1]
         return [self.ids.get(token, self.unknown) for token in tokens]
@@ -79,16 +79,16 @@ class Vocabulary:
         return join_pieces(text) if self.bpe else text
 
     def identity(self) -> list[str]:
-        """What tells it from others: the tokens in their order, and the encoding that makes them."""
+        """What distinguishes it from others: the tokens in order, and the encoding that makes them."""
         return [*self.tokens, *([self.codes.read_text(encoding="utf-8")] if self.codes else [])]
 
     def fingerprint(self) -> Tensor:
-        """Four int64 that stand for ``identity``."""
+        """Four int64 that identify the ``identity``."""
         return fingerprint(self.identity())
 
 
 def pieces(words: Iterable[str], bpe: Any) -> Iterator[str]:
-    """The pieces of words, of which ``<unk>`` is one."""
+    """The pieces of words; ``<unk>`` is a piece of its own."""
     for word in words:
         yield from [word] if word == UNKNOWN else bpe.segment_tokens([word])
 
@@ -104,7 +104,7 @@ class Corpus:
     read: dict[str, list[LeftOut]]  # of each split: what was left out of its lines, or changed in them
 
     def fingerprint(self, splits: Iterable[str]) -> Fingerprint:
-        """Identifies the vocabulary and the tokens of ``splits``, whatever file they came from."""
+        """Identifies the vocabulary and the tokens of ``splits``, whichever file they came from."""
         tokens = [token.encode() for token in self.vocabulary.identity()]
         found: Fingerprint = {
             "unit": self.vocabulary.unit,
@@ -116,7 +116,7 @@ class Corpus:
         return found
 
     def left_out(self, splits: Iterable[str]) -> list[LeftOut]:
-        """What was met in reading the lines of ``splits``, and their unknown tokens."""
+        """What was found in reading the lines of ``splits``, and their unknown tokens."""
         found = []
         for split in splits:
             ids, lacking = self.splits[split], self.unknown[split]
@@ -175,9 +175,9 @@ def read_vocabulary(path: Path, unit: str) -> Vocabulary:
 
 
 def build_vocabulary(source: TextSource, config: TextData, folder: Path) -> Vocabulary:
-    """The tokens of a text by decreasing frequency, those of the same frequency in the order of their characters.
+    """The tokens of a text by decreasing frequency, and alphabetically where that is equal.
 
-    Of subwords the encoding is learnt from it, and kept in ``folder``.
+    The encoding of subwords is learnt from the text, and kept in ``folder``.
     """
     unit, codes = config.unit, folder / CODES if config.unit == "subword" else None
     counts: Counter[str] = Counter({UNKNOWN: 0})
@@ -202,7 +202,7 @@ def build_vocabulary(source: TextSource, config: TextData, folder: Path) -> Voca
 
 
 def count_pieces(words: Counter[str], merges: int, codes: Path, name: str) -> Counter[str]:
-    """How often each piece occurs in text of these words, by a byte-pair encoding that is learnt from them."""
+    """How often each piece occurs in text with these words, by a byte-pair encoding learnt from them."""
     special = {UNKNOWN, END_OF_LINE["subword"]}
     counted = [f"{word} {count}" for word, count in sorted(words.items()) if word not in special]
     learn_codes(counted, merges, codes, counted=True)
@@ -216,7 +216,7 @@ def count_pieces(words: Counter[str], merges: int, codes: Path, name: str) -> Co
 
 
 def check_spaced(counts: Counter[str], name: str, remedy: str) -> None:
-    """Raise UserError, which ends in ``remedy``, for text without spaces between words: sentences would be tokens."""
+    """Raise UserError, ending in ``remedy``, for text without spaces between words, whose tokens would be sentences."""
     found = {token: sum(map(len, UNSPACED.findall(token))) for token in counts}
     characters = sum(len(token) * count for token, count in counts.items())
     unspaced = sum(length * counts[token] for token, length in found.items())
@@ -231,7 +231,7 @@ def check_spaced(counts: Counter[str], name: str, remedy: str) -> None:
 def build(
     folder: Path, sources: dict[str, TextSource], given: Vocabulary | None, config: TextData, origin: dict[str, object]
 ) -> None:
-    """Make ``folder``, whole or not at all."""
+    """Make ``folder``, completely or not at all."""
     with whole_folder(folder) as made:
         vocabulary = given or build_vocabulary(sources["train"], config, made)
         sizes = {split: write_ids(made / f"{split}.bin", source, vocabulary) for split, source in sources.items()}
@@ -242,7 +242,7 @@ def build(
 def write_ids(path: Path, source: TextSource, vocabulary: Vocabulary) -> dict[str, Any]:
     """Write the ids of a text as little-endian integers.
 
-    Returns the number of its ``tokens``, of ``unknown`` ones and of ``words``, and what was met in its lines, ``read``.
+    Returns the numbers of its ``tokens``, ``unknown`` tokens and ``words``, and what was found in its lines (``read``).
     """
     reader = LineReader(source.name)
     end = None if vocabulary.unit == "character" else END_OF_LINE[vocabulary.unit]

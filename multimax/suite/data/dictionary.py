@@ -2,7 +2,7 @@
 
 The ids 0 to 3 are ``<s>``, ``<pad>``, ``</s>`` and ``<unk>``; those of ``dict.txt``, one "token count" per line, follow
 in its order. ``</s>`` ends every sentence and begins every decoder input; ``<s>`` is not used. A word of a text that is
-spelt like one of the four is an unknown word, where fairseq takes it for that token.
+spelt like one of the four is an unknown word here; fairseq takes it for that token.
 """
 
 import itertools
@@ -17,14 +17,14 @@ from multimax.suite.errors import UserError
 
 SPECIAL = ("<s>", "<pad>", "</s>", "<unk>")
 PAD, EOS, UNK = 1, 2, 3
-FILLER = "madeupword{:04d}"  # what fairseq fills a dictionary up with
+FILLER = "madeupword{:04d}"  # with which fairseq pads a dictionary
 
 
 class Dictionary:
     """Tokens by id, the special ones first, and how often each occurs in the training text."""
 
     def __init__(self, tokens: Sequence[str], counts: Sequence[int]) -> None:
-        """``tokens`` and ``counts`` are without the special ones."""
+        """``tokens`` and ``counts`` exclude the special ones."""
         self.tokens = [*SPECIAL, *tokens]
         self.counts = list(counts)
         self.ids = {token: i for i, token in enumerate(self.tokens) if i >= len(SPECIAL)}  # of what a text may have
@@ -47,23 +47,23 @@ class Dictionary:
         return " ".join(tokens)
 
     def fingerprint(self) -> Tensor:
-        """Four int64 that stand for the tokens and their order."""
+        """Four int64 that identify the tokens and their order."""
         return fingerprint(self.tokens)
 
     @classmethod
-    def from_counts(cls, counts: Mapping[str, int], multiple: int = 8) -> "Dictionary":
-        """Tokens by decreasing count, equal ones in the order of their characters, as ``fairseq-preprocess`` does.
+    def from_counts(cls, counts: Mapping[str, int]) -> "Dictionary":
+        """Tokens by decreasing count, and alphabetically where that is equal, as ``fairseq-preprocess`` does.
 
-        The size is filled up to a ``multiple`` with tokens that no text has, for the sake of GPUs.
+        The size is padded to a multiple of eight with tokens that no text has, which suits GPUs.
         """
         tokens = sorted(counts.keys() - set(SPECIAL), key=lambda token: (-counts[token], token))
         names = (name for name in map(FILLER.format, itertools.count()) if name not in counts)
-        fillers = list(itertools.islice(names, -(len(SPECIAL) + len(tokens)) % multiple))
+        fillers = list(itertools.islice(names, -(len(SPECIAL) + len(tokens)) % 8))
         return cls([*tokens, *fillers], [*(counts[token] for token in tokens), *(0 for _ in fillers)])
 
     @classmethod
     def from_lines(cls, lines: Iterable[str]) -> "Dictionary":
-        """Of the tokens between white space in all lines."""
+        """A dictionary of the tokens between white space in all lines."""
         counts: Counter[str] = Counter()
         for line in lines:
             counts.update(line.split())

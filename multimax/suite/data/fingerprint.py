@@ -1,7 +1,7 @@
-"""What a run's data are, in a few short values: enough to see that others took their place, and how they differ.
+"""Identification of a run's data in a few short values, which show whether and how other data differ.
 
-A fingerprint maps a name, such as ``classes`` or ``training images``, to text, a list of names or numbers by name. It
-holds no path: data that move keep it.
+A fingerprint maps names, such as ``classes`` or ``training images``, to text, a list of names, or numbers by name. It
+contains no path, so that moving the data does not change it.
 """
 
 import hashlib
@@ -14,7 +14,7 @@ SHOWN = 5  # names of a list that a message has room for
 
 
 def digest(parts: Iterable[bytes]) -> str:
-    """Sixteen hexadecimal digits that stand for byte strings, their order and their bounds."""
+    """Sixteen hexadecimal digits that identify byte strings, their order and their boundaries."""
     sha = hashlib.sha256()
     for part in parts:
         sha.update(len(part).to_bytes(8, "little"))

@@ -1,4 +1,4 @@
-"""Tables of Hugging Face ``datasets``, from the hub or from files, which it copies to its own cache on first use."""
+"""Tables of Hugging Face ``datasets``, from the hub or from files, copied to its own cache on first use."""
 
 import sys
 from collections.abc import Iterable
@@ -10,7 +10,7 @@ from multimax.suite.errors import UserError
 from multimax.suite.waiting import waiting
 
 VALIDATION = ("validation", "valid", "val", "dev")
-"""Names of that split, the most usual first."""
+"""Names of the validation split, the most common first."""
 
 
 def load_tables(path: str, place: str, **options: Any) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Augmented images and their batches, also where files are broken."""
+"""Augmented images and their batches, also if files are broken."""
 
 from typing import NamedTuple
 
@@ -11,7 +11,7 @@ from multimax.suite.data.images import ImageData
 from multimax.suite.data.pixels import UnreadableImage
 from multimax.suite.errors import UserError
 
-MAX_UNREADABLE_IN_A_ROW = 10  # more than that is not a broken file but a lost disk
+MAX_UNREADABLE_IN_A_ROW = 10  # more are not broken files but a lost disk
 
 
 class Example(NamedTuple):
@@ -35,7 +35,7 @@ class ImageDataset:
         self.shape = (config.image_size, config.image_size, config.in_chans)
 
     def order_classes(self, classes: list[str]) -> None:
-        """Number the classes in this order, which may be another than the source's."""
+        """Number the classes in this order, which may differ from the source's."""
         self.classes = classes
         self.targets = [classes.index(name) for name in self.source.classes]
 

@@ -1,9 +1,9 @@
 """Which images a folder has: read once, kept in the cache, and shared by all processes of a machine.
 
-ImageNet's 1.28 million files take a minute or more to list from a network's disk, and as a list of Python's strings
-217 MB, of which every worker gets a copy of its own as soon as it counts references. Here they are three arrays mapped
-into memory. A kept listing holds for as long as no directory under the folder has another time of change (ctime): that
-of a directory changes with each entry that is added, removed or renamed, and cannot be set back.
+ImageNet's 1.28 million files take a minute or more to list from a network disk, and a list of Python strings would take
+217 MB, which every worker copies as soon as it counts references. Here they are three arrays mapped into memory. A
+cached listing is valid as long as no directory under the folder has another time of change (ctime), which changes with
+every entry that is added, removed or renamed, and cannot be set back.
 """
 
 import fcntl
@@ -24,18 +24,18 @@ from multimax.suite.data.fingerprint import digest
 from multimax.suite.errors import UserError
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
-"""Of the files that are images of a folder: those of torchvision's ImageFolder, whose order the images have too."""
+"""Suffixes of image files: those of torchvision's ImageFolder, whose order the images have too."""
 
 FORMAT = 1  # of a kept listing
-SETTLED = 2 * 10**9  # nanoseconds after which a further change of a directory is sure to show in its ctime
+SETTLED = 2 * 10**9  # nanoseconds after which a further change of a directory certainly changes its ctime
 
 
 class ImageListing:
     """The images of a folder that has a folder for each class, in the order of their names.
 
     Args:
-        folder: whose classes are the folders in it, with images in them and in folders of their own.
-        cache: where listings are kept; one that cannot be written is done without.
+        folder: its folders are the classes, with images in them and in their subfolders.
+        cache: where listings are kept; not used if it cannot be written.
 
     Raises:
         UserError: a folder cannot be read, there is no class, or a class has no image.
@@ -44,7 +44,7 @@ class ImageListing:
     def __init__(self, folder: Path, cache: Path) -> None:
         self.folder = folder
         kept = cache / "listings" / digest([os.fsencode(folder.resolve()), str(FORMAT).encode()])
-        with exclusive(kept.with_name(f"{kept.name}.lock")) as locked:  # the others take what one finds
+        with exclusive(kept.with_name(f"{kept.name}.lock")) as locked:  # one process reads for all
             if not locked or not self._read(kept):
                 self._scan()
                 if locked:
@@ -101,7 +101,7 @@ class ImageListing:
                     self.other_files[f"suffix {suffix}" if suffix else "file without a suffix"] += 1
 
     def _read(self, kept: Path) -> bool:
-        """Take up what is kept, if it still holds."""
+        """Load the cached listing if it is still valid."""
         try:
             about = json.loads((kept / "about.json").read_bytes())
             for directory, changed in about["directories"].items():
@@ -127,13 +127,13 @@ class ImageListing:
                 os.rename(new, kept)
                 os.mkdir(new)  # for the context to remove
         except OSError:
-            return  # a full disk, say: the listing is made anew each time
+            return  # such as a full disk: the listing is then made anew each time
         self._read(kept)  # the mapped arrays take the place of this process's own
 
 
 @contextmanager
 def exclusive(lock: Path) -> Iterator[bool]:
-    """Holds a lock among the processes of this machine; False where the disk does not allow one."""
+    """Holds a lock among the processes of this machine; False if the disk does not allow one."""
     try:
         lock.parent.mkdir(parents=True, exist_ok=True)
         file = lock.open("w")

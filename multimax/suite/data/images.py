@@ -42,7 +42,7 @@ INSPECTED = 10_000  # images of a split that are decoded before training: some s
 SOURCES = Registry(
     {"digits": "multimax.suite.data.images.open_digits", "files": "multimax.suite.data.images.open_files"}
 )
-"""Of each name what makes the training and the validation images from the configuration."""
+"""By name, what makes the training and validation images from the configuration."""
 
 
 @dataclass
@@ -93,10 +93,10 @@ class ImageData:
 
 
 def fingerprint(train: ImageSource, val: ImageSource) -> Fingerprint:
-    """Classes and their counts, and of each split a digest of names, sizes and labels, and of a part of the contents.
+    """Classes and their counts, and for each split a digest of names, sizes, labels and a part of the contents.
 
-    All contents are read where they are below ``SAMPLE`` bytes or so, else those of images at equal distances: a folder
-    of ImageNet's size takes seconds.
+    All contents are read if they have less than about ``SAMPLE`` bytes, otherwise those of images at equal distances: a
+    folder of ImageNet's size takes seconds.
     """
     found: Fingerprint = {"images": type(train).__name__.removesuffix("Source").lower(), "classes": train.classes}
     for split, source in (("training", train), ("validation", val)):
@@ -122,7 +122,7 @@ def content(source: ImageSource, index: int) -> bytes:
 
 
 def empty_classes(source: ImageSource, split: str) -> LeftOut:
-    """Classes that a table names and has no row of; a folder without an image is refused."""
+    """Classes that a table names but has no row of; a folder without an image is refused."""
     filled = {source.label(i) for i in range(len(source))}
     reasons = {f"no image of {name}": 1 for label, name in enumerate(source.classes) if label not in filled}
     if len(reasons) > 3:
@@ -131,7 +131,7 @@ def empty_classes(source: ImageSource, split: str) -> LeftOut:
 
 
 def unreadable(source: ImageSource, split: str) -> LeftOut:
-    """Decodes all images, or ``INSPECTED`` of them, to see which cannot be."""
+    """Decodes all images, or ``INSPECTED`` of them, to find those that cannot be decoded."""
 
     def reason(index: int) -> str | None:
         try:
@@ -193,7 +193,7 @@ def open_images(config: ImageData) -> tuple[ImageSource, ImageSource]:
 
 
 def hold_out(train: ImageSource, share: float, seed: int | None = None) -> tuple[PartSource, PartSource]:
-    """The training images without this share of each class, and that share: at equal distances, or drawn by a seed."""
+    """The training images split into the rest and this share of each class, at equal distances or drawn by a seed."""
     order = range(len(train)) if seed is None else np.random.default_rng(seed).permutation(len(train))
     parts: tuple[list[int], list[int]] = [], []
     seen: Counter[int] = Counter()
@@ -205,7 +205,7 @@ def hold_out(train: ImageSource, share: float, seed: int | None = None) -> tuple
 
 
 def held_out(source: ImageSource) -> LeftOut:
-    """What is said of images that are held out of training."""
+    """What is reported about images that are held out of training."""
     here, whole = len(source), len(source.whole) if isinstance(source, PartSource) else len(source)
     reason = {"they are scored in the place of validation images": whole - here}
     return LeftOut("training images", whole, reason, "are held out", limited=False)

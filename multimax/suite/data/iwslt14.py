@@ -1,8 +1,8 @@
 """IWSLT14 German-English (Cettolo et al., 2014) from its organisers' archive, or other text in the same way.
 
-This is what ``scripts/prepare_iwslt14.py`` runs. The lines taken are those of fairseq's ``prepare-iwslt14.sh``. What
-differs is the tokeniser: sacremoses is a port of Moses', and where it splits a line otherwise, a training pair can fall
-on the other side of the limits of length and ratio. The sizes are therefore compared with the published ones.
+This is what ``scripts/prepare_iwslt14.py`` runs. It takes the same lines as fairseq's ``prepare-iwslt14.sh``. Only the
+tokeniser differs: sacremoses is a port of Moses', and where it splits a line differently, a training pair can cross the
+limits of length and ratio. The sizes are therefore compared with the published ones.
 """
 
 import re

@@ -1,4 +1,4 @@
-"""What the name of a language says about its text. Names are BCP 47's or ISO 639's: de, deu, zh-CN, pt_br, sr-Latn."""
+"""What the code of a language, of BCP 47 or ISO 639 (de, deu, zh-CN, pt_br, sr-Latn), says about its text."""
 
 import logging
 import re
@@ -30,13 +30,13 @@ def check_code(key: str, code: str) -> None:
 
 
 def primary(code: str) -> str:
-    """The language itself, without script and region, in two letters where it has them: zh of zh-CN, de of deu."""
+    """The language without script and region, in two letters if it has such a code: zh for zh-CN, de for deu."""
     language = re.split("[-_]", code)[0].lower()
     return SHORT.get(language, language)
 
 
 def bleu_tokenizer(code: str) -> str:
-    """sacrebleu's tokeniser for text in a language: its own choice, but characters for others without spaces."""
+    """sacrebleu's tokeniser for text in a language: its own choice, or characters for others without spaces."""
     language = primary(code)
     own = {"zh": "zh", "yue": "zh", "ja": "ja-mecab", "ko": "ko-mecab"}
     return own.get(language, "char" if language in UNSPACED else "13a")

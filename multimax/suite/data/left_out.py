@@ -1,4 +1,4 @@
-"""What a loader leaves out of the data, or replaces: counted, said, and refused beyond a share."""
+"""What a loader leaves out of the data, or replaces, is counted and reported, and refused beyond a share."""
 
 from collections import Counter
 from collections.abc import Iterable, Mapping
@@ -10,7 +10,7 @@ from multimax.suite.errors import UserError
 
 @dataclass
 class LeftOut:
-    """How many of how many, and why. As text: ``3 of 1,440 training images are left out, because ... (3)``."""
+    """How many of how many, and why; as text, ``3 of 1,440 training images are left out, because ... (3)``."""
 
     what: str  # such as "training images"
     total: int
@@ -36,7 +36,7 @@ class LeftOut:
 
 
 def checked(found: Iterable[LeftOut], most: float) -> list[LeftOut]:
-    """Those of which anything is left out; raises UserError for a share above ``most``."""
+    """Those that leave anything out; raises UserError for a share above ``most``."""
     some = [one for one in found if one.count]
     for one in some:
         one.check(most)
@@ -44,10 +44,10 @@ def checked(found: Iterable[LeftOut], most: float) -> list[LeftOut]:
 
 
 def restore(found: Iterable[Mapping[str, Any]]) -> list[LeftOut]:
-    """What ``record`` made a record of."""
+    """The inverse of ``record``."""
     return [LeftOut(**{name: value for name, value in one.items() if name != "count"}) for one in found]
 
 
 def record(found: Iterable[LeftOut]) -> list[dict[str, Any]]:
-    """As JSON has it, for a run's summary."""
+    """In a form for JSON, for a run's summary."""
     return [asdict(one) | {"reasons": dict(one.reasons), "count": one.count} for one in found]

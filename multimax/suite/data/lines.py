@@ -1,4 +1,4 @@
-"""Lines of raw text as all loaders read them: what is changed in them, refused and counted."""
+"""Lines of raw text as all loaders read them: what is changed, refused and counted."""
 
 import re
 import unicodedata
@@ -8,13 +8,13 @@ from collections.abc import Iterable, Iterator
 from multimax.suite.data.left_out import LeftOut
 from multimax.suite.errors import UserError
 
-# Control characters, carriage returns within a line, soft hyphen, zero-width space, word joiner, byte order mark, what
-# stands for undecodable bytes. Joiners and marks of direction are not among them: some scripts need them.
+# Control characters, carriage returns within a line, soft hyphen, zero-width space, word joiner, byte order mark, and
+# the replacement of undecodable bytes; but not joiners and direction marks, which some scripts need.
 INVISIBLE = re.compile("[\x01-\x08\r\x0e-\x1b\x7f-\x84\x86-\x9f\u00ad\u200b\u2060-\u2064\ufeff\ufff9-\ufffd]")
 
 
 class LineReader:
-    """Reads the lines of one text and counts what it meets on the way."""
+    """Reads the lines of one text and counts what it finds in them."""
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -25,7 +25,7 @@ class LineReader:
         self.first: dict[str, str] = {}  # where each kind was met first
 
     def read(self, lines: Iterable[str | None], unit: str = "", before: int = 0) -> Iterator[str]:
-        """Lines without their ends, in Unicode's form NFC; of ``None`` there is none.
+        """Lines without their ends, in Unicode's form NFC; ``None`` gives no line.
 
         Args:
             lines: without ``\\n`` at their ends, or rows of a table, which may hold several lines.
@@ -62,7 +62,7 @@ class LineReader:
         return line
 
     def left_out(self) -> list[LeftOut]:
-        """What was met so far. Lines that are only read with care count as no share that could be too large."""
+        """What was found so far. Lines that are only changed or noted do not count towards a limit."""
         lines, first = f"lines of {self.name}", self.first.get
         null = {"null": self.null_rows}
         form = {"they were in another": self.reformed}

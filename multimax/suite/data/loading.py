@@ -1,8 +1,8 @@
-"""Batches that depend on the seed and the step alone.
+"""Batches that depend only on the seed and the step.
 
-What a step trains on is a pure function of (seed, step): which examples, in which order, and everything random in them.
-So a run that is resumed in mid-epoch, or moved to another number of workers, processes or accumulation steps, sees the
-same bits.
+What a step trains on is a pure function of (seed, step): the examples, their order, and everything random in them. A
+run that is resumed in mid-epoch, or moved to another number of workers, processes or accumulation steps, therefore sees
+the same bits.
 """
 
 import itertools
@@ -32,7 +32,7 @@ Batch_co = TypeVar("Batch_co", covariant=True)
 
 
 class Examples(Protocol[Batch_co]):
-    """A map-style dataset that knows how to make a batch of its examples.
+    """A map-style dataset that can make a batch of its examples.
 
     ``__getitem__`` may draw from Python's, NumPy's and torch's global generators: they are seeded for it.
     """
@@ -51,7 +51,7 @@ class Order(Protocol):
 
 
 class Stream(IntEnum):
-    """What random numbers are for: keeps those that are drawn from the same seed and step apart."""
+    """Purposes of random numbers, which keep those drawn from the same seed and step apart."""
 
     ORDER = 0
     EXAMPLE = 1
@@ -74,7 +74,7 @@ def seed_generators(seed: int) -> None:
 
 @contextmanager
 def preserved_generators() -> Iterator[None]:
-    """The global generators go on after the block as if it had drawn nothing."""
+    """After the block the global generators continue as if it had drawn nothing."""
     states = random.getstate(), np.random.get_state(), torch.get_rng_state()  # noqa: NPY002
     try:
         yield
@@ -85,7 +85,7 @@ def preserved_generators() -> Iterator[None]:
 
 
 class EpochOrder:
-    """A fresh random permutation each epoch, cut into batches; what does not fill the last batch is left out.
+    """A fresh random permutation each epoch, cut into batches; an incomplete last batch is left out.
 
     With ``repeats`` > 1 each example of the permutation occurs that many times and the epoch keeps its length, so it
     covers one ``repeats``-th of the examples: the repeated augmentation of DeiT (Hoffer et al., 1901.09335). The copies
@@ -100,7 +100,7 @@ class EpochOrder:
         groups: what the copies are dealt to; one: they may meet anywhere.
 
     Raises:
-        UserError: an epoch would not fill one batch, or the seed is negative.
+        UserError: an epoch would not fill one batch.
     """
 
     def __init__(self, num_examples: int, batch_size: int, seed: int, repeats: int = 1, groups: int = 1) -> None:
@@ -108,10 +108,6 @@ class EpochOrder:
             raise UserError(
                 f"training.batch_size={batch_size} must be between 1 and the {num_examples} training examples"
             )
-        if repeats < 1:
-            raise UserError(f"data.repeated_augmentation={repeats} must be at least 1 (1 turns it off)")
-        if seed < 0:
-            raise UserError(f"seed={seed} must not be negative")
         self.num_examples = num_examples
         self.batch_size = batch_size
         self.seed = seed
@@ -137,7 +133,7 @@ class EpochOrder:
 
 
 def shares(total: int, parts: int) -> list[int]:
-    """Sizes of the pieces of ``total``: as equal as can be, the larger first."""
+    """Sizes of the pieces of ``total``, as equal as possible, the larger first."""
     return [total // parts + (part < total % parts) for part in range(parts)]
 
 
@@ -332,13 +328,13 @@ def _grouped(batches: Iterator[T], size: int) -> Iterator[list[T]]:
 
 def _start_worker(_worker: int) -> None:
     queues.Queue._on_queue_feeder_error = staticmethod(_end_worker)  # type: ignore[attr-defined]
-    # Ctrl-C, timeout and the like signal the whole group, but the training decides when it has finished with its
-    # workers. (Ignoring the signals would not do: a loader ends a worker that is stuck by SIGTERM.)
+    # Ctrl-C, timeout and the like signal the whole group, but the training decides when it no longer needs its workers.
+    # (Ignoring the signals would not do: a loader ends a stuck worker by SIGTERM.)
     os.setpgid(0, 0)
 
 
 def _end_worker(error: BaseException, _batch: object) -> None:
-    """Ends a worker that cannot hand over a batch: torch would print the error, and training would wait forever."""
+    """End a worker that cannot hand over a batch: torch would only print the error, and training would wait forever."""
     if "/dev/shm" in (worker_failure(str(error), 0) or ""):
         os.kill(os.getpid(), signal.SIGBUS)  # as for a page of shared memory that is not there
         threading.Event().wait()

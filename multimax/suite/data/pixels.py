@@ -1,7 +1,7 @@
 """From the bytes of an image file to 8-bit pixels, in one place: ``READ`` says what becomes of each of Pillow's modes.
 
-Pillow's own ``convert`` clips what has more than eight bits (a 16-bit photograph turns white) and shows what lies
-hidden under transparent pixels. Nothing here is scaled by what one picture happens to hold: a dark image stays dark.
+Pillow's own ``convert`` clips what has more than eight bits (a 16-bit photograph turns white) and shows what is hidden
+under transparent pixels. Nothing here is scaled by the range of a single picture: a dark image stays dark.
 """
 
 import re
@@ -29,12 +29,12 @@ class UnreadableImage(Exception):
 
 
 def plain(image: Image.Image) -> Image.Image:
-    """8 bits a channel, which Pillow converts as it should."""
+    """8 bits a channel, which Pillow converts correctly."""
     return image
 
 
 def opaque(image: Image.Image) -> Image.Image:
-    """What is seen on white paper."""
+    """The picture as seen on white paper."""
     image = image.convert("RGBA")
     seen = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
     if flat(seen) and not flat(image):
@@ -43,7 +43,7 @@ def opaque(image: Image.Image) -> Image.Image:
 
 
 def sixteen_bits(image: Image.Image) -> Image.Image:
-    """The upper byte, as Pillow takes of 16-bit colours."""
+    """The upper byte, which Pillow takes of 16-bit colours too."""
     values = np.asarray(image)
     if values.min() < 0 or values.max() > 65535:
         raise UnreadableImage("32-bit integers outside 0 to 65535, whose scale is not known: convert it to 8 bits")
@@ -99,7 +99,7 @@ class Picture:
             self.size = self._image.size[::-1] if self._orientation in SIDEWAYS else self._image.size
 
     def pixels(self, reduced: int = 1) -> Image.Image:
-        """Upright, in ``mode``; a JPEG smaller by a power of two up to ``reduced`` and 8, which saves time."""
+        """Upright, in ``mode``; a JPEG is decoded smaller by a power of two up to ``reduced`` and 8, to save time."""
         with reasons():
             image = self._image
             if self._jpeg and reduced > 1:
@@ -159,7 +159,7 @@ def decode(content: bytes, mode: str) -> Image.Image:
 
 
 def orientation(image: Image.Image) -> int:
-    """How the camera says that it was held, in EXIF's numbers; 1: upright."""
+    """EXIF's number for how the camera was held; 1: upright."""
     try:
         return image.getexif().get(ExifTags.Base.Orientation, 1)
     except Exception:  # what a camera wrote beside a good picture may be broken in any way

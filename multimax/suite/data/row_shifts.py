@@ -1,7 +1,7 @@
 """Shears and translations, which move an image's rows or columns: timm's operations in a fraction of the time.
 
-Pillow transforms each pixel by itself, with 4x4 neighbours for bicubic interpolation. Along a row that is moved as a
-whole, two or four neighbours are enough, and the weights are the same for all its pixels.
+Pillow transforms each pixel separately, with 4x4 neighbours for bicubic interpolation. In a row that is moved as a
+whole, two or four neighbours are enough, and the weights are the same for all pixels.
 """
 
 import random

@@ -4,13 +4,14 @@ import gzip
 import hashlib
 import re
 import zlib
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import islice
 from pathlib import Path
 from textwrap import shorten
-from typing import Any, Protocol
+from typing import Any
 
 from multimax.suite.data.fingerprint import digest
 from multimax.suite.data.hub import load_tables, named
@@ -24,11 +25,11 @@ from multimax.suite.registry import Registry
 SPLITS = {"train": "train", "validation": "valid|validation|val|dev", "test": "test"}
 
 Advance = Callable[[int], None]
-"""Called with the number of bytes (of a hub's data set: rows) done so far."""
+"""Called with the number of bytes (for a data set of the hub: rows) done so far."""
 
 
 SOURCES = Registry({"pydoc": "multimax.suite.data.text.open_pydoc", "files": "multimax.suite.data.text.open_files"})
-"""Of each name what makes the ``TextSource`` of each split from the configuration."""
+"""By name, what makes the ``TextSource`` of each split from the configuration."""
 
 
 @dataclass
@@ -60,24 +61,27 @@ class TextData:
     max_left_out: float = bounded(0, 1, default=0.5)
 
 
-class TextSource(Protocol):
+class TextSource(ABC):
     """One split of a text."""
 
     name: str
-    size: int  # what ``lines`` counts up to
-    unit: str  # "row " where rows of a table are what is counted
+    size: int  # what ``raw`` counts up to
+    unit = ""  # "row " where rows of a table are counted
 
+    @abstractmethod
     def fingerprint(self) -> str:
         """Changes whenever the text does."""
 
-    def lines(self, advance: Advance, reader: LineReader | None = None) -> Iterator[str]:
-        """Lines without their end, as ``reader`` cleans and counts them. Raises UserError for what is no text."""
-
+    @abstractmethod
     def raw(self, advance: Advance) -> Iterator[str | None]:
         """Lines, or rows of a table, as they are stored; None is a row without text."""
 
+    def lines(self, advance: Advance, reader: LineReader | None = None) -> Iterator[str]:
+        """Lines without their end, as ``reader`` cleans and counts them. Raises UserError for what is not text."""
+        return (reader or LineReader(self.name)).read(self.raw(advance), self.unit)
 
-class FileSource:
+
+class FileSource(TextSource):
     """A text file in UTF-8, gzipped or not, or a parquet file whose column ``text`` has lines or whole documents."""
 
     def __init__(self, path: Path, column: str | None = None) -> None:
@@ -98,9 +102,6 @@ class FileSource:
                 return " ".join(filter(None, [hashlib.file_digest(file, "sha256").hexdigest(), self.column]))
         except OSError as error:
             raise UserError(f"{self.path} cannot be read: {error.strerror}") from None
-
-    def lines(self, advance: Advance, reader: LineReader | None = None) -> Iterator[str]:
-        yield from (reader or LineReader(self.name)).read(self.raw(advance), self.unit)
 
     def raw(self, advance: Advance) -> Iterator[str | None]:
         try:
@@ -137,7 +138,7 @@ class FileSource:
 
 
 def find_text(schema: Any, column: str | None, name: str) -> str:
-    """The column with the text in pyarrow's ``schema``: the one that is asked for, ``text``, or the only one of text.
+    """The column with the text in pyarrow's ``schema``: the requested one, ``text``, or the only column of text.
 
     Raises UserError where there is none.
     """
@@ -160,7 +161,7 @@ def is_text(column: Any) -> bool:
     return types.is_string(inner) or types.is_large_string(inner) or types.is_string_view(inner)
 
 
-class TableSource:
+class TableSource(TextSource):
     """A split of a Hugging Face data set with a column of lines or of whole documents."""
 
     def __init__(self, table: Any, name: str, column: str | None = None) -> None:
@@ -171,9 +172,6 @@ class TableSource:
         rows = (row for batch in self.table.iter(1000) for row in batch[self.column])
         return digest((row or "").encode() + bytes([row is None]) for row in rows)
 
-    def lines(self, advance: Advance, reader: LineReader | None = None) -> Iterator[str]:
-        yield from (reader or LineReader(self.name)).read(self.raw(advance), self.unit)
-
     def raw(self, advance: Advance) -> Iterator[str | None]:
         done = 0
         for batch in self.table.iter(batch_size=1000):
@@ -182,10 +180,8 @@ class TableSource:
             advance(done)
 
 
-class StringSource:
+class StringSource(TextSource):
     """Text in memory."""
-
-    unit = ""
 
     def __init__(self, text: str, name: str) -> None:
         self.text, self.name, self.size = text, name, len(text)
@@ -193,15 +189,12 @@ class StringSource:
     def fingerprint(self) -> str:
         return hashlib.sha256(self.text.encode()).hexdigest()
 
-    def lines(self, advance: Advance, reader: LineReader | None = None) -> Iterator[str]:
-        yield from (reader or LineReader(self.name)).read(self.raw(advance))
-
     def raw(self, advance: Advance) -> Iterator[str | None]:
         yield from self.text.split("\n")
 
 
-class PartSource:
-    """The lines (of a table: rows) of another source without the last ``share`` of them, or those."""
+class PartSource(TextSource):
+    """The lines (rows, of a table) of another source without their last ``share``, or only these."""
 
     def __init__(self, whole: TextSource, share: float, last: bool) -> None:
         self.whole, self.share, self.last = whole, share, last
@@ -211,7 +204,7 @@ class PartSource:
         return f"{self.whole.fingerprint()} {'the last' if self.last else 'without'} {self.share:g}"
 
     def lines(self, advance: Advance, reader: LineReader | None = None) -> Iterator[str]:
-        yield from (reader or LineReader(self.name)).read(self.raw(advance), self.unit, self.cut if self.last else 0)
+        return (reader or LineReader(self.name)).read(self.raw(advance), self.unit, self.cut if self.last else 0)
 
     def raw(self, advance: Advance) -> Iterator[str | None]:
         yield from islice(self.whole.raw(advance), *((self.cut, None) if self.last else (self.cut,)))
@@ -263,7 +256,7 @@ def open_files(config: TextData) -> dict[str, TextSource]:
 
 
 def _require_splits(config: TextData, found: Iterable[str], place: str) -> None:
-    """Raise UserError, saying what may take its place, for a split that the configuration needs and is not there."""
+    """Raise UserError, suggesting a substitute, for a split that the configuration needs and that is missing."""
     needed = {"train", config.eval_split} - ({"validation"} if config.held_out else set())
     for split in (name for name in SPLITS if name in needed - set(found)):
         tip = ": data.held_out=0.1 scores the last tenth of the training text" if split == "validation" else ""
@@ -271,17 +264,13 @@ def _require_splits(config: TextData, found: Iterable[str], place: str) -> None:
 
 
 def open_pydoc(config: TextData) -> dict[str, TextSource]:
-    return dict(_open_pydoc())
-
-
-def _open_pydoc() -> Iterator[tuple[str, TextSource]]:
     """CPython's language reference as ``help()`` prints it: a tenth of the topics each for validation and test."""
     from pydoc_data.topics import topics
 
-    texts = [topics[name].strip() for name in sorted(topics)]
-    for split, remainders in (("train", {1, 2, 3, 4, 6, 7, 8, 9}), ("validation", {0}), ("test", {5})):
-        chosen = [text for i, text in enumerate(texts) if i % 10 in remainders]
-        yield split, StringSource("\n\n".join(chosen), f"pydoc_data.topics ({split})")
+    texts: dict[str, list[str]] = {split: [] for split in SPLITS}
+    for i, name in enumerate(sorted(topics)):
+        texts[{0: "validation", 5: "test"}.get(i % 10, "train")].append(topics[name].strip())
+    return {split: StringSource("\n\n".join(some), f"pydoc_data.topics ({split})") for split, some in texts.items()}
 
 
 FILES = r"\.((txt|tokens|raw)(\.gz)?|parquet)"

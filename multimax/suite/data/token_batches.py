@@ -1,7 +1,7 @@
 """Batches of sentence pairs of similar lengths, limited by tokens; a step depends on its seed and number alone.
 
-As in fairseq (Ott et al., 1904.01038), a batch may hold as many rows as, all filled up to its longest side, make
-``max_tokens`` tokens, and the pairs of a batch are neighbours in the order of their lengths.
+As in fairseq (Ott et al., 1904.01038), a batch may have at most ``max_tokens`` tokens, counted as its rows times its
+longest side, and the pairs of a batch are neighbours in the order of their lengths.
 """
 
 import itertools
@@ -19,7 +19,7 @@ from multimax.suite.data.loading import EpochOrder, Stream, random_seeds
 from multimax.suite.data.segments import IGNORED
 from multimax.suite.errors import UserError
 
-ROWS = 8  # a batch of more rows has a multiple of them, for the sake of GPUs
+ROWS = 8  # larger batches have a multiple of so many rows, which suits GPUs
 
 
 class TranslationBatch(NamedTuple):
@@ -36,9 +36,9 @@ class TranslationBatch(NamedTuple):
 
 
 class TokenBatches:
-    """Training batches: formed once per seed, in a new order each epoch.
+    """Training batches, formed once per seed and in a new order each epoch.
 
-    A pair that does not fit into ``max_tokens`` by itself is left out; ``left_out`` counts them.
+    Pairs that do not fit into ``max_tokens`` by themselves are left out, which ``left_out`` counts.
 
     Args:
         pairs: the training data.
@@ -46,14 +46,12 @@ class TokenBatches:
         seed: not negative. Says which pairs of the same lengths meet, and the order of the batches.
 
     Raises:
-        UserError: no pair fits, or the seed is negative.
+        UserError: no pair fits.
     """
 
     def __init__(self, pairs: Pairs, max_tokens: int, seed: int) -> None:
         self.pairs = pairs
         longest = np.maximum(pairs.sources.lengths, pairs.targets.lengths)
-        if seed < 0:
-            raise UserError(f"seed={seed} must not be negative")
         order = np.random.default_rng(random_seeds(Stream.PLACE, seed, 0, count=4)).permutation(len(pairs))
         order = order[longest[order] <= max_tokens]
         reason = f"longer than training.batch_size={max_tokens} tokens"

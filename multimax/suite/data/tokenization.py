@@ -17,7 +17,7 @@ SEPARATOR = "@@"
 
 
 class Tokenizer:
-    """What is done to the text of one language.
+    """The processing of text in one language.
 
     Args:
         language: such as ``de`` or ``pt_br``: Moses knows abbreviations and apostrophes of many.
@@ -37,7 +37,7 @@ class Tokenizer:
             self.bpe = read_codes(codes)
 
     def words(self, line: str) -> str:
-        """Raw text to words with a space in between."""
+        """Raw text to words separated by spaces."""
         text = self.moses.tokenize(line, return_str=True) if self.moses else line
         return " ".join((text.lower() if self.lowercase else text).split())
 
@@ -46,7 +46,7 @@ class Tokenizer:
         return self.bpe.process_line(words) if self.bpe else words
 
     def text(self, words: str) -> str:
-        """Words to text as it is written; what was lower-cased stays so."""
+        """Words to text as people write it; lower-cased text stays so."""
         return self.moses_back.detokenize(words.split()) if self.moses_back else words
 
 

@@ -12,7 +12,7 @@ M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # of glibc's malloc.h
 
 
 def keep_freed_memory() -> None:
-    """Let freed memory stay with this process, for its next tensors. Does nothing where the C library is another."""
+    """Keep freed memory in this process for its next tensors. Does nothing with a C library other than glibc."""
     if not sys.platform.startswith("linux"):
         return
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)

@@ -66,7 +66,7 @@ def save(
         full, gone = is_full(folder, error), not os.path.exists(folder)
         shutil.rmtree(temporary, ignore_errors=True)
         if gone:
-            raise UserError(f"{folder} has gone while a checkpoint was written: was it deleted or moved?") from error
+            raise UserError(f"{folder} disappeared while a checkpoint was written: was it deleted or moved?") from error
         if full:
             raise UserError(f"no space left for a checkpoint in {folder}; the last whole one is untouched") from error
         # A quota or a limit on files, too: neither torch nor safetensors raises OSError.
@@ -138,7 +138,7 @@ def newest_first(folder: Path) -> Iterator[Path]:
 
 
 def newest(folder: Path, run: str | None = None) -> tuple[Path | None, dict[Path, str]]:
-    """The newest whole checkpoint, of the run called ``run``, and what is wrong with each newer one."""
+    """The newest whole checkpoint of the run called ``run``, and what is wrong with each newer one."""
     skipped = {}
     for checkpoint in newest_first(folder):
         try:
@@ -151,7 +151,7 @@ def newest(folder: Path, run: str | None = None) -> tuple[Path | None, dict[Path
 
 
 def set_aside(checkpoint: Path) -> None:
-    """Rename a damaged checkpoint, so that it does not count among the newest and its step can be written again."""
+    """Rename a damaged checkpoint: it no longer counts among the newest, and its step can be written again."""
     aside = checkpoint.with_name(f"{ASIDE}{checkpoint.name}")
     shutil.rmtree(aside, ignore_errors=True)
     checkpoint.rename(aside)
@@ -169,13 +169,13 @@ def scored(folder: Path) -> Iterator[tuple[float, Path]]:
 
 
 def best(folder: Path, higher_is_better: bool) -> Path | None:
-    """The checkpoint with the best metric, the newest of equals; None where none has a metric."""
+    """The checkpoint with the best metric, the newest if several are equal; None if no checkpoint has one."""
     ranked = [(metric if higher_is_better else -metric, path.name, path) for metric, path in scored(folder)]
     return max(ranked)[2] if ranked else None
 
 
 def find(folder: Path, name: str, higher_is_better: bool) -> Path:
-    """The checkpoint of a name, which may be "last" or "best"; raises UserError where there is none."""
+    """The checkpoint called ``name``, which may be "last" or "best"; raises UserError if there is none."""
     if name == "last":
         path, _ = newest(folder)
     elif name == "best":
@@ -191,13 +191,13 @@ def find(folder: Path, name: str, higher_is_better: bool) -> Path:
 def newest_scored(folder: Path, count: int) -> list[Path]:
     """The ``count`` newest checkpoints whose step was evaluated, or as many as there are.
 
-    They are the same however often a run was interrupted: an interruption writes its checkpoint without a metric.
+    They do not depend on interruptions, which write their checkpoints without a metric.
     """
     return [path for _, path in islice(scored(folder), count)]
 
 
 def seen_by_first(folder: Path, found: Callable[[], Sequence[Path | None]]) -> list[Path]:
-    """The checkpoints in ``folder`` that ``found`` finds in the first process, in all processes."""
+    """In every process, the checkpoints in ``folder`` that ``found`` finds in the first one."""
     steps = distributed.from_first(lambda: [step_of(path) for path in found() if path is not None])
     return [folder / name_of(step) for step in steps]
 
@@ -205,7 +205,7 @@ def seen_by_first(folder: Path, found: Callable[[], Sequence[Path | None]]) -> l
 def prune(folder: Path, keep: int, higher_is_better: bool, average: int = 0) -> None:
     """Delete all but the ``keep`` newest checkpoints, the ``average`` newest that were evaluated, and the best one.
 
-    Also deletes what interrupted writes left behind, and all but the newest of the damaged ones that were set aside.
+    Also deletes the remains of interrupted writes, and all but the newest of the damaged checkpoints set aside.
     """
     spared = {best(folder, higher_is_better), *islice(newest_first(folder), keep), *newest_scored(folder, average)}
     for checkpoint in newest_first(folder):

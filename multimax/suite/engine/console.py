@@ -17,7 +17,7 @@ def format_metrics(metrics: Mapping[str, Any]) -> str:
 
 
 class Console(AbstractContextManager):
-    """Reports the steps of a run. Use it as a context; ``quiet`` is for the processes that are not the first."""
+    """Reports the steps of a run. Use it as a context manager; all processes but the first are ``quiet``."""
 
     def __init__(self, total_steps: int, start_step: int, quiet: bool = False):
         self.total_steps, self.quiet = total_steps, quiet

@@ -29,8 +29,8 @@ from multimax.suite.tasks.base import Shard
 def largest_scores(model: nn.Module) -> Iterator[dict[str, Tensor]]:
     """Record the largest absolute score that reaches each reweighting in the block, by the module's name.
 
-    NaN if there was one. Dead entries do not count. A module with a hook and a ``loss`` of its own is asked for its
-    weights and its loss whatever fast path there is, so that each one sees its scores.
+    NaN if any score was NaN. Masked entries do not count. A module with a hook and a ``loss`` of its own is never
+    bypassed by a fast path, so that both see its scores.
     """
     found: dict[str, Tensor] = {}
 
@@ -113,7 +113,7 @@ def largest_first(values: Mapping[str, Tensor]) -> dict[str, float | str]:
 
 
 def readable(value: float) -> float | str:
-    """For JSON, which has neither NaN nor infinity: these as strings."""
+    """The value for JSON, which has neither NaN nor infinity: these become strings."""
     return value if math.isfinite(value) else str(value)
 
 

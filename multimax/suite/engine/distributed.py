@@ -1,7 +1,7 @@
 """Processes: one per device. The launcher, torchrun or Slurm's srun, tells each its rank in the environment.
 
-Where both do, torchrun counts: srun has then started torchrun, not us. Of Slurm only the variables of a job's *step*
-count: a batch script and the shell of salloc have the job's, and ``python train.py`` there is one process.
+If both do, torchrun counts, since srun has then started torchrun. Only the variables of a Slurm job *step* are read:
+a batch script and the shell of salloc have those of the job, and ``python train.py`` is a single process there.
 """
 
 import os
@@ -19,13 +19,13 @@ import torch.distributed as dist
 from multimax.suite.errors import Diverged, Interrupted, UserError
 from multimax.suite.waiting import waiting
 
-# How long a process waits for the others in one exchange before it takes one of them to hang: leaves time for a slow
+# How long a process waits for the others before it concludes that one of them hangs. It leaves time for a slow
 # evaluation, a slow disk or the preparation of the data.
 TIMEOUT = timedelta(minutes=30)
-LEAVE = 20  # seconds that a process which failed has to report it and end
-JOIN_TIMEOUT = timedelta(minutes=5)  # for all to start; one that dies before it has joined is the launcher's to notice
-TERMINAL_JOIN_TIMEOUT = timedelta(seconds=50)  # in a terminal of srun's, whose other tasks have no shell to start from
-PORTS = range(12_000, 32_000)  # below those that systems hand out by themselves
+LEAVE = 20  # seconds that a failed process has to report its error and exit
+JOIN_TIMEOUT = timedelta(minutes=5)  # for all to start; the launcher notices one that dies before it has joined
+TERMINAL_JOIN_TIMEOUT = timedelta(seconds=50)  # in a terminal of srun, where the other tasks have no shell
+PORTS = range(12_000, 32_000)  # below those that systems assign themselves
 
 
 @dataclass(frozen=True)
@@ -44,11 +44,11 @@ def number(environment: Mapping[str, str], name: str, default: int | None = None
     try:
         return int(value)
     except ValueError:
-        raise UserError(f"the environment has {name}={value}, which is no number: unset {name}") from None
+        raise UserError(f"the environment has {name}={value}, which is not a number: unset {name}") from None
 
 
 def place(environment: Mapping[str, str] = os.environ) -> Place:
-    """Where the launcher has put this process; without a launcher it is the only one. Raises UserError for rubbish."""
+    """This process's place according to the launcher; without one it is alone. Raises UserError for nonsense."""
     if {"RANK", "WORLD_SIZE"} <= environment.keys():  # LOCAL_RANK: other launchers of torch's kind may leave it out
         names = "RANK", "LOCAL_RANK", "WORLD_SIZE"
         rank, local_rank, world = (number(environment, name, 0) for name in names)
@@ -82,8 +82,8 @@ def address(environment: Mapping[str, str] = os.environ) -> tuple[str, int]:
         if not place(environment).slurm:
             return environment["MASTER_ADDR"], number(environment, "MASTER_PORT")
         host = environment.get("MASTER_ADDR") or first_host(environment["SLURM_STEP_NODELIST"])
-        # The same for all tasks of a step, another for the other steps and jobs that may share the machine, and for
-        # the job after a requeue, when the processes from before may still hold theirs.
+        # The same for all tasks of a step, but different for other steps and jobs on the same machine, and after a
+        # requeue, when processes of the former start may still hold their port.
         numbers = [number(environment, f"SLURM_{name}", 0) for name in ("JOB_ID", "STEP_ID", "RESTART_COUNT")]
         port = PORTS[(16 * numbers[0] + numbers[1] + numbers[2]) % len(PORTS)]
         return host, number(environment, "MASTER_PORT", port)
@@ -112,7 +112,7 @@ def scontrol(*arguments: str) -> str:
 
 
 def choose_device(name: str) -> torch.device:
-    """The device of this process for ``training.device``: auto, cpu or cuda. Raises UserError where there is none."""
+    """The device of this process for ``training.device``: auto, cpu or cuda. Raises UserError if there is none."""
     if name == "cuda" and not torch.cuda.is_available():
         raise UserError("training.device=cuda, but torch finds no CUDA device here; use training.device=auto")
     if name == "cpu" or not torch.cuda.is_available():
@@ -127,10 +127,10 @@ def choose_device(name: str) -> torch.device:
 
 @contextmanager
 def processes(device: torch.device) -> Iterator[None]:
-    """Join the other processes, if there are any, for the time of the block.
+    """Join the other processes, if there are any, for the duration of the block.
 
     When a process dies, the launcher ends the others and names it: torchrun and ``srun --kill-on-bad-exit=1`` do.
-    Raises UserError in a process that notices first, because an exchange with the dead one fails.
+    Raises UserError in a process that notices before that, because a collective with the dead one fails.
     """
     here = place()
     if device.type == "cuda":
@@ -150,7 +150,9 @@ def processes(device: torch.device) -> Iterator[None]:
             dist.destroy_process_group()  # or its threads may abort the process when it ends
         if is_lost_exchange(error):
             reason = str(error).splitlines()[0]
-            raise UserError(f"process {here.rank} of {here.world} has lost another one of the run: {reason}") from None
+            raise UserError(
+                f"process {here.rank} of {here.world} has lost contact with another one: {reason}"
+            ) from None
         raise
     else:
         leave()
@@ -187,18 +189,18 @@ def join(here: Place, device: torch.device) -> None:
 
 
 def leave() -> None:
-    """Leave the process group, as all others do at this point of the run.
+    """Leave the process group, as all other processes do at this point.
 
-    Everyone waits for rank 0, which may still be writing: a launcher ends the others with the first to go.
+    All wait for rank 0, which may still be writing: a launcher ends the others as soon as one exits.
     """
     all_reduce({"done": 1.0})
     dist.destroy_process_group()
 
 
 def end_by_force_after(seconds: int) -> None:
-    """Have the system end this process, which has failed, if it does not manage to by itself.
+    """Have the system end this failed process if it does not manage to exit by itself.
 
-    The exit may wait for a GPU that waits for another process, when no thread of Python runs any more, and the launcher
+    Its exit may wait for a GPU that waits for another process, after Python's threads have ended, and the launcher
     would wait with it.
     """
     with suppress(ValueError):  # outside of the main thread
@@ -207,7 +209,7 @@ def end_by_force_after(seconds: int) -> None:
 
 
 def is_lost_exchange(error: BaseException) -> bool:
-    """Whether ``error`` is that of a process group, which says nothing about the cause."""
+    """Whether ``error`` comes from the process group, and so says nothing about the cause."""
     return isinstance(error, dist.DistError) or (isinstance(error, RuntimeError) and "gloo" in str(error))
 
 
@@ -221,7 +223,7 @@ def all_reduce(values: dict[str, float]) -> dict[str, float]:
 
 
 def from_first(numbers: Callable[[], Sequence[int]]) -> list[int]:
-    """What ``numbers`` says in the first process: another's listing of a shared disk may be older."""
+    """The ``numbers`` of the first process, in all: another process may see an older state of a shared disk."""
     mine = [float(number) for number in numbers()] if rank() == 0 else []
     count = int(all_reduce({"": float(len(mine))})[""])
     if not count:
@@ -231,7 +233,7 @@ def from_first(numbers: Callable[[], Sequence[int]]) -> list[int]:
 
 
 def all_gather(rows: torch.Tensor) -> torch.Tensor:
-    """The rows of all processes, in the order of their ranks; one may have more than another."""
+    """The rows of all processes, which may differ in number, in the order of ranks."""
     if not dist.is_initialized():
         return rows
     own = {str(rank): 0.0 for rank in range(dist.get_world_size())} | {str(dist.get_rank()): float(len(rows))}

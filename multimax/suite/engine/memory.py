@@ -1,4 +1,4 @@
-"""How much memory a run takes, and how to make do with less."""
+"""How much memory a run takes, and how to use less."""
 
 import resource
 from collections.abc import Callable, Iterable
@@ -12,7 +12,7 @@ from multimax.suite.errors import UserError
 
 
 def peak_memory(device: torch.device) -> int:
-    """Largest memory in bytes that the process had: of the GPU's allocator, or resident where there is no GPU."""
+    """Peak memory of the process in bytes: that of the GPU's allocator, or resident memory without a GPU."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
@@ -21,7 +21,7 @@ def peak_memory(device: torch.device) -> int:
 def checkpoint_activations(model: nn.Module) -> None:
     """Have each of ``model.layers()`` keep only its input for backward, which then computes the layer again.
 
-    Parameters keep their names. Raises UserError for a model that does not say what its layers are.
+    Parameters keep their names. Raises UserError for a model without a method ``layers``.
     """
     layers: Callable[[], Iterable[nn.Module]] | None = getattr(model, "layers", None)
     if layers is None:

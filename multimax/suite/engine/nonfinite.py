@@ -1,4 +1,4 @@
-"""Steps whose loss or gradient is NaN or infinite: they are left out and counted."""
+"""Steps whose loss or gradient is NaN or infinite are skipped and counted."""
 
 import math
 from collections.abc import Mapping
@@ -13,8 +13,8 @@ from multimax.suite.engine.precision import LossScale
 def poisoned(loss: Tensor, factor: float | Tensor) -> Tensor:
     """``loss * factor``, with a gradient that is NaN everywhere if the loss is not finite.
 
-    A loss can be infinite while its gradient is finite, and the loss of one process is unknown to the others. The
-    gradient is all-reduced, so that all of them decide alike.
+    A loss can be infinite while its gradient is finite, and a process does not know the losses of the others. The
+    gradient is all-reduced, so that all processes decide alike.
     """
     return loss * torch.where(loss.detach().isfinite(), factor, math.nan)
 
@@ -24,13 +24,13 @@ class Guard:
 
     As in a gradient scaler the decision is made on the device, through ``found_inf`` of torch's fused optimisers, so
     that the host need not wait for the step to end; with another optimiser it waits. All processes have the same
-    gradients and decide alike. A step that is left out because the loss ``scale`` was too large only halves that, and
-    does not count.
+    gradients and decide alike. A step that is skipped because the loss ``scale`` was too large halves the scale, and
+    is not counted.
     """
 
     def __init__(self, optimizer: Any, device: torch.device, limit: int, scale: LossScale):
         self.optimizer, self.limit, self.scale = optimizer, limit, scale
-        self.on_device = getattr(optimizer, "_step_supports_amp_scaling", False)  # by which torch tells the fused ones
+        self.on_device = getattr(optimizer, "_step_supports_amp_scaling", False)  # how torch marks fused optimisers
         self.counts = torch.zeros(2, dtype=torch.int64, device=device)  # skipped steps: in a row, in all
         self.noted = torch.zeros(2, dtype=torch.int64, pin_memory=device.type == "cuda")
         self.event = torch.cuda.Event() if device.type == "cuda" else None
@@ -58,8 +58,8 @@ class Guard:
     def exhausted(self) -> bool:
         """Whether the last ``limit`` steps were skipped; to be called after each step.
 
-        On a GPU the host looks at the outcome of the step before while the device works on this one, and waits for this
-        one only if that was skipped: there it takes ``limit + 1`` steps.
+        On a GPU the host reads the outcome of the previous step while the device works on this one, and waits for this
+        one only if the previous one was skipped, so that it may take ``limit + 1`` steps.
         """
         if self.event is not None:
             self.event.synchronize()
@@ -72,5 +72,5 @@ class Guard:
 
 
 def finite(values: Mapping[str, float]) -> dict[str, float]:
-    """Those that are neither NaN nor infinite."""
+    """The values that are neither NaN nor infinite."""
     return {name: value for name, value in values.items() if math.isfinite(value)}

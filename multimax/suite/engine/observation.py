@@ -1,6 +1,6 @@
 """What a run shows of its model beside its metrics: the reweightings' parameters, attention, and sample predictions.
 
-Nothing here draws a random number or changes the model, and a resumed run shows what the uninterrupted one would have.
+Nothing here draws a random number or changes the model, so that a resumed run shows what an uninterrupted one would.
 """
 
 import json
@@ -21,12 +21,12 @@ from multimax.suite.measures.sparsity import multi_modality, sparsity
 from multimax.suite.runs import Run
 from multimax.suite.tasks import Task
 
-PICTURED = 8  # heads at most, and layers, evenly over the depth
+PICTURED = 8  # the most heads, and the most layers (spread evenly over the depth), in a picture
 MEASURES: dict[str, Callable[..., Tensor]] = {"sparsity": sparsity, "multi_modality": multi_modality}
 
 
 class Observer(AbstractContextManager):
-    """Looks on while a run is trained: its context is the training. This one does nothing."""
+    """Follows the training of a run, which happens within its context. This one does nothing."""
 
     def update(self) -> None:
         """Called when all of a step has been logged."""
@@ -38,7 +38,7 @@ class Observer(AbstractContextManager):
 def observe(
     task: Task, model: nn.Module, device: torch.device, run: Run, step: int, total_steps: int
 ) -> dict[str, float]:
-    """What ``config.logger`` wants to be seen of a model in evaluation mode: numbers to log, and samples in files."""
+    """What ``config.logger`` asks to see of a model in evaluation mode: numbers to log, and samples in files."""
     options, training = task.config.logger, task.config.training
     every = options.samples_every * (training.evaluate_every or task.steps_per_epoch)
     sampling = every and (step % every == 0 or step == total_steps)
@@ -88,9 +88,9 @@ def row_mean(measured: Callable[..., Tensor], weights: Tensor, scores: Tensor, m
 def save_samples(
     folder: Path, task: Task, model: nn.Module, device: torch.device, attention: dict[str, Tensor]
 ) -> None:
-    """Write what the model makes of the task's samples, and pictures of its attention, to ``folder``.
+    """Write the model's predictions for the task's samples, and pictures of its attention, to ``folder``.
 
-    ``samples.json`` comes last: where it is, all is there.
+    ``samples.json`` is written last: if it exists, everything does.
     """
     folder.mkdir(parents=True, exist_ok=True)
     rows = []
@@ -110,7 +110,7 @@ def save_samples(
 def picture_of(layers: list[Tensor]) -> Tensor:
     """Attention of the first example as an image: a row for each layer, a column for each head; white is the maximum.
 
-    layers: [batch, heads, queries, keys] each; of different sizes they are filled up with black.
+    layers: [batch, heads, queries, keys] each; smaller ones are padded with black.
     """
     some = [layers[round(i)] for i in torch.linspace(0, len(layers) - 1, min(PICTURED, len(layers))).tolist()]
     maps = [weights[0, :PICTURED].float().cpu() for weights in some]

@@ -26,8 +26,8 @@ class OpenRun:
     """A run with the weights that ``checkpoint`` names: last, best, average, or a folder such as step-00001234.
 
     ``overrides`` are KEY=VALUE of its configuration; ``ema`` takes the averaged weights of the checkpoint; ``needs``
-    names the task that the run must be of. Each part is opened when it is asked for; before the data and the model,
-    which take time, the configuration is read and the checkpoint found. Everything raises UserError.
+    names the task that the run must have. Each part is opened on first use; the configuration is read and the
+    checkpoint found before the data and the model, which take time. Every part raises UserError.
     """
 
     run: Run
@@ -46,7 +46,7 @@ class OpenRun:
         composed = OmegaConf.create({"numerics": 1} | self.run.config)
         if composed.numerics != NUMERICS:
             logger.warning(
-                "%s was computed by version %s of the numerics, and this code is version %s: its numbers may be others",
+                "%s was computed by version %s of the numerics, and this code is version %s: its numbers may differ",
                 self.path,
                 composed.numerics,
                 NUMERICS,
@@ -60,7 +60,7 @@ class OpenRun:
 
     @cached_property
     def checkpoints(self) -> list[Path]:
-        """The checkpoint that is asked for, or those to average."""
+        """The requested checkpoint, or those to average."""
         higher_is_better = self.run.task_module.create.higher_is_better
         count = self.config.training.average_checkpoints
         if self.checkpoint == "average" and (count is None or self.ema):
@@ -84,8 +84,8 @@ class OpenRun:
         return " ".join(path.name for path in self.checkpoints)
 
     @cached_property
-    def task(self) -> Any:  # a Task; who needs more of it names the task
-        """The task with its data, whose classes or vocabulary must be those that the run was trained on."""
+    def task(self) -> Any:  # a Task, which callers narrow to the one that they need
+        """The task with its data, which must have the classes or vocabulary that the run was trained with."""
         _ = self.checkpoints
         task = self.run.task_module.create(self.config)
         if self.run.data is not None:

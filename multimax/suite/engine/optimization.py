@@ -1,4 +1,4 @@
-"""Learning-rate schedules, and one of the user's own by ``schedule._target_``.
+"""Learning-rate schedules, and a user's own by ``schedule._target_``.
 
 A schedule is a function of the step alone: ``step_update(step)`` sets the learning rate of each parameter group.
 """
@@ -26,7 +26,7 @@ class FactorSchedule(Scheduler):
 
 
 class WarmupScheduler(Scheduler):
-    """Linear warm-up, then the learning rate over sqrt(step / warmup_steps) ("inverse_sqrt", as in fairseq) or none."""
+    """Linear warm-up, then a constant rate or ("inverse_sqrt", as in fairseq) decay by sqrt(step / warmup_steps)."""
 
     def __init__(self, optimizer: torch.optim.Optimizer, decay: bool, warmup_steps: int, warmup_rate: float):
         super().__init__(optimizer, param_group_field="lr", t_in_epochs=False)
@@ -58,9 +58,9 @@ def cosine(
 
 
 def create_schedule(optimizer: torch.optim.Optimizer, config: Schedule, total_steps: int, steps_per_epoch: int) -> Any:
-    """What sets the learning rate by ``step_update(step)`` for optimiser step ``step``, counted from 0.
+    """The schedule, whose ``step_update(step)`` sets the learning rate for optimiser step ``step``, counted from 0.
 
-    Raises UserError for a name that there is none of, or an unfit ``_target_``.
+    Raises UserError for an unknown name or an unsuitable ``_target_``.
     """
     warmup_steps = config.warmup_steps or round((config.warmup_epochs or 0) * steps_per_epoch)
     if not has_target(config):

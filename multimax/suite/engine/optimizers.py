@@ -1,8 +1,8 @@
-"""Optimisers by name, from libraries, and one of the user's own by ``optimizer._target_``.
+"""Optimisers by name, from libraries, and a user's own by ``optimizer._target_``.
 
-All are given ``multimax.parameter_groups``: weight decay for matrices alone. Muon (Jordan et al. 2024,
-kellerjordan.github.io/posts/muon) orthogonalises the steps of the matrices inside of the layers; embeddings, the layer
-that gives the scores, everything that is no matrix, and the reweightings have AdamW.
+All are given ``multimax.parameter_groups``: weight decay for matrices only. Muon (Jordan et al. 2024,
+kellerjordan.github.io/posts/muon) orthogonalises the steps of the matrices within the layers; AdamW trains the
+embeddings, the layer that gives the scores, everything that is not a matrix, and the reweightings.
 """
 
 from collections.abc import Iterator, Sequence
@@ -24,7 +24,7 @@ METHODS = ("step", "zero_grad", "state_dict", "load_state_dict")
 def create_optimizer(model: nn.Module, config: Optimizer) -> Any:
     """The optimiser of a configuration, ready to train.
 
-    Raises UserError for a name that there is none of, or an unfit ``_target_``.
+    Raises UserError for an unknown name or an unsuitable ``_target_``.
     """
     if has_target(config):
         groups, offered = parameter_groups(model, config.weight_decay), {"model": model}
@@ -40,7 +40,7 @@ def create_optimizer(model: nn.Module, config: Optimizer) -> Any:
 
 
 def adamw(model: nn.Module, config: Optimizer) -> torch.optim.AdamW:
-    """Fused, it can leave out a step on the device's word (``found_inf``)."""
+    """Fused, so that the device can decide to skip a step (``found_inf``)."""
     groups = parameter_groups(model, config.weight_decay)
     return torch.optim.AdamW(groups, lr=config.learning_rate, fused=True, **adam_options(config))
 
@@ -75,7 +75,7 @@ def muon(model: nn.Module, config: Optimizer) -> "Several":
 
 
 def inner_matrices(model: nn.Module) -> Iterator[nn.Parameter]:
-    """The weights of linear layers, but for those that embed tokens, give scores, or belong to a reweighting."""
+    """The weights of linear layers, except those that embed tokens, give scores, or belong to a reweighting."""
     outside = {
         id(parameter)
         for name, module in model.named_modules()
@@ -127,15 +127,15 @@ def schedule_free_adamw(model: nn.Module, config: Optimizer) -> Any:
 
 
 def trains_other_weights(optimizer: Any) -> bool:
-    """Whether the weights that are trained are others than those that are to be scored, as of a schedule-free one."""
+    """Whether the trained weights differ from those to be scored, as with schedule-free optimisers."""
     return callable(getattr(optimizer, "train", None)) and callable(getattr(optimizer, "eval", None))
 
 
 @contextmanager
 def scored_weights(optimizer: Any, model: nn.Module) -> Iterator[dict[str, Tensor]]:
-    """Have ``model`` hold the weights to be scored, and then again to the last bit those that are trained.
+    """Have ``model`` hold the weights to be scored within the block, and afterwards exactly the trained ones again.
 
-    Yields the latter by name, to be kept beside the former; nothing of an optimiser that makes no difference.
+    Yields the trained weights by name, to be saved beside the others; none if the optimiser does not distinguish them.
     """
     if not trains_other_weights(optimizer):
         yield {}

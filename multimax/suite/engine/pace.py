@@ -1,4 +1,4 @@
-"""How fast training goes at present, and how much of that time it waits for data."""
+"""How fast training currently is, and how much of the time it waits for data."""
 
 import time
 from collections.abc import Iterator
@@ -9,9 +9,9 @@ T = TypeVar("T")
 
 
 class Pace:
-    """Times the steps between two logged ones; evaluations and checkpoints in between are left out.
+    """Times the steps between two logged ones, without the evaluations and checkpoints in between.
 
-    ``weight`` is what the run had trained on so far, in examples or tokens of all processes.
+    ``weight`` is how much the run has trained on so far, in examples or tokens of all processes.
     """
 
     def __init__(self, weight: float) -> None:
@@ -34,7 +34,7 @@ class Pace:
     def lap(self, weight: float, unit: str) -> dict[str, float]:
         """Throughput and the share of time spent waiting for data, in [0, 1], since the last lap; begins the next.
 
-        The device must have done what it was given: reading a metric from it sees to that.
+        The device must have finished its work, which reading a metric from it ensures.
         """
         seconds = time.perf_counter() - self.since
         found = {

@@ -11,16 +11,17 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
-from multimax.suite.config import Parent, RunConfig, flatten, identity
+from multimax.suite.config import Parent, RunConfig
 from multimax.suite.data.fingerprint import difference, digest
 from multimax.suite.engine import checkpoint
 from multimax.suite.errors import UserError
 from multimax.suite.files import expanded
+from multimax.suite.identity import changes
 from multimax.suite.runs import Run
 from multimax.suite.tasks import Task
 
 HUB = "hub:"
-FILES = ("model.safetensors", "pytorch_model.bin")  # of a model, as the hub names them
+FILES = ("model.safetensors", "pytorch_model.bin")  # of a model on the hub
 SUFFIXES = (".safetensors", ".pth", ".pt", ".bin")
 MAY_CHANGE = {  # in a run that extends another
     *(f"training.{name}" for name in ("steps", "epochs", "evaluate_every", "average_checkpoints", "precision", "tf32")),
@@ -31,7 +32,7 @@ SITES = {"reweight", "attn_scale", "feat_scale"}
 
 
 class Source(NamedTuple):
-    """A file of weights, and the run that it is of."""
+    """A file of weights, and the run that it belongs to, if any."""
 
     path: Path
     run: Run | None
@@ -40,7 +41,7 @@ class Source(NamedTuple):
 def found(config: RunConfig) -> RunConfig:
     """The configuration with its ``parent``, which is part of the run's name.
 
-    Raises UserError where there are no such weights, or a run that is extended is not this one but for its length.
+    Raises UserError if there are no such weights, or if an extended run differs from this one in more than its length.
     """
     run: Run | None
     try:
@@ -115,17 +116,17 @@ def read(path: Path) -> dict[str, Tensor]:
     for wrapped in ("model", "state_dict"):  # as in DeiT's releases, and in timm's checkpoints
         state = state.get(wrapped, state) if isinstance(state, dict) else state
     if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
-        raise UserError(f"init_from: {path} is no state dict of one model")
+        raise UserError(f"init_from: {path} is not the state dict of one model")
     return state
 
 
 @torch.no_grad()
 def initialise(model: nn.Module, task: Task) -> list[str]:
-    """Put the weights of ``init_from`` into a fresh model; returns in lines what it says beside that.
+    """Put the weights of ``init_from`` into a fresh model; returns lines that say what was done.
 
-    Drawn, and said, are parameters of reweightings that the weights lack or that belong to another function, and the
-    head, or the embeddings, where classes or vocabulary are others. Raises UserError if any other weights are missing,
-    too many or of another shape.
+    Parameters keep their fresh values, and are listed, if they belong to a reweighting that the weights lack or to
+    another function, or to the head or embeddings of other classes or another vocabulary. Raises UserError if any other
+    weights are missing, superfluous or of another shape.
     """
     config = task.config
     name = config.init_from
@@ -161,12 +162,12 @@ def initialise(model: nn.Module, task: Task) -> list[str]:
 
 
 def is_site(key: str) -> bool:
-    """Whether a parameter is a reweighting's, or another method's that stands in its place."""
+    """Whether a parameter belongs to a reweighting, or to another method at its site."""
     return bool(SITES & set(key.split("."))) or key.split(".")[0] == "output"
 
 
 def drop_other_functions(state: dict[str, Tensor], theirs: dict[str, Any], ours: dict[str, Any]) -> None:
-    """Take out the parameters of sites that have another function: the same name may mean another thing there."""
+    """Remove the parameters of sites with another function, where the same name may mean something else."""
 
     def functions(sites: dict[str, Any], output: bool) -> list[str | None]:
         names = {site: (of or sites["attention"])["name"] for site, of in sites.items()}
@@ -179,7 +180,7 @@ def drop_other_functions(state: dict[str, Tensor], theirs: dict[str, Any], ours:
 
 
 def describe(wrong: set[str], own: dict[str, Tensor], given: dict[str, Tensor]) -> str:
-    """Which tensors are missing, too many, or of another shape."""
+    """Which tensors are missing, superfluous, or of another shape."""
     shapes = sorted(wrong & own.keys() & given.keys())
     parts = [f"{key} is {[*given[key].shape]}, and here {[*own[key].shape]}" for key in shapes[:3]]
     parts += [f"and {len(shapes) - 3} more"] if len(shapes) > 3 else []
@@ -198,7 +199,7 @@ def extended(name: str) -> tuple[Run, Path]:
     """The run that ``extends`` names and its last checkpoint. Raises UserError unless it is finished and whole."""
     run = Run(expanded("extends", name))
     if not run.finished:
-        what = "is not finished: its own command goes on with it" if run.exists else "is not a run folder"
+        what = "is not finished: its own command continues it" if run.exists else "is not a run folder"
         raise UserError(f"extends={name} {what}")
     last = run.checkpoints / checkpoint.name_of(run.summary["steps"])
     try:
@@ -209,13 +210,11 @@ def extended(name: str) -> tuple[Run, Path]:
 
 
 def check_extends(config: RunConfig, run: Run) -> None:
-    """Raise UserError unless ``config`` is the configuration of ``run`` but for its length and schedule."""
-    was, now = identity(run.config, run.task_module.Config), identity(asdict(config), type(config))
-    old, new = {"numerics": 1} | dict(flatten(run.config)), dict(flatten(asdict(config)))
+    """Raise UserError unless ``config`` is the configuration of ``run`` apart from its length and schedule."""
     changed = [
-        f"{key} was {old.get(key)}, now {new.get(key)}"
-        for key in sorted({*was, *now} - MAY_CHANGE)
-        if was.get(key, ...) != now.get(key, ...) and key.split(".")[0] not in ("schedule", "parent")
+        said
+        for key, said in changes(run.config, config).items()
+        if key not in MAY_CHANGE and key.split(".")[0] not in ("schedule", "parent")
     ]
     if changed:
         raise UserError(
@@ -225,7 +224,7 @@ def check_extends(config: RunConfig, run: Run) -> None:
 
 
 def check_length(config: RunConfig, total_steps: int) -> None:
-    """Raise UserError if the run that is extended is as long as this one already."""
+    """Raise UserError if the extended run is already as long as this one."""
     if config.extends is not None and (config.parent.step or 0) >= total_steps:
         raise UserError(
             f"extends={config.extends} has {config.parent.step} steps, and this run is to have {total_steps} in all: "

@@ -17,7 +17,7 @@ def autocast(device: torch.device, precision: str) -> torch.autocast:
 
 
 def set_up(device: torch.device, training: Training) -> str:
-    """Turn TensorFloat-32 on or off for this process; returns how the run computes, to be said.
+    """Turn TensorFloat-32 on or off for this process; returns how the run computes, in words.
 
     Raises UserError for bf16 on a GPU that only emulates it.
     """
@@ -25,7 +25,7 @@ def set_up(device: torch.device, training: Training) -> str:
         return training.precision
     if training.precision == "bf16" and not torch.cuda.is_bf16_supported(including_emulation=False):
         name = torch.cuda.get_device_name(device)
-        raise UserError(f"training.precision=bf16, which {name} has not: take training.precision=fp16, or fp32")
+        raise UserError(f"training.precision=bf16 is not supported by {name}: use training.precision=fp16 or fp32")
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = training.tf32
     return f"{training.precision} with TF32 {'on' if training.tf32 else 'off'}"
 
@@ -33,8 +33,8 @@ def set_up(device: torch.device, training: Training) -> str:
 class LossScale:
     """The factor of a float16 loss, which keeps small gradients from becoming zero (Micikevicius et al., 1710.03740).
 
-    It halves with each gradient that overflows and doubles after ``patience`` that did not, as torch's ``GradScaler``
-    has it, but is carried on the device and in the run's progress. In other formats it is 1 and stays.
+    Like torch's ``GradScaler`` it halves with each gradient that overflows and doubles after ``patience`` that did
+    not, but it is kept on the device and in the run's progress. In other formats it stays 1.
     """
 
     def __init__(self, precision: str, device: torch.device, first: float = 2.0**16, patience: int = 2000):
@@ -54,7 +54,7 @@ class LossScale:
             torch._foreach_div_(gradients, self.value)
 
     def update(self, finite: Tensor) -> Tensor:
-        """Take note of whether a gradient was finite; returns whether an infinite one was not the scale's fault."""
+        """Note whether a gradient was finite; returns whether it was infinite for another reason than the scale."""
         if not self.active:
             return ~finite
         at_fault = ~finite & (self.value > 1)

@@ -1,4 +1,4 @@
-"""Where numbers come from: the revision of the code, and the machine. Needs torch alone."""
+"""Where numbers come from: the revision of the code, and the machine. Needs only torch."""
 
 import os
 import platform
@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 REVISION = "REVISION"
-"""File beside the code of a copy of the package: the revision that it is a copy of."""
+"""File in a copy of the package that holds the revision that was copied."""
 
 
 def revision() -> str | None:
@@ -24,7 +24,7 @@ def revision() -> str | None:
 
 
 def git(*arguments: str) -> str:
-    """What git says about the repository of this code; raises OSError or CalledProcessError where there is none."""
+    """Output of git in the repository of this code; raises OSError or CalledProcessError if there is none."""
     return subprocess.run(
         ["git", *arguments], cwd=Path(__file__).parent, capture_output=True, text=True, check=True
     ).stdout.strip()

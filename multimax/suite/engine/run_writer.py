@@ -1,4 +1,4 @@
-"""Writing a run as it is trained: whenever it is killed, the same command goes on from its files."""
+"""Writes a run as it is trained, so that the same command continues from its files whenever it is killed."""
 
 import fcntl
 import json
@@ -12,24 +12,26 @@ from typing import IO, Any
 
 import yaml
 
-from multimax.suite.config import NUMERICS, RunConfig, digest, flatten, identity
+from multimax.suite.config import NUMERICS, RunConfig
 from multimax.suite.data.fingerprint import Fingerprint
+from multimax.suite.engine import checkpoint
 from multimax.suite.engine.console import say
 from multimax.suite.engine.provenance import environment, revision
 from multimax.suite.errors import UserError
 from multimax.suite.files import flush_to_disk, write_atomic, write_lines, writing
+from multimax.suite.identity import changes, digest
 from multimax.suite.plugins import sources
 from multimax.suite.runs import Run
 from multimax.suite.waiting import waiting
 
-LOCK_WAIT = 120  # seconds after which a network file system has noticed that a machine has gone
+LOCK_WAIT = 120  # seconds until a network file system notices that a machine is gone
 
 
 class RunWriter:
     """Writes the run of ``config`` in ``path``. Only the first process has it ``active``; the others write nothing.
 
-    ``command`` is what to type for the run again. Raises UserError if the folder holds a run of another configuration,
-    naming what differs.
+    ``command`` starts the run again. Raises UserError, naming what differs, if the folder holds a run of another
+    configuration.
     """
 
     def __init__(self, path: Path, config: RunConfig, active: bool = True, command: str | None = None):
@@ -53,17 +55,17 @@ class RunWriter:
         return self.path / "starts.jsonl"
 
     def open(self, fingerprint: Callable[[], Fingerprint]) -> None:
-        """Take the run lock, and make the folder or take over that of an interrupted run.
+        """Take the run lock, and make the folder or continue in that of an interrupted run.
 
-        ``fingerprint`` makes that of the data, which is kept with the run. Raises UserError if another process trains
-        it now, or if it is a run of other data.
+        ``fingerprint`` computes that of the data, which is kept with the run. Raises UserError if another process is
+        training it, or if it is a run of other data.
         """
         if not self.active:
             return
         with writing(self.path):
             self.run.checkpoints.mkdir(parents=True, exist_ok=True)
             self.run_lock = (self.path / ".lock").open("w")
-        # What Slurm starts again may meet the lock of its own former start, whose machine has gone.
+        # A job that Slurm requeued may meet the lock of its former start, whose machine is gone.
         with waiting(f"the process that trains in {self.path}"):
             self.lock(self.run_lock, LOCK_WAIT if os.environ.get("SLURM_RESTART_COUNT", "0") != "0" else 0)
         with waiting("a fingerprint of the data"):
@@ -90,8 +92,28 @@ class RunWriter:
                 )
             time.sleep(1)
 
+    def newest_checkpoint(self) -> Path | None:
+        """The newest whole checkpoint of the run, which the first process looks for and the others use too.
+
+        Damaged newer ones are set aside. Raises UserError where all are damaged, or the other processes cannot see it.
+        """
+        folder, found = self.run.checkpoints, None
+        if self.active:
+            found, skipped = checkpoint.newest(folder, self.digest)
+            for path, reason in skipped.items():
+                say(f"skipping checkpoint {path}: {reason}")
+            if skipped and found is None:
+                raise UserError(f"no checkpoint in {folder} is whole: to start over, delete {self.path}")
+            for path in skipped:
+                checkpoint.set_aside(path)
+        for seen in checkpoint.seen_by_first(folder, lambda: [found]):
+            if not seen.is_dir():
+                raise UserError(f"{seen} cannot be seen from every process: run_dir must be on a disk that all share")
+            return seen
+        return None
+
     def start(self, step: int) -> None:
-        """Note that the run goes on from ``step``: by which command, on what machine and with what code.
+        """Record that the run continues from ``step``: by which command, on what machine and with what code.
 
         Drops the lines of ``metrics.jsonl`` that a killed run wrote after its checkpoint: they will be written again.
         """
@@ -109,14 +131,19 @@ class RunWriter:
             "environment": environment(),
         }
         if starts and starts[-1]["revision"] != start["revision"]:
-            say(f"the code is another one than at the last start: {starts[-1]['revision']}, now {start['revision']}")
+            say(f"the code has changed since the last start: it was {starts[-1]['revision']}, now {start['revision']}")
         before = starts[-1].get("plugins", {}) if starts else code
         if changed := [name for name, digest in code.items() if before.get(name) != digest]:
-            say(f"the code of {', '.join(changed)} is another one than at the last start")
+            say(f"the code of {', '.join(changed)} has changed since the last start")
         write_lines(self.starts, [*starts, start])
 
+    def say(self, line: str) -> None:
+        """Print a line, once for all processes."""
+        if self.active:
+            say(line)
+
     def log(self, record: Mapping[str, Any]) -> None:
-        """Append one line to ``metrics.jsonl``; it has ``step``, the number of optimiser steps done."""
+        """Append one line to ``metrics.jsonl``, in which ``step`` is the number of optimiser steps done."""
         if not self.active:
             return
         with writing(self.metrics), self.metrics.open("a", encoding="utf-8") as file:
@@ -130,7 +157,7 @@ class RunWriter:
                     flush_to_disk(path)
 
     def finish(self, metrics: Mapping[str, float], **facts: Any) -> None:
-        """Write ``summary.json``: the final metrics and what they came from."""
+        """Write ``summary.json``: the final metrics and where they come from."""
         if not self.active:
             return
         starts = self.run.starts
@@ -149,15 +176,7 @@ class RunWriter:
 
 
 def check_same_configuration(run: Run, config: RunConfig) -> None:
-    schema, values = type(config), asdict(config)
-    old, new = identity(run.config, schema), identity(values, schema)
-    was, is_now = {"numerics": 1} | dict(flatten(run.config)), dict(flatten(values))
-    changed = [
-        f"{key} was {was.get(key)}, now {is_now.get(key)}"
-        for key in sorted({*old, *new})
-        if old.get(key, ...) != new.get(key, ...)
-    ]
-    if changed:
+    if changed := list(changes(run.config, config).values()):
         more = f" and {len(changed) - 3} more" if len(changed) > 3 else ""
         raise UserError(
             f"{run.path} holds a run of another configuration ({'; '.join(changed[:3])}{more}): "

@@ -1,4 +1,4 @@
-"""Signals that ask a run to stop: they are noted, and the run stops where it loses nothing."""
+"""Signals that ask a run to stop are noted, and the run stops at a point where it loses nothing."""
 
 import math
 import signal
@@ -13,7 +13,7 @@ WARNINGS = (signal.SIGUSR1, signal.SIGUSR2)
 
 
 class StopSignals:
-    """Takes the signals that reach this process in its block; a second SIGINT raises KeyboardInterrupt at once."""
+    """Catches the signals to this process within its block; a second SIGINT raises KeyboardInterrupt at once."""
 
     def __init__(self) -> None:
         self.requested = False
@@ -33,8 +33,8 @@ class StopSignals:
     def note(self, number: int, frame: FrameType | None) -> None:
         """Signal handler.
 
-        A launcher passes on the signal that the terminal has already sent: two within a second are one. A cluster may
-        send SIGTERM repeatedly before it kills; only a second SIGINT cuts the checkpoint short.
+        A launcher forwards a signal that the terminal has already sent, so that two within a second count as one. A
+        cluster may send SIGTERM repeatedly before it kills; only a second SIGINT cuts the checkpoint short.
         """
         self.warned |= number in WARNINGS
         now = time.monotonic()

@@ -9,8 +9,8 @@ from multimax.suite.engine.console import say
 def requeue() -> bool:
     """Put the Slurm job of this process back into the queue; False if there is none or Slurm refuses.
 
-    After a preemption or the loss of a node Slurm does so by itself; a job that runs out of time has to ask. Requeueing
-    ends the job with all its processes, and of a job array only this member.
+    Slurm does so by itself after a preemption or the loss of a node; a job that runs out of time has to ask. Requeueing
+    ends the job with all its processes; of a job array, only this member.
     """
     job = os.environ.get("SLURM_JOB_ID")
     if job is None:

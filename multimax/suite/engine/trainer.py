@@ -1,7 +1,7 @@
-"""The training loop. Plain torch with the launcher's environment, because exact resumption needs every piece in view.
+"""The training loop, in plain torch, because exact resumption needs every piece in view.
 
 All randomness of a step (data, augmentation, dropout) is a function of the seed and the step. A checkpoint therefore
-holds no generator's state and no position in a data loader, and a resumed run is the uninterrupted one.
+holds no generator state and no position in a data loader, and a resumed run equals the uninterrupted one.
 """
 
 import hashlib
@@ -20,7 +20,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from multimax import clip_gradients
 from multimax.suite.engine import checkpoint, distributed, nonfinite, parent, precision
-from multimax.suite.engine.console import Console, format_metrics, say
+from multimax.suite.engine.console import Console, format_metrics
 from multimax.suite.engine.memory import checkpoint_activations, peak_memory
 from multimax.suite.engine.observation import Observer, observe
 from multimax.suite.engine.optimization import create_schedule
@@ -28,19 +28,18 @@ from multimax.suite.engine.optimizers import create_optimizer, scored_weights, s
 from multimax.suite.engine.pace import Pace
 from multimax.suite.engine.run_writer import RunWriter
 from multimax.suite.engine.signals import StopSignals
-from multimax.suite.errors import Diverged, Interrupted, UserError
+from multimax.suite.errors import Diverged, Interrupted
 from multimax.suite.models.sites import count_parameters
 from multimax.suite.tasks import Task
 from multimax.suite.tasks.base import Shard
 
 Evaluate = Callable[[nn.Module, torch.device, Shard], dict[str, float] | None]
-
 REMEDY = "In a new run, lower optimizer.learning_rate, lengthen the warm-up or set optimizer.clip_norm"
 
 
 @dataclass
 class Progress:
-    """How far a run is; part of its checkpoints. Sums are over all processes."""
+    """How far a run has come; part of its checkpoints. Sums are over all processes."""
 
     step: int = 0  # optimiser steps done
     weight: float = 0.0  # examples or tokens trained on
@@ -61,7 +60,7 @@ def step_seed(*parts: int) -> int:
 
 
 class Trainer:
-    """Trains the run of one task: ``Trainer(task, writer).run()``. ``observer`` looks on after each step."""
+    """Trains the run of one task: ``Trainer(task, writer).run()``. ``observer`` is updated after each step."""
 
     def __init__(self, task: Task, writer: RunWriter, observer: Observer | None = None):
         self.task, self.writer, self.config = task, writer, task.config
@@ -111,7 +110,7 @@ class Trainer:
         """
         with self.signals:
             for found in self.task.left_out:
-                self.say(str(found))
+                self.writer.say(str(found))
             self.writer.open(self.task.fingerprint)
             self.restore()
             self.announce()
@@ -151,7 +150,7 @@ class Trainer:
                 self.stop_if_asked()
 
     def share(self, **values: float) -> dict[str, float]:
-        """Sums of ``values`` over all processes, which also agree on whether to stop."""
+        """Sums of ``values`` over all processes, which also agree here on whether to stop."""
         signals = {"stop": float(self.signals.requested), "warned": float(self.signals.warned)}
         total = distributed.all_reduce({**values, **signals})
         self.stopping, self.out_of_time = total["stop"] > 0, total["warned"] > 0
@@ -235,18 +234,19 @@ class Trainer:
         return metrics
 
     def observe(self) -> dict[str, float]:
-        """Numbers to log beside the metrics; the first process looks."""
+        """Numbers to log beside the metrics, from the first process."""
         if not self.writer.active:
             return {}
         with self.autocast():
             return observe(self.task, self.model, self.device, self.writer.run, self.step, self.total_steps)
 
     def validate(self) -> bool:
-        """Score the validation data, also with the averaged weights where that is asked for; True for a new best."""
+        """Score the validation data, also with the averaged weights if configured; True for a new best score."""
         with scored_weights(self.optimizer, self.model):
-            metrics = self.evaluate(self.model)
+            metrics = self.score(self.task.evaluate, self.model)
             if self.ema is not None and self.config.training.evaluate_ema:
-                metrics |= {f"{name}_ema": value for name, value in self.evaluate(self.ema.module).items()}
+                averaged = self.score(self.task.evaluate, self.ema.module)
+                metrics |= {f"{name}_ema": value for name, value in averaged.items()}
             self.progress.validation = self.log("val", metrics, self.observe())
         score, best = self.progress.validation.get(self.task.metric), self.progress.best
         if score is None:  # it was not finite
@@ -256,26 +256,21 @@ class Trainer:
             self.progress.best = score
         return improved
 
-    def evaluate(self, model: nn.Module) -> dict[str, float]:
-        metrics = self.score(self.task.evaluate, model)
-        assert metrics is not None
-        return metrics
-
     @torch.no_grad()
-    def score(self, evaluate: Evaluate, model: nn.Module) -> dict[str, float] | None:
-        """Metrics from the sums of ``evaluate`` over all processes."""
+    def score(self, evaluate: Evaluate, model: nn.Module) -> dict[str, float]:
+        """Metrics from the sums of ``evaluate`` over all processes; none where it has nothing to score."""
         model.eval()
         with self.autocast():
             sums = evaluate(model, self.device, self.shard)
-        return None if sums is None else self.task.metrics(distributed.all_reduce(sums))
+        return self.task.metrics(distributed.all_reduce(sums)) if sums is not None else {}
 
     def test(self) -> dict[str, float]:
         """Metrics ``test_NAME@last``, ``@best`` and ``@average`` of a task with test data; leaves other weights behind.
 
-        Raises Interrupted before one of them after a signal to stop, for each may take as long as an evaluation.
+        Raises Interrupted between them after a signal to stop, as each may take as long as an evaluation.
         """
         tested = {"last": self.test_weights()}
-        if tested["last"] is None:
+        if not tested["last"]:
             return {}
         folder, count = self.writer.run.checkpoints, self.config.training.average_checkpoints
         best = checkpoint.seen_by_first(folder, lambda: [checkpoint.best(folder, self.task.higher_is_better)])
@@ -285,9 +280,9 @@ class Trainer:
         if count and (newest := checkpoint.seen_by_first(folder, lambda: checkpoint.newest_scored(folder, count))):
             checkpoint.load_average(newest, self.model, self.device)
             tested["average"] = self.test_weights()
-        return {f"test_{name}@{of}": value for of, scores in tested.items() for name, value in (scores or {}).items()}
+        return {f"test_{name}@{of}": value for of, scores in tested.items() for name, value in scores.items()}
 
-    def test_weights(self) -> dict[str, float] | None:
+    def test_weights(self) -> dict[str, float]:
         self.share()  # waits also until the first process has written its checkpoint
         self.stop_if_asked()
         return self.score(self.task.test, self.model)
@@ -315,7 +310,7 @@ class Trainer:
         self.prune()
 
     def prune(self) -> None:
-        """Drop the old checkpoints, but none among skipped steps, which may come before a divergence."""
+        """Drop old checkpoints, but none while steps are being skipped, which may precede a divergence."""
         if self.progress.skipped_in_row or not self.writer.active:
             return
         config = self.config.training
@@ -327,16 +322,16 @@ class Trainer:
         )
 
     def restore(self) -> None:
-        """Go on from the newest whole checkpoint of the run folder, if there is one.
+        """Continue from the newest whole checkpoint of the run folder, if there is one.
 
-        Raises UserError if all that are there are damaged: to start over in silence would hide a loss.
+        Raises UserError if there are checkpoints and all of them are damaged: starting over silently would hide a loss.
         """
-        found = self.find_checkpoint()
+        found = self.writer.newest_checkpoint()
         if found is not None:
             state = self.take_up(found)
             self.optimizer.load_state_dict(state["optimizer"])
             self.saved = self.step
-            self.say(f"resuming from {found}")
+            self.writer.say(f"resuming from {found}")
             self.prune()  # a kill may have come between the last checkpoint and this
         elif self.config.extends is not None:
             if self.writer.active:
@@ -345,11 +340,11 @@ class Trainer:
             state = self.take_up(last)
             self.optimizer.load_state_dict(parent.keep_hyperparameters(self.optimizer, state["optimizer"]))
             self.progress.best, self.progress.validation = None, {}
-            self.say(f"going on from {last}")
+            self.writer.say(f"continuing from {last}")
         self.writer.start(self.step)
 
     def take_up(self, found: Path) -> dict[str, Any]:
-        """Weights, progress and the task's state of a whole checkpoint; returns all that it holds for training."""
+        """Load weights, progress and the task's state from a whole checkpoint; returns its training state."""
         checkpoint.load_weights(found, self.model, "model", self.device)
         if self.ema is not None:
             checkpoint.load_weights(found, self.ema.module, "ema", self.device)
@@ -363,42 +358,19 @@ class Trainer:
         self.loss_scale.restore(self.progress.loss_scale, self.progress.steps_at_scale)
         return state
 
-    def find_checkpoint(self) -> Path | None:
-        """Rank 0 finds and verifies the newest whole one; the others use the same."""
-        folder, found = self.writer.run.checkpoints, None
-        if self.writer.active:
-            found, skipped = checkpoint.newest(folder, self.writer.digest)
-            for path, reason in skipped.items():
-                self.say(f"skipping checkpoint {path}: {reason}")
-            if skipped and found is None:
-                raise UserError(f"no checkpoint in {folder} is whole: to start over, delete {self.writer.path}")
-            for path in skipped:
-                checkpoint.set_aside(path)
-        of_first = checkpoint.seen_by_first(folder, lambda: [found])
-        if not of_first:
-            return None
-        found = of_first[0]
-        if not found.is_dir():
-            raise UserError(f"{found} cannot be seen from every process: run_dir must be on a disk that all share")
-        return found
-
     def announce(self) -> None:
         counts = count_parameters(self.model)
-        self.say(f"run folder: {self.writer.path}")
+        self.writer.say(f"run folder: {self.writer.path}")
         for line in self.initialised:
-            self.say(line)
-        self.say(
-            f"parameters: {counts['total']:,}, of which the reweighting has {counts['attention']} in attention "
-            f"and {counts['output']} at the output"
+            self.writer.say(line)
+        self.writer.say(
+            f"parameters: {counts['total']:,} in total; of the reweightings {counts['attention']} in attention and "
+            f"{counts['output']} at the output"
         )
-        self.say(
+        self.writer.say(
             f"{self.total_steps} steps of {self.config.training.batch_size} on {self.shard.world} x {self.device.type} "
             f"in {self.shard.micro_batches} micro-batch(es), {self.computes_in}"
         )
-
-    def say(self, line: str) -> None:
-        if self.writer.active:
-            say(line)
 
     def finish(self) -> dict[str, float]:
         name, best = self.task.metric, self.progress.best
@@ -421,6 +393,6 @@ class Trainer:
             peak_memory_bytes=memory,
             **self.task.summary(),
         )
-        self.say(f"finished: {format_metrics(metrics)}")
-        self.say(f"{rate:.4g} {self.task.unit} per second, peak memory {memory / 2**20:.0f} MiB")
+        self.writer.say(f"finished: {format_metrics(metrics)}")
+        self.writer.say(f"{rate:.4g} {self.task.unit} per second, peak memory {memory / 2**20:.0f} MiB")
         return metrics

@@ -1,1 +1,1 @@
-"""What was trained in fairseq as runs of this suite, and weights both ways: python -m multimax.suite.fairseq --help"""
+"""Models trained in fairseq as runs of this suite, and weights in both directions: python -m multimax.suite.fairseq"""

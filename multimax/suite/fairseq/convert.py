@@ -17,7 +17,7 @@ from multimax.suite.errors import UserError
 from multimax.suite.fairseq.weights import from_fairseq
 from multimax.suite.tasks import task_module
 
-# What fairseq's transformer may be and ours is not, and no tensor shows.
+# Options of fairseq's transformer that ours lacks and that no tensor shows.
 ONLY = {"activation_fn": "relu", "no_scale_embedding": False, "no_token_positional_embeddings": False}
 ALIKE = ("attention_heads", "normalize_before", "embed_dim", "ffn_embed_dim")  # of encoder and decoder
 
@@ -41,9 +41,9 @@ def convert(path: Path, data: Path, run: Path) -> None:
         arguments, task, weights = state["cfg"]["model"], state["cfg"]["task"], state["model"]
         steps = state["optimizer_history"][-1]["num_updates"]
     except (OSError, RuntimeError, pickle.UnpicklingError, KeyError, IndexError, TypeError) as error:
-        raise UserError(f"{path} is no checkpoint of fairseq 0.12: {' '.join(str(error).split())[:150]}") from None
+        raise UserError(f"{path} is not a checkpoint of fairseq 0.12: {' '.join(str(error).split())[:150]}") from None
     if not hasattr(arguments, "encoder_attention_heads"):
-        raise UserError(f"{path} is no checkpoint of fairseq's transformer")
+        raise UserError(f"{path} is not a checkpoint of fairseq's transformer")
     other = [name for name, value in ONLY.items() if getattr(arguments, name, None) != value]
     encoder, decoder = (
         [getattr(arguments, f"{side}_{name}", None) for name in ALIKE] for side in ("encoder", "decoder")
@@ -53,7 +53,9 @@ def convert(path: Path, data: Path, run: Path) -> None:
         raise UserError(f"{path} is of a transformer that ours is not: see its {', '.join(other)}")
     named = next((path.name.split(".")[1].split("-") for path in data.glob("train.*-*.*.idx")), None)
     if named is None:
-        raise UserError(f"{data} is no folder of fairseq-preprocess: there is no train.SOURCE-TARGET.SOURCE.idx in it")
+        raise UserError(
+            f"{data} is not a folder of fairseq-preprocess: there is no train.SOURCE-TARGET.SOURCE.idx in it"
+        )
     # Data of de-en are for training in either direction.
     task = vars(task) if isinstance(task, Namespace) else task
     languages = [task.get("source_lang") or named[0], task.get("target_lang") or named[1]]

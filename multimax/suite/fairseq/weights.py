@@ -1,6 +1,6 @@
 """Weights of fairseq's transformer and transformer_lm as ours, and ours as fairseq's.
 
-Needs no fairseq. The reweightings' parameters go along; fairseq's own models have none.
+Does not need fairseq. Parameters of reweightings are converted too; fairseq's own models have none.
 """
 
 import re
@@ -13,7 +13,7 @@ from multimax.suite.errors import UserError
 from multimax.suite.models.encoder_decoder import EncoderDecoder
 from multimax.suite.models.transformer_lm import TransformerLM
 
-# Our tensors, and the fairseq's that make one of them, one below the other.
+# Our tensors, and fairseq's that are concatenated into each.
 SELF_ATTENTION = {
     "query_key_value": ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"),
     "projection": ("self_attn.out_proj",),
@@ -115,7 +115,7 @@ def tensors(model: EncoderDecoder | TransformerLM) -> dict[str, Tensor]:
 
 
 def theirs(name: str) -> list[str]:
-    """The names of fairseq's tensors that, one below the other, are our tensor ``name``."""
+    """The names of fairseq's tensors that are concatenated into our tensor ``name``."""
     stack, _, rest = name.partition(".")
     if stack in STACKS:
         part, layer = STACKS[stack]

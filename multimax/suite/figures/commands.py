@@ -11,13 +11,13 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from multimax.suite.cli import add_checkpoint_options
-from multimax.suite.config import reweight_label
 from multimax.suite.engine.open import OpenRun
 from multimax.suite.engine.provenance import revision
 from multimax.suite.errors import Parser, UserError
 from multimax.suite.figures.files import Row, figure_files
 from multimax.suite.figures.panels import draw_maps
 from multimax.suite.files import write_atomic, writing
+from multimax.suite.identity import reweight_label
 from multimax.suite.runs import Run
 
 
@@ -55,9 +55,9 @@ def parse(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> argparse
 
 
 def open_runs(arguments: argparse.Namespace, needs: str | None = None) -> Iterator[OpenRun]:
-    """Open the runs one after the other.
+    """Open the runs one after the other, once the configurations of all have been checked.
 
-    Raises UserError as ``OpenRun`` does. The configurations of all runs are checked before the first run is opened.
+    Raises UserError as ``OpenRun`` does.
     """
     each = [
         lambda path=path: OpenRun(Run(path), arguments.overrides, arguments.checkpoint, arguments.ema, needs)
@@ -97,7 +97,7 @@ def save_figures(
     found: Sequence[Mapping[str, Any]],
     kinds: Mapping[str, Callable[[Mapping[str, Any]], tuple[Figure, Sequence[Row]] | None]],
 ) -> None:
-    """Draw each kind of figure of what was ``found`` in each run, to RUN/analysis, and KIND_compared of several."""
+    """Draw each kind of figure of what was ``found`` in each run, to RUN/analysis, and KIND_compared for several."""
     for kind, draw in kinds.items():
         for path, config, one in zip(arguments.runs, configs, found, strict=True):
             if made := draw({labels([config])[0]: one}):
@@ -107,7 +107,7 @@ def save_figures(
 
 
 def labels(configs: Sequence[Mapping[str, Any]]) -> list[str]:
-    """A distinct label for each run: its functions and, where these are the same, its seed or its position."""
+    """A distinct label for each run: its functions, and its seed or position where several have the same."""
     names = [reweight_label(config["reweight"]) for config in configs]
     for more in ([f"seed {config['seed']}" for config in configs], [f"run {i}" for i in range(1, len(configs) + 1)]):
         count = Counter(names)

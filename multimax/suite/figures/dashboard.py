@@ -19,13 +19,13 @@ class Curve:
     """One key of the log of one function's runs."""
 
     label: str
-    function: str  # in attention, whose colour it has
+    function: str  # in attention, which gives the colour
     key: str
     points: Sequence[Band]
 
 
 def bands(seeds: Sequence[Mapping[int, float]]) -> list[Band]:
-    """Of each seed's values by step: mean, least and greatest at every step that one of them has."""
+    """Mean, least and greatest of the seeds' values at every step that any of them has."""
     at: dict[int, list[float]] = defaultdict(list)
     for values in seeds:
         for step, value in values.items():
@@ -36,7 +36,7 @@ def bands(seeds: Sequence[Mapping[int, float]]) -> list[Band]:
 def dashboard_figure(
     title: str, sections: Mapping[str, Mapping[str, Sequence[Curve]]], final: tuple[str, Sequence[Curve]]
 ) -> tuple[Figure, list[Row]]:
-    """The panels of each section, and after those of the first one of bars; a row for each point."""
+    """The panels of each section, with a panel of bars at the end of the first; a row for each point."""
     lines = [-(-(len(panels) + (number == 0)) // COLUMNS) for number, panels in enumerate(sections.values())]
     with figure(9.5, 1.75 * sum(lines) + 0.5) as drawing:
         parts = drawing.subfigures(len(sections), 1, squeeze=False, height_ratios=lines)[:, 0]

@@ -9,6 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
+from multimax.suite.figures.files import Row
 from multimax.suite.figures.style import STYLES, Style, figure, rounded, style_of
 from multimax.suite.measures.three_scores import (
     ALPHA,
@@ -36,8 +37,6 @@ RING: dict[str, Any] = {
     "label": "published point",
 }
 
-Row = dict[str, str]
-
 
 def figure1(multimax: Fit, k: Sequence[float], published: Mapping[str, Sequence[float]]) -> tuple[Figure, list[Row]]:
     """The figure, and everything it shows as rows. ``published`` gives M at each ``k`` for some functions."""
@@ -54,7 +53,7 @@ def figure1(multimax: Fit, k: Sequence[float], published: Mapping[str, Sequence[
 
 
 def idea(multimax: Fit) -> tuple[Figure, list[Row]]:
-    """Two panels of the figure that say what it is about."""
+    """The two panels that show what MultiMax is about."""
     named = functions(multimax)
     with figure(9.5, 3.9) as drawing:
         edge, plane = drawing.subplots(1, 2)
@@ -83,7 +82,7 @@ def legend(names: Iterable[str]) -> list[Line2D]:
 
 
 def label(name: str) -> str:
-    """MultiMax's parameters are fitted to the published points: they show what it can do, and are no reproduction."""
+    """Says of MultiMax that it is fitted: its points show what it can do, and reproduce nothing."""
     more = {"entmax": f", α = {ALPHA}", "multimax": ", fitted"}
     return style_of(name).label + more.get(name, "")
 
@@ -152,7 +151,7 @@ def draw_edge(axes: Axes, of: Mapping[str, Points]) -> list[Row]:
 
 
 def merged(values: Sequence[float]) -> dict[float, str]:
-    """A label with the k of each value; values too close to be told apart share one."""
+    """A label with the k of each value; values that are too close share one."""
     groups: dict[float, list[float]] = {}
     for k, value in sorted(zip(K, values, strict=True)):
         near = next((known for known in groups if abs(known - value) < 0.03), value)

@@ -8,6 +8,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from multimax import reweight
+from multimax.suite.figures.files import Row
 from multimax.suite.figures.style import figure, rounded, style_of
 from multimax.suite.measures.three_scores import Function, at_temperature
 
@@ -23,8 +24,6 @@ FUNCTIONS = {
     "sparsemax": reweight.sparsemax,
     "entmax15": reweight.entmax15,
 }
-
-Row = dict[str, str]
 
 
 def figure2() -> tuple[Figure, list[Row]]:

@@ -1,8 +1,8 @@
 """Tables and figures as the bytes of files.
 
 The CSV of a figure can be compared on any machine. Its picture has the same bytes whenever it is drawn with the same
-version of Matplotlib, without a date and random identifiers, and by whatever processor, whose vector units may disagree
-on the last digits of a logarithm.
+version of Matplotlib: it has no date and no random identifiers, and is rounded because processors may disagree on the
+last digits of a logarithm.
 """
 
 import csv
@@ -19,6 +19,7 @@ Row = Mapping[str, str]
 
 
 def csv_table(columns: Sequence[str], rows: Sequence[Row]) -> bytes:
+    """A table as CSV; a cell that a row lacks is empty."""
     text = io.StringIO()
     writer = csv.DictWriter(text, columns, lineterminator="\n", extrasaction="ignore")
     writer.writeheader()

@@ -6,12 +6,13 @@ from dataclasses import dataclass
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from multimax.suite.figures.files import Row
 from multimax.suite.figures.style import figure, style_of
 
 
 @dataclass(frozen=True)
 class Line:
-    """One line of the plot; ``function`` gives its look. It is hollow if ``secondary``, and without an interval."""
+    """One line of the plot, which looks as ``function`` does; hollow if it is ``secondary`` or has no interval."""
 
     label: str
     function: str
@@ -21,8 +22,8 @@ class Line:
     secondary: bool = False
 
 
-def forest(groups: Mapping[str, Sequence[Line]], title: str, axis: str) -> Figure:
-    """The groups below each other, each under its name."""
+def forest(groups: Mapping[str, Sequence[Line]], title: str, axis: str) -> tuple[Figure, list[Row]]:
+    """The groups below each other, each under its name, and everything the figure shows as rows."""
     count = sum(len(lines) + 1 for lines in groups.values())
     with figure(7.0, 1.0 + 0.24 * count) as drawing:
         axes = drawing.subplots()
@@ -47,7 +48,16 @@ def forest(groups: Mapping[str, Sequence[Line]], title: str, axis: str) -> Figur
         axes.set_axisbelow(True)
         axes.set_xlabel(axis)
         axes.set_title(title)
-    return drawing
+    return drawing, [
+        {"experiment": name, "function": line.label, "kind": kind, "value": f"{value:.4f}"}
+        for name, lines in groups.items()
+        for line in lines
+        for kind, value in [
+            *(("pair", pair) for pair in line.pairs),
+            ("mean", line.mean),
+            *zip(("low", "high"), line.interval or (), strict=False),
+        ]
+    ]
 
 
 def draw(axes: Axes, height: int, line: Line) -> None:

@@ -5,21 +5,19 @@ from typing import Any
 
 import torch
 
-from multimax.suite.config import reweight_label
 from multimax.suite.engine import checkpoint
 from multimax.suite.engine.open import OpenRun
 from multimax.suite.errors import UserError
 from multimax.suite.figures.commands import analysis_folder, keep, open_runs, parse, runs_parser, save_figure
 from multimax.suite.figures.oversmoothing_figure import Smoothing, oversmoothing_figure
+from multimax.suite.identity import reweight_label
 from multimax.suite.measures.oversmoothing import token_smoothing
-from multimax.suite.tasks.base import Shard
-from multimax.suite.tasks.translation import Config as TranslationConfig
 
 
 def oversmoothing(arguments: Sequence[str]) -> None:
     """Patch similarity and MAD of every layer over the validation data, to RUN/analysis of each RUN, and one figure.
 
-    They are those of a DeiT's patches, or of the source tokens in a translation model's encoder.
+    Measured on a DeiT's patches, or on the source tokens in a translation model's encoder.
     """
     parser = runs_parser(oversmoothing)
     parser.add_argument(
@@ -69,8 +67,6 @@ def measure(run: OpenRun, step: int) -> dict[str, Any]:
     Raises UserError for a model without such layers.
     """
     task = run.task
-    if isinstance(task.config, TranslationConfig):
-        task.config.decoding.validation_sentences = 1  # only the encoder is measured; keep the beam search short
     with token_smoothing(run.model) as layers:
         if not layers:
             raise UserError(
@@ -79,7 +75,7 @@ def measure(run: OpenRun, step: int) -> dict[str, Any]:
             )
         print(f"{run.path} step {step}: over-smoothing over the validation data")
         with torch.no_grad(), run.autocast():
-            task.evaluate(run.model, run.device, Shard())
+            task.look(run.model, run.device)
     means = [layer.means for layer in layers]
     by_layer = {name: [round(of[name], 6) for of in means] for name in ("patch_similarity", "mad")}
     return {"step": step, "epoch": round(step / task.steps_per_epoch, 4), **by_layer}

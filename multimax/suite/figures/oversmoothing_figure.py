@@ -9,10 +9,9 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from multimax.suite.figures.files import Row
 from multimax.suite.figures.style import figure, style_of
 from multimax.suite.measures.oversmoothing import summary
-
-Row = dict[str, str]
 
 
 @dataclass(frozen=True)
@@ -28,7 +27,7 @@ class Smoothing:
 def oversmoothing_figure(runs: Sequence[Smoothing], title: str = "") -> tuple[Figure, list[Row]]:
     """Faint lines are runs, strong lines a function's mean over seeds. One row for each run, step and layer.
 
-    If several epochs were measured of every run, a third panel shows the mean over layers at these.
+    If several epochs were measured for every run, a third panel shows the mean over layers at these.
     """
     epochs = set.intersection(*({at["epoch"] for at in run.measured} for run in runs))
     over_time = len(epochs) > 1
@@ -68,7 +67,7 @@ def oversmoothing_figure(runs: Sequence[Smoothing], title: str = "") -> tuple[Fi
 
 
 def draw(axes: Axes, run: Smoothing, lines: Sequence[Mapping[float, float]], joined: bool = True) -> None:
-    """One line per run of a function, and their mean; marks alone where what lies between them was not measured."""
+    """One line per run of a function, and their mean; only marks unless ``joined``: nothing was measured in between."""
     style = style_of(run.function)
     faint, strong = ("-", style.line) if joined else ("", "")
     if len(lines) > 1:

@@ -19,9 +19,9 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from PIL import Image
 
+from multimax.suite.figures.files import Row
 from multimax.suite.figures.style import figure
 
-Row = dict[str, str]
 Maps = Mapping[str, Any]
 COLORS = ListedColormap(matplotlib.colormaps["Blues"](np.linspace(0.15, 1, 256))).with_extremes(bad="white")
 INVISIBLE = {"\n": "\N{RETURN SYMBOL}", " ": "\N{OPEN BOX}", "\t": "\N{RIGHTWARDS ARROW TO BAR}"}
@@ -36,7 +36,7 @@ def draw_maps(of: Mapping[str, Maps]) -> tuple[Figure, list[Row]]:
     """The figure for the maps of each run, by label, and its numbers: one row per cell."""
     first = next(iter(of.values()))
     drawing = draw_text(of) if "keys" in first else draw_row(of) if is_single(first) else draw_images(of)
-    rows = [
+    rows: list[Row] = [
         {"run": label, "row of panels": line["label"], "panel": part["title"]}
         | {"row": str(i), "column": str(j), "value": f"{value:.4g}"}
         for label, found in of.items()

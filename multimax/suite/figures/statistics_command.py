@@ -9,8 +9,6 @@ from multimax.suite.figures import statistics_figures
 from multimax.suite.figures.commands import keep, open_runs, parse, runs_parser, save_figures
 from multimax.suite.measures.attention_numbers import numbers
 from multimax.suite.measures.streaming import attention_statistics
-from multimax.suite.tasks.base import Shard
-from multimax.suite.tasks.translation import Config as TranslationConfig
 
 
 def statistics(arguments: Sequence[str]) -> None:
@@ -23,11 +21,9 @@ def statistics(arguments: Sequence[str]) -> None:
     configs, found = [], []
     for run in open_runs(parsed):
         config = run.task.config
-        if isinstance(config, TranslationConfig):
-            config.decoding.validation_sentences = 1  # teacher forcing is what is measured; keep the beam search short
         print(f"{run.path} {run.names}: attention over the validation data")
         with attention_statistics(run.model) as sites, torch.no_grad(), run.autocast():
-            run.task.evaluate(run.model, run.device, Shard())
+            run.task.look(run.model, run.device)
         configs.append(asdict(config))
         found.append({"function": config.reweight.attention["name"], **numbers(sites, run.model)})
         keep(run, "statistics", found[-1])

@@ -15,6 +15,7 @@ import numpy
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from multimax.suite.figures.files import Row
 from multimax.suite.figures.style import figure, style_of
 from multimax.suite.measures.streaming import WEIGHT_EDGES
 
@@ -33,13 +34,12 @@ TRANSLATION = {
 }
 SCORE_STEP = 0.1  # width of a bin of scores
 Found = Mapping[str, Mapping[str, Any]]
-Row = dict[str, str]
 Made = tuple[Figure, list[Row]]
 
 
 def attention_figure(of: Found) -> Made:
     """Each measure by layer: a dot per head and a bar for their mean. One row for each run, layer and head."""
-    rows = [
+    rows: list[Row] = [
         {"run": label, "attention": name, "head": str(head)}
         | {measure: number(values[head]) for measure, values in attention["means"].items()}
         | {"below 0.001": number(values_of(attention, "below")[0]), "rows": str(count)}
@@ -74,7 +74,7 @@ def attention_figure(of: Found) -> Made:
 
 
 def both_title(of: Found) -> str:
-    """In how many attentions a run is above softmax in the Gini index and in M, as means over heads."""
+    """In how many attentions a run exceeds softmax in both the Gini index and M, as means over heads."""
     base = next((found["attentions"] for found in of.values() if found["function"] == "softmax"), None)
     if base is None:
         return ""
@@ -191,7 +191,7 @@ def modulator_figure(of: Found) -> Made | None:
 
 
 def falling_title(of: Found) -> str:
-    """In how many attentions a larger score somewhere weighs less than a smaller one, among 99.9% of those met."""
+    """In how many attentions some larger score weighs less than a smaller one, among 99.9% of those met."""
     counts = [
         (sum(falls(curve) for curve in curves), len(curves))
         for found in of.values()

@@ -19,8 +19,8 @@ from torch import Tensor
 class Style:
     label: str
     color: str
-    marker: Any  # as Matplotlib takes it: a letter, or (points, 1, angle) of a star
-    line: Any  # as Matplotlib takes it: a name, or the lengths of dashes
+    marker: Any  # for Matplotlib: a letter, or (points, 1, angle) of a star
+    line: Any  # for Matplotlib: a name, or the lengths of dashes
     size: float = 6.0
 
 
@@ -64,7 +64,7 @@ SETTINGS: Any = {
     "svg.fonttype": "path",
     "svg.hashsalt": "multimax",
 }
-"""Matplotlib's settings, to be in force while a figure is drawn and while it is saved."""
+"""Matplotlib's settings while a figure is drawn and while it is saved."""
 
 
 @contextmanager
@@ -74,7 +74,7 @@ def figure(width: float, height: float) -> Iterator[Figure]:
         yield Figure(figsize=(width, height), layout="constrained")
 
 
-def rounded(values: Tensor, digits: int = 4) -> Tensor:
-    """``values`` rounded to decimals, float64: processors that agree so far then give the same bits."""
-    flat = [round(value, digits) for value in values.flatten().tolist()]
+def rounded(values: Tensor) -> Tensor:
+    """``values`` rounded to four decimals, float64: processors that agree so far then give the same bits."""
+    flat = [round(value, 4) for value in values.flatten().tolist()]
     return torch.tensor(flat, dtype=torch.float64).view_as(values)

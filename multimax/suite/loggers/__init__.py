@@ -1,4 +1,4 @@
-"""Loggers: what shows a run elsewhere. They read the run's files, and training goes on without them."""
+"""Loggers show a run elsewhere. They read the run's files, and training continues if they fail."""
 
 from multimax.suite.engine.observation import Observer
 from multimax.suite.errors import UserError
@@ -12,11 +12,11 @@ CREATE = Registry(
         "tensorboard": "multimax.suite.loggers.tensorboard_mirror.create",
     }
 )
-"""Of each logger ``create(run) -> Mirror``; its name is in ``config.LOGGERS`` too. The one called none has nothing."""
+"""``create(run) -> Mirror`` of each logger but none; the names are in ``config.LOGGERS`` too."""
 
 
 def follow(run: Run, name: str) -> Observer:
-    """Keeps the logger called ``name`` up to date with a run. Raises UserError if its package is missing."""
+    """An observer that keeps the logger ``name`` up to date with a run. Raises UserError if its package is missing."""
     if name == "none":
         return Observer()
     try:

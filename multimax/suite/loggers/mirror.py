@@ -1,8 +1,8 @@
 """The interface of a logger, and what keeps one up to date with a run.
 
-A logger reads nothing but the run's files. It follows ``metrics.jsonl``: steps that it missed, because the run was
-killed or the network was down, are shown at the next start, and steps that it has shown are left out when a resumed run
-repeats them (with the same numbers, because a resumed run is the uninterrupted one).
+A logger reads only the run's files. It follows ``metrics.jsonl``: steps that it missed, because the run was killed or
+the network was down, are shown at the next start, and steps that it has shown are skipped when a resumed run repeats
+them (with the same numbers, because a resumed run equals the uninterrupted one).
 """
 
 from abc import ABC, abstractmethod
@@ -22,7 +22,7 @@ class Mirror(ABC):
 
     @abstractmethod
     def open(self) -> int:
-        """Begin; returns the last step that is already shown, -1 if there is none."""
+        """Begin, and return the last step that is already shown, -1 if there is none."""
 
     @abstractmethod
     def show(self, step: int, values: dict[str, Any], samples: Samples | None) -> None:
@@ -30,11 +30,11 @@ class Mirror(ABC):
 
     @abstractmethod
     def close(self, outcome: Outcome) -> None:
-        """End within seconds, with the run's summary where there is one."""
+        """End within seconds, with the run's summary if there is one."""
 
 
 class Follower(Observer):
-    """Keeps a mirror up to date with its run. A mirror that fails is dropped, and the run goes on without it.
+    """Keeps a mirror up to date with its run. A mirror that fails is dropped, and the run continues without it.
 
     Its context is the training, in which ``metrics.jsonl`` only grows.
     """
@@ -77,5 +77,5 @@ class Follower(Observer):
             yield self.mirror
         except Exception as error:
             reason = str(error).splitlines()[0] if str(error) else ""
-            say(f"logger: gave up, the run goes on ({type(error).__name__}: {reason}); its files have everything")
+            say(f"logger: gave up, the run continues ({type(error).__name__}: {reason}); its files have everything")
             self.mirror = None

@@ -1,8 +1,8 @@
 """logger=wandb: the run on Weights & Biases, or in ``RUN/wandb`` where there is no key or no network.
 
-A step of ``metrics.jsonl`` is a row of the run's history at W&B's own step, so that curves compare by step and what was
-trained and scored at one step stands together. The server says up to which row it has the history, and the rest of the
-file follows. Nothing is read back, and the run's files stay the truth.
+Each step of ``metrics.jsonl`` becomes one row of the run's history at the same W&B step, so that curves can be compared
+by step. The server says up to which row it has the history, and is sent the rest of the file. Nothing is read back: the
+run's files remain the source of truth.
 """
 
 import hashlib
@@ -19,9 +19,10 @@ from urllib.request import Request, urlopen
 
 import wandb
 
-from multimax.suite.config import Logger, identity
+from multimax.suite.config import Logger
 from multimax.suite.engine.console import say
 from multimax.suite.errors import UserError
+from multimax.suite.identity import identity
 from multimax.suite.loggers.mirror import Mirror, Outcome
 from multimax.suite.runs import Run, Samples
 from multimax.suite.waiting import waiting
@@ -70,8 +71,8 @@ create = WandbMirror
 def push(run: Run) -> tuple[int, str]:
     """Bring the server's copy of a run up to its files; returns the number of steps sent and the run's address.
 
-    A killed run may have written but half of what it logs at its last step, and W&B takes no second row for a step:
-    that step is left out until a checkpoint says that it is whole.
+    A killed run may have written only part of what it logs at its last step, and W&B accepts no second row for a step:
+    that step is left out until a checkpoint shows that it is complete.
     """
     rows = [(step, values) for step, values, _ in run.rows()]
     if rows and not run.finished and not (run.path / "checkpoints" / f"step-{rows[-1][0]:08d}").is_dir():
@@ -87,7 +88,7 @@ def push(run: Run) -> tuple[int, str]:
 
 
 def start(run: Run, mode: Literal["online", "offline"], folder: Path, live: bool = True) -> wandb.Run:
-    """The run on W&B, begun or resumed. ``live``: it is being trained here, so this machine is of interest as well."""
+    """The run on W&B, begun or resumed. ``live``: it is being trained here, so that this machine is recorded too."""
     config = run.config
     options = {**asdict(Logger()), **config["logger"]}
     functions = [site["name"] for site in config["reweight"].values() if site]
@@ -120,7 +121,7 @@ def start(run: Run, mode: Literal["online", "offline"], folder: Path, live: bool
 
 
 def run_id(run: Run) -> str:
-    """Twelve hexadecimal digits: the same at every start of a run, another for a run begun again from nothing.
+    """Twelve hexadecimal digits: the same at every start of a run, others if the run is begun anew.
 
     Made from what determines the run's numbers and from the time of its first start.
     """
@@ -141,7 +142,7 @@ def finish(remote: wandb.Run, run: Run, outcome: Outcome) -> None:
         # Under one name whatever the task: a dashboard's table has no patterns.
         remote.summary.update({**final, "final/score": run.score, **facts})
     if outcome == "interrupted":
-        remote.mark_preempting()  # W&B then says that it is to be continued, not that it failed
+        remote.mark_preempting()  # W&B then shows it as to be continued, not as failed
     with waiting("W&B to take what is not sent yet"):
         remote.finish(exit_code=int(outcome != "finished"))
 
@@ -161,7 +162,7 @@ def media(samples: Samples) -> dict[str, Any]:
 
 
 def unavailable() -> str | None:
-    """Why W&B cannot be reached from here, found out within seconds; None if it can."""
+    """Why W&B cannot be reached from here, determined within seconds; None if it can."""
     wandb.setup(wandb.Settings(silent=True))
     if (mode := wandb.setup().settings.mode) in ("offline", "disabled"):
         return f"WANDB_MODE={mode}"
@@ -184,7 +185,7 @@ def answers(url: str) -> bool:
             return
         reached.set()
 
-    # In a thread, because nothing bounds the time that the resolution of a name takes.
+    # In a thread, because the time to resolve a name is not bounded.
     thread = threading.Thread(target=ask, daemon=True)
     thread.start()
     thread.join(CONNECT_SECONDS)

@@ -8,10 +8,10 @@ from multimax.suite.measures.sparsity import multi_modality, sparsity
 MEASURES = ("sparsity", "multi_modality", "entropy", "support", "gini", "mass_below")
 
 
-def centred(scores: Tensor, mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
+def centred(scores: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
     """Scores minus the mean of the row's live scores, float32, and the mask, bool; both [..., n].
 
-    A threshold of 0 then separates relevant from irrelevant scores by the row's own mean: no single number would serve
+    The threshold 0 then separates relevant from irrelevant scores at the row's own mean, as no single number would suit
     every layer.
     """
     scores = scores.float()
@@ -27,7 +27,7 @@ def row_measures(weights: Tensor, scores: Tensor, mask: Tensor | None = None) ->
     threshold; that of softmax cannot exceed 1/e. ``entropy`` is in nats. ``support`` is the number of nonzero
     weights. ``gini`` is Gini's index, 0 for equal weights and 1 - 1/n for a single one, over live entries (Hurley and
     Rickard, "Comparing Measures of Sparsity", 2009, 0811.4706). ``mass_below`` is the weight of all entries with scores
-    below the row's mean. A row without a live entry has none of them.
+    below the row's mean. A row without a live entry is NaN throughout.
     """
     weights = weights.float()
     scores, live = centred(scores, mask)

@@ -1,4 +1,4 @@
-"""How far the confidence of a classifier is from how often it is right."""
+"""How much the confidence of a classifier differs from how often it is right."""
 
 import torch
 from torch import Tensor

@@ -2,8 +2,8 @@
 
 Operations are counted from the graph of the written-out functions, one for each entry that an elementwise operation
 makes or a reduction reads, and two for each multiplication and addition of a matrix product. They say how much there is
-to do, not how long it takes: all of these functions wait for memory, and a fused kernel does the same operations on one
-reading of it. Measured times are in ``benchmarks``.
+to do, not how long it takes: all of these functions are bound by memory, and a fused kernel does the same operations in
+a single pass over it. Measured times are in ``benchmarks``.
 """
 
 from typing import Any
@@ -19,7 +19,7 @@ from multimax.reweight import Reweighting
 
 REDUCTIONS = {"sum", "amax", "mean", "any"}
 FREE = {"where", "clone", "_to_copy", "copy", "fill", "zeros_like", "ones_like", "empty_like"}
-"""Elementwise, but they select or move entries: no arithmetic."""
+"""Elementwise, but without arithmetic: they select or move entries."""
 DECOMPOSED = get_decompositions([torch.ops.aten._softmax])
 
 
@@ -48,7 +48,7 @@ class CountOperations(TorchDispatchMode):
 def operations(function: Reweighting, scores: Tensor) -> int:
     """Elementwise operations and reductions of ``function`` on ``scores``.
 
-    Those that iterate do so until they converge: as often as these scores need.
+    Iterative functions run until they converge on these scores.
     """
     with kernels.use("eager"), CountOperations() as counter, torch.no_grad():
         function(scores)

@@ -1,11 +1,11 @@
-"""Over-smoothing: how alike the tokens of one input are, layer by layer, over a whole data set.
+"""Over-smoothing: how similar the tokens of one input are, layer by layer, over a whole data set.
 
 Patch similarity is the mean signed cosine between the outputs of one attention, after its projection and before the
 residual, over all pairs of two tokens of an image, as MultiMax's authors measure it. MAD, the mean average distance
 (Chen et al., "Measuring and Relieving the Over-smoothing Problem for Graph Neural Networks from the Topological View",
 AAAI 2020, 1909.03211), is the mean over tokens of the mean cosine distance to the others, of what a layer hands to the
-next one. Chen et al. leave distances of zero out of the means; between two tokens rounding alone decides whether theirs
-is zero, so that here every pair counts. MAD of the same tokens would be one minus their similarity.
+next one. Chen et al. leave distances of zero out of the means; since rounding alone decides whether the distance of two
+tokens is exactly zero, every pair counts here. MAD of the same tokens would be one minus their similarity.
 """
 
 from collections.abc import Iterator, Mapping
@@ -43,7 +43,7 @@ def mean_average_distance(tokens: Tensor, mask: Tensor | None = None) -> Tensor:
 
 @dataclass
 class LayerSmoothing:
-    """Of one layer the means over inputs, while the batches pass; inputs of a single token have none."""
+    """Running means of one layer over inputs; inputs of a single token have none."""
 
     sums: dict[str, float] = field(default_factory=lambda: {"patch_similarity": 0.0, "mad": 0.0})
     inputs: int = 0
@@ -63,8 +63,8 @@ class LayerSmoothing:
 def token_smoothing(model: nn.Module) -> Iterator[list[LayerSmoothing]]:
     """The layers of a DeiT, or of a translation model's encoder, over every forward within the context.
 
-    A DeiT's class token is not among the patches. Empty for other models: a language model's tokens each see another
-    past, and those of a decoder too.
+    A DeiT's class token is not among the patches. Empty for other models: each token of a language model or a decoder
+    sees a different past.
     """
     layers: list[LayerSmoothing] = []
     with ExitStack() as stack:
@@ -75,7 +75,7 @@ def token_smoothing(model: nn.Module) -> Iterator[list[LayerSmoothing]]:
 
 
 def _layers(model: nn.Module) -> Iterator[tuple[nn.Module, nn.Module, int]]:
-    """Each layer, its attention, and the number of tokens in front that are none of the input."""
+    """Each layer, its attention, and the number of leading tokens that are not part of the input."""
     layer: Any
     if isinstance(model, ImageClassifier):
         for layer in model.backbone.blocks:

@@ -1,4 +1,4 @@
-"""Attention rollout: how much of each input token is in each output token, were attention all that mixes them.
+"""Attention rollout: how much of each input token is in each output token, if only attention mixed them.
 
 Abnar and Zuidema, "Quantifying Attention Flow in Transformers", ACL 2020, arXiv 2005.00928. With A the weights of layer
 l averaged over its heads,
@@ -26,7 +26,7 @@ def attention_rollout(layers: Sequence[Tensor]) -> Tensor:
 
 
 def patch_relevance(flow: Tensor, prefix: int, pool: str) -> Tensor:
-    """What each patch is worth to the classifier, [batch, patches], from R [batch, tokens, tokens].
+    """The relevance of each patch to the classifier, [batch, patches], from R [batch, tokens, tokens].
 
     ``prefix`` tokens, such as the class token, stand before the patches. The classifier sees the class token
     (``pool`` "token"), or the mean of the patches ("avg").

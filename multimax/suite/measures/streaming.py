@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from multimax.suite.measures.attention_maps import observe_attention
 from multimax.suite.measures.attention_rows import MEASURES, row_measures
 
+MIDDLE = 0.999
 SCORE_EDGES = torch.linspace(-30, 30, 601)
 WEIGHT_EDGES = torch.linspace(-8, 0, 41)  # of log10; smaller weights and zeros are counted separately
 
@@ -33,10 +34,10 @@ class AttentionSite:
         """[measures, heads]; NaN where a measure was defined for no row."""
         return self.sums / self.rows
 
-    def middle(self, share: float = 0.999) -> tuple[float, float]:
-        """The central interval that holds ``share`` of the scores, rounded outwards to bin edges."""
+    def middle(self) -> tuple[float, float]:
+        """The central interval that holds ``MIDDLE`` of the scores, rounded outwards to bin edges."""
         up_to = self.scores.cumsum(0) / self.scores.sum()
-        first, last = int((up_to <= (1 - share) / 2).sum()), int((up_to < (1 + share) / 2).sum())
+        first, last = int((up_to <= (1 - MIDDLE) / 2).sum()), int((up_to < (1 + MIDDLE) / 2).sum())
         return float(SCORE_EDGES[first]), float(SCORE_EDGES[last + 1])
 
     def add(self, weights: Tensor, scores: Tensor, mask: Tensor | None) -> None:

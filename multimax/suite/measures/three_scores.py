@@ -68,8 +68,8 @@ def fit_multimax(k: Sequence[float], largest: Sequence[float], second: Sequence[
     """Eight parameters with which MultiMax gives the published weights of 10 and k, and next to nothing to -1.
 
     The parameters behind the published points are not published, and the points do not determine eight numbers: of
-    those that fit, these are small ones, by a weak penalty on their squares. They say what MultiMax does at these
-    scores, and nothing reliable beyond them.
+    those that fit, these are small ones, by a weak penalty on their squares. They show what MultiMax does at these
+    scores, and say nothing reliable about others.
     """
     scores = three_scores(k)
     published = torch.tensor([largest, second], dtype=torch.float64).T

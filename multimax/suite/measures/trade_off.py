@@ -15,8 +15,8 @@ from multimax import reweight
 from multimax.suite.measures.sparsity import multi_modality, sparsity
 
 ROWS = 200_000
-NONE = 1e-13  # a change of M or S below this is none; rounding alone makes some of 1e-16
-DROP = 1000.0  # a slope that leaves nothing of what is below the breakpoint
+NONE = 1e-13  # changes of M or S below this do not count; rounding alone causes some of 1e-16
+DROP = 1000.0  # a slope so steep that nothing below the breakpoint keeps any weight
 Draw = Callable[[numpy.random.Generator, int], numpy.ndarray]
 
 
@@ -36,7 +36,7 @@ SETTINGS: Mapping[str, Draw] = {
     "exponential downwards, n = 32": lambda draw, count: -draw.exponential(1, (count, 32)),
     "normal, 4 of 32 higher by 4 ± 1": some_stand_out,
 }
-"""How scores are drawn, an equal share of ROWS from each."""
+"""How scores are drawn; each gives an equal share of ROWS."""
 
 
 def draw_rows(setting: str, count: int = ROWS // len(SETTINGS)) -> Tensor:
@@ -53,7 +53,7 @@ def two_slopes(scores: Tensor, at: Tensor | float, below: float, above: float) -
 
 @dataclass(frozen=True)
 class Gains:
-    """Of each row [rows] with something to trade, whether M and S rose and whether they fell."""
+    """For each row [rows] with something to trade, whether M and S rose and whether they fell."""
 
     m_rose: Tensor
     m_fell: Tensor
@@ -70,7 +70,7 @@ class Gains:
 
 
 def gains(scores: Tensor, threshold: Tensor, before: Tensor, after: Tensor) -> Gains:
-    """What softmax of ``after`` gains on softmax of ``before``, by what ``scores`` over the threshold say is relevant.
+    """What softmax of ``after`` gains over softmax of ``before``, where ``scores`` above the threshold are relevant.
 
     A row without a second relevant entry, or without an irrelevant one, has nothing to trade and is left out.
     """
@@ -84,13 +84,13 @@ def gains(scores: Tensor, threshold: Tensor, before: Tensor, after: Tensor) -> G
 
 
 def mean(scores: Tensor) -> Tensor:
-    """Of each row, [rows, 1]."""
+    """The mean of each row, [rows, 1]."""
     return scores.mean(-1, keepdim=True)
 
 
-def warmer_and_colder(scores: Tensor, seed: int = 0) -> tuple[Tensor, Tensor]:
+def warmer_and_colder(scores: Tensor) -> tuple[Tensor, Tensor]:
     """The scores over two temperatures of each row, log-uniform from 1/2 to 2, the warmer one first."""
-    exponents = numpy.random.default_rng(seed).uniform(-1, 1, (len(scores), 2))
+    exponents = numpy.random.default_rng(0).uniform(-1, 1, (len(scores), 2))
     temperatures = torch.from_numpy(2.0**exponents).sort(-1, descending=True).values
     return scores / temperatures[:, :1], scores / temperatures[:, 1:]
 
@@ -100,7 +100,7 @@ def by_slopes(scores: Tensor, at: Tensor | float, pairs: Iterable[tuple[float, f
     return [gains(scores, mean(scores), scores, two_slopes(scores, at, *pair)).both for pair in pairs]
 
 
-def with_offsets(scores: Tensor, deviations: float, seed: int = 0) -> Tensor:
-    """Each row moved by a normal number of its own, of so many standard deviations of a score; softmax is the same."""
-    offsets = numpy.random.default_rng(seed).standard_normal((len(scores), 1))
+def with_offsets(scores: Tensor, deviations: float) -> Tensor:
+    """Each row moved by a normal number of so many standard deviations of a score, which softmax does not see."""
+    offsets = numpy.random.default_rng(0).standard_normal((len(scores), 1))
     return scores + deviations * scores.std() * torch.from_numpy(offsets)

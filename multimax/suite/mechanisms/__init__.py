@@ -1,6 +1,6 @@
-"""Small problems that ask one thing of a row of weights, and models that have nothing else to answer with.
+"""Small problems that each ask one thing of a row of weights, and models that depend on those weights alone.
 
-A run takes seconds. What is run to decide something is in the plan, and everything else is exploratory:
+A run takes seconds. Runs that decide something are in the plan, and everything else is exploratory:
 ``python -m multimax.suite.planned --help``.
 """
 

@@ -1,10 +1,10 @@
-"""What was stored under a symbol, several times over: the matches count alike, and everything else does not count.
+"""Recall what was stored under a symbol, several times over: all matches count equally, and nothing else counts.
 
     target = mean of content_i over the items i whose symbol is the query's
 
 An item is [symbol, content], the symbol one-hot, the content normal; the first item of a row is the query, whose
-content is zero. All matches score the same, so that nothing unlike has to be weighed alike: what is asked of the
-weights is to drop the rest, and the more so the longer the row.
+content is zero. All matches score the same, so that no different scores need equal weights: the weights only
+have to drop the rest, which is harder in longer rows.
 """
 
 from collections.abc import Callable, Iterator

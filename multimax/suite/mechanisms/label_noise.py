@@ -1,8 +1,8 @@
-"""Digits with wrong labels among those to train on, and the functions at the output: who learns them by heart?
+"""Digits with some wrong training labels, and the functions at the output: which of them memorise the errors?
 
-A share of the training labels is moved to another class, once and for all, so that a network that is large enough fits
-them too. Label smoothing (0.1; Szegedy et al. 2016, arXiv 1512.00567) and mixup (Beta(0.2, 0.2); Zhang et al. 2018,
-arXiv 1710.09412) are what one would else do about it.
+A share of the training labels is changed to another class, once and for all, so that a large enough network fits them
+too. Label smoothing (0.1; Szegedy et al. 2016, arXiv 1512.00567) and mixup (Beta(0.2, 0.2); Zhang et al. 2018,
+arXiv 1710.09412) are the usual remedies.
 
 The labels that judge are right. Seeds that choose learning rates are judged by images held out of the training data,
 the others by images that no rate was chosen with.
@@ -26,7 +26,7 @@ WIDTH = 128
 TEST, HELD_OUT = 497, 300  # images
 BATCH = 128
 SMOOTHING, MIXUP = 0.1, 0.2
-LEAST = 1e-6  # what a weight counts at least in the loss, which would be infinite for exact zeros
+LEAST = 1e-6  # the least that a weight counts in the loss, which would be infinite for exact zeros
 
 
 class NoisyDigits(nn.Module):
@@ -57,7 +57,7 @@ class LabelNoiseProblem(Problem):
     steps = 500
 
     def functions(self) -> Sequence[str]:
-        """Scalable softmax, with as many classes in every row, is a temperature."""
+        """Without scalable softmax, which is just a temperature where every row has as many classes."""
         return [name for name in FUNCTIONS if name != "scalable_softmax"]
 
     def model(self, variant: str, create: Callable[[], Reweighting]) -> nn.Module:
@@ -94,7 +94,7 @@ class LabelNoiseProblem(Problem):
 
 
 def mixed(images: Tensor, labels: Tensor, draw: torch.Generator) -> Batch:
-    """Each image with another of the batch, in one proportion, and the probabilities of the classes likewise."""
+    """Each image mixed with another of the batch, all in one proportion, and the class probabilities likewise."""
     gammas = torch._standard_gamma(torch.full((2,), MIXUP), generator=draw)
     share, order = gammas[0] / gammas.sum(), torch.randperm(len(labels), generator=draw)
     target = F.one_hot(labels, CLASSES).float()

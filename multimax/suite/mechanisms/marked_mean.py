@@ -1,10 +1,10 @@
-"""The mean of a few marked items among many: a row of attention must weigh some entries alike and drop the others.
+"""The mean of a few marked items among many: a row of attention must weigh some entries equally and drop the others.
 
     target = mean of content_i over the items i that are marked
 
 An item is [strength, content]: the strength of its mark is uniform on [0.5, 1.5], or 0 where it has none, and its
-content is normal. The marks of items that count alike are unalike, so a softmax of scores that are linear in the
-strength has to choose between weighing them alike and dropping the rest.
+content is normal. Marks of different strength must count equally, so a softmax of scores that are linear in the
+strength has to choose between weighing them equally and dropping the rest.
 """
 
 from collections.abc import Callable, Iterator
@@ -20,16 +20,18 @@ MOST_MARKED = 8
 HIDDEN = 32
 
 
-class MarkedMean(nn.Module):
-    """One query over the items [batch, n, 1 + CONTENT], and a linear map of what it gathers: [batch, CONTENT]."""
+class Gathered(nn.Module):
+    """One query over items [batch, n, 1 + content], and ``value`` of the content that it gathers.
 
-    def __init__(self, scorer: str, reweight: Reweighting):
+    The score of an item is a linear map of it, or a small network where ``scorer`` is "mlp".
+    """
+
+    def __init__(self, scorer: str, reweight: Reweighting, content: int, value: Callable[[], nn.Module]):
         super().__init__()
-        size = 1 + CONTENT
-        mlp = nn.Sequential(nn.Linear(size, HIDDEN), nn.ReLU(), nn.Linear(HIDDEN, 1))
-        self.scorer = mlp if scorer == "mlp" else nn.Linear(size, 1)
+        mlp = nn.Sequential(nn.Linear(1 + content, HIDDEN), nn.ReLU(), nn.Linear(HIDDEN, 1))
+        self.scorer = mlp if scorer == "mlp" else nn.Linear(1 + content, 1)
         self.reweight = reweight
-        self.value = nn.Linear(CONTENT, CONTENT)
+        self.value = value()
 
     def forward(self, items: Tensor) -> Tensor:
         weights = self.reweight(self.scorer(items).squeeze(-1))
@@ -46,14 +48,12 @@ class MarkedMeanProblem(Generated):
     steps = 2000
 
     def model(self, variant: str, create: Callable[[], Reweighting]) -> nn.Module:
-        return MarkedMean(variant, create())
+        return Gathered(variant, create(), CONTENT, lambda: nn.Linear(CONTENT, CONTENT))
 
     def batch(self, size: int, n: int, generator: torch.Generator) -> Batch:
-        count = torch.randint(1, MOST_MARKED + 1, (size, 1), generator=generator)
-        marked = torch.arange(n) < count  # which ones does not matter: nothing knows an item's place
-        strength = (0.5 + torch.rand(size, n, generator=generator)) * marked
+        marked, strength = marks(size, n, MOST_MARKED, generator)
         content = torch.randn(size, n, CONTENT, generator=generator)
-        target = (content * marked.unsqueeze(-1)).sum(-2) / count
+        target = (content * marked.unsqueeze(-1)).sum(-2) / marked.sum(-1, keepdim=True)
         return torch.cat([strength.unsqueeze(-1), content], -1), target
 
     def loss(self, model: nn.Module, items: Tensor, target: Tensor) -> Tensor:
@@ -63,8 +63,15 @@ class MarkedMeanProblem(Generated):
         return {"error": relative_error(batches)}
 
 
+def marks(size: int, n: int, most: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Which of ``n`` items are marked, one to ``most`` in each row, and the strength of each mark; both [size, n]."""
+    count = torch.randint(1, most + 1, (size, 1), generator=generator)
+    marked = torch.arange(n) < count  # which ones does not matter: nothing knows an item's place
+    return marked, (0.5 + torch.rand(size, n, generator=generator)) * marked
+
+
 def relative_error(batches: Iterator[Batch]) -> float:
-    """Squared error over that of answering zero; 0 is best."""
+    """Squared error relative to that of always answering zero; 0 is best."""
     error = total = 0.0
     for output, target in batches:
         error += (output - target).square().sum().item()

@@ -1,4 +1,4 @@
-"""The class of the item with the largest priority, trained on short rows and asked on long ones.
+"""Find the class of the item with the largest priority, trained on short rows and tested on long ones.
 
     target = class of item argmax_i priority_i
 

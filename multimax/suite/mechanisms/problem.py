@@ -1,4 +1,4 @@
-"""What a problem is, and one run of it: train on its training rows, measure on each of its test lengths."""
+"""What a problem is, and how one run of it trains on its training rows and is measured at each test length."""
 
 import time
 from abc import ABC, abstractmethod
@@ -19,11 +19,7 @@ from multimax.suite.measures.attention_rows import row_measures
 from multimax.suite.plan import Arm
 
 CHUNK = 2**18  # items that are scored at once
-ATTENTION = (
-    "gini",
-    "multi_modality",
-    "mass_below",
-)  # of the rows of weights, at every test length beside the problem's measures
+ATTENTION = ("gini", "multi_modality", "mass_below")  # measured of every problem's weights beside its own measures
 FUNCTIONS = ("softmax", "temperature", "scalable_softmax", "multimax", "sparsemax", "entmax15", "evsoftmax")
 
 Batch = tuple[Tensor, Tensor]  # rows and their answers
@@ -32,7 +28,7 @@ Batch = tuple[Tensor, Tensor]  # rows and their answers
 class Problem(ABC):
     """Rows with their answers, the models that learn them, and how an answer is scored.
 
-    ``judge`` is the measure that chooses learning rates, MEASURE@LENGTH, the ``better`` the higher or the lower it is.
+    ``judge`` is the measure that chooses learning rates, as MEASURE@LENGTH; ``better`` is its good direction.
     """
 
     name: ClassVar[str]
@@ -44,7 +40,7 @@ class Problem(ABC):
     steps: ClassVar[int]
 
     def functions(self) -> Sequence[str]:
-        """Those that can be compared."""
+        """Names of the functions that can be compared."""
         return FUNCTIONS
 
     @abstractmethod
@@ -53,11 +49,11 @@ class Problem(ABC):
 
     @abstractmethod
     def training(self, variant: str, seed: int) -> Iterator[Batch]:
-        """Batches without end."""
+        """Training batches without end."""
 
     @abstractmethod
     def testing(self, n: int, seed: int) -> Iterator[Batch]:
-        """Other rows, of ``n`` weights each, the same for all arms of a seed."""
+        """Test rows of ``n`` weights each, the same for all arms of a seed."""
 
     @abstractmethod
     def loss(self, model: nn.Module, items: Tensor, target: Tensor) -> Tensor: ...
@@ -68,7 +64,7 @@ class Problem(ABC):
 
 
 class Generated(Problem):
-    """Rows that a generator makes without end, so that every step and every test has fresh ones."""
+    """Problems whose rows are generated without end, so that every step and every test has fresh ones."""
 
     train_lengths: ClassVar[Sequence[int]]
     batch_size: ClassVar[int] = 128
@@ -92,16 +88,6 @@ class Generated(Problem):
 
 
 @dataclass(frozen=True)
-class Found:
-    """Measures by name and test length, and the training loss over the third and over the last quarter of the steps."""
-
-    measures: dict[tuple[str, int], float]
-    third_quarter: float
-    last_quarter: float
-    seconds: float
-
-
-@dataclass(frozen=True)
 class MechanismRuns:
     """Runs of a problem in one of its variants."""
 
@@ -109,16 +95,20 @@ class MechanismRuns:
     variant: str
 
     def run(self, arm: Arm, seed: int) -> dict[str, str]:
-        """``MEASURE@LENGTH`` for each measure and test length, the losses of ``Found`` and ``seconds``."""
+        """What ``run`` returns, and ``seconds``, as text."""
+        started = time.monotonic()
         found = run(self.problem, self.variant, arm, seed)
-        measures = {f"{name}@{n}": f"{value:.6g}" for (name, n), value in found.measures.items()}
-        losses = {"third_quarter": f"{found.third_quarter:.6g}", "last_quarter": f"{found.last_quarter:.6g}"}
-        return {"seconds": f"{found.seconds:.1f}"} | losses | measures
+        seconds = f"{time.monotonic() - started:.1f}"
+        return {"seconds": seconds} | {name: f"{value:.6g}" for name, value in found.items()}
 
 
-def run(problem: Problem, variant: str, arm: Arm, seed: int, steps: int | None = None) -> Found:
-    """Train and measure one model. Arms with the same seed start from the same weights and see the same rows."""
-    started, steps = time.monotonic(), steps or problem.steps
+def run(problem: Problem, variant: str, arm: Arm, seed: int, steps: int | None = None) -> dict[str, float]:
+    """Train and measure one model. Arms with the same seed start from the same weights and see the same rows.
+
+    Returns ``MEASURE@LENGTH`` for each measure and test length, and the training loss over the third and over the last
+    quarter of the steps, which say whether it still fell.
+    """
+    steps = steps or problem.steps
     torch.manual_seed(seed)
     model = problem.model(variant, partial(create_site, {"name": arm.name}))
     optimizer = create_optimizer(model, Optimizer(learning_rate=arm.rate, weight_decay=0.0))
@@ -133,10 +123,10 @@ def run(problem: Problem, variant: str, arm: Arm, seed: int, steps: int | None =
         schedule.step()
         losses.append(loss.detach())
     quarters = torch.stack(losses).chunk(4)
-    measures = {
-        (name, n): value for n in problem.test_lengths for name, value in measure(problem, model, n, seed).items()
-    }
-    return Found(measures, quarters[2].mean().item(), quarters[3].mean().item(), time.monotonic() - started)
+    found = {"third_quarter": quarters[2].mean().item(), "last_quarter": quarters[3].mean().item()}
+    for n in problem.test_lengths:
+        found |= {f"{name}@{n}": value for name, value in measure(problem, model, n, seed).items()}
+    return found
 
 
 @torch.no_grad()

@@ -1,11 +1,11 @@
-"""Which classes are among the marked items of a row: each of them has to come through, and no other.
+"""Which classes are among the marked items of a row: each of these must be detected, and no other.
 
     target_c = whether an item i of class c is marked
 
 An item is [strength, class]: the strength of its mark is uniform on [0.5, 1.5], or 0 where it has none, and the class
-is one-hot. A classifier behind the attention sees how much weight went to each class, and no item. As in the mean of
-marked items the marks are unalike; unlike there, the weights need not be equal, as long as the least of the marked
-classes exceeds what leaks to the others.
+is one-hot. A classifier behind the attention sees only how much weight went to each class. As in the mean of marked
+items the marks differ in strength; but the weights need not be equal, as long as the least of the marked classes
+exceeds what leaks to the others.
 """
 
 from collections.abc import Callable, Iterator
@@ -15,28 +15,16 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from multimax.reweight import Reweighting
+from multimax.suite.mechanisms.marked_mean import Gathered, marks
 from multimax.suite.mechanisms.problem import Batch, Generated
 
 CLASSES = 16
 WIDTH = 64
-HIDDEN = 32
 MOST_MARKED = 6
 
 
-class SetPrediction(nn.Module):
-    """One query over the items [batch, n, 1 + CLASSES], and a classifier of what comes: logits [batch, CLASSES]."""
-
-    def __init__(self, scorer: str, reweight: Reweighting):
-        super().__init__()
-        size = 1 + CLASSES
-        mlp = nn.Sequential(nn.Linear(size, HIDDEN), nn.ReLU(), nn.Linear(HIDDEN, 1))
-        self.scorer = mlp if scorer == "mlp" else nn.Linear(size, 1)
-        self.reweight = reweight
-        self.classifier = nn.Sequential(nn.Linear(CLASSES, WIDTH), nn.GELU(), nn.Linear(WIDTH, CLASSES))
-
-    def forward(self, items: Tensor) -> Tensor:
-        weights = self.reweight(self.scorer(items).squeeze(-1))
-        return self.classifier((weights.unsqueeze(-2) @ items[..., 1:]).squeeze(-2))
+def classifier() -> nn.Module:
+    return nn.Sequential(nn.Linear(CLASSES, WIDTH), nn.GELU(), nn.Linear(WIDTH, CLASSES))
 
 
 class SetPredictionProblem(Generated):
@@ -50,12 +38,10 @@ class SetPredictionProblem(Generated):
     steps = 800
 
     def model(self, variant: str, create: Callable[[], Reweighting]) -> nn.Module:
-        return SetPrediction(variant, create())
+        return Gathered(variant, create(), CLASSES, classifier)
 
     def batch(self, size: int, n: int, generator: torch.Generator) -> Batch:
-        count = torch.randint(1, MOST_MARKED + 1, (size, 1), generator=generator)
-        marked = torch.arange(n) < count  # which ones does not matter: nothing knows an item's place
-        strength = (0.5 + torch.rand(size, n, generator=generator)) * marked
+        marked, strength = marks(size, n, MOST_MARKED, generator)
         classes = F.one_hot(torch.randint(CLASSES, (size, n), generator=generator), CLASSES).float()
         target = (classes * marked.unsqueeze(-1)).amax(-2)
         return torch.cat([strength.unsqueeze(-1), classes], -1), target
@@ -64,7 +50,7 @@ class SetPredictionProblem(Generated):
         return F.binary_cross_entropy_with_logits(model(items), target)
 
     def score(self, batches: Iterator[Batch]) -> dict[str, float]:
-        """Share of rows whose set is found whole, in percent, and the mean loss of a class, in nats."""
+        """Share of rows whose whole set is right, in percent, and the mean loss per class, in nats."""
         right, loss = [], []
         for output, target in batches:
             right.append(((output > 0) == (target > 0)).all(-1).float())

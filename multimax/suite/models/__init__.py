@@ -1,1 +1,1 @@
-"""The models of the suite. Each takes the two sites at which a reweighting acts, attention and output."""
+"""The models of the suite, each with the two sites at which a reweighting acts, attention and output."""

@@ -1,4 +1,4 @@
-"""Methods against over-smoothing that MultiMax is compared with, for a vision transformer.
+"""Methods against over-smoothing in vision transformers, with which MultiMax is compared.
 
 AttnScale and FeatScale: Wang et al., "Anti-Oversmoothing in Deep Vision Transformers via the Fourier Domain Analysis:
 From Theory to Practice", ICLR 2022, 2203.05962 (github.com/VITA-Group/ViT-Anti-Oversmoothing). Both start as the
@@ -17,7 +17,7 @@ LOSSES = ("cosine", "contrastive", "mixing")
 
 
 class AttnScale(nn.Module):
-    """Scale what attention does beyond averaging: A becomes 11^T / n + (1 + omega) (A - 11^T / n), omega per head."""
+    """Scale attention's deviation from averaging: A becomes 11^T / n + (1 + omega) (A - 11^T / n), omega per head."""
 
     def __init__(self, num_heads: int):
         super().__init__()

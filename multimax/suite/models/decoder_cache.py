@@ -1,4 +1,4 @@
-"""Keys and values of the hypotheses of a search, none of which move when other hypotheses are chosen.
+"""Keys and values of the hypotheses of a search, which stay in place when other hypotheses are chosen.
 
 The hypotheses of a sentence are the queries of one attention over the keys of all of them, [batch, heads, beam, dim]
 to [batch, heads, positions * beam, dim], and a mask says which slots hold a hypothesis's own past. When other
@@ -8,7 +8,7 @@ hypotheses are chosen, only the mask changes. Keys of the source are held once p
 import torch
 from torch import Tensor
 
-POSITIONS = 16  # for which there is room at first; it doubles as needed
+POSITIONS = 16  # that there is room for at first, doubled as needed
 
 
 class DecoderCache:
@@ -29,7 +29,7 @@ class DecoderCache:
         self.length = 0
 
     def advance(self) -> Tensor:
-        """Begin the next position and return ``visible`` with it in."""
+        """Begin the next position and return ``visible`` including it."""
         batch, _, beam, used = self.visible.shape
         own = torch.eye(beam, dtype=torch.bool, device=self.visible.device).expand(batch, 1, -1, -1)
         self.visible = torch.cat([self.visible, own], -1)
@@ -51,7 +51,7 @@ class DecoderCache:
         self.visible = self.visible.gather(2, rows)
 
     def keep(self, sentences: list[int]) -> None:
-        """Drop all but ``sentences``, which stay in this order; only those that change their place are moved."""
+        """Keep only ``sentences``, in this order; only those that change their place are moved."""
         places = [place for place, sentence in enumerate(sentences) if place != sentence]
         if places:
             moved, used = [sentences[place] for place in places], self.length * self.beam

@@ -42,7 +42,7 @@ class DeiTConfig:
     pool: str = choice("avg", "token", default="avg")
     qkv_bias: bool = True
     drop_path: float = bounded(0, 1, default=0.0)
-    # Initial weights: timm's, of standard deviation 0.02 whatever the width, or lecun's, which a narrow model needs.
+    # Initial weights: timm's standard deviation of 0.02 at any width, or lecun's, which a narrow model needs.
     init: str = choice("timm", "lecun", default="timm")
     # Methods against over-smoothing (multimax.suite.models.anti_smoothing); of patch_diversification any of its losses.
     attn_scale: bool = False
@@ -88,8 +88,8 @@ def reweighted_attention(site: Site, attn_scale: bool = False, feat_scale: bool 
 class PatchProjection(nn.Conv2d):
     """A convolution of windows that do not overlap: on a GPU the matrix product that it is.
 
-    cuDNN takes ten times as long for it, as measured on an H100, most of it for the gradient of the weight. On a CPU
-    it stays timm's to the last bit.
+    cuDNN takes ten times as long, as measured on an H100, mostly for the gradient of the weight. On a CPU the result is
+    timm's to the last bit.
     """
 
     @classmethod
@@ -143,7 +143,7 @@ class ImageClassifier(nn.Module):
     def adapted(self, state: dict[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
         """Weights of such a classifier, or of a vision transformer of timm's, for this image and patch size.
 
-        Also returns what was resampled, in words. Raises UserError where one of the two has a class token.
+        Also returns what was resampled, in words. Raises UserError if only one of the two has a class token.
         """
         if not isinstance(self.backbone, VisionTransformer):
             return state, []
@@ -160,7 +160,7 @@ class ImageClassifier(nn.Module):
             fitted = checkpoint_filter_fn(theirs, self.backbone, interpolation="bicubic")
         except (RuntimeError, IndexError) as error:
             raise UserError(
-                f"these are no weights of such a vision transformer: {str(error).splitlines()[0]}"
+                f"these are not weights of such a vision transformer: {str(error).splitlines()[0]}"
             ) from None
         resampled = [
             f"{name}: resampled from {size(theirs[name])} to {size(fitted[name])}"
@@ -208,8 +208,9 @@ def create_deit(
     in_chans: int,
     num_classes: int,
     label_smoothing: float = 0.0,
+    drawn: bool = True,
 ) -> ImageClassifier:
-    """Build the classifier."""
+    """Build the classifier, with initial weights if these are to be ``drawn``, which takes most of the time."""
     overrides: dict[str, Any] = {
         key: value
         for key in ("patch_size", "embed_dim", "depth", "num_heads")
@@ -217,6 +218,8 @@ def create_deit(
     }
     if attention_site["name"] != "softmax" or config.attn_scale or config.feat_scale:
         overrides["attn_layer"] = reweighted_attention(attention_site, config.attn_scale, config.feat_scale)
+    if not drawn:
+        overrides["weight_init"] = "skip"
     if config.pool == "avg":
         overrides["fc_norm"] = False  # timm would move the norm behind the pooling
     backbone = timm.create_model(
@@ -232,7 +235,7 @@ def create_deit(
     )
     assert isinstance(backbone, VisionTransformer)
     backbone.patch_embed.proj = PatchProjection.of(backbone.patch_embed.proj)
-    if config.init == "lecun":
+    if drawn and config.init == "lecun":
         init_lecun(backbone)
     return ImageClassifier(backbone, output_site, label_smoothing, config.patch_diversification)
 
@@ -240,8 +243,8 @@ def create_deit(
 def init_lecun(backbone: VisionTransformer) -> None:
     """Draw linear weights with standard deviation 1 / sqrt(inputs), and positions as large as the patches' embeddings.
 
-    A layer then keeps the size of what goes through it (LeCun et al. 1998, "Efficient BackProp"). timm's 0.02 does so
-    at a width of 2,500; at 64 wide the tokens and their positions barely reach the output when training starts.
+    A layer then preserves the scale of its input (LeCun et al. 1998, "Efficient BackProp"). timm's 0.02 does so at a
+    width of 2,500; at a width of 64 the tokens and positions barely reach the output when training starts.
     """
     for module in backbone.modules():
         if isinstance(module, nn.Linear):

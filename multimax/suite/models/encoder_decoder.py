@@ -35,7 +35,7 @@ class EncoderDecoderConfig:
     ``as_released`` decodes another model than the one that is trained, as the fairseq port released by MultiMax's
     authors does: their modulation acts in the encoder and in the decoder's training, but neither in cross-attention
     nor in incremental decoding. With it cross-attention is softmax, and so is the decoder's self-attention wherever it
-    has a cache. The output is no attention and stays as it is. It exists to measure what that costs.
+    has a cache. The output stays as it is. This option exists to measure what that costs.
     """
 
     encoder_depth: int = bounded(1, default=6, limit=10_000)
@@ -128,8 +128,8 @@ class EncoderDecoder(VocabularyModel):
         """Hidden states [batch, length, dim] of target int64 [batch, length], each of the tokens up to its own.
 
         With a cache from ``start_cache``, which knows the source, ``target`` is instead the newest token of each
-        hypothesis, int64 [batch, beam], and the result their hidden states [batch, beam, dim]; the cache takes the
-        tokens in.
+        hypothesis, int64 [batch, beam], and the result their hidden states [batch, beam, dim]; the tokens are
+        added to the cache.
         """
         sources: Any  # of each layer, keys and values
         if cache is not None:
@@ -226,7 +226,7 @@ class DecoderLayer(nn.Module):
 
 
 class Residual(nn.Module):
-    """A branch around which the stream goes on, with a norm after the two have met, or before the branch."""
+    """A residual branch, with a norm after the sum or (``pre_norm``) before the branch."""
 
     def __init__(self, branch: nn.Module, config: EncoderDecoderConfig):
         super().__init__()
@@ -243,7 +243,7 @@ def feed_forward(config: EncoderDecoderConfig) -> FeedForward:
 
 
 class Attention(nn.Module):
-    """Base of the two kinds of attention: heads, reweighting and what comes after it."""
+    """Base of the two kinds of attention: heads, reweighting, projection and dropout."""
 
     def __init__(self, config: EncoderDecoderConfig, site: Site):
         super().__init__()
@@ -253,7 +253,7 @@ class Attention(nn.Module):
         self.dropout = nn.Dropout(config.dropout)
 
     def input_matrices(self) -> tuple[Tensor, ...]:
-        """Those that make queries, keys and values, each [dim, dim]."""
+        """The matrices that make queries, keys and values, each [dim, dim]."""
         raise NotImplementedError
 
     def split_heads(self, x: Tensor, parts: int) -> tuple[Tensor, ...]:

@@ -1,4 +1,4 @@
-"""What the language models have in common: their configuration, their output and the way they are called."""
+"""What the language models have in common: configuration, output and interface."""
 
 from dataclasses import dataclass, field
 
@@ -87,7 +87,7 @@ class LanguageModel(VocabularyModel):
         return losses
 
     def target_weights(self, hidden: Tensor, targets: Tensor) -> Tensor:
-        """Probabilities [N] of targets int64 [N]; exactly zero where a sparse function says so."""
+        """Probabilities [N] of targets int64 [N], which a sparse function may make exactly zero."""
         weights = hidden.new_ones(len(targets), dtype=torch.promote_types(hidden.dtype, torch.float32))
         for rows, scores, entries in self.embedding.parts(hidden, targets):
             weights[rows] *= self.output(scores).gather(-1, entries[:, None]).squeeze(-1)

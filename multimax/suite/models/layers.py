@@ -1,4 +1,4 @@
-"""What several models are made of."""
+"""Parts that several models share."""
 
 import math
 from collections.abc import Iterable
@@ -13,10 +13,10 @@ FIRST_POSITION = 2
 
 
 class VocabularyModel(nn.Module):
-    """A model of one vocabulary, or of a pair: its weights mean nothing with another one.
+    """A model of one vocabulary, or of a pair, without which its weights mean nothing.
 
-    ``fingerprint`` (int64 tensor) stands for the vocabulary: it goes into checkpoints, and weights with another one
-    are refused. None: not known.
+    ``fingerprint`` (int64 tensor) identifies the vocabulary: it is saved in checkpoints, and weights of another
+    vocabulary are refused. None: not known.
     """
 
     def __init__(self, fingerprint: Tensor | None = None):

@@ -44,7 +44,7 @@ class TransformerLM(LanguageModel):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Draw fairseq's initial values; what is left out here (feed-forward, biases) has torch's there too."""
+        """Draw fairseq's initial values; feed-forward layers and biases keep torch's, as they do there."""
         self.embedding.reset_parameters(self.dim**-0.5)
         for block in self.blocks:
             assert isinstance(block, Block)
@@ -64,7 +64,7 @@ class TransformerLM(LanguageModel):
                 f"{self.max_length} (model.segment_length): shorten it, or take model=transformer_xl"
             )
         x = self.dropout(self.embedding(tokens) * self.dim**0.5 + self.positions[past : past + length])
-        mask = None  # causal attention without a past has kernels of its own
+        mask = None  # there are special kernels for causal attention without a past
         if past:
             mask = torch.ones(length, past + length, dtype=torch.bool, device=tokens.device).tril(past)
         caches = []

@@ -1,1 +1,1 @@
-"""The runs of the plan, an entry's in one CSV: ``python -m multimax.suite.planned --help``."""
+"""The runs of the plan, one CSV for each entry: ``python -m multimax.suite.planned --help``."""

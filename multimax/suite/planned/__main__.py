@@ -17,7 +17,7 @@ from multimax.suite.planned.table import Runs, RunTable, read_table
 
 PLANNED = Path("results/planned")
 PLACES = ("data.root", "data.cache_dir")
-"""Keys that say where things are on this machine; they change no number, and no record has them."""
+"""Keys that say where data are on this machine; they change no number and are not recorded."""
 
 MOST_SEEDS = 10_000
 
@@ -86,7 +86,7 @@ def show(given: argparse.Namespace) -> None:
 
 
 def confirm(given: argparse.Namespace) -> None:
-    """Run the entry as the plan has it, what decides first. Raises UserError where the code is not the plan's."""
+    """Run the entry as planned, decisive arms first. Raises UserError if the code is not at the planned revision."""
     entry = find(given)
     if (code := revision()) != entry.revision:
         raise UserError(
@@ -127,7 +127,7 @@ def find(given: argparse.Namespace) -> Entry:
 
 
 def runs_of(entry: Entry, given: argparse.Namespace) -> Runs:
-    """How the entry's runs are made. Raises UserError for a problem that there is none of."""
+    """How the entry's runs are made. Raises UserError for an unknown problem."""
     for place in given.places:
         key, equals, path = place.partition("=")
         if key not in PLACES:

@@ -1,4 +1,4 @@
-"""Problems that no entry of the plan asks for: runs of their own choose their learning rates, and nothing confirms."""
+"""Problems outside the plan, whose learning rates are chosen by runs of their own and which confirm nothing."""
 
 import math
 from collections.abc import Iterable, Mapping
@@ -21,7 +21,7 @@ def unplanned(name: str, rows: Iterable[Mapping[str, str]]) -> Entry:
 
 
 def best_rates(problem: Problem, rows: Iterable[Mapping[str, str]]) -> dict[str, float]:
-    """Of each arm the rate with the best mean of what judges, over the runs with seeds from TUNING_FROM on."""
+    """For each arm the rate with the best mean of the judging measure over the runs with seeds from TUNING_FROM on."""
     found: dict[str, dict[float, list[float]]] = {}
     for row in rows:
         if int(row["seed"]) >= TUNING_FROM:

@@ -1,4 +1,4 @@
-"""The runs of an entry of the plan as one CSV, a line each: filled run by run, and never with a run twice."""
+"""The runs of an entry of the plan as one CSV, a line each, filled run by run and never with the same run twice."""
 
 import base64
 import csv
@@ -39,16 +39,16 @@ class RunTable:
     """The runs in ``path``.
 
     Columns are KEY (``plan`` is the digest of the plan's entry, empty for a run that confirms nothing) and whatever
-    was measured, among it ``seconds``. A run that lacks a column has an empty cell.
+    was measured, including ``seconds``. A run that lacks a column has an empty cell.
     """
 
     path: Path
     runs: Runs
 
     def fill(self, arms: Sequence[Arm], seeds: Iterable[int], plan: str, jobs: int) -> None:
-        """Run what is not there yet, each arm with each seed, seed by seed; the table is whole after each run.
+        """Run each arm with each seed, seed by seed, where that is missing; the table is complete after each run.
 
-        Raises UserError where the code has changed and no revision names it.
+        Raises UserError if the code has uncommitted changes, so that no revision names it.
         """
         code = revision()
         if code is None or code.endswith("-dirty"):
@@ -77,7 +77,7 @@ def read_table(path: Path) -> list[dict[str, str]]:
     except (OSError, ValueError, csv.Error) as error:
         raise UserError(f"{path} cannot be read: {error}") from None
     if missing := [key for key in KEY if key not in (reader.fieldnames or ())]:
-        raise UserError(f"{path} is no table of runs: it has no column {missing[0]}")
+        raise UserError(f"{path} is not a table of runs: it has no column {missing[0]}")
     for number, row in enumerate(rows, start=2):
         if None in row or None in row.values() or not all(map(is_whole, row.items())):
             raise UserError(f"line {number} of {path} is damaged: restore it, or delete it to run it again")
@@ -98,7 +98,7 @@ def is_whole(cell: tuple[str, str]) -> bool:
 
 
 def in_processes(work: Iterable[tuple[Runs, Arm, int]], jobs: int) -> Iterator[dict[str, str]]:
-    """The runs in their order, ``jobs`` at a time, each on one thread so that its numbers do not depend on ``jobs``."""
+    """The runs in order, ``jobs`` at a time, each on one thread so that its numbers do not depend on ``jobs``."""
     with worker_processes(jobs, partial(torch.set_num_threads, 1)) as pool:
         yield from pool.map(one, work)
 

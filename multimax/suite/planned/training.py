@@ -1,4 +1,4 @@
-"""One run of train.py as an entry of the plan has it: trained, measured in every way there is, and thrown away."""
+"""One run of train.py for an entry of the plan: trained, measured in every available way, and thrown away."""
 
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
@@ -12,11 +12,11 @@ from torch import nn
 
 from multimax.reweight import Reweighting
 from multimax.suite.composition import compose_configuration, typed
-from multimax.suite.config import run_name
 from multimax.suite.data.fingerprint import digest
 from multimax.suite.engine import distributed, parent
 from multimax.suite.engine.run_writer import RunWriter
 from multimax.suite.engine.trainer import Trainer
+from multimax.suite.identity import run_name
 from multimax.suite.measures.attention_rows import MEASURES
 from multimax.suite.measures.calibration import calibration_error
 from multimax.suite.measures.oversmoothing import token_smoothing
@@ -24,7 +24,6 @@ from multimax.suite.measures.streaming import attention_statistics
 from multimax.suite.plan import Arm
 from multimax.suite.planned.table import packed
 from multimax.suite.tasks import Task, task_of
-from multimax.suite.tasks.base import Shard
 
 BLOCKS = 200  # stretches of a text, each of which counts as one example
 
@@ -33,7 +32,7 @@ BLOCKS = 200  # stretches of a text, each of which counts as one example
 class Trainings:
     """Runs with ``overrides`` and those of each arm; ``places`` says where data are here, and is kept nowhere.
 
-    Unfinished runs are in ``folder``, so that the same run goes on where it was stopped.
+    Unfinished runs are kept in ``folder``, so that the same run continues where it was stopped.
     """
 
     overrides: Sequence[str]
@@ -42,7 +41,7 @@ class Trainings:
     folder: Path
 
     def run(self, arm: Arm, seed: int) -> dict[str, str]:
-        """What the run was like at its start, its loss, and every measure of it at its end. Raises UserError."""
+        """Measures of the initial model, the loss, and every measure of the trained model. Raises UserError."""
         overrides = self.command(arm, seed)
         config = parent.found(typed(compose_configuration(overrides), overrides=overrides))
         writer = RunWriter(self.folder / run_name(config), config)
@@ -70,6 +69,7 @@ class Trainings:
         return [*self.overrides, "reweight=softmax", *own, *run, *self.places]
 
 
+@torch.no_grad()
 def fresh(task: Task, device: torch.device) -> dict[str, float]:
     """Over-smoothing of the initial weights, as ``initial_NAME``."""
     torch.manual_seed(task.config.seed)
@@ -77,31 +77,20 @@ def fresh(task: Task, device: torch.device) -> dict[str, float]:
     with token_smoothing(model) as layers:
         if not layers:
             return {}
-        evaluate(task, model, device)
+        task.look(model.eval(), device)
     return {f"initial_{name}": value for name, value in by_layer(layers).items()}
 
 
+@torch.no_grad()
 def smoothing_and_attention(task: Task, model: nn.Module, device: torch.device) -> dict[str, float]:
     """MEASURES of the attention over the validation data, as means over sites and of each site, and over-smoothing."""
     with attention_statistics(model) as sites, token_smoothing(model) as layers:
-        evaluate(task, model, device)
+        task.look(model.eval(), device)
     found: dict[str, float] = {}
     for index, name in enumerate(MEASURES):
         of = {site: statistics.means[index].nanmean().item() for site, statistics in sites.items()}
         found |= {name: sum(of.values()) / len(of)} | {f"{name}:{site}": value for site, value in of.items()}
     return found | (by_layer(layers) if layers else {})
-
-
-@torch.no_grad()
-def evaluate(task: Task, model: nn.Module, device: torch.device) -> None:
-    """One pass over the validation data."""
-    decoding = getattr(task.config, "decoding", None)
-    kept = decoding and decoding.validation_sentences
-    if decoding:
-        decoding.validation_sentences = 1  # what is measured is teacher forcing; keep the beam search short
-    task.evaluate(model.eval(), device, Shard())
-    if decoding:
-        decoding.validation_sentences = kept
 
 
 def by_layer(layers: Sequence[Any]) -> dict[str, float]:
@@ -116,14 +105,14 @@ def by_layer(layers: Sequence[Any]) -> dict[str, float]:
 
 
 def losses(rows: Sequence[Mapping[str, float]]) -> dict[str, float]:
-    """The training loss over the third and over the last quarter of the steps: whether it still fell."""
+    """The training loss over the third and the last quarter of the steps, which says whether it still fell."""
     logged = torch.tensor([row["train/loss"] for row in rows if "train/loss" in row])
     quarters = logged.tensor_split(4)
     return {"third_quarter": quarters[2].mean().item(), "last_quarter": quarters[3].mean().item()}
 
 
 def parameters(model: nn.Module) -> dict[str, float]:
-    """The reweightings' own, as ``NAME.INDEX:SITE``."""
+    """The parameters of the reweightings, as ``NAME.INDEX:SITE``."""
     return {
         f"{parameter}.{index}:{name.removesuffix('.reweight')}": value
         for name, module in model.named_modules()
@@ -138,7 +127,7 @@ Calls = list[tuple[tuple[Any, ...], Any]]
 
 @contextmanager
 def calls(owner: Any, name: str) -> Iterator[Calls]:
-    """Collect the arguments and the results of a method of ``owner`` within the context; none of None."""
+    """Collect the arguments and results of a method of ``owner`` within the context; nothing if it is None."""
     seen: Calls = []
     if owner is None:
         yield seen
@@ -182,7 +171,7 @@ def evaluated(task: Task, model: Any) -> Iterator[dict[str, str]]:
 
 
 def translations(task: Any, scored: Calls, metrics: Mapping[str, float]) -> dict[str, str]:
-    """The jackknife's pseudo-values of the test data's BLEU, one of each sentence: their mean is BLEU but for bias."""
+    """Jackknife pseudo-values of the test data's BLEU, one per sentence: their mean is BLEU apart from bias."""
     bleu, name = task.sacrebleu, f"test_{task.sacrebleu.name}@last"
     hypotheses, references = next(texts for texts, sums in scored if bleu.score(sums) == metrics[name])
     each = [bleu.sums([ours], [theirs]) for ours, theirs in zip(hypotheses, references, strict=True)]

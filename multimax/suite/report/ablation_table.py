@@ -3,7 +3,7 @@
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 
-from multimax.suite.config import site_label
+from multimax.suite.identity import site_label
 from multimax.suite.report.claims import by_seed
 from multimax.suite.report.metrics import possible
 from multimax.suite.report.outputs import Output, Row, table
@@ -76,5 +76,5 @@ def scale_rows(scale: str, epochs: str, records: Sequence[Run]) -> Iterator[Row]
 
 
 def around(model: Mapping[str, object]) -> Around:
-    """What of the model is ablated: how it classifies, and whether queries, keys and values have a bias."""
+    """The ablated parts of the model: how it classifies, and whether queries, keys and values have a bias."""
     return ("average pooling" if model["pool"] == "avg" else "class token"), ("yes" if model["qkv_bias"] else "no")

@@ -1,4 +1,4 @@
-"""Tables of the claims with their verdicts, and a table of its own for what other settings and stand-in data show."""
+"""Tables of the claims with their verdicts, and a separate table for runs at other settings and on stand-in data."""
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -15,10 +15,9 @@ from multimax.suite.report.claims import (
     judge_number,
     stand_ins,
 )
-from multimax.suite.report.outputs import Output, Row, table
+from multimax.suite.report.outputs import Output, Row, number, span, table
 from multimax.suite.report.statistics import Mean, detectable, pairs_needed
 from multimax.suite.report.tables import holm_of
-from multimax.suite.report.texts import number, span
 from multimax.suite.runs import Run
 
 MADE_BY = "Made by `python -m multimax.suite.report` from `results/claims.yaml` and `results/runs`."
@@ -76,18 +75,23 @@ pairing removes no noise. *p Holm* is adjusted for all rows of this table, inter
 def claim_tables(claims: Claims, path: Path, records: Sequence[Run]) -> Iterator[Output]:
     """The tables ``claims_numbers``, ``claims_comparisons`` and ``stand_ins``; ``path`` is that of the claims."""
     numbers = [judge_number(claim, claims.numbers, records) for claim in claims.numbers]
-    comparisons = [result for claim in claims.comparisons for result in judge_comparison(claim, records)]
-    others = [result for claim in claims.comparisons for result in stand_ins(claim, records)]
-    tables: list[tuple[str, str, tuple[str, ...], list[Row], Sequence[NumberResult | ComparisonResult]]] = [
-        ("claims_numbers", NUMBERS_TEXT, NUMBERS, [number_row(result) for result in numbers], numbers),
-        ("claims_comparisons", COMPARISONS_TEXT, COMPARISONS, comparison_rows(comparisons), comparisons),
-        ("stand_ins", STAND_INS_TEXT, STAND_INS, stand_in_rows(others), others),
-    ]
+    rows = [number_row(result) for result in numbers]
     legend = "\n" + "".join(f"- **{key}**: {source}\n" for key, source in claims.sources.items())
-    for name, text, columns, rows, results in tables:
-        used = {record.path: record for result in results for record in result.records}
-        shown_with = legend if "source" in columns else ""
-        yield table(name, text, ("id", *columns), rows, [used[key] for key in sorted(used)], [path], ["id"], shown_with)
+    yield table("claims_numbers", NUMBERS_TEXT, ("id", *NUMBERS), rows, used(numbers), [path], ["id"], legend)
+    for name, text, columns, row, judge in (
+        ("claims_comparisons", COMPARISONS_TEXT, COMPARISONS, comparison_row, judge_comparison),
+        ("stand_ins", STAND_INS_TEXT, STAND_INS, stand_in_row, stand_ins),
+    ):
+        results = [result for claim in claims.comparisons for result in judge(claim, records)]
+        adjusted = holm_of({i: result.difference for i, result in enumerate(results)})
+        rows = [row(result, adjusted.get(i)) for i, result in enumerate(results)]
+        yield table(name, text, ("id", *columns), rows, used(results), [path], ["id"])
+
+
+def used(results: Sequence[NumberResult] | Sequence[ComparisonResult]) -> list[Run]:
+    """The runs behind the results, each once, by path."""
+    records = {record.path: record for result in results for record in result.records}
+    return [records[path] for path in sorted(records)]
 
 
 def number_row(result: NumberResult) -> Row:
@@ -112,28 +116,24 @@ def number_row(result: NumberResult) -> Row:
     }
 
 
-def comparison_rows(results: Sequence[ComparisonResult]) -> list[Row]:
-    adjusted = holm_of({i: result.difference for i, result in enumerate(results)})
-    return [
-        {
-            "id": result.claim.id,
-            "claim": result.claim.claim,
-            "against": result.other,
-            "seeds": seeds_text(result.difference, result.claim),
-            "deviation": number(result.difference.deviation, digits=result.claim.digits) if result.difference else "",
-            **tested(result, adjusted.get(i)),
-            "from elsewhere": elsewhere(result.records),
-            "verdict": result.verdict,
-            "to test": what_it_takes(result.claim, result.other),
-        }
-        for i, result in enumerate(results)
-    ]
+def comparison_row(result: ComparisonResult, adjusted: float | None) -> Row:
+    return {
+        **tested(result, adjusted),
+        "seeds": seeds_text(result.difference, result.claim),
+        "deviation": number(result.difference.deviation, digits=result.claim.digits) if result.difference else "",
+        "verdict": result.verdict,
+        "to test": what_it_takes(result.claim, result.other),
+    }
 
 
 def tested(result: ComparisonResult, adjusted: float | None) -> Row:
     """The cells that a claim's own runs and stand-ins have in common."""
     difference, digits = result.difference, result.claim.digits
     return {
+        "id": result.claim.id,
+        "claim": result.claim.claim,
+        "against": result.other,
+        "from elsewhere": elsewhere(result.records),
         "difference": number(difference.mean, "+", digits) if difference else "",
         "interval": span(difference.interval, "+", digits) if difference else "",
         "margin": number(result.margin, digits=digits),
@@ -142,32 +142,21 @@ def tested(result: ComparisonResult, adjusted: float | None) -> Row:
     }
 
 
-def stand_in_rows(results: Sequence[ComparisonResult]) -> list[Row]:
-    adjusted = holm_of({i: result.difference for i, result in enumerate(results)})
-    return [stand_in_row(result, adjusted.get(i)) for i, result in enumerate(results)]
-
-
 def stand_in_row(result: ComparisonResult, adjusted: float | None) -> Row:
     difference, digits, first = result.difference, result.claim.digits, result.records[0]
     assert difference is not None
     assert result.experiment is not None
     row = {
-        "id": result.claim.id,
-        "claim": result.claim.claim,
+        **tested(result, adjusted),
         "experiment": result.experiment,
         "data": first.config["data"]["name"],
         "metric": result.claim.metric or first.summary["metric"],
-        "against": result.other,
         "seeds": " ".join(map(str, difference.seeds)),
         "ours": number(result.ours.mean, digits=digits) if result.ours else "",
         "other's": number(result.others.mean, digits=digits) if result.others else "",
-        **tested(result, adjusted),
         "sign flip": number(difference.p_sign_flip, digits=3),
         "correlation": number(difference.correlation, "+"),
-        "from elsewhere": elsewhere(result.records),
         "these runs": result.verdict,
-        "detectable": "",
-        "pairs needed": "",
     }
     if difference.deviation:
         needed = pairs_needed(difference.mean, difference.deviation)
@@ -177,14 +166,14 @@ def stand_in_row(result: ComparisonResult, adjusted: float | None) -> Row:
 
 
 def elsewhere(records: Sequence[Run]) -> str:
-    """How many of the runs were merged, and from whom; nothing where there are no runs."""
+    """How many of the runs were merged, and from whom; empty without runs."""
     names = Counter(record.origin["from"] or "not named" for record in records if record.origin)
     told = ", ".join(f"{name} {count}" for name, count in sorted(names.items()))
     return f"{names.total()} of {len(records)}{f' ({told})' if told else ''}" if records else ""
 
 
 def what_it_takes(claim: Number | Comparison, other: str | None = None) -> str:
-    """The command that makes the runs of a claim, or what is missing for there to be one."""
+    """The command that makes the runs of a claim, or what is missing to run it."""
     seeds = "seed=" + ",".join(map(str, claim.seeds))
     if isinstance(claim, Number):
         return f"`python train.py -m {' '.join(claim.run)} {seeds}`" if claim.run else f"needs {claim.needs}"

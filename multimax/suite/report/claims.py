@@ -8,8 +8,8 @@ change. A reported difference within the tolerance is *too close to tell*: two e
 
 A claim in words says that one function is better than another. It is *supported* when the whole interval of the paired
 difference agrees, *contradicted* when the whole interval disagrees, and there is *no effect above the margin* when the
-interval leaves out every gain as large as the smallest of interest. Else it is *inconclusive*: few seeds that differ
-both ways speak neither for nor against.
+interval leaves out every gain as large as the smallest of interest. Otherwise it is *inconclusive*: a few seeds that
+differ in both directions speak neither for nor against it.
 
 Runs at another setting, or on data that stand in for the claim's, give no verdict; ``stand_ins`` has them.
 """
@@ -26,8 +26,8 @@ from typing import Any
 import yaml
 
 from multimax.suite.composition import compose_configuration, typed
-from multimax.suite.config import reweight_label, setting
 from multimax.suite.errors import UserError
+from multimax.suite.identity import reweight_label, setting
 from multimax.suite.report.metrics import possible
 from multimax.suite.report.records import final_metrics
 from multimax.suite.report.statistics import Difference, Mean, mean_over_seeds, paired
@@ -52,7 +52,7 @@ class Claim:
 
     @property
     def sign(self) -> int:
-        """What turns a difference into one that is positive where it is an improvement."""
+        """The factor, 1 or -1, that makes an improvement a positive difference."""
         return 1 if self.better == "higher" else -1
 
 
@@ -83,7 +83,7 @@ class Claims:
 
 
 def read_claims(path: Path) -> Claims:
-    """The claims of a file. Raises UserError for an entry that is not whole."""
+    """The claims of a file. Raises UserError for an incomplete entry."""
     if not path.is_file():
         raise UserError(f"there is no {path}: --results names a folder that has the claims, as results/ does")
     content = yaml.safe_load(path.read_text(encoding="utf-8"))
@@ -101,7 +101,7 @@ def read_claims(path: Path) -> Claims:
         if number.run is not None and number.value is not None and number.tolerance is None:
             raise UserError(f"{path}: claim {number.id} has a value without a tolerance")
         if number.over is not None and not any(other.id == number.over and other.run for other in numbers):
-            raise UserError(f"{path}: claim {number.id} is over {number.over}, which is no number with a run")
+            raise UserError(f"{path}: claim {number.id} is over {number.over}, which is not a number with a run")
     return claims
 
 
@@ -160,9 +160,9 @@ def wanted(claims: Claims, pattern: str = "*") -> list[list[str]]:
 
 
 def by_seed(records: Iterable[Run], metric: str | None) -> dict[int, float]:
-    """The metric, None for the one that a run is scored by, of those runs that have it, by seed.
+    """Values of ``metric`` (None: the one that a run is scored by) by seed, of the runs that have it.
 
-    Raises UserError for two runs that differ in nothing.
+    Raises UserError for two runs of one configuration and seed.
     """
     values: dict[int, float] = {}
     for record in records:
@@ -178,7 +178,7 @@ def by_seed(records: Iterable[Run], metric: str | None) -> dict[int, float]:
 
 @dataclass(frozen=True)
 class NumberResult:
-    """``reported`` and ``difference`` are those from the row that the claim is ``over``; None where it is over none."""
+    """``reported`` and ``difference`` are from the row that the claim is ``over``; None if it is over none."""
 
     claim: Number
     records: Sequence[Run]
@@ -204,7 +204,7 @@ class ComparisonResult:
 
 
 def judge_number(claim: Number, numbers: Sequence[Number], records: Sequence[Run]) -> NumberResult:
-    """The result for one of ``numbers``, beside the one that it is over."""
+    """The result for one of ``numbers``, compared with the number that it is over, if any."""
     found, values = _measured(claim, records)
     measured = mean_over_seeds(values.values(), possible(claim.metric or "")) if values else None
     if claim.over is None:
@@ -315,14 +315,14 @@ def _compare(
 
 
 def in_units_of(margin: float | str | None, of: Mean | None) -> float | None:
-    """A margin in the metric's units, of which a text such as "1%" is a share."""
+    """A margin in the metric's units; a text such as "1%" means that share of the mean ``of``."""
     if isinstance(margin, str):
         return None if of is None else float(margin.removesuffix("%")) / 100 * of.mean
     return margin
 
 
 def difference_verdict(claim: Comparison, difference: Difference | None, margin: float | None) -> str:
-    """What the interval of a paired difference says of a claim; of one pair or none it is inconclusive."""
+    """The verdict that the interval of a paired difference gives; inconclusive with fewer than two pairs."""
     if difference is None or difference.interval is None:
         return INCONCLUSIVE
     low, high = sorted(claim.sign * bound for bound in difference.interval)

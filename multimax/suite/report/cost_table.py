@@ -18,7 +18,7 @@ COLUMNS = ("function", "in attention", "at the output", "operations per score", 
 
 
 def cost_table() -> Output:
-    """Of a forward pass of DeiT-S as in the paper on one image."""
+    """The cost of one forward pass of the paper's DeiT-S on one image."""
     softmax = deit("softmax", "cpu").eval()
     products = matrix_products(softmax, torch.zeros(1, 3, IMAGE_SIZE, IMAGE_SIZE))
     layers, patches = len(softmax.backbone.blocks), softmax.backbone.patch_embed.num_patches
@@ -37,7 +37,7 @@ def cost_table() -> Output:
                 "above softmax": f"{extra / 1e6:.1f} M",
                 "share": f"{extra / products:.2%}",
             }
-        rows.append(dict.fromkeys(COLUMNS, "") | row)
+        rows.append(row)
     text = f"""# What each function costs DeiT-S, counted
 
 Made by `python -m multimax.suite.report` from the models. Parameters that `reweight=NAME` adds, and the operations on
@@ -56,7 +56,7 @@ def per_score(name: str, scores: torch.Tensor) -> float:
 
 
 def deit(name: str, device: str) -> ImageClassifier:
-    """The paper's DeiT-S with a function."""
+    """The paper's DeiT-S with the function ``name`` in its attention, and at its output where it can stand there."""
     attention, output = {"name": name}, {"name": reweight.at_the_output(name)}
     with torch.device(device):
         return create_deit(paper().model, attention, output, image_size=IMAGE_SIZE, in_chans=3, num_classes=CLASSES)

@@ -14,31 +14,21 @@ from multimax.suite.report.outputs import Output, picture
 from multimax.suite.report.tables import experiments
 from multimax.suite.runs import Run
 
-FUNCTIONS = 3  # in attention, from which on an experiment is drawn
+FUNCTIONS = 3  # in attention, that an experiment must compare to be drawn
 
 
 def dashboard_figures(records: Sequence[Run]) -> Iterator[Output]:
-    """``dashboard_EXPERIMENT`` of each that compares several functions and has measured attention while it trained."""
+    """``dashboard_EXPERIMENT`` for each experiment that compares several functions and measured their attention."""
     for name, group in sorted(experiments(records).items()):
         if group[0].config["task"] not in METRICS or len({attention(record) for record in group}) < FUNCTIONS:
             continue
-        logs = {record: merged(record) for record in group}
+        logs = {record: {step: values for step, values, _ in record.rows()} for record in group}
         if all("sparsity/mean" in {key for values in log.values() for key in values} for log in logs.values()):
             yield picture(f"dashboard_{name}", *drawn(name, logs), group)
 
 
 def attention(record: Run) -> str:
     return record.config["reweight"]["attention"]["name"]
-
-
-def score(record: Run) -> float:
-    assert record.score is not None  # records are of finished runs
-    return record.score
-
-
-def merged(record: Run) -> dict[int, dict[str, float]]:
-    """All that was logged, by step."""
-    return {step: values for step, values, _ in record.rows()}
 
 
 def drawn(name: str, logs: Mapping[Run, Mapping[int, Mapping[str, float]]]) -> tuple[Figure, list[Row]]:
@@ -59,10 +49,10 @@ def drawn(name: str, logs: Mapping[Run, Mapping[int, Mapping[str, float]]]) -> t
     sections = {
         section: {title: of(pattern) for title, pattern in panels.items()} for section, panels in curves(task).items()
     }
-    final = [
-        Curve(function, attention(runs[0]), "final/score", bands([{run.summary["steps"]: score(run)} for run in runs]))
-        for function, runs in by_function.items()
-    ]
+    final = []
+    for function, runs in by_function.items():
+        scores = [{run.summary["steps"]: run.final[run.summary["metric"]]} for run in runs]
+        final.append(Curve(function, attention(runs[0]), "final/score", bands(scores)))
     seeds = {run.config["seed"] for run in logs}
     title = f"{name}: {len(logs)} runs of {len(by_function)} functions, up to {len(seeds)} seeds each"
     return dashboard_figure(title, sections, (f"{next(iter(METRICS[task]))}, last step", final))

@@ -3,12 +3,11 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 
-from multimax.suite.config import setting
+from multimax.suite.identity import setting
 from multimax.suite.measures.defects import Defect, defects
 from multimax.suite.report.metrics import HEADLINE
-from multimax.suite.report.outputs import Output, table
+from multimax.suite.report.outputs import Output, number, span, table
 from multimax.suite.report.statistics import paired
-from multimax.suite.report.texts import number, span
 from multimax.suite.runs import Run
 from multimax.suite.tasks import task_module
 

@@ -1,18 +1,18 @@
-"""A picture for each task: what every function of every experiment differs from softmax by, paired by seed."""
+"""A picture for each task: how far every function of every experiment is from softmax, paired by seed."""
 
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 
 from multimax.suite.figures.forest import Line, forest
 from multimax.suite.report.metrics import BASELINE
-from multimax.suite.report.outputs import Output, Row, picture
+from multimax.suite.report.outputs import Output, picture
 from multimax.suite.report.statistics import LEVEL
 from multimax.suite.report.tables import Comparison, adjusted_p, compare, experiments
 from multimax.suite.runs import Run
 
 
 def difference_figures(records: Sequence[Run]) -> Iterator[Output]:
-    """``differences_TASK`` of each task with a function that shares seeds with softmax. Raises UserError."""
+    """``differences_TASK`` for each task with a function that shares seeds with softmax. Raises UserError."""
     compared = {name: compare(group) for name, group in sorted(experiments(records).items())}
     adjusted = adjusted_p(compared)
     by_task: dict[str, dict[str, Comparison]] = defaultdict(dict)
@@ -25,7 +25,7 @@ def difference_figures(records: Sequence[Run]) -> Iterator[Output]:
         headline = next(iter(chosen.values())).headline
         axis = f"{headline.title}; better to the {'right' if headline.higher_is_better else 'left'}"
         used = [record for of in chosen.values() for record in of.records]
-        yield picture(f"differences_{task}", forest(groups, title, axis), rows(groups), used)
+        yield picture(f"differences_{task}", *forest(groups, title, axis), used)
 
 
 def lines(of: Comparison) -> Iterator[Line]:
@@ -42,16 +42,3 @@ def finding(groups: Mapping[str, Sequence[Line]], adjusted: Sequence[float]) -> 
     decided = sum(low > 0 or high < 0 for low, high in intervals)
     kept = sum(p <= LEVEL for p in adjusted)
     return f"Differences from softmax: {decided} of {len(intervals)} intervals without zero, {kept} after Holm"
-
-
-def rows(groups: Mapping[str, Sequence[Line]]) -> list[Row]:
-    return [
-        {"experiment": name, "function": line.label, "kind": kind, "value": f"{value:.4f}"}
-        for name, group in groups.items()
-        for line in group
-        for kind, value in [
-            *(("pair", pair) for pair in line.pairs),
-            ("mean", line.mean),
-            *zip(("low", "high"), line.interval or (), strict=False),
-        ]
-    ]

@@ -12,15 +12,14 @@ from multimax.suite.mechanisms.problem import ATTENTION
 from multimax.suite.plan import CONFIRMING_FROM, TUNING_FROM
 from multimax.suite.planned.exploratory import best_rates
 from multimax.suite.planned.table import read_table
-from multimax.suite.report.difference_figures import rows as figure_rows
 from multimax.suite.report.outputs import Output, Row, picture, table
-from multimax.suite.report.statistics import Interval, Mean, mean_over_seeds, paired
+from multimax.suite.report.statistics import Mean, mean_over_seeds, paired
 
 OURS = "multimax"
 COLUMNS = (
     "problem", "measure", "function", "rate", "rates tried", "seeds", "mean", "low", "high", "MultiMax less this",
 )  # fmt: skip
-MOST = {"accuracy": 100.0, "calibration_error": 100.0, **dict.fromkeys(ATTENTION, 1.0)}  # what a mean can be
+MOST = {"accuracy": 100.0, "calibration_error": 100.0, **dict.fromkeys(ATTENTION, 1.0)}  # the largest possible mean
 CSV_ONLY = ("low", "high")
 TEXT = f"""# Exploratory: small problems
 
@@ -37,7 +36,7 @@ over the seeds that both have, with its interval. NAME@N is measured on rows of 
 
 @dataclass(frozen=True)
 class Explored:
-    """The runs of one problem that are counted, by function, seed and measure, and the rates."""
+    """The runs of one problem that count, by function, seed and measure, and the learning rates."""
 
     path: Path
     problem: Problem
@@ -69,12 +68,12 @@ def read(path: Path) -> Explored:
 
 
 def explored(folder: Path) -> list[Explored]:
-    """The problems that have come as far as MultiMax and softmax."""
+    """The problems with runs of both MultiMax and softmax."""
     return [of for path in sorted(folder.glob("*.csv")) if {OURS, "softmax"} <= (of := read(path)).runs.keys()]
 
 
 def exploratory_table(folder: Path) -> Iterator[Output]:
-    """The table; none where nothing was explored."""
+    """The table, if anything was explored."""
     if found := explored(folder):
         rows = [row for of in found for row in table_rows(of)]
         yield table("exploratory", TEXT, COLUMNS, rows, sources=[of.path for of in found], csv_only=CSV_ONLY)
@@ -104,22 +103,21 @@ def table_rows(of: Explored) -> Iterator[Row]:
 
 
 def with_interval(of: Mean) -> str:
-    return f"{of.mean:.4g}" + (f" [{bounds(of.interval)}]" if of.interval else "")
-
-
-def bounds(interval: Interval) -> str:
-    return " to ".join(f"{bound:.4g}" for bound in interval)
+    if of.interval is None:
+        return f"{of.mean:.4g}"
+    low, high = of.interval
+    return f"{of.mean:.4g} [{low:.4g} to {high:.4g}]"
 
 
 def exploratory_figures(folder: Path) -> Iterator[Output]:
-    """``exploratory_PROBLEM``: what MultiMax gains on each function in what judges, paired by seed."""
+    """``exploratory_PROBLEM``: what MultiMax gains on each function in the measure that judges, paired by seed."""
     for of in explored(folder):
         measure, _, n = of.problem.judge.partition("@")
         groups = {f"{of.name}, exploratory": list(lines(of))}
         ours, softmax = (mean_over_seeds(of.values(name, of.problem.judge).values()).mean for name in (OURS, "softmax"))
         title = f"{measure.capitalize()} {ours:.3g} with MultiMax, {softmax:.3g} with softmax"
         axis = f"what MultiMax gains in {measure} on rows of {n}; better to the right"
-        yield picture(f"exploratory_{of.name}", forest(groups, title, axis), figure_rows(groups), sources=[of.path])
+        yield picture(f"exploratory_{of.name}", *forest(groups, title, axis), sources=[of.path])
 
 
 def lines(of: Explored) -> Iterator[Line]:

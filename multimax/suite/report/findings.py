@@ -1,7 +1,7 @@
 """Findings: a verdict on each comparison of the plan, from the runs that the plan asked for and from no others."""
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -9,11 +9,10 @@ import numpy
 
 from multimax.suite.plan import Comparison, Entry, read_plan
 from multimax.suite.planned.table import read_table, unpacked
-from multimax.suite.report.outputs import Output, Row, table
+from multimax.suite.report.claims import CONTRADICTED, NO_EFFECT, SUPPORTED
+from multimax.suite.report.outputs import Output, Row, number, span, table
 from multimax.suite.report.statistics import LEVEL, Difference, detectable, holm, paired
-from multimax.suite.report.texts import number, span
 
-SUPPORTED, CONTRADICTED, NO_EFFECT = "supported", "contradicted", "no effect above the margin"
 COLUMNS = (
     "comparison", "claim", "setting", "primary", "against", "statistic", "n", "effect", "low", "high", "margin",
     "effect / margin", "evaluation set", "detectable", "p", "p_sign_flip", "p_holm", "verdict", "plan",
@@ -33,12 +32,13 @@ cases of five, at the level that the number of primary comparisons leaves. *p_ho
 comparisons; it is empty for what is secondary or was not tested.
 
 """
+Rows = Mapping[tuple[str, int], Mapping[str, str]]  # of a table of runs, by arm and seed
 Values = dict[str, dict[int, float]]  # by arm and seed
 
 
 @dataclass(frozen=True)
 class Measured:
-    """What ``ours`` gains in one measure; ``examples_error`` is the standard error that its examples bring."""
+    """The gain of ``ours`` in one measure; ``examples_error`` is the standard error from the choice of examples."""
 
     measure: str
     margin: float
@@ -55,8 +55,8 @@ class Measured:
 class Finding:
     """``ours`` against one of the controls. ``measured`` is empty, and ``p`` None, until all seeds are there.
 
-    ``p_holm`` is None for what is secondary, and for the second control where the first one's claim does not hold.
-    ``level`` is what the number of primary comparisons leaves of LEVEL.
+    ``p_holm`` is None for secondary comparisons, and for the second control where the claim fails against the first.
+    ``level`` is LEVEL divided by the number of primary comparisons.
     """
 
     entry: Entry
@@ -104,25 +104,24 @@ def findings(plan: Mapping[str, Entry], folder: Path) -> list[Finding]:
         for control in of.controls
     ]
     first = [of for of in found if of.comparison.primary and of.against == of.comparison.controls[0]]
-    # What has not run yet keeps its place among the tests, as p = 1: it can only have made the others harder.
+    # A comparison that has not run yet counts as a test with p = 1, which can only make the others stricter.
     adjusted = holm([1.0 if of.p is None else of.p for of in first])
     decided = {of.comparison.id: replace(of, p_holm=p) for of, p in zip(first, adjusted, strict=True) if of.measured}
     return [with_holm(of, decided, count) for of in found]
 
 
-def confirming(entry: Entry, folder: Path) -> dict[tuple[str, int], dict[str, str]]:
-    """The rows of the plan's runs by arm and seed."""
-    rows = read_table(folder / f"{entry.id}.csv")
+def confirming(entry: Entry, folder: Path) -> Rows:
+    """The plan's runs of an entry."""
     return {
         (row["arm"], int(row["seed"])): row
-        for row in rows
+        for row in read_table(folder / f"{entry.id}.csv")
         if entry.confirms(row["plan"], row["revision"], int(row["seed"]))
         and f"{entry.rates.get(row['arm'], math.nan):g}" == row["rate"]
     }
 
 
-def values_of(comparison: Comparison, measure: str, rows: Mapping[tuple[str, int], Mapping[str, str]]) -> Values:
-    """The statistic by arm and seed."""
+def values_of(comparison: Comparison, measure: str, rows: Rows) -> Values:
+    """The statistic of each run."""
     values: Values = {}
     for (arm, seed), row in rows.items():
         value = float(row[measure])
@@ -135,9 +134,7 @@ def gain(comparison: Comparison, values: Values, control: str) -> Difference | N
     return paired(ours, others) if comparison.better == "higher" else paired(others, ours)
 
 
-def judged(
-    entry: Entry, comparison: Comparison, control: str, rows: Mapping[tuple[str, int], Mapping[str, str]], level: float
-) -> Finding:
+def judged(entry: Entry, comparison: Comparison, control: str, rows: Rows, level: float) -> Finding:
     there = sum({(comparison.ours, seed), (control, seed)} <= rows.keys() for seed in entry.seeds)
     if there < len(entry.seeds):
         return Finding(entry, comparison, control, (), there, level)
@@ -147,31 +144,26 @@ def judged(
         assert of is not None
         assert of.p is not None
         assert of.p_sign_flip is not None
-        measured.append(Measured(measure, margin, of, examples_error(entry, comparison, control, measure, rows)))
+        measured.append(Measured(measure, margin, of, examples_error(entry, (comparison.ours, control), measure, rows)))
         p.append((of.mean > 0, of.p_sign_flip if comparison.scale == "log" else of.p))
     return Finding(entry, comparison, control, tuple(measured), there, level, joint(p))
 
 
 def joint(tests: list[tuple[bool, float]]) -> float:
-    """Of a claim that several measures gain: that of the weakest; where some lose, that of the clearest loss."""
+    """The p-value of a claim that all measures gain: that of the weakest gain, or of the clearest loss if any lose."""
     lost = [p for gains, p in tests if not gains]
     return min(1.0, len(tests) * min(lost)) if lost else max(p for _, p in tests)
 
 
-def examples_error(
-    entry: Entry,
-    comparison: Comparison,
-    control: str,
-    measure: str,
-    rows: Mapping[tuple[str, int], Mapping[str, str]],
-) -> float | None:
-    """Standard error of the effect over the examples of the evaluation set, each a mean over seeds; None without."""
+def examples_error(entry: Entry, arms: Sequence[str], measure: str, rows: Rows) -> float | None:
+    """Standard error of two arms' difference over the evaluation set's examples, each averaged over seeds.
+
+    None where the runs have kept no values of single examples.
+    """
     column = f"examples:{measure}"
-    if not all(rows[arm, seed].get(column) for arm in (comparison.ours, control) for seed in entry.seeds):
+    if not all(rows[arm, seed].get(column) for arm in arms for seed in entry.seeds):
         return None
-    ours, others = (
-        numpy.mean([unpacked(rows[arm, seed][column]) for seed in entry.seeds], 0) for arm in (comparison.ours, control)
-    )
+    ours, others = (numpy.mean([unpacked(rows[arm, seed][column]) for seed in entry.seeds], 0) for arm in arms)
     return float(numpy.std(ours - others, ddof=1) / math.sqrt(len(ours)))
 
 
@@ -188,7 +180,7 @@ def with_holm(of: Finding, decided: Mapping[str, Finding], count: int) -> Findin
 
 
 def findings_table(plan: Path, folder: Path) -> Iterator[Output]:
-    """The table; none where there is no plan."""
+    """The table, if there is a plan."""
     if not plan.is_file():
         return
     found = findings(read_plan(plan), folder)
@@ -218,10 +210,7 @@ def table_rows(of: Finding) -> Iterator[Row]:
             "verdict": of.verdict,
             "plan": of.entry.digest,
         }
-        yield row | dict(numbers(of, measured[measure]) if measured else dict.fromkeys(NUMBERS, ""))
-
-
-NUMBERS = ("effect", "low", "high", "effect / margin", "evaluation set", "detectable", "p_sign_flip")
+        yield row | dict(numbers(of, measured[measure]) if measured else {})
 
 
 def numbers(of: Finding, each: Measured) -> Row:
@@ -239,7 +228,7 @@ def numbers(of: Finding, each: Measured) -> Row:
 
 
 def amount(value: float, margin: float) -> str:
-    """As many digits as show a hundredth of the margin, two at the least."""
+    """Rounded to a hundredth of the margin, with two digits at least."""
     return number(value, digits=max(2, 1 - math.floor(math.log10(margin)) + 1))
 
 

@@ -1,4 +1,4 @@
-"""The findings as pictures: all of them in units of their margins, and each by itself."""
+"""The findings as pictures: all of them together in units of their margins, and each by itself."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -7,8 +7,7 @@ from textwrap import fill, shorten
 from multimax.suite.figures.forest import Line, forest
 from multimax.suite.figures.style import style_of
 from multimax.suite.plan import Comparison, read_plan
-from multimax.suite.report.difference_figures import rows
-from multimax.suite.report.findings import Finding, confirming, findings, gain, sources, values_of
+from multimax.suite.report.findings import Finding, Rows, confirming, findings, gain, sources, values_of
 from multimax.suite.report.outputs import Output, picture
 from multimax.suite.report.statistics import Difference
 
@@ -17,7 +16,7 @@ LINEAR = 2.0  # margins to either side of zero; beyond them the axis of all find
 
 
 def findings_figures(plan: Path, folder: Path) -> Iterator[Output]:
-    """``findings`` and, of each comparison with a verdict, ``finding_COMPARISON``; none where there is no plan."""
+    """``findings``, and ``finding_COMPARISON`` for each comparison with a verdict; nothing without a plan."""
     if not plan.is_file():
         return
     entries, used = read_plan(plan), sources(plan, folder)
@@ -32,10 +31,7 @@ def findings_figures(plan: Path, folder: Path) -> Iterator[Output]:
             yield one_finding(of, runs[of.entry.id], used)
 
 
-Runs = Mapping[tuple[str, int], Mapping[str, str]]
-
-
-def all_findings(found: Sequence[Finding], planned: int, runs: Mapping[str, Runs], used: Sequence[Path]) -> Output:
+def all_findings(found: Sequence[Finding], planned: int, runs: Mapping[str, Rows], used: Sequence[Path]) -> Output:
     """A line for each comparison, control and measure: the effect in units of the margin."""
     groups: dict[str, list[Line]] = {}
     for of in found:
@@ -46,12 +42,12 @@ def all_findings(found: Sequence[Finding], planned: int, runs: Mapping[str, Runs
             drawn = line(label, of.against, of.comparison, values, each.gain, each.margin)
             groups.setdefault(shorten(of.comparison.claim, CLAIM, placeholder="…") + several, []).append(drawn)
     title = f"MultiMax's gains in margins: {len(found)} of {planned} tests have run"
-    drawing = forest(groups, title, "effect / margin, and each seed's; log beyond 2; hollow: secondary")
+    drawing, rows = forest(groups, title, "effect / margin, and each seed's; log beyond 2; hollow: secondary")
     (axes,) = drawing.axes
     axes.set_xscale("symlog", linthresh=LINEAR)
     axes.xaxis.set_major_formatter("{x:g}")
     axes.axvspan(-1, 1, color="0.94", zorder=-1)
-    return picture("findings", drawing, rows(groups), sources=used)
+    return picture("findings", drawing, rows, sources=used)
 
 
 def brief(verdict: str) -> str:
@@ -60,7 +56,7 @@ def brief(verdict: str) -> str:
     )
 
 
-def one_finding(of: Finding, runs: Runs, used: Sequence[Path]) -> Output:
+def one_finding(of: Finding, runs: Rows, used: Sequence[Path]) -> Output:
     """``ours`` against every arm that has run, in each measure; the band is the margin."""
     groups: dict[str, list[Line]] = {}
     for each in of.measured:
@@ -73,10 +69,10 @@ def one_finding(of: Finding, runs: Runs, used: Sequence[Path]) -> Output:
         ]
     title = fill(f"{of.comparison.claim}: {of.verdict.partition(':')[0]}", WIDTH)
     unit = "ln " if of.comparison.scale == "log" else ""
-    drawing = forest(groups, title, f"what MultiMax gains in {unit}{' and '.join(groups)}; better to the right")
+    drawing, rows = forest(groups, title, f"what MultiMax gains in {unit}{' and '.join(groups)}; better to the right")
     margin = min(of.comparison.margins.values())
     drawing.axes[0].axvspan(-margin, margin, color="0.94", zorder=-1)
-    return picture(f"finding_{of.comparison.id}", drawing, rows(groups), sources=used)
+    return picture(f"finding_{of.comparison.id}", drawing, rows, sources=used)
 
 
 def line(

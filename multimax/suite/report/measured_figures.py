@@ -12,9 +12,8 @@ from multimax.suite.figures.oversmoothing_figure import Smoothing, oversmoothing
 from multimax.suite.figures.panels import draw_maps
 from multimax.suite.figures.style import STYLES
 from multimax.suite.report.metrics import BASELINE
-from multimax.suite.report.outputs import Output, picture
+from multimax.suite.report.outputs import Output, number, picture, span
 from multimax.suite.report.statistics import paired
-from multimax.suite.report.texts import number, span
 from multimax.suite.runs import Run
 
 MAPS = ("maps", "rollout", "gradcam", "alignment", "heads")

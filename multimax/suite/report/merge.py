@@ -1,8 +1,8 @@
-"""Packed runs of somebody else's into ``results/runs``, once all of them have been checked: then they are records.
+"""Add runs that somebody else packed to ``results/runs``, once all of them have passed the checks.
 
-A file says nothing about where its runs go: a record's folder follows from the configuration, as that of a run does.
-What the checks cannot know is whether the numbers were computed at all; the fingerprint of the weights, which is kept,
-is what a contributor can be held to.
+The file does not say where its runs go: the folder of a record follows from its configuration, as that of a run does.
+The checks cannot tell whether the numbers were computed at all; the fingerprint of the weights, which is kept, is what
+a contributor can be held to.
 """
 
 import json
@@ -21,11 +21,12 @@ import yaml
 from omegaconf import OmegaConf
 
 from multimax.suite.composition import compose_configuration, typed
-from multimax.suite.config import NUMERICS, RunConfig, digest, identity, run_name
+from multimax.suite.config import NUMERICS, RunConfig
 from multimax.suite.data.fingerprint import difference
 from multimax.suite.engine.provenance import git
 from multimax.suite.errors import UserError
 from multimax.suite.files import write_atomic, write_lines
+from multimax.suite.identity import digest, identity, run_name
 from multimax.suite.plan import Arm, read_plan
 from multimax.suite.plugins import modules
 from multimax.suite.report.claims import Claims, read_claims, tests
@@ -74,7 +75,7 @@ def merge(file: Path, results: Path, exploratory: bool = False) -> list[tuple[Pa
 def checked(
     where: str, content: dict[str, Any], claims: Claims, results: Path, folder: Path, exploratory: bool
 ) -> tuple[Run, tuple[str, ...]]:
-    """The packed run as one in ``folder``, and what asked for it. Raises UserError for one that is not to be had."""
+    """The packed run as one in ``folder``, and what asked for it. Raises UserError if it cannot be accepted."""
     summary = content["summary"]
     config = configuration(where, content["config"], summary["processes"])
     if summary["config_hash"] != digest(config):
@@ -114,7 +115,7 @@ def checked(
 
 
 def configuration(where: str, content: dict[str, Any], processes: int) -> RunConfig:
-    """The packed configuration, typed and checked as that of a run that starts here."""
+    """The packed configuration, typed and checked like that of a run started here."""
     if modules(content):
         raise UserError(f"{where}: config names code that is not ours ({modules(content)[0]}): it cannot be merged")
     if content.get("task") not in MODULES:
@@ -133,7 +134,7 @@ def configuration(where: str, content: dict[str, Any], processes: int) -> RunCon
 
 
 def check_revision(where: str, revision: str) -> None:
-    """Raise UserError unless ``revision`` is one of this repository's whose numbers are those of the code here."""
+    """Raise UserError unless ``revision`` is a commit of this repository whose numbers are those of this code."""
     if not re.fullmatch("[0-9a-f]{40}", revision):
         raise UserError(f"{where}: revision {revision} is not a commit: train from a clean worktree")
     try:
@@ -186,7 +187,7 @@ def without_seed(config: RunConfig) -> dict[str, Any]:
 
 
 def check_metrics(where: str, config: RunConfig, summary: dict[str, Any], rows: list[dict[str, Any]]) -> None:
-    """Raise UserError unless the rows are those of a whole run, and the summary is what they end with."""
+    """Raise UserError unless the rows are those of a complete run, and the summary agrees with their end."""
     steps, training = summary["steps"], config.training
     scored = [row for row in rows if "val/loss" in row]
     logged = [row.get("step", 0) for row in rows]
@@ -232,7 +233,7 @@ def check_summary(where: str, config: RunConfig, summary: dict[str, Any], scored
     try:
         datetime.fromisoformat(summary["finished"])
     except ValueError:
-        raise UserError(f"{where}: finished is {summary['finished']}, which is no time") from None
+        raise UserError(f"{where}: finished is {summary['finished']}, which is not a time") from None
 
 
 def check_complete(where: str, run: Run, asked: Wanted | None) -> None:

@@ -1,4 +1,4 @@
-"""What the metrics of runs are: which one a task's tables compare, and between which values it can lie."""
+"""Which metric the tables of a task compare, and the range of each metric."""
 
 import math
 from dataclasses import dataclass
@@ -29,7 +29,7 @@ HEADLINE = {
 
 
 def headline(run: Run) -> Headline:
-    """Of a run's task; that of a plugin is about the metric that its runs are scored by."""
+    """The headline of a run's task; a plugin's task is compared by the metric that its runs are scored by."""
     task = run.config["task"]
     if task in HEADLINE:
         return HEADLINE[task]
@@ -48,7 +48,7 @@ POSSIBLE = {
     "patch_similarity": (-1.0, 1.0),
     "mad": (0.0, 2.0),
 }
-"""By how a metric's name begins, behind ``test_`` where it is of the test data."""
+"""Range of each metric, by the beginning of its name after any ``test_``."""
 
 
 def possible(metric: str) -> tuple[float, float]:

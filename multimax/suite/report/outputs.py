@@ -1,8 +1,8 @@
-"""Files under ``results/``, each beside a sidecar that says what it was made from.
+"""Files under ``results/``, each with a sidecar that says what it was made from.
 
 A sidecar ``NAME.json`` holds the runs with the revisions that trained them, digests of other sources and of the files
 themselves, and the revision of the code at which any of these last changed. Output that has not changed is not written
-again, so that regenerating everything changes nothing.
+again, so that regenerating everything leaves the tree as it was.
 """
 
 import hashlib
@@ -91,6 +91,16 @@ def digest(content: bytes) -> str:
 
 
 def markdown_table(columns: Sequence[str], rows: Sequence[Row]) -> str:
+    """A table in Markdown; a cell that a row lacks is empty."""
     lines = ["| " + " | ".join(columns) + " |", "|" + "---|" * len(columns)]
-    lines += ["| " + " | ".join(row[column] for column in columns) + " |" for row in rows]
+    lines += ["| " + " | ".join(row.get(column, "") for column in columns) + " |" for row in rows]
     return "\n".join(lines) + "\n"
+
+
+def number(value: float | None, sign: str = "", digits: int = 2) -> str:
+    """``value`` rounded to ``digits`` decimals, with ``sign`` "+" also before a positive one; empty for None."""
+    return "" if value is None else f"{value:{sign}z.{digits}f}"
+
+
+def span(bounds: tuple[float, float] | None, sign: str = "", digits: int = 2) -> str:
+    return "" if bounds is None else " to ".join(number(bound, sign, digits) for bound in bounds)

@@ -1,7 +1,7 @@
-"""One small file with the records of finished runs, for the results of somebody else: ``merge`` takes it in there.
+"""Pack the records of finished runs into one small file for somebody else, who adds them to their results by ``merge``.
 
 The file is JSON, gzipped: ``from``, a name or null, and ``runs``, each with the fields of ``RUN``. What is not in
-``RUN`` stays behind: the command, where data and runs are, the settings of loggers, and names of files left out.
+``RUN`` is left out: the command, where data and runs are, the settings of loggers, and names of unreadable files.
 """
 
 import copy
@@ -60,14 +60,14 @@ checkpoint's, null where that has been deleted."""
 
 LEFT_OUT = "command, paths of data and runs, logger, names of unreadable files, samples, checkpoints"
 UNFIT = re.compile(r"\$\{|[<>|`]|[^\S \n]|[^\w\s]*\.\.[/\\]|(?:^|[\s=,'\"(])(?:~|[/\\]|[A-Za-z]:\\)\S")
-"""What no text of a packed run has: an interpolation, markup, a path."""
+"""What no text in a packed run may contain: an interpolation, markup, a path."""
 NAME = re.compile(r"[\w][\w .,'()@-]{0,79}")
 
 
 def pack(runs: Sequence[Path], to: Path, name: str | None = None) -> None:
     """Write the records of ``runs`` to the file ``to``, from a contributor who may give a ``name``.
 
-    Raises UserError for a run that is not finished, or has text with a path or a name of this user or machine in it.
+    Raises UserError for a run that is not finished, or whose text contains a path, or the name of this user or machine.
     """
     check_name(name)
     packed = [packed_run(Run(path)) for path in runs]
@@ -119,7 +119,7 @@ def unpack(path: Path) -> dict[str, Any]:
 
 
 def refuse_constant(name: str) -> None:
-    raise ValueError(f"{name} is no number")
+    raise ValueError(f"{name} is not a number")
 
 
 def check_name(name: str | None) -> None:
@@ -148,7 +148,7 @@ def check_texts(where: str, run: dict[str, Any]) -> None:
 
 
 def check_private(where: str, run: dict[str, Any]) -> None:
-    """Raise UserError for text that tells who packs it, or where. A name that is a word of the suite's own is none."""
+    """Raise UserError for text that reveals the user or the machine; the suite's own words are not searched."""
     check_texts(where, run)
     host = socket.gethostname()
     names = {getuser(), host, host.partition(".")[0]} - {"", "root", "localhost"}

@@ -1,4 +1,4 @@
-"""Push runs to a W&B server from their local files: runs trained offline, or whose connection was lost."""
+"""Push runs that were trained offline, or whose connection was lost, from their local files to a W&B server."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,8 +12,8 @@ from multimax.suite.runs import Run
 def push_wandb(runs: Sequence[Path]) -> None:
     """Upload what W&B does not yet have of each run.
 
-    Says a line for each run. Raises UserError, once all others are pushed, if a run could not be, or before anything is
-    sent if there is no server.
+    Prints a line for each run. Raises UserError before anything is sent if there is no server, and after all other runs
+    are pushed if one of them failed.
     """
     try:
         from multimax.suite.loggers import wandb_mirror
@@ -37,7 +37,7 @@ def push_wandb(runs: Sequence[Path]) -> None:
 
 
 def check_not_mirrored(run: Run) -> None:
-    """Raise UserError for a run that is training with logger=wandb online: its history would have two writers."""
+    """Raise UserError for a run that is being trained with logger=wandb online: its history would have two writers."""
     newest = run.path / "wandb" / "latest-run"
     if newest.exists() and not newest.resolve().name.startswith("offline") and run.is_trained_now():
         raise UserError(f"{run.path} is being trained and shows itself; push it once it has stopped")

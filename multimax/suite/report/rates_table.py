@@ -1,4 +1,4 @@
-"""The sweep of learning rates behind the plan: what each arm came to at each rate, with seeds that confirm nothing."""
+"""The sweep of learning rates behind the plan: the result of each arm at each rate, with seeds that confirm nothing."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,7 +20,7 @@ loss on data held out for it. *Planned* marks the rate that `results/plan.yaml` 
 
 
 def rates_table(plan: Path, folder: Path) -> Iterator[Output]:
-    """The table; none where there is no plan."""
+    """The table, if there is a plan."""
     if plan.is_file():
         rows = [row for entry in read_plan(plan).values() for row in sweep(entry, folder)]
         yield table("rates", TEXT, COLUMNS, rows, sources=sources(plan, folder))

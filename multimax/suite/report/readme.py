@@ -27,7 +27,7 @@ def findings_lines(findings: Path) -> list[str]:
 
 
 def with_findings(readme: str, findings: Path) -> str:
-    """The text with its table made anew; a text without the marks around one stays as it is."""
+    """The text with its table replaced; a text without the marks around a table is returned as it is."""
     before, begin, rest = readme.partition(BEGIN)
     _, end, after = rest.partition(END)
     if not end:
@@ -36,7 +36,7 @@ def with_findings(readme: str, findings: Path) -> str:
 
 
 def update_readme(results: Path) -> None:
-    """Of the repository that ``results`` is in, if it has a README."""
+    """Update the README of the repository that holds ``results``, if it has one."""
     path, findings = results.resolve().parent / "README.md", results / "tables" / "findings.csv"
     if path.is_file() and findings.is_file():
         text = path.read_text(encoding="utf-8")

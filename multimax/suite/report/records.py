@@ -1,4 +1,4 @@
-"""Records: what of a finished run is worth keeping in the repository, without its weights."""
+"""Records: what is kept of a finished run in the repository, which is everything but the weights."""
 
 import json
 import shlex
@@ -13,11 +13,11 @@ from multimax.suite.measures.oversmoothing import summary as oversmoothing_summa
 from multimax.suite.runs import Run
 
 PLACES = ("data.root", "data.cache_dir", "run_dir", "runs_dir", "init_from", "extends")
-"""Where things were on the machine of a run: nobody else's business, and no part of what it computed."""
+"""Where things were on the machine that trained the run: private, and no part of what it computed."""
 
 
 def final_metrics(run: Run) -> dict[str, float]:
-    """Those of the last step, and if they were measured ``patch_similarity`` and ``mad``, over layers."""
+    """The metrics of the last step, and ``patch_similarity`` and ``mad`` over layers if they were measured."""
     metrics = dict(run.final)
     if found := run.analysis("oversmoothing"):
         last = found["measured"][-1]
@@ -28,8 +28,8 @@ def final_metrics(run: Run) -> dict[str, float]:
 def record(run: Run, folder: Path) -> Path:
     """Copy the configuration, metrics and summary of a finished run into ``folder`` and return where they are.
 
-    What its analysis kept as JSON comes along; pictures are drawn again from that. Raises UserError if ``run`` is not
-    finished.
+    The JSON files of its analysis are copied too; pictures are drawn again from these. Raises UserError if ``run`` is
+    not finished.
     """
     if not run.finished:
         raise UserError(f"{run.path} is not a finished run: there is no summary.json in it")

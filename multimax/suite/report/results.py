@@ -1,8 +1,11 @@
-"""Every table and figure that there is under ``results/``, from its runs, its claims and its plan."""
+"""Every table and figure under ``results/``, made from its runs, claims and plan."""
 
 from collections.abc import Iterator
 from pathlib import Path
 
+from multimax.suite.figures.figure1 import figure1, idea
+from multimax.suite.figures.figure2 import figure2
+from multimax.suite.measures.three_scores import fit_multimax
 from multimax.suite.report.ablation_table import ablation_table
 from multimax.suite.report.claim_tables import claim_tables
 from multimax.suite.report.claims import read_claims
@@ -11,12 +14,12 @@ from multimax.suite.report.dashboard_figures import dashboard_figures
 from multimax.suite.report.defect_table import defect_table
 from multimax.suite.report.difference_figures import difference_figures
 from multimax.suite.report.exploratory import exploratory_figures, exploratory_table
-from multimax.suite.report.figures import figure1_picture, figure1_table, figure2_picture, idea_picture
+from multimax.suite.report.figure1_table import figure1_table
 from multimax.suite.report.findings import findings_table
 from multimax.suite.report.findings_figures import findings_figures
 from multimax.suite.report.function_table import function_table
 from multimax.suite.report.measured_figures import measured_figures, oversmoothing_figures
-from multimax.suite.report.outputs import Output
+from multimax.suite.report.outputs import Output, picture
 from multimax.suite.report.rates_table import rates_table
 from multimax.suite.report.step_overhead import step_overhead
 from multimax.suite.report.tables import tables
@@ -24,9 +27,9 @@ from multimax.suite.runs import read_runs
 
 
 def all_tables(results: Path) -> Iterator[Output]:
-    """The findings, each experiment that has runs, and the claims, ablation, defects and costs. Raises UserError.
+    """The findings, each experiment with runs, and the claims, ablation, defects and costs. Raises UserError.
 
-    A folder with records and without claims, which is somebody's own, has the experiments alone.
+    For a user's own folder, with records but without claims, only the experiments.
     """
     records, path = read_runs(results / "runs"), results / "claims.yaml"
     if records and not path.is_file():
@@ -39,7 +42,8 @@ def all_tables(results: Path) -> Iterator[Output]:
     yield from tables(records)
     yield from claim_tables(claims, path, records)
     yield from ablation_table(records)
-    yield figure1_table(claims.figure1, path)
+    points = claims.figure1
+    yield figure1_table(fit_multimax(points["k"], *points["multimax_weights"]), points, path)
     yield defect_table(records)
     yield cost_table()
     yield function_table()
@@ -59,6 +63,8 @@ def all_figures(results: Path) -> Iterator[Output]:
     yield from oversmoothing_figures(records)
     yield from measured_figures(records)
     yield from dashboard_figures(records)
-    yield figure1_picture(read_claims(path).figure1, path)
-    yield idea_picture(read_claims(path).figure1, path)
-    yield figure2_picture()
+    points = read_claims(path).figure1
+    multimax = fit_multimax(points["k"], *points["multimax_weights"])
+    yield picture("figure1", *figure1(multimax, points["k"], points["multi_modality"]), sources=[path])
+    yield picture("idea", *idea(multimax), sources=[path])
+    yield picture("figure2", *figure2())

@@ -1,7 +1,7 @@
 """Means over seeds, differences between functions that ran with the same seeds, and how many seeds a test needs.
 
 Runs that share a seed start from the same weights and see the same data in the same order. Whether that makes their
-difference less noisy is a matter of the data: the correlation over seeds says so, and it may be negative. Intervals are
+difference less noisy depends on the data: the correlation over seeds tells, and it may be negative. Intervals are
 Student's; with three seeds they reach 2.5 standard deviations to either side of the mean. A standard deviation from
 three seeds is itself only known to lie between .52 and 6.3 times what was found (95%, chi-squared).
 """
@@ -25,7 +25,7 @@ Interval = tuple[float, float]
 
 @dataclass(frozen=True)
 class Mean:
-    """Of ``n`` values, the mean, and from two values on their sample standard deviation and the mean's interval."""
+    """The mean of ``n`` values; with two or more, also their sample standard deviation and the mean's interval."""
 
     n: int
     mean: float
@@ -50,8 +50,8 @@ class Difference(Mean):
 def mean_over_seeds(values: Iterable[float], possible: Interval = (-math.inf, math.inf)) -> Mean:
     """Mean, standard deviation and interval at ``CONFIDENCE``. Raises ValueError without a value.
 
-    Of the interval only what is ``possible`` is kept, an accuracy's part below 100% for instance: the true mean lies
-    nowhere else, so that the interval holds it as often as before.
+    The interval is cut to the ``possible`` values, such as accuracies up to 100%: the true mean is one of them, so
+    that the interval contains it as often as before.
     """
     values = list(values)
     if not values:
@@ -85,8 +85,8 @@ def paired(ours: Mapping[int, float], others: Mapping[int, float]) -> Difference
 def sign_flip(differences: Sequence[float]) -> float:
     """Two-sided p-value of the mean difference if each might as well have had the other sign.
 
-    It asks for no normal differences. Exact for up to ``EXACT`` pairs: with n of them it is 2^(1 - n) at the least, so
-    that under six pairs it never falls below .05. Beyond, ``DRAWS`` random patterns of a fixed seed estimate it.
+    It does not assume normal differences. Exact for up to ``EXACT`` pairs: with n pairs it is at least 2^(1 - n), so
+    that with fewer than six it never falls below .05. Beyond, it is estimated from ``DRAWS`` random patterns.
     """
     values = numpy.asarray(differences, dtype=float)
     if len(values) <= EXACT:
@@ -123,15 +123,15 @@ def power(effect: float, deviation: float, pairs: int, level: float = LEVEL) -> 
     return float(stats.nct.sf(beyond, df, shift) + below)
 
 
-def pairs_needed(effect: float, deviation: float, level: float = LEVEL, most: int = 1000) -> int | None:
-    """The fewest pairs with which ``power`` is ``POWER``; None beyond ``most``."""
+def pairs_needed(effect: float, deviation: float, level: float = LEVEL) -> int | None:
+    """The fewest pairs with which ``power`` is ``POWER``; None beyond a thousand."""
     if not deviation:
         return 2 if effect else None
-    return next((n for n in range(2, most + 1) if power(effect, deviation, n, level) >= POWER), None)
+    return next((n for n in range(2, 1001) if power(effect, deviation, n, level) >= POWER), None)
 
 
 def detectable(deviation: float, pairs: int, level: float = LEVEL) -> float:
-    """The true difference, of either sign, that this many pairs find with a probability of ``POWER``."""
+    """The true difference, of either sign, that this many pairs detect with a probability of ``POWER``."""
     upper = 1.0
     while power(upper, 1.0, pairs, level) < POWER:
         upper *= 2

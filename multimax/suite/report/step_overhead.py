@@ -6,8 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from multimax.suite.report.metrics import BASELINE
-from multimax.suite.report.outputs import Output, Row, table
-from multimax.suite.report.texts import number
+from multimax.suite.report.outputs import Output, Row, number, table
 
 COLUMNS = ("model", "batch", "function", "way", "device", "precision", "milliseconds", "over softmax, %", "remark")
 TEXT = """# What a training step costs, measured
@@ -21,7 +20,7 @@ machines and other kernels, so that they are no verdict on those numbers: they s
 
 
 def step_overhead(benchmarks: Path) -> Output:
-    """From every ``training_steps_*.csv`` in the folder, and the record of its machine beside it."""
+    """Made from every ``training_steps_*.csv`` in the folder and the record of its machine beside it."""
     paths = sorted(benchmarks.glob("training_steps_*.csv"))
     rows = [row for path in paths for row in rows_of(path)]
     sources = [file for path in paths for file in (path, path.with_suffix(".json"))]

@@ -3,7 +3,6 @@
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import yaml
@@ -11,10 +10,9 @@ import yaml
 from multimax.suite.composition import CONFIGS
 from multimax.suite.errors import UserError
 from multimax.suite.report.metrics import BASELINE, Headline, headline, possible
-from multimax.suite.report.outputs import Output, Row, save, table
+from multimax.suite.report.outputs import Output, Row, number, span, table
 from multimax.suite.report.statistics import Difference, Mean, holm, mean_over_seeds, paired
-from multimax.suite.report.texts import number, span
-from multimax.suite.runs import Run, read_runs
+from multimax.suite.runs import Run
 
 MEAN = ("mean", "standard deviation", "95% interval")
 DIFFERENCE = ("difference", "of the difference", "p", "p Holm")
@@ -34,7 +32,7 @@ class Comparison:
 
 
 def compare(records: Sequence[Run]) -> Comparison:
-    """Of the runs of one experiment."""
+    """Compare the functions in the runs of one experiment."""
     title = headline(records[0])
     metric = title.metric or records[0].summary["metric"]
     values: dict[str, dict[int, float]] = defaultdict(dict)
@@ -69,12 +67,12 @@ def rows(of: Comparison, adjusted: Mapping[str, float]) -> list[Row]:
 
 
 def adjusted_p(compared: Mapping[str, Comparison]) -> dict[tuple[str, str], float]:
-    """By experiment and function the p-value of the difference from softmax, adjusted for those of all experiments."""
+    """The p-value of each function's difference from softmax, by experiment, adjusted over all experiments."""
     return holm_of({(name, key): of for name, by in compared.items() for key, of in by.differences.items()})
 
 
 def holm_of(differences: Mapping[Any, Difference | None]) -> dict[Any, float]:
-    """The adjusted p-values of those differences that have one, which are one family."""
+    """The adjusted p-values of the differences that have one, as one family."""
     tested = {key: of.p for key, of in differences.items() if of is not None and of.p is not None}
     return dict(zip(tested, holm(list(tested.values())), strict=True))
 
@@ -85,7 +83,7 @@ def mean_cells(of: Mean) -> Row:
 
 def difference_cells(of: Difference | None, adjusted: float | None) -> Row:
     if of is None:
-        return dict.fromkeys((*DIFFERENCE, "sign flip", "correlation"), "")
+        return {}
     return {
         "difference": number(of.mean, "+"),
         "of the difference": span(of.interval, "+"),
@@ -128,12 +126,6 @@ def tables(records: Sequence[Run]) -> Iterator[Output]:
         )
 
 
-def write_tables(results: Path) -> Iterator[Path]:
-    """Write ``results/tables/EXPERIMENT.csv`` and ``.md`` for every experiment in ``results/runs``."""
-    for output in tables(read_runs(results / "runs")):
-        yield from save(output, results)
-
-
 def introduction(record: Run, title: str) -> str:
     of = headline(record).of
     return f"""# {record.experiment}: {title}
@@ -150,7 +142,7 @@ softmax over seeds as well.
 
 
 def description(run: Run) -> str:
-    """What the run's experiment is, in the words of its configuration today; those of the run if that has gone."""
+    """The experiment's description in its configuration file today, or the run's own if the file is gone."""
     path = CONFIGS / "experiment" / f"{run.experiment}.yaml"
     today = yaml.safe_load(path.read_text(encoding="utf-8")) if path.is_file() else {}
     return " ".join(today.get("description", run.config["description"]).split())

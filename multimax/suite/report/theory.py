@@ -23,7 +23,7 @@ PAGE = Path("docs/theory.md")
 
 
 def theory(results: Path, settings: Sequence[str] = tuple(SETTINGS)) -> Iterator[Output]:
-    """The tables; none of them reads anything."""
+    """The tables, which depend on no file."""
     made: dict[str, dict[str, Cells]] = {}
     for setting in settings:
         scores = draw_rows(setting)
@@ -41,7 +41,7 @@ def theory(results: Path, settings: Sequence[str] = tuple(SETTINGS)) -> Iterator
 
 
 def together(of: Sequence[Cells]) -> Cells:
-    """Sums of counts, and means of shares: there are as many rows of each kind."""
+    """Sums of counts and means of shares; every setting has the same number of rows."""
     return {
         name: sum(cells[name] for cells in of) if isinstance(value, int) else fmean(cells[name] for cells in of)
         for name, value in of[0].items()
@@ -73,7 +73,7 @@ def own_breakpoints(scores: Tensor) -> Cells:
 
 
 def shared_breakpoints(scores: Tensor) -> Cells:
-    """Both slopes meet at the mean of all rows, whose own means differ by so many deviations of a score."""
+    """Both slopes meet at the mean of all rows, whose own means are spread by multiples of a score's deviation."""
     cells = {}
     for offset in OFFSETS:
         moved = with_offsets(scores, offset)
@@ -97,7 +97,7 @@ def percent(of: Tensor) -> float:
 
 
 def update_theory(results: Path) -> None:
-    """The page of the repository that ``results`` is in, if it has one, from the tables there."""
+    """Update docs/theory.md of the repository that holds ``results``, if it has one, from the tables there."""
     path = results.resolve().parent / PAGE
     if path.is_file():
         text = path.read_text(encoding="utf-8")
@@ -107,7 +107,7 @@ def update_theory(results: Path) -> None:
 
 
 def with_tables(page: str, folder: Path) -> str:
-    """The page with what stands between ``<!-- NAME -->`` and ``<!-- end -->`` made from ``folder``/NAME.csv."""
+    """The page in which what stands between ``<!-- NAME -->`` and ``<!-- end -->`` is made from ``folder``/NAME.csv."""
 
     def made(found: re.Match[str]) -> str:
         with (folder / f"{found[1]}.csv").open(newline="", encoding="utf-8") as file:

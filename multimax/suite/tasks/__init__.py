@@ -24,14 +24,14 @@ A plugin adds a subclass of ``Task`` with a ``Config`` by ``@MODULES.register("n
 
 
 class OwnTask(NamedTuple):
-    """What the module of a task has, of a class."""
+    """A task that is a class, with what the module of a task has."""
 
     Config: type[RunConfig]
     create: type[Task]
 
 
 def task_module(name: str | None) -> Any:
-    """The module of a task, imported when it is asked for: a language model needs no timm."""
+    """The module of a task, imported on demand: a language model needs no timm."""
     if name is None or name not in MODULES:
         raise UserError(f"task={name}: choose one of {', '.join(MODULES)}")
     found = MODULES[name]
@@ -39,7 +39,7 @@ def task_module(name: str | None) -> Any:
 
 
 def task_of(config: Mapping[str, Any]) -> Any:
-    """The module of a configuration's task, after its plugins. Raises UserError for one that is not there."""
+    """The module of a configuration's task, once its plugins are imported. Raises UserError if there is none."""
     import_plugins(config.get("plugins"))
     if (target := config.get(TARGET)) is not None:
         return own_task(f"{TARGET}={target}", find("task", target))
@@ -47,12 +47,12 @@ def task_of(config: Mapping[str, Any]) -> Any:
 
 
 def own_task(key: str, made: Any) -> OwnTask:
-    """A class as a task. Raises UserError, which begins with ``key``, for one that lacks what a task has."""
+    """The task of a class. Raises UserError, which begins with ``key``, if the class lacks what a task needs."""
     if not (isinstance(made, type) and issubclass(made, Task)):
-        raise UserError(f"{key}: {made.__name__} is no subclass of multimax.suite.tasks.Task")
+        raise UserError(f"{key}: {made.__name__} is not a subclass of multimax.suite.tasks.Task")
     config = getattr(made, "Config", None)
     if not (isinstance(config, type) and issubclass(config, RunConfig)):
-        raise UserError(f"{key}: {made.__name__}.Config is no subclass of multimax.suite.config.RunConfig")
+        raise UserError(f"{key}: {made.__name__}.Config is not a subclass of multimax.suite.config.RunConfig")
     needed = (*made.__abstractmethods__, "metric", "higher_is_better", "unit")
     if missing := [name for name in sorted(needed) if name in made.__abstractmethods__ or not hasattr(made, name)]:
         raise UserError(f"{key}: {made.__name__} has no {', '.join(missing)}")

@@ -1,4 +1,4 @@
-"""What the engine asks of a task."""
+"""The interface between a task and the engine."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator
@@ -16,7 +16,7 @@ from multimax.suite.errors import UserError
 
 @dataclass(frozen=True)
 class Shard:
-    """This process's part in the work: rank of world, and the number of micro-batches it makes of its share."""
+    """This process's part of the work: its rank of ``world``, and the number of micro-batches that it is split into."""
 
     rank: int = 0
     world: int = 1
@@ -32,33 +32,33 @@ class Sample:
 
 
 class Task(ABC):
-    """One run's data, model, loss and metrics, made from its configuration. Making it opens the data."""
+    """One run's data, model, loss and metrics, made from its configuration. The constructor opens the data."""
 
     metric: str  # the metric that says which checkpoint is best
     higher_is_better: ClassVar[bool]
     unit: ClassVar[str]  # what weight() counts, for the throughput: "images", "tokens"
 
     config: RunConfig
-    left_out: list[LeftOut]  # of the data, or replaced, none of it a larger share than data.max_left_out
+    left_out: list[LeftOut]  # or replaced, of the data: no larger share than data.max_left_out
     steps_per_epoch: int
 
     @abstractmethod
     def fingerprint(self) -> Fingerprint:
-        """What the data are, short enough to be kept with the run; the same wherever they lie and on every process.
+        """A short identification of the data, kept with the run; the same on every disk and in every process.
 
-        It may take seconds to make: one process is enough.
+        It may take seconds to compute: one process is enough.
         """
 
     @abstractmethod
     def match(self, trained: Fingerprint) -> None:
-        """Have these data mean what the data of fingerprint ``trained`` meant, whose weights they are to score.
+        """Prepare these data to be scored with weights that were trained on data of fingerprint ``trained``.
 
         Classes are matched by name. Raises UserError, which says what differs, for other classes, another vocabulary
         or other preparation of text; the examples themselves may be others.
         """
 
     def same_outputs(self, trained: Fingerprint) -> bool:
-        """Whether what a model says of data of fingerprint ``trained`` means the same of these."""
+        """Whether the outputs of a model mean the same for these data as for data of fingerprint ``trained``."""
         try:
             self.match(trained)
         except UserError:
@@ -91,6 +91,10 @@ class Task(ABC):
         The engine adds them up over all processes and hands the totals to ``metrics``.
         """
 
+    def look(self, model: nn.Module, device: torch.device) -> None:
+        """Run the model over the validation data once, for callers that look at what happens inside it."""
+        self.evaluate(model, device, Shard())
+
     @abstractmethod
     def metrics(self, sums: dict[str, float]) -> dict[str, float]:
         """Metrics from the sums of ``evaluate`` over all processes."""
@@ -100,7 +104,7 @@ class Task(ABC):
         return None
 
     def state(self) -> dict[str, Tensor]:
-        """What training carries from step to step beside the model, such as a memory: goes into checkpoints.
+        """State that training carries from step to step beside the model, such as a memory; saved in checkpoints.
 
         Tensors [rows, ...] of this process's rows of the global batch; a checkpoint holds those of all processes in
         order.
@@ -108,26 +112,26 @@ class Task(ABC):
         return {}
 
     def load_state(self, state: dict[str, Tensor], shard: Shard) -> None:  # noqa: B027 most tasks carry nothing
-        """Take up ``state`` of all processes, each tensor [batch_size, ...]."""
+        """Restore the ``state`` of all processes, each tensor [batch_size, ...]."""
 
     def probe(self, model: nn.Module, device: torch.device) -> None:  # noqa: B027 a task may leave it out
         """One forward over a few fixed validation examples, for callers that look at its attention."""
 
     def samples(self, model: nn.Module, device: torch.device) -> list[Sample]:
-        """What the model makes of a few fixed validation examples; it draws no random numbers."""
+        """The model's predictions for a few fixed validation examples; draws no random numbers."""
         return []
 
     def examples(self, step: int) -> list[int]:
-        """What the global batch of ``step`` is made of, to find it again: the numbers of examples, or first tokens."""
+        """The global batch of ``step``, to find it again: the indices of its examples, or of its first tokens."""
         return []
 
     def summary(self) -> dict[str, Any]:
-        """What else a run's summary should hold, such as what was left out of the data."""
+        """Further entries of a run's summary, such as what was left out of the data."""
         return {}
 
 
 def require_same(here: Fingerprint, trained: Fingerprint, names: Iterable[str]) -> None:
-    """Raise UserError where two fingerprints differ in one of ``names``; what an older one lacks is not known."""
+    """Raise UserError if two fingerprints differ in one of ``names``; what an older one lacks is not compared."""
     known = [name for name in names if name in trained]
     if differs := difference({n: here[n] for n in known}, {n: trained[n] for n in known}):
         raise UserError(f"these data are not what the run was trained on ({differs}): point data.root at such data")

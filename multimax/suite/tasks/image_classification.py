@@ -94,10 +94,10 @@ class Config(RunConfig):
         yield "data.auto_augment=null", data.auto_augment is None, ("data.color_jitter",)
 
     def check_model(self) -> None:
-        """Raise UserError for a model that timm cannot build, by building it without its weights' memory."""
+        """Raise UserError for a model that timm cannot build, by building it without memory for weights."""
         try:
             with torch.device("meta"):
-                backbone = build_model(self, self.data.num_classes or 2).backbone
+                backbone = build_model(self, self.data.num_classes or 2, drawn=False).backbone
         except (AssertionError, RuntimeError, TypeError, ValueError, ZeroDivisionError) as error:
             raise UserError(f"model: timm cannot build {self.model.name} like this: {error}") from None
         for side in backbone.patch_embed.patch_size:
@@ -107,8 +107,8 @@ class Config(RunConfig):
             raise UserError("model.patch_diversification compares two patches, and two layers: this model has one")
 
 
-def build_model(config: Config, num_classes: int) -> ImageClassifier:
-    """The classifier; a backbone of the user's own is a module from images to scores [batch, num_classes]."""
+def build_model(config: Config, num_classes: int, drawn: bool = True) -> ImageClassifier:
+    """The classifier; a user's own backbone maps images to scores [batch, num_classes]."""
     if has_target(config.model):
         data = config.data
         sizes = {"image_size": data.image_size, "in_chans": data.in_chans, "num_classes": num_classes}
@@ -123,6 +123,7 @@ def build_model(config: Config, num_classes: int) -> ImageClassifier:
         in_chans=config.data.in_chans,
         num_classes=num_classes,
         label_smoothing=config.training.label_smoothing,
+        drawn=drawn,
     )
 
 
@@ -272,7 +273,7 @@ class ImageClassification(Task):
         ]
 
     def note_skipped(self, batch: ImageBatch) -> None:
-        """Say which images cannot be read. Raises UserError once there are too many: at the start few are looked at."""
+        """Say which images cannot be read. Raises UserError once there are too many: not all are checked before."""
         total = len(self.train_dataset) + len(self.val_dataset)
         for image in batch.skipped:
             if image not in self.skipped:

@@ -41,7 +41,7 @@ from multimax.suite.tasks.bleu import CorpusBLEU
 
 @dataclass
 class Sites(Reweight):
-    """``attention`` is all three kinds of it; the others, where they are given, set one apart."""
+    """``attention`` sets all three kinds of attention; the others, where given, override one kind."""
 
     encoder: dict[str, Any] | None = None  # self-attention of the encoder
     decoder: dict[str, Any] | None = None  # self-attention of the decoder
@@ -50,7 +50,7 @@ class Sites(Reweight):
 
 @dataclass
 class Decoding(Search):
-    """How data are translated to be scored."""
+    """How data are translated when they are scored."""
 
     batch_tokens: int = bounded(1, default=4096)  # of the sentences that are scored and translated at a time
     # BLEU of the validation data is over the first so many; None: all.
@@ -94,7 +94,7 @@ class Config(RunConfig):
     def micro_batches(self, world: int) -> int:
         """Micro-batches of each of ``world`` processes, of about ``micro_batch_size`` tokens.
 
-        Any number divides a batch of sentences, though not into equal parts.
+        A batch of sentences can be divided into any number, though not into equal parts.
         """
         training = self.training
         return math.ceil(training.batch_size / (world * (training.micro_batch_size or training.batch_size)))
@@ -174,6 +174,10 @@ class Translation(Task):
         translated = self.config.decoding.validation_sentences if split == "validation" else None
         return self.score(model, device, shard, split, translated)
 
+    def look(self, model: nn.Module, device: torch.device) -> None:
+        """Without translating: what is looked at is teacher forcing."""
+        self.score(model, device, Shard(), self.config.data.eval_split, translated=0)
+
     def test(self, model: nn.Module, device: torch.device, shard: Shard) -> dict[str, float] | None:
         return self.score(model, device, shard, self.config.data.test_split)
 
@@ -244,7 +248,7 @@ class Translation(Task):
     def score_text(self, hypotheses: Sequence[str], split: str) -> dict[str, float]:
         """Metrics of translations of a split in text as people read it, one a line.
 
-        They are tokenised again, not always as the model had them, so that ``bleu`` may differ a little from its own.
+        They are tokenised again, not always as the model's own were, so that ``bleu`` may differ slightly.
         """
         references, tokenizer = self.bitext.references(split), self.bitext.tokenizers[1]
         scores = {self.bleu: ([tokenizer.words(line) for line in hypotheses], references.tokenized)}

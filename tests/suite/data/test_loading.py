@@ -109,17 +109,9 @@ def test_repeats_are_paired_at_random_also_where_a_batch_cuts_an_example_s_copie
     assert len(partners) == 8 * 7 // 2
 
 
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"num_examples": 9, "batch_size": 10, "seed": 0}, "batch_size=10.*9 training examples"),
-        ({"num_examples": 9, "batch_size": 3, "seed": -1}, "seed=-1"),
-        ({"num_examples": 9, "batch_size": 3, "seed": 0, "repeats": 0}, "repeated_augmentation=0"),
-    ],
-)
-def test_an_impossible_order_is_refused(options: dict, message: str):
-    with pytest.raises(UserError, match=message):
-        EpochOrder(**options)
+def test_an_epoch_of_less_than_a_batch_is_refused():
+    with pytest.raises(UserError, match=r"batch_size=10.*9 training examples"):
+        EpochOrder(9, 10, seed=0)
 
 
 @pytest.mark.parametrize(("world", "micro_batches"), [(1, 1), (2, 1), (1, 3), (2, 3), (4, 3)])

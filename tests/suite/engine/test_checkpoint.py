@@ -86,7 +86,7 @@ def test_a_folder_that_goes_while_a_checkpoint_is_written_is_one_line(tmp_path, 
         return operation(*arguments)
 
     monkeypatch.setattr(checkpoint, before, lost)
-    with pytest.raises(UserError, match="checkpoints has gone while a checkpoint was written"):
+    with pytest.raises(UserError, match="checkpoints disappeared while a checkpoint was written"):
         write(tmp_path / "run" / "checkpoints", 1)
 
 

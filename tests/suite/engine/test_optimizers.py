@@ -51,7 +51,7 @@ def test_a_schedule_free_checkpoint_holds_the_weights_that_were_scored(tmp_path)
     trained = [parameter.detach().clone() for parameter in running.model.parameters()]
     checkpoint.load_weights(last, running.model, "model")
     assert any(not torch.equal(p, other) for p, other in zip(running.model.parameters(), trained, strict=True))
-    assert running.evaluate(running.model)["loss"] == metrics["loss"]
+    assert running.score(running.task.evaluate, running.model)["loss"] == metrics["loss"]
 
 
 def test_a_schedule_free_run_takes_no_decay(tmp_path):

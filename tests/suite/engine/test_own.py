@@ -16,12 +16,12 @@ from hydra.core.global_hydra import GlobalHydra
 
 from multimax.suite import cli, plugins
 from multimax.suite.composition import compose_configuration, typed
-from multimax.suite.config import run_name
 from multimax.suite.engine.optimization import create_schedule
 from multimax.suite.engine.optimizers import create_optimizer
 from multimax.suite.engine.run_writer import RunWriter
 from multimax.suite.engine.trainer import Trainer
 from multimax.suite.errors import Interrupted, UserError
+from multimax.suite.identity import run_name
 from multimax.suite.report.__main__ import main as report
 from multimax.suite.runs import Run
 from multimax.suite.tasks import MODULES, task_of
@@ -74,7 +74,7 @@ def test_a_data_set_a_model_an_optimiser_and_a_schedule_train_and_resume(folder,
     Path("lion.py").write_text(Path("lion.py").read_text() + "# changed\n")
     capsys.readouterr()
     make(Path("broken"), config).run()
-    assert "the code of lion is another one than at the last start" in capsys.readouterr().out
+    assert "the code of lion has changed since the last start" in capsys.readouterr().out
     assert numbers(Path("broken")) == numbers(Path("whole"))
     stored, resumed = Run(Path("whole")).summary["plugins"], Run(Path("broken")).summary["plugins"]
     assert stored.keys() == {"lion", "pooled", "stripes"}
@@ -146,7 +146,7 @@ def made_of(config):
 
 
 MISTAKES = {
-    "model._target_=pooled": "no dotted name",
+    "model._target_=pooled": "not a dotted name",
     "model._target_=nowhere.Pooled": "there is no module nowhere",
     "model._target_=pooled.Poled": "pooled has no class or function Poled",
     "model._target_=broken.Model": "broken cannot be imported: ZeroDivisionError at .*broken.py:1",
@@ -160,11 +160,11 @@ MISTAKES = {
     "schedule._target_=half.anything": "schedule: builtins.dict has no method step_update",
     "schedule._target_=builtins.dict": "nobody knows what .* takes",
     "optimizer.epsilon=0.1": "only with optimizer._target_ taking it is it read",
-    "plugins=${x}": "this is no list of modules",
+    "plugins=${x}": "not a list of modules",
     "model._target_=${x}": "Interpolation key 'x' not found",
     "plugins=[broken]": "plugins: broken cannot be imported",
     "plugins=[nowhere]": "there is no module nowhere .looked for nowhere on PYTHONPATH and in the working folder",
-    "task=maximum _target_=maximum.Reader": "Reader is no subclass of multimax.suite.tasks.Task",
+    "task=maximum _target_=maximum.Reader": "Reader is not a subclass of multimax.suite.tasks.Task",
     "task=maximum _target_=half.Half": "Half has no .*evaluate.*loss.*metric",
 }
 

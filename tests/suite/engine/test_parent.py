@@ -8,10 +8,10 @@ import torch
 from engine_runs import EVERYTHING, TEXT_RUNS, configure, make, numbers, write_text
 from safetensors.torch import save_file
 
-from multimax.suite.config import identity, run_name, setting
 from multimax.suite.engine import parent
 from multimax.suite.engine.trainer import Trainer
 from multimax.suite.errors import UserError
+from multimax.suite.identity import identity, run_name, setting
 from multimax.suite.runs import Run
 from multimax.suite.tasks import task_module
 from multimax.suite.tasks.image_classification import build_model
@@ -188,7 +188,7 @@ def test_weights_of_text_are_taken_and_the_embeddings_of_another_vocabulary_are_
 
 @pytest.mark.parametrize(
     ("content", "message"),
-    [(b"", "does not hold weights alone"), (b"PK\3\4", "does not hold weights alone"), (None, "no state dict")],
+    [(b"", "does not hold weights alone"), (b"PK\3\4", "does not hold weights alone"), (None, "not the state dict")],
 )
 def test_what_holds_no_weights_is_refused(tmp_path, content, message):
     path = tmp_path / "file.pth"

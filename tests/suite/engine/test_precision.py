@@ -83,7 +83,7 @@ def test_a_language_model_is_tested_on_the_test_split_with_its_last_and_its_best
     metric = running.task.metric
     asked = make(tmp_path / "other", configure(*options, "data.eval_split=test"))
     asked.model.load_state_dict(running.model.state_dict())  # those tested last: the best
-    expected = asked.evaluate(asked.model)
+    expected = asked.score(asked.task.evaluate, asked.model)
     for key in (metric, "loss", "tokens", "unigram_ppl"):
         assert found[f"test_{key}@best"] == pytest.approx(expected[key])
     assert found[f"test_{metric}@last"] != found[metric]

@@ -9,11 +9,11 @@ import pytest
 import yaml
 from engine_runs import configure
 
-from multimax.suite.config import identity, run_name
 from multimax.suite.engine import run_writer
 from multimax.suite.engine.run_writer import RunWriter
 from multimax.suite.errors import UserError
 from multimax.suite.files import read_lines, write_lines
+from multimax.suite.identity import identity, run_name
 from multimax.suite.runs import Run
 
 
@@ -113,6 +113,6 @@ def test_a_start_has_its_command_and_says_when_the_code_is_another(tmp_path, mon
         writer.run_lock.close()
     assert [start["command"] for start in Run(tmp_path).starts] == [command] * 3
     said = [line for line in capsys.readouterr().out.splitlines() if "code" in line]
-    assert said == ["the code is another one than at the last start: one, now two"]
+    assert said == ["the code has changed since the last start: it was one, now two"]
     writer.finish({"top1": 1.0}, metric="top1")
     assert (Run(tmp_path).score, Run(tmp_path).summary["command"]) == (1.0, command)

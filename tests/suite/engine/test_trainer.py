@@ -24,22 +24,23 @@ def whole(tmp_path_factory):
     return path
 
 
-@pytest.mark.parametrize("step", range(1, 10))
-def test_stopped_at_any_step_and_resumed_it_is_the_same_run(whole, tmp_path, step):
-    workers = "data.num_workers=2" if step % 3 == 2 else "data.num_workers=0"
-    running = trainer(tmp_path, workers)
-    stop_at(running, step)
-    with pytest.raises(Interrupted, match=f"stopped at step {step}"):
-        running.run()
-    running.writer.run_lock.close()
-    trainer(tmp_path, workers).run()
+@pytest.mark.parametrize("steps", [[5], range(1, 10)], ids=["once", "after every step"])
+def test_stopped_at_any_step_and_resumed_it_is_the_same_run(whole, tmp_path, steps):
+    """With other data workers at each start."""
+    for step in steps:
+        running = trainer(tmp_path, f"data.num_workers={2 * (step % 3 == 2)}")
+        stop_at(running, step)
+        with pytest.raises(Interrupted, match=f"stopped at step {step}"):
+            running.run()
+        running.writer.run_lock.close()
+    trainer(tmp_path).run()
     assert numbers(tmp_path) == numbers(whole)
     for name in ("model", "ema"):
         ours, theirs = (p / "checkpoints" / "step-00000010" / f"{name}.safetensors" for p in (tmp_path, whole))
         assert ours.read_bytes() == theirs.read_bytes()
     best = [checkpoint.best(p / "checkpoints", higher_is_better=True).name for p in (tmp_path, whole)]
     assert best[0] == best[1]
-    assert [start["step"] for start in read_lines(tmp_path / "starts.jsonl")] == [0, step]
+    assert [start["step"] for start in read_lines(tmp_path / "starts.jsonl")] == [0, *steps]
 
 
 @pytest.mark.parametrize("name", TEXT_RUNS)
@@ -197,8 +198,7 @@ def test_a_logged_step_says_the_present_pace_the_wait_for_data_and_the_time_to_t
     assert timed.waited == 0
 
 
-def test_the_time_to_the_end_is_logged_and_runs_out(tmp_path):
-    trainer(tmp_path).run()
-    left = [record["time/seconds_left"] for record in Run(tmp_path).metrics if "time/seconds_left" in record]
+def test_the_time_to_the_end_is_logged_and_runs_out(whole):
+    left = [record["time/seconds_left"] for record in Run(whole).metrics if "time/seconds_left" in record]
     assert left[0] > 0
     assert left[-1] == 0

@@ -174,24 +174,24 @@ def test_a_converted_checkpoint_is_a_run(work, name, tmp_path):
 
 
 def test_what_cannot_be_converted_is_named(work, tmp_path):
-    with pytest.raises(UserError, match="is no checkpoint of fairseq's transformer"):
+    with pytest.raises(UserError, match="is not a checkpoint of fairseq's transformer"):
         convert(work / "lm/checkpoint_last.pt", work / "data", tmp_path / "run")
-    with pytest.raises(UserError, match=r"is no checkpoint of fairseq 0.12"):
+    with pytest.raises(UserError, match=r"is not a checkpoint of fairseq 0.12"):
         convert(work / "train.de", work / "data", tmp_path / "run")
-    with pytest.raises(UserError, match=r"is no folder of fairseq-preprocess"):
+    with pytest.raises(UserError, match=r"is not a folder of fairseq-preprocess"):
         convert(work / "multimax/checkpoint_last.pt", work / "text", tmp_path / "run")
     with torch.serialization.safe_globals([Namespace]):
         state = torch.load(work / "multimax/checkpoint_last.pt", weights_only=True)
     lstm = Namespace(encoder_layers=1, encoder_embed_dim=64)
     for part, message in (
-        ({"optimizer_history": []}, "is no checkpoint of fairseq 0.12"),
-        ({"cfg": {**state["cfg"], "model": lstm}}, "is no checkpoint of fairseq's transformer"),
+        ({"optimizer_history": []}, "is not a checkpoint of fairseq 0.12"),
+        ({"cfg": {**state["cfg"], "model": lstm}}, "is not a checkpoint of fairseq's transformer"),
     ):
         torch.save(state | part, tmp_path / "other.pt")
         with pytest.raises(UserError, match=message):
             convert(tmp_path / "other.pt", work / "data", tmp_path / "run")
     torch.save({name: state[name] for name in state if name != "model"}, tmp_path / "other.pt")
-    with pytest.raises(UserError, match=r"is no checkpoint of fairseq 0.12: 'model'"):
+    with pytest.raises(UserError, match=r"is not a checkpoint of fairseq 0.12: 'model'"):
         convert(tmp_path / "other.pt", work / "data", tmp_path / "run")
     assert not (tmp_path / "run").exists()
 

@@ -17,3 +17,4 @@ def test_the_last_digits_of_a_processor_do_not_show_in_an_svg():
         plt.close(figure)
     assert drawn[0] == drawn[1]
     assert b"scale(0.015625)" in drawn[0]
+    assert b"<dc:date>" not in drawn[0]

@@ -1,18 +1,10 @@
-"""One look for each function that everybody can tell apart, and pictures whose bytes repeat."""
+"""One look for each function that everybody can tell apart."""
 
 import numpy
 from matplotlib.colors import to_rgb
 
 from multimax import reweight
-from multimax.suite.figures.figure2 import figure2
-from multimax.suite.figures.files import figure_files
 from multimax.suite.figures.style import STYLES, style_of
-
-
-def test_a_picture_drawn_twice_is_the_same_to_the_byte():
-    first, second = figure_files(*figure2()), figure_files(*figure2())
-    assert first == second
-    assert b"<dc:date>" not in first[".svg"]
 
 
 def test_every_function_has_a_style_of_its_own():

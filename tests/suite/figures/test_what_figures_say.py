@@ -56,7 +56,7 @@ def test_the_title_of_over_smoothing_has_the_paired_difference_of_the_last_layer
 
 def test_secondary_marks_are_hollow():
     lines = [Line(str(secondary), "multimax", [1.0, 2.0], 1.5, (1.0, 2.0), secondary) for secondary in (False, True)]
-    (axes,) = forest({"group": lines}, "title", "axis").axes
+    (axes,) = forest({"group": lines}, "title", "axis")[0].axes
     faces = [to_rgba(line.get_markerfacecolor()) for line in axes.lines if line.get_marker() == "*"]
     assert faces[0] != faces[1] == to_rgba("white")
 

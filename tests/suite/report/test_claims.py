@@ -3,14 +3,15 @@
 import csv
 import json
 from dataclasses import asdict, replace
+from functools import cache
 
 import pytest
 import yaml
 from written_runs import write_run
 
 from multimax.suite.composition import compose_configuration, typed
-from multimax.suite.config import run_name
 from multimax.suite.errors import UserError
+from multimax.suite.identity import run_name
 from multimax.suite.report.claim_tables import claim_tables
 from multimax.suite.report.claims import (
     Comparison,
@@ -187,8 +188,12 @@ def test_the_shipped_claims_are_whole(root):
 def test_the_sweep_has_the_runs_of_each_claim_once_and_no_others(root):
     claims = read_claims(root / "results" / "claims.yaml")
 
+    @cache
+    def config(*overrides):
+        return typed(compose_configuration(overrides))
+
     def names(overrides, seeds):
-        return {run_name(typed(compose_configuration([*overrides, f"seed={seed}"]))) for seed in seeds}
+        return {run_name(replace(config(*overrides), seed=int(seed))) for seed in seeds}
 
     asked = set[str]()
     for number in claims.numbers:
@@ -212,7 +217,7 @@ def test_the_sweep_has_the_runs_of_each_claim_once_and_no_others(root):
         ({"run": None}, "needs"),
         ({"tolerance": None}, "without a tolerance"),
         ({"sede": [1]}, "unknown keys: sede"),
-        ({"over": "nothing"}, "over nothing, which is no number with a run"),
+        ({"over": "nothing"}, "over nothing, which is not a number with a run"),
     ],
 )
 def test_a_claim_that_is_not_whole_is_named(tmp_path, change, message):

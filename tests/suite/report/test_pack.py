@@ -14,11 +14,12 @@ import torch
 import yaml
 
 from multimax.suite.composition import compose_configuration, typed
-from multimax.suite.config import flatten, identity, run_name
+from multimax.suite.config import flatten
 from multimax.suite.engine import distributed, run_writer
 from multimax.suite.engine.run_writer import RunWriter
 from multimax.suite.engine.trainer import Trainer
 from multimax.suite.errors import UserError
+from multimax.suite.identity import identity, run_name
 from multimax.suite.report import merge as merging
 from multimax.suite.report import pack as packing
 from multimax.suite.report.__main__ import main as report

@@ -19,9 +19,9 @@ import pytest
 from page_runs import NAUGHTY, make_run, make_runs
 
 from multimax.suite.composition import compose_configuration, typed
-from multimax.suite.config import identity
 from multimax.suite.errors import UserError
 from multimax.suite.figures.style import STYLES
+from multimax.suite.identity import identity
 from multimax.suite.report.page.curves import POINTS, Curves, packed, thinned
 from multimax.suite.report.page.data import page_data, read_run
 from multimax.suite.report.page.html import page
@@ -306,7 +306,7 @@ def test_a_foreign_name_for_this_machine_gets_nothing(served):
 def test_serving_nothing_is_an_error_of_one_line(tmp_path):
     with pytest.raises(UserError, match="no runs in"):
         Runs([tmp_path]).html()
-    with pytest.raises(UserError, match="is no folder"):
+    with pytest.raises(UserError, match="is not a folder"):
         Runs([tmp_path / "absent"]).html()
     make_run(tmp_path)
     with server(Runs([tmp_path]), 0) as running, pytest.raises(UserError, match="choose another with --port"):

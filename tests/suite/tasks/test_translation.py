@@ -11,12 +11,12 @@ from function_kinds import KINDS
 from sacrebleu.metrics import BLEU
 
 from multimax.suite.composition import compose_configuration, typed
-from multimax.suite.config import run_name
 from multimax.suite.data.segments import IGNORED
 from multimax.suite.engine import checkpoint
 from multimax.suite.engine.run_writer import RunWriter
 from multimax.suite.engine.trainer import Trainer
 from multimax.suite.errors import Interrupted, UserError
+from multimax.suite.identity import run_name
 from multimax.suite.runs import Run
 from multimax.suite.tasks.base import Shard
 from multimax.suite.tasks.bleu import CorpusBLEU

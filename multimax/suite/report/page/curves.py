@@ -37,7 +37,7 @@ def read_curves(run: Run) -> Curves:
 
 
 def thinned(curve: Curve, most: int) -> Curve:
-    """About every k-th point, the last always, ``most`` at the most: the same steps for runs that logged the same."""
+    """Every k-th point and the last one, at most ``most``: the same steps for all runs that logged the same steps."""
     steps, values = curve
     if len(steps) <= most:
         return curve
@@ -47,7 +47,7 @@ def thinned(curve: Curve, most: int) -> Curve:
 
 
 def packed(curves: Sequence[Curves], most: int = POINTS, budget: int = 1_000_000) -> tuple[list[str], list[Any], int]:
-    """Names of all metrics; for each run its steps, shared by its curves, and curves; and the most points of a curve.
+    """The names of all metrics, for each run its steps and curves, and the largest number of points of a curve.
 
     A run is ``[[steps, ...], [[metric, steps, values], ...]]`` with indices for metric and steps; values have five
     digits. Where all curves together have more points than ``budget``, each is thinned to fewer.

@@ -19,12 +19,12 @@ from multimax.suite.report.tables import description
 from multimax.suite.runs import Run
 
 SCORES = {"deit": ("top1",), "lm": ("ppl@", "smoothed_ppl@"), "mt": ("bleu",)}
-"""How the name of the metric that a task's runs are scored by begins: of an unfinished run it is not written down."""
+"""Beginning of the name of the metric that a task's runs are scored by, which an unfinished run does not record."""
 
 
 @dataclass(frozen=True)
 class Shown:
-    """A run on the page, as it was when it was read; ``pictures`` are kinds of picture with their URLs."""
+    """A run on the page, as it was when it was read; ``pictures`` are pairs of kind and URL."""
 
     run: Run
     summary: Mapping[str, Any]  # empty for an unfinished run
@@ -49,7 +49,7 @@ class Shown:
 
     @property
     def command(self) -> str | None:
-        """What the run was last started with; None where that was not noted."""
+        """The command that the run was last started with; None if that is not recorded."""
         return self.summary.get("command") or self.start.get("command")
 
     @property
@@ -72,19 +72,19 @@ class Shown:
 
     @property
     def validation(self) -> float | None:
-        """The score on the validation data; None of an unfinished run."""
+        """The score on the validation data; None for an unfinished run."""
         return self.final.get(self.metric) if self.metric else None
 
     @property
     def test(self) -> float | None:
-        """The same score on test data, of the weights that ``headline`` is of; None where none were tested."""
+        """The score on the test data, of the same weights as ``headline``; None if none were tested."""
         names = [self.headline, *(f"test_{self.metric}{of}" for of in ("@best", "@last", ""))]
         tested = (name for name in names if name and name.startswith("test_"))
         return next((self.final[name] for name in tested if name in self.final), None)
 
     @property
     def of_steps(self) -> int | None:
-        """How long the run is, or will be where that is known."""
+        """Number of steps that the run has, or will have if that is known."""
         training = self.config["training"]
         if self.summary or training.get("steps"):
             return (self.summary or training).get("steps")
@@ -198,7 +198,7 @@ def facts(run: Shown) -> dict[str, str]:
 
 
 def variants_of(runs: Sequence[Shown]) -> list[str]:
-    """For each run the settings, apart from functions and seed, that differ within its experiment; usually none."""
+    """For each run, the settings other than function and seed that differ within its experiment; usually none."""
     groups = defaultdict(list)
     for run in runs:
         groups[run.experiment].append(run.run.setting)

@@ -1,11 +1,10 @@
 """The findings on the page: a row for each test, and behind it the plan, the runs of each seed and the command."""
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from multimax.suite.plan import Entry, read_plan
-from multimax.suite.report.findings import Finding, confirming, findings, table_rows
+from multimax.suite.report.findings import Finding, Rows, confirming, findings, table_rows
 from multimax.suite.report.page.curves import short
 
 SHOWN = ("against", "statistic", "n", "effect", "effect / margin", "margin", "evaluation set", "detectable",
@@ -38,7 +37,7 @@ def rows(of: Finding) -> list[dict[str, Any]]:
         row: dict[str, Any] = {"comparison": of.comparison.id, "measure": measure, "in_margins": None}
         if each := measured.get(measure):
             row["in_margins"] = [short(value / each.margin) for value in (each.gain.mean, *each.interval)]
-        result.append(row | {name: cells[name] for name in SHOWN})
+        result.append(row | {name: cells.get(name, "") for name in SHOWN})
     return result
 
 
@@ -81,7 +80,7 @@ def setting(entry: Entry) -> str:
 
 
 def commands(entry: Entry) -> list[str]:
-    """What makes the runs, from this project's folder; none where the entry names no revision."""
+    """The commands that make the runs, from this project's folder; none if the entry names no revision."""
     if not entry.revision:
         return []
     return [
@@ -91,10 +90,8 @@ def commands(entry: Entry) -> list[str]:
     ]
 
 
-def values(
-    entry: Entry, measure: str, found: Mapping[tuple[str, int], Mapping[str, str]]
-) -> dict[str, list[float | int | None]]:
-    """By arm, the value of each seed; None for a run that is not there."""
+def values(entry: Entry, measure: str, found: Rows) -> dict[str, list[float | int | None]]:
+    """By arm, the value of each seed; None for a missing run."""
     return {
         arm: [short(float(found[arm, seed][measure])) if (arm, seed) in found else None for seed in entry.seeds]
         for arm in entry.rates

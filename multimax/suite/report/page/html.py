@@ -1,7 +1,7 @@
 """The page itself: one file, with its style, its scripts and its data in it.
 
-Whatever comes from a run is data, which the script puts on the page as text. The page's own policy (CSP) lets nothing
-else run and nothing be fetched but the pictures beside it.
+Whatever comes from a run is data, which the script puts on the page as text. The page's content security policy forbids
+any other script, and fetching anything but the pictures beside it.
 """
 
 import base64

@@ -22,7 +22,7 @@ MADE_BY = (
 
 
 def results_page(results: Path) -> Iterator[Output]:
-    """The page, once the tables and the figures are there; the figures stay beside it and are linked to."""
+    """The page, made after the tables and figures; it links to the figures beside it."""
     records = read_runs(results / "runs")
     experiments = {record.experiment for record in records}
     paths = [path for path in sorted((results / "tables").glob("*.csv")) if path.stem not in experiments]

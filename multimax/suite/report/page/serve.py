@@ -23,7 +23,7 @@ LOCAL = ("localhost", "127.0.0.1")
 
 
 class Runs:
-    """Run folders: ``paths`` themselves, or the folders in them. What has not changed is not read again."""
+    """Run folders: ``paths`` themselves, or the folders in them. Unchanged runs are not read again."""
 
     def __init__(self, paths: Sequence[Path]):
         self.paths = paths
@@ -34,7 +34,7 @@ class Runs:
         """Raises UserError where there are none."""
         for path in self.paths:
             if not path.is_dir():
-                raise UserError(f"{path} is no folder: give run folders, or folders that hold some")
+                raise UserError(f"{path} is not a folder: give run folders, or folders that contain some")
         nested = [path if (path / "config.yaml").is_file() else None for path in self.paths]
         found = [
             folder
@@ -79,7 +79,7 @@ def stat(path: Path) -> os.stat_result | None:
 
 
 def seconds_per_step(folder: Path, run: Shown) -> float | None:
-    """Of an unfinished run: from its newest start to its newest line."""
+    """Pace of an unfinished run, from its newest start to its newest line."""
     written, steps = stat(folder / "metrics.jsonl"), run.curves.step - run.start.get("step", 0)
     if written is None or steps <= 0 or not run.start:
         return None
@@ -129,7 +129,7 @@ def handler(runs: Runs) -> Callable[..., BaseHTTPRequestHandler]:
 
 
 def serve(paths: Sequence[Path], port: int) -> None:
-    """Serve until Ctrl-C. Raises UserError before that where there are no runs, or the port is taken."""
+    """Serve until Ctrl-C. Raises UserError at once if there are no runs or the port is taken."""
     runs = Runs(paths)
     runs.html()
     with server(runs, port) as running:
