@@ -23,6 +23,7 @@ from multimax.suite.report.outputs import Output, picture
 from multimax.suite.report.rates_table import rates_table
 from multimax.suite.report.step_overhead import step_overhead
 from multimax.suite.report.tables import tables
+from multimax.suite.report.trade_off_table import trade_off_table
 from multimax.suite.runs import read_runs
 
 
@@ -38,6 +39,7 @@ def all_tables(results: Path) -> Iterator[Output]:
     claims = read_claims(path)
     yield from findings_table(results / "plan.yaml", results / "planned")
     yield from rates_table(results / "plan.yaml", results / "planned")
+    yield from trade_off_table(results / "plan.yaml", results / "planned")
     yield from exploratory_table(results / "exploratory")
     yield from tables(records)
     yield from claim_tables(claims, path, records)

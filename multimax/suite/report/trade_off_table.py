@@ -1,0 +1,55 @@
+"""Whether trained attention is both sparser and more multi-modal, in every problem that the plan has run."""
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+from multimax.suite.mechanisms.problem import ATTENTION
+from multimax.suite.plan import Entry, read_plan
+from multimax.suite.report.exploratory import with_interval
+from multimax.suite.report.findings import confirming, sources
+from multimax.suite.report.outputs import Output, Row, table
+from multimax.suite.report.statistics import Interval, mean_over_seeds, paired
+
+OURS = "multimax"
+UNIT: Interval = (0.0, 1.0)
+COLUMNS = ("entry", "measure", "function", "seeds", "mean", "MultiMax less this")
+TEXT = """# Sparsity and multi-modality of trained attention
+
+Made by `python -m multimax.suite.report` from the confirmatory runs in `results/planned`. The paper claims both at
+once: a higher Gini index (*gini*) and a higher M (*multi_modality*). For Imagenette this is a primary comparison, with
+its verdict in [findings.md](findings.md); all that stands here is **exploratory**, whatever the interval, because no
+plan names it.
+
+Each function runs at its planned rate. The weights are those of all rows of the evaluation set, and the numbers are
+means over rows and layers; *mass_below* is the weight of the entries with a score below their row's mean. NAME@N is
+measured on rows of N items. *Mean* has the 95% interval over *seeds* (Student's t); *MultiMax less this* is the mean
+difference over the seeds that both have, with its interval.
+
+"""
+
+
+def trade_off_table(plan: Path, folder: Path) -> Iterator[Output]:
+    """The table; none where there is no plan."""
+    if plan.is_file():
+        rows = [row for entry in read_plan(plan).values() for row in measured(entry, confirming(entry, folder))]
+        yield table("trade_off", TEXT, COLUMNS, rows, sources=sources(plan, folder))
+
+
+def measured(entry: Entry, runs: Mapping[tuple[str, int], Mapping[str, str]]) -> Iterator[Row]:
+    """A row for each measure and function, where MultiMax has run; small problems at their comparison's length."""
+    first = next(iter(entry.comparisons[0].margins))
+    for measure in ATTENTION if entry.problem == "train" else [f"{of}@{first.partition('@')[2]}" for of in ATTENTION]:
+        values: dict[str, dict[int, float]] = {}
+        for (arm, seed), row in runs.items():
+            if row.get(measure):
+                values.setdefault(arm, {})[seed] = float(row[measure])
+        for arm in [of for of in entry.rates if of in values and OURS in values]:
+            difference = paired(values[OURS], values[arm]) if arm != OURS else None
+            yield {
+                "entry": entry.id,
+                "measure": measure,
+                "function": arm,
+                "seeds": str(len(values[arm])),
+                "mean": with_interval(mean_over_seeds(values[arm].values(), UNIT)),
+                "MultiMax less this": with_interval(difference) if difference else "",
+            }
