@@ -5,6 +5,7 @@ import json
 import os
 import shlex
 import sys
+import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -35,7 +36,7 @@ from multimax.suite.engine.console import format_metrics, say
 from multimax.suite.engine.open import OpenRun
 from multimax.suite.engine.run_writer import RunWriter
 from multimax.suite.engine.trainer import Trainer
-from multimax.suite.errors import Interrupted, Parser, UserError, limits_explained, one_line_errors
+from multimax.suite.errors import Interrupted, Parser, UserError, limits_explained, one_line_errors, whole
 from multimax.suite.identity import run_folder
 from multimax.suite.runs import Run
 from multimax.suite.tasks import task_module, task_of
@@ -56,6 +57,8 @@ def train() -> None:
     # Hydra would print its own report of an error and exit; with this it raises, and we say it in one line.
     os.environ["HYDRA_FULL_ERROR"] = "1"
     arguments = Parser(parents=[get_args_parser()], add_help=False).parse_intermixed_args()
+    if arguments.config_dir is not None and not Path(arguments.config_dir).is_dir():
+        raise UserError(f"--config-dir {arguments.config_dir} is not a folder")
     import_given_plugins(arguments.overrides)
     register_groups()
     overrides = readable_overrides(arguments.overrides, arguments.multirun, arguments.config_dir)
@@ -68,11 +71,17 @@ def train() -> None:
         hydra.main(version_base="1.3", config_path=str(CONFIGS), config_name="config")(job)()
     except (HydraException, OmegaConfBaseException) as error:
         raise UserError(explain(error, *known_keys(overrides, arguments.config_dir))) from None
-    except Exception:  # of a sweeper that looks for the best score, where runs failed and have none
+    except Exception as error:  # of a sweeper that looks for the best score, where runs failed and have none
+        if not failures and isinstance(error, ValueError) and raised_in_hydra(error):  # of options that do not agree
+            raise UserError(str(error)) from None
         if not failures:
             raise
     if failures:
         raise UserError(*failures)
+
+
+def raised_in_hydra(error: Exception) -> bool:
+    return "hydra" in Path(traceback.extract_tb(error.__traceback__)[-1].filename).parts
 
 
 def job(composed: DictConfig) -> float | None:
@@ -205,11 +214,11 @@ def generate() -> None:
 
     parser = run_parser(generate)
     parser.add_argument("--prompt", default="\n", help="text to continue; default: a new line")
-    parser.add_argument("--tokens", type=int, default=200, help="number of tokens to add (default 200)")
+    parser.add_argument("--tokens", type=whole(0, 10**6), default=200, help="number of tokens to add (default 200)")
     parser.add_argument("--temperature", type=float, default=1.0, help="0 takes the most probable token")
     parser.add_argument("--top-k", type=int, help="draw from the k most probable tokens")
     parser.add_argument("--top-p", type=float, default=1.0, help="draw from the fewest tokens with this much mass")
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--seed", type=whole(0), default=0)
     arguments = parser.parse_intermixed_args()
     sampling = Sampling(arguments.temperature, arguments.top_k, arguments.top_p)
     sampling.check()

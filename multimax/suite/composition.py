@@ -8,7 +8,7 @@ the loggers, the optimisers and the schedules. A user's own files are in the fol
 import copy
 import difflib
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -30,6 +30,7 @@ from multimax.suite.tasks import MODULES, task_module, task_of
 SHIPPED = Path(__file__).resolve().with_name("configs")  # in a wheel; in a clone they are at the top
 CONFIGS = SHIPPED if SHIPPED.is_dir() else SHIPPED.parents[2] / "configs"
 SITES = ("attention", "encoder", "decoder", "cross", "output")
+OPTIONAL = ("experiment", "optimizer", "schedule", "logger")  # groups that a run may choose nothing from
 
 
 _given: list[dict[str, Any]] = []  # the registries that Hydra's groups were last made from
@@ -83,16 +84,24 @@ def import_given_plugins(overrides: Iterable[str]) -> None:
 
 def readable_overrides(overrides: Sequence[str], sweep: bool = False, config_dir: str | None = None) -> list[str]:
     """The overrides as Hydra reads them; for one that it cannot read, raises UserError that says what to type."""
-    texts = set().union(*(text_keys(task_module(task).Config) for task in MODULES))
-    found = readable(overrides, texts, sweep)
     groups = [*group_names(config_dir), "hydra"]
-    for override in found:
+    texts = set().union(*(text_keys(task_module(task).Config) for task in MODULES)) - {*groups}
+    found = readable(overrides, texts, sweep)
+    for given, override in zip(overrides, found, strict=True):
+        if given.endswith("=") and given.count("=") == 1:  # what a variable of the shell leaves that is not set
+            none = "" if given[:-1] in groups else f"; {given}null stands for no value"
+            raise UserError(f"{given}: nothing follows the =, as where a variable of the shell is not set{none}")
+        if name := re.fullmatch(r"\+*reweight\.(\w+)\.name=.*", override):
+            raise UserError(f"{override}: reweight/{name[1]}=NAME chooses a function, with options of its own")
         parsed = parse(override)
-        if parsed is None or parsed.is_sweep_override() or parsed.is_delete() or parsed.key_or_group not in groups:
+        if parsed is None or parsed.is_sweep_override() or parsed.key_or_group not in groups:
             continue
-        if not isinstance(parsed.value(), str):
-            group = parsed.key_or_group
-            raise UserError(f"{override}: {group}=NAME chooses one by its name; ~{group} leaves it out")
+        group = parsed.key_or_group
+        if parsed.is_delete() and group not in OPTIONAL:
+            raise UserError(f"{override}: no run is without it; {group}=NAME chooses another")
+        if not parsed.is_delete() and not isinstance(parsed.value(), str):
+            none = f"; ~{group} leaves it out" if group in OPTIONAL else ""
+            raise UserError(f"{override}: {group}=NAME chooses one by its name{none}")
     return found
 
 
@@ -144,6 +153,7 @@ def known_keys(overrides: Sequence[str], config_dir: str | None = None) -> tuple
 def typed(composed: DictConfig, world: int = 1, overrides: Iterable[str] = ()) -> RunConfig:
     """The composed configuration, with its overrides, as the task's dataclass, checked. Raises UserError."""
     schema: type = RunConfig
+    given = {parsed.key_or_group: parsed.input_line for parsed in map(parse, overrides) if parsed is not None}
     try:
         schema = with_own_parts(task_of(composed).Config, composed)
         composed = without_retired(composed)
@@ -152,10 +162,23 @@ def typed(composed: DictConfig, world: int = 1, overrides: Iterable[str] = ()) -
             data.source = "own"
         config = cast(RunConfig, OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(schema), composed)))
     except OmegaConfBaseException as error:
-        raise UserError(explain(error, [key for key, _ in flatten(skeleton(schema))])) from None
+        raise UserError(
+            foreign(error, composed, given) or explain(error, [key for key, _ in flatten(skeleton(schema))])
+        ) from None
     config.check(world)
-    config.check_read({parsed.key_or_group for parsed in map(parse, overrides) if parsed is not None})
+    config.check_read(given.keys())
     return config
+
+
+def foreign(error: Exception, composed: DictConfig, given: Mapping[str, str | None]) -> str | None:
+    """Of a key that nobody typed, and that a task does not know: the files that were chosen and may be another's."""
+    chosen = [given[group] for group in ("recipe", "model", "data", "experiment") if given.get(group)]
+    if isinstance(error, ConfigKeyError) and error.full_key not in given and chosen:
+        files = " or ".join(map(str, chosen))
+        return (
+            f"{files}: task={composed.get('task')} has no {error.full_key}; is the file for another task, or mistyped?"
+        )
+    return None
 
 
 def without_retired(composed: DictConfig) -> DictConfig:
@@ -178,7 +201,19 @@ def explain(error: Exception, known: Sequence[str] = (), groups: Sequence[str] =
         if (group, name) == ("hydra/sweeper", "optuna"):
             return "hydra/sweeper=optuna needs Optuna: pip install -e '.[optuna]'"
         options = sorted(error.options or [])
+        if not group:
+            return f"--config-name {name}: there is none; leave it out"
+        if group == "recipe/lm":  # SCALE_MODEL
+            scale, _, model = name.partition("_")
+            there = [option.removeprefix(f"{scale}_") for option in options if option.startswith(f"{scale}_")]
+            return f"model={model}: there is no {group}/{name}.yaml; task=lm has {', '.join(there)}"
         return f"{group}={name}: there is none{nearest(name, options)}; choose one of {', '.join(options)}"
+    if match := re.match(
+        r".*already at '(.+)'|Multiple values for (\w+)|force-add of config groups .*\+\+(\w+)", message
+    ):
+        return f"+{match[match.lastindex or 0]}: it is there already: leave out the +"
+    if match := re.match(r"Could not delete from config. '(.+)' does not exist", message):
+        return f"~{match[1]}: there is nothing to leave out; {match[1]}=null stands for no value"
     if match := re.match(r"Could not override '([^']+)'", message):
         key = match[1]
         if key.startswith("reweight.") and key.count(".") > 1:

@@ -5,6 +5,7 @@ Hydra composes the values from ``configs/``; these dataclasses define the keys a
 """
 
 import math
+import re
 from collections.abc import Iterator, Mapping, Set
 from dataclasses import MISSING, Field, asdict, dataclass, field, fields, is_dataclass
 from typing import Any, get_type_hints
@@ -174,6 +175,8 @@ class RunConfig:
         """Raise UserError for a combination that cannot run on ``world`` processes, before anything is loaded."""
         training, schedule = self.training, self.schedule
         check_options(self)
+        if not re.fullmatch(r"[^/\x00-\x1f]+", self.data.name):
+            raise UserError(f"data.name={self.data.name} is a part of the names of folders, and may not have a / in it")
         for name in ("attention", "output", *self.reweight.own()):
             check_site(f"reweight.{name}", getattr(self.reweight, name))
         if (training.epochs is None) == (training.steps is None):

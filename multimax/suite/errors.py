@@ -5,6 +5,7 @@ import errno
 import logging
 import os
 import re
+import signal
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -49,11 +50,24 @@ class Parser(argparse.ArgumentParser):
         raise UserError(f"{message} ({self.prog} --help lists what it takes)")
 
 
+def whole(least: int, most: int = 2**63 - 1) -> Callable[[str], int]:
+    """An argument's type: a whole number from ``least`` to ``most``."""
+
+    def read(text: str) -> int:
+        if not re.fullmatch(r"-?\d+", text) or not least <= int(text) <= most:
+            raise argparse.ArgumentTypeError(f"{text} is no whole number from {least} to {most}")
+        return int(text)
+
+    return read
+
+
 def one_line_errors(main: Callable[[], None]) -> Callable[[], None]:
     """Turn what the user can correct into one line and exit code 2; tracebacks are for our own mistakes."""
 
     @wraps(main)
     def wrapped() -> None:
+        if signal.getsignal(signal.SIGINT) == signal.SIG_DFL:  # of train.py and the like, while they import
+            signal.signal(signal.SIGINT, signal.default_int_handler)
         open_streams()
         os.environ.pop("MPLBACKEND", None)  # figures go to files: what a notebook has left must not stop their import
         logging.basicConfig(format="%(levelname)s: %(message)s", level=logging.WARNING)

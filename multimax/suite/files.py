@@ -1,7 +1,9 @@
 """Files that are either complete or absent, and JSON lines that survive a kill."""
 
+import errno
 import json
 import os
+import stat
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -36,6 +38,19 @@ def write_atomic(path: Path, content: str | bytes) -> None:
             raise
 
 
+def read_file(path: Path) -> bytes:
+    """The bytes of a file. Raises OSError, also for a pipe or a device, which would keep a reader waiting."""
+    with open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK)) as file:
+        require_file(os.fstat(file.fileno()), path)
+        return file.read()
+
+
+def require_file(found: os.stat_result, path: Path) -> None:
+    """Raise OSError if ``found``, what the system says of ``path``, is of a pipe, a device or a socket."""
+    if not stat.S_ISREG(found.st_mode) and not stat.S_ISDIR(found.st_mode):
+        raise OSError(errno.EPERM, "it is a pipe or a device, not a file", str(path))
+
+
 def flush_to_disk(path: Path) -> None:
     descriptor = os.open(path, os.O_RDONLY)
     try:
@@ -50,7 +65,7 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
     Raises UserError if any other line is damaged: continuing without it would hide a loss.
     """
     records = []
-    lines = path.read_bytes().splitlines() if path.exists() else []
+    lines = read_file(path).splitlines() if path.exists() else []
     for number, line in enumerate(lines, start=1):
         try:
             record = json.loads(line)

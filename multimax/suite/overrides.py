@@ -75,6 +75,10 @@ def merge(composed: DictConfig, overrides: Sequence[str]) -> None:
         if parsed is None or parsed.is_add() or parsed.is_delete():
             raise UserError(f"{override}: a run's configuration takes KEY=VALUE for keys that it has")
         try:
+            whole = OmegaConf.select(composed, parsed.key_or_group)
+            if isinstance(whole, DictConfig) and not isinstance(parsed.value(), dict):
+                keys = ", ".join(f"{parsed.key_or_group}.{key}" for key in map(str, whole))
+                raise UserError(f"{override}: a run keeps the choices that it was made with; what can be set is {keys}")
             OmegaConf.update(composed, parsed.key_or_group, parsed.value(), force_add=True)
         except OmegaConfBaseException as error:
             raise UserError(f"{override}: {str(error).splitlines()[0]}") from None

@@ -36,6 +36,8 @@ def import_plugins(names: Any) -> None:
 
 def import_module(key: str, name: str) -> ModuleType:
     """A module from PYTHONPATH or the working folder. Raises UserError, which begins with ``key``."""
+    if name.endswith(".py") or not all(map(str.isidentifier, name.split("."))):
+        raise UserError(f"{key}: {name} is not the name of a module, such as my_functions for my_functions.py")
     if not {"", os.getcwd()} & {*sys.path}:
         sys.path.append(os.getcwd())
     try:

@@ -2,7 +2,6 @@
 
 import logging
 import sys
-import unicodedata
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
@@ -13,6 +12,7 @@ from torch import nn
 
 from multimax.suite.data.dictionary import UNK
 from multimax.suite.data.left_out import LeftOut
+from multimax.suite.data.lines import LineReader
 from multimax.suite.data.preparation import DESCRIPTION
 from multimax.suite.errors import UserError
 from multimax.suite.models.encoder_decoder import EncoderDecoder
@@ -27,7 +27,8 @@ logger = logging.getLogger(__name__)
 class TextFile:
     """The lines of a UTF-8 file, or of standard input ("-"), as they arrive, without line ends and byte order mark.
 
-    Raises UserError at once if it cannot be opened, and in iteration if it cannot be read, is not UTF-8 or is empty.
+    Raises UserError at once if it cannot be opened, and in iteration if it cannot be read, is not UTF-8, is empty, or
+    for what ``LineReader`` refuses.
     """
 
     def __init__(self, path: str):
@@ -42,18 +43,21 @@ class TextFile:
         return UserError(f"{self.name} cannot be read: {error.strerror}")
 
     def __iter__(self) -> Iterator[str]:
+        reader = LineReader(self.name)  # as the text that the run was trained on
+        yield from reader.read(self.decoded())
+        if not reader.lines:
+            raise UserError(f"{self.name} is empty")
+
+    def decoded(self) -> Iterator[str]:
         count = 0
         try:
             for line in self.file:
                 count += 1
-                text = line.decode("utf-8-sig" if count == 1 else "utf-8").rstrip("\r\n")
-                yield unicodedata.normalize("NFC", text)  # as the text that the run was trained on
+                yield line.decode("utf-8-sig" if count == 1 else "utf-8").removesuffix("\n")
         except UnicodeDecodeError:
             raise UserError(f"line {count} of {self.name} is not UTF-8") from None
         except OSError as error:
             raise self.unreadable(error) from None
-        if not count:
-            raise UserError(f"{self.name} is empty")
 
 
 def translate_text(

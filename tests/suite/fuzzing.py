@@ -15,7 +15,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from multiprocessing import forkserver, get_context
 from pathlib import Path
@@ -257,7 +257,8 @@ def run(
     while process.is_alive() and time.monotonic() < ends and (seconds is not None or own_time(process.pid) < SECONDS):
         process.join(0.5)
     if process.is_alive():
-        os.kill(process.pid, signal.SIGINT)
+        with suppress(ProcessLookupError):  # it may end at this moment
+            os.kill(process.pid, signal.SIGINT)
         process.join(PATIENCE)
     if process.is_alive():
         process.kill()

@@ -17,6 +17,9 @@ from hydra.core.global_hydra import GlobalHydra
 
 from multimax.suite import cli
 from multimax.suite.composition import compose_configuration, typed
+from multimax.suite.engine.diagnose import main as diagnose
+from multimax.suite.planned.__main__ import main as planned
+from multimax.suite.report.__main__ import main as report
 from multimax.suite.runs import Run
 
 SMALL = ["training.epochs=3", "training.evaluate_every=11", "training.log_every=1"]
@@ -90,6 +93,17 @@ def test_ctrl_c_and_the_same_command_again_is_the_uninterrupted_run(root, tmp_pa
     )
 
 
+@pytest.mark.parametrize("script", ["train.py", "evaluate.py", "generate.py"])
+def test_ctrl_c_during_the_imports_is_no_traceback(root, script):
+    process = subprocess.Popen([sys.executable, str(root / script), "x"], stderr=subprocess.PIPE, text=True)
+    while b"libtorch" not in Path(f"/proc/{process.pid}/maps").read_bytes():
+        time.sleep(0.01)
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    assert "Traceback" not in errors
+    assert process.returncode in (-signal.SIGINT, 130)
+
+
 def test_a_user_s_function_trains_without_touching_the_project(root, tmp_path):
     (tmp_path / "my_functions.py").write_text(
         "from multimax import reweight\n"
@@ -128,6 +142,10 @@ def test_a_user_s_function_trains_without_touching_the_project(root, tmp_path):
         (["training.device=cuda"], "no CUDA device"),
         (["plugins=[no_such_module]"], "no_such_module"),
         (["seed"], "seed"),
+        (["--config-dir", "/nonexistent"], "--config-dir /nonexistent is not a folder"),
+        (["--config-name", "other"], "--config-name other: there is none"),
+        (["--resolve"], "--resolve flag"),
+        (["--experimental-rerun", "x"], "x does not exist"),
     ],
 )
 def test_a_mistake_is_one_line_and_leaves_nothing_behind(tmp_path, monkeypatch, capsys, arguments, expected):
@@ -151,6 +169,21 @@ def test_evaluate_names_what_is_missing(tmp_path, monkeypatch, capsys, arguments
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "config.yaml").write_text(yaml.safe_dump(asdict(typed(compose_configuration([])))))
     assert expected in one_line(cli.evaluate, ["evaluate.py", *arguments], tmp_path, monkeypatch, capsys)
+
+
+@pytest.mark.parametrize(
+    ("main", "arguments"),
+    [
+        (cli.generate, ["run", "--tokens", "-1"]),
+        (cli.generate, ["run", "--seed", str(2**70)]),
+        (report, ["serve", "runs", "--port", "70000"]),
+        (diagnose, ["run", "--step", "0"]),
+        (planned, ["confirm", "entry", "--jobs", "0"]),
+    ],
+)
+def test_a_number_out_of_its_range_is_refused(tmp_path, monkeypatch, capsys, main, arguments):
+    line = one_line(main, ["command", *arguments], tmp_path, monkeypatch, capsys)
+    assert f"argument {arguments[-2]}: {arguments[-1]} is no whole number from " in line
 
 
 def one_line(main, argv, folder, monkeypatch, capsys) -> str:

@@ -9,7 +9,7 @@ from omegaconf import OmegaConf
 
 from multimax.suite.composition import compose_configuration, readable_overrides, typed
 from multimax.suite.errors import UserError, one_line_errors
-from multimax.suite.overrides import parse, quoted, readable
+from multimax.suite.overrides import merge, parse, quoted, readable
 
 NAMES = [
     *("datä", "year=2024", "a,b", "set (1)", "it's", "a b", 'say "hi"', "日本語", "[x", "{a}", "a:b", "(", "#1", "a;b"),
@@ -72,6 +72,38 @@ def test_a_sweep_stays_one():
 def test_what_is_no_key_and_value_is_said_to_be_none(word):
     with pytest.raises(UserError, match="not KEY=VALUE"):
         readable_overrides([word])
+
+
+MISTAKES = {
+    "data.root=": "as where a variable of the shell is not set; data.root=null stands for no value",
+    "experiment=": "as where a variable of the shell is not set",
+    "experiment=null": "~experiment leaves it out",
+    "~data": "no run is without it; data=NAME",
+    "task=lm,mt": "takes -m",
+    "+seed=1": "leave out the +",
+    "+experiment=imagenette_cpu": "leave out the +",
+    "++experiment=imagenette_cpu": "leave out the +",
+    "~data.root": "data.root=null",
+    "reweight.attention.name=softmax": "reweight/attention=NAME",
+    "data=wikitext2": "data=wikitext2: task=deit has no data.hub_config; is the file for another task",
+    "task=lm recipe=mt_demo": "recipe=mt_demo: task=lm has no model.",
+    "task=lm model=deit_small": "there is no recipe/lm/demo_deit_small.yaml; task=lm has transformer_lm",
+    "plugins=[./mine.py]": "my_functions for my_functions.py",
+    "data.name=../x": "may not have a / in it",
+}
+
+
+@pytest.mark.parametrize("words", MISTAKES)
+def test_a_mistake_says_what_to_type(words):
+    with pytest.raises(UserError) as caught:
+        typed(compose_configuration(words.split()), overrides=words.split())
+    assert MISTAKES[words] in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_choice_that_a_run_was_made_with_stays():
+    with pytest.raises(UserError, match=r"logger=wandb: .* what can be set is logger.name, logger.mode"):
+        merge(OmegaConf.create({"logger": {"name": "none", "mode": "auto"}}), ["logger=wandb"])
 
 
 @pytest.mark.parametrize("value", ["${x}", "${x", "${no.such:1}", "${oc.env:NOT_SET_ANYWHERE}", "???"])

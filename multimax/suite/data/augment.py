@@ -94,6 +94,8 @@ class RandomCrop:
     def __call__(self, picture: Picture) -> Image.Image:
         whole = torch.empty(()).expand(picture.size[::-1])  # timm reads its size
         top, left, height, width = self.crop.get_params(whole, self.crop.scale, self.crop.ratio)
+        height, width = max(1, height), max(1, width)  # of a picture of a few pixels timm's may have none
+        top, left = min(top, picture.size[1] - height), min(left, picture.size[0] - width)
         pixels = picture.array(reduced=min(height // self.crop.size[0], width // self.crop.size[1]))
         y, x = pixels.shape[0] / picture.size[1], pixels.shape[1] / picture.size[0]
         part = pixels[round(top * y) : round((top + height) * y), round(left * x) : round((left + width) * x)]

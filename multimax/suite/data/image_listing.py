@@ -62,6 +62,8 @@ class ImageListing:
         self.looked = time.time_ns()
         self.other_files: Counter[str] = Counter()
         self.directories = {"": os.stat(self.folder).st_ctime_ns}
+        outer = (self.folder, *self.folder.parents, *self.folder.resolve().parents)
+        self.around = {inode(os.stat(path)) for path in outer}
         entries = sorted(os.scandir(self.folder), key=lambda entry: entry.name)
         self.classes = [entry.name for entry in entries if entry.is_dir() and not entry.name.startswith(".")]
         outside = [entry.name for entry in entries if entry.name not in self.classes]
@@ -79,7 +81,8 @@ class ImageListing:
                 ends.append(len(names))
             counts.append(len(ends) - before)
             if not counts[-1]:
-                raise UserError(f"{self.folder / name} has no image: files of images end in {', '.join(SUFFIXES)}")
+                suffixes = ", ".join(SUFFIXES)
+                raise UserError(f"{self.folder / name} has no image ({suffixes}): delete it if it is no class")
         self.names, self.ends = np.frombuffer(bytes(names), np.uint8), np.array(ends, np.int64)
         self.labels = np.repeat(np.arange(len(counts), dtype=np.int32), counts)
 
@@ -87,9 +90,18 @@ class ImageListing:
         def refuse(error: OSError) -> None:
             raise UserError(f"{error.filename} cannot be read: {error.strerror}")
 
-        for place, _, names in sorted(os.walk(folder, onerror=refuse, followlinks=True)):
+        def walk() -> Iterator[tuple[str, list[str]]]:
+            within: dict[Path, tuple[int, int]] = {}
+            for place, _, names in os.walk(folder, onerror=refuse, followlinks=True):
+                path, found = Path(place), os.stat(place)
+                if inode(found) in {*self.around, *(within[above] for above in path.parents if above in within)}:
+                    raise UserError(f"{place} is a link to a folder that it lies in, whose images would never end")
+                within[path] = inode(found)
+                self.directories[os.path.relpath(place, self.folder)] = found.st_ctime_ns
+                yield place, names
+
+        for place, names in sorted(walk()):
             here = os.path.relpath(place, self.folder)
-            self.directories[here] = os.stat(place).st_ctime_ns
             hidden = any(part.startswith(".") for part in Path(place).relative_to(folder).parts)
             for name in sorted(names):
                 if hidden or name.startswith("."):
@@ -129,6 +141,11 @@ class ImageListing:
         except OSError:
             return  # such as a full disk: the listing is then made anew each time
         self._read(kept)  # the mapped arrays take the place of this process's own
+
+
+def inode(found: os.stat_result) -> tuple[int, int]:
+    """What tells a folder from others, by whatever name it is reached."""
+    return found.st_dev, found.st_ino
 
 
 @contextmanager

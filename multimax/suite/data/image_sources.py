@@ -13,6 +13,7 @@ from PIL import Image
 from multimax.suite.data.image_listing import ImageListing
 from multimax.suite.data.pixels import Picture, Plain, UnreadableImage
 from multimax.suite.errors import UserError
+from multimax.suite.files import read_file
 
 
 class ImageSource(ABC):
@@ -125,7 +126,7 @@ class FolderSource(ImageSource):
         return os.path.join(self.images.folder, self.images.relative(index))
 
     def encoded(self, index: int) -> bytes:
-        return Path(self.name(index)).read_bytes()
+        return read_file(Path(self.name(index)))
 
     def listing(self) -> Iterator[bytes]:
         for index in range(len(self)):
@@ -142,8 +143,10 @@ class Columns(NamedTuple):
     classes: dict[Any, str]
 
 
+ABSENT = (None, -1, "")  # labels of rows that have none
 LABELS = ("label", "labels", "fine_label", "class", "target", "category")
 """What a column of labels is called where its type does not say so."""
+KINDS = {"images": "an Image, bytes, or a struct of bytes and path", "labels": "a ClassLabel, whole numbers or text"}
 
 
 def find_columns(table: Any, split: str, image: str | None, label: str | None) -> Columns:
@@ -159,7 +162,10 @@ def find_columns(table: Any, split: str, image: str | None, label: str | None) -
 
     def choose(key: str, what: str, given: str | None, fit: Sequence[str]) -> str:
         if given is not None and given not in fit:
-            raise UserError(f"data.{key}={given} is no column of {what} in the {split} split, which has {kinds}")
+            raise UserError(
+                f"data.{key}={given} is no column of {what} in the {split} split, which has {kinds}; {what} are "
+                f"{KINDS[what]}"
+            )
         if not fit:
             raise UserError(f"the {split} split has no column that is sure to hold {what}, but {kinds}: see data.{key}")
         usual = what.removesuffix("s")
@@ -177,7 +183,7 @@ def find_columns(table: Any, split: str, image: str | None, label: str | None) -
     feature = features[label_column]
     if isinstance(feature, datasets.ClassLabel):
         return Columns(image_column, label_column, dict(enumerate(feature.names)))
-    values = {*table.with_format("arrow")[label_column][:].unique().to_pylist()} - {None, -1}
+    values = {*table.with_format("arrow")[label_column][:].unique().to_pylist()} - {*ABSENT}
     return Columns(image_column, label_column, {value: str(value) for value in sorted(values)})
 
 
@@ -214,7 +220,7 @@ class TableSource(ImageSource):
             value = values[wrong[0]]
             known = f"0 to {len(place) - 1}" if [*place] == [*range(len(place))] else ", ".join(map(str, [*place][:5]))
             raise UserError(
-                f"row {wrong[0]} of the {split} split has {'no label' if value in (None, -1) else f'label {value}'}, "
+                f"row {wrong[0]} of the {split} split has {'no label' if value in ABSENT else f'label {value}'}, "
                 f"where classes are {known}: one of {len(wrong)} such rows of {len(self.labels)}"
             )
         if not isinstance(table.features[columns.image], datasets.Image):
@@ -238,7 +244,7 @@ class TableSource(ImageSource):
         record = self._record(index)
         if record["bytes"] is None and not record["path"]:
             raise OSError("the row has no image")
-        return record["bytes"] if record["bytes"] is not None else Path(record["path"]).read_bytes()
+        return record["bytes"] if record["bytes"] is not None else read_file(Path(record["path"]))
 
     def listing(self) -> Iterator[bytes]:
         import pyarrow.compute

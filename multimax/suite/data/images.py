@@ -3,10 +3,12 @@
 import math
 import os
 import re
+import unicodedata
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
+from textwrap import shorten
 from typing import Any
 
 import numpy as np
@@ -25,7 +27,7 @@ from multimax.suite.data.image_sources import (
 from multimax.suite.data.left_out import LeftOut
 from multimax.suite.data.pixels import UnreadableImage
 from multimax.suite.errors import UserError
-from multimax.suite.files import expanded
+from multimax.suite.files import expanded, require_file
 from multimax.suite.options import bounded, registered
 from multimax.suite.plugins import build, has_target
 from multimax.suite.registry import Registry
@@ -215,6 +217,15 @@ def own_images(made: Any) -> tuple[ImageSource, ImageSource]:
     """What a ``_target_`` made: the training and the validation images. Raises UserError."""
     if not (isinstance(made, tuple) and len(made) == 2 and all(isinstance(part, ImageSource) for part in made)):
         raise UserError("data: a data set of images is a pair of ImageSources, for training and validation")
+    for split, source in zip(("training", "validation"), made, strict=True):
+        if repeated := [name for name, count in Counter(source.classes).items() if count > 1]:
+            raise UserError(f"data: two classes of the {split} images are called {repeated[0]}")
+        for index in range(len(source)):
+            if not 0 <= source.label(index) < len(source.classes):
+                raise UserError(
+                    f"data: {source.name(index)} of the {split} images has label {source.label(index)}, where classes "
+                    f"are 0 to {len(source.classes) - 1}"
+                )
     return made
 
 
@@ -296,12 +307,22 @@ def _open_folders(root: Path, config: ImageData) -> tuple[ImageSource, ImageSour
 
 
 def _check_shards(folder: Path, split: str, files: list[str]) -> None:
-    """A shard's name ends in -00000-of-00294: raise UserError if some are missing."""
+    """A shard's name ends in -00000-of-00294: raise UserError if some are missing, or no parquet."""
+    from pyarrow.parquet import read_metadata
+
     if not files:
         raise UserError(f"{folder} has no parquet shards of the {split} split: {OTHERS}")
     total = re.search(r"-of-(\d+)\.parquet$", files[0])
     if total and len(files) != int(total[1]):
         raise UserError(f"{folder} has {len(files)} of the {int(total[1])} parquet shards of the {split} split")
+    for path in files:
+        try:
+            require_file(os.stat(path), Path(path))
+            if not read_metadata(path).num_rows:
+                raise UserError(f"{path} has no rows: delete it")
+        except (OSError, ValueError) as error:
+            reason = getattr(error, "strerror", None) or shorten(str(error), 100)
+            raise UserError(f"{path} cannot be read: {reason}") from None
 
 
 def _open_tables(path: str, config: ImageData, **options: Any) -> tuple[ImageSource, ImageSource | None]:
@@ -334,6 +355,8 @@ def _check(config: ImageData, train: ImageSource, val: ImageSource | None) -> No
         raise UserError(f"{place} has no validation image")
     if train.classes != val.classes:
         differing = sorted(set(train.classes) ^ set(val.classes))[:5]
+        if len({unicodedata.normalize("NFC", name) for name in differing}) < len(differing):
+            differing = [*map(ascii, differing)]  # names that look alike
         raise UserError(f"{place} has different classes in training and validation: {', '.join(differing)}")
     if config.num_val is not None and len(val) != config.num_val:
         raise UserError(f"{place} has {len(val)} validation images, but data.num_val={config.num_val}")

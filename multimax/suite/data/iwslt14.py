@@ -22,7 +22,7 @@ from omegaconf.errors import OmegaConfBaseException
 from multimax.suite.data.bitext import find_text
 from multimax.suite.data.preparation import DESCRIPTION, Recipe, prepare
 from multimax.suite.data.text import StringSource, TextSource
-from multimax.suite.errors import Parser, UserError, one_line_errors
+from multimax.suite.errors import Parser, UserError, one_line_errors, whole
 from multimax.suite.options import check_options
 from multimax.suite.waiting import waiting
 
@@ -117,8 +117,9 @@ def main() -> None:
     parser.add_argument("--archive", type=Path, help="de-en.tgz of IWSLT14; downloaded if not given")
     parser.add_argument("--url", default=URL, help="where to download it from (default: %(default)s)")
     parser.add_argument("--text", type=Path, metavar="FOLDER", help="line-aligned text instead, as task=mt takes it")
-    number: dict[str, Any] = {"type": int, "choices": range(1, 257), "metavar": "N"}
-    parser.add_argument("--processes", **number, default=2, help="that tokenise (default: %(default)s)")
+    parser.add_argument(
+        "--processes", type=whole(1, 256), metavar="N", default=2, help="that tokenise (default: %(default)s)"
+    )
     arguments = parser.parse_intermixed_args()
     folder: Path = arguments.folder.expanduser()
     if folder.exists() and not (folder / DESCRIPTION).exists() and (not folder.is_dir() or any(folder.iterdir())):

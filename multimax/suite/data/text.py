@@ -17,7 +17,7 @@ from multimax.suite.data.fingerprint import digest
 from multimax.suite.data.hub import load_tables, named
 from multimax.suite.data.lines import LineReader
 from multimax.suite.errors import UserError
-from multimax.suite.files import expanded
+from multimax.suite.files import expanded, require_file
 from multimax.suite.options import bounded, choice, registered
 from multimax.suite.plugins import build, has_target, require
 from multimax.suite.registry import Registry
@@ -91,9 +91,10 @@ class FileSource(TextSource):
             raise UserError(f"data.text_column is of tables, and {path} is a text: leave it out")
         self.column, self.unit = column, "row " if table else ""
         try:
-            self.path, self.name, self.size = path, str(path), path.stat().st_size
+            require_file(found := path.stat(), path)
         except OSError as error:
             raise UserError(f"{path} cannot be read: {error.strerror}") from None
+        self.path, self.name, self.size = path, str(path), found.st_size
 
     def fingerprint(self) -> str:
         """Of the file's bytes, and the column that is asked for; raises UserError if it cannot be read."""

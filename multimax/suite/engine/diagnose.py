@@ -20,7 +20,7 @@ from multimax.suite.engine import checkpoint
 from multimax.suite.engine.open import OpenRun
 from multimax.suite.engine.optimizers import set_weights
 from multimax.suite.engine.trainer import step_seed
-from multimax.suite.errors import Parser, one_line_errors
+from multimax.suite.errors import Parser, one_line_errors, whole
 from multimax.suite.runs import Run
 from multimax.suite.tasks.base import Shard
 
@@ -122,7 +122,7 @@ def main() -> None:
     parser = Parser(prog="python -m multimax.suite.engine.diagnose", description=__doc__)
     parser.add_argument("run", type=Path, help="run folder")
     parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="for instance data.root=PATH")
-    parser.add_argument("--step", type=int, help="another step than that at which the run stopped, counted from 1")
+    parser.add_argument("--step", type=whole(1), help="another step than that at which the run stopped, counted from 1")
     arguments = parser.parse_intermixed_args()
     run = OpenRun(Run(arguments.run), arguments.overrides)
     print(json.dumps(diagnose(run, arguments.step), indent=1))

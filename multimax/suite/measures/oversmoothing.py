@@ -78,8 +78,9 @@ def _layers(model: nn.Module) -> Iterator[tuple[nn.Module, nn.Module, int]]:
     """Each layer, its attention, and the number of leading tokens that are not part of the input."""
     layer: Any
     if isinstance(model, ImageClassifier):
-        for layer in model.backbone.blocks:
-            yield layer, layer.attn, model.backbone.num_prefix_tokens
+        for layer in getattr(model.backbone, "blocks", ()):  # which a model of one's own may have otherwise, or not
+            if hasattr(layer, "attn"):
+                yield layer, layer.attn, getattr(model.backbone, "num_prefix_tokens", 0)
     elif isinstance(model, EncoderDecoder):
         for layer in model.encoder:
             yield layer, layer.attention.branch, 0

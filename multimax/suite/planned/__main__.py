@@ -9,11 +9,12 @@ from pathlib import Path
 
 from multimax import reweight
 from multimax.suite.engine.provenance import revision
-from multimax.suite.errors import Parser, UserError, one_line_errors
+from multimax.suite.errors import Parser, UserError, one_line_errors, whole
 from multimax.suite.mechanisms import PROBLEMS, VARIANTS, MechanismRuns
 from multimax.suite.plan import CONFIRMING_FROM, PLAN, TUNING_FROM, Arm, Entry, read_plan
 from multimax.suite.planned.exploratory import FOLDER, unplanned
 from multimax.suite.planned.table import Runs, RunTable, read_table
+from multimax.suite.plugins import import_plugins
 
 PLANNED = Path("results/planned")
 PLACES = ("data.root", "data.cache_dir")
@@ -59,18 +60,22 @@ def main() -> None:
         )
         command.add_argument(
             "--jobs",
-            type=int,
+            type=whole(1, 64),
             default=1,
-            choices=range(1, 65),
             metavar="N",
             help="processes, each of one thread; default: %(default)s",
         )
+        command.add_argument(
+            "--plugins", metavar="A,B", type=words, default=(), help="modules of your own, imported first"
+        )
+        command.add_argument("--config-dir", metavar="FOLDER", help="configurations of your own, as train.py takes it")
     for command in (status, confirming, exploring):
         command.add_argument("--plan", type=Path, default=PLAN, metavar="FILE")
         command.add_argument(
             "--to", type=Path, metavar="FOLDER", help=f"of the tables; default: {PLANNED}, or {FOLDER}"
         )
     given = parser.parse_args()
+    import_plugins(getattr(given, "plugins", ()))
     given.do(given)
 
 
@@ -93,7 +98,7 @@ def confirm(given: argparse.Namespace) -> None:
             f"{entry.id} is planned for revision {entry.revision[:12] or 'none yet'}, and the code here is {code}: "
             f"git worktree add ../confirm {entry.revision[:12]}, and run this there with --plan and --to"
         )
-    table = RunTable((given.to or PLANNED) / f"{entry.id}.csv", runs_of(entry, given))
+    table = RunTable((given.to or PLANNED) / f"{entry.id}.csv", runs_of(entry, given), given.plugins)
     arms = [Arm(name, entry.rates[name]) for name in [*entry.decisive, *entry.rates]]
     for some in (arms[: len(entry.decisive)], arms[len(entry.decisive) :]):
         table.fill(some, entry.seeds, entry.digest, given.jobs)
@@ -116,7 +121,7 @@ def explore(given: argparse.Namespace) -> None:
     arms = [Arm(name, rate) for name in names for rate in given.rates or [entry.rates.get(name, math.nan)]]
     if lacking := [arm.name for arm in arms if math.isnan(arm.rate)]:
         raise UserError(f"--rates: no learning rate for {', '.join(lacking)}; seeds from {TUNING_FROM} on try some")
-    RunTable(path, runs_of(entry, given)).fill(arms, given.seeds, "", given.jobs)
+    RunTable(path, runs_of(entry, given), given.plugins).fill(arms, given.seeds, "", given.jobs)
 
 
 def find(given: argparse.Namespace) -> Entry:
@@ -139,7 +144,8 @@ def runs_of(entry: Entry, given: argparse.Namespace) -> Runs:
     if entry.problem == "train":
         from multimax.suite.planned.training import Trainings
 
-        return Trainings(entry.overrides, entry.arms, given.places, (given.to or PLANNED) / "unfinished")
+        unfinished = (given.to or PLANNED) / "unfinished"
+        return Trainings(entry.overrides, entry.arms, given.places, unfinished, given.plugins, given.config_dir)
     if entry.problem not in PROBLEMS:
         raise UserError(f"{entry.id}: there is no problem {entry.problem}; choose train or {', '.join(PROBLEMS)}")
     problem = PROBLEMS[entry.problem]

@@ -22,6 +22,7 @@ from multimax.suite.engine.provenance import revision
 from multimax.suite.errors import UserError
 from multimax.suite.files import write_atomic, writing
 from multimax.suite.plan import Arm
+from multimax.suite.plugins import import_plugins
 from multimax.suite.processes import worker_processes
 
 KEY = ("plan", "revision", "arm", "rate", "seed")
@@ -44,6 +45,7 @@ class RunTable:
 
     path: Path
     runs: Runs
+    plugins: Sequence[str] = ()  # modules that each process imports first
 
     def fill(self, arms: Sequence[Arm], seeds: Iterable[int], plan: str, jobs: int) -> None:
         """Run each arm with each seed, seed by seed, where that is missing; the table is complete after each run.
@@ -61,7 +63,7 @@ class RunTable:
         with writing(self.path):
             self.path.parent.mkdir(parents=True, exist_ok=True)
         work = ((self.runs, arm, seed) for _, arm, seed in todo)
-        for (key, arm, seed), found in zip(todo, in_processes(work, jobs), strict=True):
+        for (key, arm, seed), found in zip(todo, in_processes(work, jobs, self.plugins), strict=True):
             rows.append(dict(zip(KEY, key, strict=True)) | found)
             write_atomic(self.path, text(rows))
             say(f"{arm.name} at {arm.rate:g}, seed {seed}: {found['seconds']} s")
@@ -97,10 +99,17 @@ def is_whole(cell: tuple[str, str]) -> bool:
         return False
 
 
-def in_processes(work: Iterable[tuple[Runs, Arm, int]], jobs: int) -> Iterator[dict[str, str]]:
+def in_processes(
+    work: Iterable[tuple[Runs, Arm, int]], jobs: int, plugins: Sequence[str] = ()
+) -> Iterator[dict[str, str]]:
     """The runs in order, ``jobs`` at a time, each on one thread so that its numbers do not depend on ``jobs``."""
-    with worker_processes(jobs, partial(torch.set_num_threads, 1)) as pool:
+    with worker_processes(jobs, partial(start, plugins)) as pool:
         yield from pool.map(one, work)
+
+
+def start(plugins: Sequence[str]) -> None:
+    torch.set_num_threads(1)
+    import_plugins(plugins)
 
 
 def one(work: tuple[Runs, Arm, int]) -> dict[str, str]:

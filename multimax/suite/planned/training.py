@@ -32,18 +32,21 @@ BLOCKS = 200  # stretches of a text, each of which counts as one example
 class Trainings:
     """Runs with ``overrides`` and those of each arm; ``places`` says where data are here, and is kept nowhere.
 
-    Unfinished runs are kept in ``folder``, so that the same run continues where it was stopped.
+    Unfinished runs are kept in ``folder``, so that the same run continues where it was stopped. ``plugins`` and
+    ``config_dir`` are the user's own, as train.py takes them.
     """
 
     overrides: Sequence[str]
     arms: Mapping[str, Sequence[str]]
     places: Sequence[str]
     folder: Path
+    plugins: Sequence[str] = ()
+    config_dir: str | None = None
 
     def run(self, arm: Arm, seed: int) -> dict[str, str]:
         """Measures of the initial model, the loss, and every measure of the trained model. Raises UserError."""
         overrides = self.command(arm, seed)
-        config = parent.found(typed(compose_configuration(overrides), overrides=overrides))
+        config = parent.found(typed(compose_configuration(overrides, self.config_dir), overrides=overrides))
         writer = RunWriter(self.folder / run_name(config), config)
         device = distributed.choose_device(config.training.device)
         with distributed.processes(device):
@@ -66,7 +69,8 @@ class Trainings:
         """The overrides of one run."""
         own = self.arms.get(arm.name, [f"reweight/attention={arm.name}"])
         run = [f"optimizer.learning_rate={arm.rate:g}", f"seed={seed}", "logger.measure=false"]
-        return [*self.overrides, "reweight=softmax", *own, *run, *self.places]
+        modules = [f"plugins=[{','.join(self.plugins)}]"] if self.plugins else []
+        return [*modules, *self.overrides, "reweight=softmax", *own, *run, *self.places]
 
 
 @torch.no_grad()
@@ -89,7 +93,8 @@ def smoothing_and_attention(task: Task, model: nn.Module, device: torch.device) 
     found: dict[str, float] = {}
     for index, name in enumerate(MEASURES):
         of = {site: statistics.means[index].nanmean().item() for site, statistics in sites.items()}
-        found |= {name: sum(of.values()) / len(of)} | {f"{name}:{site}": value for site, value in of.items()}
+        found |= {name: sum(of.values()) / len(of)} if of else {}
+        found |= {f"{name}:{site}": value for site, value in of.items()}
     return found | (by_layer(layers) if layers else {})
 
 

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
-from multimax.suite.errors import Parser, UserError, one_line_errors
+from multimax.suite.errors import Parser, UserError, one_line_errors, whole
 from multimax.suite.report.pack import LEFT_OUT, pack
 from multimax.suite.report.push_wandb import push_wandb
 from multimax.suite.report.records import record
@@ -41,7 +41,7 @@ def main() -> None:
     commands.add_parser("page", help="index.html alone, from the runs, and the tables and figures as they are")
     serving = commands.add_parser("serve", help="a page that compares run folders, finished or not, on this machine")
     serving.add_argument("runs", type=Path, nargs="+", metavar="RUNS", help="run folders, or folders that hold some")
-    serving.add_argument("--port", type=int, default=8000, help="0 takes any that is free (default: 8000)")
+    serving.add_argument("--port", type=whole(0, 65535), default=8000, help="0 takes any that is free (default: 8000)")
     pushing = commands.add_parser("push-wandb", help="bring W&B up to runs that were trained without it")
     pushing.add_argument("runs", type=Path, nargs="+", metavar="RUN")
     arguments = parser.parse_args()

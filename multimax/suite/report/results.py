@@ -30,16 +30,19 @@ from multimax.suite.runs import read_runs
 def all_tables(results: Path) -> Iterator[Output]:
     """The findings, each experiment with runs, and the claims, ablation, defects and costs. Raises UserError.
 
-    For a user's own folder, with records but without claims, only the experiments.
+    For a user's own folder, with records or a plan but without claims, only these.
     """
-    records, path = read_runs(results / "runs"), results / "claims.yaml"
-    if records and not path.is_file():
+    records, path, plan = read_runs(results / "runs"), results / "claims.yaml", results / "plan.yaml"
+    if (records or plan.is_file()) and not path.is_file():
+        if plan.is_file():
+            yield from findings_table(plan, results / "planned")
+            yield from rates_table(plan, results / "planned")
         yield from tables(records)
         return
     claims = read_claims(path)
-    yield from findings_table(results / "plan.yaml", results / "planned")
-    yield from rates_table(results / "plan.yaml", results / "planned")
-    yield from trade_off_table(results / "plan.yaml", results / "planned")
+    yield from findings_table(plan, results / "planned")
+    yield from rates_table(plan, results / "planned")
+    yield from trade_off_table(plan, results / "planned")
     yield from exploratory_table(results / "exploratory")
     yield from tables(records)
     yield from claim_tables(claims, path, records)
@@ -54,12 +57,14 @@ def all_tables(results: Path) -> Iterator[Output]:
 
 def all_figures(results: Path) -> Iterator[Output]:
     """The findings, differences by task, what was measured, a dashboard, and the paper's figures. Raises UserError."""
-    records, path = read_runs(results / "runs"), results / "claims.yaml"
-    if records and not path.is_file():
+    records, path, plan = read_runs(results / "runs"), results / "claims.yaml", results / "plan.yaml"
+    if (records or plan.is_file()) and not path.is_file():
+        if plan.is_file():
+            yield from findings_figures(plan, results / "planned")
         yield from difference_figures(records)
         yield from measured_figures(records)
         return
-    yield from findings_figures(results / "plan.yaml", results / "planned")
+    yield from findings_figures(plan, results / "planned")
     yield from exploratory_figures(results / "exploratory")
     yield from difference_figures(records)
     yield from oversmoothing_figures(records)

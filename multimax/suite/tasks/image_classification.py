@@ -278,7 +278,7 @@ class ImageClassification(Task):
         for image in batch.skipped:
             if image not in self.skipped:
                 self.skipped.add(image)
-                logger.warning("left out, the %dth image that cannot be read: %s", len(self.skipped), image)
+                logger.warning("left out, image %d that cannot be read: %s", len(self.skipped), image)
         most = self.config.data.max_left_out
         if len(self.skipped) > most * total:
             raise UserError(

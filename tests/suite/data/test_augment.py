@@ -160,6 +160,12 @@ def test_randaugment_survives_its_strongest_magnitude():
         assert view(config, noise(), seed).isfinite().all()
 
 
+@pytest.mark.parametrize("size", [(1, 1), (1, 2), (2, 1)])
+def test_a_picture_of_a_pixel_or_two_has_crops(size: tuple[int, int]):
+    for seed in range(20):
+        assert view(CONFIG, noise(*size), seed).isfinite().all()
+
+
 def test_evaluation_crops_the_centre_and_normalises():
     image = Image.new("RGB", (80, 40), (255, 0, 0))
     image.paste((0, 0, 255), (22, 2, 58, 38))  # covers the central .875 of the height

@@ -8,6 +8,7 @@ import pytest
 
 from multimax.suite.data import image_listing
 from multimax.suite.data.image_listing import ImageListing
+from multimax.suite.errors import UserError
 
 
 @pytest.fixture
@@ -90,3 +91,11 @@ def test_a_damaged_or_unwritable_cache_is_done_without(broken: str, folder: Path
     assert found(folder, tmp_path / "cache") == first
     (tmp_path / "file").touch()
     assert found(folder, tmp_path / "file" / "cache") == first
+
+
+@pytest.mark.parametrize("to", [".", "..", "../..", "../../.."])
+def test_a_link_to_a_folder_around_it_is_refused(folder: Path, tmp_path: Path, to: str):
+    """Its images would come once more for each time that the link is followed."""
+    (folder / "cat" / "loop").symlink_to(to)
+    with pytest.raises(UserError, match="cat/loop is a link to a folder that it lies in"):
+        ImageListing(folder, tmp_path / "cache")

@@ -191,8 +191,10 @@ def test_incomplete_shards_are_refused(tmp_path: Path, capfd: pytest.CaptureFixt
     second.unlink()
     assert "has 1 of the 2 parquet shards of the train split" in refused(config)
     second.write_bytes(content[: len(content) // 2])
-    assert "cannot load" in refused(config)
+    assert f"{second} cannot be read: Parquet" in refused(config)
     assert capfd.readouterr() == ("", "")
+    datasets.Dataset.from_dict({"image": [], "label": []}).to_parquet(second)
+    assert f"{second} has no rows" in refused(config)
     for path in tmp_path.glob("*.parquet"):
         datasets.Dataset.from_dict({"img": ["a"], "label": [0]}).to_parquet(path)
     assert "no column that is sure to hold images, but img (string), label (integer)" in refused(config)

@@ -70,15 +70,18 @@ def test_all_that_is_no_image_is_counted_and_said(tmp_path):
     (train / "dog" / "3.png").write_bytes((train / "dog" / "3.png").read_bytes()[:90])
     (train / "dog" / "4.png").write_bytes(b"")
     (train / "dog" / "5.png").write_bytes(b"no image")
+    (train / "dog" / "6.png").unlink()
+    os.mkfifo(train / "dog" / "6.png")
     found = task(root).left_out
     assert [str(one) for one in found] == [
         "7 of 27 files among the training images are left out, because: hidden (2); not in the folder of a class (2); "
         "file without a suffix (1); suffix .gif (1); suffix .txt (1)",
-        "3 of 20 training images cannot be read, because: image file is truncated (1); not an image in a format that "
-        f"Pillow knows (1); the file is empty (1); the first is {train / 'dog' / '3.png'}",
+        "4 of 20 training images cannot be read, because: image file is truncated (1); it is a pipe or a device, not a "
+        "file (1); not an image in a format that Pillow knows (1); the file is empty (1); the first is "
+        f"{train / 'dog' / '3.png'}",
     ]
     summary = task(root).summary()["left_out"]
-    assert [(one["count"], one["total"]) for one in summary] == [(7, 27), (3, 20)]
+    assert [(one["count"], one["total"]) for one in summary] == [(7, 27), (4, 20)]
     with pytest.raises(UserError, match=r"7 of 27 files .* more than the share data.max_left_out=0.1"):
         task(root, "data.max_left_out=0.1").left_out  # noqa: B018
 

@@ -11,7 +11,8 @@ import pytest
 from PIL import Image
 
 from multimax.suite.composition import compose_configuration, typed
-from multimax.suite.data.images import ImageData, open_images
+from multimax.suite.data.image_sources import ArraySource
+from multimax.suite.data.images import ImageData, open_images, own_images
 from multimax.suite.errors import UserError
 from multimax.suite.tasks import task_module
 
@@ -103,6 +104,17 @@ def test_columns_that_could_be_several_are_asked_for(tmp_path):
     ):
         open_images(write(tmp_path / "ages", {"train": numbers, "val": numbers}))
     assert open_images(replace(write(tmp_path / "ages", {}), label_column="age"))[0].classes == ["0", "1", "2"]
+
+
+def test_labels_of_one_s_own_are_checked(tmp_path):
+    pictures = np.zeros((2, 8, 8), np.uint8)
+    for labels, classes, said in (
+        ([0, 2], ["a", "b"], "b.png of the training .* label 2"),
+        ([0, 1], ["a", "a"], "two"),
+    ):
+        source = ArraySource(pictures, np.array(labels), ["a.png", "b.png"], classes, "L")
+        with pytest.raises(UserError, match=said):
+            own_images((source, source))
 
 
 @pytest.mark.parametrize("layout", ["parquet", "hub", "folder", "classes alone"])

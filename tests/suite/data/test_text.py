@@ -131,6 +131,7 @@ MISTAKES = {
     "missing": "has no validation split, such as validation.txt",
     "two": "has several files of the train split: train.txt, wiki.train.tokens",
     "nowhere": "is not a folder",
+    "pipe": "it is a pipe or a device, not a file",
 }
 
 
@@ -148,6 +149,9 @@ def test_a_mistake_is_one_line_and_leaves_no_cache(folder, mistake):
         (folder / "train.txt").rename(folder / "train.parquet")
     elif mistake == "missing":
         (folder / "valid.txt").unlink()
+    elif mistake == "pipe":
+        (folder / "train.txt").unlink()
+        os.mkfifo(folder / "train.txt")
     elif mistake == "two":
         (folder / "wiki.train.tokens").write_text(TRAIN)
     else:

@@ -33,7 +33,7 @@ class Counted:
 @pytest.fixture
 def runs(monkeypatch):
     """Made in this process, at revision abc."""
-    monkeypatch.setattr(table, "in_processes", lambda work, jobs: map(table.one, work))
+    monkeypatch.setattr(table, "in_processes", lambda work, jobs, plugins: map(table.one, work))
     for module in (table, command):
         monkeypatch.setattr(module, "revision", lambda: "abc")
     found = Counted()

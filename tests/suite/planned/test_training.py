@@ -68,3 +68,23 @@ def test_arms_share_all_but_what_they_are(tmp_path):
     assert "reweight/attention=multimax" in runs.command(Arm("multimax", 0.1), 7)
     assert {"model.attn_scale=true", "reweight=softmax"} <= set(runs.command(Arm("attn_scale", 0.1), 7))
     assert {"optimizer.learning_rate=0.1", "seed=7"} <= set(runs.command(Arm("softmax", 0.1), 7))
+
+
+OWN = """
+from multimax import reweight
+
+@reweight.register("scaled_for_a_plan", positive=True)
+def scaled(scores, mask=None, *, scale=2.0):
+    return reweight.softmax(scores * scale, mask=mask)
+"""
+
+
+def test_a_function_a_model_and_data_of_one_s_own_are_run(root, tmp_path, monkeypatch):
+    (tmp_path / "function_for_a_plan.py").write_text(OWN)
+    for folder in (tmp_path, root / "examples" / "own"):
+        monkeypatch.syspath_prepend(folder)
+    own = {"plugins": ["function_for_a_plan"], "config_dir": str(root / "examples" / "own" / "conf")}
+    runs = Trainings(["data=stripes", "model=pooled", *STEPS], {}, [], tmp_path / "unfinished", **own)
+    cells = runs.run(Arm("scaled_for_a_plan", 0.01), 1000)
+    assert 0 <= float(cells["top1"]) <= 100
+    assert unpacked(cells["examples:top1"]).mean() == pytest.approx(float(cells["top1"]), rel=1e-3)

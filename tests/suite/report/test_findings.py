@@ -12,6 +12,7 @@ from planned_runs import write
 from multimax.suite.plan import PLAN, read_plan
 from multimax.suite.planned.table import packed, read_table, text
 from multimax.suite.report.findings import Finding, findings, findings_table
+from multimax.suite.report.results import all_tables
 from multimax.suite.report.statistics import holm
 
 
@@ -136,6 +137,15 @@ def test_the_table_says_what_was_found(tmp_path):
     assert [row["verdict"] for row in rows] == ["supported", "no effect above the margin"]
     assert all(float(row["low"]) < float(row["high"]) for row in rows)
     assert b"| supported |" in output.files[".md"]
+
+
+def test_a_plan_of_one_s_own_has_its_findings_in_a_folder_without_claims(tmp_path):
+    write(tmp_path, [1.0])
+    (tmp_path / "planned").mkdir()
+    for path in tmp_path.glob("*.csv"):
+        path.rename(tmp_path / "planned" / path.name)
+    first, *_ = all_tables(tmp_path)
+    assert b"| supported |" in first.files[".md"]
 
 
 def test_the_documented_check_gives_the_row_of_the_table(root, monkeypatch):
