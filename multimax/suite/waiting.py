@@ -1,4 +1,4 @@
-"""Whoever waits says for what: nobody should have to guess whether a run stands still."""
+"""Whoever waits says what for, so that nobody has to guess whether a run has stopped."""
 
 import sys
 import threading
@@ -6,17 +6,19 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+FIRST, THEN = 8.0, 60.0  # seconds until it is said, and until it is said again
+
 
 @contextmanager
-def waiting(what: str, first: float = 8.0, then: float = 60.0) -> Iterator[None]:
-    """Say on standard error that the block waits for ``what``: after ``first`` seconds, then every ``then``."""
+def waiting(what: str) -> Iterator[None]:
+    """Say on standard error that the block waits for ``what``: after FIRST seconds, then every THEN seconds."""
     over, began = threading.Event(), time.monotonic()
 
     def tell() -> None:
-        pause = first
+        pause = FIRST
         while not over.wait(pause):
             print(f"waiting for {what}, {time.monotonic() - began:.0f} s by now", file=sys.stderr, flush=True)
-            pause = then
+            pause = THEN
 
     threading.Thread(target=tell, daemon=True).start()
     try:

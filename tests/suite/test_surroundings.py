@@ -17,10 +17,11 @@ import fuzzing
 import pytest
 import torch
 
+from multimax import kernels
+from multimax.suite import waiting
 from multimax.suite.engine import distributed
 from multimax.suite.engine.distributed import Place, place
 from multimax.suite.errors import UserError, limits_explained
-from multimax.suite.waiting import waiting
 
 
 @dataclass
@@ -182,9 +183,13 @@ def test_figures_need_no_display_and_no_backend_of_a_notebook(base, tmp_path):
     assert found.code == 0, found.errors
 
 
+def no_mode() -> None:
+    kernels._of_thread.mode = "x"  # what MULTIMAX_KERNELS=x gives when the kernels are imported
+
+
 @pytest.mark.parametrize("name", ["evaluate.py", "generate.py", "figures", "report"])
 def test_every_command_refuses_a_mode_that_is_none(tmp_path, name):
-    found = fuzzing.run([name, "x"], tmp_path, name, {"MULTIMAX_KERNELS": "x"}, fresh=True)
+    found = fuzzing.run([name, "x"], tmp_path, name, prepare=no_mode)
     assert (found.code, found.is_fine) == (2, True), found.errors
     assert "MULTIMAX_KERNELS=x" in found.errors
 
@@ -251,46 +256,46 @@ def test_a_full_disk_behind_standard_output(base, root):
     assert re.fullmatch(r"error: .*standard output.*: No space left on device\n", done.stderr)
 
 
+def impatient() -> None:
+    from multimax.suite.loggers import wandb_mirror
+
+    waiting.FIRST, wandb_mirror.INIT_SECONDS = 0.5, 4
+    distributed.JOIN_TIMEOUT = distributed.TERMINAL_JOIN_TIMEOUT = timedelta(seconds=2)
+
+
 def test_who_waits_for_other_processes_says_so(base, tmp_path):
-    words = fuzzing.overrides(base, "lm")
-    found = fuzzing.run(["train.py", *words], tmp_path, "alone", {**TORCHRUN, "WORLD_SIZE": "2"}, seconds=12)
+    command = ["train.py", *fuzzing.overrides(base, "lm")]
+    found = fuzzing.run(command, tmp_path, "alone", {**TORCHRUN, "WORLD_SIZE": "2"}, impatient)
     assert "waiting for the other 1 of WORLD_SIZE=2 processes at localhost:29511" in found.errors
-
-
-def nobody_joins() -> None:
-    distributed.TERMINAL_JOIN_TIMEOUT = timedelta(seconds=2)
+    assert "cannot join the others at localhost:29511" in found.errors
 
 
 def test_a_terminal_of_a_step_of_several_tasks_ends_with_the_remedy(base, tmp_path):
     assert distributed.TERMINAL_JOIN_TIMEOUT < timedelta(minutes=1) < distributed.JOIN_TIMEOUT
     step = {**STEP, "SLURM_STEP_NUM_TASKS": "2", "SLURM_STEP_NODELIST": "localhost", "SLURM_PTY_PORT": "1"}
-    found = fuzzing.run(["train.py", *fuzzing.overrides(base, "lm")], tmp_path, "pty", step, nobody_joins, seconds=60)
+    found = fuzzing.run(["train.py", *fuzzing.overrides(base, "lm")], tmp_path, "pty", step, impatient, seconds=60)
     assert (found.code, found.is_fine) == (2, True), found.errors
     assert "unset SLURM_STEP_NUM_TASKS" in found.errors
-
-
-def short_of_patience() -> None:
-    from multimax.suite.loggers import wandb_mirror
-
-    wandb_mirror.INIT_SECONDS = 12
 
 
 def test_who_waits_for_wandb_says_so_and_goes_on(base, tmp_path):
     variables = {"WANDB_API_KEY": "0" * 40, "WANDB_MODE": None, "WANDB_BASE_URL": "http://localhost:1"}
     words = [word for word in fuzzing.overrides(base, "deit") if not word.startswith("run_dir=")]
     command = ["train.py", *words, f"run_dir={tmp_path / 'run'}", *WANDB, "logger.mode=online"]
-    found = fuzzing.run(command, tmp_path, "W&B", variables, short_of_patience, seconds=90)
+    found = fuzzing.run(command, tmp_path, "W&B", variables, impatient, seconds=90)
     assert (found.code, (tmp_path / "run" / "summary.json").exists()) == (0, True), found.errors
     assert "waiting for W&B" in found.errors
 
 
-def test_waiting_is_said_again_and_ends(capsys):
-    with waiting("Godot", first=0.02, then=0.05):
+def test_waiting_is_said_again_and_ends(monkeypatch, capsys):
+    monkeypatch.setattr(waiting, "FIRST", 0.02)
+    monkeypatch.setattr(waiting, "THEN", 0.05)
+    with waiting.waiting("Godot"):
         time.sleep(0.5)
     said = capsys.readouterr().err.splitlines()
     assert len(said) >= 3
     assert all(line.startswith("waiting for Godot") for line in said)
-    with waiting("nothing", first=0.02):
+    with waiting.waiting("nothing"):
         pass
     time.sleep(0.1)
     assert capsys.readouterr().err == ""

@@ -45,7 +45,9 @@ def test_stopped_at_any_step_and_resumed_it_is_the_same_run(whole, tmp_path, ste
 
 @pytest.mark.parametrize("name", TEXT_RUNS)
 def test_each_task_stopped_again_and_again_at_random_steps_is_the_same_run(tmp_path, name):
-    config = configure(*TEXT_RUNS[name], *write_text(tmp_path), "training.steps=40")
+    micro = f"training.micro_batch_size={30 if name == 'translation' else 2}"
+    length = ["training.steps=40", "training.average_checkpoints=2"]
+    config = configure(*TEXT_RUNS[name], *write_text(tmp_path), *length, micro)
     make(tmp_path / "whole", config).run()
     for step in sorted(random.Random(name).sample(range(1, 40), 6)):
         running = make(tmp_path / "broken", config)
@@ -57,6 +59,10 @@ def test_each_task_stopped_again_and_again_at_random_steps_is_the_same_run(tmp_p
     assert numbers(tmp_path / "broken") == numbers(tmp_path / "whole")
     last = "checkpoints/step-00000040/model.safetensors"
     assert (tmp_path / "broken" / last).read_bytes() == (tmp_path / "whole" / last).read_bytes()
+    broken, whole = (Run(tmp_path / path) for path in ("broken", "whole"))
+    assert broken.summary["metrics"] == whole.summary["metrics"]
+    scored = [[path.name for path in checkpoint.newest_scored(run.checkpoints, 2)] for run in (broken, whole)]
+    assert scored[0] == scored[1] == ["step-00000040", "step-00000032"]
 
 
 def test_a_checkpoint_has_the_metric_of_its_own_step_or_none(tmp_path):

@@ -13,12 +13,10 @@ from multimax.suite.composition import compose_configuration, typed
 from multimax.suite.data.segments import TextBatch
 from multimax.suite.engine.run_writer import RunWriter
 from multimax.suite.engine.trainer import Trainer
-from multimax.suite.errors import Interrupted, UserError
+from multimax.suite.errors import UserError
 from multimax.suite.models.transformer_xl import Reach
-from multimax.suite.runs import Run
 from multimax.suite.tasks.base import Shard
 from multimax.suite.tasks.language_modeling import MODELS, SMOOTHING, LanguageModeling
-from tests.suite.engine.engine_runs import is_timing
 
 WORDS = ["one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve"]
 SIZES = ["model.depth=2", "model.dim=12", "model.num_heads=3", "model.ffn_dim=16"]
@@ -112,43 +110,6 @@ def test_a_uniform_model_has_the_vocabulary_for_perplexity(text):
         metrics = task.metrics(task.evaluate(model, torch.device("cpu"), Shard()))
     assert metrics["ppl@ctx5"] == pytest.approx(len(task.corpus.vocabulary))
     assert metrics["unigram_ppl"] < metrics["ppl@ctx5"]
-
-
-@pytest.mark.parametrize("arguments", [XL, LM], ids=["xl", "lm"])
-def test_a_resumed_run_is_the_uninterrupted_one_to_the_last_bit(text, tmp_path, arguments):
-    config = compose(
-        text,
-        *arguments,
-        "reweight=multimax",
-        "training.steps=40",
-        "training.evaluate_every=15",
-        "training.log_every=1",
-        "training.micro_batch_size=2",
-    )
-    whole, broken = (RunWriter(tmp_path / name, config) for name in ("whole", "broken"))
-    Trainer(LanguageModeling(config), whole).run()
-
-    for step in (7, 15, 33):
-        trainer = Trainer(LanguageModeling(config), broken)
-        advance = trainer.train_step
-
-        def stop_at(batches, trainer=trainer, advance=advance, step=step):
-            weight = advance(batches)
-            trainer.signals.requested |= trainer.step == step
-            return weight
-
-        trainer.train_step = stop_at
-        with pytest.raises(Interrupted):
-            trainer.run()
-    Trainer(LanguageModeling(config), broken).run()
-    records = {
-        name: [{k: v for k, v in record.items() if not is_timing(k)} for record in Run(folder.path).metrics]
-        for name, folder in (("whole", whole), ("broken", broken))
-    }
-    assert records["broken"] == records["whole"]
-    summary = broken.run.summary
-    assert summary["metrics"] == whole.run.summary["metrics"]
-    assert summary["metric"] in summary["metrics"]
 
 
 def test_micro_batches_and_processes_carry_the_memory_of_their_rows(text):

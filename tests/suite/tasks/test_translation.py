@@ -15,13 +15,12 @@ from multimax.suite.data.segments import IGNORED
 from multimax.suite.engine import checkpoint
 from multimax.suite.engine.run_writer import RunWriter
 from multimax.suite.engine.trainer import Trainer
-from multimax.suite.errors import Interrupted, UserError
+from multimax.suite.errors import UserError
 from multimax.suite.identity import run_name
 from multimax.suite.runs import Run
 from multimax.suite.tasks.base import Shard
 from multimax.suite.tasks.bleu import CorpusBLEU
 from multimax.suite.tasks.translation import Translation
-from tests.suite.engine.engine_runs import is_timing
 
 WORDS = {
     "eins": "one",
@@ -210,41 +209,6 @@ def test_each_kind_of_attention_can_be_set_apart(counting, chosen):
     )
     assert len({run_name(config), run_name(same), run_name(other)}) == 3
     assert f"-{chosen}" in run_name(config)
-
-
-def test_a_resumed_run_is_the_uninterrupted_one_to_the_last_bit(counting, tmp_path):
-    config = compose(
-        counting,
-        "reweight=multimax",
-        "training.steps=24",
-        "training.evaluate_every=6",
-        "training.log_every=1",
-        "training.micro_batch_size=30",
-        "training.average_checkpoints=3",
-        "training.keep_checkpoints=1",
-    )
-    whole, broken = (RunWriter(tmp_path / name, config) for name in ("whole", "broken"))
-    Trainer(Translation(config), whole).run()
-    for step in (7, 11, 20):
-        trainer = Trainer(Translation(config), broken)
-        advance = trainer.train_step
-
-        def stop_at(batches, trainer=trainer, advance=advance, step=step):
-            advance(batches)
-            trainer.signals.requested |= trainer.step == step
-
-        trainer.train_step = stop_at
-        with pytest.raises(Interrupted):
-            trainer.run()
-    Trainer(Translation(config), broken).run()
-    records = [
-        [{k: v for k, v in record.items() if not is_timing(k)} for record in Run(folder.path).metrics]
-        for folder in (whole, broken)
-    ]
-    assert records[0] == records[1]
-    assert broken.run.summary["metrics"] == whole.run.summary["metrics"]
-    averaged = [path.name for path in checkpoint.newest_scored(broken.run.checkpoints, 3)]
-    assert averaged == ["step-00000024", "step-00000018", "step-00000012"]
 
 
 def test_the_end_of_a_run_tests_last_best_and_average(counting, tmp_path):
