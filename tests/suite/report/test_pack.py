@@ -260,7 +260,7 @@ DAMAGE = {
     "no time": (put("summary", "throughput", {}), "above zero"),
     "more skipped than taken": (put("summary", "skipped_steps", 10**6), "skipped_steps"),
     "less than no memory": (put("summary", "peak_memory_bytes", -1), "peak_memory"),
-    "no date": (put("summary", "finished", "yesterday"), "no time"),
+    "no date": (put("summary", "finished", "yesterday"), "not a time"),
     "an impossible similarity": (put("oversmoothing", 0, "patch_similarity", [1.5]), "cannot be"),
     "no layers": (put("oversmoothing", 0, "mad", []), "cannot be"),
     "one run twice": (lambda of: of | {"runs": [*of["runs"], of["runs"][0]]}, "which is there"),
