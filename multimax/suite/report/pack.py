@@ -90,10 +90,18 @@ def packed_run(run: Run) -> dict[str, Any]:
         "metrics": run.metrics,
         "data": run.data,
         "oversmoothing": found["measured"],
-        "weights": read_manifest(checkpoint)["files"]["model.safetensors"] if checkpoint.is_dir() else None,
+        "weights": weights_of(checkpoint) if checkpoint.is_dir() else None,
     }
     check_shape(result, RUN, str(run.path))
     return result
+
+
+def weights_of(checkpoint: Path) -> str:
+    """The SHA-256 of its weights. Raises UserError where its manifest is missing or damaged."""
+    try:
+        return read_manifest(checkpoint)["files"]["model.safetensors"]
+    except ValueError as error:
+        raise UserError(f"{checkpoint}: {error}: restore it, or remove this checkpoint's folder") from None
 
 
 def unpack(path: Path) -> dict[str, Any]:

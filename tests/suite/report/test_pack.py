@@ -3,6 +3,7 @@
 import copy
 import gzip
 import json
+import shutil
 import socket
 import subprocess
 from dataclasses import asdict
@@ -16,6 +17,7 @@ import yaml
 from multimax.suite.composition import compose_configuration, typed
 from multimax.suite.config import flatten
 from multimax.suite.engine import distributed, run_writer
+from multimax.suite.engine.checkpoint import name_of
 from multimax.suite.engine.run_writer import RunWriter
 from multimax.suite.engine.trainer import Trainer
 from multimax.suite.errors import UserError
@@ -78,6 +80,14 @@ def packed(runs, tmp_path_factory):
     file = tmp_path_factory.mktemp("packed") / "runs.json.gz"
     pack(runs, file, "A. Contributor")
     return json.loads(gzip.decompress(file.read_bytes()))
+
+
+def test_a_checkpoint_without_its_manifest_is_named(runs, tmp_path):
+    copy = tmp_path / "run"
+    shutil.copytree(runs[0], copy)
+    (Run(copy).checkpoints / name_of(Run(copy).summary["steps"]) / "manifest.json").unlink()
+    with pytest.raises(UserError, match=r"manifest\.json cannot be read"):
+        pack([copy], tmp_path / "packed.json.gz", "A. Contributor")
 
 
 def write(content, folder):
