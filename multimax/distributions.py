@@ -33,8 +33,7 @@ class Categorical(Distribution):
 
     Raises:
         TypeError, ValueError: an argument that does not fit, a function whose weights do not sum to one, or a row of
-            the
-            mask without a class that can occur, in one line.
+            the mask without a class that can occur, in one line.
     """
 
     has_rsample = True
