@@ -7,7 +7,7 @@ sparsity and multi-modality over steps. Samples and attention pictures.
 
 import json
 
-from multimax.suite.errors import Parser, UserError, one_line_errors
+from multimax.suite.errors import Parser, UserError, install, one_line_errors
 from multimax.suite.loggers.dashboard import METRICS, curves
 
 
@@ -23,7 +23,7 @@ def main() -> None:
     try:
         import wandb_workspaces  # noqa: F401
     except ModuleNotFoundError as error:
-        raise UserError(f"no package {error.name}: pip install -e '.[wandb]' in the clone") from None
+        raise UserError(f"no package {error.name}: {install('wandb')}") from None
     if arguments.dry_run:
         made = workspace(arguments.entity or "ENTITY", arguments.project, arguments.task, arguments.group)
         print(json.dumps(made._to_model().model_dump(mode="json", by_alias=True, exclude_none=True), indent=1))

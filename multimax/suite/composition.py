@@ -21,7 +21,7 @@ from omegaconf.errors import ConfigKeyError, OmegaConfBaseException
 
 from multimax import reweight
 from multimax.suite.config import LOGGERS, OPTIMIZERS, SCALES, SCHEDULES, RunConfig, flatten, skeleton, text_keys
-from multimax.suite.errors import UserError
+from multimax.suite.errors import UserError, install
 from multimax.suite.identity import RETIRED
 from multimax.suite.overrides import in_quotes, parse, readable
 from multimax.suite.plugins import TARGET, import_plugins, with_own_parts
@@ -197,9 +197,9 @@ def explain(error: Exception, known: Sequence[str] = (), groups: Sequence[str] =
     if isinstance(error, MissingConfigException) and error.missing_cfg_file:
         group, _, name = error.missing_cfg_file.rpartition("/")
         if name.startswith("multimax_"):  # the launcher's keys and types come with its plugin
-            return f"{group}={name.removeprefix('multimax_')} needs submitit: pip install -e '.[slurm]'"
+            return f"{group}={name.removeprefix('multimax_')} needs submitit: {install('slurm')}"
         if (group, name) == ("hydra/sweeper", "optuna"):
-            return "hydra/sweeper=optuna needs Optuna: pip install -e '.[optuna]'"
+            return f"hydra/sweeper=optuna needs Optuna: {install('optuna')}"
         options = sorted(error.options or [])
         if not group:
             return f"--config-name {name}: there is none; leave it out"

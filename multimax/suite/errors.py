@@ -10,6 +10,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import wraps
+from pathlib import Path
 from typing import NoReturn
 
 from multimax import kernels
@@ -25,6 +26,13 @@ CONFIGURATION = ("hydra", "omegaconf")
 
 class UserError(Exception):
     """A mistake that the user can correct: each of its messages is printed in one line, without a traceback."""
+
+
+def install(extra: str) -> str:
+    """What to type for the packages of an extra: they come with the clone or with the wheel, whichever runs."""
+    if Path(__file__).parents[2].joinpath("pyproject.toml").is_file():
+        return f"pip install -e '.[{extra}]' in the clone"
+    return f"pip install 'WHEEL[{extra}]', WHEEL being the file that multimax was installed from"
 
 
 class Diverged(UserError):

@@ -25,7 +25,8 @@ def _start(program: str) -> None:
     except ModuleNotFoundError as error:
         if (error.name or "").startswith("multimax"):
             raise
-        way_out = "pip install -e '.[train]' in the clone, or pip install 'WHEEL[train]'"
-        print(f"error: {error.name} is not installed, which training needs: {way_out}", file=sys.stderr)
+        from multimax.suite.errors import install
+
+        print(f"error: {error.name} is not installed, which training needs: {install('train')}", file=sys.stderr)
         sys.exit(2)
     getattr(cli, program)()

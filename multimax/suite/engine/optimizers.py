@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from multimax import is_reweighting, parameter_groups
 from multimax.suite.config import OPTIMIZERS, Optimizer
-from multimax.suite.errors import UserError
+from multimax.suite.errors import UserError, install
 from multimax.suite.models.adaptive import AdaptiveEmbedding
 from multimax.suite.plugins import build, has_target, require
 
@@ -120,7 +120,7 @@ def schedule_free_adamw(model: nn.Module, config: Optimizer) -> Any:
         import schedulefree
     except ModuleNotFoundError:
         raise UserError(
-            "optimizer.name=schedule_free_adamw needs the package schedulefree: pip install -e '.[schedulefree]'"
+            f"optimizer.name=schedule_free_adamw needs the package schedulefree: {install('schedulefree')}"
         ) from None
     groups = parameter_groups(model, config.weight_decay)
     return schedulefree.AdamWScheduleFree(groups, lr=config.learning_rate, **adam_options(config))

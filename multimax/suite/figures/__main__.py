@@ -3,7 +3,7 @@
 import argparse
 from importlib import import_module
 
-from multimax.suite.errors import Parser, UserError, one_line_errors
+from multimax.suite.errors import Parser, UserError, install, one_line_errors
 
 COMMANDS = {
     "statistics": (
@@ -36,7 +36,7 @@ def main() -> None:
     try:
         module = import_module(f"multimax.suite.figures.{COMMANDS[parsed.command][0]}")
     except ModuleNotFoundError as error:
-        raise UserError(f"figures need the package {error.name}: pip install -e '.[report]'") from None
+        raise UserError(f"figures need the package {error.name}: {install('report')}") from None
     getattr(module, parsed.command)(parsed.arguments)
 
 

@@ -1,7 +1,7 @@
 """Loggers show a run elsewhere. They read the run's files, and training continues if they fail."""
 
 from multimax.suite.engine.observation import Observer
-from multimax.suite.errors import UserError
+from multimax.suite.errors import UserError, install
 from multimax.suite.loggers.mirror import Follower
 from multimax.suite.registry import Registry
 from multimax.suite.runs import Run
@@ -22,5 +22,4 @@ def follow(run: Run, name: str) -> Observer:
     try:
         return Follower(CREATE.find("logger", name)(run), run)
     except ModuleNotFoundError as error:
-        way_out = f"pip install -e '.[{name}]' in the clone, or set logger=none"
-        raise UserError(f"logger={name} needs the package {error.name}: {way_out}") from None
+        raise UserError(f"logger={name} needs the package {error.name}: {install(name)}; or set logger=none") from None

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
-from multimax.suite.errors import Parser, UserError, one_line_errors, whole
+from multimax.suite.errors import Parser, UserError, install, one_line_errors, whole
 from multimax.suite.report.pack import LEFT_OUT, pack
 from multimax.suite.report.push_wandb import push_wandb
 from multimax.suite.report.records import record
@@ -67,7 +67,7 @@ def main() -> None:
         from multimax.suite.report.results import all_figures, all_tables
         from multimax.suite.report.theory import theory, update_theory
     except ModuleNotFoundError as error:
-        raise UserError(f"tables and figures need the package {error.name}: pip install -e '.[report]'") from None
+        raise UserError(f"tables and figures need the package {error.name}: {install('report')}") from None
     if arguments.command == "record":
         for run in arguments.runs:
             print(f"recorded {record(Run(run), arguments.results / 'runs')}")

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from multimax.suite.engine.console import say
-from multimax.suite.errors import UserError
+from multimax.suite.errors import UserError, install
 from multimax.suite.plugins import import_plugins
 from multimax.suite.runs import Run
 
@@ -18,7 +18,7 @@ def push_wandb(runs: Sequence[Path]) -> None:
     try:
         from multimax.suite.loggers import wandb_mirror
     except ModuleNotFoundError as error:
-        raise UserError(f"push-wandb needs the package {error.name}: pip install -e '.[wandb]' in the clone") from None
+        raise UserError(f"push-wandb needs the package {error.name}: {install('wandb')}") from None
     wandb_mirror.require_server()
     failures = []
     for number, path in enumerate(runs, 1):
