@@ -21,6 +21,7 @@ html_theme = "furo"
 html_title = "MultiMax"
 html_show_copyright = False
 html_static_path = ["_static"]
+html_css_files = ["pages.css"]
 myst_enable_extensions = ["colon_fence", "dollarmath"]
 myst_heading_anchors = 3
 autodoc_member_order = "bysource"
