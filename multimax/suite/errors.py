@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from multimax import kernels
+from multimax.suite.pipes import refuse_pipes
 
 OF_THE_MACHINE = {
     *(errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO, errno.ESTALE),
@@ -77,6 +78,7 @@ def one_line_errors(main: Callable[[], None]) -> Callable[[], None]:
         if signal.getsignal(signal.SIGINT) == signal.SIG_DFL:  # of train.py and the like, while they import
             signal.signal(signal.SIGINT, signal.default_int_handler)
         open_streams()
+        refuse_pipes()
         os.environ.pop("MPLBACKEND", None)  # figures go to files: what a notebook has left must not stop their import
         logging.basicConfig(format="%(levelname)s: %(message)s", level=logging.WARNING)
         for stream in (sys.stdout, sys.stderr):

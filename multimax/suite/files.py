@@ -1,15 +1,14 @@
 """Files that are either complete or absent, and JSON lines that survive a kill."""
 
-import errno
 import json
 import os
-import stat
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from multimax.suite.errors import UserError
+from multimax.suite.pipes import require_file
 
 
 @contextmanager
@@ -43,12 +42,6 @@ def read_file(path: Path) -> bytes:
     with open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK)) as file:
         require_file(os.fstat(file.fileno()), path)
         return file.read()
-
-
-def require_file(found: os.stat_result, path: Path) -> None:
-    """Raise OSError if ``found``, what the system says of ``path``, is of a pipe, a device or a socket."""
-    if not stat.S_ISREG(found.st_mode) and not stat.S_ISDIR(found.st_mode):
-        raise OSError(errno.EPERM, "it is a pipe or a device, not a file", str(path))
 
 
 def flush_to_disk(path: Path) -> None:

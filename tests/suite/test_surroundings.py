@@ -4,6 +4,7 @@ import ctypes
 import os
 import re
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -175,6 +176,17 @@ def test_it_works_or_one_line_says_what_is_wrong(base, tmp_path, name):
         assert found.code == 2
         assert case.says in found.errors
         assert found.cpu_seconds < 10
+
+
+def test_weights_that_are_a_pipe_keep_nobody_waiting(base, tmp_path):
+    shutil.copytree(base / "runs" / "deit", tmp_path / "run")
+    weights = tmp_path / "run" / "checkpoints" / "step-00000002" / "model.safetensors"
+    weights.unlink()
+    os.mkfifo(weights)
+    command = ["evaluate.py", str(tmp_path / "run"), f"data.root={base / 'data' / 'deit'}"]
+    found = fuzzing.run(command, tmp_path, "pipe", seconds=60)
+    assert (found.code, found.is_fine) == (2, True), found.errors
+    assert "model.safetensors cannot be read (it is a pipe or a device, not a file)" in found.errors
 
 
 def test_figures_need_no_display_and_no_backend_of_a_notebook(base, tmp_path):

@@ -27,8 +27,9 @@ from multimax.suite.data.image_sources import (
 from multimax.suite.data.left_out import LeftOut
 from multimax.suite.data.pixels import UnreadableImage
 from multimax.suite.errors import UserError
-from multimax.suite.files import expanded, require_file
+from multimax.suite.files import expanded
 from multimax.suite.options import bounded, registered
+from multimax.suite.pipes import require_file
 from multimax.suite.plugins import build, has_target
 from multimax.suite.registry import Registry
 from multimax.suite.waiting import waiting

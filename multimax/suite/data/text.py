@@ -17,8 +17,9 @@ from multimax.suite.data.fingerprint import digest
 from multimax.suite.data.hub import load_tables, named
 from multimax.suite.data.lines import LineReader
 from multimax.suite.errors import UserError
-from multimax.suite.files import expanded, require_file
+from multimax.suite.files import expanded
 from multimax.suite.options import bounded, choice, registered
+from multimax.suite.pipes import require_file
 from multimax.suite.plugins import build, has_target, require
 from multimax.suite.registry import Registry
 

@@ -8,6 +8,7 @@ renamed.
 
 import hashlib
 import json
+import logging
 import os
 import pickle
 import shutil
@@ -23,6 +24,8 @@ from torch import nn
 from multimax.suite.engine import distributed
 from multimax.suite.errors import UserError
 from multimax.suite.files import flush_to_disk
+
+logger = logging.getLogger(__name__)
 
 PREFIX = "step-"
 MANIFEST = "manifest.json"
@@ -177,7 +180,9 @@ def best(folder: Path, higher_is_better: bool) -> Path | None:
 def find(folder: Path, name: str, higher_is_better: bool) -> Path:
     """The checkpoint called ``name``, which may be "last" or "best"; raises UserError if there is none."""
     if name == "last":
-        path, _ = newest(folder)
+        path, damaged = newest(folder)
+        for newer, reason in damaged.items():
+            logger.warning("%s is passed over: %s", newer, reason)
     elif name == "best":
         path = best(folder, higher_is_better)
     else:
