@@ -2,12 +2,17 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from textwrap import fill
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.transforms import blended_transform_factory
 
 from multimax.suite.figures.files import Row
 from multimax.suite.figures.style import figure, style_of
+
+LEFT = 0.01  # where the title and the groups' names begin, in widths of the figure
+WIDTH = 88  # characters of a title's line
 
 
 @dataclass(frozen=True)
@@ -27,12 +32,11 @@ def forest(groups: Mapping[str, Sequence[Line]], title: str, axis: str) -> tuple
     count = sum(len(lines) + 1 for lines in groups.values())
     with figure(7.0, 1.0 + 0.24 * count) as drawing:
         axes = drawing.subplots()
+        across = blended_transform_factory(drawing.transFigure, axes.transData)
         height = 0
         ticks: dict[int, str] = {}
         for name, lines in groups.items():
-            text = axes.text(
-                0, height, name, transform=axes.get_yaxis_transform(), va="center", fontsize=8, color="0.4"
-            )
+            text = axes.text(LEFT, height, name, transform=across, va="center", fontsize=8, color="0.4")
             text.set_in_layout(False)  # a long name takes no room from the plot
             for line in lines:
                 height += 1
@@ -47,7 +51,7 @@ def forest(groups: Mapping[str, Sequence[Line]], title: str, axis: str) -> tuple
         axes.grid(axis="x", color="0.92")
         axes.set_axisbelow(True)
         axes.set_xlabel(axis)
-        axes.set_title(title)
+        drawing.suptitle(fill(title, WIDTH), fontsize=10, x=LEFT, horizontalalignment="left")
     return drawing, [
         {"experiment": name, "function": line.label, "kind": kind, "value": f"{value:.4f}"}
         for name, lines in groups.items()

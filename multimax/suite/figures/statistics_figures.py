@@ -8,6 +8,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import cycle, takewhile
 from statistics import fmean
+from textwrap import fill
 from typing import Any
 
 import matplotlib
@@ -21,7 +22,7 @@ from multimax.suite.measures.streaming import WEIGHT_EDGES
 
 PANELS = {
     "gini": "Gini index",
-    "below": "share of weights below 0.001",
+    "below": "weights below 0.001",
     "multi_modality": "multi-modality M",
     "entropy": "entropy, nats",
     "sparsity": "sparsity S",
@@ -68,8 +69,8 @@ def attention_figure(of: Found) -> Made:
             "attention; a dot for each head, a bar for their mean; softmax's S is at most 1/e by its definition",
             fontsize=9,
         )
-        drawing.suptitle(both_title(of), fontsize=10, x=0.01, horizontalalignment="left")
-        drawing.legend(*panels[0].get_legend_handles_labels(), loc="outside upper right", ncols=len(of))
+        drawing.suptitle(fill(both_title(of), 150), fontsize=10, x=0.01, horizontalalignment="left")
+        drawing.legend(*panels[0].get_legend_handles_labels(), loc="outside right center")
     return drawing, rows
 
 

@@ -13,7 +13,7 @@ from multimax.suite.plan import CONFIRMING_FROM, TUNING_FROM
 from multimax.suite.planned.exploratory import best_rates
 from multimax.suite.planned.table import read_table
 from multimax.suite.report.outputs import Output, Row, picture, table
-from multimax.suite.report.statistics import Mean, mean_over_seeds, paired
+from multimax.suite.report.statistics import Mean, mean_over_seeds
 
 OURS = "multimax"
 COLUMNS = (
@@ -28,8 +28,8 @@ verdict: the problems, what they measure and how long they train were chosen whi
 found: [experiments/mechanisms](../../experiments/mechanisms/README.md).
 
 Each function runs at the best of the *rates tried*, by its mean over seeds from {TUNING_FROM} on, which are not among
-those counted here. *Mean* has the 95% interval over *seeds* (Student's t); *MultiMax less this* is the mean difference
-over the seeds that both have, with its interval. NAME@N is measured on rows of N.
+those counted here. *Mean* has the 95% interval over *seeds* (Student's t), cut at what is possible; *MultiMax less
+this* is the mean difference over the seeds that both have, with its interval. NAME@N is measured on rows of N.
 
 """
 
@@ -85,8 +85,10 @@ def table_rows(of: Explored) -> Iterator[Row]:
     for measure in [*own, *(f"{name}@{length}" for name in ATTENTION)]:
         for function in of.runs:
             most = MOST.get(measure.partition("@")[0], inf)
-            found = mean_over_seeds(of.values(function, measure).values(), (0.0, most))
-            ours = paired(of.values(OURS, measure), of.values(function, measure)) if function != OURS else None
+            others = of.values(function, measure)
+            found = mean_over_seeds(others.values(), (0.0, most))
+            pairs = [value - others[seed] for seed, value in of.values(OURS, measure).items() if seed in others]
+            ours = mean_over_seeds(pairs, (-most, most)) if pairs and function != OURS else None
             low, high = (f"{bound:.4g}" for bound in found.interval) if found.interval else ("", "")
             yield {
                 "problem": of.name,

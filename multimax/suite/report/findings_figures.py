@@ -1,8 +1,9 @@
 """The findings as pictures: all of them together in units of their margins, and each by itself."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import groupby
 from pathlib import Path
-from textwrap import fill, shorten
+from textwrap import shorten
 
 from multimax.suite.figures.forest import Line, forest
 from multimax.suite.figures.style import style_of
@@ -11,7 +12,7 @@ from multimax.suite.report.findings import Finding, Rows, confirming, findings, 
 from multimax.suite.report.outputs import Output, picture
 from multimax.suite.report.statistics import Difference
 
-WIDTH, CLAIM = 66, 72  # characters of a title's line, and of a claim above its lines
+CLAIM = 100  # characters of a claim above its lines
 LINEAR = 2.0  # margins to either side of zero; beyond them the axis of all findings is logarithmic
 
 
@@ -26,9 +27,8 @@ def findings_figures(plan: Path, folder: Path) -> Iterator[Output]:
     planned = sum(len(of.controls) for entry in entries.values() for of in entry.comparisons)
     runs = {name: confirming(entry, folder) for name, entry in entries.items()}
     yield all_findings(found, planned, runs, used)
-    for of in found:
-        if of.against == of.comparison.controls[0]:
-            yield one_finding(of, runs[of.entry.id], used)
+    for _, tests in groupby(found, key=lambda of: of.comparison.id):
+        yield one_finding(list(tests), runs, used)
 
 
 def all_findings(found: Sequence[Finding], planned: int, runs: Mapping[str, Rows], used: Sequence[Path]) -> Output:
@@ -56,23 +56,31 @@ def brief(verdict: str) -> str:
     )
 
 
-def one_finding(of: Finding, runs: Rows, used: Sequence[Path]) -> Output:
-    """``ours`` against every arm that has run, in each measure; the band is the margin."""
-    groups: dict[str, list[Line]] = {}
+def one_finding(tests: Sequence[Finding], runs: Mapping[str, Rows], used: Sequence[Path]) -> Output:
+    """``ours`` against every arm that has run, in each measure; the band is the margin. ``tests`` are of one claim."""
+    of, groups = tests[0], dict[str, list[Line]]()
     for each in of.measured:
-        values = values_of(of.comparison, each.measure, runs)
+        values = values_of(of.comparison, each.measure, runs[of.entry.id])
         gains = {arm: gain(of.comparison, values, arm) for arm in of.entry.rates if arm != of.comparison.ours}
         groups[each.measure] = [
             line(style_of(arm).label, arm, of.comparison, values, found)
             for arm, found in gains.items()
             if found is not None and found.n == len(of.entry.seeds)
         ]
-    title = fill(f"{of.comparison.claim}: {of.verdict.partition(':')[0]}", WIDTH)
     unit = "ln " if of.comparison.scale == "log" else ""
-    drawing, rows = forest(groups, title, f"what MultiMax gains in {unit}{' and '.join(groups)}; better to the right")
+    axis = f"what MultiMax gains in {unit}{' and '.join(groups)}; better to the right"
+    drawing, rows = forest(groups, f"{of.comparison.claim}: {each_verdict(tests)}", axis)
     margin = min(of.comparison.margins.values())
     drawing.axes[0].axvspan(-margin, margin, color="0.94", zorder=-1)
     return picture(f"finding_{of.comparison.id}", drawing, rows, sources=used)
+
+
+def each_verdict(tests: Sequence[Finding]) -> str:
+    """Each verdict once, with the functions that it is against."""
+    against: dict[str, list[str]] = {}
+    for of in tests:
+        against.setdefault(of.verdict.partition(":")[0], []).append(style_of(of.against).label)
+    return "; ".join(f"{verdict} ({', '.join(functions)})" for verdict, functions in against.items())
 
 
 def line(

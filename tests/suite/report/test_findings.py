@@ -12,6 +12,7 @@ from planned_runs import write
 from multimax.suite.plan import PLAN, read_plan
 from multimax.suite.planned.table import packed, read_table, text
 from multimax.suite.report.findings import Finding, findings, findings_table
+from multimax.suite.report.findings_figures import each_verdict
 from multimax.suite.report.results import all_tables
 from multimax.suite.report.statistics import holm
 
@@ -99,6 +100,13 @@ def test_the_second_control_is_tested_only_where_the_first_claim_holds(tmp_path,
     first, second = found(tmp_path)
     assert first.p_holm is not None
     assert (second.p_holm is not None) is (gain > 0)
+
+
+def test_a_figure_names_the_functions_that_each_verdict_is_against(tmp_path):
+    path = write(tmp_path, [1.0], {"controls": ["softmax", "temperature"]})
+    assert each_verdict(found(tmp_path)) == "supported (softmax, learned temperature)"
+    path.write_text("".join(path.read_text().splitlines(keepends=True)[:-1]))  # a run with temperature
+    assert each_verdict(found(tmp_path)) == "supported (softmax); not run (learned temperature)"
 
 
 def test_more_primary_comparisons_make_each_harder(tmp_path):
