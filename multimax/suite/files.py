@@ -1,14 +1,16 @@
 """Files that are either complete or absent, and JSON lines that survive a kill."""
 
+import fcntl
 import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from multimax.suite.errors import UserError
 from multimax.suite.pipes import require_file
+from multimax.suite.waiting import waiting
 
 
 @contextmanager
@@ -24,7 +26,7 @@ def writing(path: Path) -> Iterator[None]:
 
 def write_atomic(path: Path, content: str | bytes) -> None:
     """Replace a file by a rename, so that neither a reader nor a kill can leave half of it. Raises UserError."""
-    temporary = path.with_name(f".{path.name}.tmp")
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")  # another process may write the same file
     with writing(path):
         try:
             with temporary.open("wb") as file:
@@ -35,6 +37,17 @@ def write_atomic(path: Path, content: str | bytes) -> None:
         except OSError:
             temporary.unlink(missing_ok=True)
             raise
+
+
+@contextmanager
+def alone(folder: Path) -> Iterator[None]:
+    """Keep other processes that ask for the same out of ``folder``, if it is there and its disk has locks."""
+    with ExitStack() as stack:
+        with suppress(OSError), waiting(f"another process that writes in {folder}"):
+            descriptor = os.open(folder, os.O_RDONLY)
+            stack.callback(os.close, descriptor)
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
 
 
 def read_file(path: Path) -> bytes:

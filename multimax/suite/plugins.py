@@ -47,7 +47,7 @@ def import_module(key: str, name: str) -> ModuleType:
     except ModuleNotFoundError as error:
         where = "on PYTHONPATH and in the working folder"
         raise UserError(f"{key}: there is no module {error.name} (looked for {name} {where})") from None
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         last = traceback.extract_tb(error.__traceback__)[-1]
         at = "" if isinstance(error, SyntaxError) else f" at {last.filename}:{last.lineno}"
         reason = " ".join(str(error).split())

@@ -11,15 +11,18 @@ import json
 import logging
 import os
 import pickle
+import re
 import shutil
+from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from safetensors.torch import load_model, save_model
-from torch import nn
+from torch import Tensor, nn
 
 from multimax.suite.engine import distributed
 from multimax.suite.errors import UserError
@@ -43,12 +46,14 @@ def save(
 ) -> Path:
     """Write the checkpoint of ``step`` of the run called ``run`` and return its folder.
 
-    Raises UserError if the disk is full, has gone or cannot be written; the checkpoints there stay as they are.
+    Raises UserError if the disk is full, has gone or cannot be written, or if ``training`` holds what
+    ``load_training`` would not read; the checkpoints there stay as they are.
     """
     final = folder / name_of(step)
     temporary, replaced = folder / f".{final.name}.tmp", folder / f".{final.name}.old.tmp"
     for leftover in (temporary, replaced):
         shutil.rmtree(leftover, ignore_errors=True)
+    training = {name: plain(value, name) for name, value in training.items()}
     try:
         temporary.mkdir(parents=True)
         save_model(model, str(temporary / "model.safetensors"))
@@ -77,6 +82,25 @@ def save(
             raise UserError(f"no checkpoint can be written in {folder}: {error}; the last is untouched") from error
         raise
     return final
+
+
+def plain(value: Any, where: str) -> Any:
+    """``value``, found ``where``, with Python's numbers in place of numpy's, which a schedule of one's own may set.
+
+    Raises UserError if there is anything in it but tensors, numbers, text and containers.
+    """
+    if isinstance(value, np.generic):
+        return value.item()
+    if type(value) in (dict, OrderedDict):
+        return {plain(key, where): plain(item, f"{where}.{key}") for key, item in value.items()}
+    if type(value) in (list, tuple, set):
+        return type(value)(plain(item, where) for item in value)
+    if not isinstance(value, Tensor) and type(value) not in (str, bytes, bool, int, float, complex, type(None)):
+        raise UserError(
+            f"no checkpoint can hold {where}, a {type(value).__module__}.{type(value).__qualname__}: the state of an "
+            "optimizer or a task is of tensors, numbers, text and containers of these"
+        )
+    return value
 
 
 def is_full(folder: Path, error: Exception) -> bool:
@@ -131,13 +155,17 @@ def name_of(step: int) -> str:
     return f"{PREFIX}{step:08d}"
 
 
+def is_named(checkpoint: Path) -> bool:
+    return re.fullmatch(rf"{PREFIX}[0-9]{{8,}}", checkpoint.name) is not None
+
+
 def step_of(checkpoint: Path) -> int:
     return int(checkpoint.name.removeprefix(PREFIX))
 
 
 def newest_first(folder: Path) -> Iterator[Path]:
-    """Checkpoint folders, the newest first, complete or not."""
-    return iter(sorted(folder.glob(f"{PREFIX}*"), reverse=True))
+    """Checkpoint folders, the newest first, complete or not; a copy that somebody made under another name is none."""
+    return iter(sorted(filter(is_named, folder.glob(f"{PREFIX}*")), reverse=True))
 
 
 def newest(folder: Path, run: str | None = None) -> tuple[Path | None, dict[Path, str]]:
@@ -186,7 +214,7 @@ def find(folder: Path, name: str, higher_is_better: bool) -> Path:
     elif name == "best":
         path = best(folder, higher_is_better)
     else:
-        path = folder / name if name.startswith(PREFIX) else None
+        path = folder / name if is_named(Path(name)) else None
     if path is None or not path.is_dir():
         there = ", ".join(sorted(p.name for p in newest_first(folder))) or "none"
         raise UserError(f"{folder} has no checkpoint {name}; there: {there}")

@@ -111,7 +111,7 @@ class Several:
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         for part, state in zip(self.parts, state_dict["parts"], strict=True):
-            part.load_state_dict(state)
+            load_state(part, state)
 
 
 def schedule_free_adamw(model: nn.Module, config: Optimizer) -> Any:
@@ -124,6 +124,16 @@ def schedule_free_adamw(model: nn.Module, config: Optimizer) -> Any:
         ) from None
     groups = parameter_groups(model, config.weight_decay)
     return schedulefree.AdamWScheduleFree(groups, lr=config.learning_rate, **adam_options(config))
+
+
+def load_state(optimizer: Any, state: dict[str, Any]) -> None:
+    """``load_state_dict`` that keeps the parameter groups: torch makes new ones, and a schedule may hold these."""
+    before = list(optimizer.param_groups)
+    optimizer.load_state_dict(state)
+    groups = optimizer.param_groups
+    for index, (held, made) in enumerate(zip(before, groups, strict=True)):
+        held.update(made)
+        groups[index] = held
 
 
 def trains_other_weights(optimizer: Any) -> bool:

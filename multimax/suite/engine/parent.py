@@ -115,7 +115,7 @@ def read(path: Path) -> dict[str, Tensor]:
         raise UserError(f"init_from: {path} does not hold weights alone: {reason}") from None
     for wrapped in ("model", "state_dict"):  # as in DeiT's releases, and in timm's checkpoints
         state = state.get(wrapped, state) if isinstance(state, dict) else state
-    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
+    if not isinstance(state, dict) or not all(isinstance(k, str) and isinstance(v, Tensor) for k, v in state.items()):
         raise UserError(f"init_from: {path} is not the state dict of one model")
     return state
 

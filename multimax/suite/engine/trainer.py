@@ -24,14 +24,14 @@ from multimax.suite.engine.console import Console, format_metrics
 from multimax.suite.engine.memory import checkpoint_activations, peak_memory
 from multimax.suite.engine.observation import Observer, observe
 from multimax.suite.engine.optimization import create_schedule
-from multimax.suite.engine.optimizers import create_optimizer, scored_weights, set_weights
+from multimax.suite.engine.optimizers import create_optimizer, load_state, scored_weights, set_weights
 from multimax.suite.engine.pace import Pace
 from multimax.suite.engine.run_writer import RunWriter
 from multimax.suite.engine.signals import StopSignals
 from multimax.suite.errors import Diverged, Interrupted
 from multimax.suite.models.sites import count_parameters
 from multimax.suite.tasks import Task
-from multimax.suite.tasks.base import Shard
+from multimax.suite.tasks.base import Shard, require_metric
 
 Evaluate = Callable[[nn.Module, torch.device, Shard], dict[str, float] | None]
 REMEDY = "In a new run, lower optimizer.learning_rate, lengthen the warm-up or set optimizer.clip_norm"
@@ -207,7 +207,7 @@ class Trainer:
         progress = self.progress
         metrics = {
             "loss": progress.loss_sum / progress.weight_sum if progress.weight_sum else math.nan,
-            "learning_rate": self.optimizer.param_groups[0]["lr"],
+            "learning_rate": float(self.optimizer.param_groups[0]["lr"]),
             "gradient_norm": float(self.gradient_norm),
             f"{self.task.unit}_per_second": progress.weight / progress.seconds,
         }
@@ -244,6 +244,7 @@ class Trainer:
         """Score the validation data, also with the averaged weights if configured; True for a new best score."""
         with scored_weights(self.optimizer, self.model):
             metrics = self.score(self.task.evaluate, self.model)
+            require_metric(self.task, metrics)
             if self.ema is not None and self.config.training.evaluate_ema:
                 averaged = self.score(self.task.evaluate, self.ema.module)
                 metrics |= {f"{name}_ema": value for name, value in averaged.items()}
@@ -329,7 +330,7 @@ class Trainer:
         found = self.writer.newest_checkpoint()
         if found is not None:
             state = self.take_up(found)
-            self.optimizer.load_state_dict(state["optimizer"])
+            load_state(self.optimizer, state["optimizer"])
             self.saved = self.step
             self.writer.say(f"resuming from {found}")
             self.prune()  # a kill may have come between the last checkpoint and this
@@ -338,7 +339,7 @@ class Trainer:
                 parent.check_data(self.config, self.writer.run)
             _, last = parent.extended(self.config.extends)
             state = self.take_up(last)
-            self.optimizer.load_state_dict(parent.keep_hyperparameters(self.optimizer, state["optimizer"]))
+            load_state(self.optimizer, parent.keep_hyperparameters(self.optimizer, state["optimizer"]))
             self.progress.best, self.progress.validation = None, {}
             self.writer.say(f"continuing from {last}")
         self.writer.start(self.step)

@@ -20,7 +20,7 @@ from torch import Tensor
 from multimax.suite.engine.console import say
 from multimax.suite.engine.provenance import revision
 from multimax.suite.errors import UserError
-from multimax.suite.files import write_atomic, writing
+from multimax.suite.files import alone, write_atomic, writing
 from multimax.suite.plan import Arm
 from multimax.suite.plugins import import_plugins
 from multimax.suite.processes import worker_processes
@@ -55,8 +55,7 @@ class RunTable:
         code = revision()
         if code is None or code.endswith("-dirty"):
             raise UserError("the code here is not that of a revision: commit the changes, or run from a clean worktree")
-        rows = read_table(self.path)
-        there = {tuple(row[key] for key in KEY) for row in rows}
+        there = keys(read_table(self.path))
         every = [((plan, code, arm.name, f"{arm.rate:g}", str(seed)), arm, seed) for seed, arm in product(seeds, arms)]
         todo = [of for of in every if of[0] not in there]
         say(f"{self.path}: {len(every) - len(todo)} of {len(every)} runs are there, {len(todo)} to do")
@@ -64,9 +63,15 @@ class RunTable:
             self.path.parent.mkdir(parents=True, exist_ok=True)
         work = ((self.runs, arm, seed) for _, arm, seed in todo)
         for (key, arm, seed), found in zip(todo, in_processes(work, jobs, self.plugins), strict=True):
-            rows.append(dict(zip(KEY, key, strict=True)) | found)
-            write_atomic(self.path, text(rows))
+            with alone(self.path.parent):
+                rows = read_table(self.path)  # which another process may have added to
+                if key not in keys(rows):
+                    write_atomic(self.path, text([*rows, dict(zip(KEY, key, strict=True)) | found]))
             say(f"{arm.name} at {arm.rate:g}, seed {seed}: {found['seconds']} s")
+
+
+def keys(rows: Iterable[dict[str, str]]) -> set[tuple[str, ...]]:
+    return {tuple(row[key] for key in KEY) for row in rows}
 
 
 def read_table(path: Path) -> list[dict[str, str]]:

@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from multimax.suite.errors import Parser, UserError, install, one_line_errors, whole
+from multimax.suite.files import alone
 from multimax.suite.report.pack import LEFT_OUT, pack
 from multimax.suite.report.push_wandb import push_wandb
 from multimax.suite.report.records import record
@@ -68,13 +69,6 @@ def main() -> None:
         from multimax.suite.report.theory import theory, update_theory
     except ModuleNotFoundError as error:
         raise UserError(f"tables and figures need the package {error.name}: {install('report')}") from None
-    if arguments.command == "record":
-        for run in arguments.runs:
-            print(f"recorded {record(Run(run), arguments.results / 'runs')}")
-    if arguments.command == "merge":
-        for path, of in merge(arguments.file, arguments.results, arguments.exploratory):
-            print(f"merged {path}: {of}")
-        return
     if arguments.command == "serve":
         serve(arguments.runs, arguments.port)
         return
@@ -86,12 +80,20 @@ def main() -> None:
         "page": [results_page],
         None: [theory, *everything],
     }
-    for make in parts.get(arguments.command, everything):
-        for output in make(arguments.results):
-            for path in save(output, arguments.results):
-                print(path)
-    update_readme(arguments.results)
-    update_theory(arguments.results)
+    with alone(arguments.results):  # or the tables of a report that began before another's record would lack it
+        if arguments.command == "merge":
+            for path, of in merge(arguments.file, arguments.results, arguments.exploratory):
+                print(f"merged {path}: {of}")
+            return
+        if arguments.command == "record":
+            for run in arguments.runs:
+                print(f"recorded {record(Run(run), arguments.results / 'runs')}")
+        for make in parts.get(arguments.command, everything):
+            for output in make(arguments.results):
+                for path in save(output, arguments.results):
+                    print(path)
+        update_readme(arguments.results)
+        update_theory(arguments.results)
 
 
 if __name__ == "__main__":

@@ -57,19 +57,16 @@ def merge(file: Path, results: Path, exploratory: bool = False) -> list[tuple[Pa
     packed, claims = unpack(file), read_claims(results / "claims.yaml")
     known = read_runs(results / "runs")
     with tempfile.TemporaryDirectory() as folder:
-        staged: list[tuple[Run, dict[str, Any]]] = []
+        staged: list[tuple[Run, tuple[str, ...]]] = []
         for number, content in enumerate(packed["runs"]):
             where = f"{file}: runs[{number}]"
             run, names = checked(where, content, claims, results, Path(folder), exploratory)
             check_new(where, run, [*known, *(other for other, _ in staged)])
-            staged.append((run, {"from": packed["from"], "of": names, "weights": content["weights"]}))
+            origin = {"from": packed["from"], "of": names, "weights": content["weights"]}
+            write_atomic(run.path / "origin.json", json.dumps(origin, indent=1) + "\n")
+            staged.append((run, names))
         experiments([*known, *(run for run, _ in staged)])
-        added = []
-        for run, origin in staged:
-            target = record(run, results / "runs")
-            write_atomic(target / "origin.json", json.dumps(origin, indent=1) + "\n")
-            added.append((target, ", ".join(origin["of"]) or "exploratory"))
-    return added
+        return [(record(run, results / "runs"), ", ".join(names) or "exploratory") for run, names in staged]
 
 
 def checked(

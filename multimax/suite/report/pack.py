@@ -11,6 +11,7 @@ import re
 import socket
 import zlib
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from getpass import getuser
 from pathlib import Path
 from typing import Any
@@ -158,10 +159,13 @@ def check_texts(where: str, run: dict[str, Any]) -> None:
 def check_private(where: str, run: dict[str, Any]) -> None:
     """Raise UserError for text that reveals the user or the machine; the suite's own words are not searched."""
     check_texts(where, run)
-    host = socket.gethostname()
-    names = {getuser(), host, host.partition(".")[0]} - {"", "root", "localhost"}
+    host, user, home = socket.gethostname(), "", ""
+    with suppress(KeyError, OSError):  # a container's user may have neither a name nor a home
+        user = getuser()
+    with suppress(RuntimeError):
+        home = str(Path.home())
+    names = {user, host, host.partition(".")[0]} - {"", "root", "localhost"}
     told = re.compile(rf"(?<!\w)({'|'.join(map(re.escape, names))})(?!\w)") if names else None
-    home = str(Path.home())
     free = {key: value for key, value in run["config"].items() if key not in ("task", "scale", "reweight")}
     for key, text in texts({"config": free, "environment": run["summary"]["environment"], "data": run["data"]}):
         if (told and told.search(text)) or (len(home) > 1 and home in text):

@@ -39,12 +39,13 @@ def record(run: Run, folder: Path) -> Path:
     summary = dict(run.summary)
     if summary.get("command"):
         summary["command"] = command_without_places(summary["command"])
-    write_atomic(target / "summary.json", json.dumps(summary, indent=1) + "\n")
-    for path in (run.path / "metrics.jsonl", run.path / "data.json", *sorted((run.path / "analysis").glob("*.json"))):
+    kept_as_they_are = (run.path / name for name in ("metrics.jsonl", "data.json", "origin.json"))
+    for path in (*kept_as_they_are, *sorted((run.path / "analysis").glob("*.json"))):
         if path.is_file():
             kept = target / path.relative_to(run.path)
             kept.parent.mkdir(exist_ok=True)
             write_atomic(kept, path.read_bytes())
+    write_atomic(target / "summary.json", json.dumps(summary, indent=1) + "\n")  # makes it a record: the last
     return target
 
 

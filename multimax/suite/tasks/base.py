@@ -130,6 +130,15 @@ class Task(ABC):
         return {}
 
 
+def require_metric(task: Task, metrics: dict[str, float]) -> None:
+    """Raise UserError unless a task, perhaps the user's own, gives its metric, and numbers alone."""
+    if task.metric not in metrics:
+        raise UserError(f"task={task.config.task}: metrics() gives no {task.metric}, its metric")
+    for name, value in metrics.items():
+        if not isinstance(value, int | float):
+            raise UserError(f"task={task.config.task}: metrics() gives {name} as {type(value).__name__}, not a number")
+
+
 def require_same(here: Fingerprint, trained: Fingerprint, names: Iterable[str]) -> None:
     """Raise UserError if two fingerprints differ in one of ``names``; what an older one lacks is not compared."""
     known = [name for name in names if name in trained]

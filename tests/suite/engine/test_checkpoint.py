@@ -3,6 +3,7 @@ import random
 import shutil
 import subprocess
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -88,6 +89,32 @@ def test_a_folder_that_goes_while_a_checkpoint_is_written_is_one_line(tmp_path, 
     monkeypatch.setattr(checkpoint, before, lost)
     with pytest.raises(UserError, match="checkpoints disappeared while a checkpoint was written"):
         write(tmp_path / "run" / "checkpoints", 1)
+
+
+def test_state_of_one_s_own_comes_back_or_is_refused_before_it_is_written(tmp_path):
+    state = {"optimizer": {"groups": [{"lr": np.float64(0.1), "betas": (0.9, np.int64(2))}], 0: torch.ones(2)}}
+    back = checkpoint.load_training(checkpoint.save(tmp_path, 1, nn.Linear(2, 2), None, state, None))
+    assert back["optimizer"]["groups"] == [{"lr": 0.1, "betas": (0.9, 2)}]
+    for bad in (np.zeros(3), random.Random(0), nn.ReLU):
+        with pytest.raises(UserError, match=r"no checkpoint can hold optimizer\.state\.3, a "):
+            checkpoint.save(tmp_path, 2, nn.Linear(2, 2), None, {"optimizer": {"state": {3: bad}}}, None)
+    assert [path.name for path in tmp_path.iterdir()] == ["step-00000001"]
+
+
+def test_a_copy_of_a_checkpoint_under_another_name_is_none_and_stays(tmp_path):
+    good = write(tmp_path, 3, 9.0)
+    copies = [
+        shutil.copytree(good, tmp_path / name) for name in ("step-00000003.bak", "step-00000003 (copy)", "step-x")
+    ]
+    (tmp_path / "step-00000003.tar.gz").write_bytes(b"")
+    assert checkpoint.newest(tmp_path) == (good, {})
+    assert checkpoint.best(tmp_path, higher_is_better=True) == good
+    with pytest.raises(UserError, match="has no checkpoint"):
+        checkpoint.find(tmp_path, copies[0].name, higher_is_better=True)
+    write(tmp_path, 4, 9.5)
+    checkpoint.prune(tmp_path, keep=1, higher_is_better=True)
+    assert not good.exists()
+    assert all(copy.exists() for copy in copies)
 
 
 def test_of_damaged_checkpoints_the_newest_is_kept(tmp_path):

@@ -182,6 +182,40 @@ def test_a_mistake_is_one_line(folder, overrides):
     assert "\n" not in str(caught.value)
 
 
+def test_a_schedule_that_holds_the_groups_and_sets_numpy_s_numbers_is_resumed(folder):
+    Path("waves.py").write_text(
+        "import numpy as np\n"
+        "class Waves:\n"
+        "    def __init__(self, optimizer): self.groups = optimizer.param_groups\n"
+        "    def step_update(self, step):\n"
+        "        for group in self.groups: group['lr'] = np.float32(0.01) * (1 + np.cos(step))\n"
+    )
+    given = ["task=maximum", "+schedule._target_=waves.Waves", "training.steps=6", "training.log_every=1"]
+    make(Path("whole"), configure(*given)).run()
+    broken = make(Path("broken"), configure(*given))
+    stop_at(broken, 3)
+    with pytest.raises(Interrupted):
+        broken.run()
+    broken.writer.run_lock.close()
+    make(Path("broken"), configure(*given)).run()
+    assert numbers(Path("broken")) == numbers(Path("whole"))
+
+
+@pytest.mark.parametrize(
+    ("given", "says"), [("{'right': 1.0}", "no accuracy, its metric"), ("{'accuracy': items}", "as Tensor, not a num")]
+)
+def test_metrics_that_are_none_are_said_at_the_first_evaluation(folder, given, says):
+    Path("wrong.py").write_text(
+        "import maximum, torch\nitems = torch.ones(1)\n"
+        f"class Wrong(maximum.Maximum):\n    def metrics(self, sums): return {given}\n"
+    )
+    short = ["task=maximum", "_target_=wrong.Wrong", "training.steps=4", "training.evaluate_every=2"]
+    wrong = make(Path("run"), configure(*short))
+    with pytest.raises(UserError, match=says):
+        wrong.run()
+    assert wrong.step == 2
+
+
 def test_text_and_pairs_of_one_s_own(folder, tmp_path):
     Path("texts.py").write_text(
         "LINES = ['one two three four', 'two three four one'] * 20\n"

@@ -188,14 +188,19 @@ def test_weights_of_text_are_taken_and_the_embeddings_of_another_vocabulary_are_
 
 @pytest.mark.parametrize(
     ("content", "message"),
-    [(b"", "does not hold weights alone"), (b"PK\3\4", "does not hold weights alone"), (None, "not the state dict")],
+    [
+        (b"", "does not hold weights alone"),
+        (b"PK\3\4", "does not hold weights alone"),
+        ({"step": 3}, "not the state dict"),
+        ({0: torch.ones(2)}, "not the state dict"),
+    ],
 )
 def test_what_holds_no_weights_is_refused(tmp_path, content, message):
     path = tmp_path / "file.pth"
-    if content is None:
-        torch.save({"step": 3}, path)
-    else:
+    if isinstance(content, bytes):
         path.write_bytes(content)
+    else:
+        torch.save(content, path)
     with pytest.raises(UserError, match=message):
         start(tmp_path / "run", f"init_from={path}")
     for name, message in {"absent.pth": "no run and no file", "": "neither a run nor a checkpoint"}.items():

@@ -3,12 +3,15 @@
 import errno
 import fcntl
 import os
+import threading
+import time
 from dataclasses import asdict, replace
 
 import pytest
 import yaml
 from engine_runs import configure
 
+from multimax.suite import files, waiting
 from multimax.suite.engine import run_writer
 from multimax.suite.engine.run_writer import RunWriter
 from multimax.suite.errors import UserError
@@ -53,6 +56,44 @@ def test_a_restarted_job_does_not_wait_for_ever(tmp_path, monkeypatch):
     holder.open(dict)
     with pytest.raises(UserError, match="trained by another process"):
         RunWriter(tmp_path, configure()).open(dict)
+
+
+def test_two_processes_that_write_one_file_do_not_meet(tmp_path, monkeypatch):
+    path = tmp_path / "table.csv"
+
+    def meanwhile(_):
+        if (child := os.fork()) == 0:
+            monkeypatch.undo()
+            files.write_atomic(path, "theirs")
+            os._exit(0)
+        os.waitpid(child, 0)
+        assert path.read_text() == "theirs"
+
+    monkeypatch.setattr(os, "fsync", meanwhile)
+    files.write_atomic(path, "ours")
+    assert [(found.name, found.read_text()) for found in tmp_path.iterdir()] == [("table.csv", "ours")]
+
+
+def test_of_two_that_want_a_folder_alone_one_waits_and_says_so(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(waiting, "FIRST", 0.05)
+    inside, done = threading.Event(), []
+
+    def first():
+        with files.alone(tmp_path):
+            inside.set()
+            time.sleep(0.3)
+            done.append("first")
+
+    thread = threading.Thread(target=first)
+    thread.start()
+    inside.wait()
+    with files.alone(tmp_path):
+        done.append("second")
+    thread.join()
+    assert done == ["first", "second"]
+    assert "waiting for another process that writes in" in capsys.readouterr().err
+    with files.alone(tmp_path / "absent"):
+        pass
 
 
 def test_a_line_cut_short_at_the_end_is_left_out_and_any_other_damage_is_named(tmp_path):

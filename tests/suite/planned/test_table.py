@@ -53,6 +53,19 @@ def test_a_table_keeps_what_is_there_and_adds_what_is_missing(runs, tmp_path):
     assert [row["plan"] for row in read_table(of.path)] == ["", "", "", "", "some plan"]
 
 
+def test_processes_that_fill_one_table_lose_and_double_nothing(runs, tmp_path):
+    of, others = RunTable(tmp_path / "runs.csv", runs), RunTable(tmp_path / "runs.csv", Counted())
+
+    class Slow(Counted):
+        def run(self, arm, seed):
+            others.fill([*ARMS, Arm("sparsemax", 0.1)], [seed], "", 1)  # meanwhile
+            return super().run(arm, seed)
+
+    RunTable(of.path, Slow()).fill(ARMS, [0, 1], "", 1)
+    rows = [(row["arm"], row["seed"]) for row in read_table(of.path)]
+    assert sorted(rows) == [(arm, seed) for arm in ("multimax", "softmax", "sparsemax") for seed in "01"]
+
+
 @pytest.mark.parametrize("code", [None, "abc-dirty"])
 def test_code_without_a_name_makes_no_record(runs, tmp_path, monkeypatch, code):
     monkeypatch.setattr(table, "revision", lambda: code)

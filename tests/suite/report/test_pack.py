@@ -3,6 +3,7 @@
 import copy
 import gzip
 import json
+import pwd
 import shutil
 import socket
 import subprocess
@@ -88,6 +89,18 @@ def test_a_checkpoint_without_its_manifest_is_named(runs, tmp_path):
     (Run(copy).checkpoints / name_of(Run(copy).summary["steps"]) / "manifest.json").unlink()
     with pytest.raises(UserError, match=r"manifest\.json cannot be read"):
         pack([copy], tmp_path / "packed.json.gz", "A. Contributor")
+
+
+def nobody(*_):
+    raise KeyError("getpwuid(): uid not found: 54321")
+
+
+def test_a_user_without_a_name_or_a_home_packs(runs, tmp_path, monkeypatch):
+    for name in ("HOME", "USER", "LOGNAME", "LNAME", "USERNAME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(pwd, "getpwuid", nobody)
+    pack(runs, tmp_path / "packed.json.gz")
+    assert unpack(tmp_path / "packed.json.gz")["from"] is None
 
 
 def write(content, folder):

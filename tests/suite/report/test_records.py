@@ -7,6 +7,8 @@ import yaml
 
 from multimax.suite import cli
 from multimax.suite.errors import UserError
+from multimax.suite.files import write_atomic
+from multimax.suite.report import records
 from multimax.suite.report.outputs import save
 from multimax.suite.report.records import record
 from multimax.suite.report.tables import tables
@@ -50,6 +52,28 @@ def test_a_table_is_what_the_records_say(tmp_path):
     assert table["multimax(order=1)-softmax"]["standard deviation"] == ""
     (again,) = tables(read_runs(results / "runs"))
     assert again.files == output.files
+
+
+def test_a_record_that_a_kill_cuts_short_is_none(tmp_path, monkeypatch):
+    (tmp_path / "runs").mkdir()
+    run = Run(finished_run(tmp_path / "runs", "softmax", 0, 70.0))
+    (run.path / "data.json").write_text('{"classes": ["a"]}')
+    written = []
+
+    def killed(path, content):
+        if len(written) == last:
+            raise KeyboardInterrupt
+        written.append(path.name)
+        write_atomic(path, content)
+
+    monkeypatch.setattr(records, "write_atomic", killed)
+    for last in range(4):
+        written.clear()
+        with pytest.raises(KeyboardInterrupt):
+            record(run, tmp_path / str(last))
+        assert read_runs(tmp_path / str(last)) == []
+    last = -1  # none
+    assert read_runs(record(run, tmp_path / "all").parent)[0].data == {"classes": ["a"]}
 
 
 def test_runs_that_differ_in_something_else_are_not_averaged(tmp_path):
