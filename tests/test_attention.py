@@ -281,7 +281,7 @@ WRONG = [
     ({"key": torch.nested.nested_tensor([K[0], K[1, :, :3]])}, TypeError, "key .* nested one; pad it .* a bool mask"),
     ({"key": K.to("meta")}, ValueError, "key must be on cpu"),
     ({"mask": torch.ones(5, 6)}, TypeError, "mask must be bool .*; for an additive one pass mask == 0"),
-    ({"mask": torch.ones(5, 6, dtype=torch.long)}, TypeError, "mask must be bool"),
+    ({"mask": torch.ones(5, 6, dtype=torch.long)}, TypeError, "mask must be bool .*zeros pass mask == 1"),
     ({"mask": torch.ones(5, 7, dtype=torch.bool)}, ValueError, "mask of shape"),
     ({"mask": torch.ones(5, 6, dtype=torch.bool, device="meta")}, ValueError, "mask must be on cpu"),
     ({"mask": [[True] * 6] * 5}, TypeError, "mask must be a tensor"),

@@ -208,7 +208,10 @@ def _check(model: nn.Module, where: Where | None, sites: list[Site], chosen: lis
         raise ValueError(f"{_listed(again)} of {model_name} has been converted already; undo that first")
     if all(site.obstacle for site in chosen):
         reasons = dict.fromkeys(str(site.obstacle) for site in chosen)
-        raise ValueError(f"no attention of {model_name} can be converted: {_listed(chosen)}: {'; '.join(reasons)}")
+        raise ValueError(
+            f"no attention of {model_name} can be converted: {_listed(chosen)}: {'; '.join(reasons)}; "
+            "in code of your own, call a multimax.reweight.create(NAME) where the softmax is"
+        )
     staying = [site for site in sites if site.by == "torch" and (site.obstacle or site not in chosen)]
     for site in chosen:
         inner = [s for s in staying if s is not site and s.path.startswith(f"{site.path}." if site.path else "")]

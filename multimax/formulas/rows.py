@@ -54,7 +54,9 @@ def check_mask(mask: Tensor, shape: torch.Size, device: torch.device) -> None:
     """Raise unless ``mask`` is a bool tensor on ``device`` that broadcasts to scores of ``shape``."""
     check_dense("mask", mask)
     if mask.dtype != torch.bool:
-        raise TypeError(f"mask must be bool (True = live), got {mask.dtype}; for an additive one pass mask == 0")
+        additive = mask.is_floating_point()
+        instead = "an additive one pass mask == 0" if additive else "one of ones (live) and zeros pass mask == 1"
+        raise TypeError(f"mask must be bool (True = live), got {mask.dtype}; for {instead}")
     if mask.device != device:
         raise ValueError(f"mask must be on {device}, where the scores are, got {mask.device}")
     if not broadcasts(mask.shape, shape):
