@@ -68,6 +68,8 @@ class RunWriter:
         # A job that Slurm requeued may meet the lock of its former start, whose machine is gone.
         with waiting(f"the process that trains in {self.path}"):
             self.lock(self.run_lock, LOCK_WAIT if os.environ.get("SLURM_RESTART_COUNT", "0") != "0" else 0)
+        for leftover in self.path.glob(".*.tmp"):  # of a write that a kill cut short
+            leftover.unlink(missing_ok=True)
         with waiting("a fingerprint of the data"):
             data = fingerprint()
         if self.run.data is None:
