@@ -84,7 +84,4 @@ def draw_bars(axes: Axes, curves: Sequence[Curve]) -> None:
         _, mean, least, greatest = curve.points[-1]
         axes.bar(place, mean, color=style_of(curve.function).color, width=0.7)
         axes.plot([place, place], [least, greatest], color="0.5", linewidth=2)
-    values = [value for curve in curves for value in curve.points[-1][1:]]
-    spare = max(values) - min(values)
-    axes.set_ylim(min(values) - spare / 2, max(values) + spare / 4)
     axes.set_xticks([])

@@ -16,6 +16,7 @@ from multimax.suite.report.outputs import Output, Row, picture, table
 from multimax.suite.report.statistics import Mean, mean_over_seeds
 
 OURS = "multimax"
+TITLE = (OURS, "softmax", "temperature")  # whose means a figure's title has
 COLUMNS = (
     "problem", "measure", "function", "rate", "rates tried", "seeds", "mean", "low", "high", "MultiMax less this",
 )  # fmt: skip
@@ -114,11 +115,10 @@ def with_interval(of: Mean) -> str:
 def exploratory_figures(folder: Path) -> Iterator[Output]:
     """``exploratory_PROBLEM``: what MultiMax gains on each function in the measure that judges, paired by seed."""
     for of in explored(folder):
-        measure, _, n = of.problem.judge.partition("@")
-        groups = {f"{of.name}, exploratory": list(lines(of))}
-        ours, softmax = (mean_over_seeds(of.values(name, of.problem.judge).values()).mean for name in (OURS, "softmax"))
-        title = f"{measure.capitalize()} {ours:.3g} with MultiMax, {softmax:.3g} with softmax"
-        axis = f"what MultiMax gains in {measure} on rows of {n}; better to the right"
+        judge, groups = of.problem.judge, {f"{of.name}, exploratory": list(lines(of))}
+        means = {name: mean_over_seeds(of.values(name, judge).values()).mean for name in TITLE if name in of.runs}
+        named = ", ".join(f"{mean:.3g} with {style_of(name).label}" for name, mean in means.items())
+        title, axis = f"{judge}: {named}", f"what MultiMax gains in {judge}; better to the right"
         yield picture(f"exploratory_{of.name}", *forest(groups, title, axis), sources=[of.path])
 
 

@@ -19,10 +19,9 @@ def findings_lines(findings: Path) -> list[str]:
     for row, other in zip(*against.values(), strict=True):
         assert (row["comparison"], row["statistic"]) == (other["comparison"], other["statistic"])
         effect = row["effect / margin"] or "–"
+        second = ", ".join(filter(None, (other["verdict"], other["effect / margin"])))
         measured = f"{row['claim']}: {row['statistic']}"
-        lines.append(
-            f"| {measured} | {row['setting']} | {row['n']} | {effect} | **{row['verdict']}** | {other['verdict']} |"
-        )
+        lines.append(f"| {measured} | {row['setting']} | {row['n']} | {effect} | **{row['verdict']}** | {second} |")
     return lines
 
 
