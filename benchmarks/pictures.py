@@ -15,7 +15,7 @@ from multimax.suite.figures.style import figure, style_of
 
 # Lines by way: the path that is ours is drawn through, what holds everything at once dashed, all else dotted.
 LINES = dict.fromkeys(("kernel", "default", "pieces", "ours", "flash"), "-") | dict.fromkeys(
-    ("eager", "whole", "blocked"), "--"
+    ("eager", "whole", "reference"), "--"
 )
 SHORT = 3  # times from one end of an axis to the other; a logarithmic one would have a tick or two
 UNITS = {
