@@ -71,6 +71,13 @@ def train() -> None:
         hydra.main(version_base="1.3", config_path=str(CONFIGS), config_name="config")(job)()
     except (HydraException, OmegaConfBaseException) as error:
         raise UserError(explain(error, *known_keys(overrides, arguments.config_dir))) from None
+    except UnicodeDecodeError:
+        for path in sorted(Path(arguments.config_dir or CONFIGS).rglob("*.yaml")):
+            try:
+                path.read_text(encoding="utf-8")
+            except ValueError:
+                raise UserError(f"{path} is not UTF-8") from None
+        raise
     except Exception as error:  # of a sweeper that looks for the best score, where runs failed and have none
         if not failures and isinstance(error, ValueError) and raised_in_hydra(error):  # of options that do not agree
             raise UserError(str(error)) from None

@@ -106,7 +106,9 @@ class Training:
     average_checkpoints: int | None = bounded(2, default=None)
 
     def total_steps(self, steps_per_epoch: int) -> int:
-        """Optimiser steps of the run."""
+        """Optimiser steps of the run. Raises UserError for an epoch of none, as a task of one's own may have."""
+        if steps_per_epoch < 1:
+            raise UserError(f"steps_per_epoch is {steps_per_epoch}: are there fewer data than a batch takes?")
         return self.steps if self.steps is not None else math.ceil((self.epochs or 0) * steps_per_epoch)
 
 

@@ -21,7 +21,7 @@ OF_THE_MACHINE = {
     *(errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ELOOP, errno.ENAMETOOLONG, errno.ENOTDIR),
 }
 """Errors of the system that are not the code's fault, wherever they occur."""
-CONFIGURATION = ("hydra", "omegaconf")
+CONFIGURATION = ("hydra", "omegaconf", "yaml")
 """Packages whose errors are about what was typed; data and models do without them, and so does this module."""
 
 
@@ -111,7 +111,8 @@ def one_line_errors(main: Callable[[], None]) -> Callable[[], None]:
             if type(error).__module__.partition(".")[0] not in CONFIGURATION:
                 raise
             key = getattr(error, "full_key", None)
-            print(f"error: {f'{key}: ' if key else ''}{printable(str(error).partition(chr(10))[0])}", file=sys.stderr)
+            reason = " ".join(str(error).split()) if hasattr(error, "problem_mark") else str(error).partition("\n")[0]
+            print(f"error: {f'{key}: ' if key else ''}{printable(reason)}", file=sys.stderr)
             sys.exit(2)
         except KeyboardInterrupt as error:
             print(error if isinstance(error, Interrupted) else "stopped; the last checkpoint stands", file=sys.stderr)

@@ -59,9 +59,11 @@ def find(key: str, target: Any) -> Any:
     module, _, name = str(target).rpartition(".")
     if not module:
         raise UserError(f"{key}.{TARGET}={target}: this is not a dotted name, such as my_module.MyClass")
-    found = getattr(import_module(f"{key}.{TARGET}", module), name, None)
+    made = import_module(f"{key}.{TARGET}", module)
+    found = getattr(made, name, None)
     if not callable(found):
-        raise UserError(f"{key}.{TARGET}={target}: {module} has no class or function {name}")
+        where = getattr(made, "__file__", None) or "Python itself"  # another than meant, if both have one name
+        raise UserError(f"{key}.{TARGET}={target}: {module} has no class or function {name} ({where})")
     return found
 
 

@@ -214,6 +214,9 @@ def own_texts(made: Any) -> dict[str, tuple[TextSource, TextSource]]:
     for split in ("train", VALIDATION[0]):
         if not isinstance(texts.get(split), tuple) or len({len(side) for side in texts[split]}) != 1:
             raise UserError(f"data: {split} is no pair of lists of lines, as many in either language")
+    for split, sides in texts.items():
+        if other := next((line for side in sides for line in side if not isinstance(line, str)), None):
+            raise UserError(f"data: a line of {split} is no text, but {type(other).__name__}")
     return {
         split: tuple(StringSource("\n".join(side), f"{split}, side {i}") for i, side in enumerate(sides, 1))  # type: ignore[misc]
         for split, sides in texts.items()

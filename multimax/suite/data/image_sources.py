@@ -61,6 +61,10 @@ class ArraySource(ImageSource):
     def __init__(
         self, images: np.ndarray, labels: np.ndarray, names: Sequence[str], classes: list[str], mode: str
     ) -> None:
+        if images.dtype != np.uint8 or (images.ndim != 3 and images.shape[3:] != (3,)):
+            raise UserError(f"data: images are {images.dtype} {[*images.shape]}, not uint8 [images, height, width, 3]")
+        if labels.dtype.kind not in "iu" or {len(labels), len(names)} != {len(images)}:
+            raise UserError(f"data: {len(names)} names and {len(labels)} {labels.dtype} labels of {len(images)} images")
         self.images, self.labels, self.names, self.classes, self.mode = images, labels, names, classes, mode
 
     def __len__(self) -> int:

@@ -242,6 +242,9 @@ def own_text(made: Any) -> dict[str, TextSource]:
     texts = require("data", made, dict)
     if missing := SPLITS.keys() - texts.keys():
         raise UserError(f"data: there is no text of {', '.join(sorted(missing))}")
+    for split, text in texts.items():
+        if not isinstance(text, str | TextSource):
+            raise UserError(f"data: {split} is no text, but {type(text).__name__}")
     return {
         split: StringSource(text, f"the {split} text") if isinstance(text, str) else text
         for split, text in texts.items()

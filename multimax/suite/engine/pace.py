@@ -5,6 +5,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TypeVar
 
+from multimax.suite.errors import UserError
+
 T = TypeVar("T")
 
 
@@ -19,9 +21,12 @@ class Pace:
         self.since, self.waited = time.perf_counter(), 0.0
 
     def next(self, batches: Iterator[T]) -> T:
-        """The next of ``batches``, for which training has to wait."""
+        """The next of ``batches``, for which training has to wait. Raises UserError where there is none."""
         started = time.perf_counter()
-        batch = next(batches)
+        try:
+            batch = next(batches)
+        except StopIteration:
+            raise UserError("train_batches() of the task has ended: it has to go on without end") from None
         self.waited += time.perf_counter() - started
         return batch
 

@@ -115,6 +115,15 @@ def test_labels_of_one_s_own_are_checked(tmp_path):
         source = ArraySource(pictures, np.array(labels), ["a.png", "b.png"], classes, "L")
         with pytest.raises(UserError, match=said):
             own_images((source, source))
+    names = ["a", "b"]
+    for images, labels, said in (
+        (pictures / 255, [0, 1], "images are float64"),
+        (pictures[..., None], [0, 1], r"uint8 \[2, 8, 8, 1\]"),
+        (pictures, [0.5, 1], "float64 labels"),
+        (pictures, [0], "1 int64 labels of 2 images"),
+    ):
+        with pytest.raises(UserError, match=said):
+            ArraySource(images, np.array(labels), names, names, "L")
 
 
 @pytest.mark.parametrize("layout", ["parquet", "hub", "folder", "classes alone"])

@@ -2,9 +2,10 @@
 
 import json
 import os
+import re
 import shutil
 import sys
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -201,19 +202,39 @@ def test_a_schedule_that_holds_the_groups_and_sets_numpy_s_numbers_is_resumed(fo
     assert numbers(Path("broken")) == numbers(Path("whole"))
 
 
-@pytest.mark.parametrize(
-    ("given", "says"), [("{'right': 1.0}", "no accuracy, its metric"), ("{'accuracy': items}", "as Tensor, not a num")]
-)
-def test_metrics_that_are_none_are_said_at_the_first_evaluation(folder, given, says):
-    Path("wrong.py").write_text(
-        "import maximum, torch\nitems = torch.ones(1)\n"
-        f"class Wrong(maximum.Maximum):\n    def metrics(self, sums): return {given}\n"
-    )
+TASKS = {
+    "def metrics(self, sums): return {'right': 1.0}": "metrics.. gives no accuracy, its metric",
+    "def metrics(self, sums): return {'accuracy': torch.ones(1)}": "gives accuracy as Tensor, not a number",
+    "def train_batches(self, start_step, shard): return iter([])": "has to go on without end",
+    "steps_per_epoch = 0": "fewer data than a batch",
+}
+
+
+@pytest.mark.parametrize("wrong", TASKS)
+def test_a_task_that_does_not_do_what_it_should_is_told_so_at_once(folder, wrong):
+    Path("wrong.py").write_text(f"import maximum, torch\nclass Wrong(maximum.Maximum):\n    {wrong}\n")
     short = ["task=maximum", "_target_=wrong.Wrong", "training.steps=4", "training.evaluate_every=2"]
-    wrong = make(Path("run"), configure(*short))
-    with pytest.raises(UserError, match=says):
-        wrong.run()
-    assert wrong.step == 2
+    with pytest.raises(UserError, match=TASKS[wrong]):
+        make(Path("run"), configure(*short)).run()
+    assert not list(Path("run").glob("checkpoints/*"))
+
+
+FILES = {
+    b"\tdim: 3\n": "bad.yaml.*line 1",
+    b"a: 1\na: 2\n": "duplicate key a.*bad.yaml",
+    b"# gr\xfc\xdf\n": "not UTF-8",
+}
+
+
+@pytest.mark.parametrize("content", FILES)
+def test_a_configuration_file_that_is_none_is_named_in_one_line(folder, monkeypatch, capsys, content):
+    Path("conf/model/bad.yaml").write_bytes(content)
+    monkeypatch.setattr(sys, "argv", ["train.py", "--config-dir", "conf", "data=stripes", "model=bad"])
+    GlobalHydra.instance().clear()
+    with pytest.raises(SystemExit):
+        cli.train()
+    (said,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
+    assert re.search(FILES[content], said)
 
 
 def test_text_and_pairs_of_one_s_own(folder, tmp_path):
@@ -221,6 +242,8 @@ def test_text_and_pairs_of_one_s_own(folder, tmp_path):
         "LINES = ['one two three four', 'two three four one'] * 20\n"
         "def text(): return {split: '\\n'.join(LINES) for split in ('train', 'validation', 'test')}\n"
         "def pairs(): return {split: (LINES, LINES) for split in ('train', 'valid', 'test')}\n"
+        "def no_lm(): return dict(text(), train=3)\n"
+        "def no_mt(): return dict(pairs(), train=([1], [2]))\n"
     )
     cache = f"data.cache_dir={tmp_path / 'cache'}"
     for task, more in (("lm", ["model.segment_length=4", "training.batch_size=4"]), ("mt", ["data.bpe_merges=null"])):
@@ -230,6 +253,8 @@ def test_text_and_pairs_of_one_s_own(folder, tmp_path):
         config = configure(f"task={task}", f"data=own_{task}", cache, *more)
         assert config.data.source == "own"
         assert next(task_of(asdict(config)).create(config).train_batches(0, cli.Shard()))
+        with pytest.raises(UserError, match="is no text, but int"):
+            task_of(asdict(config)).create(replace(config, data=replace(config.data, _target_=f"texts.no_{task}")))
 
 
 def test_the_code_of_a_sweep_has_the_modules_of_targets(folder):
