@@ -50,6 +50,8 @@ CONFIG = {
     "reweight": {...: (dict, type(None))},
 }
 """What is read from a summary, and from a configuration without opening the run."""
+OVERSMOOTHING = [{"step": int, "epoch": NUMBER, "patch_similarity": [NUMBER], "mad": [NUMBER]}]
+"""What ``python -m multimax.suite.figures oversmoothing`` measured, at one step or several."""
 
 
 @dataclass(frozen=True)
@@ -189,7 +191,13 @@ class Run:
 
     def analysis(self, kind: str) -> dict[str, Any] | None:
         """What ``python -m multimax.suite.figures`` saved of the run in KIND.json; None if that was not run."""
-        return self._json(f"analysis/{kind}.json")
+        found = self._json(f"analysis/{kind}.json")
+        if found is not None and kind == "oversmoothing":
+            where = f"{self.path / 'analysis' / kind}.json: measured"
+            check_shape(found.get("measured"), OVERSMOOTHING, where)
+            if not found["measured"]:
+                raise UserError(f"{where} is empty: make it again, or delete the file")
+        return found
 
     def is_trained_now(self) -> bool:
         """Whether a process holds the run lock."""

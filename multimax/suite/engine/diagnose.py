@@ -78,9 +78,10 @@ def diagnose(run: OpenRun, step: int | None = None) -> dict[str, Any]:
     """Examples, loss, largest scores and largest gradients of a step, counted from 1, the largest first.
 
     By default the step is the last that was skipped before the checkpoint, or the first after it. Raises UserError as
-    ``OpenRun`` does.
+    ``OpenRun`` does, and for other data, which would make another step.
     """
     model, task = run.model.train(), run.task
+    run.run.check_data(task.fingerprint())
     (path,) = run.checkpoints
     state = checkpoint.load_training(path)
     set_weights(model, state.get("trained weights", {}))

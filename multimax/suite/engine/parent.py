@@ -141,6 +141,11 @@ def initialise(model: nn.Module, task: Task) -> list[str]:
         drop_other_functions(adapted, run.config["reweight"], asdict(config.reweight))
     fit = {key for key, value in adapted.items() if key in own and own[key].shape == value.shape}
 
+    kinds = {key: (adapted[key].dtype, own[key].dtype) for key in sorted(fit)}
+    for key, (given, here) in kinds.items():  # of quantised weights a copy would make other ones
+        if given.is_floating_point != here.is_floating_point:
+            raise UserError(f"init_from={name} does not fit the model: {key} is of {given}, and here of {here}")
+
     heads = {key for key in {*own, *adapted} if key.startswith(getattr(model, "of_classes", ()))}
     same = run is None or run.data is None or task.same_outputs(run.data)
     if vocabulary is not None and (fingerprint := getattr(model, "fingerprint", None)) is not None:

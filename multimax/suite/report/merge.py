@@ -14,6 +14,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from functools import cache
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -196,13 +197,13 @@ def check_metrics(where: str, config: RunConfig, summary: dict[str, Any], rows: 
         raise UserError(f"{where}: metrics are not all finite")
     last = scored[-1]
     epochs = last.get("epoch", 0)
-    per_epoch = round(steps / epochs) if epochs > 0 else 0
+    per_epoch = round(steps / epochs) if epochs > 0 and steps / epochs < math.inf else 0
     if per_epoch < 1 or last["step"] != steps or training.total_steps(per_epoch) != steps:
         raise UserError(f"{where}: metrics end before the run does, or it is of another length than its configuration")
     for name, every in (("train/loss", training.log_every), ("val/loss", training.evaluate_every or per_epoch)):
-        missing = {*range(every, steps + 1, every), steps} - {row["step"] for row in rows if name in row}
-        if missing:
-            raise UserError(f"{where}: metrics lack {name} of step {min(missing)}")
+        there = {row["step"] for row in rows if name in row}
+        if missing := next((step for step in chain(range(every, steps, every), [steps]) if step not in there), None):
+            raise UserError(f"{where}: metrics lack {name} of step {missing}")
     check_summary(where, config, summary, scored)
 
 

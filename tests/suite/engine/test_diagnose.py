@@ -13,7 +13,7 @@ from torch import nn
 from multimax import reweight
 from multimax.attention import attention
 from multimax.suite.engine import diagnose
-from multimax.suite.errors import Diverged
+from multimax.suite.errors import Diverged, UserError
 
 
 class Attend(nn.Module):
@@ -106,6 +106,10 @@ def test_the_loss_is_that_of_the_step_whatever_the_task(tmp_path, name):
     weight = sum(run.task.weight(batch) for batch in next(run.task.train_batches(8, running.shard)))
     assert shown["step"] == 9
     assert shown["loss"] / weight == pytest.approx(logged, rel=1e-5)
+    for path in (tmp_path / "text").glob("train.*"):
+        path.write_text("".join(reversed(path.read_text().splitlines(keepends=True))))
+    with pytest.raises(UserError, match="is a run of other data"):
+        diagnose.diagnose(diagnose.OpenRun(running.writer.run, checkpoint="step-00000008"))
 
 
 def test_nan_comes_first():

@@ -145,6 +145,12 @@ def test_stock_weights_load_under_any_reweighting_from_wherever_they_are(stock, 
     assert all(torch.equal(ema[key], value) for key, value in state.items())
 
 
+def test_weights_of_another_kind_of_number_are_refused(stock, tmp_path):
+    torch.save({key: value.to(torch.int8) for key, value in stock()[1].items()}, tmp_path / "int8.pth")
+    with pytest.raises(UserError, match=r"is of torch.int8, and here of torch.float32"):
+        start(tmp_path / "run", f"init_from={tmp_path / 'int8.pth'}")
+
+
 def test_another_number_of_classes_draws_the_head_and_another_image_size_resamples_the_positions(stock, tmp_path):
     path, state = stock(classes=7)
     running = start(tmp_path / "classes", f"init_from={path}")

@@ -253,6 +253,7 @@ DAMAGE = {
     "other numerics": (put("config", "numerics", 1), "numerics=1"),
     "uncommitted code": (put("summary", "revision", "0" * 40 + "-dirty"), "not a commit"),
     "an unknown revision": (put("summary", "revision", "0" * 40), "not in this clone"),
+    "an epoch without end": (last_row(epoch=1e-320), "metrics end before the run does"),
     "an option for git": (put("summary", "revision", "--help"), "not a commit"),
     "an unknown task": (put("config", "task", "chess"), "no task chess"),
     "an unknown key": (put("config", "surprise", 1), "no such key"),

@@ -54,6 +54,14 @@ def test_a_table_is_what_the_records_say(tmp_path):
     assert again.files == output.files
 
 
+@pytest.mark.parametrize("content", ["{}", '{"measured": []}', '{"measured": 3}', '{"measured": [{"step": 3}]}'])
+def test_an_analysis_that_is_damaged_is_named(tmp_path, content):
+    (tmp_path / "analysis").mkdir()
+    (tmp_path / "analysis" / "oversmoothing.json").write_text(content)
+    with pytest.raises(UserError, match=r"oversmoothing\.json: measured"):
+        Run(tmp_path).analysis("oversmoothing")
+
+
 def test_a_record_that_a_kill_cuts_short_is_none(tmp_path, monkeypatch):
     (tmp_path / "runs").mkdir()
     run = Run(finished_run(tmp_path / "runs", "softmax", 0, 70.0))
