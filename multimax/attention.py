@@ -85,7 +85,8 @@ def attention(
             before it.
         dropout: probability of dropping a weight, at least 0 and below 1; pass 0 outside training.
         backend: the name of one of ``BACKENDS`` or of the function's own, or None for the one that ``attention_path``
-            returns. Only "reference" and "blocked" can be differentiated more than once.
+            returns. Only "reference" and "blocked" can be differentiated more than once. On a CPU a call with a mask
+            whose tensors hold NaN or infinities is computed by tensor operations, whatever the backend.
 
     Raises:
         TypeError, ValueError: an argument that does not fit, in one line that names it and before anything is computed;
@@ -145,7 +146,7 @@ def _chosen(call: Call, name: str | None) -> Backend:
     if name not in backends:
         raise ValueError(f"there is no backend {name!r}; it must be one of {', '.join(backends)}")
     if reason := backends[name].obstacle(call):
-        raise ValueError(f"backend {name!r} cannot serve: {reason}")
+        raise ValueError(f"backend {name!r} cannot serve: {reason}; leave it out to use one that can")
     return backends[name]
 
 
@@ -212,9 +213,9 @@ def _check_tensors(query: Tensor, key: Tensor, value: Tensor) -> None:
         if tensor.dtype != query.dtype and autocast_dtype(query) is None:
             raise TypeError(f"{name} must be in the dtype of the query, {query.dtype}, got {tensor.dtype}")
     if key.shape[-1] != query.shape[-1]:
-        raise ValueError(f"query and key must have one dim, got {query.shape[-1]} and {key.shape[-1]}")
+        raise ValueError(f"query and key must have the same last dimension, got {query.shape[-1]} and {key.shape[-1]}")
     if value.shape[-2] != key.shape[-2]:
-        raise ValueError(f"key and value must have one length, got {key.shape[-2]} and {value.shape[-2]}")
+        raise ValueError(f"key and value must have the same length, got {key.shape[-2]} and {value.shape[-2]}")
 
 
 def _per_query_head(query: Tensor, tensor: Tensor) -> Tensor:

@@ -40,8 +40,8 @@ FLASH_FROM, SINGLE_FLASH_FROM = 64, 512
 class Call:
     """The arguments of ``multimax.attention``, checked.
 
-    ``row_kernel`` computes what ``reweight`` does, or is None if that has to be called. When a call is ``run``, queries
-    that may attend to no key and keys that no query may attend to are zero.
+    ``row_kernel`` computes what ``reweight`` does, or is None if that has to be called. When a call is ``run``, what
+    queries and keys hold is finite, or those that ``mask`` excludes altogether are zero.
     """
 
     query: Tensor
@@ -70,8 +70,8 @@ class Call:
         dtype = autocast_dtype(self.query) or self.query.dtype
         return self.query.to(dtype), self.key.to(dtype), self.value.to(dtype)
 
-    def in_half(self, device: str) -> bool:
-        return self.query.dtype.itemsize < 4 or torch.is_autocast_enabled(device)
+    def in_half(self) -> bool:
+        return self.query.dtype.itemsize < 4 or torch.is_autocast_enabled(self.query.device.type)
 
     def beyond_products(self) -> str | None:
         """The obstacle for a backend whose scores are nothing but products of query and key, or None."""
@@ -137,13 +137,13 @@ def attend_to_live(call: Call) -> Tensor:
     tensors = (call.query, call.key, call.value)
     finite = [t.isfinite().all(-1, keepdim=True) for t in tensors]
     query, key, value = (t.where(rows, 0) for t, rows in zip(tensors, finite, strict=True))
-    met = _scores(call, call.query, call.key).detach()
-    touched = ~(finite[0] & finite[1].mT) & live
-    weights = beside_sink(call.reweight, met.where(touched, _scores(call, query, key)), live, call.sink)
+    raw_scores = _scores(call, call.query, call.key).detach()
+    is_nonfinite = ~(finite[0] & finite[1].mT) & live
+    weights = beside_sink(call.reweight, raw_scores.where(is_nonfinite, _scores(call, query, key)), live, call.sink)
     if call.dropout:
         weights = F.dropout(weights, call.dropout)
-    hit = (weights != 0).to(value.dtype) @ (~call.value.isfinite()).to(value.dtype) > 0
-    return (weights @ call.value).detach().where(hit, weights @ value)
+    reached = (weights != 0).to(value.dtype) @ (~call.value.isfinite()).to(value.dtype) > 0
+    return (weights @ call.value).detach().where(reached, weights @ value)
 
 
 class Sdpa:
@@ -156,7 +156,7 @@ class Sdpa:
             return reason
         if not isinstance(call.row_kernel, Softmax):
             return call.not_for("softmax")
-        return "it has no forward-mode derivative" if is_transformed() else None
+        return "it takes nothing that torch.func or forward mode transforms" if is_transformed() else None
 
     def pays(self, call: Call) -> bool:
         return True
@@ -187,7 +187,7 @@ class Blocked:
         if not query.dim() == key.dim() == value.dim() == 4:
             return f"it takes 4 dimensions, got {query.dim()}, {key.dim()} and {value.dim()}"
         if not query.shape[:2] == key.shape[:2] == value.shape[:2]:
-            return "query, key and value must be of the same batches and heads"
+            return "query, key and value must have the same batch size and heads: expand them"
         if kernel_arguments(call.row_kernel, query) is None:
             return f"it has no kernel for these parameters of {type(call.reweight).__name__}"
         return None
@@ -196,7 +196,7 @@ class Blocked:
         if kernels.path(call.query) != "cpp":  # first, since lengths that torch.export left open must not be compared
             return False
         queries, keys = call.query.shape[-2], call.key.shape[-2]
-        if call.in_half("cpu"):
+        if call.in_half():
             return call.query.shape[:-1].numel() * keys >= HALF_BLOCKED_FROM
         return queries * keys >= BLOCKED_FROM
 
@@ -255,7 +255,7 @@ class AdaSplash:
 def _pays_on_gpu(call: Call) -> bool:
     if not call.query.is_cuda or kernels.path(call.query) != "triton":
         return False
-    return call.key.shape[-2] >= (FLASH_FROM if call.in_half("cuda") else SINGLE_FLASH_FROM)
+    return call.key.shape[-2] >= (FLASH_FROM if call.in_half() else SINGLE_FLASH_FROM)
 
 
 BACKENDS: dict[str, Backend] = {b.name: b for b in (Sdpa(), Blocked(), Flash(), AdaSplash(), Reference())}

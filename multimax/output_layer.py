@@ -146,7 +146,7 @@ def _checked(
             raise TypeError(f"{name} must be in the dtype of hidden, {hidden.dtype}, got {tensor.dtype}")
     (n, dim), v = hidden.shape, len(weight)
     if weight.shape[1] != dim:
-        raise ValueError(f"hidden and weight must have one dim, got {dim} and {weight.shape[1]}")
+        raise ValueError(f"hidden and weight must have the same last dimension, got {dim} and {weight.shape[1]}")
     if v == 0:
         raise ValueError("weight must have at least one class, got none")
     if bias is not None and len(bias) != v:

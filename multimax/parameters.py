@@ -34,9 +34,9 @@ def reweighting_parameters(model: nn.Module) -> list[nn.Parameter]:
 def parameter_groups(model: nn.Module, weight_decay: float, lr: float | None = None) -> list[dict[str, Any]]:
     """Parameter groups for any optimiser of torch: with weight decay, without, and the reweightings', without.
 
-    Parameters of one dimension (biases, norms) and those named by the method ``no_weight_decay`` of the model or of a
-    module in it, as timm's models have it, are not decayed. Parameters that require no gradient and empty groups are
-    left out.
+    Parameters of at most one dimension (biases, norms) and those named by the method ``no_weight_decay`` of the model
+    or of a module in it, as timm's models have it, are not decayed. Parameters that require no gradient and empty
+    groups are left out.
 
     Args:
         weight_decay: of the first group; 0 in the others.
@@ -79,7 +79,7 @@ def clip_gradients(model: nn.Module, max_norm: float | None) -> Tensor:
         The norm of the whole gradient before clipping, 0-d.
 
     Raises:
-        ValueError: ``max_norm`` is negative or NaN.
+        TypeError, ValueError: ``model`` is no module, or ``max_norm`` negative or NaN.
     """
     if max_norm is not None and not max_norm >= 0:
         raise ValueError(f"max_norm must be at least 0, got {max_norm}")

@@ -49,7 +49,7 @@ def psi(log_p: Tensor, d: float | Tensor) -> Tensor:
 
 
 def entropy(weights: Tensor, alpha: float | Tensor) -> Tensor:
-    """``formula`` over the last dimension, Shannon's entropy at alpha = 1; a tensor is [] or [..., 1]."""
+    """``formula`` over the last dimension, Shannon's entropy at alpha = 1; a tensor is 0-d or [..., 1]."""
     if not isinstance(alpha, Tensor) and alpha in (1.5, 2):  # without a logarithm
         power = weights if alpha == 2 else weights.where(weights > 0, 1).sqrt()
         return (weights * (1 - power)).sum(-1) / (alpha * (alpha - 1))

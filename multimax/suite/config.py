@@ -265,7 +265,7 @@ class RunConfig:
         """Raise UserError if the reweighting at the output has no loss for the recipe's targets."""
         name = self.reweight.output["name"]
         output = reweight.create(**self.reweight.output)
-        way_out = "take reweight/output=softmax or give it one (see 'Adding a function' in README.md)"
+        way_out = "take reweight/output=softmax or give it one (see 'Add a function' in README.md)"
         if not output.has_loss:
             raise UserError(f"reweight.output={name} has no loss, since its weights {output.why_no_loss()}: {way_out}")
         if soft_targets and not output.soft_targets:

@@ -20,7 +20,7 @@ def writing(path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise UserError(
-            f"{path} cannot be written: {error.strerror or error}; the same command continues the run"
+            f"{path} cannot be written: {error.strerror or error}; mend that, and repeat the command"
         ) from error
 
 

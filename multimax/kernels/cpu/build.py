@@ -166,9 +166,8 @@ def _compiler() -> list[str]:
     for program, *arguments in [named] if named else [["g++"], ["clang++"], ["c++"]]:
         if shutil.which(program):
             return [program, *arguments]
-    raise Unavailable(
-        f"no C++ compiler: {named[0] if named else 'g++'} is not installed; install g++ or name one in CXX"
-    )
+    lacking = f"{named[0]} is not" if named else "none of g++, clang++ and c++ is"
+    raise Unavailable(f"no C++ compiler: {lacking} installed; install g++ or name one in CXX")
 
 
 def _command(compiler: list[str], output: Path, flags: list[str]) -> list[str]:
@@ -182,7 +181,7 @@ def _words_of(variable: str) -> list[str]:
     try:
         return shlex.split(os.environ.get(variable, ""))
     except ValueError as error:
-        raise Unavailable(f"{variable} cannot be parsed: {error}") from error
+        raise Unavailable(f"{variable} cannot be parsed: {error}; mend its quotes, or unset it") from error
 
 
 def _line(text: str) -> str:

@@ -162,7 +162,7 @@ def _forward(
     if output.numel() == 0 or key.shape[2] == 0:
         return output.zero_(), lse
     batch, heads, queries, _ = query.shape
-    common = _common(query, key, value, ranges, ts, mask, powers, causal, scale, dropout)
+    common = _common(query, key, value, ts, mask, powers, causal, scale, dropout)
     blocks = flash_blocks.choose("forward", query, value)
     grid = (-(-queries // blocks["BLOCK_M"]) * batch * heads,)
     narrow = _narrow(queries, blocks["BLOCK_M"], key.shape[2], blocks["BLOCK_N"], causal)
@@ -203,7 +203,7 @@ def _backward(
     if output.numel() == 0 or key.shape[2] == 0:
         return dq.zero_(), dk.zero_(), dv.zero_(), dranges.zero_(), dts.zero_()
     batch, heads, queries, _ = query.shape
-    common = _common(query, key, value, ranges, ts, mask, powers, causal, scale, dropout)
+    common = _common(query, key, value, ts, mask, powers, causal, scale, dropout)
     delta = torch.empty_like(lse)
     inputs = (grad, query, key, value)
     others = (_or(mask, query), ranges, ts, _or(seed, query))
@@ -282,7 +282,6 @@ def _common(
     query: Tensor,
     key: Tensor,
     value: Tensor,
-    ranges: Tensor,
     ts: Tensor,
     mask: Tensor | None,
     powers: list[int],

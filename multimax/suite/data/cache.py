@@ -54,7 +54,7 @@ def cached(
 
 @contextmanager
 def whole_folder(folder: Path) -> Iterator[Path]:
-    """A folder to fill, which replaces ``folder`` when the block ends, and is deleted if it fails."""
+    """A folder to fill, which replaces ``folder`` when the block ends; one that raises leaves ``folder`` as it was."""
     temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
     try:
         yield temporary

@@ -254,13 +254,13 @@ class Grammar:
 def corpus(seed: int = 0) -> dict[str, tuple[list[str], list[str]]]:
     """German and English lines of ``train``, ``valid`` and ``test``: no sentence occurs twice in either language."""
     grammar = Grammar(seed)
-    german: dict[str, str] = {}
-    english: dict[str, str] = {}
+    german: dict[str, None] = {}  # sets that keep their order
+    english: dict[str, None] = {}
     while len(german) < sum(SIZES.values()):
         source, target = grammar.sentence()
         if source not in german and target not in english:
-            german[source], english[target] = target, source
-    sides = list(english.values()), list(english)
+            german[source] = english[target] = None
+    sides = list(german), list(english)
     splits, start = {}, 0
     for split, size in SIZES.items():
         splits[split] = sides[0][start : start + size], sides[1][start : start + size]

@@ -158,5 +158,9 @@ def exclusive(lock: Path) -> Iterator[bool]:
         yield False
         return
     with file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield True
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            is_held = True
+        except OSError:
+            is_held = False
+        yield is_held

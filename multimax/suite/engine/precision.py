@@ -54,7 +54,7 @@ class LossScale:
             torch._foreach_div_(gradients, self.value)
 
     def update(self, finite: Tensor) -> Tensor:
-        """Note whether a gradient was finite; returns whether it was infinite for another reason than the scale."""
+        """Note whether a gradient was finite; returns whether it was not although the scale is not to blame."""
         if not self.active:
             return ~finite
         at_fault = ~finite & (self.value > 1)

@@ -59,14 +59,13 @@ def open_runs(arguments: argparse.Namespace, needs: str | None = None) -> Iterat
 
     Raises UserError as ``OpenRun`` does.
     """
-    each = [
-        lambda path=path: OpenRun(Run(path), arguments.overrides, arguments.checkpoint, arguments.ema, needs)
-        for path in arguments.runs
-    ]
-    for one in each:
-        _ = one().config
-    for one in each:
-        yield one()
+
+    def opened(path: Path) -> OpenRun:
+        return OpenRun(Run(path), arguments.overrides, arguments.checkpoint, arguments.ema, needs)
+
+    for path in arguments.runs:
+        _ = opened(path).config
+    yield from map(opened, arguments.runs)
 
 
 def chosen(given: str | None, option: str, what: str, count: int, run: OpenRun) -> list[int]:
@@ -100,7 +99,7 @@ def save_figures(
     """Draw each kind of figure of what was ``found`` in each run, to RUN/analysis, and KIND_compared for several."""
     for kind, draw in kinds.items():
         for path, config, one in zip(arguments.runs, configs, found, strict=True):
-            if made := draw({labels([config])[0]: one}):
+            if made := draw({reweight_label(config["reweight"]): one}):
                 save_figure(analysis_folder(path), kind, *made)
         if len(found) > 1 and (made := draw(dict(zip(labels(configs), found, strict=True)))):
             save_figure(arguments.to or analysis_folder(arguments.runs[0]), f"{kind}_compared", *made)

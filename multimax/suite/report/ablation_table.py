@@ -43,9 +43,8 @@ def scale_rows(scale: str, epochs: str, records: Sequence[Run]) -> Iterator[Row]
     groups: dict[tuple[Around, tuple[str, str]], list[Run]] = defaultdict(list)
     for record in records:
         sites = record.config["reweight"]
-        groups[around(record.config["model"]), (site_label(sites["attention"]), site_label(sites["output"]))].append(
-            record
-        )
+        key = around(record.config["model"]), (site_label(sites["attention"]), site_label(sites["output"]))
+        groups[key].append(record)
     values = {key: by_seed(group, "top1") for key, group in groups.items()}
 
     def order(key: tuple[Around, tuple[str, str]]) -> tuple[bool, Around, float]:

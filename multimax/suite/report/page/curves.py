@@ -46,12 +46,13 @@ def thinned(curve: Curve, most: int) -> Curve:
     return [steps[i] for i in kept], [values[i] for i in kept]
 
 
-def packed(curves: Sequence[Curves], most: int = POINTS, budget: int = 1_000_000) -> tuple[list[str], list[Any], int]:
+def packed(curves: Sequence[Curves], budget: int = 1_000_000) -> tuple[list[str], list[Any], int]:
     """The names of all metrics, for each run its steps and curves, and the largest number of points of a curve.
 
     A run is ``[[steps, ...], [[metric, steps, values], ...]]`` with indices for metric and steps; values have five
     digits. Where all curves together have more points than ``budget``, each is thinned to fewer.
     """
+    most = POINTS
     while most > 20 and sum(min(most, len(c[0])) for run in curves for c in run.by_metric.values()) > budget:
         most -= 20
     names = sorted({name for run in curves for name in run.by_metric})
