@@ -250,7 +250,7 @@ WRONG = [
     ({"hidden": torch.zeros(13, 5, 1)}, ValueError, "hidden must be .N, dim."),
     ({"hidden": torch.zeros(13, 5).long()}, TypeError, "hidden must be floating point"),
     ({"weight": torch.zeros(11, 5)}, TypeError, "weight must be in the dtype of hidden"),
-    ({"weight": torch.zeros(11, 4, dtype=torch.float64)}, ValueError, "one dim, got 5 and 4"),
+    ({"weight": torch.zeros(11, 4, dtype=torch.float64)}, ValueError, "the same last dimension, got 5 and 4"),
     ({"weight": torch.zeros(0, 5, dtype=torch.float64)}, ValueError, "at least one class"),
     ({"weight": torch.zeros(11, 5, dtype=torch.float64, device="meta")}, ValueError, "weight must be on cpu"),
     ({"bias": torch.zeros(10, dtype=torch.float64)}, ValueError, "one entry for each of the 11 classes"),
