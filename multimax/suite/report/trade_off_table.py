@@ -20,7 +20,8 @@ once: a higher Gini index (*gini*) and a higher M (*multi_modality*). For Imagen
 its verdict in [findings.md](findings.md); all that stands here is **exploratory**, whatever the interval, because no
 plan names it.
 
-Each function runs at its planned rate. The weights are those of all rows of the evaluation set, and the numbers are
+Each function runs at its planned rate, and is here once all of its planned seeds are, as are those that decide the
+entry: nobody looks before. The weights are those of all rows of the evaluation set, and the numbers are
 means over rows and layers; *mass_below* is the weight of the entries with a score below their row's mean. NAME@N is
 measured on rows of N items. *Mean* has the 95% interval over *seeds* (Student's t); *MultiMax less this* is the mean
 difference over the seeds that both have, with its interval.
@@ -36,14 +37,17 @@ def trade_off_table(plan: Path, folder: Path) -> Iterator[Output]:
 
 
 def measured(entry: Entry, runs: Mapping[tuple[str, int], Mapping[str, str]]) -> Iterator[Row]:
-    """A row for each measure and function, where MultiMax has run; small problems at their comparison's length."""
+    """A row for each measure and function with all of its seeds; small problems at their comparison's length."""
+    whole = [arm for arm in entry.rates if all((arm, seed) in runs for seed in entry.seeds)]
+    if not {OURS, *entry.decisive} <= {*whole}:
+        return
     first = next(iter(entry.comparisons[0].margins))
     for measure in ATTENTION if entry.problem == "train" else [f"{of}@{first.partition('@')[2]}" for of in ATTENTION]:
         values: dict[str, dict[int, float]] = {}
         for (arm, seed), row in runs.items():
             if row.get(measure):
                 values.setdefault(arm, {})[seed] = float(row[measure])
-        for arm in [of for of in entry.rates if of in values and OURS in values]:
+        for arm in [of for of in whole if of in values and OURS in values]:
             difference = paired(values[OURS], values[arm]) if arm != OURS else None
             yield {
                 "entry": entry.id,

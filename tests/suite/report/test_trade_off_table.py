@@ -25,3 +25,14 @@ def test_differences_are_paired_and_of_confirmatory_runs(tmp_path):
     for name in set(made) - {"multimax"}:
         assert float(made[name]["MultiMax less this"].split(" [")[0]) == pytest.approx(0.25)
     assert made["multimax"]["MultiMax less this"] == ""
+
+
+def test_nothing_is_shown_before_all_seeds_of_what_decides_are_there(tmp_path):
+    path = write(tmp_path, [1.0], measures=("error@32", "gini@32"))
+    whole = path.read_text().splitlines()
+    (output,) = trade_off_table(tmp_path / "plan.yaml", tmp_path)
+    assert b"gini@32" in output.files[".csv"]
+    last = next(line for line in reversed(whole) if ",multimax," in line)
+    path.write_text("\n".join(line for line in whole if line != last) + "\n")
+    (output,) = trade_off_table(tmp_path / "plan.yaml", tmp_path)
+    assert b"gini@32" not in output.files[".csv"]
