@@ -13,7 +13,7 @@ from multimax.suite.plan import CONFIRMING_FROM, TUNING_FROM
 from multimax.suite.planned.exploratory import best_rates
 from multimax.suite.planned.table import read_table
 from multimax.suite.report.outputs import Output, Row, picture, table
-from multimax.suite.report.statistics import Mean, mean_over_seeds
+from multimax.suite.report.statistics import Mean, mean_over_seeds, paired
 
 OURS = "multimax"
 TITLE = (OURS, "softmax", "temperature")  # whose means a figure's title has
@@ -88,8 +88,7 @@ def table_rows(of: Explored) -> Iterator[Row]:
             most = MOST.get(measure.partition("@")[0], inf)
             others = of.values(function, measure)
             found = mean_over_seeds(others.values(), (0.0, most))
-            pairs = [value - others[seed] for seed, value in of.values(OURS, measure).items() if seed in others]
-            ours = mean_over_seeds(pairs, (-most, most)) if pairs and function != OURS else None
+            ours = paired(of.values(OURS, measure), others, (-most, most)) if function != OURS else None
             low, high = (f"{bound:.4g}" for bound in found.interval) if found.interval else ("", "")
             yield {
                 "problem": of.name,

@@ -65,14 +65,19 @@ def mean_over_seeds(values: Iterable[float], possible: Interval = (-math.inf, ma
     return Mean(len(values), mean, deviation, (max(low, mean - half), min(high, mean + half)))
 
 
-def paired(ours: Mapping[int, float], others: Mapping[int, float]) -> Difference | None:
-    """``ours`` minus ``others``, values by seed, over the seeds that both have; None if they share none."""
+def paired(
+    ours: Mapping[int, float], others: Mapping[int, float], possible: Interval = (-math.inf, math.inf)
+) -> Difference | None:
+    """``ours`` minus ``others``, values by seed, over the seeds that both have; None if they share none.
+
+    The interval is cut to the ``possible`` differences, as in ``mean_over_seeds``.
+    """
     seeds = tuple(sorted(set(ours) & set(others)))
     if not seeds:
         return None
     pairs = [(ours[seed], others[seed]) for seed in seeds]
     differences = [our - other for our, other in pairs]
-    of = mean_over_seeds(differences)
+    of = mean_over_seeds(differences, possible)
     if of.deviation is None:
         return Difference(of.n, of.mean, seeds=seeds)
     error = of.deviation / math.sqrt(of.n)
