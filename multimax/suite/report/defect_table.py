@@ -36,10 +36,10 @@ def released_decoding(records: Sequence[Run]) -> Iterator[tuple[Defect, list[Run
         model = theirs[0].config["model"] | {"as_released": False}
         wanted = setting(theirs[0].config | {"model": model}, task_module("mt").Config)
         ours = [r for r in records if r.function == function and r.setting == wanted]
-        by_seed = [{r.config["seed"]: r.summary["metrics"][metric] for r in group} for group in (theirs, ours)]
-        if difference := paired(*by_seed):
+        as_released, here = ({r.config["seed"]: r.summary["metrics"][metric] for r in group} for group in (theirs, ours))
+        if difference := paired(as_released, here):
             interval = span(difference.interval, "+") or "one pair"
-            values = [" ".join(number(values[seed]) for seed in difference.seeds) for values in by_seed]
+            values = [" ".join(number(of[seed]) for seed in difference.seeds) for of in (as_released, here)]
             used = [r for r in (*theirs, *ours) if r.config["seed"] in difference.seeds]
             what = f"{function}: no modulation in cross-attention nor in incremental decoding ({experiment})"
             measured = f"test BLEU; released less here {number(difference.mean, '+')}, 95% interval {interval}"
