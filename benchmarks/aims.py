@@ -1,243 +1,257 @@
 """What the kernels are meant to reach, held against the tables that were measured.
 
-An aim is met if all rows that it is about are within its bound. The aims for a GPU were set for an H100; the table says
-which GPU was measured.
+An aim is met if all of its values are within its bound. The aims for a GPU were set for an H100; the table says which
+GPU was measured.
 """
 
 import math
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
 from benchmarks.bench import BOTH, FORWARD
 
 Row = Mapping[str, str]
-Number = Callable[[Row, Sequence[Row]], float]  # of a row, and of its table where it is compared with another row
-KEYS = ("part", "case", "size", "function", "way", "direction")
-
-
-def column(name: str) -> Number:
-    return lambda row, _: float(row[name] or "nan")
-
-
-ratio = column("ratio")
-
-
-def speedup(row: Row, _: Sequence[Row]) -> float:
-    return 1 / ratio(row, ())
-
-
-def over(number: Number, **other: str) -> Number:
-    """``number`` divided by that of the row which is the same except for the fields in ``other``."""
-
-    def quotient(row: Row, rows: Sequence[Row]) -> float:
-        wanted = {key: row[key] for key in KEYS} | other
-        divisors = (number(r, rows) for r in rows if all(r[key] == wanted[key] for key in KEYS))
-        return number(row, rows) / next(divisors, math.nan)
-
-    return quotient
-
-
-def share_of_logits(row: Row, _: Sequence[Row] = ()) -> float:
-    """Peak memory of a loss beyond its gradients, over that of the scores [tokens, vocabulary], all in float32."""
-    tokens, dim, vocabulary = map(int, re.findall(r"\d+", row["case"]))
-    gradients = 4 * dim * (tokens + vocabulary)
-    return (float(row["peak_mb"] or "nan") * 2**20 - gradients) / (4 * tokens * vocabulary)
-
-
-def bits_differ(row: Row, _: Sequence[Row]) -> float:
-    return float(row["same_bits"] != "yes")
+Rows = Sequence[Row]
+Values = Iterator[tuple[Row, float]]  # each row that an aim is about, with the number that is held against the bound
 
 
 @dataclass(frozen=True)
 class Aim:
-    """``number`` is at most, or at least, ``bound`` in the rows of ``table`` with these ``fields`` and ``sizes``."""
+    """What ``values`` finds in ``table`` is at most, or at least, ``bound``; ``named_by`` tells its rows apart."""
 
     text: str
     table: str
-    fields: Mapping[str, str | Sequence[str]]  # a value, or several of which any will do
     bound: float
-    number: Number = ratio
-    sizes: tuple[float, float] = (0, math.inf)  # both included
+    values: Callable[[Rows], Values]
     at_least: bool = False
     on_gpu: bool = False
-    named_by: Sequence[str] = ("case",)  # the fields that tell its rows apart
-
-    def values(self, rows: Sequence[Row]) -> list[tuple[Row, float]]:
-        """Its rows, each with the number that is held against the bound: NaN where there is none."""
-        wanted = {key: (value,) if isinstance(value, str) else value for key, value in self.fields.items()}
-        low, high = self.sizes
-        mine = [row for row in rows if all(row[key] in values for key, values in wanted.items())]
-        return [(row, self.number(row, rows)) for row in mine if low <= float(row["size"] or 0) <= high]
+    named_by: Sequence[str] = ("case",)
 
     def met(self, value: float) -> bool:
         return value >= self.bound if self.at_least else value <= self.bound
 
 
-def of(function: str, way: str, direction: str = BOTH, **others: str | Sequence[str]) -> dict[str, str | Sequence[str]]:
-    return {"function": function, "way": way, "direction": direction, **others}
+def where(rows: Rows, **fields: str) -> list[Row]:
+    return [row for row in rows if all(row[key] == value for key, value in fields.items())]
 
 
-def step_of_deit(function: str) -> dict[str, str]:
-    return {"part": "DeiT-S", "direction": "training step", "function": function}
+def number(row: Row, name: str) -> float:
+    """A number in a table, NaN where it was not measured."""
+    return float(row[name] or "nan")
 
 
-IN_FULL = ("function", "case", "direction")
+def column(name: str, **fields: str) -> Callable[[Rows], Values]:
+    return lambda rows: ((row, number(row, name)) for row in where(rows, **fields))
+
+
+def quotient(name: str, row: Row, rows: Rows, **other: str) -> float:
+    """A number of ``row``, over that of the row which is the same but for the fields in ``other``."""
+    keys = ("part", "case", "size", "function", "way", "direction")
+    divisors = where(rows, **{key: row[key] for key in keys} | other)
+    return number(row, name) / number(divisors[0], name) if divisors else math.nan
+
+
+def speedup(**fields: str) -> Callable[[Rows], Values]:
+    return lambda rows: ((row, 1 / number(row, "ratio")) for row in where(rows, way="ours", **fields))
+
+
+def large_shapes(direction: str) -> Callable[[Rows], Values]:
+    """MultiMax without a compiler, where a row's cost is more than that of starting a call."""
+    found = column("ratio", part="shapes", function="multimax", way="eager", direction=direction)
+    return lambda rows: ((row, value) for row, value in found(rows) if number(row, "size") >= 1e7)
+
+
+def attention_of(*cases: str) -> Callable[[Rows], Values]:
+    """MultiMax's attention by default, over torch's; NaN for a case that the table lacks."""
+
+    def values(rows: Rows) -> Values:
+        mine = where(rows, function="multimax", way="default", direction=BOTH)
+        for case in cases:
+            found = where(mine, case=case) or [{"case": case, "milliseconds": "", "ratio": "", "note": "not measured"}]
+            yield from ((row, number(row, "ratio")) for row in found)
+
+    return values
+
+
+def share_of_logits(rows: Rows) -> Values:
+    """Peak memory of a loss beyond its gradients, over that of the scores [tokens, vocabulary], all in float32."""
+    for row in where(rows, **LARGEST_VOCABULARY):
+        tokens, dim, vocabulary = map(int, re.findall(r"\d+", row["case"]))
+        gradients = 4 * dim * (tokens + vocabulary)
+        yield row, (number(row, "peak_mb") * 2**20 - gradients) / (4 * tokens * vocabulary)
+
+
+def multimax_over_softmax_in_pieces(rows: Rows) -> Values:
+    for row in where(rows, function="multimax", **LARGEST_VOCABULARY):
+        yield row, quotient("ratio", row, rows, function="softmax")
+
+
+def bits_differ(rows: Rows) -> Values:
+    return ((row, float(row["same_bits"] != "yes")) for row in where(rows, **PARAMETERS))
+
+
+def row_kernels(name: str) -> Callable[[Rows], Values]:
+    found = column(name, part="row length", way="kernel")
+    return lambda rows: ((row, value) for row, value in found(rows) if 197 <= number(row, "size") <= 16_384)
+
+
+def flash_over(way: str, direction: str) -> Callable[[Rows], Values]:
+    """MultiMax by the flash kernel, over softmax by another ``way``, from 1,024 keys on."""
+
+    def values(rows: Rows) -> Values:
+        for row in where(rows, part="length", function="multimax", way="flash", direction=direction):
+            if number(row, "size") >= 1024:
+                yield row, quotient("ratio", row, rows, function="softmax", way=way)
+
+    return values
+
+
+def memory_of_longest(rows: Rows) -> Values:
+    for row in where(rows, part="length", function="multimax", way="flash", direction=BOTH, case="N=4096"):
+        yield row, quotient("peak_mb", row, rows, case="N=1024", size="1024")
+
+
 PARAMETERS = {"part": "gradients of parameters"}
 LARGEST_VOCABULARY = {"part": "loss", "way": "pieces", "size": "267744"}
-ROW_LENGTHS = {"part": "row length", "way": "kernel"}
-
-on_gpu = partial(Aim, on_gpu=True)
+STEP = {"part": "DeiT-S", "direction": "training step"}
+IN_FULL = ("function", "case", "direction")
 
 ON_BOTH = [
     aim
-    for make in (partial(Aim, named_by=IN_FULL), partial(on_gpu, named_by=IN_FULL))
+    for make in (Aim, partial(Aim, on_gpu=True))
     for aim in (
-        make("gradients of parameters whose bits differ between two runs", "functions", PARAMETERS, 0, bits_differ),
-        make("gradients of parameters: relative error against float64", "functions", PARAMETERS, 1e-4, column("error")),
+        make(
+            "gradients of parameters whose bits differ between two runs",
+            *("functions", 0, bits_differ),
+            named_by=IN_FULL,
+        ),
+        make(
+            "gradients of parameters: relative error against float64",
+            *("functions", 1e-4, column("error", **PARAMETERS)),
+            named_by=IN_FULL,
+        ),
         make(
             "output layer, V=267,744: peak memory beyond the gradients, over that of the scores in float32",
-            "output_layer",
-            LARGEST_VOCABULARY,
-            1.0,
-            share_of_logits,
+            *("output_layer", 1.0, share_of_logits),
+            named_by=IN_FULL,
         ),
         make(
             "output layer, V=267,744: MultiMax in pieces, over softmax in pieces",
-            "output_layer",
-            LARGEST_VOCABULARY | {"function": "multimax"},
-            1.1,
-            over(ratio, function="softmax"),
+            *("output_layer", 1.1, multimax_over_softmax_in_pieces),
             named_by=("case", "direction"),
         ),
     )
 ]
 
-AIMS = [
+ON_CPU = [
     *(
         Aim(
-            f"{text}, {direction}, over torch.softmax",
-            "functions",
-            of(function, way, direction, part="shapes"),
-            bound,
-            sizes=(smallest, math.inf),
+            f"{text} by kernel, {direction}, over torch.softmax",
+            *("functions", bound),
+            column("ratio", part="shapes", function=function, way="kernel", direction=direction),
         )
-        for text, function, way, direction, smallest, bound in (
-            ("MultiMax by kernel", "multimax", "kernel", FORWARD, 0, 1.15),
-            ("MultiMax by kernel", "multimax", "kernel", BOTH, 0, 1.3),
-            ("MultiMax without a compiler", "multimax", "eager", FORWARD, 1e7, 4.0),
-            ("MultiMax without a compiler", "multimax", "eager", BOTH, 1e7, 5.0),
-            ("sparsemax by kernel", "sparsemax", "kernel", BOTH, 0, 1.3),
-            ("entmax15 by kernel", "entmax15", "kernel", BOTH, 0, 1.3),
-            ("evsoftmax by kernel", "evsoftmax", "kernel", BOTH, 0, 1.3),
-            ("entmax by kernel", "entmax", "kernel", BOTH, 0, 4.0),
+        for text, function, direction, bound in (
+            ("MultiMax", "multimax", FORWARD, 1.15),
+            ("MultiMax", "multimax", BOTH, 1.3),
+            ("sparsemax", "sparsemax", BOTH, 1.3),
+            ("entmax15", "entmax15", BOTH, 1.3),
+            ("evsoftmax", "evsoftmax", BOTH, 1.3),
+            ("entmax", "entmax", BOTH, 4.0),
         )
+    ),
+    Aim(
+        "entmax with a learned alpha by kernel, 384x197x197, forward + backward, over torch.softmax",
+        *("functions", 1.5),
+        column("ratio", part="shapes", function="entmax", way="kernel", direction=BOTH, case="384x197x197"),
     ),
     *(
         Aim(
-            f"MultiMax's attention, N <= 512{causal}, forward + backward, over torch's fused softmax",
-            "attention",
-            of("multimax", "default", case=cases),
-            1.0,
+            f"MultiMax without a compiler, {direction}, over torch.softmax", "functions", bound, large_shapes(direction)
         )
-        for causal, cases in (
-            ("", ("64x6x197x64", "N=128", "N=256", "N=512")),
-            (", causal", ("N=128, causal", "N=256, causal", "N=512, causal")),
+        for direction, bound in ((FORWARD, 4.0), (BOTH, 5.0))
+    ),
+    *(
+        Aim(
+            f"MultiMax's attention, {lengths}, forward + backward, over torch's fused softmax",
+            *("attention", 1.0, attention_of(*cases)),
+        )
+        for lengths, cases in (
+            ("N <= 512", ("64x6x197x64", "N=128", "N=256", "N=512")),
+            ("N <= 512, causal", ("N=128, causal", "N=256, causal", "N=512, causal")),
+            ("N = 2048 and 4096", ("N=2048", "N=4096")),
         )
     ),
-    Aim("training step of DeiT-S with MultiMax, over softmax", "training_steps", step_of_deit("multimax"), 1.03),
+    Aim(
+        "training step of DeiT-S with MultiMax, over softmax",
+        *("training_steps", 1.03, column("ratio", function="multimax", **STEP)),
+    ),
     Aim(
         "GPT-2 small and ViT-S of other libraries, converted to MultiMax, over their fused softmax",
-        "convert",
-        {"function": "multimax", "way": "converted"},
-        1.0,
+        *("convert", 1.0, column("ratio", function="multimax", way="converted")),
         named_by=("part", "direction"),
     ),
     Aim(
         "functions of segments, over PyTorch Geometric's softmax",
-        "segments",
-        {"way": "segment"},
-        2.0,
+        *("segments", 2.0, column("ratio", way="segment")),
         named_by=("part", "case", "function", "direction"),
     ),
-    *(
-        Aim(text, table, {"part": part, "way": "ours"}, bound, speedup, at_least=True, named_by=named_by)
-        for text, table, part, bound, named_by in (
-            (
-                "long rows by the names of the entmax package, over the package's speed",
-                *("compat", "long rows", 5.0, ("function",)),
-            ),
-            (
-                "images per second and core of the input pipeline, over timm's loader",
-                *("input", "loader", 2.0, ("case",)),
-            ),
-            ("training of the IWSLT14 model, tokens/s over fairseq's", "translation", "training", 2.0, IN_FULL),
-            (
-                "beam search of the IWSLT14 model, sentences/s over fairseq's",
-                "translation",
-                "beam search",
-                3.0,
-                IN_FULL,
-            ),
-        )
+    Aim(
+        "long rows by the names of the entmax package, over the package's speed",
+        *("compat", 5.0, speedup(part="long rows")),
+        at_least=True,
+        named_by=("function",),
     ),
-    *ON_BOTH,
+    Aim(
+        "images per second and core of the input pipeline, over timm's loader",
+        *("input", 2.0, speedup(part="loader")),
+        at_least=True,
+    ),
+]
+
+on_gpu = partial(Aim, on_gpu=True)
+
+ON_GPU = [
     on_gpu(
         "row kernels, rows of 197 to 16,384: bandwidth, over that of a copy",
-        "functions",
-        ROW_LENGTHS,
-        0.8,
-        column("of_copy"),
-        (197, 16_384),
+        *("functions", 0.8, row_kernels("of_copy")),
         at_least=True,
         named_by=IN_FULL,
     ),
     on_gpu(
         "row kernels, rows of 197 to 16,384, over torch.softmax",
-        "functions",
-        ROW_LENGTHS,
-        1.1,
-        sizes=(197, 16_384),
+        *("functions", 1.1, row_kernels("ratio")),
         named_by=IN_FULL,
     ),
     *(
         on_gpu(
             f"MultiMax by flash kernel, N >= 1024, {direction}, over {what}",
-            "attention",
-            of("multimax", "flash", direction, part="length"),
-            bound,
-            over(ratio, function="softmax", way=way),
-            (1024, math.inf),
+            *("attention", bound, flash_over(way, direction)),
         )
         for direction, bound in ((FORWARD, 1.5), (BOTH, 1.7))
         for way, what in (("FlexAttention", "FlexAttention's plain softmax"), ("flash", "the same kernel's softmax"))
     ),
     on_gpu(
         "MultiMax by flash kernel: peak memory at N=4096, over N=1024 with as many tokens",
-        "attention",
-        of("multimax", "flash", part="length", case="N=4096"),
-        1.5,
-        over(column("peak_mb"), case="N=1024", size="1024"),
+        *("attention", 1.5, memory_of_longest),
         named_by=(),
     ),
-    *(
-        on_gpu(text, "training_steps", step_of_deit(function), bound, number, at_least=at_least)
-        for text, function, bound, number, at_least in (
-            ("training step of DeiT-S with MultiMax, bfloat16, compiled, over softmax", "multimax", 1.08, ratio, False),
-            (
-                "training of DeiT-S with softmax, bfloat16, compiled: images/s",
-                *("softmax", 7500, column("per_s"), True),
-            ),
-        )
+    on_gpu(
+        "training step of DeiT-S with MultiMax, bfloat16, compiled, over softmax",
+        *("training_steps", 1.08, column("ratio", function="multimax", **STEP)),
+    ),
+    on_gpu(
+        "training of DeiT-S with softmax, bfloat16, compiled: images/s",
+        *("training_steps", 7500, column("per_s", function="softmax", **STEP)),
+        at_least=True,
     ),
     on_gpu(
         "output layer, V=267,744: tokens/s",
-        "output_layer",
-        LARGEST_VOCABULARY,
-        250_000,
-        column("per_s"),
+        *("output_layer", 250_000, column("per_s", **LARGEST_VOCABULARY)),
         at_least=True,
         named_by=IN_FULL,
     ),
 ]
+
+AIMS = [*ON_CPU, *ON_BOTH, *ON_GPU]

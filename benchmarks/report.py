@@ -54,7 +54,7 @@ def verdicts(tables: Sequence[Table]) -> list[Row]:
     rows: list[Row] = []
     for aim in AIMS:
         fitting = [table for table in tables if table.name == aim.table and table.on_gpu == aim.on_gpu]
-        found = [(table, values) for table in fitting if (values := aim.values(table.rows))]
+        found = [(table, values) for table in fitting if (values := [*aim.values(table.rows)])]
         bound = f"{'at least' if aim.at_least else 'at most'} {aim.bound:g}"
         text = {"aim": f"{'GPU' if aim.on_gpu else 'CPU'}: {aim.text}", "bound": bound}
         if not found:

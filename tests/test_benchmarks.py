@@ -3,6 +3,7 @@
 import importlib
 import importlib.util
 import json
+import math
 import os
 import re
 import subprocess
@@ -161,7 +162,7 @@ def table(*rows, on_gpu=False):
 
 
 def test_an_aim_is_met_where_all_its_rows_are_within_the_bound(monkeypatch):
-    make = partial(Aim, "text", "functions", {"function": "multimax"}, 1.3)
+    make = partial(Aim, "text", "functions", 1.3, aims.column("ratio", function="multimax"))
     monkeypatch.setattr(report, "AIMS", [make()])
 
     def verdict(*tables):
@@ -172,7 +173,8 @@ def test_an_aim_is_met_where_all_its_rows_are_within_the_bound(monkeypatch):
     assert verdict(table({"ratio": "1.2"}, {"ratio": "1.4"})) == ["not met (1 of 2)"]
     assert verdict(table({"ratio": "", "milliseconds": "", "note": "OutOfMemoryError"})) == ["not met"]
     assert verdict(table({"ratio": "1"}, on_gpu=True)) == ["not measured here"]
-    monkeypatch.setattr(report, "AIMS", [make(number=aims.over(aims.ratio, function="softmax"))])
+    beside = lambda rows: ((rows[0], aims.quotient("ratio", rows[0], rows, function="softmax")) for _ in "1")  # noqa: E731
+    monkeypatch.setattr(report, "AIMS", [Aim("text", "functions", 1.3, beside)])
     assert verdict(table({"ratio": "2.4"}, {"ratio": "2", "function": "softmax"})) == ["met"]
     assert verdict(table({"ratio": "2.8"}, {"ratio": "2", "function": "softmax"})) == ["not met"]
     monkeypatch.setattr(report, "AIMS", [make(at_least=True)])
@@ -180,8 +182,16 @@ def test_an_aim_is_met_where_all_its_rows_are_within_the_bound(monkeypatch):
 
 
 def test_the_share_of_the_logits_is_what_is_held_beside_the_gradients():
-    row = ROW | {"peak_mb": "3", "case": "1024 tokens of 128, V=1024"}
-    assert aims.share_of_logits(row) == pytest.approx((3 - 1) / 4)
+    row = ROW | aims.LARGEST_VOCABULARY | {"peak_mb": "3", "case": "1024 tokens of 128, V=1024"}
+    assert [share for _, share in aims.share_of_logits([row])] == [pytest.approx((3 - 1) / 4)]
+
+
+def test_a_case_that_an_aim_names_and_no_table_has_is_not_met_in_silence():
+    rows = [ROW | {"way": "default", "direction": BOTH, "case": "N=128", "ratio": "0.9"}]
+    (_, there), (missing, value) = aims.attention_of("N=128", "N=256")(rows)
+    assert there == 0.9
+    assert (missing["case"], missing["note"]) == ("N=256", "not measured")
+    assert math.isnan(value)
 
 
 def test_every_aim_is_about_a_table_that_some_benchmark_makes():

@@ -40,14 +40,19 @@ def write_atomic(path: Path, content: str | bytes) -> None:
 
 
 @contextmanager
-def alone(folder: Path) -> Iterator[None]:
-    """Keep other processes that ask for the same out of ``folder``, if it is there and its disk has locks."""
+def alone(path: Path, other: str = "another process that writes in {path}") -> Iterator[bool]:
+    """Have other processes of this machine that ask for the same ``path``, a folder or a file, wait for their turn.
+
+    True within the block, or False if nothing keeps them away: there is no such path, or its disk has no locks.
+    """
+    is_held = False
     with ExitStack() as stack:
-        with suppress(OSError), waiting(f"another process that writes in {folder}"):
-            descriptor = os.open(folder, os.O_RDONLY)
+        with suppress(OSError), waiting(other.format(path=path)):
+            descriptor = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
             stack.callback(os.close, descriptor)
             fcntl.flock(descriptor, fcntl.LOCK_EX)
-        yield
+            is_held = True
+        yield is_held
 
 
 def read_file(path: Path) -> bytes:

@@ -50,8 +50,22 @@ CONFIG = {
     "reweight": {...: (dict, type(None))},
 }
 """What is read from a summary, and from a configuration without opening the run."""
-OVERSMOOTHING = [{"step": int, "epoch": NUMBER, "patch_similarity": [NUMBER], "mad": [NUMBER]}]
-"""What ``python -m multimax.suite.figures oversmoothing`` measured, at one step or several."""
+MAPS = ("maps", "rollout", "gradcam", "alignment", "heads")
+ROWS = [{"label": str, "panels": [{"title": str, "values": [[NUMBER]]}]}]
+SITE = {name: [NUMBER] for name in ("rows", "middle", "scores", "weights")}
+SITE |= {"means": {...: [(*NUMBER, type(None))]}, "scores_from": NUMBER, "tiny": NUMBER}
+ANALYSES: dict[str, dict[str, Any]] = {
+    "oversmoothing": {"measured": [{"step": int, "epoch": NUMBER, "patch_similarity": [NUMBER], "mad": [NUMBER]}]},
+    "statistics": {
+        "function": str,
+        "attentions": {...: SITE},
+        "modulators": {...: {"scores": [NUMBER], "modulated": [[NUMBER]]}},
+    },
+    **dict.fromkeys(MAPS, {"input": (str, list), "rows": ROWS}),
+}
+"""What is read from the analyses that ``python -m multimax.suite.figures`` keeps, by the command that made them."""
+PICTURE, WORDS = {"image": str, "query": (int, type(None))}, {"keys": [str], "queries": [str]}
+"""Maps are drawn over a picture, or beside the words of a text."""
 
 
 @dataclass(frozen=True)
@@ -192,11 +206,14 @@ class Run:
     def analysis(self, kind: str) -> dict[str, Any] | None:
         """What ``python -m multimax.suite.figures`` saved of the run in KIND.json; None if that was not run."""
         found = self._json(f"analysis/{kind}.json")
-        if found is not None and kind == "oversmoothing":
-            where = f"{self.path / 'analysis' / kind}.json: measured"
-            check_shape(found.get("measured"), OVERSMOOTHING, where)
-            if not found["measured"]:
-                raise UserError(f"{where} is empty: make it again, or delete the file")
+        if found is not None:
+            where = str(self.path / "analysis" / f"{kind}.json")
+            shapes = ANALYSES.get(kind, {})
+            if kind in MAPS:
+                shapes = shapes | (PICTURE if "image" in found else WORDS)
+            check_shape({key: value for key, value in found.items() if key in shapes}, shapes, where)
+            if empty := [key for key in ("measured", "rows", "attentions") if key in shapes and not found[key]]:
+                raise UserError(f"{where}: {empty[0]} is empty: make it again, or delete the file")
         return found
 
     def is_trained_now(self) -> bool:

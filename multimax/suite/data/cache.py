@@ -1,6 +1,5 @@
 """What is made from text once, on first use, and kept in ``data.cache_dir``."""
 
-import fcntl
 import hashlib
 import json
 import shutil
@@ -11,7 +10,7 @@ from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 from multimax.suite.errors import UserError
-from multimax.suite.files import expanded
+from multimax.suite.files import alone, expanded
 from multimax.suite.waiting import waiting
 
 T = TypeVar("T")
@@ -37,9 +36,9 @@ def cached(
     if (found := load(folder)) is None:
         try:
             folder.parent.mkdir(parents=True, exist_ok=True)
-            with (folder.parent / f".{folder.name}.lock").open("w") as lock:
-                with waiting(f"another process, which prepares {folder}"):
-                    fcntl.flock(lock, fcntl.LOCK_EX)
+            lock = folder.parent / f".{folder.name}.lock"
+            lock.touch()
+            with alone(lock, f"another process, which prepares {folder}"):
                 if (found := load(folder)) is None:
                     with waiting(f"the text to be prepared, once, in {folder}"):
                         make(folder)
@@ -54,12 +53,21 @@ def cached(
 
 @contextmanager
 def whole_folder(folder: Path) -> Iterator[Path]:
-    """A folder to fill, which replaces ``folder`` when the block ends; one that raises leaves ``folder`` as it was."""
+    """A folder to fill, which replaces ``folder`` when the block ends; one that raises leaves ``folder`` as it was.
+
+    Where there was none, that of another process stays, which on a disk without locks may have been faster.
+    """
+    was_there = folder.exists()
     temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
     try:
         yield temporary
         temporary.chmod(0o755)
-        shutil.rmtree(folder, ignore_errors=True)
-        temporary.rename(folder)
+        if was_there:
+            shutil.rmtree(folder, ignore_errors=True)
+        try:
+            temporary.rename(folder)
+        except OSError:
+            if was_there or not folder.is_dir():
+                raise
     finally:
         shutil.rmtree(temporary, ignore_errors=True)

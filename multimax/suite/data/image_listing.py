@@ -6,7 +6,6 @@ cached listing is valid as long as no directory under the folder has another tim
 every entry that is added, removed or renamed, and cannot be set back.
 """
 
-import fcntl
 import json
 import os
 import shutil
@@ -15,13 +14,14 @@ import time
 from array import array
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
 
 from multimax.suite.data.fingerprint import digest
 from multimax.suite.errors import UserError
+from multimax.suite.files import alone
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
 """Suffixes of image files: those of torchvision's ImageFolder, whose order the images have too."""
@@ -44,7 +44,11 @@ class ImageListing:
     def __init__(self, folder: Path, cache: Path) -> None:
         self.folder = folder
         kept = cache / "listings" / digest([os.fsencode(folder.resolve()), str(FORMAT).encode()])
-        with exclusive(kept.with_name(f"{kept.name}.lock")) as locked:  # one process reads for all
+        lock = kept.with_name(f"{kept.name}.lock")
+        with suppress(OSError):
+            lock.parent.mkdir(parents=True, exist_ok=True)
+            lock.touch()
+        with alone(lock, f"another process, which lists the images of {folder}") as locked:  # one reads for all
             if not locked or not self._read(kept):
                 self._scan()
                 if locked:
@@ -146,21 +150,3 @@ class ImageListing:
 def inode(found: os.stat_result) -> tuple[int, int]:
     """What tells a folder from others, by whatever name it is reached."""
     return found.st_dev, found.st_ino
-
-
-@contextmanager
-def exclusive(lock: Path) -> Iterator[bool]:
-    """Holds a lock among the processes of this machine; False if the disk does not allow one."""
-    try:
-        lock.parent.mkdir(parents=True, exist_ok=True)
-        file = lock.open("w")
-    except OSError:
-        yield False
-        return
-    with file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX)
-            is_held = True
-        except OSError:
-            is_held = False
-        yield is_held

@@ -36,7 +36,9 @@ def released_decoding(records: Sequence[Run]) -> Iterator[tuple[Defect, list[Run
         model = theirs[0].config["model"] | {"as_released": False}
         wanted = setting(theirs[0].config | {"model": model}, task_module("mt").Config)
         ours = [r for r in records if r.function == function and r.setting == wanted]
-        as_released, here = ({r.config["seed"]: r.summary["metrics"][metric] for r in group} for group in (theirs, ours))
+        as_released, here = (
+            {r.config["seed"]: r.summary["metrics"][metric] for r in group} for group in (theirs, ours)
+        )
         if difference := paired(as_released, here):
             interval = span(difference.interval, "+") or "one pair"
             values = [" ".join(number(of[seed]) for seed in difference.seeds) for of in (as_released, here)]

@@ -14,9 +14,7 @@ from multimax.suite.figures.style import STYLES
 from multimax.suite.report.metrics import BASELINE
 from multimax.suite.report.outputs import Output, number, picture, span
 from multimax.suite.report.statistics import paired
-from multimax.suite.runs import Run
-
-MAPS = ("maps", "rollout", "gradcam", "alignment", "heads")
+from multimax.suite.runs import MAPS, Run
 
 
 def measured_figures(records: Sequence[Run]) -> Iterator[Output]:

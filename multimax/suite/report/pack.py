@@ -20,7 +20,7 @@ from multimax.suite.engine.checkpoint import name_of, read_manifest
 from multimax.suite.errors import UserError
 from multimax.suite.files import write_atomic
 from multimax.suite.report.records import PLACES
-from multimax.suite.runs import OVERSMOOTHING, Run
+from multimax.suite.runs import ANALYSES, Run
 from multimax.suite.shapes import NUMBER, check_shape, short
 
 MOST, MOST_UNPACKED = 32 * 2**20, 256 * 2**20  # bytes
@@ -53,7 +53,7 @@ RUN = {
     "summary": SUMMARY,
     "metrics": [{...: NUMBER}],
     "data": {...: (str, list, dict)},
-    "oversmoothing": OVERSMOOTHING,
+    "oversmoothing": ANALYSES["oversmoothing"]["measured"],
     "weights": (str, type(None)),
 }
 """The fields of a packed run and their types; ``...`` stands for any name. ``weights`` is the SHA-256 of the last

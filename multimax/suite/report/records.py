@@ -7,6 +7,7 @@ from typing import Any
 
 import yaml
 
+from multimax.suite.data.fingerprint import difference
 from multimax.suite.errors import UserError
 from multimax.suite.files import write_atomic
 from multimax.suite.measures.oversmoothing import summary as oversmoothing_summary
@@ -29,11 +30,14 @@ def record(run: Run, folder: Path) -> Path:
     """Copy the configuration, metrics and summary of a finished run into ``folder`` and return where they are.
 
     The JSON files of its analysis are copied too; pictures are drawn again from these. Raises UserError if ``run`` is
-    not finished.
+    not finished, or if its record there is of other data.
     """
     if not run.finished:
         raise UserError(f"{run.path} is not a finished run: there is no summary.json in it")
     target = folder / run.name
+    there = Run(target).data if target.is_dir() else None
+    if there is not None and (differs := difference(run.data or {}, there, f"in {target}")):
+        raise UserError(f"{run.path} is a run of other data than its record ({differs}): remove {target} first")
     target.mkdir(parents=True, exist_ok=True)
     write_atomic(target / "config.yaml", yaml.safe_dump(without_places(run.config), sort_keys=False))
     summary = dict(run.summary)

@@ -8,6 +8,7 @@ from typing import Any
 import yaml
 
 from multimax.suite.composition import CONFIGS
+from multimax.suite.data.fingerprint import difference
 from multimax.suite.errors import UserError
 from multimax.suite.report.metrics import BASELINE, Headline, headline, possible
 from multimax.suite.report.outputs import Output, Row, number, span, table
@@ -97,7 +98,8 @@ def difference_cells(of: Difference | None, adjusted: float | None) -> Row:
 def experiments(records: Sequence[Run]) -> dict[str, list[Run]]:
     """The records of each experiment.
 
-    Raises UserError if runs of one experiment differ in more than their reweighting and their seed, or in their metric.
+    Raises UserError if runs of one experiment differ in more than their reweighting and their seed, such as in their
+    data where these are known, or in their metric.
     """
     result = defaultdict(list)
     for record in records:
@@ -108,6 +110,13 @@ def experiments(records: Sequence[Run]) -> dict[str, list[Run]]:
                 f"results/runs: the runs of {experiment} differ in more than their function and their seed; "
                 "give the others a file with an experiment name of its own in configs/experiment/"
             )
+        first, *others = [record for record in group if record.data is not None] or group[:1]
+        for record in others:
+            if differs := difference(record.data or {}, first.data or {}, f"in {first.name}"):
+                raise UserError(
+                    f"results/runs: {record.name} is of other data than {first.name} of the same experiment "
+                    f"({differs}); give it a file with an experiment name of its own in configs/experiment/"
+                )
         metric = group[0].summary["metric"]
         if any(record.summary["metric"] != metric for record in group):
             raise UserError(f"results/runs: the runs of {experiment} were not scored by one metric, {metric}")

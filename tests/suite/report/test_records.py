@@ -1,5 +1,8 @@
 import csv
+import functools
 import json
+import operator
+from pathlib import Path
 from statistics import mean, stdev
 
 import pytest
@@ -12,7 +15,9 @@ from multimax.suite.report import records
 from multimax.suite.report.outputs import save
 from multimax.suite.report.records import record
 from multimax.suite.report.tables import tables
-from multimax.suite.runs import Run, read_runs
+from multimax.suite.runs import ANALYSES, Run, read_runs
+
+RECORDS = Path(__file__).parents[3] / "results" / "runs"
 
 
 def finished_run(folder, function, seed, top1, epochs=3.0, **site):
@@ -54,12 +59,49 @@ def test_a_table_is_what_the_records_say(tmp_path):
     assert again.files == output.files
 
 
-@pytest.mark.parametrize("content", ["{}", '{"measured": []}', '{"measured": 3}', '{"measured": [{"step": 3}]}'])
-def test_an_analysis_that_is_damaged_is_named(tmp_path, content):
+def places(value, above=()):
+    """The paths to everything in a JSON value, of a list's items only the first."""
+    yield above
+    items = value.items() if isinstance(value, dict) else [(0, value[0])] if value and isinstance(value, list) else []
+    for key, below in items:
+        yield from places(below, (*above, key))
+
+
+@pytest.mark.parametrize("kind", ANALYSES)
+def test_an_analysis_that_is_damaged_anywhere_is_named(kind, tmp_path):
+    (whole, *_) = sorted(RECORDS.glob(f"*/analysis/{kind}.json"))
+    found = json.loads(whole.read_text())
+    assert Run(whole.parent.parent).analysis(kind) == found
     (tmp_path / "analysis").mkdir()
-    (tmp_path / "analysis" / "oversmoothing.json").write_text(content)
-    with pytest.raises(UserError, match=r"oversmoothing\.json: measured"):
-        Run(tmp_path).analysis("oversmoothing")
+    damaged = tmp_path / "analysis" / whole.name
+    compared_only = [("checkpoint",), ("revision",), ("input", 0)]
+    read = [path for path in places(found) if path not in compared_only]
+    for path in read:
+        content = json.loads(whole.read_text()) if path else "other"
+        if path:
+            *above, last = path
+            functools.reduce(operator.getitem, above, content)[last] = True
+        damaged.write_text(json.dumps(content))
+        with pytest.raises(UserError, match=rf"{kind}\.json"):
+            Run(tmp_path).analysis(kind)
+    for content in ({}, found | {"measured": []} if "measured" in found else {"rows": []}):
+        damaged.write_text(json.dumps(content))
+        with pytest.raises(UserError, match=rf"{kind}\.json"):
+            Run(tmp_path).analysis(kind)
+
+
+def test_runs_of_other_data_are_not_compared_and_replace_no_record(tmp_path):
+    (tmp_path / "runs").mkdir()
+    runs = [Run(finished_run(tmp_path / "runs", name, 0, 70.0)) for name in ("softmax", "sparsemax")]
+    for run, classes in zip(runs, (["cat", "dog"], ["bus", "dog"]), strict=True):
+        (run.path / "data.json").write_text(json.dumps({"classes": classes}))
+        record(run, tmp_path / "records")
+    with pytest.raises(UserError, match=r"classes: bus here, cat in softmax-0-0"):
+        list(tables(read_runs(tmp_path / "records")))
+    (runs[0].path / "data.json").write_text('{"classes": ["bus", "dog"]}')
+    with pytest.raises(UserError, match=r"is a run of other data than its record \(classes: bus here, cat in "):
+        record(runs[0], tmp_path / "records")
+    assert Run(tmp_path / "records" / runs[0].name).data == {"classes": ["cat", "dog"]}
 
 
 def test_a_record_that_a_kill_cuts_short_is_none(tmp_path, monkeypatch):
