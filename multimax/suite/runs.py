@@ -61,7 +61,7 @@ ANALYSES: dict[str, dict[str, Any]] = {
         "attentions": {...: SITE},
         "modulators": {...: {"scores": [NUMBER], "modulated": [[NUMBER]]}},
     },
-    **dict.fromkeys(MAPS, {"input": (str, list), "rows": ROWS}),
+    **{kind: {"input": (str, list), "rows": ROWS} for kind in MAPS},
 }
 """What is read from the analyses that ``python -m multimax.suite.figures`` keeps, by the command that made them."""
 PICTURE, WORDS = {"image": str, "query": (int, type(None))}, {"keys": [str], "queries": [str]}
