@@ -1,6 +1,7 @@
 """The README: its snippets run, its table of findings is that of the records, its pictures and links are there."""
 
 import re
+from typing import Any
 
 import pytest
 import torch
@@ -16,10 +17,13 @@ def readme(root):
 
 
 def test_its_snippets_run(readme, capsys):
-    use, add = re.findall(r"```python\n(.*?)```", readme, re.DOTALL)
-    exec(use, {})
-    printed = capsys.readouterr().out
-    assert printed.count("MultiheadAttention  multimax") == 2
+    use, convert, add = re.findall(r"```python\n(.*?)```", readme, re.DOTALL)
+    names: dict[str, Any] = {}
+    exec(use, names)
+    exec(convert, names)
+    assert capsys.readouterr().out.count("GPT2Attention  multimax") == 2
+    assert names["tokens"].shape == (1, 8)
+    assert any(isinstance(module, reweight.MultiMax) for module in names["vit"].modules())
     exec(add, {"__name__": "my_functions"})
     scores = torch.randn(3, 5)
     torch.testing.assert_close(reweight.create("scaled", scale=2.0)(scores), torch.softmax(2 * scores, -1))
