@@ -7,6 +7,7 @@ import math
 import os
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import as_completed
 from dataclasses import dataclass
 from functools import partial
 from itertools import product
@@ -62,7 +63,8 @@ class RunTable:
         with writing(self.path):
             self.path.parent.mkdir(parents=True, exist_ok=True)
         work = ((self.runs, arm, seed) for _, arm, seed in todo)
-        for (key, arm, seed), found in zip(todo, in_processes(work, jobs, self.plugins), strict=True):
+        for number, found in in_processes(work, jobs, self.plugins):
+            key, arm, seed = todo[number]
             with alone(self.path.parent):
                 rows = read_table(self.path)  # which another process may have added to
                 if key not in keys(rows):
@@ -106,10 +108,19 @@ def is_whole(cell: tuple[str, str]) -> bool:
 
 def in_processes(
     work: Iterable[tuple[Runs, Arm, int]], jobs: int, plugins: Sequence[str] = ()
-) -> Iterator[dict[str, str]]:
-    """The runs in order, ``jobs`` at a time, each on one thread so that its numbers do not depend on ``jobs``."""
+) -> Iterator[tuple[int, dict[str, str]]]:
+    """The runs as they end, each with its number in ``work``, of which ``jobs`` are made at a time.
+
+    Each has one thread, so that its numbers do not depend on ``jobs``.
+    """
     with worker_processes(jobs, partial(start, plugins)) as pool:
-        yield from pool.map(one, work)
+        numbers = {pool.submit(one, of): number for number, of in enumerate(work)}
+        try:
+            for run in as_completed(numbers):
+                yield numbers[run], run.result()
+        finally:
+            for run in numbers:
+                run.cancel()
 
 
 def start(plugins: Sequence[str]) -> None:

@@ -2,6 +2,7 @@
 
 import csv
 import sys
+import time
 
 import numpy
 import pytest
@@ -33,7 +34,7 @@ class Counted:
 @pytest.fixture
 def runs(monkeypatch):
     """Made in this process, at revision abc."""
-    monkeypatch.setattr(table, "in_processes", lambda work, jobs, plugins: map(table.one, work))
+    monkeypatch.setattr(table, "in_processes", lambda work, jobs, plugins: enumerate(map(table.one, work)))
     for module in (table, command):
         monkeypatch.setattr(module, "revision", lambda: "abc")
     found = Counted()
@@ -76,7 +77,27 @@ def test_code_without_a_name_makes_no_record(runs, tmp_path, monkeypatch, code):
 
 def test_runs_in_other_processes_are_the_same(tmp_path):
     work = [(Counted(), arm, seed) for arm in ARMS for seed in (0, 1)]
-    assert list(table.in_processes(work, 2)) == [runs.run(arm, seed) for runs, arm, seed in work]
+    assert dict(table.in_processes(work, 2)) == {i: runs.run(arm, seed) for i, (runs, arm, seed) in enumerate(work)}
+
+
+class First(Counted):
+    """A run that ends only once another has its row in the table."""
+
+    def __init__(self, path):
+        super().__init__()
+        self.path = path
+
+    def run(self, arm, seed):
+        while arm.name == "softmax" and not self.path.exists():
+            time.sleep(0.01)
+        return super().run(arm, seed)
+
+
+def test_a_run_that_ends_first_is_kept_first(tmp_path, monkeypatch):
+    monkeypatch.setattr(table, "revision", lambda: "abc")
+    of = RunTable(tmp_path / "runs.csv", First(tmp_path / "runs.csv"))
+    of.fill(ARMS, [0], "", 2)
+    assert [row["arm"] for row in read_table(of.path)] == ["multimax", "softmax"]
 
 
 def called(monkeypatch, *arguments):
