@@ -52,7 +52,7 @@ CONFIG = {
 """What is read from a summary, and from a configuration without opening the run."""
 MAPS = ("maps", "rollout", "gradcam", "alignment", "heads")
 ROWS = [{"label": str, "panels": [{"title": str, "values": [[NUMBER]]}]}]
-SITE = {name: [NUMBER] for name in ("rows", "middle", "scores", "weights")}
+SITE: dict[str, Any] = {name: [NUMBER] for name in ("rows", "middle", "scores", "weights")}
 SITE |= {"means": {...: [(*NUMBER, type(None))]}, "scores_from": NUMBER, "tiny": NUMBER}
 ANALYSES: dict[str, dict[str, Any]] = {
     "oversmoothing": {"measured": [{"step": int, "epoch": NUMBER, "patch_similarity": [NUMBER], "mad": [NUMBER]}]},
