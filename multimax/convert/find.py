@@ -32,6 +32,8 @@ FUSED = {
     "flex_attention": "FlexAttention",
     "_transformer_encoder_layer_fwd": "torch's fused encoder layer",
 }
+# What writes the number that hides an entry into a mask.
+FILLS = {"masked_fill", "masked_fill_", "where", "fill_", "full", "full_like", "new_full"}
 HEADS = ("num_heads", "n_heads", "heads", "nhead", "num_attention_heads", "n_head")
 
 
@@ -227,8 +229,10 @@ def _around(path: str, model: nn.Module) -> list[nn.Module]:
 
 @functools.cache
 def _fills(cls: Any) -> tuple[float, ...]:
-    """The constants between ``MASK_FLOOR`` and -50 in the methods of a class that fill masks."""
-    methods: list[Callable[..., Any]] = [f for base in cls.__mro__ for f in vars(base).values() if _plain(f)]
-    codes = [code for method in methods if (f := _plain(method)) and _is_foreign(f) for code in _codes(f.__code__)]
-    constants = (c for code in codes if "masked_fill" in code.co_names for c in code.co_consts)
-    return tuple(c for c in constants if isinstance(c, float) and MASK_FLOOR < c <= -50)
+    """The constants between ``MASK_FLOOR`` and -50 where masks are filled: in methods, and functions that they name."""
+    methods = [_plain(method) for base in cls.__mro__ for method in vars(base).values() if _is_foreign(method)]
+    named = [f.__globals__.get(name) for f in methods if f for code in _codes(f.__code__) for name in code.co_names]
+    functions = methods + [_plain(value) for value in named if _is_foreign(value)]
+    codes = dict.fromkeys(code for f in functions if f for code in _codes(f.__code__))
+    constants = (c for code in codes if FILLS & {*code.co_names} for c in code.co_consts)
+    return tuple(c for c in constants if isinstance(c, int | float) and MASK_FLOOR < c <= -50)
