@@ -159,29 +159,39 @@ def called_names(module: nn.Module) -> set[str]:
     """The names in the code of ``forward`` and of all functions and methods outside torch that are named there."""
     names: set[str] = set()
     seen: set[types.CodeType] = set()
-    pending: list[Any] = [type(module).forward]
+    pending: list[tuple[Any, Any]] = [(type(module).forward, module)]
     while pending:
-        function = _plain(pending.pop())
+        called, owner = pending.pop()
+        function = _plain(called)
         if function is None or function.__code__ in seen:
             continue
         seen.add(function.__code__)
+        if _is_object(called):  # such as diffusers' processors; the methods in its code are its own
+            owner = called
         cells = (cell.cell_contents for cell in function.__closure__ or () if _is_filled(cell))
-        pending += (content for content in cells if _is_foreign(content))
+        found = [content for content in cells if _is_foreign(content)]
         mentioned = {name for code in _codes(function.__code__) for name in code.co_names}
         names |= mentioned
         for name in mentioned:
-            methods = [vars(base)[name] for base in type(module).__mro__ if name in vars(base)]
-            pending += methods if "super" in mentioned else methods[:1]
-            pending.append(vars(module).get(name))
+            methods = [vars(base)[name] for base in type(owner).__mro__ if name in vars(base)]
+            found += methods if "super" in mentioned else methods[:1]
+            found.append(getattr(owner, "__dict__", {}).get(name))
             value = function.__globals__.get(name)
-            pending.append(value if _is_foreign(value) else None)
+            found.append(value if _is_foreign(value) else None)
             if isinstance(value, types.ModuleType) and not value.__name__.startswith("torch"):
-                pending += (f for other in mentioned if _is_foreign(f := vars(value).get(other)))
+                found += (f for other in mentioned if _is_foreign(f := vars(value).get(other)))
+        pending += ((each, owner) for each in found)
     return names
 
 
+def _is_object(value: Any) -> bool:
+    """Whether it is called by a ``__call__`` of its own class; modules are, but count by themselves."""
+    has_call = callable(value) and isinstance(value.__call__, types.MethodType)
+    return has_call and not isinstance(value, nn.Module | type)
+
+
 def _plain(function: Any) -> types.FunctionType | None:
-    """The Python function inside decorators, partial applications, methods and properties, or None."""
+    """The Python function inside decorators, partial applications, methods, properties and objects, or None."""
     while True:
         if isinstance(function, functools.partial):
             function = function.func
@@ -191,6 +201,8 @@ def _plain(function: Any) -> types.FunctionType | None:
             function = function.fget
         elif isinstance(function, types.FunctionType) and hasattr(function, "__wrapped__"):
             function = function.__wrapped__
+        elif _is_object(function):
+            function = type(function).__call__
         else:
             return function if isinstance(function, types.FunctionType) else None
 

@@ -63,6 +63,25 @@ class ByAttribute(nn.Module):
         return self.function(x)
 
 
+class Processor:
+    """As diffusers has them: an object, and no module."""
+
+    def __call__(self, x):
+        return self.attend(x)
+
+    def attend(self, x):
+        return attend(x)
+
+
+class ByObject(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.processor = Processor()
+
+    def forward(self, x):
+        return self.processor(x)
+
+
 class Decorated(nn.Module):
     @logged
     def forward(self, x):
@@ -77,7 +96,10 @@ class Nested(nn.Module):
         return [inner(y) for y in x]
 
 
-@pytest.mark.parametrize("cls", [Plain, Imported, ByFunction, ByMethod, ByBase, ByAttribute, Decorated, Nested])
+WAYS = [Plain, Imported, ByFunction, ByMethod, ByBase, ByAttribute, ByObject, Decorated, Nested]
+
+
+@pytest.mark.parametrize("cls", WAYS)
 def test_however_it_is_called_it_is_found(cls):
     (site,) = find(nn.Sequential(nn.Linear(2, 2), cls()))
     assert (site.path, site.by, site.obstacle) == ("1", "torch", None)
