@@ -8,9 +8,7 @@ This replaces the softmax of ``F.scaled_dot_product_attention`` and ``nn.Multihe
 model call them, of transformers' models that look their attention up by name, and of x-transformers.
 """
 
-import copy
 import fnmatch
-import importlib
 import itertools
 from collections.abc import Callable
 from typing import Any
@@ -19,9 +17,9 @@ import torch
 from torch import nn
 
 from multimax import reweight
-from multimax.convert.find import Site, find
+from multimax.convert.find import Site, find, integration
 from multimax.convert.intercept import Intercepted, intercepted
-from multimax.convert.watch import Inputs
+from multimax.convert.watch import Inputs, in_a_line
 from multimax.reweight import Reweighting
 
 __all__ = ["Conversion", "convert"]
@@ -80,14 +78,13 @@ class Conversion:
         """A copy of its configuration that names our attention, since modules that share it may not be converted."""
         config: Any = module.config
         if id(config) not in self._configurations:
-            self._configurations[id(config)] = copy.deepcopy(config)
-            self._configurations[id(config)]._attn_implementation = _attention_name()
+            self._configurations[id(config)] = integration().naming_ours(config)
         return self._configurations[id(config)]
 
     def _write_down(self, model: Any, site: dict[str, Any]) -> None:
         """Write the function into the configuration, for ``multimax.integrations.transformers.from_pretrained``."""
         self._set(model.config, "reweight", site)
-        self._set(model.config, "attn_implementation", _attention_name())
+        self._set(model.config, "attn_implementation", integration().NAME)
 
     def _avoid_fused_layers(self, model: nn.Module) -> None:
         """In evaluation torch's encoder computes whole layers itself, softmax included, unless told not to."""
@@ -164,11 +161,6 @@ def convert(
         for site, reason in zip(sites, reasons.values(), strict=True)
     ]
     return conversion
-
-
-def _attention_name() -> str:
-    """The name of our attention in transformers, whose module imports this one and takes seconds to import."""
-    return importlib.import_module("multimax.integrations.transformers").NAME
 
 
 def _is_per_head(name: str, options: dict[str, Any]) -> bool:

@@ -5,9 +5,13 @@ something that this model never reaches; what it does call is in its code or in 
 there.
 """
 
+import ast
 import functools
+import importlib
+import inspect
+import textwrap
 import types
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -99,12 +103,33 @@ def _site(path: str, module: nn.Module, model: nn.Module) -> Site | None:
 def _by_registry(path: str, module: nn.Module, model: nn.Module) -> Site:
     """A module of transformers that looks up the attention named in its configuration."""
     obstacle = None
+    ours = integration()
+    cls: Any = type(module)
     named = getattr(getattr(module, "config", None), "_attn_implementation", "no attention")
-    if named not in ("sdpa", "eager"):
+    if unknown := sorted(_handed_over(cls) - ours.ARGUMENTS):
+        obstacle = f"it passes {', '.join(unknown)} to its attention, which only the attention of transformers heeds"
+    elif named not in ("sdpa", "eager", ours.NAME):
         obstacle = f"its configuration names {named}, for which masks are made differently: load it with 'sdpa'"
     elif hasattr(module, "reweight"):
         obstacle = "it has an attribute named reweight"
     return Site(path, module, "registry", obstacle, _num_heads(path, model))
+
+
+def integration() -> Any:
+    """The module for transformers, which imports this one and takes seconds to import."""
+    return importlib.import_module("multimax.integrations.transformers")
+
+
+@functools.cache
+def _handed_over(cls: Any) -> frozenset[str]:
+    """The keywords in those calls of a ``forward`` that begin with the module itself, as calls of attention do."""
+    try:
+        tree = ast.parse(textwrap.dedent(inspect.getsource(cls.forward)))
+    except (OSError, SyntaxError):  # made without a file: ``attend`` sees what arrives
+        return frozenset()
+    calls = [call for call in ast.walk(tree) if isinstance(call, ast.Call) and call.args]
+    given = [call.keywords for call in calls if isinstance(call.args[0], ast.Name) and call.args[0].id == "self"]
+    return frozenset(keyword.arg for keywords in given for keyword in keywords if keyword.arg)
 
 
 def _by_torch(path: str, module: nn.Module, model: nn.Module, names: set[str]) -> Site:
