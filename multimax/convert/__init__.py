@@ -116,16 +116,17 @@ def convert(
     loading weights that were saved from a converted model. With ``init="zero"`` MultiMax starts as softmax, and the
     model's outputs do not change.
 
-    Boolean masks, ``is_causal``, and additive masks with -inf or numbers up to -1e4 say which keys are dead; anything
-    else that is added to scores remains a bias. torch's generator is left as it was.
+    Boolean masks, ``is_causal``, and additive masks with -inf or numbers up to -1e4 (up to -50 in models of
+    transformers) say which keys are dead; anything else that is added to scores remains a bias. torch's generator is
+    left as it was.
 
     Args:
         model: any module. Its code is read, but not run unless there are ``inputs``.
         name: one of ``multimax.reweight.available()``.
         where: a pattern for the paths of modules, such as ``"encoder.*"`` (``*`` matches dots as well), or a function
             from a path to a bool; None for every module that attends.
-        inputs: a tensor, a tuple or a dict of keywords to call the model with. It runs once, in evaluation and without
-            gradients, to find modules whose code does not show that they call torch's attention.
+        inputs: a tensor, a tuple or a mapping of keywords to call the model with. It runs once, in evaluation and
+            without gradients, to find modules whose code does not show that they call torch's attention.
         options: of the function; see ``multimax.reweight.options(name)``.
 
     Raises:
@@ -136,10 +137,12 @@ def convert(
         raise TypeError(f"model must be a torch.nn.Module, got {type(model).__name__}")
     if where is not None and not isinstance(where, str) and not callable(where):
         raise TypeError(f"where must be a pattern or a function from a path to a bool, got {type(where).__name__}")
+    if "num_heads" in options:
+        raise TypeError("num_heads is no option of a function: each module's own is used")
     per_head = _is_per_head(name, options)
     sites = find(model, inputs)
     chosen = [site for site in sites if _matches(where, site.path)]
-    _check(model, where, sites, chosen)
+    _check(model, where, inputs, sites, chosen)
     reasons = {site.path: _reason(site, chosen, per_head) for site in sites}
     with torch.random.fork_rng(devices=[]):
         functions = {site.path: _function(site, model, name, options) for site in sites if not reasons[site.path]}
@@ -187,13 +190,19 @@ def _function(site: Site, model: nn.Module, name: str, options: dict[str, Any]) 
 def _matches(where: Where | None, path: str) -> bool:
     if where is None:
         return True
-    return fnmatch.fnmatchcase(path, where) if isinstance(where, str) else bool(where(path))
+    if isinstance(where, str):
+        return fnmatch.fnmatchcase(path, where)
+    try:
+        return bool(where(path))
+    except Exception as error:
+        raise ValueError(f"where({path!r}) must say whether to convert it, but failed: {in_a_line(error)}") from error
 
 
-def _check(model: nn.Module, where: Where | None, sites: list[Site], chosen: list[Site]) -> None:
+def _check(model: nn.Module, where: Where | None, inputs: Inputs | None, sites: list[Site], chosen: list[Site]) -> None:
     model_name = type(model).__name__
     if not sites:
-        raise ValueError(f"no module of {model_name} attends, as far as its code says")
+        hint = "; with inputs= it is run, which shows more" if inputs is None else " and a run shows"
+        raise ValueError(f"no module of {model_name} attends, as far as its code says{hint}")
     if not chosen:
         raise ValueError(f"where={where!r} matches none of the modules of {model_name} that attend: {_listed(sites)}")
     if again := [site for site in chosen if isinstance(getattr(site.module, "reweight", None), Reweighting)]:
