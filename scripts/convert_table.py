@@ -126,6 +126,11 @@ IMAGE = {**TEXT, "image_size": 16, "patch_size": 4}
 SPECIAL = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
 DECODER = {**TEXT, **SPECIAL, "num_key_value_heads": 2, "head_dim": 8}
 WINDOW = {**DECODER, "sliding_window": 4}
+INDEXED = {
+    **{**TEXT, **SPECIAL, "num_key_value_heads": 4, "first_k_dense_replace": 2, "n_routed_experts": 2, "n_group": 1},
+    **{"q_lora_rank": 8, "kv_lora_rank": 8, "qk_rope_head_dim": 8, "qk_nope_head_dim": 8, "v_head_dim": 8},
+    **{"index_topk": 3, "index_n_heads": 2, "index_head_dim": 16},
+}
 ENCODER_DECODER = {
     **{f"{side}_{name}": value for side in ("encoder", "decoder") for name, value in (("layers", 1), ("ffn_dim", 32))},
     **{f"{side}_attention_heads": 4 for side in ("encoder", "decoder")},
@@ -169,6 +174,7 @@ FAMILIES = [
     _transformers("Gemma3ForCausalLM", "Gemma3TextConfig", {**WINDOW, "query_pre_attn_scalar": 8}),
     _transformers("Qwen3ForCausalLM", "Qwen3Config", DECODER),
     _transformers("GptOssForCausalLM", "GptOssConfig", {**WINDOW, "num_local_experts": 2, "num_experts_per_tok": 1}),
+    _transformers("DeepseekV32ForCausalLM", "DeepseekV32Config", INDEXED),
     _transformers("BertModel", "BertConfig", TEXT),
     _transformers("RobertaModel", "RobertaConfig", {**TEXT, **SPECIAL}),
     _transformers("ViTModel", "ViTConfig", IMAGE, "image", masked=False),

@@ -8,9 +8,7 @@ This replaces the softmax of ``F.scaled_dot_product_attention`` and ``nn.Multihe
 model call them, of transformers' models that look their attention up by name, and of x-transformers.
 """
 
-import copy
 import fnmatch
-import importlib
 import itertools
 from collections.abc import Callable
 from typing import Any
@@ -19,9 +17,9 @@ import torch
 from torch import nn
 
 from multimax import reweight
-from multimax.convert.find import Site, find
+from multimax.convert.find import Site, find, integration
 from multimax.convert.intercept import Intercepted, intercepted
-from multimax.convert.watch import Inputs
+from multimax.convert.watch import Inputs, in_a_line
 from multimax.reweight import Reweighting
 
 __all__ = ["Conversion", "convert"]
@@ -80,14 +78,13 @@ class Conversion:
         """A copy of its configuration that names our attention, since modules that share it may not be converted."""
         config: Any = module.config
         if id(config) not in self._configurations:
-            self._configurations[id(config)] = copy.deepcopy(config)
-            self._configurations[id(config)]._attn_implementation = _attention_name()
+            self._configurations[id(config)] = integration().naming_ours(config)
         return self._configurations[id(config)]
 
     def _write_down(self, model: Any, site: dict[str, Any]) -> None:
         """Write the function into the configuration, for ``multimax.integrations.transformers.from_pretrained``."""
         self._set(model.config, "reweight", site)
-        self._set(model.config, "attn_implementation", _attention_name())
+        self._set(model.config, "attn_implementation", integration().NAME)
 
     def _avoid_fused_layers(self, model: nn.Module) -> None:
         """In evaluation torch's encoder computes whole layers itself, softmax included, unless told not to."""
@@ -119,16 +116,17 @@ def convert(
     loading weights that were saved from a converted model. With ``init="zero"`` MultiMax starts as softmax, and the
     model's outputs do not change.
 
-    Boolean masks, ``is_causal``, and additive masks with -inf or numbers up to -1e4 say which keys are dead; anything
-    else that is added to scores remains a bias. torch's generator is left as it was.
+    Boolean masks, ``is_causal``, and additive masks with -inf or numbers up to -1e4 (up to -50 in models of
+    transformers) say which keys are dead; anything else that is added to scores remains a bias. torch's generator is
+    left as it was.
 
     Args:
         model: any module. Its code is read, but not run unless there are ``inputs``.
         name: one of ``multimax.reweight.available()``.
         where: a pattern for the paths of modules, such as ``"encoder.*"`` (``*`` matches dots as well), or a function
             from a path to a bool; None for every module that attends.
-        inputs: a tensor, a tuple or a dict of keywords to call the model with. It runs once, in evaluation and without
-            gradients, to find modules whose code does not show that they call torch's attention.
+        inputs: a tensor, a tuple or a mapping of keywords to call the model with. It runs once, in evaluation and
+            without gradients, to find modules whose code does not show that they call torch's attention.
         options: of the function; see ``multimax.reweight.options(name)``.
 
     Raises:
@@ -139,10 +137,12 @@ def convert(
         raise TypeError(f"model must be a torch.nn.Module, got {type(model).__name__}")
     if where is not None and not isinstance(where, str) and not callable(where):
         raise TypeError(f"where must be a pattern or a function from a path to a bool, got {type(where).__name__}")
+    if "num_heads" in options:
+        raise TypeError("num_heads is no option of a function: each module's own is used")
     per_head = _is_per_head(name, options)
     sites = find(model, inputs)
     chosen = [site for site in sites if _matches(where, site.path)]
-    _check(model, where, sites, chosen)
+    _check(model, where, inputs, sites, chosen)
     reasons = {site.path: _reason(site, chosen, per_head) for site in sites}
     with torch.random.fork_rng(devices=[]):
         functions = {site.path: _function(site, model, name, options) for site in sites if not reasons[site.path]}
@@ -164,11 +164,6 @@ def convert(
         for site, reason in zip(sites, reasons.values(), strict=True)
     ]
     return conversion
-
-
-def _attention_name() -> str:
-    """The name of our attention in transformers, whose module imports this one and takes seconds to import."""
-    return importlib.import_module("multimax.integrations.transformers").NAME
 
 
 def _is_per_head(name: str, options: dict[str, Any]) -> bool:
@@ -195,13 +190,19 @@ def _function(site: Site, model: nn.Module, name: str, options: dict[str, Any]) 
 def _matches(where: Where | None, path: str) -> bool:
     if where is None:
         return True
-    return fnmatch.fnmatchcase(path, where) if isinstance(where, str) else bool(where(path))
+    if isinstance(where, str):
+        return fnmatch.fnmatchcase(path, where)
+    try:
+        return bool(where(path))
+    except Exception as error:
+        raise ValueError(f"where({path!r}) must say whether to convert it, but failed: {in_a_line(error)}") from error
 
 
-def _check(model: nn.Module, where: Where | None, sites: list[Site], chosen: list[Site]) -> None:
+def _check(model: nn.Module, where: Where | None, inputs: Inputs | None, sites: list[Site], chosen: list[Site]) -> None:
     model_name = type(model).__name__
     if not sites:
-        raise ValueError(f"no module of {model_name} attends, as far as its code says")
+        hint = "; with inputs= it is run, which shows more" if inputs is None else " and a run shows"
+        raise ValueError(f"no module of {model_name} attends, as far as its code says{hint}")
     if not chosen:
         raise ValueError(f"where={where!r} matches none of the modules of {model_name} that attend: {_listed(sites)}")
     if again := [site for site in chosen if isinstance(getattr(site.module, "reweight", None), Reweighting)]:

@@ -5,9 +5,13 @@ something that this model never reaches; what it does call is in its code or in 
 there.
 """
 
+import ast
 import functools
+import importlib
+import inspect
+import textwrap
 import types
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -32,6 +36,8 @@ FUSED = {
     "flex_attention": "FlexAttention",
     "_transformer_encoder_layer_fwd": "torch's fused encoder layer",
 }
+# What writes the number that hides an entry into a mask.
+FILLS = {"masked_fill", "masked_fill_", "where", "fill_", "full", "full_like", "new_full"}
 HEADS = ("num_heads", "n_heads", "heads", "nhead", "num_attention_heads", "n_head")
 
 
@@ -97,12 +103,33 @@ def _site(path: str, module: nn.Module, model: nn.Module) -> Site | None:
 def _by_registry(path: str, module: nn.Module, model: nn.Module) -> Site:
     """A module of transformers that looks up the attention named in its configuration."""
     obstacle = None
+    ours = integration()
+    cls: Any = type(module)
     named = getattr(getattr(module, "config", None), "_attn_implementation", "no attention")
-    if named not in ("sdpa", "eager"):
+    if unknown := sorted(_handed_over(cls) - ours.ARGUMENTS):
+        obstacle = f"it passes {', '.join(unknown)} to its attention, which only the attention of transformers heeds"
+    elif named not in ("sdpa", "eager", ours.NAME):
         obstacle = f"its configuration names {named}, for which masks are made differently: load it with 'sdpa'"
     elif hasattr(module, "reweight"):
         obstacle = "it has an attribute named reweight"
     return Site(path, module, "registry", obstacle, _num_heads(path, model))
+
+
+def integration() -> Any:
+    """The module for transformers, which imports this one and takes seconds to import."""
+    return importlib.import_module("multimax.integrations.transformers")
+
+
+@functools.cache
+def _handed_over(cls: Any) -> frozenset[str]:
+    """The keywords in those calls of a ``forward`` that begin with the module itself, as calls of attention do."""
+    try:
+        tree = ast.parse(textwrap.dedent(inspect.getsource(cls.forward)))
+    except (OSError, SyntaxError):  # made without a file: ``attend`` sees what arrives
+        return frozenset()
+    calls = [call for call in ast.walk(tree) if isinstance(call, ast.Call) and call.args]
+    given = [call.keywords for call in calls if isinstance(call.args[0], ast.Name) and call.args[0].id == "self"]
+    return frozenset(keyword.arg for keywords in given for keyword in keywords if keyword.arg)
 
 
 def _by_torch(path: str, module: nn.Module, model: nn.Module, names: set[str]) -> Site:
@@ -157,29 +184,39 @@ def called_names(module: nn.Module) -> set[str]:
     """The names in the code of ``forward`` and of all functions and methods outside torch that are named there."""
     names: set[str] = set()
     seen: set[types.CodeType] = set()
-    pending: list[Any] = [type(module).forward]
+    pending: list[tuple[Any, Any]] = [(type(module).forward, module)]
     while pending:
-        function = _plain(pending.pop())
+        called, owner = pending.pop()
+        function = _plain(called)
         if function is None or function.__code__ in seen:
             continue
         seen.add(function.__code__)
+        if _is_object(called):  # such as diffusers' processors; the methods in its code are its own
+            owner = called
         cells = (cell.cell_contents for cell in function.__closure__ or () if _is_filled(cell))
-        pending += (content for content in cells if _is_foreign(content))
+        found = [content for content in cells if _is_foreign(content)]
         mentioned = {name for code in _codes(function.__code__) for name in code.co_names}
         names |= mentioned
         for name in mentioned:
-            methods = [vars(base)[name] for base in type(module).__mro__ if name in vars(base)]
-            pending += methods if "super" in mentioned else methods[:1]
-            pending.append(vars(module).get(name))
+            methods = [vars(base)[name] for base in type(owner).__mro__ if name in vars(base)]
+            found += methods if "super" in mentioned else methods[:1]
+            found.append(getattr(owner, "__dict__", {}).get(name))
             value = function.__globals__.get(name)
-            pending.append(value if _is_foreign(value) else None)
+            found.append(value if _is_foreign(value) else None)
             if isinstance(value, types.ModuleType) and not value.__name__.startswith("torch"):
-                pending += (f for other in mentioned if _is_foreign(f := vars(value).get(other)))
+                found += (f for other in mentioned if _is_foreign(f := vars(value).get(other)))
+        pending += ((each, owner) for each in found)
     return names
 
 
+def _is_object(value: Any) -> bool:
+    """Whether it is called by a ``__call__`` of its own class; modules are, but count by themselves."""
+    has_call = callable(value) and isinstance(value.__call__, types.MethodType)
+    return has_call and not isinstance(value, nn.Module | type)
+
+
 def _plain(function: Any) -> types.FunctionType | None:
-    """The Python function inside decorators, partial applications, methods and properties, or None."""
+    """The Python function inside decorators, partial applications, methods, properties and objects, or None."""
     while True:
         if isinstance(function, functools.partial):
             function = function.func
@@ -189,6 +226,8 @@ def _plain(function: Any) -> types.FunctionType | None:
             function = function.fget
         elif isinstance(function, types.FunctionType) and hasattr(function, "__wrapped__"):
             function = function.__wrapped__
+        elif _is_object(function):
+            function = type(function).__call__
         else:
             return function if isinstance(function, types.FunctionType) else None
 
@@ -227,8 +266,10 @@ def _around(path: str, model: nn.Module) -> list[nn.Module]:
 
 @functools.cache
 def _fills(cls: Any) -> tuple[float, ...]:
-    """The constants between ``MASK_FLOOR`` and -50 in the methods of a class that fill masks."""
-    methods: list[Callable[..., Any]] = [f for base in cls.__mro__ for f in vars(base).values() if _plain(f)]
-    codes = [code for method in methods if (f := _plain(method)) and _is_foreign(f) for code in _codes(f.__code__)]
-    constants = (c for code in codes if "masked_fill" in code.co_names for c in code.co_consts)
-    return tuple(c for c in constants if isinstance(c, float) and MASK_FLOOR < c <= -50)
+    """The constants between ``MASK_FLOOR`` and -50 where masks are filled: in methods, and functions that they name."""
+    methods = [_plain(method) for base in cls.__mro__ for method in vars(base).values() if _is_foreign(method)]
+    named = [f.__globals__.get(name) for f in methods if f for code in _codes(f.__code__) for name in code.co_names]
+    functions = methods + [_plain(value) for value in named if _is_foreign(value)]
+    codes = dict.fromkeys(code for f in functions if f for code in _codes(f.__code__))
+    constants = (c for code in codes if FILLS & {*code.co_names} for c in code.co_consts)
+    return tuple(c for c in constants if isinstance(c, int | float) and MASK_FLOOR < c <= -50)

@@ -1,7 +1,7 @@
 """Which modules attend or compute a softmax when the model runs, as opposed to what their code could do."""
 
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -10,14 +10,20 @@ from torch.overrides import TorchFunctionMode
 
 from multimax.convert.intercept import ANSWERS, SOFTMAX
 
-Inputs = Tensor | tuple[Any, ...] | dict[str, Any]
+Inputs = Tensor | tuple[Any, ...] | Mapping[str, Any]
 
 
 def watch(model: nn.Module, inputs: Inputs) -> dict[str, set[str]]:
     """What the innermost modules, by path, called: "attention" of torch, "softmax", or neither.
 
     The model runs once, in evaluation and without gradients, and is left as it was.
+
+    Raises:
+        TypeError, ValueError: ``inputs`` are none, or the model does not take them.
     """
+    is_mapping = isinstance(inputs, Mapping)
+    if not isinstance(inputs, Tensor | tuple | Mapping) or (is_mapping and not all(isinstance(k, str) for k in inputs)):
+        raise TypeError(f"inputs must be a tensor, a tuple or a mapping of keywords, got {type(inputs).__name__}")
     seen: dict[str, set[str]] = defaultdict(set)
     running: list[str] = []
 
@@ -48,13 +54,20 @@ def watch(model: nn.Module, inputs: Inputs) -> dict[str, set[str]]:
             continue  # it counts for the module around it
         hooks.append(module.register_forward_pre_hook(enter(path), prepend=True))
         hooks.append(module.register_forward_hook(leave, always_call=True))
-    arguments = inputs if isinstance(inputs, tuple) else () if isinstance(inputs, dict) else (inputs,)
+    keywords: Any = inputs if is_mapping else {}
+    arguments: Any = () if is_mapping else inputs if isinstance(inputs, tuple) else (inputs,)
     try:
         with torch.random.fork_rng(), torch.no_grad(), Watch():
-            model.eval()(*arguments, **(inputs if isinstance(inputs, dict) else {}))
+            model.eval()(*arguments, **keywords)
+    except Exception as error:
+        raise ValueError(f"{type(model).__name__} does not run with these inputs: {in_a_line(error)}") from error
     finally:
         for hook in hooks:
             hook.remove()
         for module in training:
             module.training = True
     return dict(seen)
+
+
+def in_a_line(error: Exception) -> str:
+    return " ".join(f"{type(error).__name__}: {error}".split())

@@ -1,5 +1,6 @@
 """One site of a model at which a reweighting acts, as in configurations: ``{"name": "multimax", "order": 1}``."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -16,7 +17,14 @@ def create_site(site: Site, num_heads: int | None = None) -> Reweighting:
 
     So all other parameters of a model start from the same numbers with any reweighting, and runs with the same seed
     differ by their reweighting only.
+
+    Raises:
+        TypeError, ValueError: ``site`` is none; or as of ``reweight.create``.
     """
+    if not isinstance(site, Mapping) or "name" not in site or not all(isinstance(option, str) for option in site):
+        raise TypeError(f'a reweighting is configured as {{"name": NAME, "OPTION": value}}, got {site!r}')
+    if "num_heads" in site:
+        raise TypeError("num_heads is no option of a reweighting: the model around it has it")
     options = dict(site)
     with torch.random.fork_rng(devices=[]):
         return reweight.create(options.pop("name"), num_heads=num_heads, **options)

@@ -10,20 +10,31 @@ checkpoint without this module. docs/transformers.md has more.
 """
 
 import copy
+import inspect
+import warnings
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from transformers import AttentionInterface, AttentionMaskInterface, AutoConfig, PretrainedConfig, PreTrainedModel
 from transformers.masking_utils import sdpa_mask
-from transformers.utils.output_capturing import _active_collector
 
 from multimax import reweight
 from multimax.attention import attention, attention_weights
 from multimax.convert.calls import live_and_bias
 from multimax.convert.find import find
-from multimax.integrations.sites import Site
+from multimax.integrations.sites import Site, create_site
 from multimax.reweight import Reweighting
+
+collector: Any = None
+try:
+    from transformers.utils.output_capturing import _active_collector as collector
+except ImportError:  # it is private
+    warnings.warn(
+        "this version of transformers does not tell whether output_attentions is on: attention weights are returned by "
+        "those models alone that pass it to their attention",
+        stacklevel=2,
+    )
 
 NAME = "multimax"
 """Our ``attn_implementation``."""
@@ -31,6 +42,17 @@ NAME = "multimax"
 HIDDEN = -50.0
 """Additive masks hide an entry with -inf, the lowest number of a dtype or, in Swin, -100. No learned bias is as low as
 this, where softmax's factor is 2e-22; MultiMax would raise such entries if its t is above 0."""
+
+# What models pass to their attention and softmax's does not heed: the mask has it, it is for one kernel, or for the
+# model around, whose arguments go down to its attention unless somebody takes them on the way.
+_PASSED_OVER = """
+sliding_window position_ids seq_idx cu_seq_lens_q cu_seq_lens_k max_length_q max_length_k deterministic
+output_attentions output_hidden_states output_router_logits return_dict return_shared_kv_states logits_to_keep
+num_items_in_batch use_cache cache past_key_values cache_position hidden_states position_embeddings
+input_ids inputs_embeds token_type_ids mm_token_type_ids grid_thw encoder_outputs mm_encoder_outputs
+decoder_input_ids decoder_inputs_embeds decoder_attention_mask decoder_position_ids
+"""
+PASSED_OVER = frozenset(_PASSED_OVER.split())
 
 _FOR_CONFIG = ("cache_dir", "force_download", "local_files_only", "revision", "subfolder", "token", "trust_remote_code")
 
@@ -47,22 +69,34 @@ def attend(
     position_bias: Tensor | None = None,
     softcap: float | None = None,
     s_aux: Tensor | None = None,
+    indices: Tensor | None = None,
     **extra: Any,
 ) -> tuple[Tensor, Tensor | None]:
     """transformers' attention function: the output [batch, queries, heads, dim], and the weights if they are recorded.
 
     ``attention_mask`` includes windows and packed sequences, and is bool or None, as made by their ``sdpa_mask``. A
-    floating-point mask, from a model that makes its own, is split into a mask and a bias.
+    floating-point mask, from a model that makes its own, is split into a mask and a bias. ``indices`` [batch, queries,
+    k] are the keys that an indexer chose for each query (DeepSeek-V3.2); the mask still says which of them are live.
 
     Raises:
-        ValueError: ``module`` has no reweighting, or packed sequences come without a mask.
+        ValueError: ``module`` has no reweighting, packed sequences come without a mask, or ``extra`` has something that
+            may change what attention is.
     """
     function = _reweighting_of(module)
+    if unknown := [name for name, value in extra.items() if value is not None and name not in PASSED_OVER]:
+        raise ValueError(
+            f"{type(module).__name__} got {', '.join(unknown)} for its attention, which may change what that is: "
+            "do not pass it to the model, or leave the module its softmax (where=)"
+        )
     packed = extra.get("cu_seq_lens_q")
     if attention_mask is None and packed is not None and packed.numel() > 2:
         raise ValueError("packed sequences need position_ids, from which transformers makes their mask; pass them")
     is_causal = getattr(module, "is_causal", True) if is_causal is None else is_causal
     mask, bias = live_and_bias(attention_mask, HIDDEN)
+    if indices is not None:
+        chosen = torch.zeros(*indices.shape[:2], key.shape[2], dtype=torch.bool, device=key.device)
+        chosen = chosen.scatter(-1, indices.long(), True).unsqueeze(1)
+        mask = chosen if mask is None else mask & chosen
     terms = [term.to(query.dtype) for term in (bias, position_bias) if term is not None]
     options: dict[str, Any] = {
         "causal": query.shape[2] > 1 and attention_mask is None and is_causal,
@@ -75,6 +109,9 @@ def attend(
     weights = attention_weights(query, key, function, mask, **options) if _are_recorded(extra) else None
     return output.transpose(1, 2).contiguous(), weights
 
+
+ARGUMENTS = {*inspect.signature(attend).parameters} | PASSED_OVER
+"""What a model may pass to ``attend``."""
 
 AttentionInterface.register(NAME, attend)
 AttentionMaskInterface.register(NAME, sdpa_mask)
@@ -94,9 +131,21 @@ def _reweighting_of(module: nn.Module) -> Reweighting:
     return function
 
 
+def _has_reweighting(module: nn.Module) -> bool:
+    return isinstance(getattr(module, "reweight", None), Reweighting)
+
+
 def _are_recorded(extra: dict[str, Any]) -> bool:
     """Whether ``output_attentions`` is on: it is an argument in some models, and a collector around others."""
-    return bool(extra.get("output_attentions")) or any("attentions" in key for key in _active_collector.get() or ())
+    collected = () if collector is None else collector.get() or ()
+    return bool(extra.get("output_attentions")) or any("attentions" in key for key in collected)
+
+
+def naming_ours(config: Any) -> Any:
+    """A copy of the configuration of modules that attend which names our attention."""
+    config = copy.deepcopy(config)
+    config._attn_implementation = NAME
+    return config
 
 
 def attention_modules(model: nn.Module) -> dict[nn.Module, int | None]:
@@ -126,38 +175,46 @@ def reweighted(model_class: type[PreTrainedModel], name: str, **options: Any) ->
 
     Raises:
         TypeError, ValueError: an unknown name or option; later, when a model is built: its attention is not looked up
-            by
-            name (Bloom, Falcon, DeBERTa-v2, ...), or its configuration has another reweighting.
+            by name (Bloom, Falcon, DeBERTa-v2, ...) or is passed what only theirs heeds (Inkling 2, MiniMax-M3), or its
+            configuration has another reweighting.
     """
-    with torch.random.fork_rng(devices=[]):
-        reweight.create(name, **options)  # raises before a model is built
     site = {"name": name, **options}
-    if not (isinstance(model_class, type) and issubclass(model_class, PreTrainedModel)):
-        raise TypeError(f"model_class must be a class of models, such as LlamaForCausalLM, got {model_class!r}")
+    create_site(site)  # raises before a model is built
+    if not _is_model_class(model_class):
+        raise TypeError(f"model_class must be a class of models, such as LlamaForCausalLM, got {_named(model_class)}")
 
     class Reweighted(model_class):  # type: ignore[misc, valid-type]
         _keep_in_fp32_modules_strict = {*(model_class._keep_in_fp32_modules_strict or ()), "reweight"}
 
         def __init__(self, config: PretrainedConfig, *args: Any, **kwargs: Any) -> None:
+            _check_config(config)
             config = copy.deepcopy(config)
             if getattr(config, "reweight", site) != site:
                 raise ValueError(f"the model was saved with {config.reweight}, its class is for {site}")
-            config.reweight, config.attn_implementation, config._attn_implementation = site, NAME, NAME
+            config.reweight, config.attn_implementation = site, NAME
+            # Some models compare the name, and make what "sdpa" needs; so only modules that attend have ours.
+            config._attn_implementation = None if model_class._supports_sdpa else NAME
             super().__init__(config, *args, **kwargs)
-            modules = attention_modules(self)
-            with torch.random.fork_rng(devices=[]):
-                for module, heads in modules.items():
-                    module.reweight = _create(site, heads)
-            if not modules:
+            sites = [found for found in find(self) if found.by == "registry"]
+            if not sites:
                 raise ValueError(
                     f"{model_class.__name__} computes attention in a way of its own, which nothing can swap"
                 )
+            if left := [found for found in sites if found.obstacle and not _has_reweighting(found.module)]:
+                raise ValueError(f"{left[0].path} of {model_class.__name__} cannot be reweighted: {left[0].obstacle}")
+            configs = {id(found.module.config): found.module.config for found in sites}
+            named = {key: naming_ours(config) for key, config in configs.items()}
+            with torch.random.fork_rng(devices=[]):
+                for found in sites:
+                    found.module.config = named[id(found.module.config)]
+                    found.module.reweight = _create(site, found.num_heads)
 
         def _get_name(self) -> str:  # which tells Trainer that labels are shifted
             return model_class.__name__
 
         @classmethod
         def from_config(cls, config: PretrainedConfig, **kwargs: Any) -> Any:
+            _check_config(config)
             return cls._from_config(config, **kwargs)
 
         @classmethod
@@ -169,6 +226,19 @@ def reweighted(model_class: type[PreTrainedModel], name: str, **options: Any) ->
     Reweighted.__name__ = Reweighted.__qualname__ = f"Reweighted{model_class.__name__}"
     Reweighted.__module__ = model_class.__module__  # whose source transformers reads
     return Reweighted
+
+
+def _is_model_class(model_class: Any) -> bool:
+    return isinstance(model_class, type) and issubclass(model_class, PreTrainedModel)
+
+
+def _named(thing: Any) -> str:
+    return thing.__name__ if isinstance(thing, type) else type(thing).__name__
+
+
+def _check_config(config: Any) -> None:
+    if not isinstance(config, PretrainedConfig):
+        raise TypeError(f"config must be a configuration of transformers, such as LlamaConfig(), got {_named(config)}")
 
 
 def _draw(model: nn.Module, missing: set[str], site: Site) -> None:
@@ -188,15 +258,22 @@ def from_pretrained(model_class: Any, path: str, *args: Any, **kwargs: Any) -> A
         path, args, kwargs: as of its ``from_pretrained``.
 
     Raises:
-        ValueError: the checkpoint names no function.
+        TypeError, ValueError: the checkpoint names no function, or an unknown one; ``model_class`` is none, or none for
+            this checkpoint.
     """
+    if not _is_model_class(model_class) and not hasattr(model_class, "_model_mapping"):
+        raise TypeError(f"model_class must be a class of models or an AutoModel, got {_named(model_class)}")
     config = kwargs.pop("config", None) or AutoConfig.from_pretrained(
         path, **{name: kwargs[name] for name in _FOR_CONFIG if name in kwargs}
     )
+    _check_config(config)
     site = getattr(config, "reweight", None)
     if site is None:
         raise ValueError(f"{path} names no reweighting; choose one: reweighted(MODEL_CLASS, NAME).from_pretrained(...)")
-    if not issubclass(model_class, PreTrainedModel):
+    create_site(site)
+    if not _is_model_class(model_class):
+        if type(config) not in model_class._model_mapping:
+            raise ValueError(f"{_named(model_class)} has no model for a {_named(config)}, which {path} was saved with")
         found = model_class._model_mapping[type(config)]
         saved = {f"Reweighted{each.__name__}": each for each in (found if isinstance(found, tuple) else (found,))}
         model_class = saved.get((config.architectures or [""])[0], next(iter(saved.values())))

@@ -1,5 +1,6 @@
 """What converting promises beside the outputs: where parameters are, that it is whole or not at all, and undone."""
 
+import collections
 import copy
 import io
 import pickle
@@ -137,6 +138,42 @@ def test_what_is_wrong_ends_in_a_line_and_changes_nothing(model, arguments, erro
         multimax.convert(model, name, where if len(arguments) > 1 else None, **(options or {}))
     assert "\n" not in str(raised.value)
     assert state(model) == before
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"inputs": 3}, "inputs must be a tensor, a tuple or a mapping of keywords, got int"),
+        ({"inputs": [torch.zeros(1, 5, 8)]}, "inputs must be a tensor, .* got list"),
+        ({"inputs": {1: 2}}, "inputs must be a tensor, .* got dict"),
+        ({"inputs": torch.zeros(1, 5, 7)}, "Sequential does not run with these inputs: RuntimeError: "),
+        ({"inputs": {"inputs_embeds": 1}}, "Sequential does not run with these inputs: TypeError: .*inputs_embeds"),
+        ({"inputs": ()}, "Sequential does not run with these inputs: TypeError: "),
+        ({"where": lambda path: path.missing}, "where.'0'. must say whether to convert it, but failed: AttributeError"),
+        ({"where": lambda: True}, "where.'0'. must say whether to convert it, but failed: TypeError"),
+        ({"num_heads": 2}, "num_heads is no option of a function"),
+    ],
+    ids=str,
+)
+def test_wrong_arguments_end_in_a_line_and_change_nothing(model, arguments, message):
+    before = state(model)
+    with pytest.raises((TypeError, ValueError), match=message) as raised:
+        multimax.convert(model, "multimax", **arguments)
+    assert "\n" not in str(raised.value)
+    assert state(model) == before
+
+
+@pytest.mark.parametrize("kind", [dict, collections.UserDict])
+def test_inputs_by_keywords(model, x, kind):
+    """What transformers' processors return is no dict."""
+    assert multimax.convert(model, "multimax", inputs=kind(input=x)).changed == ("0", "2")
+
+
+def test_where_nothing_is_found_inputs_are_named():
+    with pytest.raises(ValueError, match="attends, as far as its code says; with inputs= it is run"):
+        multimax.convert(nn.Linear(2, 2), "multimax")
+    with pytest.raises(ValueError, match="attends, as far as its code says and a run shows"):
+        multimax.convert(nn.Linear(2, 2), "multimax", inputs=torch.zeros(2))
 
 
 @pytest.mark.parametrize("thing", [nn.Linear(2, 2), nn.Sequential(nn.ReLU(), nn.Softmax(-1)), "a model"])

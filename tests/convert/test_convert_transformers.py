@@ -68,3 +68,30 @@ def test_masks_of_other_attention_are_refused(gpt2):
     gpt2.config._attn_implementation = "flex_attention"
     with pytest.raises(ValueError, match="its configuration names flex_attention"):
         multimax.convert(gpt2, "multimax")
+
+
+def test_what_only_their_attention_heeds_is_an_obstacle():
+    """Blocks of keys that an indexer chose, which are a mask for "sdpa" alone, and sinks that differ by query."""
+    from transformers.models.inkling2.modeling_inkling2 import Inkling2SlidingAttention, Inkling2TextConfig
+    from transformers.models.minimax_m3_vl.modeling_minimax_m3_vl import MiniMaxM3VLAttention, MiniMaxM3VLTextConfig
+
+    for cls, config, name in (
+        (MiniMaxM3VLAttention, MiniMaxM3VLTextConfig(), "block_indices"),
+        (Inkling2SlidingAttention, Inkling2TextConfig(), "sinks"),
+    ):
+        config._attn_implementation = "eager"
+        with torch.device("meta"):
+            module = cls(config, 0)
+        with pytest.raises(ValueError, match=f"it passes {name} to its attention, which only"):
+            multimax.convert(module, "multimax")
+
+
+def test_what_may_change_attention_is_refused_when_it_arrives():
+    model = next(family for family in FAMILIES if family.name == "LlamaForCausalLM").build()
+    ids = torch.randint(3, 64, (2, 8))
+    expected = model(ids).logits
+    multimax.convert(model, "multimax", init="zero")
+    found = model(ids, num_items_in_batch=3, token_type_ids=torch.zeros_like(ids), sinks=None).logits
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
+    with pytest.raises(ValueError, match="LlamaAttention got sinks for its attention, which may change"):
+        model(ids, sinks=torch.zeros(4))

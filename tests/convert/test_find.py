@@ -9,6 +9,7 @@ from torch.nn import functional as F
 from torch.nn.functional import scaled_dot_product_attention
 from torch.utils.checkpoint import checkpoint
 
+import multimax
 from multimax.convert.calls import MASK_FLOOR
 from multimax.convert.find import find
 
@@ -62,6 +63,25 @@ class ByAttribute(nn.Module):
         return self.function(x)
 
 
+class Processor:
+    """As diffusers has them: an object, and no module."""
+
+    def __call__(self, x):
+        return self.attend(x)
+
+    def attend(self, x):
+        return attend(x)
+
+
+class ByObject(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.processor = Processor()
+
+    def forward(self, x):
+        return self.processor(x)
+
+
 class Decorated(nn.Module):
     @logged
     def forward(self, x):
@@ -76,7 +96,10 @@ class Nested(nn.Module):
         return [inner(y) for y in x]
 
 
-@pytest.mark.parametrize("cls", [Plain, Imported, ByFunction, ByMethod, ByBase, ByAttribute, Decorated, Nested])
+WAYS = [Plain, Imported, ByFunction, ByMethod, ByBase, ByAttribute, ByObject, Decorated, Nested]
+
+
+@pytest.mark.parametrize("cls", WAYS)
 def test_however_it_is_called_it_is_found(cls):
     (site,) = find(nn.Sequential(nn.Linear(2, 2), cls()))
     assert (site.path, site.by, site.obstacle) == ("1", "torch", None)
@@ -141,21 +164,49 @@ def test_a_model_without_attention_has_none():
     assert find(nn.Sequential(nn.Conv2d(3, 3, 3), nn.BatchNorm2d(3), nn.GELU(), nn.LSTM(2, 2))) == []
 
 
-class Shifted(nn.Module):
+class Head(nn.Module):
+    def forward(self, x, mask=None):
+        return F.scaled_dot_product_attention(x, x, x, mask)
+
+
+class Masked(nn.Module):
     def __init__(self):
         super().__init__()
-        self.attn = Plain()
+        self.attn = Head()
 
-    def mask(self, regions):
-        return regions.masked_fill(regions != 0, -100.0)
-
-    def forward(self, x):
-        return self.attn(x)
+    def forward(self, x, live):
+        return self.attn(x, self.mask(live))
 
 
-def test_the_number_that_masks_are_filled_with_is_read_as_well():
-    assert find(Shifted())[0].attributes == {"mask_floor": -50.0}
-    assert find(nn.Sequential(Plain()))[0].attributes == {}
+def filled(live):
+    return torch.full(live.shape, -100).where(~live, 0).float()
+
+
+FILLED = {
+    "masked_fill": lambda self, live: torch.zeros(live.shape).masked_fill(~live, -100.0),
+    "an int": lambda self, live: torch.zeros(live.shape).masked_fill_(~live, -100),
+    "where": lambda self, live: torch.where(live, 0.0, -100.0),
+    "full": lambda self, live: torch.full(live.shape, -100.0) * ~live,
+    "full_like": lambda self, live: torch.full_like(live, -100, dtype=torch.float32) * ~live,
+    "new_full": lambda self, live: live.float().new_full(live.shape, -100) * ~live,
+    "fill_": lambda self, live: torch.zeros(live.shape).fill_(-100) * ~live,
+    "a function": lambda self, live: filled(live),
+}
+
+
+@pytest.mark.parametrize("way", FILLED)
+def test_the_number_that_masks_are_filled_with_is_read_as_well(way):
+    """However it is written; the keys it hides get nothing, though SegLU would lift them."""
+    model = type("Shifted", (Masked,), {"mask": FILLED[way]})()
+    assert find(model)[0].attributes == {"mask_floor": -50.0}
+    multimax.convert(model, "multimax")
+    nn.init.constant_(model.attn.reweight.ts, 0.1)
+    x, live = torch.randn(2, 5, 4), torch.rand(5, 5) > 0.5
+    torch.testing.assert_close(model(x, live), multimax.attention(x, x, x, model.attn.reweight, live))
+
+
+def test_without_such_a_number_the_limit_is_as_low_as_masks_are():
+    assert find(nn.Sequential(Head()))[0].attributes == {}
     assert MASK_FLOOR < -100
 
 

@@ -2,6 +2,7 @@
 """transformers' models with a reweighting in their attention: every family trains, is saved, loads and generates."""
 
 import copy
+import importlib.util
 import json
 import re
 
@@ -10,7 +11,7 @@ import torch
 
 transformers = pytest.importorskip("transformers", reason="needs the extra transformers")
 
-from transformers_models import FAMILIES, LENGTH, VOCABULARY, tokens
+from transformers_models import DECODER, FAMILIES, LENGTH, VOCABULARY, tokens
 
 import multimax
 import multimax.integrations.transformers as ours
@@ -121,6 +122,16 @@ def test_packed_sequences_do_not_see_each_other():
         ours.attend(module, q, q, q, None, cu_seq_lens_q=torch.tensor([0, 3, 8]))
 
 
+def test_a_model_that_asks_for_sdpa_by_name_gets_what_sdpa_needs():
+    """Gemma 4 leaves out queries whose outputs nobody wants, but not where "sdpa" goes without a mask."""
+    layers = {"num_hidden_layers": 4, "layer_types": ["sliding_attention", "full_attention"] * 2}
+    small = {"vocab_size_per_layer_input": VOCABULARY, "hidden_size_per_layer_input": 8, "global_head_dim": 8}
+    options = {key: value for key, value in DECODER.items() if key != "num_hidden_layers"}
+    config = transformers.Gemma4TextConfig(**options, **layers, **small, num_kv_shared_layers=2)
+    model = ours.reweighted(transformers.Gemma4ForCausalLM, "multimax")(config).eval()
+    torch.testing.assert_close(model(tokens(), logits_to_keep=3).logits, model(tokens()).logits[:, -3:])
+
+
 def test_gpt_oss_sinks_take_weight_from_the_keys():
     model = build("gpt-oss", "sparsemax")
     sums = [weights.sum(-1) for weights in model(tokens(), output_attentions=True).attentions]
@@ -140,6 +151,20 @@ def test_output_attentions_are_the_weights(name):
     for key in keys:
         for ours_, theirs in zip(found[key], expected[key], strict=True):
             torch.testing.assert_close(ours_, theirs, rtol=1e-4, atol=1e-5)
+
+
+def test_without_their_private_collector_weights_are_returned_where_asked_for_by_name(monkeypatch):
+    module, q = next(iter(ours.attention_modules(build("llama")))), torch.randn(1, 4, 3, 8)
+    expected = ours.attend(module, q, q, q, None, output_attentions=True)
+    monkeypatch.delattr("transformers.utils.output_capturing._active_collector")
+    monkeypatch.setattr(transformers.AttentionInterface, "_global_mapping", {})
+    spec = importlib.util.spec_from_file_location("another", ours.__file__)
+    another = importlib.util.module_from_spec(spec)
+    with pytest.warns(UserWarning, match="does not tell whether output_attentions is on"):
+        spec.loader.exec_module(another)
+    assert another.attend(module, q, q, q, None)[1] is None
+    for found, value in zip(another.attend(module, q, q, q, None, output_attentions=True), expected, strict=True):
+        assert torch.equal(found, value)
 
 
 def test_swins_shifted_windows_hide_what_is_foreign():
@@ -205,6 +230,65 @@ def test_what_cannot_be_had_is_refused(tmp_path):
     other = ours.reweighted(transformers.LlamaForCausalLM, "sparsemax")
     with pytest.raises(ValueError, match=r"saved with {'name': 'multimax'}, its class is for {'name': 'sparsemax'}"):
         other(build("llama").config)
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda path: ours.reweighted("llama", "multimax"), "must be a class of models, .* got str"),
+        (
+            lambda path: ours.reweighted(transformers.LlamaForCausalLM, "multimax", num_heads=2),
+            "num_heads is no option",
+        ),
+        (lambda path: ours.reweighted(transformers.LlamaForCausalLM, "multimax")(None), "config must be .* NoneType"),
+        (
+            lambda path: ours.reweighted(transformers.LlamaForCausalLM, "multimax").from_config({}),
+            "config must be .*dict",
+        ),
+        (lambda path: ours.from_pretrained("llama", path), "model_class must be .* got str"),
+        (lambda path: ours.from_pretrained(transformers.AutoConfig, path), "model_class must be .* got AutoConfig"),
+        (
+            lambda path: ours.from_pretrained(transformers.LlamaForCausalLM, path, config="x"),
+            "config must be .* got str",
+        ),
+        (
+            lambda path: ours.from_pretrained(transformers.AutoModelForImageClassification, path),
+            "AutoModelForImageClassification has no model for a LlamaConfig",
+        ),
+        (
+            lambda path: ours.from_pretrained(transformers.LlamaForCausalLM, edited(path, "softmax")),
+            "configured as .*'softmax'",
+        ),
+        (
+            lambda path: ours.from_pretrained(transformers.LlamaForCausalLM, edited(path, {"order": 1})),
+            "configured as .*order",
+        ),
+    ],
+)
+def test_wrong_arguments_end_in_a_line(call, message, tmp_path):
+    build("llama").save_pretrained(tmp_path)
+    with pytest.raises((TypeError, ValueError), match=message) as raised:
+        call(tmp_path)
+    assert "\n" not in str(raised.value)
+
+
+def edited(path, site):
+    config = json.loads((path / "config.json").read_text())
+    (path / "config.json").write_text(json.dumps(config | {"reweight": site}))
+    return path
+
+
+def test_a_model_that_passes_its_attention_what_is_unknown_is_refused(monkeypatch):
+    monkeypatch.setattr(ours, "ARGUMENTS", ours.ARGUMENTS - {"scaling"})
+    with pytest.raises(ValueError, match=r"layers.0.self_attn of LlamaForCausalLM cannot .* it passes scaling to its"):
+        build("llama")
+
+
+def test_a_class_of_ours_loads_what_it_saved(tmp_path):
+    model = build("llama")
+    model.save_pretrained(tmp_path)
+    loaded = ours.from_pretrained(type(model), tmp_path)
+    assert torch.equal(loaded(tokens()).logits, model(tokens()).logits)
 
 
 def test_the_rest_of_a_model_starts_as_without_us():
