@@ -26,12 +26,13 @@ Made by `python -m multimax.suite.report` from `results/plan.yaml` and the runs 
 `results/planned`: those with the digest of the plan's entry, its revision of the code and its seeds. How to read it,
 and how to check it: [docs/method.md](../../docs/method.md).
 
-*Effect* is the mean over seeds of what MultiMax gains on the other function, above zero where MultiMax is the better
-one, with the 95% interval (Student's t); of `ln error` it is the gain in the natural logarithm. *Margin* is the
-smallest effect of interest. *Evaluation set* is the 95% half-width of the effect that other images, sentences or text
-of the same kind would bring, with the seeds as they are. *Detectable* is the effect that so many seeds find in four
-cases of five, at the level that the number of primary comparisons leaves. *p_holm* is adjusted for the primary
-comparisons; it is empty for what is secondary or was not tested.
+*Setting* is what was trained, and *tag* how that stands to the paper. *Effect* is the mean over seeds of what MultiMax
+gains on the other function, above zero where MultiMax is the better one, with the 95% interval (Student's t); of `ln
+error` it is the gain in the natural logarithm. *Margin* is the smallest effect of interest. *Evaluation set* is the 95%
+half-width of the effect that other images, sentences or text of the same kind would bring, with the seeds as they are.
+*Detectable* is the effect that so many seeds find in four cases of five, at the level that the number of primary
+comparisons leaves. *p_holm* is adjusted for the primary comparisons; it is empty for what is secondary or was not
+tested.
 
 """
 LOSS = "a loss: not tested"
@@ -128,8 +129,9 @@ def confirming(entry: Entry, folder: Path) -> Rows:
         runs[key], lines[key] = row, line
         data.setdefault(row.get("data", ""), []).append(line)
     if len(data) > 1:
-        fewest = ", ".join(map(str, min(data.values(), key=len)))
-        raise UserError(f"{path}: line {fewest}: other data than those of the other runs; remove and run again")
+        fewest = min(data.values(), key=len)
+        named = ", ".join(map(str, fewest))
+        raise UserError(f"{path}: line {named}: other data than those of the other runs; remove and run again")
     return runs
 
 
