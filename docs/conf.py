@@ -29,30 +29,48 @@ autodoc_typehints = "description"
 autodoc_typehints_description_target = "documented"
 
 (HERE / "_static" / "architecture.svg").write_text(architecture.drawing())
-TABLES = (
-    *("tables/findings", "tables/claims_numbers", "tables/claims_comparisons", "tables/defects"),
-    *("tables/cost", "tables/step_overhead", "benchmarks/aims"),
-)
-for name in TABLES:
-    page = HERE / "findings" / f"{Path(name).name}.md"
-    page.parent.mkdir(exist_ok=True)
-    page.write_text((HERE.parent / "results" / f"{name}.md").read_text().replace("../../docs/", "../"))
+ROOT = HERE.parent
+PAGES = {
+    **{
+        path: f"findings/{path.stem}"
+        for path in (*ROOT.glob("results/tables/*.md"), ROOT / "results/benchmarks/aims.md")
+    },
+    **{path: f"findings/experiments/{path.parent.name}" for path in ROOT.glob("experiments/*/README.md")},
+}
+"""Files outside docs/ that have a page."""
+SOURCES = {page: path for path, page in PAGES.items()}
+PLAN = "findings/plan"
+
+for page, text in {
+    PLAN: "# The plan\n\n```{literalinclude} ../../results/plan.yaml\n:language: yaml\n```\n",
+    **{page: path.read_text() for path, page in PAGES.items()},
+}.items():
+    made = HERE / f"{page}.md"
+    made.parent.mkdir(parents=True, exist_ok=True)
+    made.write_text(text)
 
 
 def name_files_of_the_repository(app, page, source):
     """A link that leaves docs/ is for readers of the repository; here it becomes the page made of it, or its name."""
-    folder = (HERE / page).parent
+    here = (HERE / page).parent
+    folder = SOURCES.get(page, HERE / page).parent  # where links start from
 
     def named(link):
-        target = (folder / link[2].split("#")[0]).resolve()
-        if "://" in link[2] or target.is_relative_to(HERE):
+        image, text, address = link.groups()
+        target, _, place = address.partition("#")
+        if "://" in address or not target:
             return link[0]
-        name = target.relative_to(HERE.parent)
-        if str(name.with_suffix("").relative_to("results") if name.parts[0] == "results" else name) in TABLES:
-            return f"[{link[1]}]({os.path.relpath(HERE / 'findings' / name.name, folder)})"
-        return f"{link[1]} (`{name}`)"
+        path = (folder / target).resolve()
+        found = (
+            PAGES.get(path) or PAGES.get(path / "README.md") or (PLAN if path == ROOT / "results/plan.yaml" else None)
+        )
+        if found:
+            path = HERE / f"{found}.md"
+        if image or path.is_relative_to(HERE):
+            return f"{image}[{text}]({os.path.relpath(path, here)}{place and f'#{place}'})"
+        return f"{text} (`{path.relative_to(ROOT)}`)"
 
-    source[0] = re.sub(r"(?<!!)\[([^\]]+)\]\(([^)\s]+)\)", named, source[0])
+    source[0] = re.sub(r"(!?)\[([^\]]+)\]\(([^)\s]+)\)", named, source[0])
 
 
 def setup(app):

@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from urllib.parse import unquote
 
 import pytest
 import torch
@@ -48,6 +49,19 @@ def test_no_page_loads_anything_from_elsewhere(site):
         loaded = re.findall(r"<(?:script|img|iframe|link)\b[^>]*?\b(?:src|href)=\"([^\"]*)\"", path.read_text())
         assert loaded
         assert not [address for address in loaded if re.match(r"(?:https?:)?//", address)], path
+
+
+def test_links_lead_somewhere_and_the_report_s_to_pages_of_the_site(site):
+    for path in site.rglob("*.html"):
+        for address in re.findall(r"<(?:a|img)\b[^>]*?\b(?:src|href)=\"([^\"#]+)", path.read_text()):
+            assert ":" in address or (path.parent / unquote(address)).exists(), (path, address)
+    report = (site / "reproduction-report.html").read_text()
+    assert {"findings/plan.html", "findings/convergence.html", "findings/experiments/mechanisms.html"} <= {
+        *re.findall(r'href="([^"#]+)', report)
+    }
+    left = re.findall(r'\(<code[^>]*><span class="pre">((?:results|experiments)/[^<]*)', report)
+    assert left == ["results/claims.yaml"]
+    assert "marked_mean_sparse" in (site / "findings" / "plan.html").read_text()
 
 
 def test_colours_are_those_of_the_figures():

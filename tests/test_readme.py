@@ -8,7 +8,8 @@ import torch
 
 from multimax import reweight
 from multimax.suite.plan import read_plan
-from multimax.suite.report.readme import findings_lines, with_findings
+from multimax.suite.report.findings import findings
+from multimax.suite.report.readme import answer, findings_lines, in_words, with_findings
 
 
 @pytest.fixture
@@ -48,12 +49,69 @@ def test_a_text_without_a_place_for_findings_stays(root):
 
 
 def test_each_primary_comparison_has_its_row(root):
-    _, _, *rows = findings_lines(root / "results/tables/findings.csv")
+    rows = [line for line in findings_lines(root / "results/tables/findings.csv") if line.startswith("|")][2:]
     entries = read_plan(root / "results/plan.yaml").values()
     primary = [comparison for entry in entries for comparison in entry.comparisons if comparison.primary]
     assert len(rows) >= len(primary) > 0
     for comparison in primary:
-        assert [row for row in rows if row.startswith(f"| {comparison.claim}: ")]
+        assert [row for row in rows if row.startswith(f"| {comparison.claim} | ")]
+
+
+def verdict(comparison, tag, word):
+    return {"comparison": comparison, "tag": tag, "verdict": word}
+
+
+def test_its_answer_counts_what_was_won_lost_and_is_open():
+    first = [
+        "supported",
+        "supported, below the margin",
+        "contradicted",
+        "not run: 3 of 9 seeds",
+        "not run",
+        "inconclusive: 1",
+    ]
+    second = ["supported", "no gain above the margin", "not tested", "not run", "not run", "not tested"]
+    pairs = [
+        (verdict(str(i), "stand-in", ours), verdict(str(i), "stand-in", other))
+        for i, (ours, other) in enumerate(zip(first, second, strict=True))
+    ]
+    (line,) = answer([*pairs, pairs[-1]])  # a comparison of two measures counts once
+    assert line == (
+        "In small models of images and language, MultiMax wins 2 of 6 comparisons with softmax, and 1 of these also "
+        "against a learned temperature; 1 is lost; 2 are not finished; 1 is without a gain that could be told from "
+        "none."
+    )
+    assert answer([(verdict("a", "mechanism", "not run"), verdict("a", "mechanism", "not run"))]) == [
+        "In small problems that each ask one thing of attention, MultiMax wins 0 of 1 comparisons with softmax; "
+        "1 is not finished."
+    ]
+
+
+@pytest.mark.parametrize(
+    ("statistic", "margin", "words"),
+    [
+        ("ln error@32", 0.69, "error at 32 items; margin: 50% of it"),
+        ("accuracy@256", 2.0, "accuracy at 256 items; margin: 2 points"),
+        ("top1", 1.0, "accuracy; margin: 1 point"),
+        ("test_sacrebleu@last", 0.5, "BLEU; margin: 0.5"),
+        ("my_own", 0.1, "my own; margin: 0.1"),
+    ],
+)
+def test_its_measures_are_in_words_with_their_margins(statistic, margin, words):
+    assert in_words(statistic, margin) == words
+
+
+def test_the_report_counts_what_is_decided(root):
+    """docs/reproduction-report.md says in words how many of the primary comparisons there are and are decided."""
+    found = [
+        of for of in findings(read_plan(root / "results/plan.yaml"), root / "results/planned") if of.comparison.primary
+    ]
+    decided = {of.comparison.id for of in found if of.measured}
+    names = ["no", "one", "two", "three", "four", "five", "six", "seven", "eight"]
+    of, all_of = names[len(decided)], names[len({each.comparison.id for each in found})]
+    report = (root / "docs/reproduction-report.md").read_text()
+    assert f"{of} of {all_of} of which are decided" in report
+    assert f"**{all_of.capitalize()} primary comparisons" in report
 
 
 def test_it_is_short_and_what_it_points_to_is_there(readme, root):

@@ -146,6 +146,8 @@ def _entry(where: str, name: str, content: Any) -> Entry:
 def _comparison(where: str, name: str, content: Any) -> Comparison:
     check_shape(content, COMPARISON, where)
     comparison = Comparison(**content | {"id": name, "controls": tuple(content["controls"])})
+    if not comparison.controls:
+        raise UserError(f"{where}: controls are empty: name what {comparison.ours} is compared with")
     for key in ("better", "scale"):
         if (value := content[key]) not in (allowed := get_args(get_type_hints(Comparison)[key])):
             raise UserError(f"{where}: {key} is {value}: choose one of {', '.join(allowed)}")

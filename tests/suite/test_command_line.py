@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -104,20 +105,16 @@ def test_ctrl_c_during_the_imports_is_no_traceback(root, script):
     assert process.returncode in (-signal.SIGINT, 130)
 
 
-def test_a_user_s_function_trains_without_touching_the_project(root, tmp_path):
-    (tmp_path / "my_functions.py").write_text(
-        "from multimax import reweight\n"
-        "@reweight.register('squared')\n"
-        "def squared(scores, mask=None, *, floor=0.0):\n"
-        "    weights = scores.square() + floor + 1e-6\n"
-        "    weights = weights if mask is None else weights * mask\n"
-        "    return weights / weights.sum(-1, keepdim=True).clamp(min=1e-30)\n"
-    )
+def test_the_readme_s_function_trains_without_touching_the_project(root, tmp_path):
+    readme = (root / "README.md").read_text()
+    (module,) = re.findall(r"```python\n(# my_functions\.py\n.*?)```", readme, re.DOTALL)
+    (arguments,) = re.findall(r"python train\.py (plugins=\[my_functions\] .*)", readme)
+    (tmp_path / "my_functions.py").write_text(module)
     run = tmp_path / "run"
-    arguments = ["plugins=[my_functions]", "reweight=squared", "reweight.attention.floor=0.5", "training.epochs=1"]
-    done = command(root, "train.py", f"run_dir={run}", *arguments, PYTHONPATH=str(tmp_path))
+    words = shlex.split(arguments)
+    done = command(root, "train.py", f"run_dir={run}", *words, "training.epochs=1", PYTHONPATH=str(tmp_path))
     assert done.returncode == 0, done.stderr
-    assert "name: squared" in (run / "config.yaml").read_text()
+    assert "name: scaled\n    scale: 2.0" in (run / "config.yaml").read_text()
     scored = command(root, "evaluate.py", str(run), PYTHONPATH=str(tmp_path))
     assert json.loads(scored.stdout)["top1"] == json.loads((run / "summary.json").read_text())["metrics"]["top1"]
     lost = command(root, "evaluate.py", str(run))

@@ -18,7 +18,7 @@ from multimax.suite.report.__main__ import main as report
 ROOT = Path(__file__).parents[2]
 PAGES = [
     *sorted(ROOT.glob("*.md")),
-    *sorted(path for path in (ROOT / "docs").rglob("*.md") if "findings" not in path.parts),
+    *sorted(path for path in (ROOT / "docs").rglob("*.md") if "findings" not in path.relative_to(ROOT).parts),
     *sorted((ROOT / "experiments").glob("*/README.md")),
 ]
 HELP = {

@@ -73,6 +73,7 @@ def test_any_change_of_a_comparison_makes_another_plan(tmp_path, field):
         ({"comparisons": {"marked": 3}}, {}, "comparisons: marked should be dict"),
         ({}, {"primary": 1}, "primary should be bool"),
         ({}, {"margins": {"error@32": float("nan")}}, "above zero"),
+        ({}, {"controls": []}, "controls are empty"),
         ({}, {"scale": "plane"}, "choose one of plain, log"),
     ],
 )

@@ -21,10 +21,19 @@ def unplanned(name: str, rows: Iterable[Mapping[str, str]]) -> Entry:
 
 
 def best_rates(problem: Problem, rows: Iterable[Mapping[str, str]]) -> dict[str, float]:
-    """For each arm the rate with the best mean of the judging measure over the runs with seeds from TUNING_FROM on."""
+    """For each arm the rate with the best mean of the judging measure over the runs with seeds from TUNING_FROM on.
+
+    A rate at which a run diverged is worse than any other.
+    """
     found: dict[str, dict[float, list[float]]] = {}
     for row in rows:
         if int(row["seed"]) >= TUNING_FROM:
-            found.setdefault(row["arm"], {}).setdefault(float(row["rate"]), []).append(float(row[problem.judge]))
-    choose = max if problem.better == "higher" else min
-    return {arm: choose(of, key=lambda rate: fmean(of[rate])) for arm, of in found.items()}
+            found.setdefault(row["arm"], {}).setdefault(float(row["rate"]), []).append(
+                float(row.get(problem.judge) or "nan")
+            )
+    sign = 1 if problem.better == "higher" else -1
+
+    def merit(values: list[float]) -> float:
+        return sign * mean if math.isfinite(mean := fmean(values)) else -math.inf
+
+    return {arm: max(of, key=lambda rate: merit(of[rate])) for arm, of in found.items()}

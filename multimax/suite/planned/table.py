@@ -6,7 +6,7 @@ import io
 import math
 import os
 import zlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import as_completed
 from dataclasses import dataclass
 from functools import partial
@@ -91,6 +91,15 @@ def read_table(path: Path) -> list[dict[str, str]]:
         if None in row or None in row.values() or not all(map(is_whole, row.items())):
             raise UserError(f"line {number} of {path} is damaged: restore it, or delete it to run it again")
     return rows
+
+
+def measured(row: Mapping[str, str], measure: str, table: str) -> float:
+    """What a run of TABLE.csv measured. Raises UserError where that is missing or no finite number."""
+    cell = row.get(measure, "")
+    if not cell or not math.isfinite(value := float(cell)):
+        what = f"{measure} is {cell}" if cell else f"there is no {measure}"
+        raise UserError(f"{table}.csv: {row['arm']}, seed {row['seed']}: {what}; docs/method.md says what this means")
+    return value
 
 
 def is_whole(cell: tuple[str, str]) -> bool:

@@ -48,7 +48,7 @@ COMPARISONS_TEXT = f"""# Claims in words
 {MADE_BY}
 The difference is that of runs paired by seed, the claim's function minus the other, with the 95% interval of its mean
 (Student's t) and the two-sided p-value, as it is and adjusted for the rows (Holm). *Supported*: the whole interval
-agrees with the claim; *contradicted*: the whole interval disagrees; *no effect above the margin*: no gain as large as
+agrees with the claim; *contradicted*: the whole interval disagrees; *no gain above the margin*: no gain as large as
 the margin, the smallest of interest, is in the interval; *inconclusive*: none of these; *not run*: seeds are missing.
 *From elsewhere*: runs that others sent ([how](../../docs/contributing-runs.md)).
 

@@ -4,10 +4,11 @@ A verdict comes from runs of exactly the claim's configuration, with all of its 
 *reproduced* when the whole interval of ours lies within the claim's tolerance of it, *better* or *not reproduced* when
 the whole interval lies beyond, else *inconclusive*. Where a row is about a change, such as MultiMax for softmax, the
 difference between the two rows is what is judged, by runs paired by seed: their common level says nothing about the
-change. A reported difference within the tolerance is *too close to tell*: two equal runs might differ by as much.
+change. A reported difference within the tolerance is *too close to tell*: two equal runs might differ by as much. What
+is reported in words, such as "does not train", is *inconclusive* once its runs are there: a reader compares.
 
 A claim in words says that one function is better than another. It is *supported* when the whole interval of the paired
-difference agrees, *contradicted* when the whole interval disagrees, and there is *no effect above the margin* when the
+difference agrees, *contradicted* when the whole interval disagrees, and there is *no gain above the margin* when the
 interval leaves out every gain as large as the smallest of interest. Otherwise it is *inconclusive*: a few seeds that
 differ in both directions speak neither for nor against it.
 
@@ -34,7 +35,7 @@ from multimax.suite.report.statistics import Difference, Mean, mean_over_seeds, 
 from multimax.suite.runs import Run
 
 REPRODUCED, BETTER, NOT_REPRODUCED, TOO_CLOSE = "reproduced", "better", "not reproduced", "too close to tell"
-SUPPORTED, CONTRADICTED, NO_EFFECT = "supported", "contradicted", "no effect above the margin"
+SUPPORTED, CONTRADICTED, NO_GAIN = "supported", "contradicted", "no gain above the margin"
 INCONCLUSIVE, NOT_RUN, NOT_AVAILABLE = "inconclusive", "not run", "not available"
 
 
@@ -98,7 +99,7 @@ def read_claims(path: Path) -> Claims:
     for number in numbers:
         if number.run is None and number.needs is None:
             raise UserError(f"{path}: claim {number.id} has no run: say with needs: what it takes to test it")
-        if number.run is not None and number.value is not None and number.tolerance is None:
+        if number.run is not None and _are_numbers(number.value) and number.tolerance is None:
             raise UserError(f"{path}: claim {number.id} has a value without a tolerance")
         if number.over is not None and not any(other.id == number.over and other.run for other in numbers):
             raise UserError(f"{path}: claim {number.id} is over {number.over}, which is not a number with a run")
@@ -232,11 +233,12 @@ def number_verdict(claim: Number, reported: object, seeds: Iterable[int], measur
     """The verdict on a reported level or difference from what was measured with these seeds."""
     if claim.value is None:
         return NOT_AVAILABLE
-    assert claim.tolerance is not None or claim.run is None
     if claim.over is not None and isinstance(reported, float) and abs(reported) <= (claim.tolerance or 0.0):
         return TOO_CLOSE
     if claim.run is None or not set(claim.seeds) <= set(seeds) or measured is None or measured.interval is None:
         return NOT_RUN
+    if isinstance(reported, str):
+        return INCONCLUSIVE
     assert isinstance(reported, int | float)
     assert claim.tolerance is not None
     low, high = sorted(claim.sign * (bound - reported) for bound in measured.interval)
@@ -330,4 +332,4 @@ def difference_verdict(claim: Comparison, difference: Difference | None, margin:
         return SUPPORTED
     if high < claim.at_least:
         return CONTRADICTED
-    return NO_EFFECT if margin is not None and high < margin else INCONCLUSIVE
+    return NO_GAIN if margin is not None and high < margin else INCONCLUSIVE

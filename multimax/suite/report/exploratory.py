@@ -11,7 +11,7 @@ from multimax.suite.mechanisms import VARIANTS, Problem
 from multimax.suite.mechanisms.problem import ATTENTION
 from multimax.suite.plan import CONFIRMING_FROM, TUNING_FROM
 from multimax.suite.planned.exploratory import best_rates
-from multimax.suite.planned.table import read_table
+from multimax.suite.planned.table import measured, read_table
 from multimax.suite.report.outputs import Output, Row, picture, table
 from multimax.suite.report.statistics import Mean, mean_over_seeds, paired
 
@@ -50,7 +50,7 @@ class Explored:
         return self.path.stem
 
     def values(self, function: str, measure: str) -> dict[int, float]:
-        return {seed: float(row[measure]) for seed, row in self.runs[function].items()}
+        return {seed: measured(row, measure, self.name) for seed, row in self.runs[function].items()}
 
 
 def read(path: Path) -> Explored:

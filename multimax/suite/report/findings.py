@@ -7,14 +7,16 @@ from pathlib import Path
 
 import numpy
 
+from multimax.suite.errors import UserError
 from multimax.suite.plan import Comparison, Entry, read_plan
-from multimax.suite.planned.table import read_table, unpacked
-from multimax.suite.report.claims import CONTRADICTED, NO_EFFECT, SUPPORTED
+from multimax.suite.planned.table import measured, read_table, unpacked
+from multimax.suite.report.claims import CONTRADICTED, NO_GAIN, SUPPORTED
 from multimax.suite.report.outputs import Output, Row, number, span, table
+from multimax.suite.report.settings import setting
 from multimax.suite.report.statistics import LEVEL, Difference, detectable, holm, paired
 
 COLUMNS = (
-    "comparison", "claim", "setting", "primary", "against", "statistic", "n", "effect", "low", "high", "margin",
+    "comparison", "claim", "setting", "tag", "primary", "against", "statistic", "n", "effect", "low", "high", "margin",
     "effect / margin", "evaluation set", "detectable", "p", "p_sign_flip", "p_holm", "verdict", "plan",
 )  # fmt: skip
 CSV_ONLY = ("low", "high", "p", "p_sign_flip", "plan")
@@ -24,14 +26,16 @@ Made by `python -m multimax.suite.report` from `results/plan.yaml` and the runs 
 `results/planned`: those with the digest of the plan's entry, its revision of the code and its seeds. How to read it,
 and how to check it: [docs/method.md](../../docs/method.md).
 
-*Effect* is the mean over seeds of what MultiMax gains on the other function, above zero where MultiMax is the better
-one, with the 95% interval (Student's t); of `ln error` it is the gain in the natural logarithm. *Margin* is the
-smallest effect of interest. *Evaluation set* is the 95% half-width of the effect that other images, sentences or text
-of the same kind would bring, with the seeds as they are. *Detectable* is the effect that so many seeds find in four
-cases of five, at the level that the number of primary comparisons leaves. *p_holm* is adjusted for the primary
-comparisons; it is empty for what is secondary or was not tested.
+*Setting* is what was trained, and *tag* how that stands to the paper. *Effect* is the mean over seeds of what MultiMax
+gains on the other function, above zero where MultiMax is the better one, with the 95% interval (Student's t); of `ln
+error` it is the gain in the natural logarithm. *Margin* is the smallest effect of interest. *Evaluation set* is the 95%
+half-width of the effect that other images, sentences or text of the same kind would bring, with the seeds as they are.
+*Detectable* is the effect that so many seeds find in four cases of five, at the level that the number of primary
+comparisons leaves. *p_holm* is adjusted for the primary comparisons; it is empty for what is secondary or was not
+tested.
 
 """
+LOSS = "a loss: not tested"
 Rows = Mapping[tuple[str, int], Mapping[str, str]]  # of a table of runs, by arm and seed
 Values = dict[str, dict[int, float]]  # by arm and seed
 
@@ -82,7 +86,8 @@ class Finding:
         if decisive is not None and decisive < LEVEL:
             return (SUPPORTED + ", below the margin" * below) if self.gains else CONTRADICTED
         if below:
-            return NO_EFFECT
+            lost = decisive is None and any(of.interval[1] < 0 for of in self.measured)
+            return NO_GAIN + f", {LOSS}" * lost
         if decisive is None:
             return "not tested"
         seen = ", ".join(amount(self.detectable(of), of.margin) for of in self.measured)
@@ -111,22 +116,53 @@ def findings(plan: Mapping[str, Entry], folder: Path) -> list[Finding]:
 
 
 def confirming(entry: Entry, folder: Path) -> Rows:
-    """The plan's runs of an entry."""
+    """The plan's runs of an entry. Raises UserError for a run that is there twice, and for runs on different data."""
+    path, runs = folder / f"{entry.id}.csv", dict[tuple[str, int], Mapping[str, str]]()
+    lines, data = dict[tuple[str, int], int](), dict[str, list[int]]()
+    for line, row in enumerate(read_table(path), start=2):
+        key = row["arm"], int(row["seed"])
+        planned_rate = f"{entry.rates.get(row['arm'], math.nan):g}" == row["rate"]
+        if not planned_rate or not entry.confirms(row["plan"], row["revision"], key[1]):
+            continue
+        if key in runs:
+            raise UserError(f"lines {lines[key]} and {line} of {path} are both {key[0]}, seed {key[1]}: remove one")
+        runs[key], lines[key] = row, line
+        data.setdefault(row.get("data", ""), []).append(line)
+    if len(data) > 1:
+        fewest = min(data.values(), key=len)
+        named = ", ".join(map(str, fewest))
+        raise UserError(f"{path}: line {named}: other data than those of the other runs; remove and run again")
+    return runs
+
+
+def complete(entry: Entry, rows: Rows) -> list[str]:
+    """The arms with all of their seeds."""
+    return [arm for arm in entry.rates if all((arm, seed) in rows for seed in entry.seeds)]
+
+
+def shown(entry: Entry, rows: Rows) -> list[str]:
+    """The arms whose runs may be looked at: those that are complete, once all are that decide the entry."""
+    arms = complete(entry, rows)
+    return arms if {*entry.decisive} <= {*arms} else []
+
+
+def values_of(entry: Entry, comparison: Comparison, measure: str, rows: Rows) -> Values:
+    """The statistic of each run of the arms that are complete. Raises UserError where a run has none."""
     return {
-        (row["arm"], int(row["seed"])): row
-        for row in read_table(folder / f"{entry.id}.csv")
-        if entry.confirms(row["plan"], row["revision"], int(row["seed"]))
-        and f"{entry.rates.get(row['arm'], math.nan):g}" == row["rate"]
+        arm: {seed: statistic(entry, comparison, measure, rows[arm, seed]) for seed in entry.seeds}
+        for arm in complete(entry, rows)
     }
 
 
-def values_of(comparison: Comparison, measure: str, rows: Rows) -> Values:
-    """The statistic of each run."""
-    values: Values = {}
-    for (arm, seed), row in rows.items():
-        value = float(row[measure])
-        values.setdefault(arm, {})[seed] = math.log(value) if comparison.scale == "log" else value
-    return values
+def statistic(entry: Entry, comparison: Comparison, measure: str, row: Mapping[str, str]) -> float:
+    value = measured(row, measure, entry.id)
+    if comparison.scale == "plain":
+        return value
+    if value <= 0:
+        raise UserError(
+            f"{entry.id}.csv: {row['arm']}, seed {row['seed']}: {measure} is {value:g}: it has no logarithm"
+        )
+    return math.log(value)
 
 
 def gain(comparison: Comparison, values: Values, control: str) -> Difference | None:
@@ -138,15 +174,15 @@ def judged(entry: Entry, comparison: Comparison, control: str, rows: Rows, level
     there = sum({(comparison.ours, seed), (control, seed)} <= rows.keys() for seed in entry.seeds)
     if there < len(entry.seeds):
         return Finding(entry, comparison, control, (), there, level)
-    measured, p = [], []
+    found, p = [], []
     for measure, margin in comparison.margins.items():
-        of = gain(comparison, values_of(comparison, measure, rows), control)
+        of = gain(comparison, values_of(entry, comparison, measure, rows), control)
         assert of is not None
         assert of.p is not None
         assert of.p_sign_flip is not None
-        measured.append(Measured(measure, margin, of, examples_error(entry, (comparison.ours, control), measure, rows)))
+        found.append(Measured(measure, margin, of, examples_error(entry, (comparison.ours, control), measure, rows)))
         p.append((of.mean > 0, of.p_sign_flip if comparison.scale == "log" else of.p))
-    return Finding(entry, comparison, control, tuple(measured), there, level, joint(p))
+    return Finding(entry, comparison, control, tuple(found), there, level, joint(p))
 
 
 def joint(tests: list[tuple[bool, float]]) -> float:
@@ -194,12 +230,13 @@ def sources(plan: Path, folder: Path) -> list[Path]:
 
 def table_rows(of: Finding) -> Iterator[Row]:
     """A row for each measure."""
-    measured = {each.measure: each for each in of.measured}
+    found = {each.measure: each for each in of.measured}
     for measure, margin in of.comparison.margins.items():
         row = {
             "comparison": of.comparison.id,
             "claim": of.comparison.claim,
-            "setting": of.entry.tag,
+            "setting": setting(of.entry),
+            "tag": of.entry.tag,
             "primary": "yes" if of.comparison.primary else "no",
             "against": of.against,
             "statistic": f"ln {measure}" if of.comparison.scale == "log" else measure,
@@ -210,7 +247,7 @@ def table_rows(of: Finding) -> Iterator[Row]:
             "verdict": of.verdict,
             "plan": of.entry.digest,
         }
-        yield row | dict(numbers(of, measured[measure]) if measured else {})
+        yield row | dict(numbers(of, found[measure]) if found else {})
 
 
 def numbers(of: Finding, each: Measured) -> Row:

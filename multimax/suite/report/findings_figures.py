@@ -37,7 +37,7 @@ def all_findings(found: Sequence[Finding], planned: int, runs: Mapping[str, Rows
     for of in found:
         for each in of.measured:
             label = f"{style_of(of.against).label}: {brief(of.verdict)}"
-            values = values_of(of.comparison, each.measure, runs[of.entry.id])
+            values = values_of(of.entry, of.comparison, each.measure, runs[of.entry.id])
             several = f" ({each.measure})" if len(of.measured) > 1 else ""
             drawn = line(label, of.against, of.comparison, values, each.gain, each.margin)
             groups.setdefault(shorten(of.comparison.claim, CLAIM, placeholder="…") + several, []).append(drawn)
@@ -60,12 +60,12 @@ def one_finding(tests: Sequence[Finding], runs: Mapping[str, Rows], used: Sequen
     """``ours`` against every arm that has run, in each measure; the band is the margin. ``tests`` are of one claim."""
     of, groups = tests[0], dict[str, list[Line]]()
     for each in of.measured:
-        values = values_of(of.comparison, each.measure, runs[of.entry.id])
+        values = values_of(of.entry, of.comparison, each.measure, runs[of.entry.id])
         gains = {arm: gain(of.comparison, values, arm) for arm in of.entry.rates if arm != of.comparison.ours}
         groups[each.measure] = [
             line(style_of(arm).label, arm, of.comparison, values, found)
             for arm, found in gains.items()
-            if found is not None and found.n == len(of.entry.seeds)
+            if found is not None
         ]
     unit = "ln " if of.comparison.scale == "log" else ""
     axis = f"what MultiMax gains in {unit}{' and '.join(groups)}; better to the right"

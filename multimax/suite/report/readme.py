@@ -1,28 +1,85 @@
-"""The README's table of findings: the primary comparisons, each against both of its controls."""
+"""The README's answer to "does it help?": sentences and a table of the primary comparisons, against both controls."""
 
 import csv
+import math
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+
+from multimax.suite.report.claims import CONTRADICTED, NOT_RUN, SUPPORTED
 
 BEGIN, END = "<!-- findings: written by python -m multimax.suite.report -->", "<!-- end of findings -->"
 HEAD = (
-    "| with MultiMax | setting | seeds | gain over softmax, in margins | verdict | against a learned temperature |",
-    "|---|---|---|---|---|---|",
+    "| with MultiMax | on what | what is measured | seeds | gain over softmax, in margins | verdict "
+    "| against a learned temperature |",
+    "|---|---|---|---|---|---|---|",
 )
+PLACES = {
+    "mechanism": "In small problems that each ask one thing of attention",
+    "stand-in": "In small models of images and language",
+    "paper setting": "In the paper's own settings",
+}
+"""Each tag as the beginning of a sentence."""
+MEASURES = {
+    "patch_similarity_last_third": "mean similarity of the patches",
+    "test_sacrebleu": "BLEU",
+    "loss": "logarithm of the perplexity",
+    "gini": "Gini index",
+    "multi_modality": "M, the multi-modality",
+    "top1": "accuracy",
+}
+"""Measures whose name is not its own word."""
+PERCENT = ("accuracy", "top1")
 
 
 def findings_lines(findings: Path) -> list[str]:
-    """The lines of the table, from ``tables/findings.csv``."""
+    """The sentences and the lines of the table, from ``tables/findings.csv``."""
     with findings.open(newline="", encoding="utf-8") as file:
         rows = [row for row in csv.DictReader(file) if row["primary"] == "yes"]
     against = {control: [row for row in rows if row["against"] == control] for control in ("softmax", "temperature")}
-    lines = list(HEAD)
-    for row, other in zip(*against.values(), strict=True):
+    pairs = list(zip(*against.values(), strict=True))
+    lines = [*answer(pairs), "", *HEAD]
+    for row, other in pairs:
         assert (row["comparison"], row["statistic"]) == (other["comparison"], other["statistic"])
-        effect = row["effect / margin"] or "–"
-        second = ", ".join(filter(None, (other["verdict"], other["effect / margin"])))
-        measured = f"{row['claim']}: {row['statistic']}"
-        lines.append(f"| {measured} | {row['setting']} | {row['n']} | {effect} | **{row['verdict']}** | {second} |")
+        on, measured = f"{row['tag']}: {row['setting']}", in_words(row["statistic"], float(row["margin"]))
+        effect, second = (
+            row["effect / margin"] or "–",
+            ", ".join(filter(None, (other["effect / margin"], other["verdict"]))),
+        )
+        cells = row["claim"], on, measured, row["n"], effect, f"**{row['verdict']}**", second
+        lines.append(f"| {' | '.join(cells)} |")
     return lines
+
+
+def answer(pairs: Sequence[tuple[Mapping[str, str], Mapping[str, str]]]) -> list[str]:
+    """A sentence for each kind of setting; ``pairs`` are rows against softmax and against the temperature."""
+    once = {first["comparison"]: (first, second) for first, second in pairs}.values()
+    lines = []
+    for tag, place in PLACES.items():
+        of = [(first["verdict"], second["verdict"]) for first, second in once if first["tag"] == tag]
+        won = [second for first, second in of if first.startswith(SUPPORTED)]
+        both = sum(second.startswith(SUPPORTED) for second in won)
+        lost, missing = (sum(first.startswith(kind) for first, _ in of) for kind in (CONTRADICTED, NOT_RUN))
+        others = {
+            "lost": lost,
+            "not finished": missing,
+            "without a gain that could be told from none": len(of) - len(won) - lost - missing,
+        }
+        rest = "".join(f"; {count} {'is' if count == 1 else 'are'} {what}" for what, count in others.items() if count)
+        if of:
+            also = f", and {both} of these also against a learned temperature" if won else ""
+            lines.append(f"{place}, MultiMax wins {len(won)} of {len(of)} comparisons with softmax{also}{rest}.")
+    return lines
+
+
+def in_words(statistic: str, margin: float) -> str:
+    """A column *statistic* of the findings, and the margin in the units that a reader thinks in."""
+    log = statistic.startswith("ln ")
+    name, _, at = statistic.removeprefix("ln ").partition("@")
+    words = MEASURES.get(name, name.replace("_", " ")) + (f" at {at} items" if at.isdecimal() else "")
+    if log:
+        return f"{words}; margin: {-math.expm1(-margin):.0%} of it"
+    points = (" point" if margin == 1 else " points") if name in PERCENT else ""
+    return f"{words}; margin: {margin:g}{points}"
 
 
 def with_findings(readme: str, findings: Path) -> str:

@@ -9,6 +9,7 @@ from multimax.suite.measures.three_scores import fit_multimax
 from multimax.suite.report.ablation_table import ablation_table
 from multimax.suite.report.claim_tables import claim_tables
 from multimax.suite.report.claims import read_claims
+from multimax.suite.report.convergence_table import convergence_table
 from multimax.suite.report.cost_table import cost_table
 from multimax.suite.report.dashboard_figures import dashboard_figures
 from multimax.suite.report.defect_table import defect_table
@@ -37,11 +38,13 @@ def all_tables(results: Path) -> Iterator[Output]:
         if plan.is_file():
             yield from findings_table(plan, results / "planned")
             yield from rates_table(plan, results / "planned")
+            yield from convergence_table(plan, results / "planned")
         yield from tables(records)
         return
     claims = read_claims(path)
     yield from findings_table(plan, results / "planned")
     yield from rates_table(plan, results / "planned")
+    yield from convergence_table(plan, results / "planned")
     yield from trade_off_table(plan, results / "planned")
     yield from exploratory_table(results / "exploratory")
     yield from tables(records)

@@ -1,12 +1,14 @@
 """Whether trained attention is both sparser and more multi-modal, in every problem that the plan has run."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
+from itertools import product
 from pathlib import Path
 
 from multimax.suite.mechanisms.problem import ATTENTION
 from multimax.suite.plan import Entry, read_plan
+from multimax.suite.planned.table import measured
 from multimax.suite.report.exploratory import with_interval
-from multimax.suite.report.findings import confirming, sources
+from multimax.suite.report.findings import Rows, confirming, shown, sources
 from multimax.suite.report.outputs import Output, Row, table
 from multimax.suite.report.statistics import Interval, mean_over_seeds, paired
 
@@ -32,22 +34,22 @@ difference over the seeds that both have, with its interval.
 def trade_off_table(plan: Path, folder: Path) -> Iterator[Output]:
     """The table; none where there is no plan."""
     if plan.is_file():
-        rows = [row for entry in read_plan(plan).values() for row in measured(entry, confirming(entry, folder))]
+        rows = [row for entry in read_plan(plan).values() for row in table_rows(entry, confirming(entry, folder))]
         yield table("trade_off", TEXT, COLUMNS, rows, sources=sources(plan, folder))
 
 
-def measured(entry: Entry, runs: Mapping[tuple[str, int], Mapping[str, str]]) -> Iterator[Row]:
+def table_rows(entry: Entry, runs: Rows) -> Iterator[Row]:
     """A row for each measure and function with all of its seeds; small problems at their comparison's length."""
-    whole = [arm for arm in entry.rates if all((arm, seed) in runs for seed in entry.seeds)]
-    if not {OURS, *entry.decisive} <= {*whole}:
+    arms = shown(entry, runs)
+    if OURS not in arms:
         return
     first = next(iter(entry.comparisons[0].margins))
     for measure in ATTENTION if entry.problem == "train" else [f"{of}@{first.partition('@')[2]}" for of in ATTENTION]:
         values: dict[str, dict[int, float]] = {}
-        for (arm, seed), row in runs.items():
-            if row.get(measure):
-                values.setdefault(arm, {})[seed] = float(row[measure])
-        for arm in [of for of in whole if of in values and OURS in values]:
+        for arm, seed in product(arms, entry.seeds):
+            if (row := runs[arm, seed]).get(measure):
+                values.setdefault(arm, {})[seed] = measured(row, measure, entry.id)
+        for arm in values if OURS in values else ():
             difference = paired(values[OURS], values[arm]) if arm != OURS else None
             yield {
                 "entry": entry.id,

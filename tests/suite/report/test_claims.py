@@ -112,7 +112,7 @@ def test_a_row_over_another_is_judged_by_their_difference_at_any_level(tmp_path,
         ([1.0, -0.2, 0.5], 0.0, None, "inconclusive"),
         ([-0.1, -0.12, -0.08], 0.0, None, "contradicted"),
         ([-0.1, -0.12, -0.08], -0.2, None, "supported"),
-        ([0.1, -0.1, 0.05], 0.0, 1.0, "no effect above the margin"),
+        ([0.1, -0.1, 0.05], 0.0, 1.0, "no gain above the margin"),
         ([0.1, -0.1, 0.05], 0.0, 0.1, "inconclusive"),
         ([1.0], 0.0, 2.0, "inconclusive"),
     ],
@@ -122,6 +122,13 @@ def test_verdicts_on_a_claim_in_words(differences, at_least, margin, verdict):
     claim = replace(COMPARISON, at_least=at_least)
     assert difference_verdict(claim, paired(values, zeros), margin) == verdict
     assert difference_verdict(replace(claim, better="lower"), paired(zeros, values), margin) == verdict
+
+
+def test_what_is_reported_in_words_is_for_a_reader_to_compare(tmp_path):
+    claim = replace(NUMBER, value="does not train", tolerance=None)
+    runs = records(tmp_path, [50.0, 50.0], *NUMBER.run)
+    assert judge_number(claim, [claim], runs).verdict == "inconclusive"
+    assert judge_number(claim, [claim], runs[1:]).verdict == "not run"
 
 
 def test_a_margin_may_be_a_share():

@@ -4,16 +4,19 @@ import csv
 import random
 import re
 import shutil
+from dataclasses import replace
 
 import pytest
 import torch
 from planned_runs import write
 
+from multimax.suite.errors import UserError
 from multimax.suite.plan import PLAN, read_plan
 from multimax.suite.planned.table import packed, read_table, text
 from multimax.suite.report.findings import Finding, findings, findings_table
-from multimax.suite.report.findings_figures import each_verdict
+from multimax.suite.report.findings_figures import brief, each_verdict
 from multimax.suite.report.results import all_tables
+from multimax.suite.report.settings import setting
 from multimax.suite.report.statistics import holm
 
 
@@ -31,7 +34,7 @@ def verdicts(tmp_path):
         (1.0, "supported"),
         (0.3, "supported, below the margin"),
         (-1.0, "contradicted"),
-        (0.0, "no effect above the margin"),
+        (0.0, "no gain above the margin"),
     ],
 )
 def test_a_large_gain_a_small_one_a_loss_and_none(tmp_path, gain, verdict):
@@ -51,7 +54,7 @@ def test_what_could_not_have_been_seen_is_inconclusive(tmp_path):
 
 @pytest.mark.parametrize(
     ("gains", "verdict"),
-    [((1.0, 1.0), "supported"), ((1.0, 0.0), "no effect above the margin"), ((1.0, -1.0), "contradicted")],
+    [((1.0, 1.0), "supported"), ((1.0, 0.0), "no gain above the margin"), ((1.0, -1.0), "contradicted")],
 )
 def test_a_claim_of_two_measures_holds_only_where_both_gain(tmp_path, gains, verdict):
     write(tmp_path, [gains], measures=("error@32", "error@64"))
@@ -102,6 +105,67 @@ def test_the_second_control_is_tested_only_where_the_first_claim_holds(tmp_path,
     assert (second.p_holm is not None) is (gain > 0)
 
 
+def test_a_loss_to_a_control_that_is_not_tested_is_called_one(tmp_path):
+    write(tmp_path, [-1.0, 0.0], {"controls": ["softmax", "temperature"]})
+    first, lost, _, level = found(tmp_path)
+    assert first.verdict == "contradicted"
+    assert lost.verdict == "no gain above the margin, a loss: not tested"
+    assert level.verdict == "no gain above the margin"
+    assert brief(lost.verdict) == "no gain > margin, a loss"
+
+
+def changed(path, number, **cells):
+    """The table with other cells in one row."""
+    rows = read_table(path)
+    rows[number] = rows[number] | cells
+    path.write_text(text(rows))
+
+
+def refused(tmp_path, *said):
+    """Whether the table of findings is refused in one line that has these words."""
+    with pytest.raises(UserError) as error:
+        [*findings_table(tmp_path / "plan.yaml", tmp_path)]
+    assert "\n" not in str(error.value)
+    assert all(word in str(error.value) for word in said), error.value
+
+
+def test_a_run_that_is_there_twice_is_refused(tmp_path):
+    path = write(tmp_path, [1.0])
+    rows = read_table(path)
+    path.write_text(text([*rows, rows[3] | {"error@32": "9"}]))
+    refused(tmp_path, str(path), "lines 5 and 22", "softmax, seed 101")
+
+
+def test_runs_on_other_data_than_the_rest_are_refused(tmp_path):
+    path = write(tmp_path, [1.0], data="one")
+    assert verdicts(tmp_path) == ["supported"]
+    changed(path, 3, data="another")
+    refused(tmp_path, str(path), "line 5: other data")
+    changed(path, 3, data="")
+    refused(tmp_path, "line 5: other data")
+    changed(path, 3, data="another", plan="")
+    assert verdicts(tmp_path) == ["not run"]
+
+
+@pytest.mark.parametrize("value", ["nan", "inf", "", "0", "-1"])
+def test_a_run_that_diverged_is_named(tmp_path, value):
+    changed(write(tmp_path, [1.0]), 3, **{"error@32": value})
+    refused(tmp_path, "A.csv: softmax, seed 101", "error@32", value)
+
+
+def test_a_measure_that_no_run_has_is_named(tmp_path):
+    path = write(tmp_path, [1.0], measures=("eror@32",))
+    path.write_text(path.read_text().replace("eror@32", "error@32"))
+    refused(tmp_path, "A.csv: multimax, seed 100", "there is no eror@32")
+
+
+def test_a_run_that_diverged_stops_nothing_before_its_arm_is_complete(tmp_path):
+    path = write(tmp_path, [1.0, 1.0])
+    changed(path, 1, **{"error@32": "nan"})
+    drop(path, 20)
+    assert verdicts(tmp_path) == ["not run", "supported"]
+
+
 def test_a_figure_names_the_functions_that_each_verdict_is_against(tmp_path):
     path = write(tmp_path, [1.0], {"controls": ["softmax", "temperature"]})
     assert each_verdict(found(tmp_path)) == "supported (softmax, learned temperature)"
@@ -138,11 +202,24 @@ def test_the_evaluation_set_has_an_error_of_its_own(tmp_path):
     assert error == pytest.approx(torch.arange(50.0).std().item() / 50**0.5, rel=1e-5)
 
 
+def test_the_setting_says_what_is_trained_on_what(root):
+    words = {entry.id: setting(entry) for entry in read_plan(root / PLAN).values()}
+    assert words["marked_mean"] == "marked mean, scores linear in the input"
+    assert words["over_smoothing"] == "a small vision transformer on scikit-learn's 8x8 digits, depth 12, embed dim 48"
+    assert all("on " in words[entry.id] for entry in read_plan(root / PLAN).values() if entry.problem == "train")
+
+
+def test_an_experiment_of_one_s_own_is_called_by_its_name(tmp_path):
+    write(tmp_path, [1.0])
+    (entry,) = read_plan(tmp_path / "plan.yaml").values()
+    assert setting(replace(entry, problem="train", overrides=("experiment=my_own",))) == "my own"
+
+
 def test_the_table_says_what_was_found(tmp_path):
     write(tmp_path, [1.0, 0.0])
     (output,) = findings_table(tmp_path / "plan.yaml", tmp_path)
     rows = list(csv.DictReader(output.files[".csv"].decode().splitlines()))
-    assert [row["verdict"] for row in rows] == ["supported", "no effect above the margin"]
+    assert [row["verdict"] for row in rows] == ["supported", "no gain above the margin"]
     assert all(float(row["low"]) < float(row["high"]) for row in rows)
     assert b"| supported |" in output.files[".md"]
 

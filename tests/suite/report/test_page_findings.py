@@ -6,9 +6,11 @@ import math
 import pytest
 import yaml
 from plan_entry import COMPARISON
-from planned_runs import SEEDS, write
+from planned_runs import write
 from test_page import data_in
 
+from multimax.suite.plan import read_plan
+from multimax.suite.planned.table import read_table, text
 from multimax.suite.report.page.data import page_data
 from multimax.suite.report.page.findings_data import findings_data
 from multimax.suite.report.page.html import page
@@ -30,7 +32,9 @@ def test_each_row_of_the_table_is_on_the_page(root):
         }
         claim, entry = table[key]["claim"], data["entries"][data["comparisons"][row["comparison"]]["entry"]]
         assert data["comparisons"][row["comparison"]]["claim"] == claim
-        assert (entry["tag"], entry["plan"]["digest"]) == (table[key]["setting"], table[key]["plan"])
+        assert [entry["tag"], entry["setting"], entry["plan"]["digest"]] == [
+            table[key][name] for name in ("tag", "setting", "plan")
+        ]
         assert entry["records"] is None or (root / "results" / entry["records"]).is_file()
 
 
@@ -60,15 +64,40 @@ def test_primary_comparisons_come_first_and_what_has_not_run_has_no_effect(tmp_p
     assert (data["entries"]["last"]["measured"], data["entries"]["last"]["records"]) == ({}, None)
 
 
-def test_a_run_that_is_missing_leaves_a_gap_and_no_effect(tmp_path):
-    path = write(tmp_path, [1.0])
-    lines = path.read_text().splitlines()
-    path.write_text("\n".join([lines[0], *lines[2:]]) + "\n")
+def without(path, arm):
+    """The table without the last run of an arm."""
+    rows = read_table(path)
+    rows.remove(next(row for row in reversed(rows) if row["arm"] == arm))
+    path.write_text(text(rows))
+
+
+def test_no_run_is_shown_before_all_that_decide_the_entry_are_there(tmp_path):
+    path = write(tmp_path, [1.0], {"controls": ["softmax", "temperature"]})
+    assert set(shown(tmp_path)["entries"]["A"]["measured"]["error@32"]) == {"multimax", "softmax", "temperature"}
+    without(path, "temperature")
     data = shown(tmp_path)
-    assert data["rows"][0]["in_margins"] is None
-    values = data["entries"]["A"]["measured"]["error@32"]
-    assert values["multimax"][0] is None
-    assert sum(value is not None for of in values.values() for value in of) == 2 * len(SEEDS) - 1
+    assert data["entries"]["A"]["measured"] == {}
+    assert [row["in_margins"] is None for row in data["rows"]] == [False, True]
+    without(path, "multimax")
+    value = read_table(path)[0]["error@32"]
+    assert value[:6] not in page(page_data([], "Runs", "Made up.", findings=shown(tmp_path))).decode()
+
+
+def test_an_arm_that_decides_nothing_is_shown_once_its_own_runs_are_there(tmp_path):
+    path = write(tmp_path, [1.0], {"controls": ["softmax", "sparsemax"]})
+    plan = yaml.safe_load((tmp_path / "plan.yaml").read_text())
+    first = plan["A"]["comparisons"]["is_A"]
+    plan["A"]["comparisons"] = {
+        "is_A": first | {"controls": ["softmax"]},
+        "sparse": first | {"controls": ["sparsemax"], "primary": False},
+    }
+    (tmp_path / "plan.yaml").write_text(yaml.safe_dump(plan))
+    (entry,) = read_plan(tmp_path / "plan.yaml").values()
+    path.write_text(text([row | {"plan": entry.digest} for row in read_table(path)]))
+    arms = [{"multimax", "softmax", "sparsemax"}, {"multimax", "softmax"}]
+    assert set(shown(tmp_path)["entries"]["A"]["measured"]["error@32"]) == arms[0]
+    without(path, "sparsemax")
+    assert set(shown(tmp_path)["entries"]["A"]["measured"]["error@32"]) == arms[1]
 
 
 def test_the_command_names_the_revision_and_the_entry(tmp_path):

@@ -49,7 +49,7 @@ def test_the_first_screen_has_each_test_with_its_effect_and_verdict(opened):
     assert opened.one("#findings").rect["y"] < 200
     assert (
         opened.texts("#findings-table .judged")
-        == ["✓ supported"] * 2 + ["= no effect above the margin"] * 2 + ["○ not run"] * 2
+        == ["✓ supported"] * 2 + ["≤ no gain above the margin"] * 2 + ["○ not run"] * 2
     )
     assert len(opened.all("#findings-table .interval")) == 4
     assert opened.texts("#findings-table .effect")[-1] == ""

@@ -1,11 +1,14 @@
 """The findings on the page: a row for each test, and behind it the plan, the runs of each seed and the command."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from multimax.suite.plan import Entry, read_plan
-from multimax.suite.report.findings import Finding, Rows, confirming, findings, table_rows
+from multimax.suite.planned.table import measured
+from multimax.suite.report.findings import Finding, Rows, confirming, findings, shown, table_rows
 from multimax.suite.report.page.curves import short
+from multimax.suite.report.settings import setting
 
 SHOWN = ("against", "statistic", "n", "effect", "effect / margin", "margin", "evaluation set", "detectable",
          "p", "p_sign_flip", "p_holm", "verdict")  # fmt: skip
@@ -31,11 +34,11 @@ def findings_data(plan: Path, folder: Path) -> dict[str, Any]:
 
 def rows(of: Finding) -> list[dict[str, Any]]:
     """One for each measure."""
-    measured = {each.measure: each for each in of.measured}
+    found = {each.measure: each for each in of.measured}
     result = []
     for measure, cells in zip(of.comparison.margins, table_rows(of), strict=True):
         row: dict[str, Any] = {"comparison": of.comparison.id, "measure": measure, "in_margins": None}
-        if each := measured.get(measure):
+        if each := found.get(measure):
             row["in_margins"] = [short(value / each.margin) for value in (each.gain.mean, *each.interval)]
         result.append(row | {name: cells.get(name, "") for name in SHOWN})
     return result
@@ -48,6 +51,7 @@ def comparison(of: Finding) -> dict[str, Any]:
 
 def entry_data(entry: Entry, folder: Path) -> dict[str, Any]:
     found = confirming(entry, folder)
+    arms = shown(entry, found)
     measures = dict.fromkeys(measure for of in entry.comparisons for measure in of.margins)
     return {
         "tag": entry.tag,
@@ -65,18 +69,8 @@ def entry_data(entry: Entry, folder: Path) -> dict[str, Any]:
         | {f"arm {arm}": " ".join(of) for arm, of in entry.arms.items()},
         "commands": commands(entry),
         "records": f"{folder.name}/{entry.id}.csv" if found else None,
-        "measured": {measure: values(entry, measure, found) for measure in measures} if found else {},
+        "measured": {measure: values(entry, measure, arms, found) for measure in measures} if arms else {},
     }
-
-
-def setting(entry: Entry) -> str:
-    """What is trained, in a few words."""
-    if entry.problem != "train":
-        return ", ".join(filter(None, (entry.problem.replace("_", " "), entry.variant)))
-    given = dict(override.split("=", 1) for override in entry.overrides)
-    name = given.get("experiment") or f"{given['task']} {given['scale']}"
-    model = [f"{key.removeprefix('model.')} {value}" for key, value in given.items() if key.startswith("model.")]
-    return ", ".join([name, *model])
 
 
 def commands(entry: Entry) -> list[str]:
@@ -90,10 +84,6 @@ def commands(entry: Entry) -> list[str]:
     ]
 
 
-def values(entry: Entry, measure: str, found: Rows) -> dict[str, list[float | int | None]]:
-    """By arm, the value of each seed; None for a missing run."""
-    return {
-        arm: [short(float(found[arm, seed][measure])) if (arm, seed) in found else None for seed in entry.seeds]
-        for arm in entry.rates
-        if any((arm, seed) in found for seed in entry.seeds)
-    }
+def values(entry: Entry, measure: str, arms: Sequence[str], found: Rows) -> dict[str, list[float | int]]:
+    """By arm, the value of each seed."""
+    return {arm: [short(measured(found[arm, seed], measure, entry.id)) for seed in entry.seeds] for arm in arms}

@@ -2,7 +2,8 @@
 
 const VERDICTS = {
   reproduced: ["good", "✓"], supported: ["good", "✓"], better: ["good", "▲"], "supported, below the margin": ["open", "✓"],
-  "not reproduced": ["bad", "✗"], contradicted: ["bad", "✗"], "no effect above the margin": ["bad", "="],
+  "not reproduced": ["bad", "✗"], contradicted: ["bad", "✗"], "no gain above the margin": ["bad", "≤"],
+  "no gain above the margin, a loss": ["bad", "≤"],
   inconclusive: ["open", "~"], "too close to tell": ["open", "~"], "not tested": ["none", "–"], "not run": ["none", "○"],
   "not available": ["none", "–"],
 };

@@ -103,7 +103,7 @@ function runsOfFinding(row, { ours, better, scale }, { measured, seeds, records 
   const sign = better === "higher" ? 1 : -1;
   const lines = Array.from({ length: seeds[1] - seeds[0] + 1 }, (_, i) => [seeds[0] + i, of[ours]?.[i], of[row.against]?.[i]])
     .filter(([, a, b]) => typeof a === "number" || typeof b === "number");
-  if (!lines.length) return h("p", {}, `None yet of seeds ${seeds.join(" to ")}.`);
+  if (!lines.length) return h("p", {}, `Nobody looks before all runs of seeds ${seeds.join(" to ")} are there.`);
   const both = (a, b) => typeof a === "number" && typeof b === "number";
   return h("div", {},
     h("p", { class: "note" }, records ? link(records, "All that was measured of them, as CSV") : null),

@@ -1,0 +1,47 @@
+"""The sweep of learning rates: what was tried, what was chosen, and whether a better one may lie beyond."""
+
+import csv
+
+import pytest
+from planned_runs import write
+
+from multimax.suite.mechanisms import PROBLEMS
+from multimax.suite.planned.exploratory import best_rates
+from multimax.suite.planned.table import read_table, text
+from multimax.suite.report.rates_table import rates_table
+
+
+def sweep(tmp_path, errors):
+    """The table of rates where softmax had these errors at these rates, by the planned one of 0.01."""
+    path = write(tmp_path, [1.0])
+    row = read_table(path)[0] | {"plan": "", "arm": "softmax", "seed": "1000"}
+    path.write_text(text([row | {"rate": rate, "error@32": error} for rate, error in errors.items()]))
+    (output,) = rates_table(tmp_path / "plan.yaml", tmp_path)
+    return {row["rate"]: row for row in csv.DictReader(output.files[".csv"].decode().splitlines())}
+
+
+@pytest.mark.parametrize(
+    ("rates", "edge"),
+    [
+        (("0.003", "0.01", "0.03"), ""),
+        (("0.01", "0.03"), "smallest"),
+        (("0.003", "0.01"), "largest"),
+        (("0.01",), "only one"),
+    ],
+)
+def test_a_chosen_rate_at_the_edge_of_what_was_tried_is_marked(tmp_path, rates, edge):
+    rows = sweep(tmp_path, dict.fromkeys(rates, "0.5"))
+    assert {rate: row["at the edge"] for rate, row in rows.items()} == dict.fromkeys(rates, "") | {"0.01": edge}
+
+
+def test_a_rate_at_which_a_run_diverged_is_shown_and_never_the_best(tmp_path):
+    rows = sweep(tmp_path, {"0.003": "nan", "0.01": "0.5", "0.03": "inf"})
+    assert [rows[rate]["mean"] for rate in ("0.003", "0.01", "0.03")] == ["nan", "0.5", "inf"]
+    for name, judge, better in (("marked_mean", "error@32", "lower"), ("max_retrieval", "accuracy@256", "higher")):
+        problem = PROBLEMS[name]
+        assert (problem.judge, problem.better) == (judge, better)
+        runs = [
+            {"seed": "1000", "arm": "softmax", "rate": rate, judge: value}
+            for rate, value in (("1", "nan"), ("2", "0.5"), ("3", "inf"), ("4", ""))
+        ]
+        assert best_rates(problem, runs) == best_rates(problem, runs[::-1]) == {"softmax": 2.0}
