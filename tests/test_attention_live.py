@@ -1,6 +1,5 @@
 """What is dead reaches neither outputs nor gradients, and what is live and not finite gives what the docstring says."""
 
-from functools import partial
 from itertools import product
 
 import pytest
@@ -113,8 +112,7 @@ def test_a_row_of_infinities_is_the_functions_own_on_every_backend(name):
             expected = module(key.T.expand(n, n), mask) @ tensors[2]
             output = attention(*tensors, module, mask, backend=backend, scale=1)
             torch.testing.assert_close(output, expected, equal_nan=True, msg=f"{backend}, {n} of {row}")
-        if name != "softmax" or backend not in (None, "sdpa"):  # the others are traced as the reference
-            continue
-        graph = make_fx(partial(attention, reweight=module, backend=backend, scale=1))
-        found = graph(*map(torch.ones_like, tensors))(*tensors)
-        torch.testing.assert_close(found, expected, equal_nan=True, msg=f"traced {backend}, {n} of {row}")
+            if name == "softmax" and backend == "sdpa" and n == 3:  # the others are traced as the reference
+                torch.compiler.reset()
+                graph = torch.compile(attention, backend="eager", fullgraph=True)
+                torch.testing.assert_close(graph(*tensors, module, mask, scale=1), expected, equal_nan=True)
