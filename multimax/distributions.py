@@ -29,6 +29,8 @@ from multimax.kernels.row_kernels import MultiMax, Softmax
 from multimax.reweight import Reweighting, create
 from multimax.reweight._base import IN_LOSS, may_bypass
 
+__all__ = ["Categorical"]
+
 
 class Categorical(Distribution):
     """Classes 0 to n - 1 with the weights of ``scores`` as their probabilities; with softmax it is torch's.

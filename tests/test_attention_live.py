@@ -67,7 +67,6 @@ def batched(q, k, v, module, mask, causal):
 
 
 def compiled(q, k, v, module, mask, causal):
-    torch.compiler.reset()
     return torch.compile(attention, backend="aot_eager", fullgraph=True)(q, k, v, module, mask, causal=causal)
 
 
@@ -79,6 +78,7 @@ WAYS += [(attention, name, 160) for name in KINDS] + [(compiled, name, 160) for 
 @pytest.mark.parametrize("causal", [True, False])
 def test_what_a_key_holds_reaches_only_the_queries_that_may_attend_to_it(way, name, length, causal):
     torch.manual_seed(0)
+    torch.compiler.reset()
     module, poisoned = reweight.create(name), length - 2
     mask = None if causal else torch.arange(length)[:, None] >= torch.arange(length)
     clean = [torch.randn(1, 2, length, 16) for _ in range(3)]
@@ -103,6 +103,7 @@ def test_what_a_key_holds_reaches_only_the_queries_that_may_attend_to_it(way, na
 @pytest.mark.parametrize("name", reweight.available())
 def test_a_row_of_infinities_is_the_functions_own_on_every_backend(name):
     """By keys, since some backends take no bias; in a graph as well, where nothing is masked."""
+    torch.compiler.reset()
     module = reweight.create(name)
     rows = {"-inf": (-torch.inf,), "nan": (torch.nan, 0.0, 1.0)}
     for n, row, backend in product((3, 160), rows, served(name)):
@@ -113,6 +114,5 @@ def test_a_row_of_infinities_is_the_functions_own_on_every_backend(name):
             output = attention(*tensors, module, mask, backend=backend, scale=1)
             torch.testing.assert_close(output, expected, equal_nan=True, msg=f"{backend}, {n} of {row}")
             if name == "softmax" and backend == "sdpa" and n == 3:  # the others are traced as the reference
-                torch.compiler.reset()
                 graph = torch.compile(attention, backend="eager", fullgraph=True)
                 torch.testing.assert_close(graph(*tensors, module, mask, scale=1), expected, equal_nan=True)

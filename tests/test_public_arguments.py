@@ -1,5 +1,7 @@
 """Wrong arguments of every public name end in one line that names them, or in the right value."""
 
+import copy
+
 import pytest
 import torch
 from torch import nn
@@ -8,10 +10,11 @@ from torch.distributions import kl_divergence
 from wrong_arguments import draws, judge
 
 import multimax
-from multimax import reweight
+from multimax import distributions, reweight
 from multimax.compat import entmax as compat
 from multimax.distributions import Categorical
 from multimax.formulas import entmax, losses, softmax
+from multimax.reweight import _registry
 from multimax.reweight._normmax import weigh as weigh_by_normmax
 
 SCORES = torch.randn(3, 4, generator=torch.Generator().manual_seed(0))
@@ -93,6 +96,12 @@ def differentiated(model):
     return model
 
 
+def register(name, **traits):
+    _registry._REGISTRY.pop("mine", None)
+    reweight.register(name, **traits)(lambda scores, mask=None: reweight.softmax(scores, mask=mask))
+    return reweight.available()
+
+
 def plain_segments(function, scores, index, ptr, num_segments):
     index = torch.arange(len(ptr) - 1).repeat_interleave(ptr.diff()) if index is None else index
     module = reweight.create(function) if isinstance(function, str) else function
@@ -158,6 +167,32 @@ CALLS = {
         lambda parameter: torch.tensor(float(parameter is MODEL[1].ranges)),
         {"parameter": MODEL[1].ranges},
     ),
+    "multimax.convert": (
+        lambda model, name, where: torch.tensor(
+            float(len(multimax.convert(copy.deepcopy(model), name, where).changed))
+        ),
+        lambda model, name, where: torch.tensor(1.0),
+        {"model": nn.TransformerEncoderLayer(4, 2, 4), "name": "sparsemax", "where": "self*"},
+    ),
+    "reweight.register": (
+        lambda name, **traits: torch.tensor(float(len(register(name, **traits)))),
+        lambda name, **traits: torch.tensor(float(len(reweight.available()))),
+        {"name": "mine", "positive": False, "can_be_zero": True, "sums_to_one": True, "needs_length": False}
+        | {"row_kernel": None},
+    ),
+    "reweight.Modulated": (
+        lambda normaliser, modulator: reweight.Modulated(normaliser, modulator)(SCORES),
+        lambda normaliser, modulator: normaliser(modulator(SCORES.double())),
+        {"normaliser": reweight.create("sparsemax"), "modulator": reweight.ELU()},
+    ),
+    **{
+        f"reweight.{ask}": (
+            lambda name, ask=ask: torch.tensor(float(bool(getattr(reweight, ask)(name)))),
+            lambda name: torch.tensor(1.0),
+            {"name": "multimax"},
+        )
+        for ask in ("get", "traits", "options", "at_the_output")
+    },
     "reweight.segment": (
         reweight.segment,
         plain_segments,
@@ -260,3 +295,28 @@ def test_wrong_arguments(name):
     ]
     faults = [fault for fault in faults if fault[0] is not None]
     assert not faults, f"{len(faults)}, such as: {faults[0]}"
+
+
+ELSEWHERE = {
+    "reweight/test_wrong_arguments.py": {
+        *("softmax", "sparsemax", "entmax15", "entmax", "evsoftmax", "multimax", "seglu", "topk_softmax", "normmax"),
+        *("stieltjes", "sigmoid", "relu", "softmax_plus_one", "softpick", "sa_softmax", "ELU", "SiLU", "SoftCap"),
+        *("SegLU", "MultiMax", "ElasticSoftmax", "Entmax", "Entmax15", "EvSoftmax", "ScalableSoftmax", "Sink"),
+        *("Softmax", "Sparsemax", "Temperature", "create"),
+    },
+    "test_attention_arguments.py": {"attention", "attention_weights", "linear_cross_entropy"},
+}
+NOTHING_TO_CALL = {
+    *("__version__", "reweight", "MODULATORS", "row_kernels", "Traits", "available"),
+    *("Modulator", "Reweighting"),  # which have subclasses
+}
+
+
+def test_every_public_name_is_called(root):
+    public = {*multimax.__all__, *reweight.__all__, *distributions.__all__, *compat.__all__}
+    called = {name.split(" ")[0].split(".")[1] for name in CALLS}
+    for file, names in ELSEWHERE.items():
+        text = (root / "tests" / file).read_text()
+        assert {name for name in names if f'"{name}"' not in text and f".{name}" not in text} == set(), file
+        called |= names
+    assert public - NOTHING_TO_CALL == called
