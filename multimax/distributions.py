@@ -93,7 +93,7 @@ class Categorical(Distribution):
         return new
 
     def sample(self, sample_shape: Any = ()) -> Tensor:
-        """Classes, int64 [*sample_shape, ...]."""
+        """Classes, int64 ``[*sample_shape, ...]``."""
         shape = self._extended_shape(_size("sample_shape", sample_shape))
         if shape.numel() == 0:
             return torch.empty(shape, dtype=torch.int64, device=self.probs.device)
@@ -101,7 +101,7 @@ class Categorical(Distribution):
         return torch.multinomial(rows, math.prod(sample_shape), replacement=True).T.reshape(shape)
 
     def rsample(self, sample_shape: Any = (), *, temperature: float | None = None) -> Tensor:
-        """Vectors [*sample_shape, ..., n] that pass gradients to the scores.
+        """Vectors ``[*sample_shape, ..., n]`` that pass gradients to the scores.
 
         Without a ``temperature`` they are straight-through samples (Bengio et al. 2013, arXiv 1308.3432): one-hot, with
         the gradient of the probabilities. With one they are Gumbel-softmax samples (Jang et al. 2017, arXiv

@@ -80,6 +80,8 @@ class _Loss(FunctionModule):
         if not isinstance(reduction, str) or reduction not in REDUCTIONS:
             got = repr(reduction) if isinstance(reduction, str) else type(reduction).__name__
             raise ValueError(f"reduction must be one of {', '.join(REDUCTIONS)}, got {got}")
+        if isinstance(ignore_index, Tensor) and ignore_index.dim() == 0 and not ignore_index.is_meta:
+            ignore_index = ignore_index.item()
         if isinstance(ignore_index, bool) or not isinstance(ignore_index, int):
             raise TypeError(f"ignore_index must be an int, got {type(ignore_index).__name__}")
         super().__init__(loss, **options)
