@@ -63,9 +63,9 @@ def attention(
 
     What is live should be finite everywhere. A row whose live scores are all -inf has the weights that ``reweight``
     gives to such a row: equal ones from MultiMax, temperature and scalable softmax, zeros from sigmoid, ReLU, softpick,
-    softmax-plus-one and a sink, NaN from the others. There are two exceptions. In a traced graph with a mask or
-    ``causal``, and there also by "reference" on a GPU, a query gets NaN if it or a key or value that it may attend to
-    holds NaN or infinities. And softmax's kernels on a GPU may give zeros or equal weights.
+    softmax-plus-one and a sink, NaN from the others. There are two exceptions. With a mask or ``causal``, a query gets
+    NaN if it, or a key or value that it may attend to, holds NaN or infinities: in a traced graph or under ``vmap``,
+    and by "reference" on a GPU. And softmax's kernels on a GPU may give zeros or equal weights.
 
     Args:
         query: floating point [..., heads, queries, dim].

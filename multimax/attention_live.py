@@ -27,8 +27,9 @@ def attend(backend: Backend, call: Call) -> Tensor:
     call = _without_dead(call)
     if finite is not None:
         return _attend_to_live(call)
-    is_fused = call.query.device.type != "cpu" and backend.name != "reference"  # these rows cost less than the passes
-    return backend.run(call) if is_fused else _over_finite_rows(backend, call)
+    if call.query.device.type != "cpu" and backend.name != "reference":  # passes over all tensors would slow it down
+        return backend.run(call)
+    return _over_finite_rows(backend, call)
 
 
 def live_weights(call: Call) -> Tensor:
@@ -43,9 +44,10 @@ def live_weights(call: Call) -> Tensor:
 
 
 def _without_mask(backend: Backend, call: Call) -> Tensor:
-    """Nothing is dead, but softmax's kernels disagree about a row of -inf, which PyTorch gives zeros."""
+    """Nothing is dead, but softmax's kernels disagree about a row of -inf: some give zeros, some equal weights."""
     has_kernel = isinstance(call.row_kernel, Softmax) and backend.name != "reference"
-    if not has_kernel or call.query.device.type != "cpu" or call.key.shape[-2] == 0:
+    can_be_infinite = call.softcap is None and call.sink is None and call.key.shape[-2] > 0
+    if not (has_kernel and can_be_infinite) or call.query.device.type != "cpu":
         return backend.run(call)
     finite = _are_finite(call.query, call.key)
     if finite is not None:

@@ -116,3 +116,15 @@ def test_a_row_of_infinities_is_the_functions_own_on_every_backend(name):
             if name == "softmax" and backend == "sdpa" and n == 3:  # the others are traced as the reference
                 graph = torch.compile(attention, backend="eager", fullgraph=True)
                 torch.testing.assert_close(graph(*tensors, module, mask, scale=1), expected, equal_nan=True)
+
+
+def test_softmax_of_infinities_has_a_value_beside_a_sink_or_below_a_softcap():
+    query, key, value = torch.ones(1, 1, 160, 1), torch.full((1, 1, 160, 1), -torch.inf), torch.randn(1, 1, 160, 4)
+    module = reweight.create("softmax")
+    for options in ({"sink": torch.zeros(1)}, {"softcap": 1.5}):
+        expected = attention(query, key, value, module, backend="reference", **options)
+        assert expected.isfinite().all()
+        for backend in served("softmax"):
+            if backend not in ("sdpa", "flash"):
+                found = attention(query, key, value, module, backend=backend, **options)
+                torch.testing.assert_close(found, expected)
