@@ -12,9 +12,7 @@ an ev-softmax whose mean runs over -inf, for example, is only a softmax.
 others agree with it up to rounding, and say for each call whether they can serve it.
 """
 
-import math
 from collections.abc import Callable
-from dataclasses import replace
 from types import FunctionType
 from typing import Any
 
@@ -22,10 +20,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from multimax.attention_backends import BACKENDS, Backend, Call, attend_to_live, weigh
+from multimax.attention_backends import BACKENDS, Backend, Call
+from multimax.attention_live import attend, live_weights
 from multimax.formulas.attention import attention_scores
 from multimax.formulas.rows import autocast_dtype, broadcasts, check_floating, check_mask, check_number
-from multimax.formulas.torch_private import is_readable
 from multimax.reweight import Reweighting, create, entmax15, evsoftmax, softmax, sparsemax
 from multimax.reweight._base import may_bypass
 
@@ -60,10 +58,14 @@ def attention(
     key belong together; nested tensors are refused.
 
     A query that may attend to no key gets zeros. What a key holds, even NaN, never reaches a query that may not attend
-    to it, neither in outputs nor in gradients. On a GPU and in a traced graph this only holds for keys that no query
-    may attend to and for queries that may attend to no key; everything else should be finite there. Scores should be
-    finite too: a row whose live scores are all -inf gets equal weights from MultiMax, temperature and scalable softmax
-    and NaN from the others, except that softmax's kernels may give zeros or equal weights without a mask or on a GPU.
+    to it, neither in outputs nor in gradients. On a GPU, backends other than "reference" only promise this for keys
+    that no query may attend to and for queries that may attend to no key; everything else should be finite there.
+
+    What is live should be finite everywhere. A row whose live scores are all -inf has the weights that ``reweight``
+    gives to such a row: equal ones from MultiMax, temperature and scalable softmax, zeros from sigmoid, ReLU, softpick,
+    softmax-plus-one and a sink, NaN from the others. There are two exceptions. With a mask or ``causal``, a query gets
+    NaN if it, or a key or value that it may attend to, holds NaN or infinities: in a traced graph or under ``vmap``,
+    and by "reference" on a GPU. And softmax's kernels on a GPU may give zeros or equal weights.
 
     Args:
         query: floating point [..., heads, queries, dim].
@@ -93,15 +95,7 @@ def attention(
             an unknown backend, or one that cannot serve this call.
     """
     call = _call(query, key, value, reweight, mask, causal, bias, scale, softcap, sink, window, dropout)
-    chosen = _chosen(call, backend)
-    if call.mask is None and not call.causal:
-        return chosen.run(call)
-    tensors = (call.query, call.key, call.value)
-    if query.device.type != "cpu" or not all(is_readable(t) for t in tensors):  # a GPU's host would have to wait
-        return chosen.run(_without_dead(call))
-    # A finite norm takes one pass, and rules out NaN and infinities.
-    norms = [torch.linalg.vector_norm(t.detach()).item() for t in tensors]
-    return chosen.run(call) if math.isfinite(sum(norms)) else attend_to_live(_without_dead(call))
+    return attend(_chosen(call, backend), call)
 
 
 def attention_weights(
@@ -114,7 +108,7 @@ def attention_weights(
         options: its ``causal``, ``bias``, ``scale``, ``softcap``, ``sink`` and ``window``.
     """
     call = _call(query, key, key, reweight, mask, **options)
-    return F.pad(weigh(call), (0, key.shape[-2] - call.key.shape[-2]))
+    return F.pad(live_weights(call), (0, key.shape[-2] - call.key.shape[-2]))
 
 
 def attention_path(
@@ -260,16 +254,3 @@ def _check_bias(bias: Tensor, query: Tensor, shape: torch.Size) -> None:
         raise TypeError(f"bias must be in the dtype of the query, {query.dtype}, got {bias.dtype}")
     if not broadcasts(bias.shape, shape):
         raise ValueError(f"bias of shape {tuple(bias.shape)} does not broadcast to scores of shape {tuple(shape)}")
-
-
-def _without_dead(call: Call) -> Call:
-    """The call with zeros for queries that may attend to no key and keys that no query may attend to.
-
-    The products for scores and output run over dead entries too, and zero times NaN is NaN.
-    """
-    if call.mask is None or call.mask.numel() == 0:
-        return call
-    mask = torch.atleast_2d(call.mask)
-    queries, keys = mask.any(-1, keepdim=True), mask.any(-2, keepdim=True).mT
-    query, key, value = (t.where(live, 0) for t, live in ((call.query, queries), (call.key, keys), (call.value, keys)))
-    return replace(call, query=query, key=key, value=value)

@@ -119,31 +119,11 @@ class Reference:
 
 def weigh(call: Call) -> Tensor:
     """The weights of a call, [..., heads, queries, keys]."""
-    return beside_sink(call.reweight, _scores(call, call.query, call.key), call.whole_mask(), call.sink)
+    return beside_sink(call.reweight, scores_of(call), call.whole_mask(), call.sink)
 
 
-def _scores(call: Call, query: Tensor, key: Tensor) -> Tensor:
-    return attention_scores(query, key, bias=call.bias, scale=call.scale, softcap=call.softcap)
-
-
-def attend_to_live(call: Call) -> Tensor:
-    """The reference for a query, key or value with NaN or infinities, which must only reach live entries.
-
-    Matrix products run over dead entries too, and zero times NaN is NaN. So they are computed from the finite rows, and
-    results of the other rows, mostly NaN and without a gradient to lose, are put in where the entries are live.
-    """
-    live = call.whole_mask()
-    assert live is not None
-    tensors = (call.query, call.key, call.value)
-    finite = [t.isfinite().all(-1, keepdim=True) for t in tensors]
-    query, key, value = (t.where(rows, 0) for t, rows in zip(tensors, finite, strict=True))
-    raw_scores = _scores(call, call.query, call.key).detach()
-    is_nonfinite = ~(finite[0] & finite[1].mT) & live
-    weights = beside_sink(call.reweight, raw_scores.where(is_nonfinite, _scores(call, query, key)), live, call.sink)
-    if call.dropout:
-        weights = F.dropout(weights, call.dropout)
-    reached = (weights != 0).to(value.dtype) @ (~call.value.isfinite()).to(value.dtype) > 0
-    return (weights @ call.value).detach().where(reached, weights @ value)
+def scores_of(call: Call) -> Tensor:
+    return attention_scores(call.query, call.key, bias=call.bias, scale=call.scale, softcap=call.softcap)
 
 
 class Sdpa:

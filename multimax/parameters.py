@@ -19,7 +19,13 @@ from multimax.reweight._base import living
 
 
 def is_reweighting(parameter: nn.Parameter) -> bool:
-    """Whether a reweighting holds this parameter. Muon should not train these: it is for the matrices of layers."""
+    """Whether a reweighting holds this parameter. Muon should not train these: it is for the matrices of layers.
+
+    Raises:
+        TypeError: ``parameter`` is no tensor.
+    """
+    if not isinstance(parameter, Tensor):
+        raise TypeError(f"parameter must be one of a module's parameters, got {type(parameter).__name__}")
     return any(parameter is own for module in living() for own in module.parameters())
 
 
@@ -43,9 +49,11 @@ def parameter_groups(model: nn.Module, weight_decay: float, lr: float | None = N
         lr: learning rate of the reweightings' group; the optimiser's if None.
 
     Raises:
-        TypeError, ValueError: ``model`` is no module, ``weight_decay`` no number or negative.
+        TypeError, ValueError: ``model`` is no module; ``weight_decay`` or ``lr`` no number, or negative.
     """
     check_number("weight_decay", weight_decay, least=0)
+    if lr is not None:
+        check_number("lr", lr, least=0)
     own = reweighting_parameters(model)
     own_ids = {id(p) for p in own}
     exempt = {
@@ -79,8 +87,10 @@ def clip_gradients(model: nn.Module, max_norm: float | None) -> Tensor:
         The norm of the whole gradient before clipping, 0-d.
 
     Raises:
-        TypeError, ValueError: ``model`` is no module, or ``max_norm`` negative or NaN.
+        TypeError, ValueError: ``model`` is no module; ``max_norm`` no number, negative or NaN.
     """
+    if isinstance(max_norm, bool) or not isinstance(max_norm, int | float | None):
+        raise TypeError(f"max_norm must be a number or None, got {type(max_norm).__name__}")
     if max_norm is not None and not max_norm >= 0:
         raise ValueError(f"max_norm must be at least 0, got {max_norm}")
     own = reweighting_parameters(model)

@@ -1,14 +1,12 @@
 """Attention with any reweighting against one query at a time, written out; and which path it takes."""
 
-from itertools import product
-
 import pytest
 import torch
-from function_kinds import KINDS, WITH_KERNEL
+from function_kinds import KINDS, WITH_KERNEL, served
 from torch.utils.flop_counter import FlopCounterMode
 
 from multimax import kernels, reweight
-from multimax.attention import BACKENDS, attention, attention_path
+from multimax.attention import attention, attention_path
 from multimax.attention_backends import Reference
 
 HEADS, QUERIES, KEYS, DIM = 3, 4, 5, 8
@@ -171,102 +169,7 @@ def test_backends_agree(name):
         )
 
 
-def served(name):
-    """The backends that serve a function here, and None, which chooses."""
-    query = torch.zeros(1, 1, 8, 16)
-    found = []
-    for backend in (None, *BACKENDS):
-        try:
-            attention(query, query, query, reweight.create(name), backend=backend)
-        except ValueError:
-            continue
-        found.append(backend)
-    return found
-
-
 CASES = [(name, backend) for name in KINDS for backend in served(name)]
-
-
-@pytest.mark.parametrize(("name", "backend"), CASES)
-@pytest.mark.parametrize("length", [8, 160])
-@pytest.mark.parametrize("way", ["keys", "rows", "causal", "queries"])
-def test_what_is_dead_reaches_neither_outputs_nor_gradients(name, backend, length, way):
-    """Keys that no query may attend to, in a mask of keys or of each query or behind a causal one; queries likewise."""
-    check_dead(attention, name, backend, length, way)
-
-
-@pytest.mark.parametrize("name", ["softmax", "multimax"])
-def test_what_is_dead_reaches_nothing_in_a_graph(name):
-    torch.compiler.reset()
-    check_dead(torch.compile(attention, backend="aot_eager", fullgraph=True), name, None, 8, "queries")
-
-
-def check_dead(attend, name, backend, length, way):
-    torch.manual_seed(0)
-    clean = [torch.randn(2, 2, n, 16) for n in (length, length + 3, length + 3)]
-    dead_keys, dead_queries = torch.arange(length + 3) >= length, torch.zeros(length, dtype=torch.bool)
-    mask = None if way == "causal" else ~dead_keys
-    if way == "rows":
-        mask = (torch.rand(2, 1, length, length + 3) > 0.4) & ~dead_keys
-    elif way == "queries":
-        dead_queries[2] = True
-        mask = mask & ~dead_queries[:, None]
-    module = reweight.create(name)
-    found = []
-    for hidden in (1.0, torch.nan, torch.inf, 1e38):
-        tensors = [t.clone() for t in clean]
-        for tensor, dead in zip(tensors, (dead_queries, dead_keys, dead_keys), strict=True):
-            tensor[..., dead, :] = hidden
-        leaves = [t.requires_grad_() for t in tensors]
-        output = attend(*leaves, module, mask, causal=way == "causal", backend=backend)
-        found.append((output, *torch.autograd.grad(output.square().sum(), [*leaves, *module.parameters()])))
-    for clean_one, *dirty_ones in zip(*found, strict=True):
-        assert clean_one.isfinite().all()
-        for dirty_one in dirty_ones:
-            torch.testing.assert_close(dirty_one, clean_one, rtol=1e-5, atol=1e-5)
-    _, grad_query, grad_key, grad_value, *_ = found[1]
-    for gradient, dead in ((grad_query, dead_queries), (grad_key, dead_keys), (grad_value, dead_keys)):
-        assert not gradient[..., dead, :].any()
-
-
-@pytest.mark.parametrize("name", KINDS)
-@pytest.mark.parametrize("length", [8, 160])
-@pytest.mark.parametrize("causal", [True, False])
-@pytest.mark.parametrize("hidden", [torch.nan, torch.inf])
-def test_what_a_key_holds_reaches_only_the_queries_that_may_attend_to_it(name, length, causal, hidden):
-    torch.manual_seed(0)
-    module, poisoned = reweight.create(name), length - 2
-    mask = None if causal else torch.arange(length)[:, None] >= torch.arange(length)
-    clean = [torch.randn(1, 2, length, 16) for _ in range(3)]
-    dirty = [t.clone() for t in clean]
-    for t in dirty[1:]:
-        t[..., poisoned, :] = hidden
-    found = []
-    for tensors in (clean, dirty):
-        leaves = [t.requires_grad_() for t in tensors]
-        output = attention(*leaves, module, mask, causal=causal)
-        found.append((output, torch.autograd.grad(output.square().sum(), leaves[0])[0]))
-    for expected, got in zip(*found, strict=True):
-        torch.testing.assert_close(got[..., :poisoned, :], expected[..., :poisoned, :], rtol=1e-5, atol=1e-5)
-    assert not found[1][0][..., poisoned:, :].isfinite().all()
-
-
-@pytest.mark.parametrize("name", KINDS)
-def test_scores_that_are_not_finite_are_as_the_docstring_says(name):
-    """Row by row by those backends that take no bias, of which a query and keys can make such scores."""
-    uniform, poison = ([value] * 3 for value in (1 / 3, torch.nan))
-    module = reweight.create(name)
-    modulated = isinstance(module.row_kernel(), reweight.row_kernels.MultiMax) or name == "scalable_softmax"
-    rows = {(-torch.inf,) * 3: uniform if modulated else poison, (torch.nan, 0.0, 1.0): poison}
-    query, value = torch.ones(1, 1, 1, 1), torch.eye(3)[None, None]
-    for backend, (row, expected), mask in product(served(name), rows.items(), (None, torch.ones(3, dtype=torch.bool))):
-        if name == "softmax" and row[0] == -torch.inf and backend != "reference" and mask is None:
-            continue
-        key = torch.tensor(row)[None, None, :, None]
-        output = attention(query, key, value, module, mask, backend=backend, scale=1)
-        torch.testing.assert_close(output.flatten(), torch.tensor(expected), equal_nan=True)
-
-
 Q = torch.zeros(2, 4, 5, 8)
 K = torch.zeros(2, 4, 6, 8)
 WRONG = [

@@ -20,50 +20,53 @@ def assert_right(function, plain, right, seed):
     assert not faults, f"{len(faults)}, such as: {faults[0]}"
 
 
+def plain_weights(query, key, reweight, mask, causal, bias, scale, softcap, sink, window):
+    query, key = query.detach().double(), key.detach().double()
+    scores = query @ key.mT * (query.shape[-1] ** -0.5 if scale is None else scale)
+    live = torch.ones(scores.shape, dtype=torch.bool) if mask is None else mask.expand(scores.shape)
+    if softcap is not None:
+        scores = softcap * (scores / softcap).tanh()
+    if bias is not None:
+        scores = scores + bias.detach()
+    if causal:
+        live = live.tril()
+    if window is not None:
+        live = live.tril(window - 1).triu(1 - window)
+    if sink is None:
+        return reweight.double()(scores, live).detach()
+    more = sink.detach().double().view(-1, 1, 1).expand(*scores.shape[:-1], 1)
+    return reweight.double()(torch.cat([scores, more], -1), F.pad(live, (0, 1), value=True))[..., :-1].detach()
+
+
+QUERY, KEY, VALUE = torch.randn(3, 2, 2, 4, 8, generator=torch.Generator().manual_seed(0)).unbind()
+OPTIONS = {
+    "mask": torch.rand(4, 4, generator=torch.Generator().manual_seed(1)) > 0.4,
+    "causal": True,
+    "bias": torch.full((2, 4, 4), 0.1),
+    "scale": 0.3,
+    "softcap": 1.5,
+    "sink": torch.tensor([0.2, -0.3]),
+    "window": 3,
+}
+
+
 @pytest.mark.parametrize("name", ["softmax", "multimax", "entmax15"])
 def test_attention(name):
-    module = reweight.create(name)
-
     def attend(dropout, **arguments):
         """What is dropped is a matter of chance: only that a probability is taken for one."""
         is_probability = isinstance(dropout, float) and 0 <= dropout < 1
         return multimax.attention(**arguments, dropout=0.0 if is_probability else dropout)
 
-    def plain(query, key, value, reweight, mask, causal, bias, scale, softcap, sink, window, dropout, backend):
-        query, key, value = (t.detach().double() for t in (query, key, value))
-        scores = query @ key.mT * (query.shape[-1] ** -0.5 if scale is None else scale)
-        live = torch.ones(scores.shape, dtype=torch.bool) if mask is None else mask.expand(scores.shape)
-        if softcap is not None:
-            scores = softcap * (scores / softcap).tanh()
-        if bias is not None:
-            scores = scores + bias.detach()
-        if causal:
-            live = live.tril()
-        if window is not None:
-            live = live.tril(window - 1).triu(1 - window)
-        if sink is not None:
-            more = sink.detach().double().view(-1, 1, 1).expand(*scores.shape[:-1], 1)
-            scores, live = torch.cat([scores, more], -1), F.pad(live, (0, 1), value=True)
-            value = F.pad(value, (0, 0, 0, 1))
-        return reweight.double()(scores, live) @ value if callable(reweight) else None
+    def plain(value, dropout, backend, **arguments):
+        return plain_weights(**arguments) @ value.detach().double() if callable(arguments["reweight"]) else None
 
-    query, key, value = torch.randn(3, 2, 2, 4, 8, generator=torch.Generator().manual_seed(0)).unbind()
-    right = {
-        "query": query,
-        "key": key,
-        "value": value,
-        "reweight": module,
-        "mask": torch.rand(4, 4, generator=torch.Generator().manual_seed(1)) > 0.4,
-        "causal": True,
-        "bias": torch.full((2, 4, 4), 0.1),
-        "scale": 0.3,
-        "softcap": 1.5,
-        "sink": torch.tensor([0.2, -0.3]),
-        "window": 3,
-        "dropout": 0.0,
-        "backend": None,
-    }
-    assert_right(attend, plain, right, seed=1)
+    right = {"query": QUERY, "key": KEY, "value": VALUE, "reweight": reweight.create(name), **OPTIONS}
+    assert_right(attend, plain, right | {"dropout": 0.0, "backend": None}, seed=1)
+
+
+def test_attention_weights():
+    right = {"query": QUERY, "key": KEY, "reweight": reweight.create("entmax15"), **OPTIONS}
+    assert_right(multimax.attention_weights, plain_weights, right, seed=3)
 
 
 @pytest.mark.parametrize("hard", [True, False])

@@ -4,14 +4,13 @@ import math
 
 import pytest
 import torch
-from function_kinds import KINDS
 from torch.distributions import Categorical as Torchs
-from torch.distributions import kl_divergence
+from torch.distributions import Independent, kl_divergence
 
 from multimax import reweight
 from multimax.distributions import Categorical
 
-PROPER = [name for name in KINDS if reweight.get(name).sums_to_one]
+PROPER = [name for name in reweight.available() if reweight.get(name).sums_to_one]
 MASK = torch.tensor([[True, True, False, True, True], [True, True, True, True, True]])
 
 
@@ -30,8 +29,22 @@ def test_softmaxs_is_torchs():
     torch.testing.assert_close(kl_divergence(ours, Categorical(others)), kl_divergence(theirs, Torchs(logits=others)))
     assert torch.equal(ours.enumerate_support(), theirs.enumerate_support())
     assert torch.equal(ours.mode, theirs.mode)
+    torch.testing.assert_close(ours.logits, theirs.logits)
     gradients = [torch.autograd.grad(d.log_prob(classes).sum() + d.entropy().sum(), scores)[0] for d in (ours, theirs)]
     torch.testing.assert_close(*gradients)
+
+
+def test_it_expands_and_stands_inside_of_other_distributions_as_torchs():
+    scores, classes = drawn(3, 5), torch.tensor([[4, 0, 2], [1, 1, 3]])
+    ours, theirs = Categorical(scores, "softmax").expand((2, 3)), Torchs(logits=scores).expand((2, 3))
+    assert ours.batch_shape == theirs.batch_shape
+    assert ours.sample((7,)).shape == (7, 2, 3)
+    torch.testing.assert_close(ours.log_prob(classes), theirs.log_prob(classes))
+    joint = [Independent(d, 1).expand((4, 2)).log_prob(classes) for d in (ours, theirs)]
+    torch.testing.assert_close(*joint)
+    sparse = Categorical(torch.tensor([3.0, 2.5, -4.0]), "sparsemax").expand((2,))
+    assert sparse.logits.shape == (2, 3)
+    assert (sparse.logits[:, 2] == -math.inf).all()
 
 
 def test_softmaxs_logarithms_do_not_underflow():

@@ -9,7 +9,7 @@ from graphlib import TopologicalSorter
 import pytest
 
 import multimax
-from multimax import reweight
+from multimax import distributions, reweight
 
 # What stands further left in a chain imports nothing of what stands further right; what is in one place may.
 CHAINS = [
@@ -99,8 +99,17 @@ def test_the_public_names():
         *("Softmax", "Sparsemax", "Entmax15", "Entmax", "EvSoftmax", "MultiMax", "Temperature", "Reweighting"),
         *("available", "create", "get", "options", "register", "traits", "Traits", "row_kernels", "at_the_output"),
     }
-    for package in (multimax, reweight):
+    assert set(distributions.__all__) == {"Categorical"}
+    for package in (multimax, reweight, distributions):
         assert all(hasattr(package, name) for name in package.__all__)
+
+
+def test_other_parts_of_the_library_are_there_once_they_are_asked_for():
+    code = "import sys, multimax; assert not {'multimax.compat', 'multimax.distributions'} & sys.modules.keys();"
+    code += "multimax.distributions.Categorical, multimax.compat.entmax.sparsemax"
+    subprocess.run([sys.executable, "-c", code], check=True)
+    with pytest.raises(AttributeError, match="module 'multimax' has no attribute 'distribution'"):
+        _ = multimax.distribution
 
 
 @pytest.mark.parametrize(

@@ -22,11 +22,14 @@ def autocast_dtype(tensor: Tensor) -> torch.dtype | None:
     return torch.get_autocast_dtype(device)
 
 
-def check_arguments(scores: Tensor, mask: Tensor | None, dim: int | None = None) -> None:
-    """Raise TypeError or ValueError, in one line, for arguments that no function here can take."""
-    check_floating("scores", scores)
+def check_arguments(scores: Tensor, mask: Tensor | None, dim: int | None = None, name: str = "scores") -> None:
+    """Raise TypeError or ValueError, in one line, for arguments that no function here can take.
+
+    ``name`` is what the caller calls the scores.
+    """
+    check_floating(name, scores)
     if scores.dim() == 0:
-        raise ValueError("scores must have a dimension to normalise, got a 0-d tensor; use scores.unsqueeze(0)")
+        raise ValueError(f"{name} must have a dimension to normalise, got a 0-d tensor; use {name}.unsqueeze(0)")
     if isinstance(dim, bool) or not isinstance(dim, int | None):
         hint = "; a mask is passed as mask=" if isinstance(dim, Tensor) else ""
         raise TypeError(f"dim must be an int, got {type(dim).__name__}{hint}")
@@ -48,6 +51,11 @@ def check_floating(name: str, tensor: Tensor, device: torch.device | None = None
 def broadcasts(shape: Sequence[int], to: Sequence[int]) -> bool:
     """Whether a tensor of ``shape`` expands to ``to``."""
     return len(shape) <= len(to) and all(a == 1 or a == b for a, b in zip(reversed(shape), reversed(to), strict=False))
+
+
+def broadcast_together(one: Sequence[int], other: Sequence[int]) -> bool:
+    """Whether tensors of these shapes broadcast."""
+    return all(a == b or 1 in (a, b) for a, b in zip(reversed(one), reversed(other), strict=False))
 
 
 def check_mask(mask: Tensor, shape: torch.Size, device: torch.device) -> None:
@@ -77,6 +85,20 @@ def check_number(name: str, number: float, *, above: float | None = None, least:
         bound = "" if above is None else f"above {above} and "
         bound = bound if least is None else f"at least {least} and "
         raise ValueError(f"{name} must be {bound}finite, got {number}")
+
+
+def check_count(name: str, number: int, least: int = 1) -> None:
+    """Raise unless ``number`` is an int, not a bool, of at least ``least``."""
+    if isinstance(number, bool) or not isinstance(number, int | torch.SymInt):
+        raise TypeError(f"{name} must be an int, got {type(number).__name__}")
+    if number < least:
+        raise ValueError(f"{name} must be at least {least}, got {number}")
+
+
+def check_bool(name: str, value: bool) -> None:
+    """Raise unless ``value`` is a bool, which a number or a tensor is not."""
+    if not isinstance(value, bool):
+        raise TypeError(f"{name} must be a bool, got {type(value).__name__}")
 
 
 def check_dense(name: str, tensor: Tensor) -> None:

@@ -7,7 +7,7 @@ per head, and starts at -1.
 import torch
 from torch import Tensor, nn
 
-from multimax.formulas.rows import along, compute_dtype, count_live, over_live_entries, per_head
+from multimax.formulas.rows import along, check_count, compute_dtype, count_live, over_live_entries, per_head
 from multimax.reweight._base import Reweighting
 from multimax.reweight._registry import register
 
@@ -25,6 +25,7 @@ class ElasticSoftmax(Reweighting):
 
     def __init__(self, num_heads: int = 1) -> None:
         super().__init__()
+        check_count("num_heads", num_heads)
         self.tau = nn.Parameter(torch.full((num_heads,), -1.0))
 
     def reset_parameters(self) -> None:

@@ -12,6 +12,8 @@ from multimax.formulas.rows import (
     along,
     broadcasts,
     check_arguments,
+    check_bool,
+    check_count,
     check_floating,
     check_number,
     compute_dtype,
@@ -187,7 +189,7 @@ class Entmax(_EntmaxFamily):
         num_heads: heads of the attention that it serves; 1 serves scores of any shape.
 
     Raises:
-        ValueError: ``alpha`` below 1.
+        TypeError, ValueError: an option that does not fit, or ``alpha`` below 1.
     """
 
     has_parameters = True
@@ -195,10 +197,12 @@ class Entmax(_EntmaxFamily):
 
     def __init__(self, alpha: float | None = None, per_head: bool = True, num_heads: int = 1) -> None:
         super().__init__()
+        check_bool("per_head", per_head)
+        check_count("num_heads", num_heads)
         if alpha is None:
             self.u = nn.Parameter(torch.empty(num_heads if per_head else 1))
         else:
-            check_alpha(alpha)
+            check_number("alpha", alpha, least=1)
         self._fixed_alpha = None if alpha is None else float(alpha)
         self.reset_parameters()
 

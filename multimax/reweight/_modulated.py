@@ -15,10 +15,16 @@ class Modulated(Reweighting):
 
     Its traits are the normaliser's, and it has parameters if either has. It has no fast path; softmax behind SegLU has
     one in ``MultiMax``, which is what ``create("softmax", modulator="seglu")`` returns.
+
+    Raises:
+        TypeError: ``normaliser`` is no ``Reweighting``, or ``modulator`` no ``Modulator``.
     """
 
     def __init__(self, normaliser: Reweighting, modulator: Modulator) -> None:
         super().__init__()
+        for name, part, kind in (("normaliser", normaliser, Reweighting), ("modulator", modulator, Modulator)):
+            if not isinstance(part, kind):
+                raise TypeError(f"{name} must be a {kind.__name__}, got {type(part).__name__}")
         self.normaliser = normaliser
         self.modulator = modulator
         for trait in ("sums_to_one", "can_be_zero", "needs_length", "has_loss", "soft_targets"):

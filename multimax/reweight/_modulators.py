@@ -16,7 +16,14 @@ from torch.nn import functional as F
 
 from multimax.formulas import multimax as formulas
 from multimax.formulas.multimax import Order, by_head, check_parameters, powers_of
-from multimax.formulas.rows import check_arguments, check_number, compute_dtype
+from multimax.formulas.rows import (
+    check_arguments,
+    check_bool,
+    check_count,
+    check_floating,
+    check_number,
+    compute_dtype,
+)
 from multimax.formulas.torch_private import is_readable
 
 
@@ -53,7 +60,7 @@ class Hinges(nn.Module):
         num_heads: heads of the attention that it serves; only used with ``per_head``.
 
     Raises:
-        ValueError: an unknown ``order`` or ``init``, or ``shared_ranges`` with a single order.
+        TypeError, ValueError: an option that does not fit, or ``shared_ranges`` with a single order.
     """
 
     def __init__(
@@ -65,8 +72,12 @@ class Hinges(nn.Module):
         num_heads: int = 1,
     ) -> None:
         super().__init__()
-        if init not in ("normal", "zero"):
-            raise ValueError(f"init must be 'normal' or 'zero', got {init!r}")
+        if not isinstance(init, str) or init not in ("normal", "zero"):
+            got = repr(init) if isinstance(init, str) else type(init).__name__
+            raise ValueError(f"init must be 'normal' or 'zero', got {got}")
+        check_bool("shared_ranges", shared_ranges)
+        check_bool("per_head", per_head)
+        check_count("num_heads", num_heads)
         size = len(powers_of(order))
         if shared_ranges and size == 2:
             raise ValueError(f"shared_ranges needs order 2 or 3, got order {order!r}, which has one pair anyway")
@@ -127,6 +138,7 @@ class ELU(Modulator):
         return f"alpha={self.alpha}"
 
     def forward(self, scores: Tensor) -> Tensor:
+        check_floating("scores", scores)
         return F.elu(scores, self.alpha)
 
 
@@ -134,6 +146,7 @@ class SiLU(Modulator):
     """Sigmoid linear unit: low scores rise towards 0, and the order of those below -1.28 is reversed."""
 
     def forward(self, scores: Tensor) -> Tensor:
+        check_floating("scores", scores)
         return F.silu(scores)
 
 
@@ -151,6 +164,7 @@ class SoftCap(Modulator):
         return f"cap={self.cap}"
 
     def forward(self, scores: Tensor) -> Tensor:
+        check_floating("scores", scores)
         return self.cap * torch.tanh(scores / self.cap)
 
 

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple, TypeVar, get_args
 
 from torch import Tensor
 
+from multimax.formulas.rows import check_bool
 from multimax.kernels.row_kernels import RowKernel
 from multimax.reweight._base import Reweighting
 from multimax.reweight._modulated import Modulated
@@ -60,9 +61,15 @@ def register(
     Raises:
         ValueError: ``name`` is taken, or the traits contradict one another.
         TypeError: neither a function of scores and mask nor a subclass of ``Reweighting``; an option without a
-            default; or traits or a kernel for a subclass.
+            default; traits or a kernel for a subclass; or an argument of another type.
     """
     _check_name(name)
+    for flag, value in {"positive": positive, "sums_to_one": sums_to_one, "needs_length": needs_length}.items():
+        check_bool(flag, value)
+    if can_be_zero is not None:
+        check_bool("can_be_zero", can_be_zero)
+    if row_kernel is not None and not callable(row_kernel):
+        raise TypeError(f"row_kernel must be a function or None, got {type(row_kernel).__name__}")
     if positive and (can_be_zero or not sums_to_one):
         other = "can_be_zero=True" if can_be_zero else "sums_to_one=False"
         raise ValueError(f"reweighting {name!r} cannot be positive (above zero, with sum one) and have {other}")

@@ -6,7 +6,7 @@ Nakanishi, "Scalable-Softmax Is Superior for Attention", 2025, arXiv 2501.19399.
 import torch
 from torch import Tensor, nn
 
-from multimax.formulas.rows import check_arguments, compute_dtype, count_live, per_head
+from multimax.formulas.rows import check_arguments, check_count, compute_dtype, count_live, per_head
 from multimax.reweight._base import Reweighting
 from multimax.reweight._registry import register
 from multimax.reweight._softmax import softmax
@@ -27,6 +27,7 @@ class ScalableSoftmax(Reweighting):
 
     def __init__(self, num_heads: int = 1) -> None:
         super().__init__()
+        check_count("num_heads", num_heads)
         self.s = nn.Parameter(torch.full((num_heads,), START))
 
     def reset_parameters(self) -> None:

@@ -9,7 +9,7 @@ A learned sink per head is that of gpt-oss (OpenAI, 2025, arXiv 2508.10925).
 import torch
 from torch import Tensor, nn
 
-from multimax.formulas.rows import along, over_live_entries, per_head
+from multimax.formulas.rows import along, check_count, over_live_entries, per_head
 from multimax.reweight._base import Reweighting
 from multimax.reweight._registry import register
 
@@ -43,6 +43,7 @@ class Sink(Reweighting):
 
     def __init__(self, num_heads: int = 1) -> None:
         super().__init__()
+        check_count("num_heads", num_heads)
         self.sink = nn.Parameter(torch.zeros(num_heads))
 
     def reset_parameters(self) -> None:

@@ -8,7 +8,7 @@ import math
 import torch
 from torch import Tensor
 
-from multimax.formulas.rows import along, over_live_entries
+from multimax.formulas.rows import along, check_count, over_live_entries
 from multimax.reweight._registry import register
 
 
@@ -20,10 +20,7 @@ def topk_softmax(scores: Tensor, dim: int | None = None, *, mask: Tensor | None 
         TypeError: ``k`` is not an int.
         ValueError: ``k`` < 1.
     """
-    if isinstance(k, bool) or not isinstance(k, int):
-        raise TypeError(f"k must be an int, got {type(k).__name__}")
-    if k < 1:
-        raise ValueError(f"k must be at least 1, got {k}")
+    check_count("k", k)
 
     def weigh(x: Tensor) -> Tensor:
         # With k more entries there are always k to choose from, however short the rows are.

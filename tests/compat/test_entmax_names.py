@@ -86,7 +86,7 @@ def test_entmax_below_1_is_stieltjes():
 
 def test_alphas_that_do_not_expand_are_refused():
     for function in (ours.entmax_bisect, ours.normmax_bisect, ours.budget_bisect):
-        with pytest.raises(RuntimeError, match="expand"):
+        with pytest.raises(ValueError, match="expand"):
             function(doubles(5, 7), torch.full((7,), 1.5))
 
 

@@ -402,6 +402,17 @@ def test_the_snippets_of_the_docs_run(page, root, tmp_path, monkeypatch):
     assert snippets
     for snippet in snippets:
         exec(snippet, names)
+    if page == "trainers.md":
+
+        class Lightnings(names["OwnGroups"], torch.nn.Sequential):
+            """A module like any other, whose methods Lightning would call with these arguments."""
+
+        module = Lightnings(torch.nn.Linear(4, 4), reweight.create("multimax"))
+        module(torch.randn(3, 4)).square().sum().backward()
+        optimizer = module.configure_optimizers()
+        assert [group["weight_decay"] for group in optimizer.param_groups] == [0.05, 0, 0]
+        module.configure_gradient_clipping(optimizer, gradient_clip_val=1e-3, gradient_clip_algorithm="norm")
+        assert all(p.grad.norm() <= 1.001e-3 for p in module.parameters())
     if page == "transformers.md":
         trained = {path for path, p in names["model"].named_parameters() if p.requires_grad}
         assert {"ranges", "ts"} <= {path.rpartition(".")[2] for path in trained}

@@ -1,5 +1,6 @@
 """Wrong arguments of every function end in one line that names them, or in the right value."""
 
+import copy
 from itertools import product
 
 import pytest
@@ -9,6 +10,7 @@ from wrong_arguments import draws, judge
 
 from multimax import reweight
 from multimax.formulas import entmax, evsoftmax, losses, multimax, softmax
+from multimax.reweight import Modulator
 
 SCORES = torch.randn(2, 3, 4, generator=torch.Generator().manual_seed(0))
 MASK = torch.tensor([True, False, True, True])
@@ -18,7 +20,7 @@ def by_rows(formula):
     """``formula`` of one row, in float64, over the live entries of each row by itself."""
 
     def weigh(scores, mask=None, dim=-1, **options):
-        if dim not in (-1, scores.dim() - 1):
+        if dim not in (None, -1, scores.dim() - 1):
             moved = None if mask is None else mask.expand(scores.shape).movedim(dim, -1)
             return weigh(scores.movedim(dim, -1), moved, **options).movedim(-1, dim)
         live = torch.ones(scores.shape, dtype=torch.bool) if mask is None else mask.expand(scores.shape)
@@ -59,6 +61,11 @@ def plain_seglu(x, row, shape, ranges, ts, order=2):
     return multimax.seglu_formula(x, *four_terms(ranges, ts, order, row))
 
 
+def own(function):
+    """``function`` itself, of the live entries of a row in float64."""
+    return by_rows(lambda x, row, shape, **options: function(x, **options).detach())
+
+
 FUNCTIONS = {
     "softmax": (by_rows(lambda x, *_: softmax.formula(x)), {}),
     "sparsemax": (by_rows(lambda x, *_: entmax.formula(x, 2.0)), {}),
@@ -67,6 +74,29 @@ FUNCTIONS = {
     "evsoftmax": (by_rows(lambda x, row, shape, epsilon=0.0: evsoftmax.formula(x, epsilon)), {"epsilon": 0.1}),
     "multimax": (by_rows(plain_multimax), {"ranges": torch.zeros(4), "ts": torch.full((4,), 0.1), "order": 2}),
     "seglu": (by_rows(plain_seglu), {"ranges": torch.zeros(2), "ts": torch.full((2, 2), 0.1), "order": 1}),
+    "topk_softmax": (own(reweight.topk_softmax), {"k": 2}),
+    "normmax": (own(reweight.normmax), {"alpha": 1.5}),
+    "stieltjes": (own(reweight.stieltjes), {"q": 2.0}),
+    **{f: (own(getattr(reweight, f)), {}) for f in ("sigmoid", "relu", "softmax_plus_one", "softpick", "sa_softmax")},
+}
+
+
+HINGES = {"order": 1, "shared_ranges": False, "per_head": True, "init": "zero", "num_heads": 2}
+CLASSES = {
+    "ELU": {"alpha": 1.5},
+    "SiLU": {},
+    "SoftCap": {"cap": 2.0},
+    "SegLU": HINGES,
+    "MultiMax": HINGES,
+    "ElasticSoftmax": {"num_heads": 2},
+    "Entmax": {"alpha": None, "per_head": True, "num_heads": 2},
+    "Entmax15": {},
+    "EvSoftmax": {"epsilon": 0.1},
+    "ScalableSoftmax": {"num_heads": 2},
+    "Sink": {"num_heads": 2},
+    "Softmax": {},
+    "Sparsemax": {},
+    "Temperature": {},
 }
 
 
@@ -103,6 +133,33 @@ def test_functions(name):
     right = {"scores": SCORES, **more, **options}
     assert judge(getattr(reweight, name), plain, right, []) is None
     assert_none(judge(getattr(reweight, name), plain, *draw) for draw in draws(right, 300, seed=1))
+
+
+@pytest.mark.parametrize("name", CLASSES)
+def test_classes(name):
+    """By ``create`` or not, options that do not fit are refused, and so are scores."""
+    made, options = getattr(reweight, name), CLASSES[name]
+
+    def weigh(scores, mask=None, **options):
+        torch.manual_seed(0)
+        return made(**options)(scores, *(() if mask is None else (mask,)))
+
+    def plain(scores, mask=None, **options):
+        torch.manual_seed(0)
+        return weigh(scores.detach().double(), mask, **options).detach()
+
+    right = {"scores": SCORES, **options} | ({} if issubclass(made, Modulator) else {"mask": MASK})
+    assert judge(weigh, plain, right, []) is None
+    assert_none(judge(weigh, plain, arguments, list(right)) for arguments, _ in draws(right, 100, seed=4))
+
+
+@pytest.mark.parametrize("name", reweight.available())
+def test_modules(name):
+    for modulator in (None, "softcap"):
+        module, right = reweight.create(name, modulator=modulator), {"scores": SCORES, "mask": MASK}
+        plain = own(copy.deepcopy(module).double())
+        assert judge(module, plain, right, []) is None
+        assert_none(judge(module, plain, *draw) for draw in draws(right, 50, seed=5))
 
 
 @pytest.mark.parametrize("name", LOSSES)

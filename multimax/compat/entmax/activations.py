@@ -6,15 +6,25 @@ from typing import Any
 from torch import Tensor, nn
 
 from multimax import reweight
+from multimax.formulas.rows import check_arguments
+
+
+def check_scores(X: Tensor, dim: int) -> None:
+    """Raise TypeError or ValueError, in one line, for what cannot be normalised along ``dim``."""
+    if dim is None:
+        raise TypeError("dim must be an int, got None")
+    check_arguments(X, None, dim, "X")
 
 
 def sparsemax(X: Tensor, dim: int = -1, k: int | None = None) -> Tensor:
     """``multimax.reweight.sparsemax`` of scores along ``dim``, in their shape and dtype; ``k`` has no effect."""
+    check_scores(X, dim)
     return reweight.sparsemax(X, dim)
 
 
 def entmax15(X: Tensor, dim: int = -1, k: int | None = None) -> Tensor:
     """``multimax.reweight.entmax15`` of scores along ``dim``, in their shape and dtype; ``k`` has no effect."""
+    check_scores(X, dim)
     return reweight.entmax15(X, dim)
 
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from multimax.compat.entmax.activations import FunctionModule
 from multimax.compat.entmax.root_finding import entmax_bisect, normmax_bisect, per_row
 from multimax.formulas.losses import check_loss_arguments, fenchel_young_of_rows
-from multimax.formulas.rows import check_floating, compute_dtype
+from multimax.formulas.rows import check_dense, check_floating, compute_dtype
 
 REDUCTIONS = ("elementwise_mean", "sum", "none")
 
@@ -57,11 +57,13 @@ def _losses(
     X: Tensor, target: Tensor, alpha: float | Tensor, weigh: Callable[[Tensor, float | Tensor], Tensor]
 ) -> Tensor:
     check_floating("X", X)
+    if X.dim() != 2:
+        raise ValueError(f"X must be [N, C], got {tuple(X.shape)}")
     check_loss_arguments(X.shape, X.device, target, 0.0, "none", -100)
     if target.is_floating_point():
         raise TypeError("target must be class indices, int64 [N]; the losses of multimax.reweight take probabilities")
     X = X.to(compute_dtype(X))
-    alpha = per_row(alpha, X, -1)
+    alpha = per_row("alpha", alpha, X, -1)
     return fenchel_young_of_rows(X, weigh(X, alpha), target, alpha, weigh is normmax_bisect)
 
 
@@ -71,14 +73,19 @@ class _Loss(FunctionModule):
         reduction: "elementwise_mean", "sum" or "none" ([N]).
 
     Raises:
-        ValueError: no such reduction.
+        TypeError, ValueError: no such reduction, or an ``ignore_index`` that is no int.
     """
 
     def __init__(self, loss: Callable[..., Tensor], ignore_index: int, reduction: str, **options: Any) -> None:
-        if reduction not in REDUCTIONS:
-            raise ValueError(f"reduction must be one of {', '.join(REDUCTIONS)}, got {reduction!r}")
+        if not isinstance(reduction, str) or reduction not in REDUCTIONS:
+            got = repr(reduction) if isinstance(reduction, str) else type(reduction).__name__
+            raise ValueError(f"reduction must be one of {', '.join(REDUCTIONS)}, got {got}")
+        if isinstance(ignore_index, Tensor) and ignore_index.dim() == 0 and not ignore_index.is_meta:
+            ignore_index = ignore_index.item()
+        if isinstance(ignore_index, bool) or not isinstance(ignore_index, int):
+            raise TypeError(f"ignore_index must be an int, got {type(ignore_index).__name__}")
         super().__init__(loss, **options)
-        self.ignore_index = int(ignore_index)
+        self.ignore_index = ignore_index
         self.reduction = reduction
 
     def loss(self, X: Tensor, target: Tensor) -> Tensor:
@@ -86,6 +93,7 @@ class _Loss(FunctionModule):
         return super().forward(X, target)
 
     def forward(self, X: Tensor, target: Tensor) -> Tensor:  # type: ignore[override]
+        check_dense("target", target)
         counted = target != self.ignore_index
         losses = self.loss(X, target.where(counted, 0)).where(counted, 0)
         if self.reduction == "none":

@@ -13,9 +13,17 @@ import torch
 from torch import Tensor
 
 from multimax import reweight
-from multimax.compat.entmax.activations import FunctionModule
+from multimax.compat.entmax.activations import FunctionModule, check_scores
 from multimax.formulas.entmax import weigh as weigh_by_entmax
-from multimax.formulas.rows import along, check_arguments, compute_dtype, over_live_entries
+from multimax.formulas.rows import (
+    DTYPES,
+    along,
+    broadcasts,
+    check_dense,
+    check_number,
+    compute_dtype,
+    over_live_entries,
+)
 from multimax.formulas.torch_private import is_readable
 from multimax.reweight._normmax import weigh as weigh_by_normmax
 
@@ -24,6 +32,7 @@ MAX_STEPS = 50  # 14 were seen, on rows of up to 100,000 entries
 
 def sparsemax_bisect(X: Tensor, dim: int = -1, n_iter: int | None = 50, ensure_sum_one: bool = True) -> Tensor:
     """``multimax.reweight.sparsemax`` of scores along ``dim``; ``n_iter`` and ``ensure_sum_one`` have no effect."""
+    check_scores(X, dim)
     return reweight.sparsemax(X, dim)
 
 
@@ -37,10 +46,9 @@ def entmax_bisect(
             Below 1 no weight is zero. The values of a tensor are read, so that a GPU's host waits.
 
     Raises:
-        RuntimeError: ``alpha`` does not expand to that shape.
         TypeError, ValueError: as for ``multimax.reweight.entmax``, except that alpha may be below 1.
     """
-    alpha = per_row(alpha, X, dim)
+    alpha = per_row("alpha", alpha, X, dim)
     if (is_readable(alpha) and bool((alpha >= 1).all())) if isinstance(alpha, Tensor) else alpha >= 1:
         return reweight.entmax(X, alpha, dim)
     return _of_rows(weigh_by_entmax, X, alpha, dim)
@@ -53,10 +61,9 @@ def normmax_bisect(X: Tensor, alpha: float | Tensor = 2, dim: int = -1, n_iter: 
         alpha: above 1: a number, or a tensor as for ``entmax_bisect``, which gets no gradient.
 
     Raises:
-        RuntimeError: ``alpha`` does not expand to that shape.
-        ValueError: ``alpha`` is not above 1.
+        TypeError, ValueError: an argument that does not fit, or an ``alpha`` that is not above 1.
     """
-    alpha = per_row(alpha, X, dim)
+    alpha = per_row("alpha", alpha, X, dim)
     if not isinstance(alpha, Tensor):
         return reweight.normmax(X, dim, alpha=alpha)
     if is_readable(alpha) and not bool((alpha > 1).all()):
@@ -73,20 +80,27 @@ def budget_bisect(X: Tensor, budget: float | Tensor = 2, dim: int = -1, n_iter: 
         n_iter: has no effect.
 
     Raises:
-        RuntimeError: ``budget`` does not expand to that shape.
+        TypeError, ValueError: an argument that does not fit, or a negative ``budget``.
     """
-    return _of_rows(_weigh_by_budget, X, per_row(budget, X, dim), dim)
+    return _of_rows(_weigh_by_budget, X, per_row("budget", budget, X, dim), dim)
 
 
-def per_row(number: float | Tensor, X: Tensor, dim: int) -> float | Tensor:
+def per_row(name: str, number: float | Tensor, X: Tensor, dim: int) -> float | Tensor:
     """A number, or a tensor [] or with as many dimensions as ``X`` and size 1 at ``dim``, in the compute dtype."""
-    check_arguments(X, None, dim)
+    check_scores(X, dim)
     if not isinstance(number, Tensor):
+        check_number(name, number)
         return float(number)
-    number = number.to(X.device, compute_dtype(X))
+    check_dense(name, number)
+    if number.dtype not in (*DTYPES, torch.int64, torch.int32):
+        raise TypeError(f"{name} must be a number or a tensor of numbers, got {number.dtype}; convert with .float()")
     shape = list(X.shape)
     shape[dim] = 1
-    number.expand(shape)  # raises if it cannot
+    if not broadcasts(number.shape, shape):
+        raise ValueError(f"{name} of shape {tuple(number.shape)} does not expand to {tuple(shape)}, X's with 1 at dim")
+    if number.is_meta and not X.is_meta:
+        raise ValueError(f"{name} must be on {X.device}, where X is, got meta")
+    number = number.to(X.device, compute_dtype(X))
     return number.reshape(()) if number.numel() == 1 else number[(None,) * (X.dim() - number.dim())]
 
 
