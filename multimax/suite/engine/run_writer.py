@@ -24,6 +24,11 @@ from multimax.suite.plugins import sources
 from multimax.suite.runs import Run
 from multimax.suite.waiting import waiting
 
+FACTS = {
+    *("metrics", "metric", "config_hash", "revision", "plugins", "command", "steps", "processes", "skipped_steps"),
+    *("parameters", "throughput", "peak_memory_bytes", "environment", "finished"),
+}
+"""The names in ``summary.json`` that are not the task's."""
 LOCK_WAIT = 120  # seconds until a network file system notices that a machine is gone
 
 
@@ -158,12 +163,16 @@ class RunWriter:
                 with writing(path):
                     flush_to_disk(path)
 
-    def finish(self, metrics: Mapping[str, float], **facts: Any) -> None:
-        """Write ``summary.json``: the final metrics and where they come from."""
+    def finish(self, metrics: Mapping[str, float], of_task: Mapping[str, Any] | None = None, **facts: Any) -> None:
+        """Write ``summary.json``: the final metrics and where they come from, and what the task adds.
+
+        What a task adds was JSON before training; what is none by now is kept as text.
+        """
         if not self.active:
             return
         starts = self.run.starts
         summary = {
+            **{str(name): as_json(value) for name, value in (of_task or {}).items()},
             "metrics": metrics,
             "config_hash": self.digest,
             # More than one if the code changed between the starts of the run.
@@ -184,6 +193,15 @@ def check_same_configuration(run: Run, config: RunConfig) -> None:
             f"{run.path} holds a run of another configuration ({'; '.join(changed[:3])}{more}): "
             "choose another run_dir, or leave run_dir out"
         )
+
+
+def as_json(value: Any) -> Any:
+    """The value, or its text where it cannot be written."""
+    try:
+        json.dumps(value)
+    except (TypeError, ValueError):
+        return str(value)
+    return value
 
 
 def now() -> str:

@@ -128,7 +128,7 @@ def test_digits_serve_a_model_of_colours():
 
 
 def test_a_class_that_a_table_names_and_has_no_row_of_is_said(tmp_path):
-    found, _ = task(shards(tmp_path, [0] * 8)).left_out
+    found, _ = task(shards(tmp_path / "pets", [0] * 8)).left_out
     assert not found.limited
     assert str(found).startswith("1 of 2 classes of the training images are empty, because: no image of dog (1)")
 
