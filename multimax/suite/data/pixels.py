@@ -22,10 +22,6 @@ except ImportError:  # torchvision 0.29 announces that it will drop it; Pillow g
 DEEP = 4096  # 16-bit pixels that all stay below are of 12 bits or fewer in a wider file: their scale is not known
 FEWER = (8, 10, 12, 14)  # bits that cameras and scanners write into files of 16
 
-TOO_DARK = (
-    f"16-bit pixels that all stay below {DEEP}, so that their scale is not known: say their bits by data.bits, or "
-    "convert it to 8 bits"
-)
 SIDEWAYS = (5, 6, 7, 8)  # values of EXIF's orientation that swap width and height
 
 
@@ -53,7 +49,10 @@ def sixteen_bits(image: Image.Image, bits: int | None = None) -> Image.Image:
     if values.min() < 0 or values.max() > 65535:
         raise UnreadableImage("32-bit integers outside 0 to 65535, whose scale is not known: convert it to 8 bits")
     if bits is None and values.max() < DEEP and values.min() < values.max():
-        raise UnreadableImage(TOO_DARK)
+        raise UnreadableImage(
+            f"16-bit pixels that all stay below {DEEP}, so that their scale is not known: set data.bits to the number "
+            "of their bits, or convert it to 8 bits"
+        )
     if bits is not None and values.max() >> bits:
         raise UnreadableImage(f"a pixel of {values.max()}, which has more than data.bits={bits} bits")
     return Image.fromarray((values >> (bits or 16) - 8).astype(np.uint8))
@@ -132,7 +131,7 @@ class Picture:
             raise UnreadableImage(f"16-bit colours, for which data.bits={self.bits} does nothing: convert it to 8 bits")
         self.brightest = max(high for _, high in image.convert("RGB").getextrema()) * 257
         if self.bits is None and self.brightest < DEEP:
-            raise UnreadableImage(TOO_DARK)
+            raise UnreadableImage(f"16-bit colours that all stay below {DEEP}: convert it to 8 bits")
 
     def array(self, reduced: int = 1) -> Tensor:
         """The same as uint8 [H, W, C]."""
