@@ -16,7 +16,7 @@ from multimax.suite.config import NUMERICS, RunConfig
 from multimax.suite.data.fingerprint import Fingerprint
 from multimax.suite.engine import checkpoint
 from multimax.suite.engine.console import say
-from multimax.suite.engine.provenance import environment, revision
+from multimax.suite.engine.provenance import code_changes, environment, revision
 from multimax.suite.errors import UserError
 from multimax.suite.files import flush_to_disk, write_atomic, write_lines, writing
 from multimax.suite.identity import changes, digest
@@ -128,20 +128,16 @@ class RunWriter:
             return
         write_lines(self.metrics, [r for r in self.run.metrics if r["step"] <= step and step > 0])
         starts = self.run.starts
-        code = sources(asdict(self.config))
         start = {
             "step": step,
             "command": self.command,
             "revision": revision(),
-            "plugins": code,
+            "plugins": sources(asdict(self.config)),
             "time": now(),
             "environment": environment(),
         }
-        if starts and starts[-1]["revision"] != start["revision"]:
-            say(f"the code has changed since the last start: it was {starts[-1]['revision']}, now {start['revision']}")
-        before = starts[-1].get("plugins", {}) if starts else code
-        if changed := [name for name, digest in code.items() if before.get(name) != digest]:
-            say(f"the code of {', '.join(changed)} has changed since the last start")
+        for line in code_changes(starts[-1], start, "the last start") if starts else ():
+            say(line)
         write_lines(self.starts, [*starts, start])
 
     def say(self, line: str) -> None:

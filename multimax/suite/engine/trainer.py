@@ -26,6 +26,7 @@ from multimax.suite.engine.observation import Observer, observe
 from multimax.suite.engine.optimization import create_schedule
 from multimax.suite.engine.optimizers import create_optimizer, load_state, scored_weights, set_weights
 from multimax.suite.engine.pace import Pace
+from multimax.suite.engine.provenance import changes_since
 from multimax.suite.engine.run_writer import FACTS, RunWriter
 from multimax.suite.engine.signals import StopSignals
 from multimax.suite.errors import Diverged, Interrupted
@@ -342,11 +343,13 @@ class Trainer:
         elif self.config.extends is not None:
             if self.writer.active:
                 parent.check_data(self.config, self.writer.run)
-            _, last = parent.extended(self.config.extends)
+            run, last = parent.extended(self.config.extends)
             state = self.take_up(last)
             load_state(self.optimizer, parent.keep_hyperparameters(self.optimizer, state["optimizer"]))
             self.progress.best, self.progress.validation = None, {}
             self.writer.say(f"continuing from {last}")
+            for line in changes_since(run):
+                self.writer.say(line)
         self.writer.start(self.step)
 
     def take_up(self, found: Path) -> dict[str, Any]:

@@ -66,6 +66,13 @@ class Task(ABC):
             return False
         return True
 
+    def output_order(self, trained: Fingerprint) -> list[int] | None:
+        """Of each output, its place in a model for data of fingerprint ``trained`` that have them in another order.
+
+        None if they have them in this one, or others.
+        """
+        return None
+
     @abstractmethod
     def build_model(self) -> nn.Module:
         """A model with fresh parameters, drawn from torch's generator."""

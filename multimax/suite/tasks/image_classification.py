@@ -190,6 +190,12 @@ class ImageClassification(Task):
     def same_outputs(self, trained: Fingerprint) -> bool:
         return trained.get("classes") == self.val_dataset.classes
 
+    def output_order(self, trained: Fingerprint) -> list[int] | None:
+        here, there = self.val_dataset.classes, trained.get("classes")
+        if not isinstance(there, list) or here == there or sorted(here) != sorted(there):
+            return None
+        return [there.index(name) for name in here]
+
     def build_model(self) -> ImageClassifier:
         return build_model(self.config, len(self.val_dataset.classes))
 
