@@ -129,7 +129,7 @@ class Picture:
         """Raise UnreadableImage unless the upper bytes of 16-bit colours, all that Pillow gives, are the picture."""
         if self.bits not in (None, 16):
             raise UnreadableImage(f"16-bit colours, for which data.bits={self.bits} does nothing: convert it to 8 bits")
-        self.brightest = max(high for _, high in image.convert("RGB").getextrema()) * 257
+        self.brightest = int(np.asarray(image.convert("RGB")).max()) * 257
         if self.bits is None and self.brightest < DEEP:
             raise UnreadableImage(f"16-bit colours that all stay below {DEEP}: convert it to 8 bits")
 
