@@ -62,7 +62,7 @@ class ImageData:
     source: str = registered(SOURCES)  # files: root, or else hub
     num_classes: int | None = bounded(2)  # None: those of the data
     image_size: int = bounded(1, limit=2**14)  # pixels, of what the model sees
-    root: str | None = None  # folder with train/CLASS/*.jpg and val/CLASS/*.jpg, or train-*.parquet and val*.parquet
+    root: str | None = None  # folder with train/CLASS/*.jpg and val/CLASS/*.jpg, or train.parquet and val.parquet
     hub: str | None = None  # data set of the Hugging Face hub, used without root
     hub_config: str | None = None  # which of the data set's, where it has several
     where: str = ""  # where to get the data: printed when it is absent or incomplete
