@@ -12,7 +12,7 @@ from typing import Any
 
 from hydra.core.config_store import ConfigStore
 from hydra.core.utils import JobReturn, JobStatus
-from omegaconf import DictConfig
+from omegaconf import MISSING, DictConfig
 
 if find_spec("hydra_plugins.hydra_submitit_launcher"):  # else composition.py says what is missing
     from hydra_plugins.hydra_submitit_launcher.config import LocalQueueConf, SlurmQueueConf
@@ -25,11 +25,12 @@ if find_spec("hydra_plugins.hydra_submitit_launcher"):  # else composition.py sa
         tasks_per_node: int
         timeout_min: int
         mem_gb: int
+        cpus_per_task: int = MISSING
 
     @dataclass
     class SlurmConf(SlurmQueueConf):
         _target_: str = "hydra_plugins.multimax_launcher.SlurmLauncher"
-        resources: dict[str, dict[str, Resources]] = field(default_factory=dict)  # by task and scale
+        resources: dict[str, dict[str, Resources]] = field(default_factory=dict)  # by experiment or task, and scale
         srun_args: list[str] = field(default_factory=list)
         max_num_timeout: int = 1000  # counted by submitit, for time-outs before training has begun
         dry_run: bool = False  # print what would be submitted, and its cost

@@ -167,6 +167,8 @@ def evaluate() -> None:
     if arguments.translate is None and arguments.hypotheses is None:
         run = open_run(arguments)
         with distributed.processes(run.device), torch.no_grad(), run.autocast():
+            for found in distributed.by_first(run.task.scored_left_out) or ():
+                print(found, file=sys.stderr)
             shard = Shard(distributed.rank(), distributed.world_size())
             metrics = run.task.metrics(distributed.all_reduce(run.task.evaluate(run.model, run.device, shard)))
         if shard.rank == 0:
@@ -207,8 +209,7 @@ def print_translations(arguments: argparse.Namespace) -> None:
 def print_scores(task: Task, of: dict[str, str], metrics: dict[str, float]) -> None:
     """Metrics as JSON, with the split that they are of and, of BLEU, the way it was computed."""
     scores: dict[str, Any] = {**of, "split": getattr(task.config.data, "eval_split", "validation"), **metrics}
-    signatures = task.summary().get("signatures", {})
-    if computed := {name: signature for name, signature in signatures.items() if name in metrics}:
+    if computed := {name: signature for name, signature in task.signatures().items() if name in metrics}:
         scores["signatures"] = computed
     print(json.dumps(scores, indent=1))
 

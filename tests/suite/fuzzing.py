@@ -21,6 +21,7 @@ from multiprocessing import forkserver, get_context
 from pathlib import Path
 from types import MappingProxyType
 
+import datasets
 import torch
 import yaml
 from mutations import damage, mangle
@@ -71,6 +72,7 @@ TASKS = {
         *("data.test_split=test", "training.batch_size=64", "decoding.beam=2"),
     ],
 }
+DATA = {"deit": ["deit", "deit-table"], "lm": ["lm", "lm-table"], "mt": ["mt"]}
 VALUES = [
     *("", "null", "-1", "0", "1", "3", "0.5", "1e30", "nan", "inf", "-inf", "true", "x", "ä", "it's", "a,b", "[", "[]"),
     *("[1]", "[[1]]", "[x]", "{}", "{a: 1}", "${seed}", "${x}", "???", "9" * 25, str(2**62), "1e400"),
@@ -111,6 +113,22 @@ def overrides(folder: Path, task: str) -> list[str]:
     return [*TASKS[task], *TINY, *places, *([] if task == "deit" else [f"data.cache_dir={folder / 'cache'}"])]
 
 
+def tables(folder: Path) -> None:
+    """The images and the text as parquet, beside the folders that have them as files."""
+    images, text = folder / "data" / "deit-table", folder / "data" / "lm-table"
+    names = datasets.ClassLabel(names=["cats", "dogs"])
+    for split in ("train", "val"):
+        files = sorted((folder / "data" / "deit" / split).rglob("*.png"))
+        columns = {"image": list(map(str, files)), "label": [names.str2int(path.parent.name) for path in files]}
+        features = datasets.Features({"image": datasets.Image(), "label": names})
+        images.mkdir(exist_ok=True)
+        datasets.Dataset.from_dict(columns, features).to_parquet(images / f"{split}.parquet")
+    for split in ("train", "valid", "test"):
+        lines = (folder / "data" / "lm" / f"wiki.{split}.tokens").read_text(encoding="utf-8").splitlines()
+        text.mkdir(exist_ok=True)
+        datasets.Dataset.from_dict({"text": lines}).to_parquet(text / f"{split}.parquet")
+
+
 def prepare(folder: Path) -> None:
     """Data of each task, and a finished run on them."""
     draws = random.Random(0)
@@ -130,6 +148,7 @@ def prepare(folder: Path) -> None:
             path = folder / "data" / name
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text("".join(" ".join(draws.choices(words, k=6)) + "\n" for _ in range(20)), encoding="utf-8")
+    tables(folder)
     results = folder / "results"
     for task in TASKS:
         done = run(["train.py", *overrides(folder, task)], folder, "none")
@@ -147,7 +166,11 @@ def draw(folder: Path, seed: int, scratch: Path) -> Outcome:
     choice = random.Random(seed)
     shutil.copytree(folder, scratch)
     task = choice.choice(list(TASKS))
-    command = choose_command(scratch, task, choice)
+    data = choice.choice(DATA[task])
+    command = [
+        word.replace(f"{scratch}/data/{task}", f"{scratch}/data/{data}") if word.startswith("data.root=") else word
+        for word in choose_command(scratch, task, choice)
+    ]
     kind = choice.choice(["word", "word", "value", "value", "run", "run", "data", "results"])
     if kind == "results":
         command = choose_reading(scratch, choice)
@@ -162,7 +185,7 @@ def draw(folder: Path, seed: int, scratch: Path) -> Outcome:
         if command[0] not in ("train.py", "evaluate.py", "generate.py"):
             command[0:] = ["evaluate.py", str(scratch / "runs" / task), command[-1]]
     else:
-        place = {"run": f"runs/{task}", "data": f"data/{task}", "results": "results"}[kind]
+        place = {"run": f"runs/{task}", "data": f"data/{data}", "results": "results"}[kind]
         files = sorted((scratch / place).rglob("*"))
         path = choice.choice(files)
         mutation = f"{damage(path, choice)} {path.relative_to(scratch)}"
@@ -305,6 +328,7 @@ def in_process(
     signal.signal(signal.SIGINT, signal.default_int_handler)
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
     torch.set_num_threads(1)
+    datasets.config.HF_DATASETS_CACHE = Path(folder) / "cache" / "datasets"
     for name, value in variables.items():
         os.environ.pop(name, None) if value is None else os.environ.update({name: value})
     prepare()

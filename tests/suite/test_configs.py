@@ -1,5 +1,6 @@
 """Every shipped configuration composes, fits its schema and passes its checks."""
 
+import re
 from collections.abc import Iterator
 from dataclasses import asdict, is_dataclass
 from functools import reduce
@@ -291,3 +292,20 @@ def test_an_experiment_by_name_is_the_run_of_its_task_at_the_paper_s_scale(exper
     named = compose(f"experiment={experiment}", f"reweight={function}")
     plain = compose(*scaled, "scale=paper", f"reweight={function}")
     assert asdict(named) == asdict(plain)
+
+
+@pytest.mark.parametrize("path", sorted((CONFIGS / "experiment").glob("*.yaml")), ids=lambda path: path.stem)
+def test_an_experiment_says_at_its_top_what_to_expect_and_what_it_costs(path, root):
+    header = path.read_text().partition("\n\n")[0].partition("\ndefaults:")[0]
+    command, expected, cost = re.search(
+        r"^# (python train\.py .*?)^# Expected: (.+?)^# Hours and hardware: (.+)",
+        header + "\n",
+        re.DOTALL | re.MULTILINE,
+    ).groups()
+    assert f"experiment={path.stem} " in command
+    assert cost.strip()
+    sources = "".join((root / name).read_text() for name in re.findall(r"results/[\w/]+\.(?:md|yaml)", expected))
+    for number in re.findall(r"\d+\.\d+", expected) if sources else ():
+        assert re.search(rf"(?<![\d.]){re.escape(number)}(?!\d)", sources), (
+            f"{path}: {number} is in none of its sources"
+        )

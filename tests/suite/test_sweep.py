@@ -152,16 +152,23 @@ def test_a_sweep_that_cannot_run_is_refused_before_anything_is_written(tmp_path,
     assert not [path for path in tmp_path.rglob("*") if path.name not in ("runs", "multirun.yaml")]
 
 
-def test_the_paper_s_sweep_has_a_dry_run(root, tmp_path):
+@pytest.mark.parametrize(
+    ("claims", "keys", "said"),
+    [
+        ("iwslt14-*", ["task=mt", "scale=paper"], "1 process(es), 1 GPU(s), 32 GB per node, 24 h at"),
+        ("imagenet100-*", ["experiment=imagenet100_deit_s"], "1 process(es), 1 GPU(s), 64 GB per node, 8 h at"),
+    ],
+)
+def test_the_paper_s_sweep_has_a_dry_run_with_what_each_experiment_needs(root, tmp_path, claims, keys, said):
     done = subprocess.run(
-        [sys.executable, root / "scripts" / "sweep.py", "--dry-run", "claims=iwslt14-*", "seed=0"],
+        [sys.executable, root / "scripts" / "sweep.py", "--dry-run", f"claims={claims}", "seed=0"],
         cwd=tmp_path,
         capture_output=True,
         text=True,
         timeout=300,
     )
     assert done.returncode == 0, done.stderr
-    assert "2 run(s), each with 1 node(s) x 1 process(es), 1 GPU(s), 32 GB per node, 24 h at" in done.stdout
+    assert f"2 run(s), each with 1 node(s) x {said}" in done.stdout
     for function in ("softmax", "multimax"):
-        config = typed(compose_configuration(["task=mt", "scale=paper", f"reweight={function}"]))
+        config = typed(compose_configuration([*keys, f"reweight={function}"]))
         assert run_name(config) in done.stdout

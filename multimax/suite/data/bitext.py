@@ -8,7 +8,7 @@ import json
 import re
 import unicodedata
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, fields
 from functools import cached_property
 from pathlib import Path
@@ -20,7 +20,7 @@ from multimax.suite.data.dictionary import EOS, UNK, Dictionary
 from multimax.suite.data.fairseq_data import Sentences, read_sentences
 from multimax.suite.data.fingerprint import Fingerprint, digest
 from multimax.suite.data.languages import CODE
-from multimax.suite.data.left_out import LeftOut, restore
+from multimax.suite.data.left_out import LeftOut, beside, restore
 from multimax.suite.data.preparation import DESCRIPTION, Recipe, prepare, read_lines
 from multimax.suite.data.text import FileSource, StringSource, TextSource
 from multimax.suite.data.tokenization import Tokenizer, join_pieces
@@ -32,6 +32,7 @@ from multimax.suite.registry import Registry
 
 READING = 2  # version of reading raw text: raising it leaves caches of older code unused
 VALIDATION = ("valid", "validation", "val", "dev")  # names of its files; the first is fairseq's
+MORE = re.compile(r"train\d+\.")  # parts of the training data that fairseq would join to train
 TEXT = re.compile(rf"(train|{'|'.join(VALIDATION)}|[\w-]*(?:test|tst)[\w-]*)\.({CODE})(\.gz)?")
 
 
@@ -102,6 +103,8 @@ class Bitext:
     splits: dict[str, Pairs]  # train, validation and the test splits by the names of their files
     description: dict[str, Any]  # sizes, and of text what was dropped: for a run's summary
     preparation: dict[str, Any]  # recipe and versions of what prepared the text, for the summary; of fairseq unknown
+    held_out: int = 0  # training pairs that are scored in the place of validation pairs
+    beside: LeftOut | None = None  # what stands beside the files of all splits
 
     @cached_property
     def tokenizers(self) -> tuple[Tokenizer, Tokenizer]:
@@ -141,10 +144,13 @@ class Bitext:
             found[f"{split} pairs"] = f"{len(pairs):,} ({digest(parts)})"
         return found
 
-    def left_out(self, splits: Iterable[str]) -> list[LeftOut]:
-        """Training pairs dropped in preparation, as far as the folder records it, and unknown tokens of ``splits``."""
-        dropped = self.description["train"].get("dropped", {})
-        found = [LeftOut("training pairs", self.description["train"]["pairs"] + sum(dropped.values()), dropped)]
+    def left_out(self, splits: Iterable[str], training: bool = True) -> list[LeftOut]:
+        """What was found in reading ``splits``, and their unknown tokens.
+
+        With ``training`` also files that are not read, and pairs that are not trained on, as far as the folder records
+        it.
+        """
+        found = [*self.not_trained_on()] if training else []
         for split in dict.fromkeys(splits):
             pairs = self.splits[split]
             name = VALIDATION[0] if split == "validation" else split
@@ -153,6 +159,16 @@ class Bitext:
                 reasons = {"the dictionary lacks them": int((side.ids == UNK).sum())}
                 found.append(LeftOut(f"{split} tokens in {language}", len(side.ids), reasons, "are read as <unk>"))
         return found
+
+    def not_trained_on(self) -> Iterator[LeftOut]:
+        if self.beside is not None:
+            yield self.beside
+        train = self.description["train"]
+        dropped = train.get("dropped", {})
+        whole = train["pairs"] + self.held_out
+        yield LeftOut("training pairs", whole + sum(dropped.values()), dropped)
+        reason = {"they are scored in the place of validation pairs": self.held_out}
+        yield LeftOut("training pairs", whole, reason, "are held out", limited=False)
 
     def references(self, split: str) -> References:
         name = f"{VALIDATION[0] if split == 'validation' else split}.{self.recipe.target_language}"
@@ -236,7 +252,9 @@ def from_files(config: TranslationData) -> Bitext:
             check_recipe(config, bitext)
             return bitext
         if any(root.glob("dict.*.txt")):
-            return open_fairseq(root, config)
+            bitext = open_fairseq(root, config)
+            bitext.beside = beside_binary(root, bitext)
+            return bitext
         texts = find_text(root, *(languages := config.recipe().languages))
         if VALIDATION[0] not in texts and config.validation_every is None:
             raise UserError(
@@ -246,7 +264,9 @@ def from_files(config: TranslationData) -> Bitext:
         raise UserError(f"data.root={config.root} cannot be read: {error}") from None
     except UserError as error:
         raise UserError(f"{error}; {config.where}" if config.where else str(error)) from error
-    return from_text(config, texts)
+    bitext = from_text(config, texts)
+    bitext.beside = beside_text(root, texts, *languages)
+    return bitext
 
 
 def from_text(config: TranslationData, texts: dict[str, tuple[TextSource, TextSource]]) -> Bitext:
@@ -292,6 +312,30 @@ def find_text(root: Path, *languages: str) -> dict[str, tuple[TextSource, TextSo
     }
 
 
+def beside_text(root: Path, texts: Mapping[str, tuple[TextSource, TextSource]], *languages: str) -> LeftOut:
+    """What ``find_text`` passes over."""
+
+    def why(path: Path) -> str:
+        match = TEXT.fullmatch(path.name)
+        if match is None:
+            return "of no split that is read"
+        return "the other language is absent" if match[2] in languages else "of another language"
+
+    return beside(root, [Path(side.name) for sides in texts.values() for side in sides], why)
+
+
+def beside_binary(root: Path, bitext: Bitext) -> LeftOut:
+    """What ``open_fairseq`` passes over."""
+    names = "|".join(re.escape(VALIDATION[0] if split == "validation" else split) for split in bitext.splits)
+    of = f"({'|'.join(map(re.escape, bitext.recipe.languages))})"
+    read = re.compile(rf"code|dict\.{of}\.txt|({names})\.{of}-{of}\.{of}\.(bin|idx)")
+
+    def why(path: Path) -> str:
+        return "more training data, as fairseq numbers them" if MORE.match(path.name) else "of no split that is read"
+
+    return beside(root, [path for path in root.iterdir() if read.fullmatch(path.name)], why)
+
+
 def open_prepared(root: Path, source: str, target: str) -> Bitext:
     """What ``preparation.prepare`` made."""
     try:
@@ -302,13 +346,17 @@ def open_prepared(root: Path, source: str, target: str) -> Bitext:
             )
         recipe, sizes = Recipe(**description["recipe"]), description["splits"]
         made = {key: description[key] for key in ("recipe", "versions")}
+        texts = description["origin"].get("text", {VALIDATION[0]: []})
+        held_out = 0 if VALIDATION[0] in texts else sizes[VALIDATION[0]]["pairs"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"{root / DESCRIPTION} is not whole ({error}): prepare the data again") from None
     if {source, target} != set(recipe.languages):
         raise UserError(f"{root} holds {' and '.join(recipe.languages)}, not {source} and {target}")
     if (source, target) != recipe.languages:
         recipe = Recipe(**{**asdict(recipe), "source_language": source, "target_language": target})
-    return open_folder(root, recipe, sizes, made)
+    bitext = open_folder(root, recipe, sizes, made)
+    bitext.held_out = held_out
+    return bitext
 
 
 def check_recipe(config: TranslationData, bitext: Bitext) -> None:
@@ -350,6 +398,8 @@ def open_folder(root: Path, recipe: Recipe, description: dict[str, Any], made: d
     for direction in ("-".join(languages), "-".join(reversed(languages))):
         suffix = f".{direction}.{languages[0]}.idx"
         for name in sorted(path.name.removesuffix(suffix) for path in root.glob(f"*{suffix}")):
+            if MORE.match(f"{name}."):
+                continue
             prefixes = (root / f"{name}.{direction}.{language}" for language in languages)
             sides = [read_sentences(prefix, len(side)) for prefix, side in zip(prefixes, (source, target), strict=True)]
             if len(sides[0]) != len(sides[1]):

@@ -102,6 +102,7 @@ class Corpus:
     unknown: dict[str, int]  # tokens of each split that the vocabulary lacks
     words: dict[str, int]  # of each split: between white space, the ends of lines included
     read: dict[str, list[LeftOut]]  # of each split: what was left out of its lines, or changed in them
+    beside: LeftOut | None = None  # what stands beside the files of all splits
 
     def fingerprint(self, splits: Iterable[str]) -> Fingerprint:
         """Identifies the vocabulary and the tokens of ``splits``, whichever file they came from."""
@@ -148,12 +149,14 @@ def open_corpus(config: TextData) -> Corpus:
         "vocabulary": given.fingerprint().tolist() if given else config.max_tokens,
         "text": {split: source.fingerprint() for split, source in sources.items()},
     }
-    return cached(
+    corpus = cached(
         config,
         origin,
         load=lambda folder: load(folder, config.unit),
         make=lambda folder: build(folder, sources, given, config, origin),
     )
+    corpus.beside = sources["train"].beside
+    return corpus
 
 
 def read_vocabulary(path: Path, unit: str) -> Vocabulary:

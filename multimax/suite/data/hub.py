@@ -35,6 +35,11 @@ def load_tables(path: str, place: str, **options: Any) -> dict[str, Any]:
         raise UserError(f"cannot load {place}: {text}") from error
 
 
+def spellings(split: str) -> tuple[str, ...]:
+    """The names that ``split`` may have, the most common first: validation has several."""
+    return VALIDATION if split in VALIDATION else (split,)
+
+
 def named(split: str, there: Iterable[str]) -> str | None:
-    """The name of ``split`` among those that are there: validation has several spellings; None if it is absent."""
-    return next((name for name in (VALIDATION if split in VALIDATION else (split,)) if name in set(there)), None)
+    """The name of ``split`` among those that are there; None if it is absent."""
+    return next((name for name in spellings(split) if name in set(there)), None)

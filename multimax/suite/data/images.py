@@ -5,31 +5,37 @@ import os
 import re
 import unicodedata
 from collections import Counter
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from textwrap import shorten
 from typing import Any
 
 import numpy as np
 
 from multimax.suite.data.fingerprint import Fingerprint, digest
-from multimax.suite.data.hub import VALIDATION, load_tables, named
+from multimax.suite.data.hub import load_tables, named
 from multimax.suite.data.image_listing import ImageListing
 from multimax.suite.data.image_sources import (
     ArraySource,
     FolderSource,
     ImageSource,
     PartSource,
-    TableSource,
-    find_columns,
 )
-from multimax.suite.data.left_out import LeftOut
-from multimax.suite.data.pixels import UnreadableImage
+from multimax.suite.data.image_tables import (
+    Classes,
+    Part,
+    TableSource,
+    check_shards,
+    find_columns,
+    parts_of_files,
+    shards,
+)
+from multimax.suite.data.left_out import LeftOut, beside
+from multimax.suite.data.pixels import FEWER, UnreadableImage
 from multimax.suite.errors import UserError
 from multimax.suite.files import expanded
 from multimax.suite.options import bounded, registered
-from multimax.suite.pipes import require_file
 from multimax.suite.plugins import build, has_target
 from multimax.suite.registry import Registry
 from multimax.suite.waiting import waiting
@@ -56,8 +62,9 @@ class ImageData:
     source: str = registered(SOURCES)  # files: root, or else hub
     num_classes: int | None = bounded(2)  # None: those of the data
     image_size: int = bounded(1, limit=2**14)  # pixels, of what the model sees
-    root: str | None = None  # folder with train/CLASS/*.jpg and val/CLASS/*.jpg, or train-*.parquet and val*.parquet
+    root: str | None = None  # folder with train/CLASS/*.jpg and val/CLASS/*.jpg, or train.parquet and val.parquet
     hub: str | None = None  # data set of the Hugging Face hub, used without root
+    hub_config: str | None = None  # which of the data set's, where it has several
     where: str = ""  # where to get the data: printed when it is absent or incomplete
     num_val: int | None = bounded(1, default=None)  # expected validation images; None: any number
     train_split: str = "train"  # of tables and folders
@@ -69,6 +76,7 @@ class ImageData:
     held_out: float = bounded(0, 0.9, default=0.0)
     held_out_seed: int | None = bounded(0, default=None)  # draws them; None: at equal distances
     in_chans: int = bounded(1, default=3)  # 1: images are read as grey
+    bits: int | None = bounded(8, 16, default=None)  # of a pixel in 16-bit grey; None: 16, if that can be
     train_crop: str = "rrc"  # rrc: random resized crop | shift: by up to one pixel
     hflip: float = bounded(0, 1, default=0.5)  # probability
     auto_augment: str | None = None  # timm's notation, such as rand-m9-mstd0.5-inc1
@@ -98,8 +106,9 @@ class ImageData:
 def fingerprint(train: ImageSource, val: ImageSource) -> Fingerprint:
     """Classes and their counts, and for each split a digest of names, sizes, labels and a part of the contents.
 
-    All contents are read if they have less than about ``SAMPLE`` bytes, otherwise those of images at equal distances: a
-    folder of ImageNet's size takes seconds.
+    All contents are read if they have less than about ``SAMPLE`` bytes, otherwise those of images at equal distances.
+    The size of every file is asked for, which for a folder of ImageNet's size takes seconds on a local disk and longer
+    on that of a network.
     """
     found: Fingerprint = {"images": type(train).__name__.removesuffix("Source").lower(), "classes": train.classes}
     for split, source in (("training", train), ("validation", val)):
@@ -133,26 +142,39 @@ def empty_classes(source: ImageSource, split: str) -> LeftOut:
     return LeftOut(f"classes of the {split} images", len(source.classes), reasons, "are empty", limited=False)
 
 
-def unreadable(source: ImageSource, split: str) -> LeftOut:
-    """Decodes all images, or ``INSPECTED`` of them, to find those that cannot be decoded."""
+def unreadable(source: ImageSource, split: str) -> tuple[LeftOut, int]:
+    """Decodes all images, or ``INSPECTED`` of them: those that cannot be decoded, and the brightest 16-bit pixel."""
 
-    def reason(index: int) -> str | None:
+    def look(index: int) -> tuple[str | None, int]:
         try:
-            source.open(index).pixels(
-                reduced=8
-            )  # which shows as well whether a JPEG is whole, in a quarter of the time
+            picture = source.open(index)
         except UnreadableImage as error:
-            return str(error)
-        return None
+            return str(error), 0
+        try:
+            picture.pixels(reduced=8)  # which shows as well whether a JPEG is whole, in a quarter of the time
+        except UnreadableImage as error:
+            return str(error), picture.brightest
+        return None, picture.brightest
 
     indices = at_equal_distances(source, INSPECTED)
     looked_at = waiting(f"a look at {len(indices):,} {split} images")
     with looked_at, ThreadPoolExecutor(min(16, os.cpu_count() or 1)) as pool:
-        reasons = list(pool.map(reason, indices))
+        seen = list(pool.map(look, indices))
     what = f"{split} images" + (f", as far as every {indices.step}th was looked at," if indices.step > 1 else "")
-    broken = [(i, why) for i, why in zip(indices, reasons, strict=True) if why]
+    broken = [(i, why) for i, (why, _) in zip(indices, seen, strict=True) if why]
     first = source.name(broken[0][0]) if broken else ""
-    return LeftOut(what, len(indices), Counter(why for _, why in broken), "cannot be read", first)
+    found = LeftOut(what, len(indices), Counter(why for _, why in broken), "cannot be read", first)
+    return found, max((brightest for _, brightest in seen), default=0)
+
+
+def check_bits(config: ImageData, brightest: int) -> None:
+    """Raise UserError if 16-bit images are as dark as if they had fewer bits, and nobody has said how many."""
+    fewer = next((bits for bits in FEWER if brightest < 1 << bits), None)
+    if config.bits is None and brightest and fewer:
+        raise UserError(
+            f"the brightest pixel of the 16-bit images is {brightest}, which would be dark: set data.bits={fewer} if "
+            f"{(1 << fewer) - 1} is white, or data.bits=16"
+        )
 
 
 def not_decoded(source: ImageSource, split: str) -> LeftOut:
@@ -183,6 +205,9 @@ def open_images(config: ImageData) -> tuple[ImageSource, ImageSource]:
         else:
             train, val = SOURCES.find("data.source", config.source)(config)
         _check(config, train, val)
+        for source in (train, val):
+            if source is not None:
+                source.bits = config.bits
         if config.held_out:
             train, val = hold_out(train, config.held_out, config.held_out_seed)
             if not len(val):
@@ -256,27 +281,33 @@ def open_files(config: ImageData) -> tuple[ImageSource, ImageSource | None]:
     if config.root is None:
         if config.hub is None:
             raise UserError("data.root is not set: point it at the images")
-        return _open_tables(config.hub, config)
+        return _open_tables(config.hub, config, name=config.hub_config)
     root = expanded("data.root", config.root)
     if not root.is_dir():
         raise UserError(f"data.root={root} is not a folder")
     for folder in (root, root / "data"):
-        shards = {split: _shards(folder, split) for split in (config.train_split, config.eval_split)}
-        if any(shards.values()):
-            if config.held_out and not shards[config.eval_split]:
-                del shards[config.eval_split]
-            for split, files in shards.items():
-                _check_shards(folder, split, files)
-            # datasets would take what it made of another file with this name and time for what it made of this one.
-            stats = [(path, os.stat(path)) for files in shards.values() for path in files]
-            key = digest(f"{Path(path).name} {stat.st_size} {stat.st_ctime_ns}".encode() for path, stat in stats)
-            return _open_tables("parquet", config, name=f"files-{key}", data_files=shards)
+        splits = (config.train_split, config.eval_split)
+        files = {split: shards(folder, split, splits) for split in splits}
+        if any(files.values()):
+            if config.held_out and not files[config.eval_split]:
+                del files[config.eval_split]
+            return _open_shards(root, folder, files, config)
     return _open_folders(root, config)
 
 
-def _shards(folder: Path, split: str) -> list[str]:
-    patterns = ("val*", "dev*") if split in VALIDATION else (f"{split}*",)
-    return sorted(str(path) for pattern in patterns for path in folder.glob(f"{pattern}.parquet"))
+def _open_shards(
+    root: Path, folder: Path, files: dict[str, list[str]], config: ImageData
+) -> tuple[ImageSource, ImageSource | None]:
+    for split, some in files.items():
+        if not some:
+            raise UserError(f"{folder} has no parquet shards of the {split} split: {OTHERS}")
+        check_shards(some)
+    # datasets would take what it made of another file with this name and time for what it made of this one.
+    stats = [(path, os.stat(path)) for some in files.values() for path in some]
+    key = digest(f"{Path(path).name} {stat.st_size} {stat.st_ctime_ns}".encode() for path, stat in stats)
+    train, val = _open_tables("parquet", config, files, name=f"files-{key}", data_files=files)
+    train.beside = beside(root, [Path(path) for some in files.values() for path in some])
+    return train, val
 
 
 def _open_folders(root: Path, config: ImageData) -> tuple[ImageSource, ImageSource | None]:
@@ -304,39 +335,30 @@ def _open_folders(root: Path, config: ImageData) -> tuple[ImageSource, ImageSour
             for name in (train, val)
         ]
     assert sources[0] is not None
+    if train:
+        sources[0].beside = beside(root, [root / name for name in (train, val) if name])
     return sources[0], sources[1]
 
 
-def _check_shards(folder: Path, split: str, files: list[str]) -> None:
-    """A shard's name ends in -00000-of-00294: raise UserError if some are missing, or no parquet."""
-    from pyarrow.parquet import read_metadata
-
-    if not files:
-        raise UserError(f"{folder} has no parquet shards of the {split} split: {OTHERS}")
-    total = re.search(r"-of-(\d+)\.parquet$", files[0])
-    if total and len(files) != int(total[1]):
-        raise UserError(f"{folder} has {len(files)} of the {int(total[1])} parquet shards of the {split} split")
-    for path in files:
-        try:
-            require_file(os.stat(path), Path(path))
-            if not read_metadata(path).num_rows:
-                raise UserError(f"{path} has no rows: delete it")
-        except (OSError, ValueError) as error:
-            reason = getattr(error, "strerror", None) or shorten(str(error), 100)
-            raise UserError(f"{path} cannot be read: {reason}") from None
-
-
-def _open_tables(path: str, config: ImageData, **options: Any) -> tuple[ImageSource, ImageSource | None]:
+def _open_tables(
+    path: str, config: ImageData, files: Mapping[str, Sequence[str]] | None = None, **options: Any
+) -> tuple[ImageSource, ImageSource | None]:
     place = config.root or path
     tables = load_tables(path, place, **options)
     names = [named(split, tables) for split in (config.train_split, config.eval_split)]
     if names[0] is None or (names[1] is None and not config.held_out):
         wanted = config.train_split if names[0] is None else config.eval_split
         raise UserError(f"{place} has no {wanted} split, but {', '.join(tables)}: {OTHERS}")
-    columns = find_columns(tables[names[0]], names[0], config.image_column, config.label_column)
-    train, val = (name and TableSource(tables[name], name, config.mode, columns) for name in names)
-    assert train
-    return train, val or None
+    sources: list[ImageSource] = []
+    classes: Classes | None = None
+    for name in filter(None, names):
+        table = tables[name]
+        columns = find_columns(table, name, config.image_column, config.label_column)
+        whole = [Part(f"the {name} split of {place}", len(table), table.features[columns.label])]
+        parts = parts_of_files(files[name], columns.label) if files else whole
+        classes = classes or Classes(table, columns.label, parts[0].where)
+        sources.append(TableSource(table, name, config.mode, columns, classes, parts))
+    return sources[0], sources[1] if len(sources) > 1 else None
 
 
 def _check(config: ImageData, train: ImageSource, val: ImageSource | None) -> None:
@@ -348,13 +370,18 @@ def _check(config: ImageData, train: ImageSource, val: ImageSource | None) -> No
                 f"{place} has {count} {split} classes ({first}{', ...' if count > 3 else ''}), "
                 f"but data.num_classes={config.num_classes}: for data of your own say data.num_classes={count}, or null"
             )
+        looks = Counter(unicodedata.normalize("NFC", name) for name in source.classes) if source is not None else {}
+        if twice := [name for name, count in looks.items() if count > 1]:
+            raise UserError(
+                f"{place} has two {split} classes called {twice[0]}, in two forms of Unicode: make them one"
+            )
     if len(train.classes) < 2:
         raise UserError(f"{place} has one class, {train.classes[0]}: there is nothing to tell apart")
     if val is None:
         return
     if not len(val):
         raise UserError(f"{place} has no validation image")
-    if train.classes != val.classes:
+    if sorted(train.classes) != sorted(val.classes):
         differing = sorted(set(train.classes) ^ set(val.classes))[:5]
         if len({unicodedata.normalize("NFC", name) for name in differing}) < len(differing):
             differing = [*map(ascii, differing)]  # names that look alike

@@ -19,7 +19,8 @@ from typing import Any
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from multimax.suite.data.bitext import find_text
+from multimax.suite.data.bitext import beside_text, find_text
+from multimax.suite.data.left_out import checked
 from multimax.suite.data.preparation import DESCRIPTION, Recipe, prepare
 from multimax.suite.data.text import StringSource, TextSource
 from multimax.suite.errors import Parser, UserError, one_line_errors, whole
@@ -127,6 +128,8 @@ def main() -> None:
     recipe = read_recipe(arguments.recipe)
     if arguments.text:
         texts = find_text(arguments.text, *recipe.languages)
+        for found in checked([beside_text(arguments.text, texts, *recipe.languages)], 1):
+            print(found)
     else:
         with tempfile.TemporaryDirectory() as temporary:
             archive = arguments.archive or Path(temporary) / "archive.tgz"

@@ -1,8 +1,9 @@
 """What a loader leaves out of the data, or replaces, is counted and reported, and refused beyond a share."""
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any
 
 from multimax.suite.errors import UserError
@@ -33,6 +34,24 @@ class LeftOut:
         """Raise UserError if it is a larger share than ``most``."""
         if self.limited and self.count > most * self.total:
             raise UserError(f"{self}: that is more than the share data.max_left_out={most:g}")
+
+
+def beside(
+    root: Path, read: Iterable[Path], why: Callable[[Path], str] = lambda _: "of no split that is read"
+) -> LeftOut:
+    """What stands in a folder beside the files and folders in it that are ``read``."""
+    used = {*read}
+    above = {parent for path in used for parent in path.parents}
+
+    def entries(folder: Path) -> Iterator[Path]:
+        for path in sorted(folder.iterdir()):
+            yield from entries(path) if path in above else [path]
+
+    there = [*entries(root)]
+    rest = [path for path in there if path not in used]
+    reasons = Counter("hidden" if path.name.startswith(".") else why(path) for path in rest)
+    seen = [path.name for path in rest if not path.name.startswith(".")] or [path.name for path in rest]
+    return LeftOut(f"files and folders in {root}", len(there), reasons, first=seen[0] if seen else "", limited=False)
 
 
 def checked(found: Iterable[LeftOut], most: float) -> list[LeftOut]:

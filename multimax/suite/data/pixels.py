@@ -20,6 +20,7 @@ except ImportError:  # torchvision 0.29 announces that it will drop it; Pillow g
     decode_jpeg = None
 
 DEEP = 4096  # 16-bit pixels that all stay below are of 12 bits or fewer in a wider file: their scale is not known
+FEWER = (8, 10, 12, 14)  # bits that cameras and scanners write into files of 16
 
 SIDEWAYS = (5, 6, 7, 8)  # values of EXIF's orientation that swap width and height
 
@@ -42,16 +43,19 @@ def opaque(image: Image.Image) -> Image.Image:
     return seen
 
 
-def sixteen_bits(image: Image.Image) -> Image.Image:
-    """The upper byte, which Pillow takes of 16-bit colours too."""
+def sixteen_bits(image: Image.Image, bits: int | None = None) -> Image.Image:
+    """The upper byte of pixels with so many ``bits``, 16 if not given; Pillow takes it of 16-bit colours too."""
     values = np.asarray(image)
     if values.min() < 0 or values.max() > 65535:
         raise UnreadableImage("32-bit integers outside 0 to 65535, whose scale is not known: convert it to 8 bits")
-    if values.max() < DEEP and values.min() < values.max():
+    if bits is None and values.max() < DEEP and values.min() < values.max():
         raise UnreadableImage(
-            f"16-bit pixels that all stay below {DEEP}, so that their scale is not known: convert it to 8 bits"
+            f"16-bit pixels that all stay below {DEEP}, so that their scale is not known: set data.bits to the number "
+            "of their bits, or convert it to 8 bits"
         )
-    return Image.fromarray((values >> 8).astype(np.uint8))
+    if bits is not None and values.max() >> bits:
+        raise UnreadableImage(f"a pixel of {values.max()}, which has more than data.bits={bits} bits")
+    return Image.fromarray((values >> (bits or 16) - 8).astype(np.uint8))
 
 
 def unit_interval(image: Image.Image) -> Image.Image:
@@ -77,15 +81,17 @@ class Picture:
     Args:
         content: the file; what its name says of its format makes no difference.
         mode: RGB or L, of the pixels.
+        bits: of a pixel in 16-bit grey, where that is known.
 
     Raises:
         UnreadableImage: with the reason, as does ``pixels``.
     """
 
     size: tuple[int, int]  # width and height, upright
+    brightest = 0  # of the 16-bit pixels that have been read
 
-    def __init__(self, content: bytes, mode: str) -> None:
-        self.mode, self._content = mode, content
+    def __init__(self, content: bytes, mode: str, bits: int | None = None) -> None:
+        self.mode, self.bits, self._content = mode, bits, content
         if not content:
             raise UnreadableImage("the file is empty")
         with reasons():
@@ -94,6 +100,7 @@ class Picture:
             if not self._jpeg:
                 if (frames := getattr(self._image, "n_frames", 1)) > 1:
                     raise UnreadableImage(f"{frames} frames or pages: keep one")
+                self._wide = any(";16" in str(tile[3]) for tile in self._image.tile)
                 self._image.load()  # a PNG may have its orientation behind its pixels
             self._orientation = orientation(self._image)
             self.size = self._image.size[::-1] if self._orientation in SIDEWAYS else self._image.size
@@ -107,9 +114,24 @@ class Picture:
             image.load()
             if image.mode not in READ:
                 raise UnreadableImage(f"pixels of mode {image.mode}")
+            upright = ImageOps.exif_transpose(image) if self._orientation != 1 else image
             read = opaque if image.has_transparency_data else READ[image.mode]
-            seen = read(ImageOps.exif_transpose(image) if self._orientation != 1 else image)
+            if read is sixteen_bits:
+                self.brightest = int(np.asarray(image).max())
+                seen = sixteen_bits(upright, self.bits)
+            else:
+                if not self._jpeg and self._wide:
+                    self._check_colours(image)
+                seen = read(upright)
             return seen.convert(self.mode) if seen.mode != "LAB" else seen.convert("RGB").convert(self.mode)
+
+    def _check_colours(self, image: Image.Image) -> None:
+        """Raise UnreadableImage unless the upper bytes of 16-bit colours, all that Pillow gives, are the picture."""
+        if self.bits not in (None, 16):
+            raise UnreadableImage(f"16-bit colours, for which data.bits={self.bits} does nothing: convert it to 8 bits")
+        self.brightest = int(np.asarray(image.convert("RGB")).max()) * 257
+        if self.bits is None and self.brightest < DEEP:
+            raise UnreadableImage(f"16-bit colours that all stay below {DEEP}: convert it to 8 bits")
 
     def array(self, reduced: int = 1) -> Tensor:
         """The same as uint8 [H, W, C]."""
@@ -153,9 +175,9 @@ def reasons() -> Iterator[None]:
         raise UnreadableImage(re.sub(r" *\(.*\)$", "", str(error)) or type(error).__name__) from error
 
 
-def decode(content: bytes, mode: str) -> Image.Image:
+def decode(content: bytes, mode: str, bits: int | None = None) -> Image.Image:
     """The picture in an image file, upright, in mode RGB or L; raises UnreadableImage."""
-    return Picture(content, mode).pixels()
+    return Picture(content, mode, bits).pixels()
 
 
 def orientation(image: Image.Image) -> int:

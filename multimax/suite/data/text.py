@@ -15,6 +15,7 @@ from typing import Any
 
 from multimax.suite.data.fingerprint import digest
 from multimax.suite.data.hub import load_tables, named
+from multimax.suite.data.left_out import LeftOut, beside
 from multimax.suite.data.lines import LineReader
 from multimax.suite.errors import UserError
 from multimax.suite.files import expanded
@@ -67,6 +68,7 @@ class TextSource(ABC):
 
     name: str
     size: int  # what ``raw`` counts up to
+    beside: LeftOut | None = None  # what stands beside all splits
     unit = ""  # "row " where rows of a table are counted
 
     @abstractmethod
@@ -200,7 +202,7 @@ class PartSource(TextSource):
 
     def __init__(self, whole: TextSource, share: float, last: bool) -> None:
         self.whole, self.share, self.last = whole, share, last
-        self.name, self.size, self.unit = whole.name, whole.size, whole.unit
+        self.name, self.size, self.unit, self.beside = whole.name, whole.size, whole.unit, whole.beside
 
     def fingerprint(self) -> str:
         return f"{self.whole.fingerprint()} {'the last' if self.last else 'without'} {self.share:g}"
@@ -299,7 +301,11 @@ def _open_files(config: TextData) -> dict[str, TextSource]:
         if len(several) > 1:
             raise UserError(f"{place} has several files of the {split} split: {', '.join(p.name for p in several)}")
     _require_splits(config, [split for split, paths in found.items() if paths], place)
-    return {split: FileSource(paths[0], config.text_column) for split, paths in found.items() if paths}
+    read = {split: paths[0] for split, paths in found.items() if paths}
+    sources: dict[str, TextSource] = {split: FileSource(path, config.text_column) for split, path in read.items()}
+    if root.is_dir():
+        sources["train"].beside = beside(root, read.values())
+    return sources
 
 
 def _is_of(names: str, path: Path) -> bool:

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import timedelta
+from typing import TypeVar
 
 import torch
 import torch.distributed as dist
@@ -22,6 +23,7 @@ from multimax.suite.waiting import waiting
 # How long a process waits for the others before it concludes that one of them hangs. It leaves time for a slow
 # evaluation, a slow disk or the preparation of the data.
 TIMEOUT = timedelta(minutes=30)
+T = TypeVar("T")
 LEAVE = 20  # seconds that a failed process has to report its error and exit
 JOIN_TIMEOUT = timedelta(minutes=5)  # for all to start; the launcher notices one that dies before it has joined
 TERMINAL_JOIN_TIMEOUT = timedelta(seconds=50)  # in a terminal of srun, where the other tasks have no shell
@@ -230,6 +232,22 @@ def from_first(numbers: Callable[[], Sequence[int]]) -> list[int]:
         return []
     total = all_reduce({str(i): number for i, number in enumerate(mine or [0.0] * count)})
     return [int(number) for number in total.values()]
+
+
+def by_first(work: Callable[[], T]) -> T | None:
+    """What ``work`` gives in the first process; None in the others, which wait for it.
+
+    A UserError of the first is its alone to explain: the others raise one without a message.
+    """
+    done, failed = None, None
+    if rank() == 0:
+        try:
+            done = work()
+        except UserError as error:
+            failed = error
+    if all_reduce({"": float(failed is not None)})[""]:
+        raise failed or UserError()
+    return done
 
 
 def all_gather(rows: torch.Tensor) -> torch.Tensor:

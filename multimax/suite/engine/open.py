@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -14,8 +14,10 @@ from torch import nn
 from multimax.suite.composition import readable_overrides, typed
 from multimax.suite.config import NUMERICS
 from multimax.suite.engine import checkpoint, distributed, precision
+from multimax.suite.engine.provenance import changes_since
 from multimax.suite.errors import UserError
 from multimax.suite.overrides import merge
+from multimax.suite.plugins import sources
 from multimax.suite.runs import Run
 
 logger = logging.getLogger(__name__)
@@ -56,7 +58,10 @@ class OpenRun:
             raise UserError(f"{self.path} is a run of task={task}: this needs one of task={self.needs}")
         overrides = readable_overrides(self.overrides)
         merge(composed, overrides)
-        return typed(composed, overrides=overrides)
+        config = typed(composed, overrides=overrides)
+        for line in changes_since(self.run, sources(asdict(config))):
+            logger.warning(line)
+        return config
 
     @cached_property
     def checkpoints(self) -> list[Path]:

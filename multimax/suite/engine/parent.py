@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from multimax.suite.config import Parent, RunConfig
 from multimax.suite.data.fingerprint import difference, digest
 from multimax.suite.engine import checkpoint
+from multimax.suite.engine.provenance import changes_since
 from multimax.suite.errors import UserError
 from multimax.suite.files import expanded
 from multimax.suite.identity import changes
@@ -28,6 +29,7 @@ MAY_CHANGE = {  # in a run that extends another
     *(f"optimizer.{name}" for name in ("learning_rate", "beta1", "beta2", "epsilon", "weight_decay", "clip_norm")),
 }
 HYPERPARAMETERS = ("lr", "initial_lr", "betas", "eps", "weight_decay")
+WRAPPERS = ("module.", "_orig_mod.")  # of DistributedDataParallel and of torch.compile
 SITES = {"reweight", "attn_scale", "feat_scale"}
 
 
@@ -120,6 +122,15 @@ def read(path: Path) -> dict[str, Tensor]:
     return state
 
 
+def without_wrappers(state: dict[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
+    """The same without what DDP and torch.compile put before all names, and a line that says so."""
+    found = ""
+    while prefix := next((one for one in WRAPPERS if state and all(key.startswith(one) for key in state)), None):
+        state = {key.removeprefix(prefix): value for key, value in state.items()}
+        found += prefix
+    return state, [f"taken without {found} before the names"] if found else []
+
+
 @torch.no_grad()
 def initialise(model: nn.Module, task: Task) -> list[str]:
     """Put the weights of ``init_from`` into a fresh model; returns lines that say what was done.
@@ -132,9 +143,13 @@ def initialise(model: nn.Module, task: Task) -> list[str]:
     name = config.init_from
     assert name is not None
     path, run = locate(name)
-    state = read(path)
-    adapt = getattr(model, "adapted", None)
-    adapted, said = adapt(state) if adapt else (state, [])
+    state, said = without_wrappers(read(path))
+    if run is not None:
+        said += changes_since(run)
+    adapted = state
+    if adapt := getattr(model, "adapted", None):
+        adapted, resampled = adapt(state)
+        said += resampled
     own = {key: value for key, value in model.state_dict().items() if not key.endswith("_extra_state")}
     vocabulary = adapted.pop("_extra_state", None)
     if run is not None:
@@ -148,6 +163,12 @@ def initialise(model: nn.Module, task: Task) -> list[str]:
 
     heads = {key for key in {*own, *adapted} if key.startswith(getattr(model, "of_classes", ()))}
     same = run is None or run.data is None or task.same_outputs(run.data)
+    if run is not None and run.data is not None and (order := task.output_order(run.data)):
+        for key in heads & adapted.keys():
+            if adapted[key].shape[:1] == (len(order),):
+                adapted[key] = adapted[key][order]
+        said.append(f"put into the order of the classes here, which is another: {listed(heads & adapted.keys())}")
+        same = True
     if vocabulary is not None and (fingerprint := getattr(model, "fingerprint", None)) is not None:
         same = same and torch.equal(vocabulary.cpu(), fingerprint.cpu())
     redrawn = set() if same and heads <= fit else heads

@@ -1,12 +1,15 @@
-"""Where numbers come from: the revision of the code, and the machine. Needs only torch."""
+"""Where numbers come from: the revision of the code, and the machine."""
 
 import os
 import platform
 import subprocess
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
+
+from multimax.suite.runs import Run
 
 REVISION = "REVISION"
 """File in a copy of the package that holds the revision that was copied."""
@@ -21,6 +24,24 @@ def revision() -> str | None:
         return git("rev-parse", "HEAD") + ("-dirty" if git("status", "--porcelain", "--untracked-files=no") else "")
     except (OSError, subprocess.CalledProcessError):
         return None
+
+
+def changes_since(run: Run, plugins: Mapping[str, str] | None = None) -> list[str]:
+    """Lines on how the code, and that of ``plugins``, differs from that which trained a run, as far as it is known."""
+    start = (run.starts or [{}])[-1]
+    then = {"revision": run.revision, "plugins": start.get("plugins", run.summary.get("plugins", {}))}
+    return code_changes(then, {"revision": revision(), "plugins": plugins or {}}, f"{run.path} was trained")
+
+
+def code_changes(then: Mapping[str, Any], now: Mapping[str, Any], since: str) -> list[str]:
+    """A line for the project's code, and one for that of plugins, where it is known to have changed."""
+    said = []
+    if then["revision"] is not None and then["revision"] != now["revision"]:
+        said.append(f"the code has changed since {since}: it was {then['revision']}, now {now['revision']}")
+    before = then.get("plugins", {})
+    if changed := [name for name, digest in now.get("plugins", {}).items() if before.get(name, digest) != digest]:
+        said.append(f"the code of {', '.join(changed)} has changed since {since}")
+    return said
 
 
 def git(*arguments: str) -> str:

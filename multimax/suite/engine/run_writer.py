@@ -16,7 +16,7 @@ from multimax.suite.config import NUMERICS, RunConfig
 from multimax.suite.data.fingerprint import Fingerprint
 from multimax.suite.engine import checkpoint
 from multimax.suite.engine.console import say
-from multimax.suite.engine.provenance import environment, revision
+from multimax.suite.engine.provenance import code_changes, environment, revision
 from multimax.suite.errors import UserError
 from multimax.suite.files import flush_to_disk, write_atomic, write_lines, writing
 from multimax.suite.identity import changes, digest
@@ -24,6 +24,11 @@ from multimax.suite.plugins import sources
 from multimax.suite.runs import Run
 from multimax.suite.waiting import waiting
 
+FACTS = {
+    *("metrics", "metric", "config_hash", "revision", "plugins", "command", "steps", "processes", "skipped_steps"),
+    *("parameters", "throughput", "peak_memory_bytes", "environment", "finished"),
+}
+"""The names in ``summary.json`` that are not the task's."""
 LOCK_WAIT = 120  # seconds until a network file system notices that a machine is gone
 
 
@@ -123,20 +128,16 @@ class RunWriter:
             return
         write_lines(self.metrics, [r for r in self.run.metrics if r["step"] <= step and step > 0])
         starts = self.run.starts
-        code = sources(asdict(self.config))
         start = {
             "step": step,
             "command": self.command,
             "revision": revision(),
-            "plugins": code,
+            "plugins": sources(asdict(self.config)),
             "time": now(),
             "environment": environment(),
         }
-        if starts and starts[-1]["revision"] != start["revision"]:
-            say(f"the code has changed since the last start: it was {starts[-1]['revision']}, now {start['revision']}")
-        before = starts[-1].get("plugins", {}) if starts else code
-        if changed := [name for name, digest in code.items() if before.get(name) != digest]:
-            say(f"the code of {', '.join(changed)} has changed since the last start")
+        for line in code_changes(starts[-1], start, "the last start") if starts else ():
+            say(line)
         write_lines(self.starts, [*starts, start])
 
     def say(self, line: str) -> None:
@@ -158,12 +159,16 @@ class RunWriter:
                 with writing(path):
                     flush_to_disk(path)
 
-    def finish(self, metrics: Mapping[str, float], **facts: Any) -> None:
-        """Write ``summary.json``: the final metrics and where they come from."""
+    def finish(self, metrics: Mapping[str, float], of_task: Mapping[str, Any] | None = None, **facts: Any) -> None:
+        """Write ``summary.json``: the final metrics and where they come from, and what the task adds.
+
+        What a task adds was JSON before training; what is none by now is kept as text.
+        """
         if not self.active:
             return
         starts = self.run.starts
         summary = {
+            **{str(name): as_json(value) for name, value in (of_task or {}).items()},
             "metrics": metrics,
             "config_hash": self.digest,
             # More than one if the code changed between the starts of the run.
@@ -184,6 +189,15 @@ def check_same_configuration(run: Run, config: RunConfig) -> None:
             f"{run.path} holds a run of another configuration ({'; '.join(changed[:3])}{more}): "
             "choose another run_dir, or leave run_dir out"
         )
+
+
+def as_json(value: Any) -> Any:
+    """The value, or its text where it cannot be written."""
+    try:
+        json.dumps(value)
+    except (TypeError, ValueError):
+        return str(value)
+    return value
 
 
 def now() -> str:

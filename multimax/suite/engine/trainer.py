@@ -26,12 +26,13 @@ from multimax.suite.engine.observation import Observer, observe
 from multimax.suite.engine.optimization import create_schedule
 from multimax.suite.engine.optimizers import create_optimizer, load_state, scored_weights, set_weights
 from multimax.suite.engine.pace import Pace
-from multimax.suite.engine.run_writer import RunWriter
+from multimax.suite.engine.provenance import changes_since
+from multimax.suite.engine.run_writer import FACTS, RunWriter
 from multimax.suite.engine.signals import StopSignals
 from multimax.suite.errors import Diverged, Interrupted
 from multimax.suite.models.sites import count_parameters
 from multimax.suite.tasks import Task
-from multimax.suite.tasks.base import Shard, require_metric
+from multimax.suite.tasks.base import Shard, require_metric, require_summary
 
 Evaluate = Callable[[nn.Module, torch.device, Shard], dict[str, float] | None]
 REMEDY = "In a new run, lower optimizer.learning_rate, lengthen the warm-up or set optimizer.clip_norm"
@@ -109,8 +110,8 @@ class Trainer:
         steps in a row had a loss or a gradient that is not finite, with a checkpoint of the weights from before them.
         """
         with self.signals:
-            for found in self.task.left_out:
-                self.writer.say(str(found))
+            # In one process alone: to look for what cannot be read may mean to decode thousands of images.
+            distributed.by_first(self.say_what_is_left_out)
             self.writer.open(self.task.fingerprint)
             self.restore()
             self.announce()
@@ -120,6 +121,11 @@ class Trainer:
                 if not self.progress.validation:  # a run of no steps
                     self.validate()
                 return self.finish()
+
+    def say_what_is_left_out(self) -> None:
+        for found in self.task.left_out:
+            self.writer.say(str(found))
+        require_summary(self.task, FACTS)
 
     def train(self) -> None:
         config = self.config.training
@@ -337,11 +343,13 @@ class Trainer:
         elif self.config.extends is not None:
             if self.writer.active:
                 parent.check_data(self.config, self.writer.run)
-            _, last = parent.extended(self.config.extends)
+            run, last = parent.extended(self.config.extends)
             state = self.take_up(last)
             load_state(self.optimizer, parent.keep_hyperparameters(self.optimizer, state["optimizer"]))
             self.progress.best, self.progress.validation = None, {}
             self.writer.say(f"continuing from {last}")
+            for line in changes_since(run):
+                self.writer.say(line)
         self.writer.start(self.step)
 
     def take_up(self, found: Path) -> dict[str, Any]:
@@ -384,6 +392,7 @@ class Trainer:
         rate, memory = self.progress.weight / seconds, peak_memory(self.device)
         self.writer.finish(
             metrics,
+            self.task.summary() if self.writer.active else {},
             metric=self.task.metric,
             steps=self.step,
             processes=self.shard.world,
@@ -392,7 +401,6 @@ class Trainer:
             # Evaluation and checkpoints are in the time, the test at the end is not.
             throughput={"seconds": seconds, f"{self.task.unit}_per_second": rate},
             peak_memory_bytes=memory,
-            **self.task.summary(),
         )
         self.writer.say(f"finished: {format_metrics(metrics)}")
         self.writer.say(f"{rate:.4g} {self.task.unit} per second, peak memory {memory / 2**20:.0f} MiB")

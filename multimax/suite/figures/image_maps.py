@@ -99,7 +99,7 @@ def read_image(path: Path, data: ImageData) -> tuple[Tensor, str]:
     Raises UserError if the file is not an image.
     """
     try:
-        pixels, _ = EvalTransform(data)(Picture(path.read_bytes(), data.mode))
+        pixels, _ = EvalTransform(data)(Picture(path.read_bytes(), data.mode, data.bits))
     except (OSError, UnreadableImage) as error:
         raise UserError(f"--image {path} cannot be read: {error}") from None
     batch = Normalise(data)(ImageBatch(pixels[None], torch.zeros(1), []), torch.device("cpu"))

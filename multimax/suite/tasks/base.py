@@ -1,5 +1,6 @@
 """The interface between a task and the engine."""
 
+import json
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -65,6 +66,13 @@ class Task(ABC):
             return False
         return True
 
+    def output_order(self, trained: Fingerprint) -> list[int] | None:
+        """Of each output, its place in a model for data of fingerprint ``trained`` that have them in another order.
+
+        None if they have them in this one, or others.
+        """
+        return None
+
     @abstractmethod
     def build_model(self) -> nn.Module:
         """A model with fresh parameters, drawn from torch's generator."""
@@ -125,8 +133,19 @@ class Task(ABC):
         """The global batch of ``step``, to find it again: the indices of its examples, or of its first tokens."""
         return []
 
+    def scored_left_out(self) -> list[LeftOut]:
+        """What is left out of the data that ``evaluate`` scores, or replaced in them."""
+        return self.left_out
+
+    def signatures(self) -> dict[str, str]:
+        """How metrics are computed, by their names, where there are several ways."""
+        return {}
+
     def summary(self) -> dict[str, Any]:
-        """Further entries of a run's summary, such as what was left out of the data."""
+        """Further entries of a run's summary, such as what was left out of the data: values of JSON.
+
+        Called before training too, to see that they can be written.
+        """
         return {}
 
 
@@ -137,6 +156,20 @@ def require_metric(task: Task, metrics: dict[str, float]) -> None:
     for name, value in metrics.items():
         if not isinstance(value, int | float):
             raise UserError(f"task={task.config.task}: metrics() gives {name} as {type(value).__name__}, not a number")
+
+
+def require_summary(task: Task, reserved: Iterable[str]) -> None:
+    """Raise UserError unless ``summary()`` of a task, perhaps the user's own, can be written beside ``reserved``."""
+    found: Any = task.summary()
+    if not isinstance(found, dict):
+        raise UserError(f"task={task.config.task}: summary() gives {type(found).__name__}, not a dict")
+    for name, value in found.items():
+        if not isinstance(name, str) or name in reserved:
+            raise UserError(f"task={task.config.task}: summary() has {name!r}, which is no name that is free there")
+        try:
+            json.dumps(value)
+        except (TypeError, ValueError) as error:
+            raise UserError(f"task={task.config.task}: summary() has {name}, which is no JSON: {error}") from None
 
 
 def require_same(here: Fingerprint, trained: Fingerprint, names: Iterable[str]) -> None:

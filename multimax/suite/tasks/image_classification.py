@@ -15,8 +15,10 @@ from multimax.suite.config import RunConfig
 from multimax.suite.data.augment import ImageBatch, Normalise, create_mix
 from multimax.suite.data.fingerprint import Fingerprint
 from multimax.suite.data.image_dataset import ImageDataset
+from multimax.suite.data.image_sources import ImageSource
 from multimax.suite.data.images import (
     ImageData,
+    check_bits,
     empty_classes,
     fingerprint,
     held_out,
@@ -84,11 +86,11 @@ class Config(RunConfig):
 
     def readers(self) -> Iterator[tuple[str, bool, tuple[str, ...]]]:
         yield from super().readers()
-        data = self.data
-        of_files = ("root", "hub", "where", "cache_dir", "train_split", "eval_split", "image_column", "label_column")
+        data, hub = self.data, ("hub", "hub_config")
+        of_files = ("root", "where", "cache_dir", "train_split", "eval_split", "image_column", "label_column", *hub)
         yield "data.source=files", data.source == "files", tuple(f"data.{name}" for name in of_files)
         yield "data.held_out", data.held_out > 0, ("data.held_out_seed",)
-        yield "data.root=null", data.root is None, ("data.hub",)
+        yield "data.root=null", data.root is None, tuple(f"data.{name}" for name in hub)
         yield "data.mixup or data.cutmix", data.mixup > 0 or data.cutmix > 0, ("data.mix_group",)
         yield from self.unread("model")
         yield "data.auto_augment=null", data.auto_augment is None, ("data.color_jitter",)
@@ -145,6 +147,7 @@ class ImageClassification(Task):
         train_images, val_images = open_images(config.data)
         self.train_dataset = ImageDataset(train_images, config.data, training=True)
         self.val_dataset = ImageDataset(val_images, config.data, training=False)
+        self.val_dataset.order_classes(train_images.classes)
         self.normalise = Normalise(config.data)
         self.mix = create_mix(replace(config.data, num_classes=len(train_images.classes)))
         repeats, groups = config.data.repeated_augmentation, config.groups
@@ -157,16 +160,26 @@ class ImageClassification(Task):
 
     @cached_property
     def left_out(self) -> list[LeftOut]:  # type: ignore[override]  # decoding images takes seconds
-        sources = {"training": self.train_dataset.source, "validation": self.val_dataset.source}
+        train, val = self.train_dataset.source, self.val_dataset.source
+        apart = [held_out(train)] if self.config.data.held_out else []
+        around = [train.beside] if train.beside else []
+        found = checked([*apart, *around], self.config.data.max_left_out)
+        return [*found, *self.look_at({"training": train, "validation": val})]
+
+    def scored_left_out(self) -> list[LeftOut]:
+        return self.look_at({"scored": self.val_dataset.source})
+
+    def look_at(self, sources: dict[str, ImageSource]) -> list[LeftOut]:
+        """What is left out of sources. Raises UserError if it is too much, or if the scale of pixels is not known."""
         files = [
             LeftOut(f"files among the {split} images", len(source) + source.other_files.total(), source.other_files)
             for split, source in sources.items()
         ]
         empty = [empty_classes(source, split) for split, source in sources.items()]
         unseen = [not_decoded(source, split) for split, source in sources.items()]
-        broken = [unreadable(source, split) for split, source in sources.items()]
-        apart = [held_out(self.train_dataset.source)] if self.config.data.held_out else []
-        return checked([*apart, *files, *empty, *unseen, *broken], self.config.data.max_left_out)
+        broken, brightest = zip(*(unreadable(source, split) for split, source in sources.items()), strict=True)
+        check_bits(self.config.data, max(brightest))
+        return checked([*files, *empty, *unseen, *broken], self.config.data.max_left_out)
 
     def match(self, trained: Fingerprint) -> None:
         here, there = self.val_dataset.source.classes, trained.get("classes", self.val_dataset.source.classes)
@@ -175,7 +188,13 @@ class ImageClassification(Task):
             dataset.order_classes(list(there))
 
     def same_outputs(self, trained: Fingerprint) -> bool:
-        return trained.get("classes") == self.val_dataset.source.classes
+        return trained.get("classes") == self.val_dataset.classes
+
+    def output_order(self, trained: Fingerprint) -> list[int] | None:
+        here, there = self.val_dataset.classes, trained.get("classes")
+        if not isinstance(there, list) or here == there or sorted(here) != sorted(there):
+            return None
+        return [there.index(name) for name in here]
 
     def build_model(self) -> ImageClassifier:
         return build_model(self.config, len(self.val_dataset.classes))

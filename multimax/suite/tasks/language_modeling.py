@@ -138,7 +138,8 @@ class LanguageModeling(Task):
             self.segments = Blocks(len(self.train_ids), batch_size, model.segment_length, config.seed)
             self.context = f"ctx{model.eval_context}"
         self.steps_per_epoch = self.segments.steps_per_epoch
-        found = [self.segments.left_out, *self.corpus.left_out(self.used)]
+        around = [self.corpus.beside] if self.corpus.beside else []
+        found = [*around, self.segments.left_out, *self.corpus.left_out(self.used)]
         if config.data.held_out:
             apart = len(self.corpus.splits["validation"])
             reason = {"they are scored in the place of a validation text": apart}
@@ -279,6 +280,9 @@ class LanguageModeling(Task):
 
     def examples(self, step: int) -> list[int]:
         return self.segments.starts(step)
+
+    def scored_left_out(self) -> list[LeftOut]:
+        return checked(self.corpus.left_out([self.config.data.eval_split]), self.config.data.max_left_out)
 
     def summary(self) -> dict[str, Any]:
         return {

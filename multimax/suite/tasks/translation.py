@@ -27,7 +27,7 @@ from multimax.suite.data.bitext import TranslationData, open_bitext
 from multimax.suite.data.dictionary import PAD
 from multimax.suite.data.fingerprint import Fingerprint
 from multimax.suite.data.languages import bleu_tokenizer
-from multimax.suite.data.left_out import checked, record
+from multimax.suite.data.left_out import LeftOut, checked, record
 from multimax.suite.data.segments import IGNORED
 from multimax.suite.data.token_batches import TokenBatches, TranslationBatch, collate, cut_by_tokens, eval_batches
 from multimax.suite.decoding import Search
@@ -289,10 +289,17 @@ class Translation(Task):
     def examples(self, step: int) -> list[int]:
         return self.batches.batch(step).tolist()
 
+    def scored_left_out(self) -> list[LeftOut]:
+        data = self.config.data
+        return checked(self.bitext.left_out([data.eval_split], training=False), data.max_left_out)
+
+    def signatures(self) -> dict[str, str]:
+        return {bleu.name: bleu.signature() for bleu in (self.bleu, self.sacrebleu)}
+
     def summary(self) -> dict[str, Any]:
         bitext = self.bitext
         return {
-            "signatures": {bleu.name: bleu.signature() for bleu in (self.bleu, self.sacrebleu)},
+            "signatures": self.signatures(),
             "vocabulary": {"source": len(bitext.source_dictionary), "target": len(bitext.target_dictionary)},
             "data": bitext.description,
             "preparation": bitext.preparation,

@@ -3,14 +3,17 @@
 import io
 import struct
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from multimax.suite.data.image_sources import ImageSource
+from multimax.suite.data.images import ImageData, check_bits, unreadable
 from multimax.suite.data.pixels import READ, Picture, UnreadableImage, decode
+from multimax.suite.errors import UserError
 from tests.suite.data.accepted import Refused, Row, assert_documented
 
 COLOURS = np.arange(4 * 6 * 3, dtype=np.uint8).reshape(4, 6, 3) * 3
@@ -26,6 +29,44 @@ WHITE_CORNER = COLOURS.copy()
 WHITE_CORNER[3, 5] = 255
 CLEAR_PALETTE = np.where((np.asarray(PALETTE) == np.asarray(PALETTE)[3, 5])[..., None], 255, PALETTE.convert("RGB"))
 UPRIGHT = np.rot90(COLOURS, -1)
+
+
+class WithBits(NamedTuple):
+    """A file of a data set for which data.bits is given."""
+
+    content: bytes
+    bits: int | None
+
+
+class OneImage(ImageSource):
+    mode, classes = "RGB", ["a"]
+
+    def __init__(self, given: bytes | WithBits) -> None:
+        self.content, self.bits = given if isinstance(given, WithBits) else (given, None)
+
+    def __len__(self) -> int:
+        return 1
+
+    def label(self, index: int) -> int:
+        return 0
+
+    def name(self, index: int) -> str:
+        return "one"
+
+    def encoded(self, index: int) -> bytes:
+        return self.content
+
+    def listing(self) -> Iterator[bytes]:
+        yield b"one"
+
+
+def read(given: bytes | WithBits, mode: str) -> Image.Image:
+    """As a data set of this image alone is read, with a look at it before."""
+    source = OneImage(given)
+    source.mode = mode
+    if isinstance(given, WithBits):
+        check_bits(ImageData("one", "files", None, 8, bits=source.bits), unreadable(source, "training")[1])
+    return source.load(0)
 
 
 class Near(NamedTuple):
@@ -85,6 +126,7 @@ def float_tiff(values: np.ndarray) -> bytes:
 
 AS_IS, COMPOSED = "right", "right: what is seen on white paper"
 DEPTH = "right: scaled by the range of the format, never by what one picture holds"
+UNSAID = "refused: set `data.bits` to their number, or convert it to 8 bits"
 UNKNOWN = "refused: the scale is not known, convert it to 8 bits"
 JPEG = saved(COLOURS, "JPEG")
 IMAGES = [
@@ -139,7 +181,30 @@ IMAGES = [
         saved(Image.open(io.BytesIO(JPEG)), "MPO", save_all=True, append_images=[Image.fromarray(COLOURS)]),
         Near(COLOURS, 40),
     ),
-    Row("8 or 12 bits in a 16-bit file", UNKNOWN, saved(GREY.astype(np.uint16), "PNG"), Refused("stay below 4096")),
+    Row(
+        "fewer bits in 16-bit grey, where `data.bits` says how many",
+        DEPTH,
+        WithBits(saved(GREY.astype(np.uint16) * 64, "PNG"), 14),
+        GREY3,
+    ),
+    Row(
+        "8 or 12 bits in a 16-bit file",
+        UNSAID,
+        saved(GREY.astype(np.uint16), "PNG"),
+        Refused("stay below 4096.* data.bits"),
+    ),
+    Row(
+        "8 or 12 bits in 16-bit colours",
+        UNKNOWN,
+        png(16, 2, COLOURS.astype(np.uint16)),
+        Refused("stay below 4096"),
+    ),
+    Row(
+        "14 bits in 16-bit files, where all that are looked at before training stay below 16384",
+        UNSAID,
+        WithBits(saved(GREY.astype(np.uint16) * 64, "PNG"), None),
+        Refused("brightest pixel of the 16-bit images is 14720, .* set data.bits=14"),
+    ),
     Row(
         "larger or negative integers",
         UNKNOWN,
@@ -174,14 +239,14 @@ IMAGES = [
 def test_pixels_are_right_or_refused(row):
     if isinstance(row.expected, Refused):
         for mode in ("RGB", "L"):
-            with pytest.raises(UnreadableImage, match=row.expected) as raised:
-                decode(row.given, mode)
+            with pytest.raises((UnreadableImage, UserError), match=row.expected) as raised:
+                read(row.given, mode)
             assert len(str(raised.value).splitlines()) == 1
         return
-    found = np.asarray(decode(row.given, "RGB"))
+    found = np.asarray(read(row.given, "RGB"))
     expected, tolerance = row.expected if isinstance(row.expected, Near) else (row.expected, 0)
     assert np.abs(found.astype(int) - expected).max() <= tolerance
-    grey = np.asarray(decode(row.given, "L"))
+    grey = np.asarray(read(row.given, "L"))
     assert grey.shape == found.shape[:2]
     assert np.abs(grey.astype(int) - np.asarray(Image.fromarray(found).convert("L"))).max() <= 1
 
@@ -224,7 +289,7 @@ def test_every_mode_of_pillow_is_read_or_refused(mode):
     assert len(np.unique(np.asarray(seen))) > 1
 
 
-@pytest.mark.parametrize("row", IMAGES, ids=lambda row: row.what)
+@pytest.mark.parametrize("row", [row for row in IMAGES if isinstance(row.given, bytes)], ids=lambda row: row.what)
 def test_the_array_of_a_picture_is_its_pixels(row):
     for mode in ("RGB", "L"):
         if isinstance(row.expected, Refused):

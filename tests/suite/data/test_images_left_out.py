@@ -1,5 +1,6 @@
 """What stands beside images in a folder, and images that cannot be read, are counted; labels and caches are checked."""
 
+import json
 import os
 from dataclasses import replace
 from pathlib import Path
@@ -9,8 +10,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from multimax.suite import cli
 from multimax.suite.composition import compose_configuration, typed
 from multimax.suite.data.images import ImageData, open_images
+from multimax.suite.engine.run_writer import RunWriter
+from multimax.suite.engine.trainer import Trainer
 from multimax.suite.errors import UserError
 from multimax.suite.tasks import task_module
 from multimax.suite.tasks.base import Shard
@@ -128,7 +132,7 @@ def test_digits_serve_a_model_of_colours():
 
 
 def test_a_class_that_a_table_names_and_has_no_row_of_is_said(tmp_path):
-    found, _ = task(shards(tmp_path, [0] * 8)).left_out
+    found, _ = task(shards(tmp_path / "pets", [0] * 8)).left_out
     assert not found.limited
     assert str(found).startswith("1 of 2 classes of the training images are empty, because: no image of dog (1)")
 
@@ -146,3 +150,65 @@ def test_too_many_unreadable_images_end_a_run_that_had_not_looked_at_all(tmp_pat
     with pytest.raises(UserError, match=r"3 of 40 images cannot be read, the last is .*\.png: .*max_left_out=0\.05"):
         for _ in opened.train_batches(0, Shard()):
             pass
+
+
+def test_what_stands_beside_the_splits_is_said(tmp_path):
+    root = folders(tmp_path / "pets")
+    for name in ("extra", ".cache"):
+        (root / name).mkdir()
+    (root / "labels.csv").touch()
+    assert [str(one) for one in task(root).left_out] == [
+        f"3 of 5 files and folders in {root} are left out, because: of no split that is read (2); hidden (1); the "
+        "first is extra"
+    ]
+
+
+def deep(root: Path, brightest: int, count: int = 2) -> Path:
+    """Images in 16-bit grey, the first of each class with a pixel of this value."""
+    for path in folders(root, count).rglob("*.png"):
+        values = np.random.default_rng(0).integers(0, 4999, (12, 12)).astype(np.uint16)
+        values[0, 0] = brightest if path.stem == "0" else 5000
+        Image.fromarray(values).save(path)
+    return root
+
+
+@pytest.mark.parametrize(("brightest", "bits"), [(255, 8), (4000, 12), (16000, 14)])
+def test_images_of_fewer_bits_in_16_are_asked_about(tmp_path, brightest, bits):
+    root = tmp_path / "pets"
+    for path in deep(root, 0).rglob("*.png"):
+        Image.fromarray(np.linspace(0, brightest, 144).reshape(12, 12).astype(np.uint16)).save(path)
+    said = f"the brightest pixel of the 16-bit images is {brightest}, .* data.bits={bits} if .* or data.bits=16"
+    with pytest.raises(UserError, match=said):
+        task(root).left_out  # noqa: B018
+    with pytest.raises(UserError, match=said):
+        task(root).scored_left_out()
+    for given in (bits, 16):
+        assert task(root, f"data.bits={given}").left_out == []
+    assert (np.asarray(open_images(replace(CONFIG, root=str(root), bits=bits))[0].load(0)) > 245).any()
+
+
+def test_one_bright_image_is_enough(tmp_path):
+    assert task(deep(tmp_path / "pets", 20000)).left_out == []
+    assert [one.reasons for one in task(deep(tmp_path / "more", 20000), "data.bits=14").left_out] == [
+        {"a pixel of 20000, which has more than data.bits=14 bits": 2}
+    ] * 2
+
+
+def test_evaluation_says_what_is_left_out_of_what_it_scores_and_of_nothing_else(tmp_path, monkeypatch, capsys):
+    run, data = tmp_path / "run", folders(tmp_path / "pets")
+    opened = task(data, f"run_dir={run}", "training.epochs=null", "training.steps=1", "model.depth=1")
+    Trainer(opened, RunWriter(run, opened.config)).run()
+    for path in (data / "train").rglob("*.png"):
+        path.write_bytes(b"no image")
+    (data / "val" / "cat" / "notes.txt").touch()
+    (data / "val" / "cat" / "0.png").write_bytes(b"no image")
+    capsys.readouterr()
+    monkeypatch.setattr("sys.argv", ["evaluate.py", str(run)])
+    cli.evaluate()
+    printed, said = capsys.readouterr()
+    assert json.loads(printed)["images"] == 19
+    assert said.splitlines()[:2] == [
+        "1 of 21 files among the scored images are left out, because: suffix .txt (1)",
+        "1 of 20 scored images cannot be read, because: not an image in a format that Pillow knows (1); the first is "
+        f"{data / 'val' / 'cat' / '0.png'}",
+    ]

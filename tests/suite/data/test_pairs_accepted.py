@@ -167,7 +167,7 @@ def config(root: Path, row: Row) -> TranslationData:
     for name, text in content.items():
         (root / name).write_bytes(text)
     keys = {"tokenize": False, "lowercase": False, "bpe_merges": None, **keys}
-    return TranslationData(name="pairs", source="files", root=str(root), cache_dir=str(root / "cache"), **keys)
+    return TranslationData(name="pairs", source="files", root=str(root), cache_dir=f"{root}-cache", **keys)
 
 
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: row.what)
@@ -195,6 +195,20 @@ def test_pairs_are_right_or_refused(row, tmp_path):
                 assert bitext.target_dictionary.decode(train.targets[i]).split() == en
         lines = [str(one) for one in found]
         assert not lines if said is None else any(re.search(said, line) for line in lines), lines
+
+
+def test_what_else_is_in_the_folder_and_what_is_held_out_is_said(tmp_path):
+    content, _ = files((DE * 4, EN * 4), valid=(DE, EN))
+    del content["valid.de"], content["test.en"]
+    names = ["train2.de", "train.fr", "notes.txt", "test_2017.de", "test_2017.en"]
+    content |= dict.fromkeys(names, content["valid.en"])
+    data = config(tmp_path, Row("", "", (content, {"validation_every": 4, "test_split": "test_2017"}), None))
+    for _ in range(2):
+        assert [str(one) for one in checked(open_bitext(data).left_out(("train", "validation")), 0.5)] == [
+            f"5 of 9 files and folders in {tmp_path} are left out, because: of no split that is read (2); the other "
+            "language is absent (2); of another language (1); the first is notes.txt",
+            "3 of 12 training pairs are held out, because: they are scored in the place of validation pairs (3)",
+        ]
 
 
 def test_what_is_translated_is_read_as_the_text_was(tmp_path):

@@ -1,6 +1,7 @@
 """Labelled images in layouts that others have: columns and splits of other names, no validation split."""
 
 import io
+import re
 from dataclasses import replace
 
 import datasets
@@ -59,6 +60,20 @@ TABLES = {
     "bytes and whole numbers": (raw(jpg=PICTURES, label=[label + 5 for label in LABELS]), ["5", "6", "7"]),
     "structs and text": (raw(image=pa.array(STRUCTS, BYTES), target=["xyz"[i] for i in LABELS]), ["x", "y", "z"]),
 }
+
+
+IN_ORDER, REORDERED, OTHERS = ["bird", "cat", "dog"], ["dog", "bird", "cat"], ["bird", "cat", "fish"]
+
+
+def labelled(kind: str, names: list[str]) -> datasets.Dataset | pa.Table:
+    """The pictures with the classes of LABELS, in one of the ways that tables have labels."""
+    classes = [IN_ORDER[label] for label in LABELS]
+    if kind == "names":
+        numbers = [names.index(name) if name in names else 2 for name in classes]
+        features = {"image": datasets.Image(), "label": datasets.ClassLabel(names=names)}
+        return table({"image": STRUCTS, "label": numbers}, features)
+    column = pa.array(classes).dictionary_encode() if kind == "text, encoded" else classes if kind == "text" else LABELS
+    return raw(image=pa.array(STRUCTS, BYTES), label=column)
 
 
 def write(root, splits):
@@ -173,3 +188,114 @@ def test_what_is_held_out_is_said_and_the_number_of_classes_is_that_of_the_data(
         open_images(replace(CONFIG, root=str(tmp_path / "coco"), held_out=0.5))
     with pytest.raises(UserError, match=r"data\.label_column is of tables"):
         open_images(replace(CONFIG, root=str(tmp_path), label_column="label"))
+
+
+@pytest.mark.parametrize("where", ["split", "shard", "split of the hub"])
+@pytest.mark.parametrize("names", [IN_ORDER, REORDERED, OTHERS], ids=["same", "reordered", "others"])
+def test_labels_of_each_file_mean_what_its_own_names_say(tmp_path, monkeypatch, where, names):
+    """datasets gives the names of the first file to all."""
+    first, second = labelled("names", IN_ORDER), labelled("names", names)
+    if where == "split of the hub":
+        tables = datasets.DatasetDict(train=first, validation=second)
+        monkeypatch.setattr(datasets, "load_dataset", lambda path, **options: tables)
+        config = replace(CONFIG, hub="somebody/pets")
+    elif where == "split":
+        config = write(tmp_path / "pets", {"train": first, "validation": second})
+    else:
+        shards = {"train-00000-of-00002": first, "train-00001-of-00002": second, "validation": second}
+        config = write(tmp_path / "pets", shards)
+    if names is OTHERS:
+        with pytest.raises(UserError, match=r"has other classes than .*: dog, fish are in one of them alone"):
+            open_images(config)
+        return
+    train, val = open_images(config)
+    for source in (train, val):
+        found = [source.classes[source.label(i)] for i in range(len(source))]
+        assert found == [IN_ORDER[label] for label in LABELS] * (len(source) // len(LABELS))
+    assert train.classes == val.classes
+
+
+@pytest.mark.parametrize(
+    ("train", "val"),
+    [("text", "text, encoded"), ("names", "numbers"), ("numbers", "names"), ("names", "text"), ("text", "names")],
+)
+def test_labels_of_other_kinds_are_the_same_text_or_refused(tmp_path, train, val):
+    config = write(tmp_path / "pets", {"train": labelled(train, IN_ORDER), "validation": labelled(val, IN_ORDER)})
+    if val == "text, encoded":
+        sources = open_images(config)
+        assert [[source.classes[source.label(i)] for i in range(3)] for source in sources] == [IN_ORDER] * 2
+    else:
+        with pytest.raises(UserError, match=r"(write both alike|cannot load)"):
+            open_images(config)
+
+
+def test_text_in_another_form_of_unicode_is_the_same_class_and_two_such_names_are_refused(tmp_path):
+    forms = ["caf\u00e9", "cafe\u0301"]
+    splits = dict(zip(("train", "val"), forms, strict=True))
+    texts = {
+        split: raw(image=pa.array(STRUCTS, BYTES), label=[form if label else "bar" for label in LABELS])
+        for split, form in splits.items()
+    }
+    assert [source.classes for source in open_images(write(tmp_path / "texts", texts))] == [["bar", forms[0]]] * 2
+    features = {"image": datasets.Image(), "label": datasets.ClassLabel(names=[*forms, "bar"])}
+    numbered = table({"image": STRUCTS, "label": LABELS}, features)
+    with pytest.raises(UserError, match="two training classes called caf\u00e9, in two forms of Unicode"):
+        open_images(write(tmp_path / "names", {"train": numbered, "val": numbered}))
+    for split in splits:
+        for form in forms:
+            (tmp_path / "folders" / split / form).mkdir(parents=True)
+            (tmp_path / "folders" / split / form / "0.png").write_bytes(PICTURES[0])
+    with pytest.raises(UserError, match="two training classes called"):
+        open_images(replace(CONFIG, root=str(tmp_path / "folders"), cache_dir=str(tmp_path)))
+
+
+FILES = {
+    "one of each": (
+        ["train", "validation", "test", "extra"],
+        r"2 of 4 files and folders in .*: of no split that is read \(2\); the first is extra.parquet",
+    ),
+    "the hub's": (["data/train-00001-of-00002", "data/train-00000-of-00002", "data/dev"], ""),
+    "a part beside the whole": (
+        ["train", "train_small", "val"],
+        "error: .*train_small.parquet is neither train.parquet nor one of",
+    ),
+    "of another name": (["train-part0", "val"], "error: .*train-part0.parquet is neither"),
+    "whole and in shards": (
+        ["train", "train-00000-of-00001", "val"],
+        "error: .*train-00000-of-00001.parquet and train.parquet: keep one",
+    ),
+    "of two sets": (["train-00000-of-00002", "train-00001-of-00003", "val"], "error: .*from different sets"),
+    "twice": (["train", "val", "validation"], "error: .*val.parquet and validation.parquet: keep one"),
+    "one is missing": (["train-00000-of-00003", "train-00002-of-00003", "val"], "error: .*has 2 of the 3"),
+}
+
+
+@pytest.mark.parametrize("layout", FILES)
+def test_files_of_a_split_are_whole_and_no_others(tmp_path, layout):
+    names, said = FILES[layout]
+    root = tmp_path / "pets"
+    if layout == "the hub's":
+        (root / "data").mkdir(parents=True)
+    config = write(root, dict.fromkeys(names, labelled("names", IN_ORDER)))
+    if said.startswith("error: "):
+        with pytest.raises(UserError, match=said.removeprefix("error: ")):
+            open_images(config)
+        return
+    train, _ = open_images(config)
+    assert len(train) == sum("train" in name for name in names) * len(LABELS)
+    assert train.beside is not None
+    assert re.search(said, str(train.beside)) if said else not train.beside.count
+
+
+def test_a_split_may_be_called_as_the_beginning_of_another(tmp_path):
+    content = labelled("names", IN_ORDER)
+    config = write(tmp_path / "pets", {"train": content, "train_small": content})
+    assert len(open_images(replace(config, eval_split="train_small"))[1]) == len(LABELS)
+
+
+def test_a_configuration_of_the_hub_is_asked_for(monkeypatch):
+    asked = []
+    tables = datasets.DatasetDict(train=marked(), validation=marked())
+    monkeypatch.setattr(datasets, "load_dataset", lambda path, **options: asked.append(options) or tables)
+    open_images(replace(CONFIG, hub="somebody/pets", hub_config="small"))
+    assert asked == [{"name": "small"}]

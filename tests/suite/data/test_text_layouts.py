@@ -140,3 +140,16 @@ def test_the_column_of_text_is_recognised_or_asked_for(folder, tmp_path, monkeyp
         open_corpus(config(root, text_column="id"))
     with pytest.raises(UserError, match=r"data.text_column is of tables"):
         open_corpus(config(folder, text_column="text"))
+
+
+def test_what_else_is_in_the_folder_is_said(folder):
+    assert open_corpus(config(folder)).beside.count == 0
+    (folder / "notes").mkdir()
+    for name in ("train2.txt", "book.txt", "train.csv", ".cache"):
+        (folder / name).touch()
+    for _ in range(2):  # the second time from the cache
+        assert str(open_corpus(config(folder, held_out=0.1)).beside) == (
+            f"5 of 8 files and folders in {folder} are left out, because: of no split that is read (4); hidden (1); "
+            "the first is book.txt"
+        )
+    assert open_corpus(config(folder / "train.txt", held_out=0.1)).beside is None

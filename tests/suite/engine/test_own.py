@@ -19,7 +19,7 @@ from multimax.suite import cli, plugins
 from multimax.suite.composition import compose_configuration, typed
 from multimax.suite.engine.optimization import create_schedule
 from multimax.suite.engine.optimizers import create_optimizer
-from multimax.suite.engine.run_writer import RunWriter
+from multimax.suite.engine.run_writer import FACTS, RunWriter
 from multimax.suite.engine.trainer import Trainer
 from multimax.suite.errors import Interrupted, UserError
 from multimax.suite.identity import run_name
@@ -100,6 +100,33 @@ def test_a_task_sweeps_is_scored_again_and_reported(folder, monkeypatch, capsys)
     assert "accuracy" in table
     assert "multimax" in table
     assert Path("results/index.html").is_file()
+
+
+@pytest.mark.parametrize(
+    ("summary", "said"),
+    [
+        ({"where": Path("x")}, "summary() has where, which is no JSON: Object of type PosixPath"),
+        ({"sizes": {(1, 2): 3}}, "summary() has sizes, which is no JSON: keys must be"),
+        ({"metrics": {}}, "summary() has 'metrics', which is no name that is free there"),
+        ({3: 4}, "summary() has 3, which is no name"),
+        ([1], "summary() gives list, not a dict"),
+    ],
+)
+def test_a_summary_that_cannot_be_written_is_refused_before_training(folder, tmp_path, summary, said):
+    trainer = make(tmp_path / "run", configure("task=maximum", "training.steps=2"))
+    trainer.task.summary = lambda: summary
+    with pytest.raises(UserError, match=re.escape(said)):
+        trainer.run()
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_summary_that_can_no_longer_be_written_at_the_end_is_kept_as_text(folder, tmp_path):
+    trainer = make(tmp_path / "run", configure("task=maximum", "training.steps=2"))
+    trainer.task.summary = lambda: {"seen": 0} if not trainer.step else {"seen": torch.tensor(3), "sizes": {(1, 2): 3}}
+    trainer.run()
+    summary = Run(tmp_path / "run").summary
+    assert (summary["seen"], summary["sizes"]) == ("tensor(3)", "{(1, 2): 3}")
+    assert {*summary} - {"seen", "sizes"} == FACTS
 
 
 def test_a_search_ends_with_its_best_values(folder, monkeypatch):

@@ -1,5 +1,6 @@
 """Runs that start from weights of another run or of a file, and runs that go on with a finished one."""
 
+import json
 import shutil
 from dataclasses import asdict
 
@@ -8,7 +9,8 @@ import torch
 from engine_runs import EVERYTHING, TEXT_RUNS, configure, make, numbers, write_text
 from safetensors.torch import save_file
 
-from multimax.suite.engine import parent
+from multimax.suite.engine import parent, provenance
+from multimax.suite.engine.open import OpenRun
 from multimax.suite.engine.trainer import Trainer
 from multimax.suite.errors import UserError
 from multimax.suite.identity import identity, run_name, setting
@@ -170,7 +172,7 @@ def test_another_number_of_classes_draws_the_head_and_another_image_size_resampl
 
 def test_classes_of_another_name_draw_the_head(digits, tmp_path):
     other = shutil.copytree(digits, tmp_path / "other")
-    (other / "data.json").write_text('{"classes": ["0", "1", "2", "3", "4", "5", "6", "7", "9", "8"]}')
+    (other / "data.json").write_text('{"classes": ["0", "1", "2", "3", "4", "5", "6", "7", "8", "ten"]}')
     running = start(tmp_path / "run", f"init_from={other}")
     assert any("drawn anew" in line for line in running.initialised)
     assert not torch.equal(running.model.backbone.head.weight, parent.read(
@@ -234,3 +236,36 @@ def test_the_weights_are_part_of_a_run_s_name_and_their_place_is_not(digits, tmp
     assert not any(key.startswith("parent") for key in identity(asdict(configure(*DIGITS)), schema))
     with pytest.raises(UserError, match=r"parent.run follows from init_from or extends"):
         configure("parent.run=other").check_read({"parent.run"})
+
+
+def test_the_rows_of_a_head_follow_the_names_of_the_classes(digits, tmp_path):
+    other = shutil.copytree(digits, tmp_path / "other")
+    data = json.loads((other / "data.json").read_text())
+    names = data["classes"]
+    theirs = parent.read(parent.locate(str(digits)).path)
+    order = [*range(5, 10), *range(5)]
+    (other / "data.json").write_text(json.dumps(data | {"classes": [names[i] for i in order]}))
+    running = start(tmp_path / "run", f"init_from={other}")
+    for key, value in running.model.state_dict().items():
+        rows = [order.index(i) for i in range(10)]
+        assert torch.equal(value, theirs[key][rows] if key.startswith("backbone.head.") else theirs[key])
+    assert any("put into the order of the classes here" in line for line in running.initialised)
+
+
+@pytest.mark.parametrize("prefix", ["module.", "_orig_mod.", "module._orig_mod."])
+def test_what_wrappers_put_before_names_is_taken_off(digits, tmp_path, prefix):
+    theirs = parent.read(parent.locate(str(digits)).path)
+    save_file({f"{prefix}{key}": value for key, value in theirs.items()}, tmp_path / "wrapped.safetensors")
+    running = start(tmp_path / "run", f"init_from={tmp_path / 'wrapped.safetensors'}")
+    assert all(torch.equal(value, theirs[key]) for key, value in running.model.state_dict().items())
+    assert f"taken without {prefix} before the names" in running.initialised
+
+
+def test_another_revision_than_that_of_the_weights_is_said(digits, tmp_path, monkeypatch, caplog, capsys):
+    monkeypatch.setattr(provenance, "revision", lambda: "another")
+    said = f"the code has changed since {digits} was trained: it was {Run(digits).revision}, now another"
+    assert said in start(tmp_path / "run", f"init_from={digits}").initialised
+    assert OpenRun(Run(digits)).config.task == "deit"
+    assert [record.getMessage() for record in caplog.records] == [said]
+    start(tmp_path / "longer", f"extends={digits}", "training.steps=11").run()
+    assert said in capsys.readouterr().out
