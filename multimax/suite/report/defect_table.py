@@ -37,7 +37,7 @@ def released_decoding(records: Sequence[Run]) -> Iterator[tuple[Defect, list[Run
         wanted = setting(theirs[0].config | {"model": model}, task_module("mt").Config)
         ours = [r for r in records if r.function == function and r.setting == wanted]
         by_seed = [{r.config["seed"]: r.summary["metrics"][metric] for r in group} for group in (theirs, ours)]
-        if difference := paired(*by_seed):
+        if difference := paired(by_seed[0], by_seed[1]):
             interval = span(difference.interval, "+") or "one pair"
             values = [" ".join(number(values[seed]) for seed in difference.seeds) for values in by_seed]
             used = [r for r in (*theirs, *ours) if r.config["seed"] in difference.seeds]
