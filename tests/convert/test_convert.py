@@ -153,7 +153,6 @@ def test_what_is_wrong_ends_in_a_line_and_changes_nothing(model, arguments, erro
         ({"where": lambda: True}, "where.'0'. must say whether to convert it, but failed: TypeError"),
         ({"num_heads": 2}, "num_heads is no option of a function"),
     ],
-    ids=str,
 )
 def test_wrong_arguments_end_in_a_line_and_change_nothing(model, arguments, message):
     before = state(model)
