@@ -7,22 +7,21 @@ of its processing. All of them are finally opened in one format, fairseq's, mapp
 import json
 import re
 import unicodedata
-from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, fields
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from multimax.suite.data import preparation
+from multimax.suite.data.aligned_files import VALIDATION, beside_text, find_text
 from multimax.suite.data.cache import cached
 from multimax.suite.data.dictionary import EOS, UNK, Dictionary
 from multimax.suite.data.fairseq_data import Sentences, read_sentences
 from multimax.suite.data.fingerprint import Fingerprint, digest
-from multimax.suite.data.languages import CODE
 from multimax.suite.data.left_out import LeftOut, beside, restore
 from multimax.suite.data.preparation import DESCRIPTION, Recipe, prepare, read_lines
-from multimax.suite.data.text import FileSource, StringSource, TextSource
+from multimax.suite.data.text import StringSource, TextSource
 from multimax.suite.data.tokenization import Tokenizer, join_pieces
 from multimax.suite.errors import UserError
 from multimax.suite.files import expanded
@@ -31,9 +30,7 @@ from multimax.suite.plugins import build, has_target, require
 from multimax.suite.registry import Registry
 
 READING = 2  # version of reading raw text: raising it leaves caches of older code unused
-VALIDATION = ("valid", "validation", "val", "dev")  # names of its files; the first is fairseq's
 MORE = re.compile(r"train\d+\.")  # parts of the training data that fairseq would join to train
-TEXT = re.compile(rf"(train|{'|'.join(VALIDATION)}|[\w-]*(?:test|tst)[\w-]*)\.({CODE})(\.gz)?")
 
 
 SOURCES = Registry(
@@ -286,42 +283,6 @@ def from_text(config: TranslationData, texts: dict[str, tuple[TextSource, TextSo
         load,
         make=lambda folder: prepare(texts, recipe, folder, {"name": config.name, "text": origin}),
     )
-
-
-def find_text(root: Path, *languages: str) -> dict[str, tuple[TextSource, TextSource]]:
-    """The text files of each split that has both languages."""
-    found: dict[str, dict[str, Path]] = defaultdict(dict)
-    for path in sorted(root.iterdir()):
-        if match := TEXT.fullmatch(path.name):
-            name, language = VALIDATION[0] if match[1] in VALIDATION else match[1], match[2]
-            if language in found[name]:
-                raise UserError(
-                    f"data.root={root} has {language} of {name} twice: {found[name][language].name}, {path.name}"
-                )
-            found[name][language] = path
-    there = sorted(found["train"])
-    if missing := [language for language in languages if language not in there]:
-        present = (
-            f"there is {', '.join(there)}" if there else f"there is no train.{missing[0]} or train.{missing[0]}.gz"
-        )
-        raise UserError(f"data.root={root} has no training text in {' and '.join(missing)}: {present}")
-    return {
-        split: (FileSource(paths[languages[0]]), FileSource(paths[languages[1]]))
-        for split, paths in found.items()
-        if set(languages) <= paths.keys()
-    }
-
-
-def beside_text(root: Path, texts: Mapping[str, tuple[TextSource, TextSource]], *languages: str) -> LeftOut:
-    """What ``find_text`` passes over."""
-
-    def why(path: Path) -> str:
-        match = TEXT.fullmatch(path.name)
-        if match is None:
-            return "of no split that is read"
-        return "the other language is absent" if match[2] in languages else "of another language"
-
-    return beside(root, [Path(side.name) for sides in texts.values() for side in sides], why)
 
 
 def beside_binary(root: Path, bitext: Bitext) -> LeftOut:

@@ -19,7 +19,7 @@ from typing import Any
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from multimax.suite.data.bitext import beside_text, find_text
+from multimax.suite.data.aligned_files import beside_text, find_text
 from multimax.suite.data.left_out import checked
 from multimax.suite.data.preparation import DESCRIPTION, Recipe, prepare
 from multimax.suite.data.text import StringSource, TextSource

@@ -1,15 +1,16 @@
-"""Where numbers come from: the revision of the code, and the machine."""
+"""Where numbers come from: the revision of the code, and the machine. Needs only torch."""
 
 import os
 import platform
 import subprocess
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
-from multimax.suite.runs import Run
+if TYPE_CHECKING:
+    from multimax.suite.runs import Run
 
 REVISION = "REVISION"
 """File in a copy of the package that holds the revision that was copied."""
@@ -26,7 +27,7 @@ def revision() -> str | None:
         return None
 
 
-def changes_since(run: Run, plugins: Mapping[str, str] | None = None) -> list[str]:
+def changes_since(run: "Run", plugins: Mapping[str, str] | None = None) -> list[str]:
     """Lines on how the code, and that of ``plugins``, differs from that which trained a run, as far as it is known."""
     start = (run.starts or [{}])[-1]
     then = {"revision": run.revision, "plugins": start.get("plugins", run.summary.get("plugins", {}))}

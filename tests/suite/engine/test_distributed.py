@@ -310,3 +310,19 @@ def test_slurms_list_of_machines_is_read_by_scontrol(tmp_path, monkeypatch):
     assert address({**STEP, "SLURM_STEP_NODELIST": "nowhere[3-4]"})[0] == "127.0.0.1"
     with pytest.raises(UserError, match="set MASTER_ADDR"):
         address({**STEP, "SLURM_STEP_NODELIST": "elsewhere[3-4]"})
+
+
+def test_the_first_process_alone_looks_at_the_data_and_all_end_where_it_refuses_them(tmp_path):
+    def prepare(running, rank):
+        def look():
+            print("looked")
+            raise UserError("too many are left out")
+
+        running.say_what_is_left_out = look
+
+    config = configure("training.epochs=null", "training.steps=2")
+    codes, logs = train_forked(tmp_path / "run", config, 2, prepare)
+    assert codes == [2, 2]
+    assert logs[0].splitlines()[-2:] == ["looked", "error: too many are left out"]
+    assert "looked" not in logs[1]
+    assert logs[1].splitlines()[-1].strip() == "error:"
