@@ -17,7 +17,7 @@ from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import HydraException, MissingConfigException
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import ConfigKeyError, OmegaConfBaseException
+from omegaconf.errors import ConfigKeyError, MissingMandatoryValue, OmegaConfBaseException
 
 from multimax import reweight
 from multimax.suite.config import LOGGERS, OPTIMIZERS, SCALES, SCHEDULES, RunConfig, flatten, skeleton, text_keys
@@ -170,14 +170,13 @@ def typed(composed: DictConfig, world: int = 1, overrides: Iterable[str] = ()) -
     return config
 
 
-def foreign(error: Exception, composed: DictConfig, given: Mapping[str, str | None]) -> str | None:
-    """Of a key that nobody typed, and that a task does not know: the files that were chosen and may be another's."""
+def foreign(error: OmegaConfBaseException, composed: DictConfig, given: Mapping[str, str | None]) -> str | None:
+    """Of a key that nobody typed, which a task lacks or misses: the files that were chosen and may be another's."""
     chosen = [given[group] for group in ("recipe", "model", "data", "experiment") if given.get(group)]
-    if isinstance(error, ConfigKeyError) and error.full_key not in given and chosen:
-        files = " or ".join(map(str, chosen))
-        return (
-            f"{files}: task={composed.get('task')} has no {error.full_key}; is the file for another task, or mistyped?"
-        )
+    verbs = {ConfigKeyError: "has no", MissingMandatoryValue: "needs"}
+    if (verb := verbs.get(type(error))) and error.full_key not in given and chosen:
+        files, task = " or ".join(map(str, chosen)), composed.get("task")
+        return f"{files}: task={task} {verb} {error.full_key}; is the file for another task, or mistyped?"
     return None
 
 

@@ -85,7 +85,7 @@ MISTAKES = {
     "++experiment=imagenette_cpu": "leave out the +",
     "~data.root": "data.root=null",
     "reweight.attention.name=softmax": "reweight/attention=NAME",
-    "data=wikitext2": "data=wikitext2: task=deit has no data.hub_config; is the file for another task",
+    "data=wikitext2": "data=wikitext2: task=deit needs data.num_classes; is the file for another task",
     "task=lm recipe=mt_demo": "recipe=mt_demo: task=lm has no model.",
     "task=lm model=deit_small": "there is no recipe/lm/demo_deit_small.yaml; task=lm has transformer_lm",
     "plugins=[./mine.py]": "my_functions for my_functions.py",
