@@ -50,7 +50,9 @@ COMMANDS: dict[str, Callable[[], None]] = {
     "diagnose": diagnose.main,
     "prepare_iwslt14.py": iwslt14.main,
 }
-SECONDS = 20  # of its own time, after which a draw gets Ctrl-C: to train for long is no fault
+SECONDS = 20  # of its own time, after which a draw that trains gets Ctrl-C: to train for long is no fault
+OTHERS_SECONDS = 90  # for any other: a report that draws all its figures takes 20 on a slow machine
+TRAINS = ("train.py", "planned", "diagnose")
 PATIENCE = 180  # seconds until one that has not used as much gets it: to stand still is a fault
 MEMORY = 6 << 30  # bytes of addresses
 
@@ -257,7 +259,8 @@ def run(
     """Run a command in ``folder`` in a process of its own, with other variables of the environment (None: unset).
 
     ``prepare`` is called in the process before the command. The process gets Ctrl-C after ``seconds``; None: after
-    SECONDS of its own time, or PATIENCE. A ``fresh`` process has the variables before it imports anything.
+    SECONDS or OTHERS_SECONDS of its own time, or PATIENCE. A ``fresh`` process has the variables before it imports
+    anything.
     """
     folders = (Path(__file__).parent, ROOT / "tests", Path(cli.__file__).parents[2])
     paths = {"PYTHONPATH": os.pathsep.join(map(str, folders))}
@@ -277,7 +280,8 @@ def run(
         process = context.Process(target=in_process, args=arguments)
         process.start()
     ends = time.monotonic() + (PATIENCE if seconds is None else seconds)
-    while process.is_alive() and time.monotonic() < ends and (seconds is not None or own_time(process.pid) < SECONDS):
+    most = math.inf if seconds is not None else SECONDS if command[0] in TRAINS else OTHERS_SECONDS
+    while process.is_alive() and time.monotonic() < ends and (most == math.inf or own_time(process.pid) < most):
         process.join(0.5)
     if process.is_alive():
         with suppress(ProcessLookupError):  # it may end at this moment
