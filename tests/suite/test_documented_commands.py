@@ -1,11 +1,13 @@
 """Every command of the README and the docs: its keys compose, its flags, its modules and its files exist."""
 
 import re
+import runpy
 import shlex
 import sys
 import tomllib
 from importlib.util import find_spec
 from pathlib import Path
+from string import Template
 
 import pytest
 
@@ -29,6 +31,19 @@ HELP = {
     "planned": planned,
 }
 COMMAND = re.compile(r"(train\.py|evaluate\.py|generate\.py|multimax\.suite\.(?:report|figures|planned))(?=\s|$)(.*)")
+OTHER = re.compile(r"python (?:-m )?((?:benchmarks|scripts|multimax)[\w./]*)( [^`]*--[^`]*)")
+LOOP = re.compile(r"for (\w+) in ([^;\n]+)|^ *(\w+)=(\S+)$", re.MULTILINE)
+
+
+def with_values(line: str, text: str) -> list[str]:
+    """A line of a shell, once for each value of the variables that ``text`` gives them."""
+    values: dict[str, list[str]] = {}
+    for match in LOOP.finditer(text):  # a value may be made from the one before
+        earlier = {name: " ".join(given) for name, given in values.items()}
+        values[match[1] or match[3]] = Template(match[2] or match[4]).safe_substitute(earlier).split()
+    values = {name: values[name] for name in re.findall(r"\$(\w+)", line) if name in values}
+    turns = range(max(map(len, values.values()), default=1))
+    return [Template(line).safe_substitute({name: of[i % len(of)] for name, of in values.items()}) for i in turns]
 
 
 def pieces() -> list[str]:
@@ -36,7 +51,8 @@ def pieces() -> list[str]:
     found: set[str] = set()
     for page in PAGES:
         text = page.read_text(encoding="utf-8").replace("\\\n", " ")
-        found |= {line for line in text.splitlines() if line.startswith("    ")} | set(re.findall(r"`([^`\n]+)`", text))
+        lines = [line for line in text.splitlines() if line.startswith("    ")]
+        found |= {one for line in lines for one in with_values(line, text)} | set(re.findall(r"`([^`\n]+)`", text))
     return sorted(re.sub(r"\s{2,}#.*| # .*", "", piece).strip() for piece in found)
 
 
@@ -84,6 +100,23 @@ def test_documented_flags_and_subcommands_exist(program, monkeypatch, capsys):
         first = words.split()[:1]
         if commands and first and re.fullmatch("[a-z-]*[a-z]", first[0]) and not first[0].startswith("-"):
             assert first[0] in commands, words
+
+
+def test_flags_of_other_programs_exist(monkeypatch, capsys):
+    matches = [match for piece in pieces() for match in OTHER.finditer(piece) if not COMMAND.search(match[0])]
+    documented = {(match[1], match[2]) for match in matches}
+    texts = {}
+    for program in {program for program, _ in documented} - {"scripts/sweep.py"}:  # which has no help but one flag
+        monkeypatch.setattr(sys, "argv", [program, "--help"])
+        run, where = (runpy.run_path, str(ROOT / program)) if program.endswith(".py") else (runpy.run_module, program)
+        with pytest.raises(SystemExit) as left:
+            run(where, run_name="__main__")
+        assert left.value.code == 0
+        texts[program] = capsys.readouterr().out
+    assert texts
+    for program, words in documented:
+        known = re.findall(r"--[a-z-]+", texts.get(program, "--dry-run"))
+        assert set(re.findall(r"(?<!\S)--[a-z-]+", words)) <= set(known), (program, words)
 
 
 def test_what_commands_name_exists():
