@@ -59,13 +59,13 @@ def open_runs(arguments: argparse.Namespace, needs: str | None = None) -> Iterat
 
     Raises UserError as ``OpenRun`` does.
     """
-
-    def opened(path: Path) -> OpenRun:
-        return OpenRun(Run(path), arguments.overrides, arguments.checkpoint, arguments.ema, needs)
-
-    for path in arguments.runs:
-        _ = opened(path).config
-    yield from map(opened, arguments.runs)
+    runs = [
+        OpenRun(Run(path), arguments.overrides, arguments.checkpoint, arguments.ema, needs) for path in arguments.runs
+    ]
+    for run in runs:
+        _ = run.config
+    while runs:
+        yield runs.pop(0)  # so that its model is free to go
 
 
 def chosen(given: str | None, option: str, what: str, count: int, run: OpenRun) -> list[int]:
