@@ -14,7 +14,7 @@ from textwrap import shorten
 from typing import Any
 
 from multimax.suite.data.fingerprint import digest
-from multimax.suite.data.hub import load_tables, named
+from multimax.suite.data.hub import load_tables, named, spellings
 from multimax.suite.data.left_out import LeftOut, beside
 from multimax.suite.data.lines import LineReader
 from multimax.suite.errors import UserError
@@ -24,7 +24,7 @@ from multimax.suite.pipes import require_file
 from multimax.suite.plugins import build, has_target, require
 from multimax.suite.registry import Registry
 
-SPLITS = {"train": "train", "validation": "valid|validation|val|dev", "test": "test"}
+SPLITS = ("train", "validation", "test")
 
 Advance = Callable[[int], None]
 """Called with the number of bytes (for a data set of the hub: rows) done so far."""
@@ -242,7 +242,7 @@ def open_text(config: TextData) -> dict[str, TextSource]:
 def own_text(made: Any) -> dict[str, TextSource]:
     """The text of a ``_target_``: a string, or a ``TextSource``, for each split. Raises UserError."""
     texts = require("data", made, dict)
-    if missing := SPLITS.keys() - texts.keys():
+    if missing := {*SPLITS} - texts.keys():
         raise UserError(f"data: there is no text of {', '.join(sorted(missing))}")
     for split, text in texts.items():
         if not isinstance(text, str | TextSource):
@@ -292,7 +292,7 @@ def _open_files(config: TextData) -> dict[str, TextSource]:
         found = {"train": [root]}
     elif root.is_dir():
         files = sorted(path for path in root.iterdir() if re.search(f"{FILES}$", path.name))
-        found = {split: [path for path in files if _is_of(names, path)] for split, names in SPLITS.items()}
+        found = {split: [path for path in files if _is_of(split, path)] for split in SPLITS}
         if not any(found.values()) and len(files) == 1:
             found = {"train": files}
     else:
@@ -308,8 +308,8 @@ def _open_files(config: TextData) -> dict[str, TextSource]:
     return sources
 
 
-def _is_of(names: str, path: Path) -> bool:
-    return re.fullmatch(rf"(wiki\.)?({names})(-00000-of-00001)?{FILES}", path.name) is not None
+def _is_of(split: str, path: Path) -> bool:
+    return re.fullmatch(rf"(wiki\.)?({'|'.join(spellings(split))})(-00000-of-00001)?{FILES}", path.name) is not None
 
 
 def _open_hub(config: TextData) -> dict[str, TextSource]:
