@@ -7,8 +7,8 @@ of its processing. All of them are finally opened in one format, fairseq's, mapp
 import json
 import re
 import unicodedata
-from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, fields, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -62,10 +62,7 @@ class TranslationData(Recipe):
 
     def check(self) -> None:
         """Raise UserError for values that fit no data."""
-        try:
-            self.check_languages()
-        except UserError as error:
-            raise UserError(f"data.{error}") from None
+        self.check_languages("data.")
 
     def recipe(self) -> Recipe:
         return Recipe(**{field.name: getattr(self, field.name) for field in fields(Recipe)})
@@ -215,25 +212,27 @@ def synthetic(config: TranslationData) -> dict[str, tuple[TextSource, TextSource
     if (config.source_language, config.target_language) != LANGUAGES:
         raise UserError(f"data.source=synthetic translates from {LANGUAGES[0]} to {LANGUAGES[1]} only")
 
-    def side(lines: list[str], name: str) -> TextSource:
-        return StringSource("\n".join(lines), name)
-
-    return {split: (side(de, f"{split}.de"), side(en, f"{split}.en")) for split, (de, en) in corpus().items()}
+    return in_memory(corpus())
 
 
 def own_texts(made: Any) -> dict[str, tuple[TextSource, TextSource]]:
     """The text of a ``_target_``: for each split the lines of both languages. Raises UserError."""
     texts = require("data", made, dict)
-    for split in ("train", VALID):
-        if not isinstance(texts.get(split), tuple) or len({len(side) for side in texts[split]}) != 1:
+    for split in dict.fromkeys(("train", VALID, *texts)):
+        sides = texts.get(split)
+        if not isinstance(sides, tuple) or len(sides) != 2 or len(sides[0]) != len(sides[1]):
             raise UserError(f"data: {split} is no pair of lists of lines, as many in either language")
     for split, sides in texts.items():
         if other := next((line for side in sides for line in side if not isinstance(line, str)), None):
             raise UserError(f"data: a line of {split} is no text, but {type(other).__name__}")
-    return {
-        split: tuple(StringSource("\n".join(side), f"{split}, side {i}") for i, side in enumerate(sides, 1))  # type: ignore[misc]
-        for split, sides in texts.items()
-    }
+    return in_memory(texts)
+
+
+def in_memory(texts: Mapping[str, tuple[Sequence[str], Sequence[str]]]) -> dict[str, tuple[TextSource, TextSource]]:
+    def source(lines: Sequence[str], name: str) -> TextSource:
+        return StringSource("\n".join(lines), name)
+
+    return {split: (source(a, f"{split}, side 1"), source(b, f"{split}, side 2")) for split, (a, b) in texts.items()}
 
 
 def from_files(config: TranslationData) -> Bitext:
@@ -314,7 +313,7 @@ def open_prepared(root: Path, source: str, target: str) -> Bitext:
     if {source, target} != set(recipe.languages):
         raise UserError(f"{root} holds {' and '.join(recipe.languages)}, not {source} and {target}")
     if (source, target) != recipe.languages:
-        recipe = Recipe(**{**asdict(recipe), "source_language": source, "target_language": target})
+        recipe = replace(recipe, source_language=source, target_language=target)
     bitext = open_folder(root, recipe, sizes, made)
     bitext.held_out = held_out
     return bitext
@@ -339,7 +338,7 @@ def open_fairseq(root: Path, config: TranslationData) -> Bitext:
     """
     recipe = config.recipe()
     if not (root / "code").exists():
-        recipe = Recipe(**{**asdict(recipe), "tokenize": False, "lowercase": False, "bpe_merges": None})
+        recipe = replace(recipe, tokenize=False, lowercase=False, bpe_merges=None)
     return open_folder(root, recipe, {}, {})
 
 
