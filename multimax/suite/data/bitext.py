@@ -211,7 +211,6 @@ def synthetic(config: TranslationData) -> dict[str, tuple[TextSource, TextSource
 
     if (config.source_language, config.target_language) != LANGUAGES:
         raise UserError(f"data.source=synthetic translates from {LANGUAGES[0]} to {LANGUAGES[1]} only")
-
     return in_memory(corpus())
 
 
@@ -222,7 +221,6 @@ def own_texts(made: Any) -> dict[str, tuple[TextSource, TextSource]]:
         sides = texts.get(split)
         if not isinstance(sides, tuple) or len(sides) != 2 or len(sides[0]) != len(sides[1]):
             raise UserError(f"data: {split} is no pair of lists of lines, as many in either language")
-    for split, sides in texts.items():
         if other := next((line for side in sides for line in side if not isinstance(line, str)), None):
             raise UserError(f"data: a line of {split} is no text, but {type(other).__name__}")
     return in_memory(texts)
