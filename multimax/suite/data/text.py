@@ -16,7 +16,7 @@ from typing import Any
 from multimax.suite.data.fingerprint import digest
 from multimax.suite.data.hub import load_tables, named, spellings
 from multimax.suite.data.left_out import LeftOut, beside
-from multimax.suite.data.lines import LineReader
+from multimax.suite.data.lines import LineReader, decoded
 from multimax.suite.errors import UserError
 from multimax.suite.files import expanded
 from multimax.suite.options import bounded, choice, registered
@@ -117,17 +117,10 @@ class FileSource(TextSource):
     def _lines(self, advance: Advance) -> Iterator[str]:
         with self.path.open("rb") as raw, gzip.open(raw) if self.path.suffix == ".gz" else raw as file:
             # Lines end at \n alone, as for the other tokenizers of WikiText: some of its words hold other separators.
-            for number, line in enumerate(file, 1):
+            for number, line in enumerate(decoded(file, self.name), 1):
                 if number % 1000 == 0:
                     advance(raw.tell())
-                try:
-                    # Some editors write a mark of the byte order in front, which is no part of the first word.
-                    yield line.decode("utf-8-sig" if number == 1 else "utf-8").removesuffix("\n")
-                except UnicodeDecodeError as error:
-                    what = "UTF-16" if line.startswith((b"\xff\xfe", b"\xfe\xff")) else error.reason
-                    raise UserError(
-                        f"{self.path}:{number} is not UTF-8 ({what}): convert it, for instance with iconv"
-                    ) from None
+                yield line
 
     def _rows(self, advance: Advance) -> Iterator[str | None]:
         import pyarrow.parquet
