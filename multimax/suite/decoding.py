@@ -1,4 +1,4 @@
-"""Decoding: greedy search, beam search and sampling, which are one loop with two ways to choose.
+"""Decoding: greedy search, beam search and sampling of translations in one loop, and the continuation of a text.
 
 A step gives every hypothesis the probabilities of its next token by the model's own output reweighting; a token to
 which a sparse one gives no mass is never chosen. Scores are sums of log-probabilities. Beam search keeps the rules of
@@ -18,7 +18,6 @@ import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
-from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -131,8 +130,8 @@ def translate(
     else:
         sampling.check()
         choose = partial(choose_by_lot, sampling=sampling, generator=generator)
-    decoder = TranslationDecoder(model, source, source_mask, search.beam)
-    return search_all(decoder, tokens, scores, limits, choose, search, END, PAD)
+    decoder = Decoder(model, source, source_mask, search.beam)
+    return search_all(decoder, tokens, scores, limits, choose, search)
 
 
 @torch.no_grad()
@@ -160,58 +159,27 @@ def continue_text(
             f"{length} tokens of prompt and {num_tokens} new ones are more than the {model.max_length} that the model "
             "takes (model.segment_length): shorten the prompt or ask for fewer"
         )
-    if num_tokens == 0 or batch == 0:
-        return prompt.new_empty(batch, num_tokens)
     sampling.check()
-    choose = partial(choose_by_lot, sampling=sampling, generator=generator)
-    scores = torch.zeros(batch, 1, device=prompt.device)
-    decoder = ContinuationDecoder(model, prompt)
-    found = search_all(decoder, prompt[:, -1:], scores, [num_tokens] * batch, choose, Search(beam=1))
-    return torch.stack([samples[0].tokens for samples in found]).to(prompt.device)
+    memory: Tensor | None = model.start_memory(batch)
+    tokens, found = prompt, [prompt[:, :0]]
+    for _ in range(num_tokens):
+        hidden, memory = model.encode(tokens, memory)
+        tokens = draw(model.weights(hidden[:, -1]), sampling, generator)
+        found.append(tokens)
+    return torch.cat(found, 1)
 
 
-class Decoder(Protocol):
-    """What the search needs of a model: state for [batch, beam] hypotheses, equally many for each sentence."""
+class Decoder:
+    """A model with the state of [batch, beam] hypotheses, equally many for each sentence."""
 
-    def step(self, tokens: Tensor) -> Tensor:
-        """Probabilities [batch, beam, vocabulary] of what follows the newest ``tokens`` int64 [batch, beam]."""
-
-    def reorder(self, parents: Tensor) -> None:
-        """Make hypothesis j of each sentence continue the former ``parents[:, j]``, int64 [batch, beam]."""
-
-    def keep(self, sentences: list[int]) -> None:
-        """Keep only these sentences, in this order."""
-
-
-class TranslationDecoder:
     def __init__(self, model: EncoderDecoder, source: Tensor, source_mask: Tensor, beam: int):
         self.model = model
         self.cache = model.start_cache(model.encode(source, source_mask), source_mask, beam)
         self.reorder, self.keep = self.cache.reorder, self.cache.keep
 
     def step(self, tokens: Tensor) -> Tensor:
-        hidden, _ = self.model.decode(tokens, None, None, self.cache)
-        return self.model.weights(hidden)
-
-
-class ContinuationDecoder:
-    """One hypothesis for each prompt, all of one length, so that there is nothing to reorder or drop."""
-
-    def __init__(self, model: LanguageModel, prompt: Tensor):
-        self.model, self.prompt = model, prompt
-        self.memory: Tensor | None = None
-
-    def step(self, tokens: Tensor) -> Tensor:
-        if self.memory is None:
-            tokens, self.memory = self.prompt, self.model.start_memory(len(self.prompt))
-        hidden, self.memory = self.model.encode(tokens, self.memory)
-        return self.model.weights(hidden[:, -1])[:, None]
-
-    def reorder(self, parents: Tensor) -> None:
-        pass
-
-    def keep(self, sentences: list[int]) -> None:
-        pass
+        """Probabilities [batch, beam, vocabulary] of what follows the newest ``tokens`` int64 [batch, beam]."""
+        return self.model.weights(self.model.step(tokens, self.cache))
 
 
 def choose_best(scores: Tensor, weights: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -230,13 +198,17 @@ def choose_by_lot(
     scores: Tensor, weights: Tensor, sampling: Sampling, generator: torch.Generator | None
 ) -> tuple[Tensor, Tensor, Tensor]:
     """One random continuation of each hypothesis, scored by the model's own probability."""
-    adjusted = sampling.adjust(weights)
-    adjusted.masked_fill_(
-        (adjusted == 0).all(-1, keepdim=True), 1
-    )  # nothing to draw from: the hypothesis is dead in any case
-    tokens = torch.multinomial(adjusted.flatten(0, 1), 1, generator=generator).view_as(scores)
+    tokens = draw(weights.flatten(0, 1), sampling, generator).view_as(scores)
     parents = torch.arange(scores.shape[1], device=scores.device).expand_as(scores)
     return scores + weights.gather(-1, tokens[..., None]).squeeze(-1).log(), parents, tokens
+
+
+def draw(weights: Tensor, sampling: Sampling, generator: torch.Generator | None) -> Tensor:
+    """Tokens int64 [n, 1] for probabilities [n, vocabulary]."""
+    adjusted = sampling.adjust(weights)
+    # Where there is nothing to draw from, the hypothesis is dead in any case.
+    adjusted.masked_fill_((adjusted == 0).all(-1, keepdim=True), 1)
+    return torch.multinomial(adjusted, 1, generator=generator)
 
 
 def search_all(
@@ -246,32 +218,25 @@ def search_all(
     limits: list[int],
     choose: Choice,
     search: Search,
-    end: int | None = None,
-    pad: int | None = None,
 ) -> list[list[Hypothesis]]:
     """The hypotheses of each sentence, best first.
 
     Args:
         tokens: int64 [batch, beam], which the hypotheses follow but do not contain.
         scores: [batch, beam], the scores they begin with; -inf for one that is not to go on.
-        limits: for each sentence, the most tokens before the end.
-        end: token that ends a hypothesis; None: there is none, and all stop at their limit.
-        pad: token that is never chosen.
+        limits: for each sentence, the most tokens before ``END``; ``PAD`` is never chosen.
     """
     found: list[list[Hypothesis]] = [[] for _ in limits]
     rows = list(range(len(limits)))  # the sentence in each row of the batch
     history = tokens.new_empty(*tokens.shape, 0)
     step = 0
     while rows:
-        last = [limits[sentence] == (step + 1 if end is None else step) for sentence in rows]
+        last = [limits[sentence] == step for sentence in rows]
         weights = decoder.step(tokens)
-        if pad is not None:
-            weights[..., pad] = 0
-        if end is not None:
-            restrict(weights, end, may_end=step >= search.min_length, must_end=last)
+        restrict(weights, may_end=step >= search.min_length, must_end=last)
         candidates, parents, following = choose(scores, weights)
 
-        ending = torch.zeros_like(following, dtype=torch.bool) if end is None else following == end
+        ending = following == END
         ended = (ending & (candidates > -math.inf))[:, : search.beam]
         chosen = ending.sort(stable=True).indices[:, : search.beam]  # the first that do not end
         before = history, scores
@@ -308,12 +273,13 @@ def search_all(
     return [sorted(hypotheses, key=lambda hypothesis: -hypothesis.score) for hypotheses in found]
 
 
-def restrict(weights: Tensor, end: int, may_end: bool, must_end: list[bool]) -> None:
+def restrict(weights: Tensor, may_end: bool, must_end: list[bool]) -> None:
     """Zero the ``weights`` [batch, beam, vocabulary] of what may not follow; ``must_end`` is by sentence."""
+    weights[..., PAD] = 0
     if not may_end:
-        weights[..., end] = 0
+        weights[..., END] = 0
     if any(must_end):
-        others = torch.arange(weights.shape[-1], device=weights.device) != end
+        others = torch.arange(weights.shape[-1], device=weights.device) != END
         rows = torch.tensor(must_end, device=weights.device)
         weights.masked_fill_(rows[:, None, None] & others, 0)
 

@@ -12,7 +12,7 @@ from torch import nn
 
 from multimax.suite.data.dictionary import UNK
 from multimax.suite.data.left_out import LeftOut
-from multimax.suite.data.lines import LineReader
+from multimax.suite.data.lines import LineReader, decoded
 from multimax.suite.data.preparation import DESCRIPTION
 from multimax.suite.errors import UserError
 from multimax.suite.models.encoder_decoder import EncoderDecoder
@@ -44,20 +44,12 @@ class TextFile:
 
     def __iter__(self) -> Iterator[str]:
         reader = LineReader(self.name)  # as the text that the run was trained on
-        yield from reader.read(self.decoded())
-        if not reader.lines:
-            raise UserError(f"{self.name} is empty")
-
-    def decoded(self) -> Iterator[str]:
-        count = 0
         try:
-            for line in self.file:
-                count += 1
-                yield line.decode("utf-8-sig" if count == 1 else "utf-8").removesuffix("\n")
-        except UnicodeDecodeError:
-            raise UserError(f"line {count} of {self.name} is not UTF-8") from None
+            yield from reader.read(decoded(self.file, self.name))
         except OSError as error:
             raise self.unreadable(error) from None
+        if not reader.lines:
+            raise UserError(f"{self.name} is empty")
 
 
 def translate_text(

@@ -38,7 +38,7 @@ def next_weights(model, source):
     encoded = model.encode(source[None], mask)
 
     def weights(prefix):
-        hidden, _ = model.decode(torch.tensor([[END, *prefix]]), encoded, mask)
+        hidden = model.decode(torch.tensor([[END, *prefix]]), encoded, mask)
         return model.weights(hidden[0, -1]).tolist()
 
     return weights
@@ -113,7 +113,7 @@ def search_chain(weights, beam, limits, choose=choose_best, starts=None):
     scores = torch.zeros(len(limits), beam)
     if choose is choose_best:
         scores[:, 1:] = -math.inf
-    found = search_all(chain, tokens, scores, limits, choose, Search(beam, min_length=0), END, PAD)
+    found = search_all(chain, tokens, scores, limits, choose, Search(beam, min_length=0))
     return [[(h.tokens.tolist(), h.score) for h in hypotheses] for hypotheses in found], chain.batches
 
 

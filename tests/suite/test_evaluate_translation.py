@@ -200,7 +200,7 @@ def test_a_wider_beam_and_the_length_penalty_reach_the_search(run, evaluate, mon
         (["--hypotheses", "-"], "", "standard input is empty"),
         (["--translate", "-"], "", "standard input is empty"),
         (["--translate", "nowhere.txt"], "", "nowhere.txt cannot be read: No such file"),
-        (["--translate", "-"], b"gut\n\xff\n", "line 2 of standard input is not UTF-8"),
+        (["--translate", "-"], b"gut\n\xff\n", "standard input:2 is not UTF-8"),
         (["--translate", "-"], b"gut\nder\0Hund\n", "standard input:2 holds a null character"),
         (["--hypotheses", "-"], "gut\rschlecht\r", "standard input ends its lines with carriage returns"),
         (["--translate", "-"], "Hund " * 60, "more than model.max_length=40"),

@@ -5,13 +5,18 @@ from collections import defaultdict
 from collections.abc import Mapping
 from pathlib import Path
 
+from multimax.suite.data.hub import VALIDATION
 from multimax.suite.data.languages import CODE
 from multimax.suite.data.left_out import LeftOut, beside
 from multimax.suite.data.text import FileSource, TextSource
 from multimax.suite.errors import UserError
 
-VALIDATION = ("valid", "validation", "val", "dev")  # names of its files; the first is fairseq's
+VALID = "valid"  # what the validation split's files are called by fairseq, and once they are prepared
 TEXT = re.compile(rf"(train|{'|'.join(VALIDATION)}|[\w-]*(?:test|tst)[\w-]*)\.({CODE})(\.gz)?")
+
+
+def name_of_files(split: str) -> str:
+    return VALID if split == "validation" else split
 
 
 def find_text(root: Path, *languages: str) -> dict[str, tuple[TextSource, TextSource]]:
@@ -19,7 +24,7 @@ def find_text(root: Path, *languages: str) -> dict[str, tuple[TextSource, TextSo
     found: dict[str, dict[str, Path]] = defaultdict(dict)
     for path in sorted(root.iterdir()):
         if match := TEXT.fullmatch(path.name):
-            name, language = VALIDATION[0] if match[1] in VALIDATION else match[1], match[2]
+            name, language = VALID if match[1] in VALIDATION else match[1], match[2]
             if language in found[name]:
                 raise UserError(
                     f"data.root={root} has {language} of {name} twice: {found[name][language].name}, {path.name}"

@@ -25,19 +25,13 @@ from multimax.suite.data.row_shifts import OPERATIONS
 from multimax.suite.errors import UserError
 
 
-class Box(NamedTuple):
-    """A part of an image, in pixels."""
+class Erased(NamedTuple):
+    """A part of an image, in pixels, that is filled with noise drawn from ``seed``."""
 
     top: int
     left: int
     height: int
     width: int
-
-
-class Erased(NamedTuple):
-    """A box that is filled with noise drawn from ``seed``."""
-
-    box: Box
     seed: int
 
 
@@ -67,8 +61,8 @@ class Normalise:
         images = pixels.to(torch.float32, memory_format=torch.contiguous_format).div_(255)
         images.sub_(self.mean.to(device)).div_(self.std.to(device))
         generator = torch.Generator(device)
-        for index, (box, seed) in batch.erased.items():
-            inside = images[index, :, box.top : box.top + box.height, box.left : box.left + box.width]
+        for index, (top, left, height, width, seed) in batch.erased.items():
+            inside = images[index, :, top : top + height, left : left + width]
             inside.normal_(generator=generator.manual_seed(seed))
         return batch._replace(images=images, targets=batch.targets.to(device, non_blocking=True), erased={})
 
@@ -122,8 +116,8 @@ def draw_erased(image: Tensor, probability: float) -> Erased | None:
         aspect = math.exp(random.uniform(math.log(0.3), math.log(1 / 0.3)))
         h, w = round(math.sqrt(area * aspect)), round(math.sqrt(area / aspect))
         if w < width and h < height:
-            box = Box(random.randint(0, height - h), random.randint(0, width - w), h, w)
-            return Erased(box, random.getrandbits(63))
+            top, left = random.randint(0, height - h), random.randint(0, width - w)
+            return Erased(top, left, h, w, random.getrandbits(63))
     return None
 
 

@@ -7,18 +7,19 @@ of its processing. All of them are finally opened in one format, fairseq's, mapp
 import json
 import re
 import unicodedata
-from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, fields, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from multimax.suite.data import preparation
-from multimax.suite.data.aligned_files import VALIDATION, beside_text, find_text
+from multimax.suite.data.aligned_files import VALID, beside_text, find_text, name_of_files
 from multimax.suite.data.cache import cached
 from multimax.suite.data.dictionary import EOS, UNK, Dictionary
 from multimax.suite.data.fairseq_data import Sentences, read_sentences
 from multimax.suite.data.fingerprint import Fingerprint, digest
+from multimax.suite.data.hub import VALIDATION
 from multimax.suite.data.left_out import LeftOut, beside, restore
 from multimax.suite.data.preparation import DESCRIPTION, Recipe, prepare, read_lines
 from multimax.suite.data.text import StringSource, TextSource
@@ -61,10 +62,7 @@ class TranslationData(Recipe):
 
     def check(self) -> None:
         """Raise UserError for values that fit no data."""
-        try:
-            self.check_languages()
-        except UserError as error:
-            raise UserError(f"data.{error}") from None
+        self.check_languages("data.")
 
     def recipe(self) -> Recipe:
         return Recipe(**{field.name: getattr(self, field.name) for field in fields(Recipe)})
@@ -150,8 +148,7 @@ class Bitext:
         found = [*self.not_trained_on()] if training else []
         for split in dict.fromkeys(splits):
             pairs = self.splits[split]
-            name = VALIDATION[0] if split == "validation" else split
-            found += restore(self.description.get(name, {}).get("read", ()))
+            found += restore(self.description.get(name_of_files(split), {}).get("read", ()))
             for language, side in zip(self.recipe.languages, (pairs.sources, pairs.targets), strict=True):
                 reasons = {"the dictionary lacks them": int((side.ids == UNK).sum())}
                 found.append(LeftOut(f"{split} tokens in {language}", len(side.ids), reasons, "are read as <unk>"))
@@ -168,7 +165,7 @@ class Bitext:
         yield LeftOut("training pairs", whole, reason, "are held out", limited=False)
 
     def references(self, split: str) -> References:
-        name = f"{VALIDATION[0] if split == 'validation' else split}.{self.recipe.target_language}"
+        name = f"{name_of_files(split)}.{self.recipe.target_language}"
         if (self.root / DESCRIPTION).exists():
             raw = self.lines(f"raw/{name}", split) if split != "train" else None
             return References([join_pieces(line) for line in self.lines(name, split)], raw)
@@ -214,26 +211,26 @@ def synthetic(config: TranslationData) -> dict[str, tuple[TextSource, TextSource
 
     if (config.source_language, config.target_language) != LANGUAGES:
         raise UserError(f"data.source=synthetic translates from {LANGUAGES[0]} to {LANGUAGES[1]} only")
-
-    def side(lines: list[str], name: str) -> TextSource:
-        return StringSource("\n".join(lines), name)
-
-    return {split: (side(de, f"{split}.de"), side(en, f"{split}.en")) for split, (de, en) in corpus().items()}
+    return in_memory(corpus())
 
 
 def own_texts(made: Any) -> dict[str, tuple[TextSource, TextSource]]:
     """The text of a ``_target_``: for each split the lines of both languages. Raises UserError."""
     texts = require("data", made, dict)
-    for split in ("train", VALIDATION[0]):
-        if not isinstance(texts.get(split), tuple) or len({len(side) for side in texts[split]}) != 1:
+    for split in dict.fromkeys(("train", VALID, *texts)):
+        sides = texts.get(split)
+        if not isinstance(sides, tuple) or len(sides) != 2 or len(sides[0]) != len(sides[1]):
             raise UserError(f"data: {split} is no pair of lists of lines, as many in either language")
-    for split, sides in texts.items():
         if other := next((line for side in sides for line in side if not isinstance(line, str)), None):
             raise UserError(f"data: a line of {split} is no text, but {type(other).__name__}")
-    return {
-        split: tuple(StringSource("\n".join(side), f"{split}, side {i}") for i, side in enumerate(sides, 1))  # type: ignore[misc]
-        for split, sides in texts.items()
-    }
+    return in_memory(texts)
+
+
+def in_memory(texts: Mapping[str, tuple[Sequence[str], Sequence[str]]]) -> dict[str, tuple[TextSource, TextSource]]:
+    def source(lines: Sequence[str], name: str) -> TextSource:
+        return StringSource("\n".join(lines), name)
+
+    return {split: (source(a, f"{split}, side 1"), source(b, f"{split}, side 2")) for split, (a, b) in texts.items()}
 
 
 def from_files(config: TranslationData) -> Bitext:
@@ -253,7 +250,7 @@ def from_files(config: TranslationData) -> Bitext:
             bitext.beside = beside_binary(root, bitext)
             return bitext
         texts = find_text(root, *(languages := config.recipe().languages))
-        if VALIDATION[0] not in texts and config.validation_every is None:
+        if VALID not in texts and config.validation_every is None:
             raise UserError(
                 f"data.root={root} has no validation text, such as valid.{languages[0]} and valid.{languages[1]}"
             )
@@ -287,7 +284,7 @@ def from_text(config: TranslationData, texts: dict[str, tuple[TextSource, TextSo
 
 def beside_binary(root: Path, bitext: Bitext) -> LeftOut:
     """What ``open_fairseq`` passes over."""
-    names = "|".join(re.escape(VALIDATION[0] if split == "validation" else split) for split in bitext.splits)
+    names = "|".join(re.escape(name_of_files(split)) for split in bitext.splits)
     of = f"({'|'.join(map(re.escape, bitext.recipe.languages))})"
     read = re.compile(rf"code|dict\.{of}\.txt|({names})\.{of}-{of}\.{of}\.(bin|idx)")
 
@@ -307,14 +304,14 @@ def open_prepared(root: Path, source: str, target: str) -> Bitext:
             )
         recipe, sizes = Recipe(**description["recipe"]), description["splits"]
         made = {key: description[key] for key in ("recipe", "versions")}
-        texts = description["origin"].get("text", {VALIDATION[0]: []})
-        held_out = 0 if VALIDATION[0] in texts else sizes[VALIDATION[0]]["pairs"]
+        texts = description["origin"].get("text", {VALID: []})
+        held_out = 0 if VALID in texts else sizes[VALID]["pairs"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"{root / DESCRIPTION} is not whole ({error}): prepare the data again") from None
     if {source, target} != set(recipe.languages):
         raise UserError(f"{root} holds {' and '.join(recipe.languages)}, not {source} and {target}")
     if (source, target) != recipe.languages:
-        recipe = Recipe(**{**asdict(recipe), "source_language": source, "target_language": target})
+        recipe = replace(recipe, source_language=source, target_language=target)
     bitext = open_folder(root, recipe, sizes, made)
     bitext.held_out = held_out
     return bitext
@@ -339,7 +336,7 @@ def open_fairseq(root: Path, config: TranslationData) -> Bitext:
     """
     recipe = config.recipe()
     if not (root / "code").exists():
-        recipe = Recipe(**{**asdict(recipe), "tokenize": False, "lowercase": False, "bpe_merges": None})
+        recipe = replace(recipe, tokenize=False, lowercase=False, bpe_merges=None)
     return open_folder(root, recipe, {}, {})
 
 
@@ -368,9 +365,10 @@ def open_folder(root: Path, recipe: Recipe, description: dict[str, Any], made: d
                     f"{root} has {len(sides[0])} sentences of {name} in {languages[0]} and {len(sides[1])} in "
                     f"{languages[1]}: they do not belong together"
                 )
-            splits["validation" if name == VALIDATION[0] else name] = Pairs(*sides)
-    for name, split in (("train", "train"), (VALIDATION[0], "validation")):
+            splits["validation" if name == VALID else name] = Pairs(*sides)
+    for split in ("train", "validation"):
         if split not in splits:
+            name = name_of_files(split)
             raise UserError(
                 f"{root} has no binary data of {name}, such as {name}.{recipe.direction}.{languages[0]}.idx"
             )

@@ -7,7 +7,7 @@ spelt like one of the four is an unknown word here; fairseq takes it for that to
 
 import itertools
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from torch import Tensor
@@ -51,23 +51,17 @@ class Dictionary:
         return fingerprint(self.tokens)
 
     @classmethod
-    def from_counts(cls, counts: Mapping[str, int]) -> "Dictionary":
-        """Tokens by decreasing count, and alphabetically where that is equal, as ``fairseq-preprocess`` does.
+    def from_lines(cls, lines: Iterable[str]) -> "Dictionary":
+        """The tokens between white space in all lines, in the order of ``fairseq-preprocess``.
 
-        The size is padded to a multiple of eight with tokens that no text has, which suits GPUs.
+        That is by decreasing count, and alphabetically where that is equal. The size is padded to a multiple of eight
+        with tokens that no text has, which suits GPUs.
         """
+        counts = Counter(token for line in lines for token in line.split())
         tokens = sorted(counts.keys() - set(SPECIAL), key=lambda token: (-counts[token], token))
         names = (name for name in map(FILLER.format, itertools.count()) if name not in counts)
         fillers = list(itertools.islice(names, -(len(SPECIAL) + len(tokens)) % 8))
-        return cls([*tokens, *fillers], [*(counts[token] for token in tokens), *(0 for _ in fillers)])
-
-    @classmethod
-    def from_lines(cls, lines: Iterable[str]) -> "Dictionary":
-        """A dictionary of the tokens between white space in all lines."""
-        counts: Counter[str] = Counter()
-        for line in lines:
-            counts.update(line.split())
-        return cls.from_counts(counts)
+        return cls([*tokens, *fillers], [counts[token] for token in (*tokens, *fillers)])
 
     @classmethod
     def load(cls, path: Path) -> "Dictionary":

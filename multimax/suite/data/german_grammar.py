@@ -1,15 +1,14 @@
 """A synthetic corpus: German and English sentences that a small grammar makes together.
 
-It has what makes German hard to translate: articles and adjectives that agree in gender, number, case and determiner,
-the verb at the end of subordinate clauses, prefixes that separate, objects before subjects, verbs with the dative, the
-perfect with haben or sein, compounds. An object stands first only where form says that it is one, so that a source has
-one translation.
+It has what makes German hard to translate: articles and adjectives that agree in gender, number and case, the verb at
+the end of subordinate clauses, prefixes that separate, objects before subjects, verbs with the dative, the perfect with
+haben or sein. An object stands first only where its form says that it is one, so that a source has one translation.
 """
 
-import random
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from typing import TypeVar
+from itertools import islice
+from random import Random
+from typing import NamedTuple, TypeVar
 
 T = TypeVar("T")
 
@@ -18,24 +17,22 @@ SIZES = {"train": 19_000, "valid": 500, "test": 500}
 
 NOMINATIVE, ACCUSATIVE, DATIVE = range(3)
 
-# Forms by gender (p: plural, of any gender), each for nominative, accusative and dative.
-DER = {"m": "der den dem", "f": "die die der", "n": "das das dem", "p": "die die den"}
-DIESER = {
-    "m": "dieser diesen diesem",
-    "f": "diese diese dieser",
-    "n": "dieses dieses diesem",
-    "p": "diese diese diesen",
+# By gender (p: plural, of any gender), the articles and the endings of adjectives behind them, for the three cases.
+DEFINITE = {
+    "m": ("der den dem", "e en en"),
+    "f": ("die die der", "e e en"),
+    "n": ("das das dem", "e e en"),
+    "p": ("die die den", "en en en"),
 }
-EIN = {"m": "ein einen einem", "f": "eine eine einer", "n": "ein ein einem"}
-WEAK = {"m": "e en en", "f": "e e en", "n": "e e en", "p": "en en en"}  # endings of adjectives behind der and dieser
-MIXED = {"m": "er en en", "f": "e e en", "n": "es es en"}  # behind ein
-DETERMINERS = {"der": (DER, WEAK), "dieser": (DIESER, WEAK), "ein": (EIN, MIXED)}
-
+INDEFINITE = {
+    "m": ("ein einen einem", "er en en"),
+    "f": ("eine eine einer", "e e en"),
+    "n": ("ein ein einem", "es es en"),
+}
 ADJECTIVES = [("alt", "old"), ("klein", "small"), ("groß", "big"), ("schön", "beautiful"), ("neu", "new")]
 
 
-@dataclass(frozen=True)
-class Noun:
+class Noun(NamedTuple):
     gender: str
     singular: str
     plural: str
@@ -54,144 +51,94 @@ LIVING = [
     Noun("f", "Katze", "Katzen", "cat", "cats"),
     Noun("n", "Pferd", "Pferde", "horse", "horses"),
 ]
-SIMPLE = [
-    Noun("m", "Tisch", "Tische", "table", "tables"),
+THINGS = [
+    Noun("m", "Küchentisch", "Küchentische", "kitchen table", "kitchen tables"),
     Noun("m", "Stuhl", "Stühle", "chair", "chairs"),
-    Noun("m", "Schrank", "Schränke", "cupboard", "cupboards"),
     Noun("f", "Tür", "Türen", "door", "doors"),
     Noun("f", "Lampe", "Lampen", "lamp", "lamps"),
     Noun("n", "Fenster", "Fenster", "window", "windows"),
-    Noun("n", "Buch", "Bücher", "book", "books"),
+    Noun("n", "Schulbuch", "Schulbücher", "school book", "school books"),
 ]
-COMPOUNDS = [
-    Noun(n.gender, de + n.singular.lower(), de + n.plural.lower(), f"{en} {n.english}", f"{en} {n.english_plural}")
-    for de, en in (("Küchen", "kitchen"), ("Garten", "garden"), ("Schul", "school"))
-    for n in SIMPLE
-]
-THINGS = [*SIMPLE, *COMPOUNDS]
 
 
-@dataclass(frozen=True)
-class Verb:
-    """German present singular, infinitive and participle without a prefix that separates; English base, present, past.
-
-    ``case`` is that of the object, one of ``objects``; None: it takes none.
-    """
+class Verb(NamedTuple):
+    """German present singular, infinitive, participle without a prefix that separates; English base, present, past."""
 
     german: str
     english: str
     prefix: str = ""
     particle: str = ""
-    case: int | None = None
-    objects: tuple[Noun, ...] = ()
+    case: int = NOMINATIVE  # of its object; nominative: it takes none
     sein: bool = False  # whether the perfect is formed with sein instead of haben
 
 
-ANYTHING = (*LIVING, *THINGS)
 VERBS = [
     Verb("schläft schlafen geschlafen", "sleep sleeps slept"),
     Verb("schläft schlafen geschlafen", "fall falls fell", "ein", "asleep", sein=True),
     Verb("kommt kommen gekommen", "arrive arrives arrived", "an", sein=True),
     Verb("läuft laufen gelaufen", "run runs ran", "weg", "away", sein=True),
-    Verb("sieht sehen gesehen", "see sees saw", "", "", ACCUSATIVE, ANYTHING),
-    Verb("sucht suchen gesucht", "look looks looked", "", "for", ACCUSATIVE, ANYTHING),
-    Verb("findet finden gefunden", "find finds found", "", "", ACCUSATIVE, ANYTHING),
-    Verb("kauft kaufen gekauft", "buy buys bought", "", "", ACCUSATIVE, tuple(THINGS)),
-    Verb("schaut schauen geschaut", "look looks looked", "an", "at", ACCUSATIVE, ANYTHING),
-    Verb("holt holen geholt", "pick picks picked", "ab", "up", ACCUSATIVE, ANYTHING),
-    Verb("lädt laden geladen", "invite invites invited", "ein", "", ACCUSATIVE, tuple(LIVING)),
-    Verb("hilft helfen geholfen", "help helps helped", "", "", DATIVE, tuple(LIVING)),
-    Verb("folgt folgen gefolgt", "follow follows followed", "", "", DATIVE, tuple(LIVING), sein=True),
-    Verb("hört hören gehört", "listen listens listened", "zu", "to", DATIVE, tuple(LIVING)),
+    Verb("sieht sehen gesehen", "see sees saw", case=ACCUSATIVE),
+    Verb("sucht suchen gesucht", "look looks looked", "", "for", ACCUSATIVE),
+    Verb("findet finden gefunden", "find finds found", case=ACCUSATIVE),
+    Verb("schaut schauen geschaut", "look looks looked", "an", "at", ACCUSATIVE),
+    Verb("holt holen geholt", "pick picks picked", "ab", "up", ACCUSATIVE),
+    Verb("hilft helfen geholfen", "help helps helped", case=DATIVE),
+    Verb("folgt folgen gefolgt", "follow follows followed", case=DATIVE, sein=True),
+    Verb("hört hören gehört", "listen listens listened", "zu", "to", DATIVE),
 ]
-MODALS = {"will": ("wollen", "want wants wanted"), "muss": ("müssen", "have has had")}
 
 
-@dataclass(frozen=True)
-class NounPhrase:
+class NounPhrase(NamedTuple):
     noun: Noun
     plural: bool = False
-    determiner: str = "der"
+    definite: bool = True
     adjective: tuple[str, str] | None = None
 
-    @property
-    def gender(self) -> str:
-        return "p" if self.plural else self.noun.gender
-
     def german(self, case: int) -> str:
-        determiner, endings = (forms[self.gender].split()[case] for forms in DETERMINERS[self.determiner])
+        forms = (DEFINITE if self.definite else INDEFINITE)["p" if self.plural else self.noun.gender]
+        article, ending = (form.split()[case] for form in forms)
         noun = self.noun.plural if self.plural else self.noun.singular
         if self.plural and case == DATIVE and not noun.endswith("n"):
             noun += "n"
-        return join(determiner, self.adjective[0] + endings if self.adjective else "", noun)
+        return join(article, self.adjective[0] + ending if self.adjective else "", noun)
 
-    @property
     def english(self) -> str:
         noun = self.noun.english_plural if self.plural else self.noun.english
         words = join(self.adjective[1] if self.adjective else "", noun)
-        determiner = {
-            "der": "the",
-            "dieser": "these" if self.plural else "this",
-            "ein": "an" if words[0] in "aeiou" else "a",
-        }
-        return join(determiner[self.determiner], words)
+        return join("the" if self.definite else "an" if words[0] in "aeiou" else "a", words)
 
 
-@dataclass(frozen=True)
-class Clause:
-    """A subject, a verb and its object, in the word orders of both languages. ``time`` is in both."""
+class Clause(NamedTuple):
+    """A subject, a verb in the present or the perfect, and its object, in the word orders of both languages."""
 
     subject: NounPhrase
     verb: Verb
-    tense: str = "present"  # present | perfect | will | muss
+    perfect: bool = False
     object: NounPhrase | None = None
-    negated: bool = False
-    time: tuple[str, str] = ("", "")
 
     def german(self, order: str) -> str:
-        """``order`` is what stands first: subject, time, object, or verb; or final, with the verb at the end."""
-        middle = {
-            "subject": self.subject.german(NOMINATIVE),
-            "time": self.time[0],
-            "object": self.object.german(self.verb.case or 0) if self.object else "",
-        }
-        finite, rest = self._verb()
-        first, *between = middle.pop(order, ""), *middle.values(), "nicht" if self.negated else ""
-        if order == "final":
-            return join(*between, *([rest + finite] if self.tense == "present" else [rest, finite]))
-        return join(first, finite, *between, rest)
-
-    def _verb(self) -> tuple[str, str]:
-        """The finite verb, and what of it stands at the end of a main clause."""
+        """``order`` is what stands first: subject, object, or verb; or final, with the verb at the end."""
         singular, infinitive, participle = self.verb.german.split()
-        if self.tense == "present":
-            return infinitive if self.subject.plural else singular, self.verb.prefix
-        if self.tense == "perfect":
+        finite, end = infinitive if self.subject.plural else singular, self.verb.prefix
+        if self.perfect:
             have = ("ist", "sind") if self.verb.sein else ("hat", "haben")
-            return have[self.subject.plural], self.verb.prefix + participle
-        return MODALS[self.tense][0] if self.subject.plural else self.tense, self.verb.prefix + infinitive
+            finite, end = have[self.subject.plural], end + participle
+        subject, found = self.subject.german(NOMINATIVE), self.object.german(self.verb.case) if self.object else ""
+        return {
+            "subject": join(subject, finite, found, end),
+            "object": join(found, finite, subject, end),
+            "verb": join(finite, subject, found, end),
+            "final": join(subject, found, join(end, finite) if self.perfect else end + finite),
+        }[order]
 
-    def english(self, question: bool = False) -> str:
-        (base, present, past), tail = self.verb.english.split(), self.verb.particle
-        if self.tense in MODALS:
-            tail = join("to", base, tail)
-            base, present, past = MODALS[self.tense][1].split()
-        tail = join(tail, self.object.english if self.object else "", self.time[1])
-        perfect, plural = self.tense == "perfect", self.subject.plural
-        do = "did" if perfect else "do" if plural else "does"
-        if question:
-            return join(do, self.subject.english, base, tail)
-        if self.negated:
-            return join(self.subject.english, do, "not", base, tail)
-        return join(self.subject.english, past if perfect else base if plural else present, tail)
+    def english(self) -> str:
+        base, present, past = self.verb.english.split()
+        verb = past if self.perfect else base if self.subject.plural else present
+        return join(self.subject.english(), verb, self.verb.particle, self.object.english() if self.object else "")
 
-    @property
     def unambiguous(self) -> bool:
-        """Whether form says which noun phrase is the object, whatever their order."""
-        if self.object is None:
-            return False
-        masculine = "m" in (self.subject.gender, self.object.gender)  # whose nominative and accusative differ
-        return self.verb.case == DATIVE or masculine or self.subject.plural != self.object.plural
+        """Whether the form of the object says that it is the object, wherever it stands."""
+        return self.object is not None and self.object.german(self.verb.case) != self.object.german(NOMINATIVE)
 
 
 def join(*words: str) -> str:
@@ -202,67 +149,45 @@ class Grammar:
     """Draws pairs of sentences."""
 
     def __init__(self, seed: int) -> None:
-        self.random = random.Random(seed)
-
-    def chance(self, probability: float) -> bool:
-        return self.random.random() < probability
+        self.random = Random(seed).random
 
     def pick(self, choices: Sequence[T]) -> T:
-        return choices[int(self.random.random() * len(choices))]  # random.choice may change with Python's version
+        return choices[int(self.random() * len(choices))]  # random.choice may change with Python's version
 
-    def noun_phrase(self, nouns: Sequence[Noun], definite: bool) -> NounPhrase:
-        """One of these nouns, with ``definite`` not with ein."""
-        plural = self.chance(0.3)
-        determiner = self.pick(["der", "dieser"] if plural or definite else ["der", "dieser", "ein"])
-        return NounPhrase(self.pick(nouns), plural, determiner, self.pick(ADJECTIVES) if self.chance(0.4) else None)
+    def noun_phrase(self, nouns: Sequence[Noun]) -> NounPhrase:
+        plural = self.random() < 0.3
+        adjective = self.pick(ADJECTIVES) if self.random() < 0.4 else None
+        return NounPhrase(self.pick(nouns), plural, plural or self.random() < 0.6, adjective)
 
     def clause(self) -> Clause:
-        verb, tense, negated = self.pick(VERBS), self.pick(["present", "perfect", *MODALS]), self.chance(0.15)
-        subject = self.noun_phrase(LIVING, negated)
-        others = [noun for noun in verb.objects if noun != subject.noun]
-        time = ("gestern", "yesterday") if tense == "perfect" else self.pick([("heute", "today"), ("nun", "now")])
-        return Clause(
-            subject,
-            verb,
-            tense,
-            self.noun_phrase(others, negated) if others else None,
-            negated,
-            time if self.chance(0.4) else ("", ""),
-        )
+        verb, perfect, subject = self.pick(VERBS), self.random() < 0.5, self.noun_phrase(LIVING)
+        objects = {NOMINATIVE: [], ACCUSATIVE: [*LIVING, *THINGS], DATIVE: LIVING}[verb.case]
+        return Clause(subject, verb, perfect, self.noun_phrase(objects) if objects else None)
 
     def sentence(self) -> tuple[str, str]:
-        """In German and English: a statement, a question, or a main and a subordinate clause."""
-        clause, end = self.clause(), "."
-        kind = self.random.random()
-        if kind < 0.15:
-            clause, end = replace(clause, negated=False), "?"
-            german, english = clause.german("verb"), clause.english(question=True)
-        elif kind < 0.5:
-            orders = ["subject", *(["time"] if clause.time[0] else []), *(["object"] if clause.unambiguous else [])]
-            german, english = clause.german(self.pick(orders)), clause.english()
+        """In German and English: a statement, or a main and a subordinate clause."""
+        clause, other, kind = self.clause(), self.clause(), self.random()
+        weil, because = self.pick([("weil", "because"), ("obwohl", "although")])
+        if kind < 0.5:
+            order = self.pick(["subject", "object"]) if clause.unambiguous() else "subject"
+            german, english = clause.german(order), clause.english()
+        elif kind < 0.75:
+            german = f"{clause.german('subject')}, {weil} {other.german('final')}"
+            english = f"{clause.english()} {because} {other.english()}"
         else:
-            (weil, because), other = self.pick([("weil", "because"), ("obwohl", "although")]), self.clause()
-            if self.chance(0.5):
-                german = f"{clause.german('subject')}, {weil} {other.german('final')}"
-                english = f"{clause.english()} {because} {other.english()}"
-            else:
-                german = f"{weil} {other.german('final')}, {clause.german('verb')}"
-                english = f"{because} {other.english()}, {clause.english()}"
-        return german[0].upper() + german[1:] + end, english[0].upper() + english[1:] + end
+            german = f"{weil} {other.german('final')}, {clause.german('verb')}"
+            english = f"{because} {other.english()}, {clause.english()}"
+        return f"{german[0].upper()}{german[1:]}.", f"{english[0].upper()}{english[1:]}."
 
 
 def corpus(seed: int = 0) -> dict[str, tuple[list[str], list[str]]]:
     """German and English lines of ``train``, ``valid`` and ``test``: no sentence occurs twice in either language."""
-    grammar = Grammar(seed)
-    german: dict[str, None] = {}  # sets that keep their order
-    english: dict[str, None] = {}
-    while len(german) < sum(SIZES.values()):
-        source, target = grammar.sentence()
-        if source not in german and target not in english:
-            german[source] = english[target] = None
-    sides = list(german), list(english)
-    splits, start = {}, 0
-    for split, size in SIZES.items():
-        splits[split] = sides[0][start : start + size], sides[1][start : start + size]
-        start += size
-    return splits
+    grammar, used = Grammar(seed), set()
+    pairs: dict[str, str] = {}
+    while len(pairs) < sum(SIZES.values()):
+        german, english = grammar.sentence()
+        if german not in pairs and english not in used:
+            pairs[german] = english
+            used.add(english)
+    german_lines, english_lines = iter(pairs), iter(pairs.values())
+    return {split: ([*islice(german_lines, size)], [*islice(english_lines, size)]) for split, size in SIZES.items()}

@@ -8,8 +8,6 @@ every entry that is added, removed or renamed, and cannot be set back.
 
 import json
 import os
-import shutil
-import tempfile
 import time
 from array import array
 from collections import Counter
@@ -19,6 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
+from multimax.suite.data.cache import whole_folder
 from multimax.suite.data.fingerprint import digest
 from multimax.suite.errors import UserError
 from multimax.suite.files import alone
@@ -134,14 +133,11 @@ class ImageListing:
         if max(self.directories.values()) > self.looked - SETTLED:  # it may have changed while it was read
             return
         try:
-            with tempfile.TemporaryDirectory(dir=kept.parent) as new:
+            with whole_folder(kept) as new:
                 for name in ("names", "ends", "labels"):
-                    np.save(Path(new) / f"{name}.npy", getattr(self, name))
+                    np.save(new / f"{name}.npy", getattr(self, name))
                 about = {name: getattr(self, name) for name in ("directories", "classes", "other_files")}
-                (Path(new) / "about.json").write_text(json.dumps(about))
-                shutil.rmtree(kept, ignore_errors=True)
-                os.rename(new, kept)
-                os.mkdir(new)  # for the context to remove
+                (new / "about.json").write_text(json.dumps(about))
         except OSError:
             return  # such as a full disk: the listing is then made anew each time
         self._read(kept)  # the mapped arrays take the place of this process's own

@@ -13,6 +13,17 @@ from multimax.suite.errors import UserError
 INVISIBLE = re.compile("[\x01-\x08\r\x0e-\x1b\x7f-\x84\x86-\x9f\u00ad\u200b\u2060-\u2064\ufeff\ufff9-\ufffd]")
 
 
+def decoded(lines: Iterable[bytes], name: str) -> Iterator[str]:
+    """Lines of UTF-8 without ``\\n`` at their ends. Raises UserError, which calls the text ``name``, for others."""
+    for number, line in enumerate(lines, 1):
+        try:
+            # Some editors write a mark of the byte order in front, which is no part of the first word.
+            yield line.decode("utf-8-sig" if number == 1 else "utf-8").removesuffix("\n")
+        except UnicodeDecodeError as error:
+            what = "UTF-16" if line.startswith((b"\xff\xfe", b"\xfe\xff")) else error.reason
+            raise UserError(f"{name}:{number} is not UTF-8 ({what}): convert it, for instance with iconv") from None
+
+
 class LineReader:
     """Reads the lines of one text and counts what it finds in them."""
 

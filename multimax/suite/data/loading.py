@@ -44,12 +44,6 @@ class Examples(Protocol[Batch_co]):
     def collate(self, examples: list[Any]) -> Batch_co: ...
 
 
-class Order(Protocol):
-    """Says which examples make up each global batch."""
-
-    def batch(self, step: int) -> list[int]: ...
-
-
 class Stream(IntEnum):
     """Purposes of random numbers, which keep those drawn from the same seed and step apart."""
 
@@ -196,7 +190,7 @@ def shard(batch: Sequence[T], rank: int, world: int, micro_batches: int) -> list
 
 def train_batches(
     dataset: Examples[Batch],
-    order: Order,
+    order: EpochOrder,
     *,
     start_step: int,
     seed: int,

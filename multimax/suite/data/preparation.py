@@ -69,12 +69,12 @@ class Recipe:
     def direction(self) -> str:
         return f"{self.source_language}-{self.target_language}"
 
-    def check_languages(self) -> None:
-        """Raise UserError for languages that are none, or one."""
+    def check_languages(self, prefix: str = "") -> None:
+        """Raise UserError for languages that are none, or one; ``prefix`` stands before the options' names."""
         if self.source_language == self.target_language:
-            raise UserError(f"source_language and target_language are both {self.source_language}")
-        check_code("source_language", self.source_language)
-        check_code("target_language", self.target_language)
+            raise UserError(f"{prefix}source_language and target_language are both {self.source_language}")
+        check_code(f"{prefix}source_language", self.source_language)
+        check_code(f"{prefix}target_language", self.target_language)
 
     def tokenizers(self, folder: Path) -> list[Tokenizer]:
         """Of both languages, with the merges in ``folder``."""

@@ -14,9 +14,9 @@ from textwrap import shorten
 from typing import Any
 
 from multimax.suite.data.fingerprint import digest
-from multimax.suite.data.hub import load_tables, named
+from multimax.suite.data.hub import load_tables, named, spellings
 from multimax.suite.data.left_out import LeftOut, beside
-from multimax.suite.data.lines import LineReader
+from multimax.suite.data.lines import LineReader, decoded
 from multimax.suite.errors import UserError
 from multimax.suite.files import expanded
 from multimax.suite.options import bounded, choice, registered
@@ -24,7 +24,7 @@ from multimax.suite.pipes import require_file
 from multimax.suite.plugins import build, has_target, require
 from multimax.suite.registry import Registry
 
-SPLITS = {"train": "train", "validation": "valid|validation|val|dev", "test": "test"}
+SPLITS = ("train", "validation", "test")
 
 Advance = Callable[[int], None]
 """Called with the number of bytes (for a data set of the hub: rows) done so far."""
@@ -117,17 +117,10 @@ class FileSource(TextSource):
     def _lines(self, advance: Advance) -> Iterator[str]:
         with self.path.open("rb") as raw, gzip.open(raw) if self.path.suffix == ".gz" else raw as file:
             # Lines end at \n alone, as for the other tokenizers of WikiText: some of its words hold other separators.
-            for number, line in enumerate(file, 1):
+            for number, line in enumerate(decoded(file, self.name), 1):
                 if number % 1000 == 0:
                     advance(raw.tell())
-                try:
-                    # Some editors write a mark of the byte order in front, which is no part of the first word.
-                    yield line.decode("utf-8-sig" if number == 1 else "utf-8").removesuffix("\n")
-                except UnicodeDecodeError as error:
-                    what = "UTF-16" if line.startswith((b"\xff\xfe", b"\xfe\xff")) else error.reason
-                    raise UserError(
-                        f"{self.path}:{number} is not UTF-8 ({what}): convert it, for instance with iconv"
-                    ) from None
+                yield line
 
     def _rows(self, advance: Advance) -> Iterator[str | None]:
         import pyarrow.parquet
@@ -242,7 +235,7 @@ def open_text(config: TextData) -> dict[str, TextSource]:
 def own_text(made: Any) -> dict[str, TextSource]:
     """The text of a ``_target_``: a string, or a ``TextSource``, for each split. Raises UserError."""
     texts = require("data", made, dict)
-    if missing := SPLITS.keys() - texts.keys():
+    if missing := {*SPLITS} - texts.keys():
         raise UserError(f"data: there is no text of {', '.join(sorted(missing))}")
     for split, text in texts.items():
         if not isinstance(text, str | TextSource):
@@ -292,7 +285,7 @@ def _open_files(config: TextData) -> dict[str, TextSource]:
         found = {"train": [root]}
     elif root.is_dir():
         files = sorted(path for path in root.iterdir() if re.search(f"{FILES}$", path.name))
-        found = {split: [path for path in files if _is_of(names, path)] for split, names in SPLITS.items()}
+        found = {split: [path for path in files if _is_of(split, path)] for split in SPLITS}
         if not any(found.values()) and len(files) == 1:
             found = {"train": files}
     else:
@@ -308,8 +301,8 @@ def _open_files(config: TextData) -> dict[str, TextSource]:
     return sources
 
 
-def _is_of(names: str, path: Path) -> bool:
-    return re.fullmatch(rf"(wiki\.)?({names})(-00000-of-00001)?{FILES}", path.name) is not None
+def _is_of(split: str, path: Path) -> bool:
+    return re.fullmatch(rf"(wiki\.)?({'|'.join(spellings(split))})(-00000-of-00001)?{FILES}", path.name) is not None
 
 
 def _open_hub(config: TextData) -> dict[str, TextSource]:

@@ -117,11 +117,6 @@ class AdaptiveEmbedding(nn.Module):
             rows = (cluster == i).nonzero().squeeze(-1)
             yield i, rows, targets[rows] - self.edges[i]
 
-    def parts(self, hidden: Tensor, targets: Tensor) -> Iterator[tuple[Tensor | slice, Tensor, Tensor]]:
-        """Rows, scores [n, entries] and the targets' entries [n] of each normalisation, for hidden states [N, dim]."""
-        for cluster, rows, entries in self.routes(targets):
-            yield rows, self.scores(cluster, hidden[rows]), entries
-
     def losses(
         self, hidden: Tensor, targets: Tensor, reweight: Reweighting, reduction: str
     ) -> Iterator[tuple[Tensor | slice, Tensor]]:

@@ -122,29 +122,20 @@ class EncoderDecoder(VocabularyModel):
             x = layer(x, source_mask[:, None, None])
         return self.encoder_norm(x)
 
-    def decode(
-        self, target: Tensor, encoded: Tensor | None, source_mask: Tensor | None, cache: DecoderCache | None = None
-    ) -> tuple[Tensor, DecoderCache | None]:
-        """Hidden states [batch, length, dim] of target int64 [batch, length], each of the tokens up to its own.
+    def decode(self, target: Tensor, encoded: Tensor, source_mask: Tensor) -> Tensor:
+        """Hidden states [batch, length, dim] of target int64 [batch, length], each of the tokens up to its own."""
+        x = self.embed(target, self.target_embedding)
+        for layer in self.decoder:
+            x = layer(x, None, None, *layer.keys_values(encoded), source_mask[:, None, None])
+        return self.decoder_norm(x)
 
-        With a cache from ``start_cache``, which knows the source, ``target`` is instead the newest token of each
-        hypothesis, int64 [batch, beam], and the result their hidden states [batch, beam, dim]; the tokens are
-        added to the cache.
-        """
-        sources: Any  # of each layer, keys and values
-        if cache is not None:
-            x = self.embed(target, self.target_embedding, cache.length)
-            mask, source_mask, sources = cache.advance(), cache.source_mask, cache.source
-        else:
-            assert encoded is not None
-            assert source_mask is not None
-            x = self.embed(target, self.target_embedding)
-            mask = None
-            source_mask, sources = source_mask[:, None, None], [layer.keys_values(encoded) for layer in self.decoder]
+    def step(self, tokens: Tensor, cache: DecoderCache) -> Tensor:
+        """Hidden states [batch, beam, dim] of the newest tokens int64 [batch, beam], which are added to ``cache``."""
+        x = self.embed(tokens, self.target_embedding, cache.length)
+        mask = cache.advance()
         for i, layer in enumerate(self.decoder):
-            append = None if cache is None else partial(cache.append, i)
-            x = layer(x, mask, append, *sources[i], source_mask)
-        return self.decoder_norm(x), cache
+            x = layer(x, mask, partial(cache.append, i), *cache.source[i], cache.source_mask)
+        return self.decoder_norm(x)
 
     def start_cache(self, encoded: Tensor, source_mask: Tensor, beam: int) -> DecoderCache:
         """The empty cache of ``beam`` hypotheses for each sentence whose encoder output is ``encoded``."""
@@ -160,7 +151,7 @@ class EncoderDecoder(VocabularyModel):
         as in ``torch.nn.functional.cross_entropy``. fairseq gives the target 1 - eps and each other one
         eps / (V - 1): its loss at eps is this one at eps * V / (V - 1).
         """
-        hidden, _ = self.decode(target, self.encode(source, source_mask), source_mask)
+        hidden = self.decode(target, self.encode(source, source_mask), source_mask)
         return linear_loss(
             self.output,
             hidden.flatten(0, 1),

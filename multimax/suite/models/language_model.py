@@ -89,7 +89,8 @@ class LanguageModel(VocabularyModel):
     def target_weights(self, hidden: Tensor, targets: Tensor) -> Tensor:
         """Probabilities [N] of targets int64 [N], which a sparse function may make exactly zero."""
         weights = hidden.new_ones(len(targets), dtype=torch.promote_types(hidden.dtype, torch.float32))
-        for rows, scores, entries in self.embedding.parts(hidden, targets):
+        for cluster, rows, entries in self.embedding.routes(targets):
+            scores = self.embedding.scores(cluster, hidden[rows])
             weights[rows] *= self.output(scores).gather(-1, entries[:, None]).squeeze(-1)
         return weights
 

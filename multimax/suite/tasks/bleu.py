@@ -26,18 +26,13 @@ class CorpusBLEU:
 
     def __init__(self, name: str, tokenize: str, lowercase: bool):
         self.name = name
-        self.tokenize, self.lowercase = tokenize, lowercase
-        self.scorer()
-
-    def scorer(self) -> BLEU:
-        """Raises UserError where the tokeniser needs a package that is not installed."""
         try:
             # force: text that is tokenised already is what is asked for, not a mistake to warn of
-            return BLEU(tokenize=self.tokenize, lowercase=self.lowercase, force=True)
+            self.scorer = BLEU(tokenize=tokenize, lowercase=lowercase, force=True)
         except RuntimeError:
-            language = self.tokenize.partition("-")[0]
+            language = tokenize.partition("-")[0]
             raise UserError(
-                f"sacrebleu's tokeniser {self.tokenize} is not installed: pip install 'sacrebleu[{language}]'"
+                f"sacrebleu's tokeniser {tokenize} is not installed: pip install 'sacrebleu[{language}]'"
             ) from None
 
     @property
@@ -50,14 +45,14 @@ class CorpusBLEU:
         """The sums over some of a corpus's sentences, which may be none."""
         if not hypotheses:
             return dict.fromkeys(self.keys, 0.0)
-        score = self.scorer().corpus_score(hypotheses, [references])
+        score = self.scorer.corpus_score(hypotheses, [references])
         values = (score.sys_len, score.ref_len, *score.counts, *score.totals)
         return dict(zip(self.keys, map(float, values), strict=True))
 
     def score(self, sums: Mapping[str, float]) -> float:
         """BLEU in percent from the sums over the whole corpus."""
         length, reference_length, *counts = (int(sums[key]) for key in self.keys)
-        scorer = self.scorer()
+        scorer = self.scorer
         return BLEU.compute_bleu(
             counts[:ORDER],
             counts[ORDER:],
@@ -71,6 +66,5 @@ class CorpusBLEU:
 
     def signature(self) -> str:
         """sacrebleu's own statement of what was computed, with its version."""
-        scorer = self.scorer()
-        scorer.corpus_score(["."], [["."]])  # it knows the number of references only after this
-        return str(scorer.get_signature())
+        self.scorer.corpus_score(["."], [["."]])  # it knows the number of references only after this
+        return str(self.scorer.get_signature())

@@ -135,8 +135,8 @@ def test_erased_boxes_are_timms_and_hold_standard_normal_noise():
         theirs = erasing(whole.clone())
         ours = whole.clone()
         if erased:
-            box = erased.box
-            ours[:, box.top : box.top + box.height, box.left : box.left + box.width] = 0
+            top, left, height, width, _ = erased
+            ours[:, top : top + height, left : left + width] = 0
             batch = ImageBatch(torch.zeros(1, 64, 48, 3, dtype=torch.uint8), torch.zeros(1), [], {0: erased})
             noise.append(Normalise(CONFIG)(batch, torch.device("cpu")).images[0][ours == 0])
         assert torch.equal(ours, theirs)

@@ -9,12 +9,9 @@ import pytest
 from multimax.suite.data.bitext import TranslationData, open_bitext
 from multimax.suite.data.german_grammar import (
     ADJECTIVES,
-    COMPOUNDS,
-    DER,
-    DIESER,
-    EIN,
+    DEFINITE,
+    INDEFINITE,
     LIVING,
-    MODALS,
     SIZES,
     THINGS,
     VERBS,
@@ -39,8 +36,8 @@ def pairs(lines):
     return [pair for sides in lines.values() for pair in zip(*sides, strict=True)]
 
 
-def phrase(noun: str, determiner: str = "der", adjective: str = "", plural: bool = False) -> NounPhrase:
-    return NounPhrase(NOUN[noun], plural, determiner, ADJECTIVE.get(adjective))
+def phrase(noun: str, article: str = "der", adjective: str = "", plural: bool = False) -> NounPhrase:
+    return NounPhrase(NOUN[noun], plural, article == "der", ADJECTIVE.get(adjective))
 
 
 @pytest.mark.parametrize(
@@ -52,12 +49,9 @@ def phrase(noun: str, determiner: str = "der", adjective: str = "", plural: bool
         (("Hund", "ein", "big"), "ein großer Hund, einen großen Hund, einem großen Hund"),
         (("Tür", "ein", "new"), "eine neue Tür, eine neue Tür, einer neuen Tür"),
         (("Pferd", "ein", "small"), "ein kleines Pferd, ein kleines Pferd, einem kleinen Pferd"),
-        (("Stuhl", "dieser", "new"), "dieser neue Stuhl, diesen neuen Stuhl, diesem neuen Stuhl"),
-        (("Buch", "dieser", "small"), "dieses kleine Buch, dieses kleine Buch, diesem kleinen Buch"),
         (("Hund", "der", "big", True), "die großen Hunde, die großen Hunde, den großen Hunden"),
-        (("Frau", "dieser", "old", True), "diese alten Frauen, diese alten Frauen, diesen alten Frauen"),
-        (("Kind", "dieser", "", True), "diese Kinder, diese Kinder, diesen Kindern"),
-        (("Küchenfenster", "der", "", True), "die Küchenfenster, die Küchenfenster, den Küchenfenstern"),
+        (("Frau", "der", "old", True), "die alten Frauen, die alten Frauen, den alten Frauen"),
+        (("Kind", "der", "", True), "die Kinder, die Kinder, den Kindern"),
     ],
 )
 def test_noun_phrases_agree(words, cases):
@@ -65,75 +59,41 @@ def test_noun_phrases_agree(words, cases):
 
 
 def test_english_articles():
-    assert phrase("Hund", "ein").english == "a dog"
-    assert phrase("Hund", "ein", "old").english == "an old dog"
-    assert phrase("Kind", "dieser", "", True).english == "these children"
+    assert phrase("Hund", "ein").english() == "a dog"
+    assert phrase("Hund", "ein", "old").english() == "an old dog"
+    assert phrase("Kind", "der", "", True).english() == "the children"
 
 
-MAN, WOMEN, DOOR, TODAY = phrase("Mann"), phrase("Frau", plural=True), phrase("Küchentür"), ("heute", "today")
+MAN, WOMEN, DOOR = phrase("Mann"), phrase("Frau", plural=True), phrase("Tür")
 FETCH = Clause(MAN, VERB["pickup"], object=DOOR)
 
 
 @pytest.mark.parametrize(
     ("clause", "order", "german", "english"),
     [
-        (FETCH, "subject", "der Mann holt die Küchentür ab", "the man picks up the kitchen door"),
-        (FETCH, "final", "der Mann die Küchentür abholt", "the man picks up the kitchen door"),
+        (FETCH, "subject", "der Mann holt die Tür ab", "the man picks up the door"),
+        (FETCH, "final", "der Mann die Tür abholt", "the man picks up the door"),
         (
-            Clause(WOMEN, VERB["pickup"], "perfect", DOOR),
+            Clause(WOMEN, VERB["pickup"], True, DOOR),
             "final",
-            "die Frauen die Küchentür abgeholt haben",
-            "the women picked up the kitchen door",
+            "die Frauen die Tür abgeholt haben",
+            "the women picked up the door",
         ),
-        (
-            Clause(WOMEN, VERB["fallasleep"], "perfect"),
-            "subject",
-            "die Frauen sind eingeschlafen",
-            "the women fell asleep",
-        ),
-        (
-            Clause(WOMEN, VERB["fallasleep"], "perfect", negated=True),
-            "subject",
-            "die Frauen sind nicht eingeschlafen",
-            "the women did not fall asleep",
-        ),
+        (Clause(WOMEN, VERB["fallasleep"], True), "subject", "die Frauen sind eingeschlafen", "the women fell asleep"),
         (Clause(MAN, VERB["help"], object=WOMEN), "object", "den Frauen hilft der Mann", "the man helps the women"),
-        (
-            Clause(MAN, VERB["lookfor"], object=DOOR, negated=True),
-            "subject",
-            "der Mann sucht die Küchentür nicht",
-            "the man does not look for the kitchen door",
-        ),
-        (
-            Clause(MAN, VERB["pickup"], "muss", DOOR, time=TODAY),
-            "time",
-            "heute muss der Mann die Küchentür abholen",
-            "the man has to pick up the kitchen door today",
-        ),
-        (
-            Clause(WOMEN, VERB["see"], "will", DOOR, negated=True, time=TODAY),
-            "final",
-            "die Frauen heute die Küchentür nicht sehen wollen",
-            "the women do not want to see the kitchen door today",
-        ),
+        (FETCH, "verb", "holt der Mann die Tür ab", "the man picks up the door"),
     ],
 )
 def test_clauses(clause, order, german, english):
     assert (clause.german(order), clause.english()) == (german, english)
 
 
-def test_questions():
-    assert FETCH.german("verb") == "holt der Mann die Küchentür ab"
-    assert FETCH.english(question=True) == "does the man pick up the kitchen door"
-
-
 def test_an_object_stands_first_only_where_form_says_who_does_what():
     woman, girl, man = phrase("Frau"), phrase("Mädchen"), phrase("Mann")
-    assert not Clause(woman, VERB["see"], object=girl).unambiguous  # die Frau sieht das Mädchen: either could see
-    assert Clause(man, VERB["see"], object=woman).unambiguous  # der Mann
-    assert Clause(woman, VERB["see"], object=man).unambiguous  # den Mann
-    assert Clause(woman, VERB["help"], object=girl).unambiguous  # dem Mädchen
-    assert Clause(WOMEN, VERB["see"], object=girl).unambiguous  # sehen
+    assert not Clause(woman, VERB["see"], object=girl).unambiguous()  # die Frau sieht das Mädchen: either could see
+    assert Clause(woman, VERB["see"], object=man).unambiguous()  # den Mann
+    assert Clause(woman, VERB["help"], object=girl).unambiguous()  # dem Mädchen
+    assert not Clause(woman, VERB["sleep"]).unambiguous()
 
 
 def test_translation_is_a_function_and_no_sentence_occurs_twice(lines, pairs):
@@ -156,9 +116,11 @@ def test_the_corpus_is_the_same_in_every_process():
 
 def test_articles_before_nouns_and_verbs_at_the_end(pairs):
     genders = {noun.singular: noun.gender for noun in NOUN.values() if noun.singular != noun.plural}
-    articles = {gender: {form for table in (DER, DIESER, EIN) for form in table[gender].split()} for gender in "mfn"}
+    articles = {
+        gender: {form for table in (DEFINITE, INDEFINITE) for form in table[gender][0].split()} for gender in "mfn"
+    }
     finite = {verb.prefix + form for verb in VERBS for form in verb.german.split()[:2]}
-    finite |= {"hat", "haben", "ist", "sind", *MODALS, *(plural for plural, _ in MODALS.values())}
+    finite |= {"hat", "haben", "ist", "sind"}
     seen = Counter()
     for german, english in pairs:
         words = re.findall(r"\w+", german[0].lower() + german[1:])
@@ -171,9 +133,8 @@ def test_articles_before_nouns_and_verbs_at_the_end(pairs):
             seen["subordinate"] += 1
         assert not re.search(r"\ba [aeiou]|\ban [^aeiou]", english), english
         seen["separate"] += bool(re.search(r" (zu|an|ein|ab|weg)[.?,]", german))
-        seen["compound"] += any(noun.singular in words for noun in COMPOUNDS)
-        seen["object first"] += german.startswith(("Den ", "Dem ", "Einen ", "Einem ", "Diesen ", "Diesem "))
-    assert all(seen[kind] > 500 for kind in ("article", "subordinate", "separate", "compound", "object first")), seen
+        seen["object first"] += german.startswith(("Den ", "Dem ", "Einen ", "Einem "))
+    assert all(seen[kind] > 500 for kind in ("article", "subordinate", "separate", "object first")), seen
 
 
 def test_it_is_a_corpus_like_any_other(tmp_path, monkeypatch):

@@ -26,7 +26,7 @@ from multimax.suite.data.fairseq_data import read_sentences, write_sentences
 from multimax.suite.decoding import Search, translate
 from multimax.suite.engine.open import OpenRun
 from multimax.suite.errors import UserError
-from multimax.suite.fairseq.convert import convert
+from multimax.suite.fairseq.__main__ import convert
 from multimax.suite.fairseq.weights import from_fairseq
 from multimax.suite.models.encoder_decoder import AttentionSites, EncoderDecoder, EncoderDecoderConfig
 from multimax.suite.runs import Run

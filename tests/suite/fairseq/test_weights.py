@@ -41,7 +41,7 @@ def ours_of(theirs, site=SOFTMAX, **options):
 def our_logits(model, sample):
     source = sample["net_input"]["src_tokens"]
     encoded = model.encode(source, source != 1)
-    return model.scores(model.decode(sample["net_input"]["prev_output_tokens"], encoded, source != 1)[0])
+    return model.scores(model.decode(sample["net_input"]["prev_output_tokens"], encoded, source != 1))
 
 
 @pytest.mark.parametrize("pre_norm", [False, True])

@@ -32,7 +32,7 @@ def build(name="softmax", *, spread=0.4, sites=None, **options):
 
 
 def hidden_states(model, source=SOURCE, mask=MASK, target=TARGET):
-    return model.decode(target, model.encode(source, mask), mask)[0]
+    return model.decode(target, model.encode(source, mask), mask)
 
 
 def copy_attention(ours, theirs):
@@ -129,14 +129,14 @@ def test_hypotheses_in_a_cache_are_the_whole_at_once(name):
     for _ in range(19):
         tokens = torch.randint(3, 11, (3, 2, 1), generator=generator)
         history = torch.cat([history, tokens], -1)
-        hidden, _ = model.decode(tokens.squeeze(-1), None, None, cache)
+        hidden = model.step(tokens.squeeze(-1), cache)
         for j in range(2):
             torch.testing.assert_close(hidden[:, j], hidden_states(model, target=history[:, j])[:, -1])
         parents = torch.randint(2, (3, 2), generator=generator)
         cache.reorder(parents)
         history = history.gather(1, parents[..., None].expand_as(history))
     cache.keep([2, 0])
-    hidden, _ = model.decode(torch.full((2, 2), 5), None, None, cache)
+    hidden = model.step(torch.full((2, 2), 5), cache)
     whole = torch.cat([history, torch.full((3, 2, 1), 5)], -1)[:, 1]
     torch.testing.assert_close(hidden[:, 1], hidden_states(model, target=whole)[[2, 0], -1])
 
@@ -153,7 +153,7 @@ def test_the_released_model_is_softmax_in_cross_attention_and_with_a_cache(name)
         assert not other.load_state_dict(released.state_dict(), strict=False).missing_keys
     assert torch.equal(hidden_states(released), hidden_states(trained))
     cache = released.start_cache(released.encode(SOURCE, MASK), MASK, 1)
-    steps = [released.decode(tokens, None, None, cache)[0] for tokens in TARGET.split(1, 1)]
+    steps = [released.step(tokens, cache) for tokens in TARGET.split(1, 1)]
     torch.testing.assert_close(torch.cat(steps, 1), hidden_states(decoded))
     assert (torch.cat(steps, 1) - hidden_states(released)).abs().max() > 1e-3
 

@@ -115,7 +115,7 @@ def test_evaluation_is_that_of_one_sentence_at_a_time(counting, output):
         source, target = (torch.tensor(side[i].astype(int))[None] for side in (pairs.sources, pairs.targets))
         mask = torch.ones_like(source, dtype=torch.bool)
         shifted = torch.cat([target[:, -1:], target[:, :-1]], 1)
-        hidden, _ = model.decode(shifted, model.encode(source, mask), mask)
+        hidden = model.decode(shifted, model.encode(source, mask), mask)
         losses += [model.output.loss(model.scores(hidden)[0], target[0], reduction="sum")]
         tokens += target.numel()
         hypotheses += [task.bitext.tokenized(task.search(model, source, mask)[0])]
