@@ -13,7 +13,7 @@ from multimax.suite.plan import CONFIRMING_FROM, TUNING_FROM
 from multimax.suite.planned.exploratory import best_rates
 from multimax.suite.planned.table import measured, read_table
 from multimax.suite.report.outputs import Output, Row, picture, table
-from multimax.suite.report.statistics import Mean, mean_over_seeds, paired
+from multimax.suite.report.statistics import Mean, gain, mean_over_seeds, paired
 
 OURS = "multimax"
 TITLE = (OURS, "softmax", "temperature")  # whose means a figure's title has
@@ -122,11 +122,8 @@ def exploratory_figures(folder: Path) -> Iterator[Output]:
 
 
 def lines(of: Explored) -> Iterator[Line]:
-    sign = 1 if of.problem.better == "higher" else -1
     ours = of.values(OURS, of.problem.judge)
     for function in of.runs:
-        others = of.values(function, of.problem.judge)
-        pairs = [sign * (ours[seed] - others[seed]) for seed in ours if seed in others]
-        if function != OURS and pairs:
-            found = mean_over_seeds(pairs)
-            yield Line(style_of(function).label, function, pairs, found.mean, found.interval)
+        found = gain(of.problem.better, ours, of.values(function, of.problem.judge))
+        if function != OURS and found:
+            yield Line(style_of(function).label, function, found.pairs, found.mean, found.interval)

@@ -13,7 +13,7 @@ from multimax.suite.planned.table import measured, read_table, unpacked
 from multimax.suite.report.claims import CONTRADICTED, NO_GAIN, SUPPORTED
 from multimax.suite.report.outputs import Output, Row, number, span, table
 from multimax.suite.report.settings import setting
-from multimax.suite.report.statistics import LEVEL, Difference, detectable, holm, paired
+from multimax.suite.report.statistics import LEVEL, Difference, detectable, gain, holm
 
 COLUMNS = (
     "comparison", "claim", "setting", "tag", "primary", "against", "statistic", "n", "effect", "low", "high", "margin",
@@ -165,18 +165,14 @@ def statistic(entry: Entry, comparison: Comparison, measure: str, row: Mapping[s
     return math.log(value)
 
 
-def gain(comparison: Comparison, values: Values, control: str) -> Difference | None:
-    ours, others = values.get(comparison.ours, {}), values.get(control, {})
-    return paired(ours, others) if comparison.better == "higher" else paired(others, ours)
-
-
 def judged(entry: Entry, comparison: Comparison, control: str, rows: Rows, level: float) -> Finding:
     there = sum({(comparison.ours, seed), (control, seed)} <= rows.keys() for seed in entry.seeds)
     if there < len(entry.seeds):
         return Finding(entry, comparison, control, (), there, level)
     found, p = [], []
     for measure, margin in comparison.margins.items():
-        of = gain(comparison, values_of(entry, comparison, measure, rows), control)
+        values = values_of(entry, comparison, measure, rows)
+        of = gain(comparison.better, values[comparison.ours], values[control])
         assert of is not None
         assert of.p is not None
         assert of.p_sign_flip is not None

@@ -35,13 +35,14 @@ class Mean:
 
 @dataclass(frozen=True)
 class Difference(Mean):
-    """A mean of paired differences over ``seeds``, with two-sided p-values of there being none.
+    """A mean of the paired differences ``pairs`` over ``seeds``, with two-sided p-values of there being none.
 
     ``p`` is that of the paired t test, ``p_sign_flip`` that of ``sign_flip``; ``correlation`` is Pearson's between the
     two functions over seeds, None where one of them does not vary.
     """
 
     seeds: tuple[int, ...] = ()
+    pairs: tuple[float, ...] = ()
     p: float | None = None
     p_sign_flip: float | None = None
     correlation: float | None = None
@@ -75,16 +76,20 @@ def paired(
     seeds = tuple(sorted(set(ours) & set(others)))
     if not seeds:
         return None
-    pairs = [(ours[seed], others[seed]) for seed in seeds]
-    differences = [our - other for our, other in pairs]
-    of = mean_over_seeds(differences, possible)
+    pairs = tuple(ours[seed] - others[seed] for seed in seeds)
+    of = mean_over_seeds(pairs, possible)
     if of.deviation is None:
-        return Difference(of.n, of.mean, seeds=seeds)
+        return Difference(of.n, of.mean, seeds=seeds, pairs=pairs)
     error = of.deviation / math.sqrt(of.n)
     p = float(2 * stats.t.sf(abs(of.mean) / error, of.n - 1)) if error else float(of.mean == 0)
-    vary = all(len(set(values)) > 1 for values in zip(*pairs, strict=True))
-    shared = correlation(*zip(*pairs, strict=True)) if vary else None
-    return Difference(of.n, of.mean, of.deviation, of.interval, seeds, p, sign_flip(differences), shared)
+    both = [[values[seed] for seed in seeds] for values in (ours, others)]
+    shared = correlation(*both) if all(len(set(values)) > 1 for values in both) else None
+    return Difference(of.n, of.mean, of.deviation, of.interval, seeds, pairs, p, sign_flip(pairs), shared)
+
+
+def gain(better: str, ours: Mapping[int, float], others: Mapping[int, float]) -> Difference | None:
+    """What ``ours`` gain on ``others``, above zero where they are better; ``better`` is "higher" or "lower"."""
+    return paired(ours, others) if better == "higher" else paired(others, ours)
 
 
 def sign_flip(differences: Sequence[float]) -> float:
