@@ -92,9 +92,7 @@ def _encoder(**options: Any) -> Family:
     def make() -> nn.Module:
         return nn.TransformerEncoder(nn.TransformerEncoderLayer(16, 2, 32, batch_first=True, **options), 2)
 
-    return Family(
-        "torch", "nn.TransformerEncoder" + "".join(f", {k}={v}" for k, v in options.items()), make, inputs, masked=True
-    )
+    return Family("torch", _called("nn.TransformerEncoder", options), make, inputs, masked=True)
 
 
 def _transformer() -> nn.Module:
@@ -116,9 +114,7 @@ def _x_transformers(**options: Any) -> Family:
     def inputs() -> dict[str, Any]:
         return {"x": torch.randint(20, (2, 9)), "mask": torch.arange(9) < torch.tensor([9, 6])[:, None]}
 
-    return Family(
-        "x-transformers", "Decoder" + "".join(f", {k}={v}" for k, v in options.items()), make, inputs, masked=True
-    )
+    return Family("x-transformers", _called("Decoder", options), make, inputs, masked=True)
 
 
 TEXT = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 32, "vocab_size": 64}
