@@ -84,27 +84,37 @@ def table_rows(of: Explored) -> Iterator[Row]:
     own = [f"{name}@{n}" for name in of.problem.measures for n in of.problem.test_lengths]
     length = of.problem.judge.partition("@")[2]
     for measure in [*own, *(f"{name}@{length}" for name in ATTENTION)]:
-        for function in of.runs:
-            most = MOST.get(measure.partition("@")[0], inf)
-            others = of.values(function, measure)
-            found = mean_over_seeds(others.values(), (0.0, most))
-            ours = paired(of.values(OURS, measure), others, (-most, most)) if function != OURS else None
-            low, high = (f"{bound:.4g}" for bound in found.interval) if found.interval else ("", "")
+        values = {function: of.values(function, measure) for function in of.runs}
+        for cells in compared(values, MOST.get(measure.partition("@")[0], inf)):
+            function = cells["function"]
             yield {
                 "problem": of.name,
                 "measure": measure,
-                "function": function,
                 "rate": f"{of.rates[function]:g}",
                 "rates tried": ", ".join(f"{rate:g}" for rate in of.tried[function]),
-                "seeds": str(found.n),
-                "mean": with_interval(found),
-                "low": low,
-                "high": high,
-                "MultiMax less this": with_interval(ours) if ours else "",
+                **cells,
             }
 
 
-def with_interval(of: Mean) -> str:
+def compared(values: Mapping[str, Mapping[int, float]], most: float) -> Iterator[Row]:
+    """The cells of each function that come from its values by seed, which are from 0 to ``most``."""
+    for function, others in values.items():
+        found = mean_over_seeds(others.values(), (0.0, most))
+        ours = paired(values[OURS], others, (-most, most)) if function != OURS else None
+        low, high = (f"{bound:.4g}" for bound in found.interval) if found.interval else ("", "")
+        yield {
+            "function": function,
+            "seeds": str(found.n),
+            "mean": with_interval(found),
+            "low": low,
+            "high": high,
+            "MultiMax less this": with_interval(ours),
+        }
+
+
+def with_interval(of: Mean | None) -> str:
+    if of is None:
+        return ""
     if of.interval is None:
         return f"{of.mean:.4g}"
     low, high = of.interval
