@@ -73,10 +73,6 @@ class Finding:
     p_holm: float | None = None
 
     @property
-    def gains(self) -> bool:
-        return all(of.gain.mean > 0 for of in self.measured)
-
-    @property
     def verdict(self) -> str:
         planned = len(self.entry.seeds)
         if not self.measured:
@@ -84,7 +80,8 @@ class Finding:
         decisive = self.p_holm if self.comparison.primary else self.p
         below = any(of.interval[1] < of.margin for of in self.measured)
         if decisive is not None and decisive < LEVEL:
-            return (SUPPORTED + ", below the margin" * below) if self.gains else CONTRADICTED
+            gains = all(of.gain.mean > 0 for of in self.measured)
+            return (SUPPORTED + ", below the margin" * below) if gains else CONTRADICTED
         if below:
             lost = decisive is None and any(of.interval[1] < 0 for of in self.measured)
             return NO_GAIN + f", {LOSS}" * lost

@@ -1,9 +1,7 @@
 """Means over seeds, differences between functions that ran with the same seeds, and how many seeds a test needs.
 
 Runs that share a seed start from the same weights and see the same data in the same order. Whether that makes their
-difference less noisy depends on the data: the correlation over seeds tells, and it may be negative. Intervals are
-Student's; with three seeds they reach 2.5 standard deviations to either side of the mean. A standard deviation from
-three seeds is itself only known to lie between .52 and 6.3 times what was found (95%, chi-squared).
+difference less noisy depends on the data: the correlation over seeds tells, and it may be negative.
 """
 
 import math
