@@ -24,20 +24,12 @@ PAGE = "docs/theory.md"
 
 def theory(results: Path, settings: Sequence[str] = tuple(SETTINGS)) -> Iterator[Output]:
     """The tables, which depend on no file."""
-    made: dict[str, dict[str, Cells]] = {}
-    for setting in settings:
-        scores = draw_rows(setting)
-        for name, cells in (
-            ("temperature", temperature(scores)),
-            ("own_breakpoints", own_breakpoints(scores)),
-            ("shared_breakpoints", shared_breakpoints(scores)),
-            ("one_side", one_side(scores)),
-        ):
-            made.setdefault(name, {})[setting] = cells
-    for name, of in made.items():
+    drawn = {setting: draw_rows(setting) for setting in settings}
+    for count in (temperature, own_breakpoints, shared_breakpoints, one_side):
+        of = {setting: count(scores) for setting, scores in drawn.items()}
         of["all"] = together(list(of.values()))
         rows = [{"scores": label} | texts(cells) for label, cells in of.items()]
-        yield Output(f"theory/{name}", {".csv": csv_table(list(rows[0]), rows)})
+        yield Output(f"theory/{count.__name__}", {".csv": csv_table(list(rows[0]), rows)})
 
 
 def together(of: Sequence[Cells]) -> Cells:
