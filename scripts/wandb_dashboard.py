@@ -6,6 +6,7 @@ sparsity and multi-modality over steps. Samples and attention pictures.
 """
 
 import json
+from typing import Any
 
 from multimax.suite.errors import Parser, UserError, install, one_line_errors
 from multimax.suite.loggers.dashboard import METRICS, curves
@@ -45,7 +46,7 @@ def workspace(entity: str, project: str, task: str, group: str | None):
     import wandb_workspaces.reports.v2 as reports
     import wandb_workspaces.workspaces as workspaces
 
-    grouped = {
+    grouped: dict[str, Any] = {
         "groupby": reports.Config("function"),
         "groupby_aggfunc": "mean",
         "groupby_rangefunc": "minmax",
