@@ -41,19 +41,12 @@ def multi_modality(scores: Tensor, weights: Tensor, eps: float, mask: Tensor | N
 def sparsity(scores: Tensor, weights: Tensor, eps: float, mask: Tensor | None = None) -> Tensor:
     """S of each row; NaN, which ``nanmean`` passes over, where no entry is below ``eps``.
 
-    Args:
-        scores: what the weights were made from, floating point [..., n].
-        weights: [..., n].
-        eps: the threshold; entries below it are irrelevant.
-        mask: bool, broadcastable to ``scores``, True where an entry is live; None: all are.
-
-    Returns:
-        [...], float32 or the scores' wider dtype.
+    Entries below ``eps`` are irrelevant; otherwise as ``multi_modality``.
     """
     x, p, live = _prepare(scores, weights, mask)
     irrelevant = live & (x < eps)
-    softmax = x - x.where(live, -math.inf).logsumexp(-1, keepdim=True)
-    log_reference = softmax.where(live, math.inf).amin(-1, keepdim=True)
+    log_softmax = x - x.where(live, -math.inf).logsumexp(-1, keepdim=True)
+    log_reference = log_softmax.where(live, math.inf).amin(-1, keepdim=True)
     # In logarithms, because the smallest probability of a long row may be too small for a float.
     closeness = torch.exp(-torch.exp(p.log() - log_reference))
     return closeness.where(irrelevant, 0).sum(-1) / irrelevant.sum(-1)
