@@ -4,11 +4,11 @@ An aim is met if all of its values are within its bound. The aims for a GPU were
 GPU was measured.
 """
 
-import math
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from math import inf, nan
 
 from benchmarks.bench import BOTH, FORWARD
 
@@ -46,21 +46,25 @@ def column(name: str, **fields: str) -> Callable[[Rows], Values]:
     return lambda rows: ((row, number(row, name)) for row in where(rows, **fields))
 
 
+def sized(least: float, most: float, found: Callable[[Rows], Values]) -> Callable[[Rows], Values]:
+    """Of what is ``found`` that of rows of these sizes."""
+    return lambda rows: ((row, value) for row, value in found(rows) if least <= number(row, "size") <= most)
+
+
+def over(other: Mapping[str, str], name: str, **fields: str) -> Callable[[Rows], Values]:
+    """A ``column`` over the rows that are the same but for the fields in ``other``."""
+    return lambda rows: ((row, quotient(name, row, rows, **other)) for row in where(rows, **fields))
+
+
 def quotient(name: str, row: Row, rows: Rows, **other: str) -> float:
     """A number of ``row``, over that of the row which is the same but for the fields in ``other``."""
     keys = ("part", "case", "size", "function", "way", "direction")
     divisors = where(rows, **{key: row[key] for key in keys} | other)
-    return number(row, name) / number(divisors[0], name) if divisors else math.nan
+    return number(row, name) / number(divisors[0], name) if divisors else nan
 
 
 def speedup(**fields: str) -> Callable[[Rows], Values]:
     return lambda rows: ((row, 1 / number(row, "ratio")) for row in where(rows, way="ours", **fields))
-
-
-def large_shapes(direction: str) -> Callable[[Rows], Values]:
-    """MultiMax without a compiler, where a row's cost is more than that of starting a call."""
-    found = column("ratio", part="shapes", function="multimax", way="eager", direction=direction)
-    return lambda rows: ((row, value) for row, value in found(rows) if number(row, "size") >= 1e7)
 
 
 def attention_of(*cases: str) -> Callable[[Rows], Values]:
@@ -83,38 +87,14 @@ def share_of_logits(rows: Rows) -> Values:
         yield row, (number(row, "peak_mb") * 2**20 - gradients) / (4 * tokens * vocabulary)
 
 
-def multimax_over_softmax_in_pieces(rows: Rows) -> Values:
-    for row in where(rows, function="multimax", **LARGEST_VOCABULARY):
-        yield row, quotient("ratio", row, rows, function="softmax")
-
-
 def bits_differ(rows: Rows) -> Values:
     return ((row, float(row["same_bits"] != "yes")) for row in where(rows, **PARAMETERS))
 
 
-def row_kernels(name: str) -> Callable[[Rows], Values]:
-    found = column(name, part="row length", way="kernel")
-    return lambda rows: ((row, value) for row, value in found(rows) if 197 <= number(row, "size") <= 16_384)
-
-
-def flash_over(way: str, direction: str) -> Callable[[Rows], Values]:
-    """MultiMax by the flash kernel, over softmax by another ``way``, from 1,024 keys on."""
-
-    def values(rows: Rows) -> Values:
-        for row in where(rows, part="length", function="multimax", way="flash", direction=direction):
-            if number(row, "size") >= 1024:
-                yield row, quotient("ratio", row, rows, function="softmax", way=way)
-
-    return values
-
-
-def memory_of_longest(rows: Rows) -> Values:
-    for row in where(rows, part="length", function="multimax", way="flash", direction=BOTH, case="N=4096"):
-        yield row, quotient("peak_mb", row, rows, case="N=1024", size="1024")
-
-
+SOFTMAX = {"function": "softmax"}
 PARAMETERS = {"part": "gradients of parameters"}
 LARGEST_VOCABULARY = {"part": "loss", "way": "pieces", "size": "267744"}
+FLASH = {"part": "length", "function": "multimax", "way": "flash"}
 STEP = {"part": "DeiT-S", "direction": "training step"}
 IN_FULL = ("function", "case", "direction")
 
@@ -139,7 +119,7 @@ ON_BOTH = [
         ),
         make(
             "output layer, V=267,744: MultiMax in pieces, over softmax in pieces",
-            *("output_layer", 1.1, multimax_over_softmax_in_pieces),
+            *("output_layer", 1.1, over(SOFTMAX, "ratio", function="multimax", **LARGEST_VOCABULARY)),
             named_by=("case", "direction"),
         ),
     )
@@ -168,7 +148,10 @@ ON_CPU = [
     ),
     *(
         Aim(
-            f"MultiMax without a compiler, {direction}, over torch.softmax", "functions", bound, large_shapes(direction)
+            f"MultiMax without a compiler, {direction}, over torch.softmax",
+            *("functions", bound),
+            # where a row's cost is more than that of starting a call
+            sized(1e7, inf, column("ratio", part="shapes", function="multimax", way="eager", direction=direction)),
         )
         for direction, bound in ((FORWARD, 4.0), (BOTH, 5.0))
     ),
@@ -215,26 +198,28 @@ on_gpu = partial(Aim, on_gpu=True)
 ON_GPU = [
     on_gpu(
         "row kernels, rows of 197 to 16,384: bandwidth, over that of a copy",
-        *("functions", 0.8, row_kernels("of_copy")),
+        *("functions", 0.8, sized(197, 16_384, column("of_copy", part="row length", way="kernel"))),
         at_least=True,
         named_by=IN_FULL,
     ),
     on_gpu(
         "row kernels, rows of 197 to 16,384, over torch.softmax",
-        *("functions", 1.1, row_kernels("ratio")),
+        *("functions", 1.1, sized(197, 16_384, column("ratio", part="row length", way="kernel"))),
         named_by=IN_FULL,
     ),
     *(
         on_gpu(
             f"MultiMax by flash kernel, N >= 1024, {direction}, over {what}",
-            *("attention", bound, flash_over(way, direction)),
+            *("attention", bound),
+            sized(1024, inf, over(SOFTMAX | {"way": way}, "ratio", direction=direction, **FLASH)),
         )
         for direction, bound in ((FORWARD, 1.5), (BOTH, 1.7))
         for way, what in (("FlexAttention", "FlexAttention's plain softmax"), ("flash", "the same kernel's softmax"))
     ),
     on_gpu(
         "MultiMax by flash kernel: peak memory at N=4096, over N=1024 with as many tokens",
-        *("attention", 1.5, memory_of_longest),
+        *("attention", 1.5),
+        over({"case": "N=1024", "size": "1024"}, "peak_mb", direction=BOTH, case="N=4096", **FLASH),
         named_by=(),
     ),
     on_gpu(

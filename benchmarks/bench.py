@@ -5,9 +5,7 @@ holds them against the aims.
 """
 
 import argparse
-import csv
 import importlib.metadata
-import io
 import json
 import os
 import sys
@@ -28,6 +26,7 @@ from multimax import reweight
 from multimax.suite.engine.allocator import keep_freed_memory
 from multimax.suite.engine.provenance import environment, revision
 from multimax.suite.files import write_atomic
+from multimax.suite.text_tables import csv_table
 
 RESULTS = Path(__file__).resolve().parent.parent / "results" / "benchmarks"
 PEERS = ("entmax", "liger_kernel", "adasplash", "fairseq_fixed", "timm", "torch_geometric", "triton")
@@ -243,11 +242,7 @@ class Benchmark:
         folder: Path = self.arguments.output
         folder.mkdir(parents=True, exist_ok=True)
         stem = f"{self.name}_{device_name(self.device)}"
-        text = io.StringIO()
-        table = csv.DictWriter(text, COLUMNS, lineterminator="\n")
-        table.writeheader()
-        table.writerows(self.rows)
-        write_atomic(folder / f"{stem}.csv", text.getvalue())
+        write_atomic(folder / f"{stem}.csv", csv_table(COLUMNS, self.rows))
         write_atomic(folder / f"{stem}.json", json.dumps(self.record(), indent=1) + "\n")
 
     def record(self) -> dict[str, Any]:

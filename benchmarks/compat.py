@@ -17,7 +17,8 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.aims import Row
-from benchmarks.bench import BOTH, RESULTS, Benchmark, Contestant, parser
+from benchmarks.bench import BOTH, RESULTS, Benchmark, Contestant, program
+from multimax.suite.text_tables import markdown_table
 
 PAGE = Path(__file__).parent.parent / "docs" / "entmax.md"
 TABLE = re.compile(r"(?<=<!-- table -->\n).*(?=<!-- end of table -->)", re.DOTALL)
@@ -56,30 +57,22 @@ def run(benchmark: Benchmark) -> None:
             ]
             case = f"{shape[0]}x{shape[1]}"
             benchmark.race(part, case, pair, [x], size=x.numel(), directions=[BOTH])
+    is_kept = benchmark.arguments.output == RESULTS and benchmark.device.type == "cpu" and not benchmark.quick
+    if benchmark.rows and is_kept:
+        PAGE.write_text(TABLE.sub(lambda _: table(benchmark.rows), PAGE.read_text()))
 
 
 def table(rows: Sequence[Row]) -> str:
     """How many times as fast each name is here, in each part."""
     found = {(r["function"], r["part"]): 1 / float(r["ratio"]) for r in rows if r["way"] == "ours" and r["ratio"]}
     cases = {r["part"]: r["case"] for r in rows}
-    lines = [
-        "| | " + " | ".join(f"{part}, {case}" for part, case in cases.items()) + " |",
-        "|---|" + "---|" * len(cases),
-    ]
-    for name in dict.fromkeys(function for function, _ in found):
-        cells = (f"{found[name, part]:.3g}" if (name, part) in found else "" for part in cases)
-        lines.append(f"| `{name}` | " + " | ".join(cells) + " |")
-    return "\n".join(lines) + "\n"
+    names = dict.fromkeys(function for function, _ in found)
+    cells = [[f"{found[name, part]:.3g}" if (name, part) in found else "" for part in cases] for name in names]
+    columns = ["", *(f"{part}, {case}" for part, case in cases.items())]
+    return markdown_table(columns, [[f"`{name}`", *row] for name, row in zip(names, cells, strict=True)])
 
 
-def main() -> None:
-    benchmark = Benchmark("compat", parser(__doc__).parse_args())
-    run(benchmark)
-    benchmark.save()
-    is_kept = benchmark.arguments.output == RESULTS and benchmark.device.type == "cpu" and not benchmark.quick
-    if benchmark.rows and is_kept:
-        PAGE.write_text(TABLE.sub(lambda _: table(benchmark.rows), PAGE.read_text()))
-
+main = program("compat", __doc__, run)
 
 if __name__ == "__main__":
     main()

@@ -16,6 +16,7 @@ from typing import Any
 
 from benchmarks.aims import AIMS, Aim, Row
 from benchmarks.bench import RESULTS
+from multimax.suite.text_tables import csv_table, markdown_table
 
 COLUMNS = ("aim", "bound", "measured", "verdict")
 
@@ -81,11 +82,6 @@ def describe(aim: Aim, values: Sequence[tuple[Row, float]]) -> str:
     )
 
 
-def markdown(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    lines = ["| " + " | ".join(cells) + " |" for cells in (columns, *rows)]
-    return "\n".join([lines[0], "|" + "---|" * len(columns), *lines[1:]]) + "\n"
-
-
 def page(table: Table) -> str:
     """What the record says, then a table of contestants and cases for each part and direction."""
     record = table.record
@@ -104,7 +100,7 @@ def page(table: Table) -> str:
         "command": f"`{record['command']}`",
         "left out": "; ".join(record["left_out"]) or "nothing",
     }
-    text = f"# {table.path.stem}\n\n" + markdown(("", ""), list(facts.items()))
+    text = f"# {table.path.stem}\n\n" + markdown_table(("", ""), list(facts.items()))
     text += (
         "\nMade by `python -m benchmarks.report` from the CSV of the same name. Median milliseconds, and in brackets "
         "the median ratio to the first row in the same turn.\n"
@@ -117,7 +113,8 @@ def page(table: Table) -> str:
         for row in rows:
             cells.setdefault((row["function"], row["way"]), {})[row["case"]] = cell(row)
         body = [(*names, *(found.get(case, "") for case in cases)) for names, found in cells.items()]
-        text += f"\n## {part}{', ' if direction else ''}{direction}\n\n" + markdown(("function", "way", *cases), body)
+        text += f"\n## {part}{', ' if direction else ''}{direction}\n\n"
+        text += markdown_table(("function", "way", *cases), body)
     return text
 
 
@@ -134,7 +131,7 @@ def aims_page(rows: Sequence[Row]) -> str:
         "# Aims\n\nMade by `python -m benchmarks.report` from the tables in this folder; benchmarks/README.md says how "
         "to read it. The worst of the values decides.\n\n"
     )
-    return text + markdown(COLUMNS, [[row[column] for column in COLUMNS] for row in rows])
+    return text + markdown_table(COLUMNS, [[row[column] for column in COLUMNS] for row in rows])
 
 
 def outputs(results: Path, quick: bool = False) -> list[Any]:
@@ -142,7 +139,7 @@ def outputs(results: Path, quick: bool = False) -> list[Any]:
     import matplotlib
 
     from benchmarks.pictures import draw
-    from multimax.suite.figures.files import csv_table, drawn
+    from multimax.suite.figures.files import drawn
     from multimax.suite.report.outputs import Output
 
     made_with = {"matplotlib": matplotlib.__version__}

@@ -17,7 +17,6 @@ from torch import Tensor, nn
 from benchmarks.bench import Benchmark, program
 from multimax.suite.config import RunConfig
 
-MODELS = {"deit": "DeiT-S", "lm": "Transformer-XL base", "mt": "IWSLT14 model"}
 VOCABULARY = {"lm": 267_735, "mt": 10_000}
 BATCH = {"cpu": {"deit": 8, "lm": 2, "mt": 8}, "cuda": {"deit": 256, "lm": 60, "mt": 128}}  # images, rows, sentences
 SENTENCE = 32  # tokens
@@ -37,12 +36,12 @@ def image_classifier(config: Any, batch: int, device: torch.device) -> tuple[nn.
 
 def language_model(config: Any, batch: int, device: torch.device) -> tuple[nn.Module, Loss, int]:
     """On a segment with a full memory; words are as frequent as Zipf's law has them."""
-    from multimax.suite.models.language_model import MODELS
+    from multimax.suite.models.language_model import MODELS as LANGUAGE_MODELS
 
     cutoffs, length = config.model.cutoffs, config.model.segment_length
     num_tokens = VOCABULARY["lm"] if cutoffs else 1000
     sites = config.reweight
-    kind = MODELS.find("model.name", config.model.name)
+    kind = LANGUAGE_MODELS.find("model.name", config.model.name)
     model = kind(config.model, sites.attention, sites.output, num_tokens).to(device)
     frequencies = torch.arange(1, num_tokens + 1, dtype=torch.float64).reciprocal()
     tokens, targets, before = (
@@ -65,10 +64,10 @@ def translator(config: Any, batch: int, device: torch.device) -> tuple[nn.Module
     return model, lambda: model(source, mask, target, targets, smoothing), targets.numel()
 
 
-BUILD: dict[str, Callable[..., tuple[nn.Module, Loss, int]]] = {
-    "deit": image_classifier,
-    "lm": language_model,
-    "mt": translator,
+MODELS: dict[str, tuple[str, Callable[..., tuple[nn.Module, Loss, int]]]] = {
+    "deit": ("DeiT-S", image_classifier),
+    "lm": ("Transformer-XL base", language_model),
+    "mt": ("IWSLT14 model", translator),
 }
 
 
@@ -84,7 +83,7 @@ def training_step(
 
     torch.manual_seed(0)
     batch = 2 if quick else BATCH[device.type][config.task]
-    model, loss, units = BUILD[config.task](config, batch, device)
+    model, loss, units = MODELS[config.task][1](config, batch, device)
     model.load_state_dict(weights, strict=False, assign=True)
     weights |= {name: tensor for name, tensor in model.state_dict().items() if name not in weights}
     optimizer = create_optimizer(model, config.optimizer)
@@ -122,7 +121,7 @@ def run(benchmark: Benchmark) -> None:
         case = f"{units} {'images' if task == 'deit' else 'tokens'}"
         pairs = [(name, way) for name in names]
         calls, in_a_row = list(steps.values()), IN_A_ROW[device.type]
-        benchmark.measure(MODELS[task], case, "training step", pairs, calls, units=units, in_a_row=in_a_row)
+        benchmark.measure(MODELS[task][0], case, "training step", pairs, calls, units=units, in_a_row=in_a_row)
 
 
 main = program("training_steps", __doc__, run, models={"nargs": "+", "default": list(MODELS), "choices": MODELS})

@@ -36,18 +36,16 @@ PAGES = {
         for path in (*ROOT.glob("results/tables/*.md"), ROOT / "results/benchmarks/aims.md")
     },
     **{path: f"findings/experiments/{path.parent.name}" for path in ROOT.glob("experiments/*/README.md")},
+    ROOT / "results/plan.yaml": "findings/plan",
 }
 """Files outside docs/ that have a page."""
 SOURCES = {page: path for path, page in PAGES.items()}
-PLAN = "findings/plan"
+PLAN = "# The plan\n\n```{literalinclude} ../../results/plan.yaml\n:language: yaml\n```\n"
 
-for page, text in {
-    PLAN: "# The plan\n\n```{literalinclude} ../../results/plan.yaml\n:language: yaml\n```\n",
-    **{page: path.read_text() for path, page in PAGES.items()},
-}.items():
+for path, page in PAGES.items():
     made = HERE / f"{page}.md"
     made.parent.mkdir(parents=True, exist_ok=True)
-    made.write_text(text)
+    made.write_text(PLAN if path.suffix == ".yaml" else path.read_text())
 
 
 def name_files_of_the_repository(app, page, source):
@@ -61,10 +59,7 @@ def name_files_of_the_repository(app, page, source):
         if "://" in address or not target:
             return link[0]
         path = (folder / target).resolve()
-        found = (
-            PAGES.get(path) or PAGES.get(path / "README.md") or (PLAN if path == ROOT / "results/plan.yaml" else None)
-        )
-        if found:
+        if found := PAGES.get(path) or PAGES.get(path / "README.md"):
             path = HERE / f"{found}.md"
         if image or path.is_relative_to(HERE):
             return f"{image}[{text}]({os.path.relpath(path, here)}{place and f'#{place}'})"

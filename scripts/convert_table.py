@@ -92,9 +92,7 @@ def _encoder(**options: Any) -> Family:
     def make() -> nn.Module:
         return nn.TransformerEncoder(nn.TransformerEncoderLayer(16, 2, 32, batch_first=True, **options), 2)
 
-    return Family(
-        "torch", "nn.TransformerEncoder" + "".join(f", {k}={v}" for k, v in options.items()), make, inputs, masked=True
-    )
+    return Family("torch", _called("nn.TransformerEncoder", options), make, inputs, masked=True)
 
 
 def _transformer() -> nn.Module:
@@ -116,9 +114,7 @@ def _x_transformers(**options: Any) -> Family:
     def inputs() -> dict[str, Any]:
         return {"x": torch.randint(20, (2, 9)), "mask": torch.arange(9) < torch.tensor([9, 6])[:, None]}
 
-    return Family(
-        "x-transformers", "Decoder" + "".join(f", {k}={v}" for k, v in options.items()), make, inputs, masked=True
-    )
+    return Family("x-transformers", _called("Decoder", options), make, inputs, masked=True)
 
 
 TEXT = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 32, "vocab_size": 64}
@@ -143,13 +139,14 @@ def _padded_text() -> dict[str, Any]:
     return {"input_ids": ids, "attention_mask": (torch.arange(8) >= torch.tensor([0, 3])[:, None]).long()}
 
 
-def _transformers(name: str, config: str, options: dict[str, Any], inputs: str = "text", masked: bool = True) -> Family:
-    """A model by the names of its class and of its configuration's, from a configuration alone."""
+def _transformers(name: str, options: dict[str, Any], inputs: str = "text", masked: bool = True) -> Family:
+    """A model by the name of its class, from a configuration alone."""
 
     def make() -> nn.Module:
         import transformers
 
-        return getattr(transformers, name)(getattr(transformers, config)(**options))
+        model = getattr(transformers, name)
+        return model(model.config_class(**options))
 
     def make_inputs() -> dict[str, Any]:
         made: dict[str, Any] = _padded_text() if inputs in ("text", "texts", "text and image") else {}
@@ -165,55 +162,46 @@ def _transformers(name: str, config: str, options: dict[str, Any], inputs: str =
 
 
 FAMILIES = [
-    _transformers(
-        "GPT2LMHeadModel", "GPT2Config", {**SPECIAL, "n_embd": 32, "n_layer": 2, "n_head": 4, "vocab_size": 64}
-    ),
-    _transformers("LlamaForCausalLM", "LlamaConfig", DECODER),
-    _transformers("MistralForCausalLM", "MistralConfig", WINDOW),
-    _transformers("Gemma2ForCausalLM", "Gemma2Config", {**WINDOW, "query_pre_attn_scalar": 8}),
-    _transformers("Gemma3ForCausalLM", "Gemma3TextConfig", {**WINDOW, "query_pre_attn_scalar": 8}),
-    _transformers("Qwen3ForCausalLM", "Qwen3Config", DECODER),
-    _transformers("GptOssForCausalLM", "GptOssConfig", {**WINDOW, "num_local_experts": 2, "num_experts_per_tok": 1}),
-    _transformers("DeepseekV32ForCausalLM", "DeepseekV32Config", INDEXED),
-    _transformers("BertModel", "BertConfig", TEXT),
-    _transformers("RobertaModel", "RobertaConfig", {**TEXT, **SPECIAL}),
-    _transformers("ViTModel", "ViTConfig", IMAGE, "image", masked=False),
+    _transformers("GPT2LMHeadModel", {**SPECIAL, "n_embd": 32, "n_layer": 2, "n_head": 4, "vocab_size": 64}),
+    _transformers("LlamaForCausalLM", DECODER),
+    _transformers("MistralForCausalLM", WINDOW),
+    _transformers("Gemma2ForCausalLM", {**WINDOW, "query_pre_attn_scalar": 8}),
+    _transformers("Gemma3ForCausalLM", {**WINDOW, "query_pre_attn_scalar": 8}),
+    _transformers("Qwen3ForCausalLM", DECODER),
+    _transformers("GptOssForCausalLM", {**WINDOW, "num_local_experts": 2, "num_experts_per_tok": 1}),
+    _transformers("DeepseekV32ForCausalLM", INDEXED),
+    _transformers("BertModel", TEXT),
+    _transformers("RobertaModel", {**TEXT, **SPECIAL}),
+    _transformers("ViTModel", IMAGE, "image", masked=False),
     _transformers(
         "T5ForConditionalGeneration",
-        "T5Config",
         {"d_model": 32, "d_ff": 32, "d_kv": 8, "num_layers": 2, "num_heads": 4, "vocab_size": 64},
         "texts",
     ),
-    _transformers("BartForConditionalGeneration", "BartConfig", ENCODER_DECODER, "texts"),
-    _transformers("MarianMTModel", "MarianConfig", ENCODER_DECODER, "texts"),
+    _transformers("BartForConditionalGeneration", ENCODER_DECODER, "texts"),
+    _transformers("MarianMTModel", ENCODER_DECODER, "texts"),
     _transformers(
         "WhisperForConditionalGeneration",
-        "WhisperConfig",
         {**ENCODER_DECODER, "num_mel_bins": 8, "max_source_positions": 10},
         "audio",
     ),
     _transformers(
         "SwinModel",
-        "SwinConfig",
         {"image_size": 16, "patch_size": 2, "embed_dim": 8, "depths": (2, 1), "num_heads": (2, 2), "window_size": 4},
         "image",
     ),
     _transformers(
         "ModernBertModel",
-        "ModernBertConfig",
         {**TEXT, **SPECIAL, "local_attention": 4, "cls_token_id": 1, "sep_token_id": 2},
     ),
     _transformers(
         "SiglipModel",
-        "SiglipConfig",
         {"text_config": {**TEXT, **SPECIAL, "max_position_embeddings": 16}, "vision_config": IMAGE},
         "text and image",
     ),
-    _transformers("FalconForCausalLM", "FalconConfig", {**TEXT, **SPECIAL}),
-    _transformers(
-        "BloomForCausalLM", "BloomConfig", {**SPECIAL, "hidden_size": 32, "n_layer": 2, "n_head": 4, "vocab_size": 64}
-    ),
-    _transformers("DebertaV2Model", "DebertaV2Config", {**TEXT, "relative_attention": True}),
+    _transformers("FalconForCausalLM", {**TEXT, **SPECIAL}),
+    _transformers("BloomForCausalLM", {**SPECIAL, "hidden_size": 32, "n_layer": 2, "n_head": 4, "vocab_size": 64}),
+    _transformers("DebertaV2Model", {**TEXT, "relative_attention": True}),
     _encoder(),
     _encoder(norm_first=True),
     Family("torch", "nn.Transformer", _transformer, _source_and_target, masked=True),

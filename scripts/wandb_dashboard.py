@@ -6,6 +6,7 @@ sparsity and multi-modality over steps. Samples and attention pictures.
 """
 
 import json
+from typing import Any
 
 from multimax.suite.errors import Parser, UserError, install, one_line_errors
 from multimax.suite.loggers.dashboard import METRICS, curves
@@ -24,16 +25,15 @@ def main() -> None:
         import wandb_workspaces  # noqa: F401
     except ModuleNotFoundError as error:
         raise UserError(f"no package {error.name}: {install('wandb')}") from None
+    if arguments.entity is None and not arguments.dry_run:
+        raise UserError("--entity: say which user or team on W&B has the project")
+    made = workspace(arguments.entity or "ENTITY", arguments.project, arguments.task, arguments.group)
     if arguments.dry_run:
-        made = workspace(arguments.entity or "ENTITY", arguments.project, arguments.task, arguments.group)
         print(json.dumps(made._to_model().model_dump(mode="json", by_alias=True, exclude_none=True), indent=1))
         return
-    if arguments.entity is None:
-        raise UserError("--entity: say which user or team on W&B has the project")
     from multimax.suite.loggers.wandb_mirror import require_server
 
     require_server()
-    made = workspace(arguments.entity, arguments.project, arguments.task, arguments.group)
     try:
         made.save()
     except Exception as error:  # of wandb, requests or its server
@@ -46,31 +46,21 @@ def workspace(entity: str, project: str, task: str, group: str | None):
     import wandb_workspaces.reports.v2 as reports
     import wandb_workspaces.workspaces as workspaces
 
-    function = reports.Config("function")
+    grouped: dict[str, Any] = {
+        "groupby": reports.Config("function"),
+        "groupby_aggfunc": "mean",
+        "groupby_rangefunc": "minmax",
+        "max_runs_to_show": 100,
+    }
 
     def curve(title: str, pattern: str):
-        return reports.LinePlot(
-            title=title,
-            x="Step",
-            metric_regex=pattern,
-            groupby=function,
-            groupby_aggfunc="mean",
-            groupby_rangefunc="minmax",
-            max_runs_to_show=100,
-        )
+        return reports.LinePlot(title=title, x="Step", metric_regex=pattern, **grouped)
 
     def section(name: str, panels: list, is_open: bool = True):
         return workspaces.Section(name=name, panels=panels, is_open=is_open)
 
     panels = {name: [curve(*of) for of in shown.items()] for name, shown in curves(task).items()}
-    final = reports.BarPlot(
-        title=f"{next(iter(METRICS[task]))}, last step",
-        metrics=["final/score"],
-        groupby=function,
-        groupby_aggfunc="mean",
-        groupby_rangefunc="minmax",
-        max_runs_to_show=100,
-    )
+    final = reports.BarPlot(title=f"{next(iter(METRICS[task]))}, last step", metrics=["final/score"], **grouped)
     filters = [workspaces.Config("task") == task]
     if group is not None:
         filters.append(workspaces.Metric("Group") == group)

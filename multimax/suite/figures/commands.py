@@ -14,17 +14,21 @@ from multimax.suite.cli import add_checkpoint_options
 from multimax.suite.engine.open import OpenRun
 from multimax.suite.engine.provenance import revision
 from multimax.suite.errors import Parser, UserError
-from multimax.suite.figures.files import Row, figure_files
+from multimax.suite.figures.files import figure_files
 from multimax.suite.figures.panels import draw_maps
 from multimax.suite.files import write_atomic, writing
 from multimax.suite.identity import reweight_label
 from multimax.suite.runs import Run
+from multimax.suite.text_tables import Row
+
+Draw = Callable[[Mapping[str, Any]], tuple[Figure, Sequence[Row]] | None]
+"""A figure of what was found in runs, by label, with the rows that it shows; None where there is nothing to draw."""
 
 
 def keep(run: OpenRun, kind: str, found: Mapping[str, Any]) -> None:
     """Write ``found`` to RUN/analysis/KIND.json, which becomes part of the run's record."""
     about = {"checkpoint": run.names, "revision": revision()}
-    folder = analysis_folder(run.path)
+    folder = made(run.path / "analysis")
     write_atomic(folder / f"{kind}.json", json.dumps(about | dict(found), separators=(",", ":")) + "\n")
 
 
@@ -80,29 +84,28 @@ def chosen(given: str | None, option: str, what: str, count: int, run: OpenRun) 
     return [int(number) for number in given.split(",")]
 
 
-def compare(arguments: argparse.Namespace, needs: str, kind: str, find: Callable[[OpenRun], Mapping[str, Any]]) -> None:
-    """Keep what ``find`` gives for each run, and draw it (multimax.suite.figures.panels)."""
+def compare(
+    arguments: argparse.Namespace,
+    needs: str | None,
+    kind: str,
+    find: Callable[[OpenRun], Mapping[str, Any]],
+    figures: Mapping[str, Draw] | None = None,
+) -> None:
+    """Keep what ``find`` gives for each run as KIND.json, and draw it as maps, or as each of the ``figures``.
+
+    They go to RUN/analysis, and those of several runs to FIGURE_compared.
+    """
     configs, found = [], []
     for run in open_runs(arguments, needs):
         configs.append(asdict(run.task.config))
         found.append(find(run))
         keep(run, kind, found[-1])
-    save_figures(arguments, configs, found, {kind: draw_maps})
-
-
-def save_figures(
-    arguments: argparse.Namespace,
-    configs: Sequence[Mapping[str, Any]],
-    found: Sequence[Mapping[str, Any]],
-    kinds: Mapping[str, Callable[[Mapping[str, Any]], tuple[Figure, Sequence[Row]] | None]],
-) -> None:
-    """Draw each kind of figure of what was ``found`` in each run, to RUN/analysis, and KIND_compared for several."""
-    for kind, draw in kinds.items():
+    for name, draw in (figures or {kind: draw_maps}).items():
         for path, config, one in zip(arguments.runs, configs, found, strict=True):
-            if made := draw({reweight_label(config["reweight"]): one}):
-                save_figure(analysis_folder(path), kind, *made)
-        if len(found) > 1 and (made := draw(dict(zip(labels(configs), found, strict=True)))):
-            save_figure(arguments.to or analysis_folder(arguments.runs[0]), f"{kind}_compared", *made)
+            if drawn := draw({reweight_label(config["reweight"]): one}):
+                save_figure(path / "analysis", name, *drawn)
+        if len(found) > 1 and (drawn := draw(dict(zip(labels(configs), found, strict=True)))):
+            save_figure(arguments.to or arguments.runs[0] / "analysis", f"{name}_compared", *drawn)
 
 
 def labels(configs: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -114,8 +117,7 @@ def labels(configs: Sequence[Mapping[str, Any]]) -> list[str]:
     return names
 
 
-def analysis_folder(run: Path) -> Path:
-    folder = run / "analysis"
+def made(folder: Path) -> Path:
     with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
     return folder
@@ -123,8 +125,7 @@ def analysis_folder(run: Path) -> Path:
 
 def save_figure(folder: Path, kind: str, figure: Figure, rows: Sequence[Row]) -> None:
     """Write a figure as pictures and as numbers to ``folder``, and print where they are."""
-    with writing(folder):
-        folder.mkdir(parents=True, exist_ok=True)
+    made(folder)
     for suffix, content in figure_files(figure, rows).items():
         write_atomic(folder / f"{kind}{suffix}", content)
         print(folder / f"{kind}{suffix}")

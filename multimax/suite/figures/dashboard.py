@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from multimax.suite.figures.files import Row
 from multimax.suite.figures.style import figure, style_of
+from multimax.suite.text_tables import Row
 
 COLUMNS = 4
 Band = tuple[int, float, float, float]  # step; mean, least and greatest of the seeds

@@ -9,7 +9,6 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from multimax.suite.figures.files import Row
 from multimax.suite.figures.style import STYLES, Style, figure, rounded, style_of
 from multimax.suite.measures.three_scores import (
     ALPHA,
@@ -22,6 +21,7 @@ from multimax.suite.measures.three_scores import (
     pareto_front,
     points,
 )
+from multimax.suite.text_tables import Row
 
 K = (10.0, 8.0, 6.0, 4.0, 2.0)
 TEMPERATURES = (1.0, 4.0, 8.0, 16.0, 32.0)

@@ -8,9 +8,9 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from multimax import reweight
-from multimax.suite.figures.files import Row
 from multimax.suite.figures.style import figure, rounded, style_of
 from multimax.suite.measures.three_scores import Function, at_temperature
+from multimax.suite.text_tables import Row
 
 RANGES = torch.tensor([-1.0, 1.0], dtype=torch.float64)
 TS = torch.tensor([-2.0, -0.75], dtype=torch.float64)

@@ -1,30 +1,19 @@
-"""Tables and figures as the bytes of files.
+"""Figures as the bytes of files.
 
 The CSV of a figure can be compared on any machine. Its picture has the same bytes whenever it is drawn with the same
 version of Matplotlib: it has no date and no random identifiers, and is rounded because processors may disagree on the
 last digits of a logarithm.
 """
 
-import csv
 import io
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import matplotlib
 from matplotlib.figure import Figure
 
 from multimax.suite.figures.style import SETTINGS
-
-Row = Mapping[str, str]
-
-
-def csv_table(columns: Sequence[str], rows: Sequence[Row]) -> bytes:
-    """A table as CSV; a cell that a row lacks is empty."""
-    text = io.StringIO()
-    writer = csv.DictWriter(text, columns, lineterminator="\n", extrasaction="ignore")
-    writer.writeheader()
-    writer.writerows(rows)
-    return text.getvalue().encode()
+from multimax.suite.text_tables import Row, csv_table
 
 
 def figure_files(figure: Figure, rows: Sequence[Row]) -> dict[str, bytes]:

@@ -8,8 +8,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.transforms import blended_transform_factory
 
-from multimax.suite.figures.files import Row
 from multimax.suite.figures.style import figure, style_of
+from multimax.suite.text_tables import Row
 
 LEFT = 0.01  # where the title and the groups' names begin, in widths of the figure
 WIDTH = 88  # characters of a title's line

@@ -8,7 +8,7 @@ import torch
 from multimax.suite.engine import checkpoint
 from multimax.suite.engine.open import OpenRun
 from multimax.suite.errors import UserError
-from multimax.suite.figures.commands import analysis_folder, keep, open_runs, parse, runs_parser, save_figure
+from multimax.suite.figures.commands import keep, open_runs, parse, runs_parser, save_figure
 from multimax.suite.figures.oversmoothing_figure import Smoothing, oversmoothing_figure
 from multimax.suite.identity import reweight_label
 from multimax.suite.measures.oversmoothing import token_smoothing
@@ -36,7 +36,7 @@ def oversmoothing(arguments: Sequence[str]) -> None:
         config = run.task.config
         sites = vars(config.reweight)
         found.append(Smoothing(reweight_label(sites), config.reweight.attention["name"], config.seed, measured))
-    save_figure(parsed.to or analysis_folder(parsed.runs[0]), "oversmoothing", *oversmoothing_figure(found))
+    save_figure(parsed.to or parsed.runs[0] / "analysis", "oversmoothing", *oversmoothing_figure(found))
 
 
 def steps(run: OpenRun, over_training: bool) -> Iterator[int]:

@@ -9,9 +9,9 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from multimax.suite.figures.files import Row
 from multimax.suite.figures.style import figure, style_of
 from multimax.suite.measures.oversmoothing import summary
+from multimax.suite.text_tables import Row
 
 
 @dataclass(frozen=True)

@@ -19,8 +19,8 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from PIL import Image
 
-from multimax.suite.figures.files import Row
 from multimax.suite.figures.style import figure
+from multimax.suite.text_tables import Row
 
 Maps = Mapping[str, Any]
 COLORS = ListedColormap(matplotlib.colormaps["Blues"](np.linspace(0.15, 1, 256))).with_extremes(bad="white")
@@ -78,12 +78,7 @@ def draw_images(of: Mapping[str, Maps]) -> Figure:
             image, *panels = axes_of_run
             draw_picture(image, found)
             image.set_ylabel(label, fontsize=8)
-            parts = found["rows"][0]["panels"]
-            for axes, part in zip(panels, parts, strict=False):
-                heat_map(axes, part["values"])
-                axes.set_title(part["title"], fontsize=8)
-            for axes in panels[len(parts) :]:
-                axes.set_visible(False)
+            heat_maps(panels, found["rows"][0]["panels"])
         explain(drawing)
     return drawing
 
@@ -99,17 +94,22 @@ def draw_text(of: Mapping[str, Maps]) -> Figure:
     with figure(count * (width + 0.2) + 1.2, len(lines) * (height + 0.3) + 0.8) as drawing:
         grid = drawing.subplots(len(lines), count, squeeze=False)
         for axes_of_line, (label, found, line) in zip(grid, lines, strict=True):
-            for axes, part in zip(axes_of_line, line["panels"], strict=False):
-                heat_map(axes, part["values"], largest)
-                axes.set_title(part["title"], fontsize=8)
-            for axes in axes_of_line[len(line["panels"]) :]:
-                axes.set_visible(False)
+            heat_maps(axes_of_line, line["panels"], largest)
             axes_of_line[0].set_yticks(range(len(found["queries"])), visible(found["queries"]), fontsize=6)
             axes_of_line[0].set_ylabel(f"{label}\n{line['label']}".strip(), fontsize=8)
         for axes in grid[-1]:
             axes.set_xticks(range(len(first["keys"])), visible(lines[-1][1]["keys"]), fontsize=6, rotation=90)
         explain(drawing, f"{largest:.2g}, the largest of all maps")
     return drawing
+
+
+def heat_maps(several: Sequence[Axes], panels: Sequence[Mapping[str, Any]], largest: float = 0.0) -> None:
+    """Each panel under its title; what is left of the axes stays empty."""
+    for axes, part in zip(several, panels, strict=False):
+        heat_map(axes, part["values"], largest)
+        axes.set_title(part["title"], fontsize=8)
+    for axes in several[len(panels) :]:
+        axes.set_visible(False)
 
 
 def heat_map(axes: Axes, values: Sequence[Sequence[float]], largest: float = 0.0) -> None:

@@ -16,9 +16,9 @@ import numpy
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from multimax.suite.figures.files import Row
 from multimax.suite.figures.style import figure, style_of
 from multimax.suite.measures.streaming import WEIGHT_EDGES
+from multimax.suite.text_tables import Row
 
 PANELS = {
     "gini": "Gini index",
@@ -106,8 +106,12 @@ def values_of(attention: Mapping[str, Any], measure: str) -> list[float]:
 def by_kind(names: Iterable[str]) -> list[str]:
     """Names in the order of their kinds, such as self-attention before cross-attention, layer by layer."""
     names = list(names)
-    kinds = list(dict.fromkeys(re.sub(r"\d+", "", name) for name in names))
-    return sorted(names, key=lambda name: kinds.index(re.sub(r"\d+", "", name)))
+    kinds = list(dict.fromkeys(map(kind_of, names)))
+    return sorted(names, key=lambda name: kinds.index(kind_of(name)))
+
+
+def kind_of(name: str) -> str:
+    return re.sub(r"\d+", "", name)
 
 
 def histogram_figure(of: Found) -> Made:
@@ -163,15 +167,14 @@ def modulator_figure(of: Found) -> Made | None:
         for (curve, slope, output), (label, found) in zip(grid, of.items(), strict=True):
             names = by_kind(name for name in found["modulators"] if name != "output")
             for name, line in zip(names, lines(names), strict=True):
-                draw_modulator(curve, found["modulators"][name], **line)
-                draw_slope(slope, found["modulators"][name], **line)
+                draw_modulator(curve, slope, found["modulators"][name], **line)
             curve.axline((0, 0), slope=1, color="0.8", linewidth=1, zorder=0)
             slope.axhline(1, color="0.8", linewidth=1, zorder=0)
             if slope.get_ylim()[0] < 0:
                 slope.axhspan(slope.get_ylim()[0], 0, color="0.93", zorder=0)  # a larger score weighs less
             output.set_visible("output" in found["modulators"])
             if "output" in found["modulators"]:
-                draw_modulator(output, found["modulators"]["output"], color=style_of("multimax").color)
+                draw_modulator(output, None, found["modulators"]["output"], color=style_of("multimax").color)
                 output.axline((0, 0), slope=1, color="0.8", linewidth=1, zorder=0)
             curve.set_ylabel(f"{label}\nSegLU(score)")
         grid[0][0].set_title("a  Attention")
@@ -209,14 +212,15 @@ def falls(curve: Mapping[str, Any]) -> bool:
 KINDS = {"attention": attention_figure, "histograms": histogram_figure, "modulators": modulator_figure}
 
 
-def draw_modulator(axes: Axes, curve: Mapping[str, Any], label: str | None = None, **line: Any) -> None:
-    for i, modulated in enumerate(curve["modulated"]):
-        axes.plot(curve["scores"], modulated, label=label if i == 0 else None, **line)
-
-
-def draw_slope(axes: Axes, curve: Mapping[str, Any], label: str | None = None, **line: Any) -> None:
+def draw_modulator(
+    axes: Axes, slope: Axes | None, curve: Mapping[str, Any], label: str | None = None, **line: Any
+) -> None:
+    """The curve of each set of parameters, and its slope beside it."""
     for modulated in curve["modulated"]:
-        axes.plot(curve["scores"], numpy.gradient(modulated, curve["scores"]), **line)
+        axes.plot(curve["scores"], modulated, label=label, **line)
+        label = None
+        if slope is not None:
+            slope.plot(curve["scores"], numpy.gradient(modulated, curve["scores"]), **line)
 
 
 def legend_of_attentions(drawing: Figure, axes: Axes) -> None:
@@ -232,7 +236,7 @@ def lines(names: Sequence[str]) -> list[dict[str, Any]]:
 
     The colour map is safe for the colour-blind, and cut off before it becomes too light on white.
     """
-    kinds = [re.sub(r"\d+", "", name) for name in names]
+    kinds = list(map(kind_of, names))
     strokes = dict(zip(dict.fromkeys(kinds), cycle(("-", "--", ":", "-."))))
     looks = []
     for i, (kind, label) in enumerate(zip(kinds, short(names), strict=True)):

@@ -10,7 +10,7 @@ from multimax.suite.engine.open import OpenRun
 from multimax.suite.errors import UserError
 from multimax.suite.figures.commands import chosen, compare, parse, runs_parser
 from multimax.suite.figures.panels import panel
-from multimax.suite.measures.attention_maps import attention_maps, record_attention
+from multimax.suite.measures.attention_maps import record_attention
 from multimax.suite.models.encoder_decoder import END
 
 LONGEST = 60  # most tokens that can be labelled in a figure
@@ -39,8 +39,9 @@ def alignment(arguments: Sequence[str]) -> None:
             else:
                 target = readable(task.encode(parsed.target, "--target", target=True), "--target")
             before = torch.cat([target.new_tensor([END]), target[:-1]])[None].to(device)
-            cross = attention_maps(run.model, source, live, before)["cross"]
-        layers = [weights[0].float() for weights in cross]
+            with record_attention(run.model) as recorded:
+                run.model.decode(before, run.model.encode(source, live), live)
+        layers = [recorded[f"decoder.{i}.cross_attention.branch"][0][0].float() for i in range(len(run.model.decoder))]
         if parsed.layer is None:
             panels = [panel(f"layer {i}", weights.mean(0)) for i, weights in enumerate(layers)]
         else:

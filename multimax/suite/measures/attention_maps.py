@@ -4,12 +4,10 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from multimax.attention import attention_scores
 from multimax.reweight import Reweighting
-from multimax.suite.models.encoder_decoder import EncoderDecoder
 
 Observer = Callable[[str, Tensor, Tensor, Tensor | None], None]
 
@@ -62,21 +60,3 @@ def record_attention(model: nn.Module) -> Iterator[dict[str, list[Tensor]]]:
     maps: dict[str, list[Tensor]] = {}
     with observe_attention(model, lambda name, weights, *_: maps.setdefault(name, []).append(weights)):
         yield maps
-
-
-@torch.no_grad()
-def attention_maps(
-    model: EncoderDecoder, source: Tensor, source_mask: Tensor, target: Tensor
-) -> dict[str, list[Tensor]]:
-    """Weights [batch, heads, queries, keys] of each layer of ``encoder``, ``decoder`` and ``cross`` attention.
-
-    source int64 [batch, source length], source_mask bool, True at a token, target int64 [batch, target length], as the
-    decoder reads it; the weights are those of the whole forward, without a cache.
-    """
-    with record_attention(model) as maps:
-        model.decode(target, model.encode(source, source_mask), source_mask)
-    return {
-        "encoder": [maps[f"encoder.{i}.attention.branch"][0] for i in range(len(model.encoder))],
-        "decoder": [maps[f"decoder.{i}.attention.branch"][0] for i in range(len(model.decoder))],
-        "cross": [maps[f"decoder.{i}.cross_attention.branch"][0] for i in range(len(model.decoder))],
-    }

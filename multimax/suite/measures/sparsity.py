@@ -6,6 +6,7 @@ arXiv 2406.01189, with the conventions of its Figure 1. A threshold eps on the s
     M = 1 - mean over relevant n other than the maximum of (p_max - p_n)
     S = mean over irrelevant l of exp(-p_l / s)
 
+where s is the smallest softmax probability of the row's scores, so that softmax's own smallest weight counts e^-1.
 Both are 1 at best: all relevant entries weigh the same; no irrelevant entry weighs anything. At a tie for the maximum
 one copy of it is left out of M and the others count.
 """
@@ -37,29 +38,15 @@ def multi_modality(scores: Tensor, weights: Tensor, eps: float, mask: Tensor | N
     return torch.where(others > 0, 1 - distance / others, math.nan)
 
 
-def sparsity(
-    scores: Tensor, weights: Tensor, eps: float, reference: float | None = None, mask: Tensor | None = None
-) -> Tensor:
+def sparsity(scores: Tensor, weights: Tensor, eps: float, mask: Tensor | None = None) -> Tensor:
     """S of each row; NaN, which ``nanmean`` passes over, where no entry is below ``eps``.
 
-    Args:
-        scores: what the weights were made from, floating point [..., n].
-        weights: [..., n].
-        eps: the threshold; entries below it are irrelevant.
-        reference: s; None, as in Figure 1: the smallest softmax probability of the row's scores, so that softmax's own
-            smallest weight counts e^-1.
-        mask: bool, broadcastable to ``scores``, True where an entry is live; None: all are.
-
-    Returns:
-        [...], float32 or the scores' wider dtype.
+    Entries below ``eps`` are irrelevant; otherwise as ``multi_modality``.
     """
     x, p, live = _prepare(scores, weights, mask)
     irrelevant = live & (x < eps)
-    if reference is None:
-        below = x - x.where(live, -math.inf).logsumexp(-1, keepdim=True)
-        log_reference = below.where(live, math.inf).amin(-1, keepdim=True)
-    else:
-        log_reference = x.new_tensor(reference).log()
+    log_softmax = x - x.where(live, -math.inf).logsumexp(-1, keepdim=True)
+    log_reference = log_softmax.where(live, math.inf).amin(-1, keepdim=True)
     # In logarithms, because the smallest probability of a long row may be too small for a float.
     closeness = torch.exp(-torch.exp(p.log() - log_reference))
     return closeness.where(irrelevant, 0).sum(-1) / irrelevant.sum(-1)

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -15,7 +14,6 @@ SCORE_EDGES = torch.linspace(-30, 30, 601)
 WEIGHT_EDGES = torch.linspace(-8, 0, 41)  # of log10; smaller weights and zeros are counted separately
 
 
-@dataclass
 class AttentionSite:
     """Accumulated statistics of one attention. ``sums`` and ``rows`` are float64 [measures, heads], as MEASURES.
 
@@ -23,11 +21,11 @@ class AttentionSite:
     outermost bins of scores include everything beyond. ``tiny`` counts the weights below the lowest edge, zeros too.
     """
 
-    sums: Tensor
-    rows: Tensor
-    scores: Tensor
-    weights: Tensor
-    tiny: float = 0.0
+    def __init__(self, heads: int):
+        self.sums, self.rows = torch.zeros(2, len(MEASURES), heads, dtype=torch.float64)
+        self.scores = torch.zeros(len(SCORE_EDGES) - 1, dtype=torch.float64)
+        self.weights = torch.zeros(len(WEIGHT_EDGES) - 1, dtype=torch.float64)
+        self.tiny = 0.0
 
     @property
     def means(self) -> Tensor:
@@ -65,12 +63,7 @@ def attention_statistics(model: nn.Module) -> Iterator[dict[str, AttentionSite]]
 
     def observe(name: str, weights: Tensor, scores: Tensor, mask: Tensor | None) -> None:
         if name not in sites:
-            shape = len(MEASURES), weights.shape[1]
-            sums, rows = torch.zeros(shape, dtype=torch.float64), torch.zeros(shape, dtype=torch.float64)
-            scored, weighed = (
-                torch.zeros(len(edges) - 1, dtype=torch.float64) for edges in (SCORE_EDGES, WEIGHT_EDGES)
-            )
-            sites[name] = AttentionSite(sums, rows, scored, weighed)
+            sites[name] = AttentionSite(heads=weights.shape[1])
         sites[name].add(weights, scores, mask)
 
     with observe_attention(model, observe):

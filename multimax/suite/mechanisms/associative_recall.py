@@ -7,15 +7,15 @@ content is zero. All matches score the same, so that no different scores need eq
 have to drop the rest, which is harder in longer rows.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from multimax.reweight import Reweighting
-from multimax.suite.mechanisms.marked_mean import CONTENT, relative_error
-from multimax.suite.mechanisms.problem import Batch, Generated
+from multimax.suite.mechanisms.marked_mean import CONTENT, MeanOfContents
+from multimax.suite.mechanisms.problem import Batch
 
 SYMBOLS = 16
 WIDTH = 32
@@ -38,10 +38,9 @@ class AssociativeRecall(nn.Module):
         return self.value((weights.unsqueeze(-2) @ content[:, 1:]).squeeze(-2))
 
 
-class AssociativeRecallProblem(Generated):
+class AssociativeRecallProblem(MeanOfContents):
     name = "associative_recall"
-    measures = ("error",)
-    judge, better = "error@64", "lower"
+    judge = "error@64"
     train_lengths = range(16, 65)
     test_lengths = (64, 256, 1024)
     batch_size, test_rows = 64, 1024
@@ -59,9 +58,3 @@ class AssociativeRecallProblem(Generated):
         content = torch.randn(size, n, CONTENT, generator=generator)
         target = (content * matches.unsqueeze(-1)).sum(-2) / count
         return torch.cat([symbols, F.pad(content, (0, 0, 1, 0))], -1), target
-
-    def loss(self, model: nn.Module, items: Tensor, target: Tensor) -> Tensor:
-        return (model(items) - target).square().mean()
-
-    def score(self, batches: Iterator[Batch]) -> dict[str, float]:
-        return {"error": relative_error(batches)}

@@ -38,11 +38,28 @@ class Gathered(nn.Module):
         return self.value((weights.unsqueeze(-2) @ items[..., 1:]).squeeze(-2))
 
 
-class MarkedMeanProblem(Generated):
+class MeanOfContents(Generated):
+    """Problems whose answers are means of some items' contents."""
+
+    measures = ("error",)
+    better = "lower"
+
+    def loss(self, model: nn.Module, items: Tensor, target: Tensor) -> Tensor:
+        return (model(items) - target).square().mean()
+
+    def score(self, batches: Iterator[Batch]) -> dict[str, float]:
+        """Squared error relative to that of always answering zero; 0 is best."""
+        error = total = 0.0
+        for output, target in batches:
+            error += (output - target).square().sum().item()
+            total += target.square().sum().item()
+        return {"error": error / total}
+
+
+class MarkedMeanProblem(MeanOfContents):
     name = "marked_mean"
     variants = ("linear", "mlp")
-    measures = ("error",)
-    judge, better = "error@32", "lower"
+    judge = "error@32"
     train_lengths = range(16, 65)
     test_lengths = (32, 64, 128, 256, 512, 1024)
     steps = 2000
@@ -56,24 +73,9 @@ class MarkedMeanProblem(Generated):
         target = (content * marked.unsqueeze(-1)).sum(-2) / marked.sum(-1, keepdim=True)
         return torch.cat([strength.unsqueeze(-1), content], -1), target
 
-    def loss(self, model: nn.Module, items: Tensor, target: Tensor) -> Tensor:
-        return (model(items) - target).square().mean()
-
-    def score(self, batches: Iterator[Batch]) -> dict[str, float]:
-        return {"error": relative_error(batches)}
-
 
 def marks(size: int, n: int, most: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
     """Which of ``n`` items are marked, one to ``most`` in each row, and the strength of each mark; both [size, n]."""
     count = torch.randint(1, most + 1, (size, 1), generator=generator)
     marked = torch.arange(n) < count  # which ones does not matter: nothing knows an item's place
     return marked, (0.5 + torch.rand(size, n, generator=generator)) * marked
-
-
-def relative_error(batches: Iterator[Batch]) -> float:
-    """Squared error relative to that of always answering zero; 0 is best."""
-    error = total = 0.0
-    for output, target in batches:
-        error += (output - target).square().sum().item()
-        total += target.square().sum().item()
-    return error / total

@@ -25,6 +25,7 @@ from multimax.suite.files import alone, write_atomic, writing
 from multimax.suite.plan import Arm
 from multimax.suite.plugins import import_plugins
 from multimax.suite.processes import worker_processes
+from multimax.suite.text_tables import csv_table
 
 KEY = ("plan", "revision", "arm", "rate", "seed")
 
@@ -147,11 +148,7 @@ def one(work: tuple[Runs, Arm, int]) -> dict[str, str]:
 
 def text(rows: Sequence[dict[str, str]]) -> str:
     columns = dict.fromkeys(column for row in rows for column in row)
-    out = io.StringIO()
-    writer = csv.DictWriter(out, list(columns), restval="", lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    return out.getvalue()
+    return csv_table(list(columns), rows).decode()
 
 
 def packed(values: Tensor) -> str:

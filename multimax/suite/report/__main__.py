@@ -25,9 +25,7 @@ def main() -> None:
     parser.add_argument("--results", type=Path, default=results, help="default: results here, else those of the clone")
     commands = parser.add_subparsers(dest="command")
     recording = commands.add_parser("record", help="copy the records of finished runs to results/runs first")
-    recording.add_argument("runs", type=Path, nargs="+", metavar="RUN")
     packing = commands.add_parser("pack", help="one file with the records of finished runs, to send to somebody else")
-    packing.add_argument("runs", type=Path, nargs="+", metavar="RUN")
     packing.add_argument("--to", type=Path, required=True, metavar="FILE")
     packing.add_argument("--from", dest="name", metavar="NAME", help="who you are; default: nobody is named")
     merging = commands.add_parser("merge", help="check a file that somebody packed and add its runs to results/runs")
@@ -44,7 +42,8 @@ def main() -> None:
     serving.add_argument("runs", type=Path, nargs="+", metavar="RUNS", help="run folders, or folders that hold some")
     serving.add_argument("--port", type=whole(0, 65535), default=8000, help="0 takes any that is free (default: 8000)")
     pushing = commands.add_parser("push-wandb", help="bring W&B up to runs that were trained without it")
-    pushing.add_argument("runs", type=Path, nargs="+", metavar="RUN")
+    for command in (recording, packing, pushing):
+        command.add_argument("runs", type=Path, nargs="+", metavar="RUN")
     arguments = parser.parse_args()
     if arguments.command == "push-wandb":
         push_wandb(arguments.runs)

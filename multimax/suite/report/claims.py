@@ -1,16 +1,10 @@
 """Claims of ``results/claims.yaml`` against the recorded runs, and a verdict on each.
 
-A verdict comes from runs of exactly the claim's configuration, with all of its seeds. A number of the paper is
-*reproduced* when the whole interval of ours lies within the claim's tolerance of it, *better* or *not reproduced* when
-the whole interval lies beyond, else *inconclusive*. Where a row is about a change, such as MultiMax for softmax, the
-difference between the two rows is what is judged, by runs paired by seed: their common level says nothing about the
-change. A reported difference within the tolerance is *too close to tell*: two equal runs might differ by as much. What
-is reported in words, such as "does not train", is *inconclusive* once its runs are there: a reader compares.
-
-A claim in words says that one function is better than another. It is *supported* when the whole interval of the paired
-difference agrees, *contradicted* when the whole interval disagrees, and there is *no gain above the margin* when the
-interval leaves out every gain as large as the smallest of interest. Otherwise it is *inconclusive*: a few seeds that
-differ in both directions speak neither for nor against it.
+A verdict comes from runs of exactly the claim's configuration, with all of its seeds; the texts in ``claim_tables`` say
+what each means. Where a row is about a change, such as MultiMax for softmax, the difference between the two rows is
+judged, by runs paired by seed: their common level says nothing about the change. A reported difference within the
+tolerance is *too close to tell*: two equal runs might differ by as much. What is reported in words, such as "does not
+train", is *inconclusive* once its runs are there: a reader compares.
 
 Runs at another setting, or on data that stand in for the claim's, give no verdict; ``stand_ins`` has them.
 """

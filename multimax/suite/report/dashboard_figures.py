@@ -7,12 +7,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from matplotlib.figure import Figure
 
 from multimax.suite.figures.dashboard import Curve, bands, dashboard_figure
-from multimax.suite.figures.files import Row
 from multimax.suite.figures.style import STYLES
 from multimax.suite.loggers.dashboard import METRICS, curves
 from multimax.suite.report.outputs import Output, picture
 from multimax.suite.report.tables import experiments
 from multimax.suite.runs import Run
+from multimax.suite.text_tables import Row
 
 FUNCTIONS = 3  # in attention, that an experiment must compare to be drawn
 

@@ -4,7 +4,6 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 
 from multimax.suite.figures.forest import Line, forest
-from multimax.suite.report.metrics import BASELINE
 from multimax.suite.report.outputs import Output, picture
 from multimax.suite.report.statistics import LEVEL
 from multimax.suite.report.tables import Comparison, adjusted_p, compare, experiments
@@ -32,8 +31,7 @@ def lines(of: Comparison) -> Iterator[Line]:
     attention = {record.function: record.config["reweight"]["attention"]["name"] for record in of.records}
     for function, difference in of.differences.items():
         if difference is not None:
-            pairs = [of.values[function][seed] - of.values[BASELINE][seed] for seed in difference.seeds]
-            yield Line(function, attention[function], pairs, difference.mean, difference.interval)
+            yield Line(function, attention[function], difference.pairs, difference.mean, difference.interval)
 
 
 def finding(groups: Mapping[str, Sequence[Line]], adjusted: Sequence[float]) -> str:

@@ -13,7 +13,7 @@ from multimax.suite.plan import CONFIRMING_FROM, TUNING_FROM
 from multimax.suite.planned.exploratory import best_rates
 from multimax.suite.planned.table import measured, read_table
 from multimax.suite.report.outputs import Output, Row, picture, table
-from multimax.suite.report.statistics import Mean, mean_over_seeds, paired
+from multimax.suite.report.statistics import Mean, gain, mean_over_seeds, paired
 
 OURS = "multimax"
 TITLE = (OURS, "softmax", "temperature")  # whose means a figure's title has
@@ -84,27 +84,37 @@ def table_rows(of: Explored) -> Iterator[Row]:
     own = [f"{name}@{n}" for name in of.problem.measures for n in of.problem.test_lengths]
     length = of.problem.judge.partition("@")[2]
     for measure in [*own, *(f"{name}@{length}" for name in ATTENTION)]:
-        for function in of.runs:
-            most = MOST.get(measure.partition("@")[0], inf)
-            others = of.values(function, measure)
-            found = mean_over_seeds(others.values(), (0.0, most))
-            ours = paired(of.values(OURS, measure), others, (-most, most)) if function != OURS else None
-            low, high = (f"{bound:.4g}" for bound in found.interval) if found.interval else ("", "")
+        values = {function: of.values(function, measure) for function in of.runs}
+        for cells in compared(values, MOST.get(measure.partition("@")[0], inf)):
+            function = cells["function"]
             yield {
                 "problem": of.name,
                 "measure": measure,
-                "function": function,
                 "rate": f"{of.rates[function]:g}",
                 "rates tried": ", ".join(f"{rate:g}" for rate in of.tried[function]),
-                "seeds": str(found.n),
-                "mean": with_interval(found),
-                "low": low,
-                "high": high,
-                "MultiMax less this": with_interval(ours) if ours else "",
+                **cells,
             }
 
 
-def with_interval(of: Mean) -> str:
+def compared(values: Mapping[str, Mapping[int, float]], most: float) -> Iterator[Row]:
+    """The cells of each function that come from its values by seed, which are from 0 to ``most``."""
+    for function, others in values.items():
+        found = mean_over_seeds(others.values(), (0.0, most))
+        ours = paired(values[OURS], others, (-most, most)) if function != OURS else None
+        low, high = (f"{bound:.4g}" for bound in found.interval) if found.interval else ("", "")
+        yield {
+            "function": function,
+            "seeds": str(found.n),
+            "mean": with_interval(found),
+            "low": low,
+            "high": high,
+            "MultiMax less this": with_interval(ours),
+        }
+
+
+def with_interval(of: Mean | None) -> str:
+    if of is None:
+        return ""
     if of.interval is None:
         return f"{of.mean:.4g}"
     low, high = of.interval
@@ -122,11 +132,8 @@ def exploratory_figures(folder: Path) -> Iterator[Output]:
 
 
 def lines(of: Explored) -> Iterator[Line]:
-    sign = 1 if of.problem.better == "higher" else -1
     ours = of.values(OURS, of.problem.judge)
     for function in of.runs:
-        others = of.values(function, of.problem.judge)
-        pairs = [sign * (ours[seed] - others[seed]) for seed in ours if seed in others]
-        if function != OURS and pairs:
-            found = mean_over_seeds(pairs)
-            yield Line(style_of(function).label, function, pairs, found.mean, found.interval)
+        found = gain(of.problem.better, ours, of.values(function, of.problem.judge))
+        if function != OURS and found:
+            yield Line(style_of(function).label, function, found.pairs, found.mean, found.interval)

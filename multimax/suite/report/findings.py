@@ -13,7 +13,7 @@ from multimax.suite.planned.table import measured, read_table, unpacked
 from multimax.suite.report.claims import CONTRADICTED, NO_GAIN, SUPPORTED
 from multimax.suite.report.outputs import Output, Row, number, span, table
 from multimax.suite.report.settings import setting
-from multimax.suite.report.statistics import LEVEL, Difference, detectable, holm, paired
+from multimax.suite.report.statistics import LEVEL, Difference, detectable, gain, holm
 
 COLUMNS = (
     "comparison", "claim", "setting", "tag", "primary", "against", "statistic", "n", "effect", "low", "high", "margin",
@@ -73,10 +73,6 @@ class Finding:
     p_holm: float | None = None
 
     @property
-    def gains(self) -> bool:
-        return all(of.gain.mean > 0 for of in self.measured)
-
-    @property
     def verdict(self) -> str:
         planned = len(self.entry.seeds)
         if not self.measured:
@@ -84,7 +80,8 @@ class Finding:
         decisive = self.p_holm if self.comparison.primary else self.p
         below = any(of.interval[1] < of.margin for of in self.measured)
         if decisive is not None and decisive < LEVEL:
-            return (SUPPORTED + ", below the margin" * below) if self.gains else CONTRADICTED
+            gains = all(of.gain.mean > 0 for of in self.measured)
+            return (SUPPORTED + ", below the margin" * below) if gains else CONTRADICTED
         if below:
             lost = decisive is None and any(of.interval[1] < 0 for of in self.measured)
             return NO_GAIN + f", {LOSS}" * lost
@@ -165,18 +162,14 @@ def statistic(entry: Entry, comparison: Comparison, measure: str, row: Mapping[s
     return math.log(value)
 
 
-def gain(comparison: Comparison, values: Values, control: str) -> Difference | None:
-    ours, others = values.get(comparison.ours, {}), values.get(control, {})
-    return paired(ours, others) if comparison.better == "higher" else paired(others, ours)
-
-
 def judged(entry: Entry, comparison: Comparison, control: str, rows: Rows, level: float) -> Finding:
     there = sum({(comparison.ours, seed), (control, seed)} <= rows.keys() for seed in entry.seeds)
     if there < len(entry.seeds):
         return Finding(entry, comparison, control, (), there, level)
     found, p = [], []
     for measure, margin in comparison.margins.items():
-        of = gain(comparison, values_of(entry, comparison, measure, rows), control)
+        values = values_of(entry, comparison, measure, rows)
+        of = gain(comparison.better, values[comparison.ours], values[control])
         assert of is not None
         assert of.p is not None
         assert of.p_sign_flip is not None

@@ -7,10 +7,10 @@ from textwrap import shorten
 
 from multimax.suite.figures.forest import Line, forest
 from multimax.suite.figures.style import style_of
-from multimax.suite.plan import Comparison, read_plan
-from multimax.suite.report.findings import Finding, Rows, confirming, findings, gain, sources, values_of
+from multimax.suite.plan import read_plan
+from multimax.suite.report.findings import Finding, Rows, confirming, findings, sources, values_of
 from multimax.suite.report.outputs import Output, picture
-from multimax.suite.report.statistics import Difference
+from multimax.suite.report.statistics import Difference, gain
 
 CLAIM = 100  # characters of a claim above its lines
 LINEAR = 2.0  # margins to either side of zero; beyond them the axis of all findings is logarithmic
@@ -26,20 +26,19 @@ def findings_figures(plan: Path, folder: Path) -> Iterator[Output]:
         return
     planned = sum(len(of.controls) for entry in entries.values() for of in entry.comparisons)
     runs = {name: confirming(entry, folder) for name, entry in entries.items()}
-    yield all_findings(found, planned, runs, used)
+    yield all_findings(found, planned, used)
     for _, tests in groupby(found, key=lambda of: of.comparison.id):
         yield one_finding(list(tests), runs, used)
 
 
-def all_findings(found: Sequence[Finding], planned: int, runs: Mapping[str, Rows], used: Sequence[Path]) -> Output:
+def all_findings(found: Sequence[Finding], planned: int, used: Sequence[Path]) -> Output:
     """A line for each comparison, control and measure: the effect in units of the margin."""
     groups: dict[str, list[Line]] = {}
     for of in found:
         for each in of.measured:
             label = f"{style_of(of.against).label}: {brief(of.verdict)}"
-            values = values_of(of.entry, of.comparison, each.measure, runs[of.entry.id])
             several = f" ({each.measure})" if len(of.measured) > 1 else ""
-            drawn = line(label, of.against, of.comparison, values, each.gain, each.margin)
+            drawn = line(label, of.against, each.gain, not of.comparison.primary, each.margin)
             groups.setdefault(shorten(of.comparison.claim, CLAIM, placeholder="…") + several, []).append(drawn)
     title = f"MultiMax's gains in margins: {len(found)} of {planned} tests have run"
     drawing, rows = forest(groups, title, "effect / margin, and each seed's; log beyond 2; hollow: secondary")
@@ -61,11 +60,11 @@ def one_finding(tests: Sequence[Finding], runs: Mapping[str, Rows], used: Sequen
     of, groups = tests[0], dict[str, list[Line]]()
     for each in of.measured:
         values = values_of(of.entry, of.comparison, each.measure, runs[of.entry.id])
-        gains = {arm: gain(of.comparison, values, arm) for arm in of.entry.rates if arm != of.comparison.ours}
+        ours = values.pop(of.comparison.ours)
         groups[each.measure] = [
-            line(style_of(arm).label, arm, of.comparison, values, found)
-            for arm, found in gains.items()
-            if found is not None
+            line(style_of(arm).label, arm, found, not of.comparison.primary)
+            for arm, others in values.items()
+            if (found := gain(of.comparison.better, ours, others))
         ]
     unit = "ln " if of.comparison.scale == "log" else ""
     axis = f"what MultiMax gains in {unit}{' and '.join(groups)}; better to the right"
@@ -83,16 +82,8 @@ def each_verdict(tests: Sequence[Finding]) -> str:
     return "; ".join(f"{verdict} ({', '.join(functions)})" for verdict, functions in against.items())
 
 
-def line(
-    label: str,
-    arm: str,
-    comparison: Comparison,
-    values: Mapping[str, Mapping[int, float]],
-    found: Difference,
-    unit: float = 1.0,
-) -> Line:
-    sign = 1 if comparison.better == "higher" else -1
-    pairs = [sign * (values[comparison.ours][seed] - values[arm][seed]) / unit for seed in found.seeds]
+def line(label: str, arm: str, found: Difference, secondary: bool, unit: float = 1.0) -> Line:
     assert found.interval is not None
     low, high = found.interval
-    return Line(label, arm, pairs, found.mean / unit, (low / unit, high / unit), not comparison.primary)
+    pairs = [pair / unit for pair in found.pairs]
+    return Line(label, arm, pairs, found.mean / unit, (low / unit, high / unit), secondary)

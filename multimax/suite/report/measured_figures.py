@@ -23,36 +23,36 @@ def measured_figures(records: Sequence[Run]) -> Iterator[Output]:
     Raises UserError for maps of one experiment that are of different images or texts.
     """
     for kind in MAPS:
-        for experiment, (group, found) in kept(records, kind).items():
-            if any(one["input"] != found[0]["input"] for one in found):
+        for experiment, of, group, files in kept(records, kind):
+            first, *others = of.values()
+            if any(one["input"] != first["input"] for one in others):
                 raise UserError(
                     f"results/runs: {kind}.json of {experiment} are of different images or texts: "
                     f"make them again with one python -m multimax.suite.figures {kind} RUN..."
                 )
-            of = dict(zip(labels([record.config for record in group]), found, strict=True))
-            yield picture(f"{kind}_{experiment}", *draw_maps(of), group, sources(group, kind))
-    for experiment, (group, found) in kept(records, "statistics").items():
-        of = dict(zip(labels([record.config for record in group]), found, strict=True))
+            yield picture(f"{kind}_{experiment}", *draw_maps(of), group, files)
+    for experiment, of, group, files in kept(records, "statistics"):
         for kind, draw in statistics_figures.KINDS.items():
             if made := draw(of):
-                yield picture(f"{kind}_{experiment}", *made, group, sources(group, "statistics"))
+                yield picture(f"{kind}_{experiment}", *made, group, files)
 
 
 def oversmoothing_figures(records: Sequence[Run]) -> Iterator[Output]:
     """A figure for each experiment, of what ``python -m multimax.suite.figures oversmoothing`` kept of its runs."""
-    for experiment, (group, found) in kept(records, "oversmoothing").items():
+    for experiment, of, group, files in kept(records, "oversmoothing"):
         runs = []
-        for record, one in zip(group, found, strict=True):
+        for record, one in zip(group, of.values(), strict=True):
             function = record.config["reweight"]["attention"]["name"]
             runs.append(Smoothing(record.function, function, record.config["seed"], one["measured"]))
         drawing, rows = oversmoothing_figure(runs, smoothing_title(experiment, runs))
-        yield picture(f"oversmoothing_{experiment}", drawing, rows, group, sources(group, "oversmoothing"))
+        yield picture(f"oversmoothing_{experiment}", drawing, rows, group, files)
 
 
 def smoothing_title(experiment: str, runs: Sequence[Smoothing]) -> str:
     """What the picture shows of the last layer: MAD beside softmax's, paired by seed."""
-    last = {label: {run.seed: run.measured[-1]["mad"][-1] for run in runs if run.label == label} for label in
-            dict.fromkeys(run.label for run in runs)}  # fmt: skip
+    last: dict[str, dict[int, float]] = defaultdict(dict)
+    for run in runs:
+        last[run.label][run.seed] = run.measured[-1]["mad"][-1]
     found = [
         f"{label} {number(of.mean, '+', 3)} [{span(of.interval, '+', 3)}]"
         for label, values in last.items()
@@ -63,20 +63,17 @@ def smoothing_title(experiment: str, runs: Sequence[Smoothing]) -> str:
     )
 
 
-def kept(records: Sequence[Run], kind: str) -> dict[str, tuple[list[Run], list[dict[str, Any]]]]:
-    """By experiment, the records that have KIND.json, ordered as the styles are, and its content."""
+def kept(records: Sequence[Run], kind: str) -> Iterator[tuple[str, dict[str, Any], list[Run], list[Path]]]:
+    """By experiment: KIND.json by the run's label, ordered as the styles are, its records, and the files."""
 
     def order(record: Run) -> tuple[int, str, int]:
         name = record.config["reweight"]["attention"]["name"]
         return [*STYLES, name].index(name), record.function, record.config["seed"]
 
-    result: dict[str, tuple[list[Run], list[dict[str, Any]]]] = defaultdict(lambda: ([], []))
+    found: dict[str, dict[Run, dict[str, Any]]] = defaultdict(dict)
     for record in sorted(records, key=order):
-        if found := record.analysis(kind):
-            result[record.experiment][0].append(record)
-            result[record.experiment][1].append(found)
-    return result
-
-
-def sources(group: Sequence[Run], kind: str) -> list[Path]:
-    return [record.path / "analysis" / f"{kind}.json" for record in group]
+        if content := record.analysis(kind):
+            found[record.experiment][record] = content
+    for experiment, of in found.items():
+        files = [record.path / "analysis" / f"{kind}.json" for record in of]
+        yield experiment, dict(zip(labels([r.config for r in of]), of.values(), strict=True)), list(of), files

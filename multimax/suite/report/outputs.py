@@ -7,7 +7,7 @@ again, so that regenerating everything leaves the tree as it was.
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -16,9 +16,10 @@ import matplotlib
 from matplotlib.figure import Figure
 
 from multimax.suite.engine import provenance
-from multimax.suite.figures.files import Row, csv_table, figure_files
+from multimax.suite.figures.files import figure_files
 from multimax.suite.files import write_atomic
 from multimax.suite.runs import Run
+from multimax.suite.text_tables import Row, csv_table, markdown_table
 
 
 @dataclass(frozen=True)
@@ -53,7 +54,7 @@ def table(
 ) -> Output:
     """The output ``tables/NAME``: CSV, and Markdown between ``text`` and ``legend`` that leaves out ``csv_only``."""
     shown = [column for column in columns if column not in csv_only]
-    markdown = text + markdown_table(shown, rows) + legend
+    markdown = text + markdown_table(shown, [[row.get(column, "") for column in shown] for row in rows]) + legend
     return Output(f"tables/{name}", {".csv": csv_table(columns, rows), ".md": markdown.encode()}, records, sources)
 
 
@@ -81,6 +82,16 @@ def save(output: Output, results: Path) -> list[Path]:
     return list(files)
 
 
+def rewrite(page: str, results: Path, made: Callable[[str], str]) -> None:
+    """Update a page of the repository that holds ``results``, if it has that page, to what is ``made`` of its text."""
+    path = results.resolve().parent / page
+    if path.is_file():
+        text = path.read_text(encoding="utf-8")
+        if (now := made(text)) != text:
+            path.write_text(now, encoding="utf-8")
+            print(path)
+
+
 @cache
 def revision() -> str | None:
     return provenance.revision()
@@ -88,13 +99,6 @@ def revision() -> str | None:
 
 def digest(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()
-
-
-def markdown_table(columns: Sequence[str], rows: Sequence[Row]) -> str:
-    """A table in Markdown; a cell that a row lacks is empty."""
-    lines = ["| " + " | ".join(columns) + " |", "|" + "---|" * len(columns)]
-    lines += ["| " + " | ".join(row.get(column, "") for column in columns) + " |" for row in rows]
-    return "\n".join(lines) + "\n"
 
 
 def number(value: float | None, sign: str = "", digits: int = 2) -> str:

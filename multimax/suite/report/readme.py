@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from multimax.suite.report.claims import CONTRADICTED, NOT_RUN, SUPPORTED
+from multimax.suite.report.outputs import rewrite
 
 BEGIN, END = "<!-- findings: written by python -m multimax.suite.report -->", "<!-- end of findings -->"
 HEAD = (
@@ -92,10 +93,6 @@ def with_findings(readme: str, findings: Path) -> str:
 
 
 def update_readme(results: Path) -> None:
-    """Update the README of the repository that holds ``results``, if it has one."""
-    path, findings = results.resolve().parent / "README.md", results / "tables" / "findings.csv"
-    if path.is_file() and findings.is_file():
-        text = path.read_text(encoding="utf-8")
-        if (made := with_findings(text, findings)) != text:
-            path.write_text(made, encoding="utf-8")
-            print(path)
+    findings = results / "tables" / "findings.csv"
+    if findings.is_file():
+        rewrite("README.md", results, lambda readme: with_findings(readme, findings))

@@ -1,7 +1,9 @@
 """Records: what is kept of a finished run in the repository, which is everything but the weights."""
 
+import copy
 import json
 import shlex
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +41,10 @@ def record(run: Run, folder: Path) -> Path:
     if there is not None and (differs := difference(run.data or {}, there, f"in {target}")):
         raise UserError(f"{run.path} is a run of other data than its record ({differs}): remove {target} first")
     target.mkdir(parents=True, exist_ok=True)
-    write_atomic(target / "config.yaml", yaml.safe_dump(without_places(run.config), sort_keys=False))
+    config = copy.deepcopy(run.config)
+    for section, key in found_in(config, PLACES):
+        section[key] = None
+    write_atomic(target / "config.yaml", yaml.safe_dump(config, sort_keys=False))
     summary = dict(run.summary)
     if summary.get("command"):
         summary["command"] = command_without_places(summary["command"])
@@ -53,16 +58,12 @@ def record(run: Run, folder: Path) -> Path:
     return target
 
 
-def without_places(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """A configuration with null for each of ``PLACES``."""
-    return {
-        key: without_places(value, f"{prefix}{key}.")
-        if isinstance(value, dict)
-        else None
-        if f"{prefix}{key}" in PLACES
-        else value
-        for key, value in config.items()
-    }
+def found_in(config: dict[str, Any], names: Iterable[str]) -> Iterator[tuple[dict[str, Any], str]]:
+    """Those of the keys, such as ``data.root``, that the configuration has, each as its section and its name there."""
+    for *sections, key in (name.split(".") for name in names):
+        section = config.get(sections[0], {}) if sections else config
+        if key in section:
+            yield section, key
 
 
 def command_without_places(command: str) -> str:

@@ -1,4 +1,4 @@
-"""What an entry of the plan trains, and on what, in words."""
+"""What an entry of the plan trains, and on what, in words; and what configurations say of themselves."""
 
 import re
 
@@ -26,8 +26,12 @@ def described(given: dict[str, str]) -> str:
     """The first words of the description of the experiment, or of the task at its scale; the name if it has none."""
     names = given.get("task", ""), given.get("scale", "")
     kind, name = ("experiment", given["experiment"]) if "experiment" in given else ("recipe", "_".join(names))
+    words = re.split(r"[:,.;] ", re.sub(r"^DEMO[^:]*: ", "", description(kind, name)))[0]
+    return re.sub(r"^An? ", lambda article: article[0].lower(), words) or name.replace("_", " ")
+
+
+def description(kind: str, name: str, otherwise: str = "") -> str:
+    """What a configuration file says of itself today, in one line; ``otherwise`` if it is gone."""
     path = CONFIGS / kind / f"{name}.yaml"
     content = yaml.safe_load(path.read_text(encoding="utf-8")) if path.is_file() else {}
-    text = " ".join(content.get("description", "").split())
-    words = re.split(r"[:,.;] ", re.sub(r"^DEMO[^:]*: ", "", text))[0]
-    return re.sub(r"^An? ", lambda article: article[0].lower(), words) or name.replace("_", " ")
+    return " ".join(content.get("description", otherwise).split())

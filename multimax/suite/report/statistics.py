@@ -1,9 +1,7 @@
 """Means over seeds, differences between functions that ran with the same seeds, and how many seeds a test needs.
 
 Runs that share a seed start from the same weights and see the same data in the same order. Whether that makes their
-difference less noisy depends on the data: the correlation over seeds tells, and it may be negative. Intervals are
-Student's; with three seeds they reach 2.5 standard deviations to either side of the mean. A standard deviation from
-three seeds is itself only known to lie between .52 and 6.3 times what was found (95%, chi-squared).
+difference less noisy depends on the data: the correlation over seeds tells, and it may be negative.
 """
 
 import math
@@ -35,13 +33,14 @@ class Mean:
 
 @dataclass(frozen=True)
 class Difference(Mean):
-    """A mean of paired differences over ``seeds``, with two-sided p-values of there being none.
+    """A mean of the paired differences ``pairs`` over ``seeds``, with two-sided p-values of there being none.
 
     ``p`` is that of the paired t test, ``p_sign_flip`` that of ``sign_flip``; ``correlation`` is Pearson's between the
     two functions over seeds, None where one of them does not vary.
     """
 
     seeds: tuple[int, ...] = ()
+    pairs: tuple[float, ...] = ()
     p: float | None = None
     p_sign_flip: float | None = None
     correlation: float | None = None
@@ -75,16 +74,20 @@ def paired(
     seeds = tuple(sorted(set(ours) & set(others)))
     if not seeds:
         return None
-    pairs = [(ours[seed], others[seed]) for seed in seeds]
-    differences = [our - other for our, other in pairs]
-    of = mean_over_seeds(differences, possible)
+    pairs = tuple(ours[seed] - others[seed] for seed in seeds)
+    of = mean_over_seeds(pairs, possible)
     if of.deviation is None:
-        return Difference(of.n, of.mean, seeds=seeds)
+        return Difference(of.n, of.mean, seeds=seeds, pairs=pairs)
     error = of.deviation / math.sqrt(of.n)
     p = float(2 * stats.t.sf(abs(of.mean) / error, of.n - 1)) if error else float(of.mean == 0)
-    vary = all(len(set(values)) > 1 for values in zip(*pairs, strict=True))
-    shared = correlation(*zip(*pairs, strict=True)) if vary else None
-    return Difference(of.n, of.mean, of.deviation, of.interval, seeds, p, sign_flip(differences), shared)
+    both = [[values[seed] for seed in seeds] for values in (ours, others)]
+    shared = correlation(*both) if all(len(set(values)) > 1 for values in both) else None
+    return Difference(of.n, of.mean, of.deviation, of.interval, seeds, pairs, p, sign_flip(pairs), shared)
+
+
+def gain(better: str, ours: Mapping[int, float], others: Mapping[int, float]) -> Difference | None:
+    """What ``ours`` gain on ``others``, above zero where they are better; ``better`` is "higher" or "lower"."""
+    return paired(ours, others) if better == "higher" else paired(others, ours)
 
 
 def sign_flip(differences: Sequence[float]) -> float:

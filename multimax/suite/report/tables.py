@@ -5,13 +5,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import yaml
-
-from multimax.suite.composition import CONFIGS
 from multimax.suite.data.fingerprint import difference
 from multimax.suite.errors import UserError
 from multimax.suite.report.metrics import BASELINE, Headline, headline, possible
 from multimax.suite.report.outputs import Output, Row, number, span, table
+from multimax.suite.report.settings import description
 from multimax.suite.report.statistics import Difference, Mean, holm, mean_over_seeds, paired
 from multimax.suite.runs import Run
 
@@ -139,7 +137,7 @@ def introduction(record: Run, title: str) -> str:
     of = headline(record).of
     return f"""# {record.experiment}: {title}
 
-{description(record)}
+{description("experiment", record.experiment, record.config["description"])}
 
 Made by `python -m multimax.suite.report` from `results/runs`; the values are those of {of}, one for
 each seed, with the 95% interval of their mean (Student's t), cut at what the metric can be. *Difference*: from softmax,
@@ -148,10 +146,3 @@ experiments (Holm). A name of two parts is attention-output. The CSV has the sig
 softmax over seeds as well.
 
 """
-
-
-def description(run: Run) -> str:
-    """The experiment's description in its configuration file today, or the run's own if the file is gone."""
-    path = CONFIGS / "experiment" / f"{run.experiment}.yaml"
-    today = yaml.safe_load(path.read_text(encoding="utf-8")) if path.is_file() else {}
-    return " ".join(today.get("description", run.config["description"]).split())

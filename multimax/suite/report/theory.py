@@ -9,35 +9,27 @@ from statistics import fmean
 import torch
 from torch import Tensor
 
-from multimax.suite.figures.files import csv_table
 from multimax.suite.measures import trade_off
 from multimax.suite.measures.trade_off import DROP, SETTINGS, by_slopes, draw_rows, gains, mean, with_offsets
-from multimax.suite.report.outputs import Output, markdown_table
+from multimax.suite.report.outputs import Output, rewrite
+from multimax.suite.text_tables import csv_table, markdown_table
 
 SLOPES = ((2.0, 0.5), (4.0, 0.5), (4.0, 0.25), (16.0, 0.125))
 OFFSETS = (0.0, 0.25, 0.5, 1.0, 2.0, 4.0)
 SHARED = (4.0, 0.5)  # the slopes at breakpoints that rows share
 ONE_SIDE = {"below only": (4.0, 1.0), "above only": (1.0, 0.5), "both": (4.0, 0.5), "drop below": (DROP, 0.5)}
 Cells = dict[str, float]  # counts of rows as int, shares of them in percent as float
-PAGE = Path("docs/theory.md")
+PAGE = "docs/theory.md"
 
 
 def theory(results: Path, settings: Sequence[str] = tuple(SETTINGS)) -> Iterator[Output]:
     """The tables, which depend on no file."""
-    made: dict[str, dict[str, Cells]] = {}
-    for setting in settings:
-        scores = draw_rows(setting)
-        for name, cells in (
-            ("temperature", temperature(scores)),
-            ("own_breakpoints", own_breakpoints(scores)),
-            ("shared_breakpoints", shared_breakpoints(scores)),
-            ("one_side", one_side(scores)),
-        ):
-            made.setdefault(name, {})[setting] = cells
-    for name, of in made.items():
+    drawn = {setting: draw_rows(setting) for setting in settings}
+    for count in (temperature, own_breakpoints, shared_breakpoints, one_side):
+        of = {setting: count(scores) for setting, scores in drawn.items()}
         of["all"] = together(list(of.values()))
         rows = [{"scores": label} | texts(cells) for label, cells in of.items()]
-        yield Output(f"theory/{name}", {".csv": csv_table(list(rows[0]), rows)})
+        yield Output(f"theory/{count.__name__}", {".csv": csv_table(list(rows[0]), rows)})
 
 
 def together(of: Sequence[Cells]) -> Cells:
@@ -97,13 +89,8 @@ def percent(of: Tensor) -> float:
 
 
 def update_theory(results: Path) -> None:
-    """Update docs/theory.md of the repository that holds ``results``, if it has one, from the tables there."""
-    path = results.resolve().parent / PAGE
-    if path.is_file():
-        text = path.read_text(encoding="utf-8")
-        if (made := with_tables(text, results / "theory")) != text:
-            path.write_text(made, encoding="utf-8")
-            print(path)
+    """Update docs/theory.md from the tables in ``results``."""
+    rewrite(PAGE, results, lambda page: with_tables(page, results / "theory"))
 
 
 def with_tables(page: str, folder: Path) -> str:
@@ -111,7 +98,7 @@ def with_tables(page: str, folder: Path) -> str:
 
     def made(found: re.Match[str]) -> str:
         with (folder / f"{found[1]}.csv").open(newline="", encoding="utf-8") as file:
-            rows = list(csv.DictReader(file))
-        return f"<!-- {found[1]} -->\n\n{markdown_table(list(rows[0]), rows)}\n<!-- end -->"
+            columns, *rows = csv.reader(file)
+        return f"<!-- {found[1]} -->\n\n{markdown_table(columns, rows)}\n<!-- end -->"
 
     return re.sub("<!-- ([a-z_]+) -->.*?<!-- end -->", made, page, flags=re.S)

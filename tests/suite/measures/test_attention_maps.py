@@ -9,7 +9,7 @@ from function_kinds import KINDS
 from timm.layers import Attention
 
 from multimax import reweight
-from multimax.suite.measures.attention_maps import attention_maps, observe_attention, record_attention
+from multimax.suite.measures.attention_maps import observe_attention, record_attention
 from multimax.suite.models.deit import DeiTConfig, create_deit
 from multimax.suite.models.encoder_decoder import AttentionSites, EncoderDecoder, EncoderDecoderConfig
 from multimax.suite.models.language_model import LanguageModelConfig
@@ -33,7 +33,15 @@ def translator(name):
 def test_maps_of_a_sentence_pair(name):
     model = translator(name)
     before = model.decode(TARGET, model.encode(SOURCE, MASK), MASK)
-    maps = attention_maps(model, SOURCE, MASK, TARGET)
+    with record_attention(model) as recorded:
+        model.decode(TARGET, model.encode(SOURCE, MASK), MASK)
+    kinds = {
+        "encoder": "encoder.{}.attention",
+        "decoder": "decoder.{}.attention",
+        "cross": "decoder.{}.cross_attention",
+    }
+    depth = {"encoder": 2, "decoder": 3, "cross": 3}
+    maps = {kind: [recorded[f"{name.format(i)}.branch"][0] for i in range(depth[kind])] for kind, name in kinds.items()}
     assert {kind: [tuple(m.shape) for m in layers] for kind, layers in maps.items()} == {
         "encoder": [(2, 3, 5, 5)] * 2,
         "decoder": [(2, 3, 4, 4)] * 3,

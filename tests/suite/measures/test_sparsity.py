@@ -31,8 +31,8 @@ def test_by_hand():
     scores = torch.tensor([[3.0, 2.0, 1.0, -1.0, -2.0], [5.0, 5.0, 5.0, -1.0, -9.0]])
     weights = torch.tensor([[0.5, 0.3, 0.1, 0.1, 0.0], [0.3, 0.3, 0.3, 0.1, 0.0]])
     torch.testing.assert_close(multi_modality(scores, weights, 0.0), torch.tensor([1 - (0.2 + 0.4) / 2, 1.0]))
-    expected = (math.exp(-0.1 / 0.05) + 1) / 2
-    torch.testing.assert_close(sparsity(scores, weights, 0.0, reference=0.05), torch.tensor([expected, expected]))
+    expected = (torch.exp(-0.1 / scores.softmax(-1).amin(-1)) + 1) / 2
+    torch.testing.assert_close(sparsity(scores, weights, 0.0), expected)
 
 
 @pytest.mark.parametrize("filling", [math.nan, -100.0, 100.0])

@@ -5,11 +5,11 @@ import csv
 from planned_runs import write
 
 from multimax.suite.planned.table import read_table, text
-from multimax.suite.report.convergence_table import convergence_table
+from multimax.suite.report.planned_tables import planned_table
 
 
 def made(tmp_path):
-    (output,) = convergence_table(tmp_path / "plan.yaml", tmp_path)
+    (output,) = planned_table("convergence", tmp_path / "plan.yaml", tmp_path)
     return {row["function"]: row for row in csv.DictReader(output.files[".csv"].decode().splitlines())}
 
 

@@ -8,7 +8,7 @@ from planned_runs import write
 from multimax.suite.mechanisms import PROBLEMS
 from multimax.suite.planned.exploratory import best_rates
 from multimax.suite.planned.table import read_table, text
-from multimax.suite.report.rates_table import rates_table
+from multimax.suite.report.planned_tables import planned_table
 
 
 def sweep(tmp_path, errors):
@@ -16,7 +16,7 @@ def sweep(tmp_path, errors):
     path = write(tmp_path, [1.0])
     row = read_table(path)[0] | {"plan": "", "arm": "softmax", "seed": "1000"}
     path.write_text(text([row | {"rate": rate, "error@32": error} for rate, error in errors.items()]))
-    (output,) = rates_table(tmp_path / "plan.yaml", tmp_path)
+    (output,) = planned_table("rates", tmp_path / "plan.yaml", tmp_path)
     return {row["rate"]: row for row in csv.DictReader(output.files[".csv"].decode().splitlines())}
 
 

@@ -5,7 +5,7 @@ import csv
 import pytest
 from planned_runs import SEEDS, write
 
-from multimax.suite.report.trade_off_table import trade_off_table
+from multimax.suite.report.planned_tables import planned_table
 
 
 def test_differences_are_paired_and_of_confirmatory_runs(tmp_path):
@@ -18,7 +18,7 @@ def test_differences_are_paired_and_of_confirmatory_runs(tmp_path):
         writer = csv.DictWriter(file, rows[0])
         writer.writeheader()
         writer.writerows(rows)
-    (output,) = trade_off_table(tmp_path / "plan.yaml", tmp_path)
+    (output,) = planned_table("trade_off", tmp_path / "plan.yaml", tmp_path)
     made = {row["function"]: row for row in csv.DictReader(output.files[".csv"].decode().splitlines())}
     assert {row["measure"] for row in made.values()} == {"gini@32"}
     assert made["softmax"]["seeds"] == str(len(SEEDS))
@@ -30,9 +30,9 @@ def test_differences_are_paired_and_of_confirmatory_runs(tmp_path):
 def test_nothing_is_shown_before_all_seeds_of_what_decides_are_there(tmp_path):
     path = write(tmp_path, [1.0], measures=("error@32", "gini@32"))
     whole = path.read_text().splitlines()
-    (output,) = trade_off_table(tmp_path / "plan.yaml", tmp_path)
+    (output,) = planned_table("trade_off", tmp_path / "plan.yaml", tmp_path)
     assert b"gini@32" in output.files[".csv"]
     last = next(line for line in reversed(whole) if ",multimax," in line)
     path.write_text("\n".join(line for line in whole if line != last) + "\n")
-    (output,) = trade_off_table(tmp_path / "plan.yaml", tmp_path)
+    (output,) = planned_table("trade_off", tmp_path / "plan.yaml", tmp_path)
     assert b"gini@32" not in output.files[".csv"]

@@ -14,8 +14,8 @@ from multimax.suite.figures.style import STYLES
 from multimax.suite.report.metrics import BASELINE, headline, possible
 from multimax.suite.report.page.curves import Curves, packed, read_curves, short
 from multimax.suite.report.page.looks import look
+from multimax.suite.report.settings import description
 from multimax.suite.report.statistics import CONFIDENCE, mean_over_seeds, paired
-from multimax.suite.report.tables import description
 from multimax.suite.runs import Run
 
 SCORES = {"deit": ("top1",), "lm": ("ppl@", "smoothed_ppl@"), "mt": ("bleu",)}
@@ -223,7 +223,7 @@ def experiments(runs: Sequence[Shown]) -> dict[str, dict[str, Any]]:
             {
                 "task": run.config["task"],
                 "data": run.config["data"]["name"],
-                "description": description(run.run),
+                "description": description("experiment", run.experiment, run.config["description"]),
                 "title": of.title,
                 "higher_is_better": of.higher_is_better,
                 "metric": None,

@@ -32,15 +32,12 @@ class Runs:
 
     def folders(self) -> list[Path]:
         """Raises UserError where there are none."""
+        found = []
         for path in self.paths:
             if not path.is_dir():
                 raise UserError(f"{path} is not a folder: give run folders, or folders that contain some")
-        nested = [path if (path / "config.yaml").is_file() else None for path in self.paths]
-        found = [
-            folder
-            for path, own in zip(self.paths, nested, strict=True)
-            for folder in ([own] if own else sorted(config.parent for config in path.glob("*/config.yaml")))
-        ]
+            is_run = (path / "config.yaml").is_file()
+            found += [path] if is_run else sorted(config.parent for config in path.glob("*/config.yaml"))
         if not found:
             raise UserError(f"no runs in {', '.join(map(str, self.paths))}: a run folder has a config.yaml in it")
         return list({folder.resolve(): folder for folder in found}.values())

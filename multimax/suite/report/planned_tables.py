@@ -1,0 +1,139 @@
+"""Tables of the plan's runs beside the findings: the rates that were tried, convergence, and trained attention."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import product
+from pathlib import Path
+
+import numpy
+
+from multimax.suite.mechanisms.problem import ATTENTION
+from multimax.suite.plan import TUNING_FROM, Entry, read_plan
+from multimax.suite.planned.table import measured, read_table
+from multimax.suite.report.exploratory import OURS, compared
+from multimax.suite.report.findings import confirming, shown, sources
+from multimax.suite.report.outputs import Output, Row, table
+
+RATES = ("entry", "arm", "rate", "seeds", "measure", "mean", "least", "most", "planned", "at the edge")
+RATES_TEXT = f"""# Learning rates
+
+Made by `python -m multimax.suite.report` from the runs in `results/planned` with seeds from {TUNING_FROM} on, which
+confirm nothing. Small problems are judged by what their comparison measures, on fresh rows; runs of train.py by the
+loss on data held out for it. *Planned* marks the rate that `results/plan.yaml` gives the arm, and *at the edge* says
+where no smaller or no larger one was tried, so that the best may lie beyond. A mean is nan where a run diverged.
+
+"""
+CONVERGENCE = ("entry", "function", "seeds", "measure", "median", "least", "most", "last / third quarter")
+CONVERGENCE_TEXT = """# Convergence of the decided runs
+
+Made by `python -m multimax.suite.report` from the confirmatory runs in `results/planned`: what each entry's first
+comparison measures, as median, least and most over *seeds*, which shows errors that are skewed or of two kinds.
+*Last / third quarter* is the mean training loss over the last quarter of the steps, divided by that over the third:
+median (least to most). Near 1 the loss stood still. Each function is here once all of its planned seeds are, as are
+those that decide the entry.
+
+"""
+TRADE_OFF = ("entry", "measure", "function", "seeds", "mean", "MultiMax less this")
+TRADE_OFF_TEXT = """# Sparsity and multi-modality of trained attention
+
+Made by `python -m multimax.suite.report` from the confirmatory runs in `results/planned`. The paper claims both at
+once: a higher Gini index (*gini*) and a higher M (*multi_modality*). For Imagenette this is a primary comparison, with
+its verdict in [findings.md](findings.md); all that stands here is **exploratory**, whatever the interval, because no
+plan names it.
+
+Each function runs at its planned rate, and is here once all of its planned seeds are, as are those that decide the
+entry: nobody looks before. The weights are those of all rows of the evaluation set, and the numbers are
+means over rows and layers; *mass_below* is the weight of the entries with a score below their row's mean. NAME@N is
+measured on rows of N items. *Mean* has the 95% interval over *seeds* (Student's t); *MultiMax less this* is the mean
+difference over the seeds that both have, with its interval.
+
+"""
+
+
+def planned_table(name: str, plan: Path, folder: Path) -> Iterator[Output]:
+    """One of TABLES, with the rows of all entries; none where there is no plan."""
+    if plan.is_file():
+        text, columns, rows_of = TABLES[name]
+        rows = [row for entry in read_plan(plan).values() for row in rows_of(entry, folder)]
+        yield table(name, text, columns, rows, sources=sources(plan, folder))
+
+
+def rates(entry: Entry, folder: Path) -> Iterator[Row]:
+    """A row for each arm and rate that was tried."""
+    measure = "loss" if entry.problem == "train" else next(iter(entry.comparisons[0].margins))
+    found: dict[tuple[str, float], list[float]] = {}
+    for row in read_table(folder / f"{entry.id}.csv"):
+        if not row["plan"] and int(row["seed"]) >= TUNING_FROM:
+            found.setdefault((row["arm"], float(row["rate"])), []).append(float(row.get(measure) or "nan"))
+    arms = list(entry.rates)
+    for arm, rate in sorted(found, key=lambda key: (arms.index(key[0]) if key[0] in arms else len(arms), key[1])):
+        values = found[arm, rate]
+        numbers = {"mean": numpy.mean(values), "least": numpy.min(values), "most": numpy.max(values)}
+        planned = entry.revision and entry.rates.get(arm) == rate
+        yield {
+            "entry": entry.id,
+            "arm": arm,
+            "rate": f"{rate:g}",
+            "seeds": str(len(values)),
+            "measure": measure,
+            **{name: f"{value:.3g}" for name, value in numbers.items()},
+            "planned": "yes" if planned else "",
+            "at the edge": edge(rate, [tried for of, tried in found if of == arm]) if planned else "",
+        }
+
+
+def edge(rate: float, tried: list[float]) -> str:
+    """Which end of those tried the rate is, if any."""
+    ends = {"smallest": min(tried), "largest": max(tried)}
+    names = [name for name, end in ends.items() if rate == end]
+    return "only one" if len(names) == 2 else "".join(names)
+
+
+def convergence(entry: Entry, folder: Path) -> Iterator[Row]:
+    runs = confirming(entry, folder)
+    for arm in shown(entry, runs):
+        of = [runs[arm, seed] for seed in entry.seeds]
+        for measure in entry.comparisons[0].margins:
+            values = [measured(row, measure, entry.id) for row in of]
+            numbers = {"median": numpy.median(values), "least": min(values), "most": max(values)}
+            yield {
+                "entry": entry.id,
+                "function": arm,
+                "seeds": str(len(of)),
+                "measure": measure,
+                **{name: f"{value:.3g}" for name, value in numbers.items()},
+                "last / third quarter": fall(of),
+            }
+
+
+def fall(runs: Sequence[Mapping[str, str]]) -> str:
+    """Empty where a run was too short to have quarters."""
+    third, last = (
+        numpy.array([float(row.get(name) or "nan") for row in runs]) for name in ("third_quarter", "last_quarter")
+    )
+    with numpy.errstate(divide="ignore", invalid="ignore"):
+        ratios = last / third
+    if not numpy.isfinite(ratios).all():
+        return ""
+    return f"{numpy.median(ratios):.2f} ({ratios.min():.2f} to {ratios.max():.2f})"
+
+
+def trade_off(entry: Entry, folder: Path) -> Iterator[Row]:
+    """A row for each measure and function with all of its seeds; small problems at their comparison's length."""
+    runs = confirming(entry, folder)
+    arms = shown(entry, runs)
+    length = next(iter(entry.comparisons[0].margins)).partition("@")[2]
+    for measure in ATTENTION if entry.problem == "train" else [f"{of}@{length}" for of in ATTENTION]:
+        values: dict[str, dict[int, float]] = {}
+        for arm, seed in product(arms, entry.seeds):
+            if (row := runs[arm, seed]).get(measure):
+                values.setdefault(arm, {})[seed] = measured(row, measure, entry.id)
+        if OURS in values:
+            for row in compared(values, most=1.0):
+                yield {"entry": entry.id, "measure": measure, **row}
+
+
+TABLES: dict[str, tuple[str, Sequence[str], Callable[[Entry, Path], Iterator[Row]]]] = {
+    "rates": (RATES_TEXT, RATES, rates),
+    "convergence": (CONVERGENCE_TEXT, CONVERGENCE, convergence),
+    "trade_off": (TRADE_OFF_TEXT, TRADE_OFF, trade_off),
+}
