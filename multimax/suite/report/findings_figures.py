@@ -35,13 +35,14 @@ def all_findings(found: Sequence[Finding], planned: int, used: Sequence[Path]) -
     """A line for each comparison, control and measure: the effect in units of the margin."""
     groups: dict[str, list[Line]] = {}
     for of in found:
-        for each in of.measured:
-            label = f"{style_of(of.against).label}: {brief(of.verdict)}"
+        for i, each in enumerate(of.measured):
+            # The verdict is of all measures of the claim, and stands beside the first.
+            label = style_of(of.against).label + (f": {brief(of.verdict)}" if i == 0 else "")
             several = f" ({each.measure})" if len(of.measured) > 1 else ""
             drawn = line(label, of.against, each.gain, not of.comparison.primary, each.margin)
             groups.setdefault(shorten(of.comparison.claim, CLAIM, placeholder="…") + several, []).append(drawn)
     title = f"MultiMax's gains in margins: {len(found)} of {planned} tests have run"
-    drawing, rows = forest(groups, title, "effect / margin, and each seed's; log beyond 2; hollow: secondary")
+    drawing, rows = forest(groups, title, "effect / margin, with each seed's\nlogarithmic beyond 2; hollow: secondary")
     (axes,) = drawing.axes
     axes.set_xscale("symlog", linthresh=LINEAR)
     axes.xaxis.set_major_formatter("{x:g}")

@@ -3,6 +3,7 @@
 import csv
 import math
 from collections.abc import Mapping, Sequence
+from itertools import groupby
 from pathlib import Path
 
 from multimax.suite.report.claims import CONTRADICTED, NOT_RUN, SUPPORTED
@@ -39,15 +40,16 @@ def findings_lines(findings: Path) -> list[str]:
     against = {control: [row for row in rows if row["against"] == control] for control in ("softmax", "temperature")}
     pairs = list(zip(*against.values(), strict=True))
     lines = [*answer(pairs), "", *HEAD]
-    for row, other in pairs:
-        assert (row["comparison"], row["statistic"]) == (other["comparison"], other["statistic"])
-        on, measured = f"{row['tag']}: {row['setting']}", in_words(row["statistic"], float(row["margin"]))
-        effect, second = (
-            row["effect / margin"] or "–",
-            ", ".join(filter(None, (other["effect / margin"], other["verdict"]))),
-        )
-        cells = row["claim"], on, measured, row["n"], effect, f"**{row['verdict']}**", second
-        lines.append(f"| {' | '.join(cells)} |")
+    for comparison, group in groupby(pairs, key=lambda pair: pair[0]["comparison"]):
+        rows, others = zip(*group, strict=True)  # a line for each measure of the claim, which have one verdict
+        assert all((of["comparison"], of["verdict"]) == (comparison, rows[0]["verdict"]) for of in rows)
+        assert [of["statistic"] for of in rows] == [of["statistic"] for of in others]
+        (row, *_), (other, *_) = rows, others
+        measured = "<br>".join(in_words(of["statistic"], float(of["margin"])) for of in rows)
+        gains = ["<br>".join(filter(None, (of["effect / margin"] for of in each))) for each in (rows, others)]
+        effect, second = gains[0] or "–", ", ".join(filter(None, (gains[1], other["verdict"])))
+        cells = row["claim"], f"{row['tag']}: {row['setting']}", measured, row["n"], effect, f"**{row['verdict']}**"
+        lines.append(f"| {' | '.join((*cells, second))} |")
     return lines
 
 

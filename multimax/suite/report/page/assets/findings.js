@@ -60,7 +60,7 @@ function findingRow(row, rows, forest) {
   const open = () => show({ finding: findingKey(row) });
   return h("tr", { class: rows ? "first" : null },
     rows ? h("th", { class: "claim", scope: "rowgroup", rowspan: rows.length }, claim,
-      h("span", { class: "about" }, h("span", { class: "tag" }, tag), ` ${setting}; ${[...measures].join(" and ")}`)) : null,
+      h("span", { class: "about" }, h("span", { class: "tag" }, tag), ` ${setting}; ${[...measures].join(" and ")}${measures.size > 1 ? ", which must all gain" : ""}`)) : null,
     h("td", { class: "against" }, h("button", { type: "button", class: "open", onclick: open },
       DATA.functions[row.against].label), measures.size > 1 ? h("span", { class: "note" }, ` ${row.statistic}`) : null),
     h("td", { class: "seeds" }, row.n),
