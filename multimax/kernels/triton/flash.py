@@ -73,11 +73,11 @@ def flash_attention(
     Raises:
         ValueError: an obstacle of ``supports``, or parameters that do not fit.
     """
-    if dtype := autocast_dtype(query):
-        query, key, value = query.to(dtype), key.to(dtype), value.to(dtype)
     reason = supports(query, key, value, mask, dropout=dropout)
     if reason is not None:
         raise ValueError(f"flash attention cannot serve: {reason}")
+    if dtype := autocast_dtype(query):
+        query, key, value = query.to(dtype), key.to(dtype), value.to(dtype)
     if ranges is None or ts is None:
         if powers:
             raise ValueError(f"powers {powers} need ranges and ts")
@@ -102,8 +102,9 @@ def supports(
         return "it takes no subclass of Tensor, and nothing that torch.func transforms or torch.export traces"
     if query.dim() != 4 or key.dim() != 4 or value.dim() != 4:
         return f"query, key and value must have 4 dimensions, got {query.dim()}, {key.dim()} and {value.dim()}"
-    if not query.dtype == key.dtype == value.dtype or query.dtype not in _DTYPES:
-        return f"dtypes must be one of bfloat16, float16 and float32, got {query.dtype}, {key.dtype} and {value.dtype}"
+    dtypes = [autocast_dtype(query) or t.dtype for t in (query, key, value)]
+    if len({*dtypes}) > 1 or dtypes[0] not in _DTYPES:
+        return f"dtypes must be one of bfloat16, float16 and float32, got {dtypes[0]}, {dtypes[1]} and {dtypes[2]}"
     if not query.device == key.device == value.device:
         return f"devices must be one, got {query.device}, {key.device} and {value.device}"
     leading, size, keys = query.shape[:2], query.shape[-1], key.shape[-2]
