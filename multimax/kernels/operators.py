@@ -23,7 +23,7 @@ without ``weights`` if these are None. Differentiated twice, or given dual numbe
 compiled without them), each uses its formula in tensor operations.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
@@ -88,6 +88,13 @@ def aligned(mask: Tensor | None, scores: Tensor) -> Tensor | None:
     return None if mask is None else mask[(None,) * (scores.dim() - mask.dim())]
 
 
+def gradients(output: Tensor, inputs: Iterable[Tensor | None], grad: Tensor) -> tuple[Tensor | None, ...]:
+    """Gradients of ``output``, which torch can differentiate, for the inputs that require one; differentiable."""
+    wanted = [t if t is not None and t.requires_grad else None for t in inputs]
+    found = iter(torch.autograd.grad(output, [t for t in wanted if t is not None], grad, create_graph=True))
+    return tuple(None if t is None else next(found) for t in wanted)
+
+
 def _like(scores: Tensor) -> Tensor:
     return torch.empty_like(scores, memory_format=torch.contiguous_format)
 
@@ -120,7 +127,8 @@ def _save_multimax(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tens
 def _multimax_backward(ctx: Any, grad: Tensor, _: Tensor | None = None) -> tuple[Tensor | None, ...]:
     scores, mask, statistics, ranges, ts, weights = ctx.saved_tensors
     if torch.is_grad_enabled():
-        grad_scores, grad_ranges, grad_ts = multimax_formula.gradients(grad, scores, mask, ranges, ts, ctx.powers)
+        again = multimax_formula.weigh(scores, ranges, ts, mask, ctx.powers)
+        grad_scores, grad_ranges, grad_ts = gradients(again, (scores, ranges, ts), grad)
     else:
         grad_scores, grad_ranges, grad_ts = _operators.multimax_backward(
             grad, scores, mask, statistics, ranges, ts, ctx.powers, weights
@@ -199,20 +207,6 @@ def _call(name: str, *inputs: Any) -> Tensor:
     return output if isinstance(output, Tensor) else output[0]
 
 
-def _function(name: str, save: Callable[..., None], backward: Callable[..., Any]) -> type[torch.autograd.Function]:
-    operator = getattr(_operators, name).default
-
-    def forward(ctx: Any, *inputs: Any) -> Any:
-        with below_autograd():
-            output = operator(*inputs)
-        save(ctx, inputs, output)
-        return output
-
-    # This name appears in graphs and profiles, where torch appends "Backward".
-    members = {"forward": staticmethod(forward), "backward": staticmethod(backward)}
-    return type(f"multimax::{name.removesuffix('_forward')}", (torch.autograd.Function,), members)
-
-
 def make_differentiable(
     library: torch.library.Library,
     name: str,
@@ -224,7 +218,19 @@ def make_differentiable(
 
     What torch.library registers drops the tangents of dual numbers, and takes twice as long for small tensors.
     """
-    function = _function(name, save, backward)
+    operator = getattr(_operators, name).default
+
+    def forward(ctx: Any, *inputs: Any) -> Any:
+        with below_autograd():
+            output = operator(*inputs)
+        save(ctx, inputs, output)
+        return output
+
+    # This name appears in graphs and profiles, where torch appends "Backward".
+    members = {"forward": staticmethod(forward), "backward": staticmethod(backward)}
+    function: type[torch.autograd.Function] = type(
+        f"multimax::{name.removesuffix('_forward')}", (torch.autograd.Function,), members
+    )
     library.impl(name, lambda *inputs: formula(*inputs) if has_dual_numbers() else function.apply(*inputs), "Autograd")
     return function
 
