@@ -147,22 +147,14 @@ def _save_entmax(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
 def _entmax_backward(ctx: Any, grad: Tensor | None) -> tuple[Tensor | None, ...]:
     if grad is None:
         return None, None, None
-    (weights,) = ctx.saved_tensors
+    weights, *tensor = ctx.saved_tensors
+    alpha = tensor[0] if tensor else ctx.alpha
     if torch.is_grad_enabled():
-        return entmax_formula.gradient(grad, weights, ctx.alpha)[0], None, None
-    return _operators.entmax_backward(grad, weights, ctx.alpha), None, None
-
-
-def _alpha_entmax_backward(ctx: Any, grad: Tensor | None) -> tuple[Tensor | None, ...]:
-    if grad is None:
-        return None, None, None
-    weights, alpha = ctx.saved_tensors
-    if torch.is_grad_enabled():
-        grad_scores, grad_alpha = entmax_formula.gradient(
-            grad, weights, per_head("alpha", alpha, weights), of_alpha=True
-        )
-        assert grad_alpha is not None
-        return grad_scores, None, grad_alpha.reshape(-1)
+        aligned_alpha = per_head("alpha", alpha, weights) if tensor else alpha
+        grad_scores, grad_alpha = entmax_formula.gradient(grad, weights, aligned_alpha, of_alpha=bool(tensor))
+        return grad_scores, None, None if grad_alpha is None else grad_alpha.reshape(-1)
+    if not tensor:
+        return _operators.entmax_backward(grad, weights, alpha), None, None
     grad_scores, grad_alpha = _operators.alpha_entmax_backward(grad, weights, alpha)
     return grad_scores, None, grad_alpha
 
@@ -195,7 +187,7 @@ def _evsoftmax_formula(scores: Tensor, mask: Tensor | None, epsilon: float) -> T
 _DIFFERENTIATED: dict[str, tuple[Callable[..., None], Callable[..., Any], Callable[..., Any]]] = {
     "multimax_forward": (_save_multimax, _multimax_backward, _multimax_formula),
     "entmax_forward": (_save_entmax, _entmax_backward, _entmax_formula),
-    "alpha_entmax_forward": (_save_entmax, _alpha_entmax_backward, _entmax_formula),
+    "alpha_entmax_forward": (_save_entmax, _entmax_backward, _entmax_formula),
     "evsoftmax_forward": (_save_weights, _softmax_backward, _evsoftmax_formula),
 }
 _functions: dict[str, type[torch.autograd.Function]] = {}
