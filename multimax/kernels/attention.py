@@ -90,18 +90,8 @@ def blocked_attention(
 ) -> Tensor:
     """Attention output [batch, heads, queries, value_dim] in the dtype of ``value``, or of autocast where it is on.
 
-    Half precision is computed in float32. The output's transpose(1, 2) is contiguous.
-
-    Args:
-        query: floating point [batch, heads, queries, dim].
-        key: [batch, heads, keys, dim].
-        value: [batch, heads, keys, value_dim].
-        mask: bool, broadcastable to [batch, heads, queries, keys], True where a key may be attended to.
-        bias: added to the scores, to which it broadcasts.
-        sink: [heads] or one element, the score of one more key, whose value is zero.
-        row_kernel: one for which there are ``kernel_arguments``.
-        scale: factor of the products of query and key.
-        softcap: bound of the scaled products.
+    The arguments are those of ``multimax.attention`` in four dimensions, with a row kernel for which there are
+    ``kernel_arguments``. Half precision is computed in float32. The output's transpose(1, 2) is contiguous.
     """
     arguments = kernel_arguments(row_kernel, query)
     assert arguments is not None
