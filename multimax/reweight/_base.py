@@ -114,15 +114,10 @@ class Reweighting(nn.Module):
                 f"{type(self).__name__} has no loss, since its weights {self.why_no_loss()}; override loss, or set "
                 "has_loss = True if they are positive and sum to one"
             )
+        options: Any = {"label_smoothing": label_smoothing, "reduction": reduction, "ignore_index": ignore_index}
         check_floating("scores", scores)
-        check_loss_arguments(scores.shape, scores.device, targets, label_smoothing, reduction, ignore_index)
-        return cross_entropy(
-            self.log_weights(scores),
-            targets,
-            label_smoothing=label_smoothing,
-            reduction=reduction,
-            ignore_index=ignore_index,
-        )
+        check_loss_arguments(scores.shape, scores.device, targets, **options)
+        return cross_entropy(self.log_weights(scores), targets, **options)
 
     @classmethod
     def why_no_loss(cls) -> str:
