@@ -29,7 +29,7 @@ from multimax.suite.files import write_atomic
 from multimax.suite.text_tables import csv_table
 
 RESULTS = Path(__file__).resolve().parent.parent / "results" / "benchmarks"
-PEERS = ("entmax", "liger_kernel", "adasplash", "fairseq_fixed", "timm", "torch_geometric", "triton")
+PEERS = ("entmax", "liger_kernel", "fairseq_fixed", "timm", "torch_geometric", "triton")
 
 COLUMNS = (
     *("part", "case", "size", "function", "way", "direction", "milliseconds", "low", "high", "repeats", "ratio"),

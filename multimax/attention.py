@@ -23,7 +23,7 @@ from torch.nn import functional as F
 from multimax.attention_backends import BACKENDS, Backend, Call
 from multimax.attention_live import attend, live_weights
 from multimax.formulas.attention import attention_scores
-from multimax.formulas.rows import autocast_dtype, broadcasts, check_floating, check_mask, check_number
+from multimax.formulas.rows import autocast_dtype, broadcasts, check_count, check_floating, check_mask, check_number
 from multimax.reweight import Reweighting, create, entmax15, evsoftmax, softmax, sparsemax
 from multimax.reweight._base import may_bypass
 
@@ -239,10 +239,7 @@ def _scores_shape(query: Tensor, key: Tensor, value: Tensor) -> torch.Size:
 
 def _within(window: int, shape: torch.Size, mask: Tensor | None, device: torch.device) -> Tensor:
     """``mask``, restricted to the window."""
-    if isinstance(window, bool) or not isinstance(window, int | torch.SymInt):
-        raise TypeError(f"window must be an int or None, got {type(window).__name__}")
-    if window < 1:
-        raise ValueError(f"window must be at least 1, got {window}")
+    check_count("window", window)
     queries, keys = (torch.arange(n, device=device) for n in shape[-2:])
     near = (queries[:, None] - keys).abs() < window
     return near if mask is None else near & mask

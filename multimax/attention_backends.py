@@ -6,8 +6,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -15,11 +14,9 @@ from torch.nn import functional as F
 
 from multimax import kernels
 from multimax.formulas.attention import attention_scores, beside_sink
-from multimax.formulas.rows import autocast_dtype
 from multimax.formulas.torch_private import is_transformed
-from multimax.kernels import adasplash
 from multimax.kernels.attention import blocked_attention, kernel_arguments
-from multimax.kernels.row_kernels import Entmax, MultiMax, RowKernel, Softmax
+from multimax.kernels.row_kernels import MultiMax, RowKernel, Softmax
 from multimax.kernels.triton import flash
 from multimax.reweight import Reweighting
 from multimax.reweight._base import may_bypass
@@ -64,11 +61,6 @@ class Call:
         shape = self.query.shape[-2], self.key.shape[-2]
         up_to_own = torch.ones(shape, dtype=torch.bool, device=self.query.device).tril()
         return up_to_own if self.mask is None else self.mask & up_to_own
-
-    def factors(self) -> tuple[Tensor, Tensor, Tensor]:
-        """Query, key and value in the dtype of autocast's matrix products."""
-        dtype = autocast_dtype(self.query) or self.query.dtype
-        return self.query.to(dtype), self.key.to(dtype), self.value.to(dtype)
 
     def in_half(self) -> bool:
         return self.query.dtype.itemsize < 4 or torch.is_autocast_enabled(self.query.device.type)
@@ -196,46 +188,18 @@ class Flash:
             return reason
         if not isinstance(call.row_kernel, MultiMax | Softmax):
             return call.not_for("MultiMax and softmax")
-        return flash.supports(*call.factors(), call.mask, dropout=call.dropout)
+        return flash.supports(call.query, call.key, call.value, call.mask, dropout=call.dropout)
 
     def pays(self, call: Call) -> bool:
-        return _pays_on_gpu(call)
+        if not call.query.is_cuda or kernels.path(call.query) != "triton":
+            return False
+        return call.key.shape[-2] >= (FLASH_FROM if call.in_half() else SINGLE_FLASH_FROM)
 
     def run(self, call: Call) -> Tensor:
-        query, key, value = call.factors()
-        attend = partial(flash.flash_attention, causal=call.causal, scale=call.scale, dropout=call.dropout)
-        if isinstance(call.row_kernel, MultiMax):
-            kernel = call.row_kernel
-            return attend(query, key, value, kernel.ranges, kernel.ts, kernel.powers, call.mask)
-        return attend(query, key, value, None, None, (), call.mask)
+        kernel = call.row_kernel
+        hinges: Any = (kernel.ranges, kernel.ts, kernel.powers) if isinstance(kernel, MultiMax) else (None, None, ())
+        tensors = call.query, call.key, call.value, *hinges, call.mask
+        return flash.flash_attention(*tensors, causal=call.causal, scale=call.scale, dropout=call.dropout)
 
 
-class AdaSplash:
-    """The package of that name, on a GPU, for entmax with a fixed alpha."""
-
-    name = "adasplash"
-
-    def obstacle(self, call: Call) -> str | None:
-        if reason := call.beyond_products():
-            return reason
-        if not isinstance(call.row_kernel, Entmax):
-            return call.not_for("entmax")
-        return adasplash.supports(*call.factors(), call.row_kernel.alpha, call.mask, dropout=call.dropout)
-
-    def pays(self, call: Call) -> bool:
-        return _pays_on_gpu(call)
-
-    def run(self, call: Call) -> Tensor:
-        assert isinstance(call.row_kernel, Entmax)
-        alpha = call.row_kernel.alpha
-        assert not isinstance(alpha, Tensor)
-        return adasplash.flash_entmax(*call.factors(), alpha, causal=call.causal, scale=call.scale)
-
-
-def _pays_on_gpu(call: Call) -> bool:
-    if not call.query.is_cuda or kernels.path(call.query) != "triton":
-        return False
-    return call.key.shape[-2] >= (FLASH_FROM if call.in_half() else SINGLE_FLASH_FROM)
-
-
-BACKENDS: dict[str, Backend] = {b.name: b for b in (Sdpa(), Blocked(), Flash(), AdaSplash(), Reference())}
+BACKENDS: dict[str, Backend] = {b.name: b for b in (Sdpa(), Blocked(), Flash(), Reference())}

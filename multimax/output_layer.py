@@ -95,33 +95,22 @@ def linear_cross_entropy(
     counts = counted.to(compute_dtype(hidden))
     if reduction == "mean":
         counts = counts / counts.sum().clamp(min=1)
-    loss = _loss((hidden, weight, bias, targets, ranges, ts), counts, powers, label_smoothing, reduction)
-    if reduction == "none":
-        return loss.where(counted, 0)
-    return loss.masked_fill(~counted.any(), torch.nan) if reduction == "mean" else loss
-
-
-def _loss(
-    tensors: tuple[Tensor, Tensor, Tensor | None, Tensor, Tensor | None, Tensor | None],
-    counts: Tensor,
-    powers: tuple[int, ...],
-    label_smoothing: float,
-    reduction: str,
-) -> Tensor:
-    """Losses [N], or the sum of each times its count."""
-    hidden, weight, bias, _, ranges, ts = tensors
-    differentiable = hidden, weight, bias, ranges, ts
-    if not kernels.is_ordinary(*(t for t in differentiable if t is not None)):
-        losses = chunked.by_whole_logits(*tensors, powers, label_smoothing)
-        return losses if reduction == "none" else (losses * counts).sum()
-    tell_flop_counters(chunked.FLOPS)
+    tensors, differentiable = (hidden, weight, bias, targets, ranges, ts), (hidden, weight, bias, ranges, ts)
+    by_operators = kernels.is_ordinary(*(t for t in differentiable if t is not None))
     wanted = [torch.is_grad_enabled() and t is not None and t.requires_grad for t in differentiable]
+    if by_operators:
+        tell_flop_counters(chunked.FLOPS)
     # In float16 the gradients of a loss that is not scaled yet would underflow.
-    if any(wanted) and reduction != "none" and hidden.dtype != torch.float16:
+    if by_operators and any(wanted) and reduction != "none" and hidden.dtype != torch.float16:
         wanted = [*wanted[:3], wanted[3] or wanted[4]]
-        return torch.ops.multimax.linear_cross_entropy(*tensors, counts, powers, label_smoothing, wanted)[0]
-    losses = torch.ops.multimax.linear_cross_entropy_losses(*tensors, powers, label_smoothing)
-    return losses if reduction == "none" else (losses * counts).sum()
+        loss = torch.ops.multimax.linear_cross_entropy(*tensors, counts, powers, label_smoothing, wanted)[0]
+    else:
+        of_rows = torch.ops.multimax.linear_cross_entropy_losses if by_operators else chunked.by_whole_logits
+        losses = of_rows(*tensors, powers, label_smoothing)
+        if reduction == "none":
+            return losses.where(counted, 0)
+        loss = (losses * counts).sum()
+    return loss.masked_fill(~counted.any(), torch.nan) if reduction == "mean" else loss
 
 
 def _checked(

@@ -146,8 +146,6 @@ def test_a_function_of_the_user_takes_the_reference():
         ("softmax", {"backend": "sdpa", "bias": BIAS}, "it takes no bias"),
         ("multimax", {"backend": "blocked", "dropout": 0.1}, "it has no dropout|needs the C"),
         ("sparsemax", {"backend": "flash"}, "it is for MultiMax and softmax, not Sparsemax"),
-        ("evsoftmax", {"backend": "adasplash"}, "it is for entmax, not EvSoftmax"),
-        ("entmax", {"backend": "adasplash"}, "adasplash"),
     ],
 )
 def test_a_backend_that_cannot_serve_says_why(name, options, message):

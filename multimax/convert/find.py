@@ -90,12 +90,12 @@ def _site(path: str, module: nn.Module, model: nn.Module) -> Site | None:
     names = called_names(module)
     if REGISTRY in names:
         return _by_registry(path, module, model)
-    if _is_attend(module):
+    if (type(module).__module__, type(module).__name__) == ("x_transformers.attend", "Attend"):
         return _attend(path, module, model)
     if names & TORCH_ATTENTION:
         return _by_torch(path, module, model, names)
-    for name in () if isinstance(module, nn.TransformerEncoderLayer) else names & FUSED.keys():
-        return Site(path, module, "", f"it attends by {FUSED[name]}")
+    if (fused := names & FUSED.keys()) and not isinstance(module, nn.TransformerEncoderLayer):
+        return Site(path, module, "", f"it attends by {FUSED[min(fused)]}")
     own = any(isinstance(child, nn.Softmax) for child in module.children())
     return Site(path, module, "", "its code has a softmax of its own") if own or names & SOFTMAX else None
 
@@ -149,10 +149,6 @@ def _obstacle(module: nn.Module, names: set[str]) -> str | None:
     if "checkpoint" in names:
         return "it checkpoints its own attention, whose second run would take softmax"
     return None
-
-
-def _is_attend(module: nn.Module) -> bool:
-    return (type(module).__module__, type(module).__name__) == ("x_transformers.attend", "Attend")
 
 
 def _attend(path: str, module: nn.Module, model: nn.Module) -> Site:

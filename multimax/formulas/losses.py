@@ -70,16 +70,12 @@ def check_loss_arguments(
             )
 
 
-def cross_entropy(
-    log_weights: Tensor, targets: Tensor, *, label_smoothing: float, reduction: str, ignore_index: int
-) -> Tensor:
+def cross_entropy(log_weights: Tensor, targets: Tensor, *, ignore_index: int, **options: Any) -> Tensor:
     """``torch.nn.functional.cross_entropy``, in float32 for half precision."""
     logits = log_weights.to(compute_dtype(log_weights))
     if targets.is_floating_point():
         targets, ignore_index = targets.to(logits.dtype), -100  # torch refuses any other
-    return F.cross_entropy(
-        logits, targets, label_smoothing=label_smoothing, reduction=reduction, ignore_index=ignore_index
-    )
+    return F.cross_entropy(logits, targets, ignore_index=ignore_index, **options)
 
 
 def fenchel_young(

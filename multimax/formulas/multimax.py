@@ -135,16 +135,6 @@ def _sum_by_head(terms: Tensor, heads: int) -> Tensor:
     return terms.transpose(-3, 0).flatten(1).sum(1)
 
 
-def gradients(
-    grad: Tensor, scores: Tensor, mask: Tensor | None, ranges: Tensor, ts: Tensor, powers: tuple[int, ...]
-) -> tuple[Tensor | None, ...]:
-    """Gradients of ``weigh`` for those of scores, ranges and ts that require one; differentiable."""
-    inputs = (scores, ranges, ts)
-    weights = weigh(scores, ranges, ts, mask, powers)
-    found = iter(torch.autograd.grad(weights, [t for t in inputs if t.requires_grad], grad, create_graph=True))
-    return tuple(next(found) if t.requires_grad else None for t in inputs)
-
-
 def powers_of(order: Order) -> tuple[int, ...]:
     if not isinstance(order, int | str) or order not in POWERS:
         got = repr(order) if isinstance(order, int | str) else type(order).__name__

@@ -148,11 +148,6 @@ def naming_ours(config: Any) -> Any:
     return config
 
 
-def attention_modules(model: nn.Module) -> dict[nn.Module, int | None]:
-    """The modules that look their attention up in transformers' registry, and their numbers of heads."""
-    return {site.module: site.num_heads for site in find(model) if site.by == "registry"}
-
-
 def _create(site: Site, heads: int | None) -> Reweighting:
     """A reweighting with its parameters in float32, even if the model is made in another dtype."""
     default = torch.get_default_dtype()
@@ -243,11 +238,11 @@ def _check_config(config: Any) -> None:
 
 def _draw(model: nn.Module, missing: set[str], site: Site) -> None:
     """Draw parameters that a checkpoint lacks: transformers leaves them uninitialised."""
-    heads = attention_modules(model)
     with torch.random.fork_rng(devices=[]):
-        for path, module in model.named_modules():
-            if module in heads and any(key.startswith(f"{path}.reweight.") for key in missing):
-                module.get_submodule("reweight").load_state_dict(_create(site, heads[module]).state_dict())
+        for found in find(model):
+            if found.by == "registry" and any(key.startswith(f"{found.path}.reweight.") for key in missing):
+                drawn = _create(site, found.num_heads)
+                found.module.get_submodule("reweight").load_state_dict(drawn.state_dict())
 
 
 def from_pretrained(model_class: Any, path: str, *args: Any, **kwargs: Any) -> Any:

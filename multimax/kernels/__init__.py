@@ -16,9 +16,7 @@ The CPU's kernels are C++, compiled on first use, which takes about half a minut
 multimax.kernels`` compiles them in advance. If that fails, one line on stderr says why, and the eager path is used. The
 path never depends on the size of a tensor, so that a computation gives the same bits anywhere in a process.
 
-From the call to the loop over a row: ``reweight.multimax``, ``operators.multimax``, ``multimax_forward`` in
-``cpu/rows.cpp``, ``TensorRows`` in ``cpu/row_kernels.h``, ``multimax_forward_row`` in ``cpu/multimax_rows.h``, ``each``
-in ``cpu/row_loops.h``.
+docs/inside/row.md follows a call to the loop over a row.
 """
 
 import importlib.util

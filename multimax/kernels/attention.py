@@ -19,7 +19,7 @@ from multimax.formulas.rows import autocast_dtype, compute_dtype
 from multimax.formulas.torch_private import tell_flop_counters
 from multimax.kernels import operators
 from multimax.kernels.flops import attention_backward_flops, attention_flops
-from multimax.kernels.operators import make_differentiable
+from multimax.kernels.operators import gradients, make_differentiable
 from multimax.kernels.row_kernels import Entmax, EvSoftmax, MultiMax, RowKernel, Softmax
 
 _ARGUMENTS = (
@@ -90,18 +90,8 @@ def blocked_attention(
 ) -> Tensor:
     """Attention output [batch, heads, queries, value_dim] in the dtype of ``value``, or of autocast where it is on.
 
-    Half precision is computed in float32. The output's transpose(1, 2) is contiguous.
-
-    Args:
-        query: floating point [batch, heads, queries, dim].
-        key: [batch, heads, keys, dim].
-        value: [batch, heads, keys, value_dim].
-        mask: bool, broadcastable to [batch, heads, queries, keys], True where a key may be attended to.
-        bias: added to the scores, to which it broadcasts.
-        sink: [heads] or one element, the score of one more key, whose value is zero.
-        row_kernel: one for which there are ``kernel_arguments``.
-        scale: factor of the products of query and key.
-        softcap: bound of the scaled products.
+    The arguments are those of ``multimax.attention`` in four dimensions, with a row kernel for which there are
+    ``kernel_arguments``. Half precision is computed in float32. The output's transpose(1, 2) is contiguous.
     """
     arguments = kernel_arguments(row_kernel, query)
     assert arguments is not None
@@ -158,11 +148,7 @@ def _differentiate(ctx: Any, grad: Tensor, _: Tensor | None) -> tuple[Tensor | N
     statistics, *tensors = ctx.saved_tensors
     others = tuple(ctx.powers), ctx.number, ctx.kind, ctx.scale, ctx.softcap
     if torch.is_grad_enabled():
-        output = _by_whole_scores(*tensors, *others)
-        wanted = [t is not None and t.requires_grad for t in tensors]
-        leaves = [t for t, is_wanted in zip(tensors, wanted, strict=True) if is_wanted]
-        found = iter(torch.autograd.grad(output, leaves, grad, create_graph=True))
-        return *(next(found) if is_wanted else None for is_wanted in wanted), None, None, None, None, None
+        return *gradients(_by_whole_scores(*tensors, *others), tensors, grad), None, None, None, None, None
     tell_flop_counters(FLOPS)
     bias = tensors[4]
     of_bias = bias is not None and bias.requires_grad

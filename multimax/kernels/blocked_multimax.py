@@ -12,8 +12,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from multimax.formulas.multimax import gradients, hinge_limit
+from multimax.formulas.multimax import hinge_limit, weigh
 from multimax.formulas.torch_private import softmax_backward
+from multimax.kernels.operators import gradients
 
 # Entries of a block: larger ones leave the cache, and with smaller ones the overhead of the calls dominates. This was
 # the fastest on two cores with 1 MB of cache each and 32 MB shared.
@@ -44,7 +45,7 @@ class _MultiMax(torch.autograd.Function):
         (grad,) = grads
         scores, mask, ranges, ts, weights = ctx.saved_tensors
         if torch.is_grad_enabled():
-            found = gradients(grad, scores, mask, ranges, ts, ctx.powers)
+            found = gradients(weigh(scores, ranges, ts, mask, ctx.powers), (scores, ranges, ts), grad)
         else:
             found = _backward(grad, scores, mask, ranges, ts, ctx.powers, weights)
         grad_scores, grad_ranges, grad_ts = found

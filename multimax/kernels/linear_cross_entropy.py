@@ -206,7 +206,9 @@ def _by_triton(
     """
     from multimax.kernels.triton.cross_entropy import cross_entropy  # imports Triton
 
-    ranges, ts, powers = (None, None, ()) if modulator is None else (*modulator.parameters(), modulator.powers)
+    ranges, ts, powers = (
+        (None, None, ()) if modulator is None else (modulator.ranges[0], modulator.ts[0], modulator.powers)
+    )
     found, grad_parameters = cross_entropy(logits, v, targets, counts, ranges, ts, powers, label_smoothing, gradients)
     return found, grad_parameters.sum(0, dtype=torch.float64).flatten()
 
@@ -272,9 +274,6 @@ class Modulator(NamedTuple):
         ranges = ranges.repeat(len(powers) // len(ranges))  # if the orders share them
         dtype = compute_dtype(hidden)
         return cls(ranges[None].to(dtype), ts[None].to(dtype), tuple(powers), kernels.path(hidden) == "cpp")
-
-    def parameters(self) -> tuple[Tensor, Tensor]:
-        return self.ranges[0], self.ts[0]
 
     def __call__(self, x: Tensor) -> Tensor:
         return seglu(x, self.ranges, self.ts, self.powers)

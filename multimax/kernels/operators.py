@@ -23,7 +23,7 @@ without ``weights`` if these are None. Differentiated twice, or given dual numbe
 compiled without them), each uses its formula in tensor operations.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
@@ -88,6 +88,13 @@ def aligned(mask: Tensor | None, scores: Tensor) -> Tensor | None:
     return None if mask is None else mask[(None,) * (scores.dim() - mask.dim())]
 
 
+def gradients(output: Tensor, inputs: Iterable[Tensor | None], grad: Tensor) -> tuple[Tensor | None, ...]:
+    """Gradients of ``output``, which torch can differentiate, for the inputs that require one; differentiable."""
+    wanted = [t if t is not None and t.requires_grad else None for t in inputs]
+    found = iter(torch.autograd.grad(output, [t for t in wanted if t is not None], grad, create_graph=True))
+    return tuple(None if t is None else next(found) for t in wanted)
+
+
 def _like(scores: Tensor) -> Tensor:
     return torch.empty_like(scores, memory_format=torch.contiguous_format)
 
@@ -120,7 +127,8 @@ def _save_multimax(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tens
 def _multimax_backward(ctx: Any, grad: Tensor, _: Tensor | None = None) -> tuple[Tensor | None, ...]:
     scores, mask, statistics, ranges, ts, weights = ctx.saved_tensors
     if torch.is_grad_enabled():
-        grad_scores, grad_ranges, grad_ts = multimax_formula.gradients(grad, scores, mask, ranges, ts, ctx.powers)
+        again = multimax_formula.weigh(scores, ranges, ts, mask, ctx.powers)
+        grad_scores, grad_ranges, grad_ts = gradients(again, (scores, ranges, ts), grad)
     else:
         grad_scores, grad_ranges, grad_ts = _operators.multimax_backward(
             grad, scores, mask, statistics, ranges, ts, ctx.powers, weights
@@ -139,22 +147,14 @@ def _save_entmax(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
 def _entmax_backward(ctx: Any, grad: Tensor | None) -> tuple[Tensor | None, ...]:
     if grad is None:
         return None, None, None
-    (weights,) = ctx.saved_tensors
+    weights, *tensor = ctx.saved_tensors
+    alpha = tensor[0] if tensor else ctx.alpha
     if torch.is_grad_enabled():
-        return entmax_formula.gradient(grad, weights, ctx.alpha)[0], None, None
-    return _operators.entmax_backward(grad, weights, ctx.alpha), None, None
-
-
-def _alpha_entmax_backward(ctx: Any, grad: Tensor | None) -> tuple[Tensor | None, ...]:
-    if grad is None:
-        return None, None, None
-    weights, alpha = ctx.saved_tensors
-    if torch.is_grad_enabled():
-        grad_scores, grad_alpha = entmax_formula.gradient(
-            grad, weights, per_head("alpha", alpha, weights), of_alpha=True
-        )
-        assert grad_alpha is not None
-        return grad_scores, None, grad_alpha.reshape(-1)
+        aligned_alpha = per_head("alpha", alpha, weights) if tensor else alpha
+        grad_scores, grad_alpha = entmax_formula.gradient(grad, weights, aligned_alpha, of_alpha=bool(tensor))
+        return grad_scores, None, None if grad_alpha is None else grad_alpha.reshape(-1)
+    if not tensor:
+        return _operators.entmax_backward(grad, weights, alpha), None, None
     grad_scores, grad_alpha = _operators.alpha_entmax_backward(grad, weights, alpha)
     return grad_scores, None, grad_alpha
 
@@ -187,7 +187,7 @@ def _evsoftmax_formula(scores: Tensor, mask: Tensor | None, epsilon: float) -> T
 _DIFFERENTIATED: dict[str, tuple[Callable[..., None], Callable[..., Any], Callable[..., Any]]] = {
     "multimax_forward": (_save_multimax, _multimax_backward, _multimax_formula),
     "entmax_forward": (_save_entmax, _entmax_backward, _entmax_formula),
-    "alpha_entmax_forward": (_save_entmax, _alpha_entmax_backward, _entmax_formula),
+    "alpha_entmax_forward": (_save_entmax, _entmax_backward, _entmax_formula),
     "evsoftmax_forward": (_save_weights, _softmax_backward, _evsoftmax_formula),
 }
 _functions: dict[str, type[torch.autograd.Function]] = {}
@@ -197,20 +197,6 @@ def _call(name: str, *inputs: Any) -> Tensor:
     """The weights of an operator, by its autograd function directly unless a compiler is tracing."""
     output = getattr(_operators, name)(*inputs) if torch.compiler.is_compiling() else _functions[name].apply(*inputs)
     return output if isinstance(output, Tensor) else output[0]
-
-
-def _function(name: str, save: Callable[..., None], backward: Callable[..., Any]) -> type[torch.autograd.Function]:
-    operator = getattr(_operators, name).default
-
-    def forward(ctx: Any, *inputs: Any) -> Any:
-        with below_autograd():
-            output = operator(*inputs)
-        save(ctx, inputs, output)
-        return output
-
-    # This name appears in graphs and profiles, where torch appends "Backward".
-    members = {"forward": staticmethod(forward), "backward": staticmethod(backward)}
-    return type(f"multimax::{name.removesuffix('_forward')}", (torch.autograd.Function,), members)
 
 
 def make_differentiable(
@@ -224,7 +210,19 @@ def make_differentiable(
 
     What torch.library registers drops the tangents of dual numbers, and takes twice as long for small tensors.
     """
-    function = _function(name, save, backward)
+    operator = getattr(_operators, name).default
+
+    def forward(ctx: Any, *inputs: Any) -> Any:
+        with below_autograd():
+            output = operator(*inputs)
+        save(ctx, inputs, output)
+        return output
+
+    # This name appears in graphs and profiles, where torch appends "Backward".
+    members = {"forward": staticmethod(forward), "backward": staticmethod(backward)}
+    function: type[torch.autograd.Function] = type(
+        f"multimax::{name.removesuffix('_forward')}", (torch.autograd.Function,), members
+    )
     library.impl(name, lambda *inputs: formula(*inputs) if has_dual_numbers() else function.apply(*inputs), "Autograd")
     return function
 

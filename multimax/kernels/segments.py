@@ -13,7 +13,7 @@ from torch import Tensor
 
 from multimax.formulas import multimax as multimax_formula
 from multimax.formulas import segments
-from multimax.kernels.operators import make_differentiable
+from multimax.kernels.operators import gradients, make_differentiable
 
 _ARGUMENTS = (
     "Tensor scores, Tensor index, int count, Tensor? first, Tensor? second, int[] powers, float number, str kind"
@@ -62,9 +62,7 @@ def _differentiate(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
     weights, scores, index, first, second = ctx.saved_tensors
     if torch.is_grad_enabled():
         again = formula(scores, index, ctx.count, first, second, *ctx.others)
-        wanted = [t if t is not None and t.requires_grad else None for t in (scores, first, second)]
-        found = iter(torch.autograd.grad(again, [t for t in wanted if t is not None], grad, create_graph=True))
-        of_scores, *grads = (None if t is None else next(found) for t in wanted)
+        of_scores, *grads = gradients(again, (scores, first, second), grad)
     else:
         of_scores, *grads = torch.ops.multimax.segment_backward(
             grad, weights, scores, index, ctx.count, first, second, *ctx.others

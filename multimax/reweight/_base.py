@@ -27,57 +27,9 @@ class Reweighting(nn.Module):
     A subclass defines ``forward`` and keeps the contract of this package. The attributes belong to the class, so that
     a configuration that asks for something a function cannot do is refused before anything is built.
 
-    A subclass may also bring fast paths, which attention and the loss of an output layer ask for: ``row_kernel``,
-    ``attention_backends`` and ``linear_loss``. The first is the simplest. Softmax at a learned temperature, for
-    instance, is a MultiMax whose two hinges meet at 0, so that all kernels of MultiMax can compute it::
-
-        from multimax.reweight import Reweighting, row_kernels, softmax
-
-        class Tempered(Reweighting):
-            has_loss = has_parameters = True
-            can_be_zero = False
-
-            def __init__(self):
-                super().__init__()
-                self.log_rate = nn.Parameter(torch.zeros(()))
-
-            def forward(self, scores, mask=None):
-                return softmax(scores * self.log_rate.exp(), mask=mask)
-
-            def row_kernel(self):
-                t = self.log_rate.expm1()                           # x - t relu(-x) + t relu(x) = (1 + t) x
-                return row_kernels.MultiMax(t.new_zeros(2), torch.stack([-t, t]), powers=(1, 1))
-
-    The other two are for what no row kernel computes, or computes too slowly. Here they scale the queries and the
-    hidden states instead of the scores, and leave the rest to the code for softmax::
-
-        from dataclasses import replace
-        from multimax import linear_cross_entropy
-        from multimax.attention import BACKENDS
-
-        class ScaledQueries:                                        # a multimax.attention_backends.Backend
-            name = "scaled queries"
-
-            def as_softmax(self, call):
-                query = call.query * call.reweight.log_rate.exp()
-                return replace(call, query=query, row_kernel=row_kernels.Softmax())
-
-            def obstacle(self, call):                               # for a bias, say, which would not be scaled
-                return BACKENDS["sdpa"].obstacle(self.as_softmax(call))
-
-            def pays(self, call):
-                return call.query.is_cuda
-
-            def run(self, call):
-                return BACKENDS["sdpa"].run(self.as_softmax(call))
-
-        class Fused(Tempered):
-            attention_backends = (ScaledQueries(),)
-
-            def linear_loss(self, hidden, weight, bias, targets, **options):
-                if bias is not None:
-                    return None
-                return linear_cross_entropy(hidden * self.log_rate.exp(), weight, targets, **options)
+    A subclass may also bring fast paths, which attention and the loss of an output layer ask for: ``row_kernel``, or,
+    for what no row kernel computes or computes too slowly, ``attention_backends`` and ``linear_loss``. docs/kernel.md
+    has an example of each.
 
     A fast path replaces the methods of the class that defines it. If ``forward`` is overridden in a subclass or
     replaced on the instance, or a hook is registered, the module itself is called (``may_bypass``).
@@ -162,15 +114,10 @@ class Reweighting(nn.Module):
                 f"{type(self).__name__} has no loss, since its weights {self.why_no_loss()}; override loss, or set "
                 "has_loss = True if they are positive and sum to one"
             )
+        options: Any = {"label_smoothing": label_smoothing, "reduction": reduction, "ignore_index": ignore_index}
         check_floating("scores", scores)
-        check_loss_arguments(scores.shape, scores.device, targets, label_smoothing, reduction, ignore_index)
-        return cross_entropy(
-            self.log_weights(scores),
-            targets,
-            label_smoothing=label_smoothing,
-            reduction=reduction,
-            ignore_index=ignore_index,
-        )
+        check_loss_arguments(scores.shape, scores.device, targets, **options)
+        return cross_entropy(self.log_weights(scores), targets, **options)
 
     @classmethod
     def why_no_loss(cls) -> str:

@@ -1,6 +1,7 @@
 """Sparsemax, 1.5-entmax and alpha-entmax as functions and modules; their formula is in ``multimax.formulas.entmax``."""
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -146,21 +147,15 @@ class _EntmaxFamily(Reweighting):
 
         It is zero exactly where the weights are the targets: unlike a cross-entropy it omits the targets' entropy.
         """
+        options: Any = {"label_smoothing": label_smoothing, "reduction": reduction, "ignore_index": ignore_index}
         check_floating("scores", scores)
-        check_loss_arguments(scores.shape, scores.device, targets, label_smoothing, reduction, ignore_index)
+        check_loss_arguments(scores.shape, scores.device, targets, **options)
         scores = scores.to(compute_dtype(scores))
         alpha = self.alpha
         if isinstance(alpha, Tensor):
             alpha = per_head("alpha", alpha, scores).to(scores.dtype)
-        return fenchel_young(
-            scores,
-            _entmax(scores, alpha, None, self._is_bounded),
-            alpha,
-            targets,
-            label_smoothing=label_smoothing,
-            reduction=reduction,
-            ignore_index=ignore_index,
-        )
+        weights = _entmax(scores, alpha, None, self._is_bounded)
+        return fenchel_young(scores, weights, alpha, targets, **options)
 
 
 @register("sparsemax")

@@ -40,12 +40,11 @@ def multimax(
 def _multimax(scores: Tensor, ranges: Tensor, ts: Tensor, mask: Tensor | None, order: Order) -> Tensor:
     powers = check_parameters(ranges, ts, order, scores.device)
     ranges, ts = by_head(scores, ranges, ts, powers)
-    if not has_kernel(powers):
-        return formulas.weigh(scores, ranges, ts, mask, powers)
-    if kernels.path(scores) != "eager":
-        return operators.multimax(scores, mask, ranges, ts, powers)
-    if kernels.can_be_blocked(scores):
-        return blocked_multimax.multimax(scores, mask, ranges, ts, powers)
+    if has_kernel(powers):
+        if kernels.path(scores) != "eager":
+            return operators.multimax(scores, mask, ranges, ts, powers)
+        if kernels.can_be_blocked(scores):
+            return blocked_multimax.multimax(scores, mask, ranges, ts, powers)
     return formulas.weigh(scores, ranges, ts, mask, powers)
 
 

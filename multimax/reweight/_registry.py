@@ -14,7 +14,7 @@ from typing import Any, NamedTuple, TypeVar, get_args
 
 from torch import Tensor
 
-from multimax.formulas.rows import check_bool
+from multimax.formulas.rows import check_bool, check_count
 from multimax.kernels.row_kernels import RowKernel
 from multimax.reweight._base import Reweighting
 from multimax.reweight._modulated import Modulated
@@ -216,10 +216,8 @@ def create(
             the option's annotation, or ``num_heads`` not an int.
     """
     module = get(name)
-    if num_heads is not None and (isinstance(num_heads, bool) or not isinstance(num_heads, int)):
-        raise TypeError(f"num_heads must be an int or None, got {_in_a_line(num_heads)}")
-    if num_heads is not None and num_heads < 1:
-        raise ValueError(f"num_heads must be at least 1, got {num_heads}")
+    if num_heads is not None:
+        check_count("num_heads", num_heads)
     made: Reweighting = _built(f"reweighting {name!r}", module, chosen, num_heads)
     if modulator is None:
         return made

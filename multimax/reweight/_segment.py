@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from multimax import kernels
-from multimax.formulas.rows import check_dense, check_floating, compute_dtype
+from multimax.formulas.rows import check_count, check_dense, check_floating, compute_dtype
 from multimax.formulas.torch_private import is_readable
 from multimax.kernels import segments
 from multimax.kernels.attention import kernel_arguments
@@ -71,10 +71,8 @@ def _segments(scores: Tensor, index: Tensor | None, ptr: Tensor | None, num_segm
             raise TypeError(f"{name} must be int64 and 1-D, got {given.dtype} of shape {tuple(given.shape)}")
         if given.device != scores.device:
             raise ValueError(f"{name} must be on {scores.device}, where the scores are, got {given.device}")
-    if num_segments is not None and (isinstance(num_segments, bool) or not isinstance(num_segments, int)):
-        raise TypeError(f"num_segments must be an int or None, got {type(num_segments).__name__}")
-    if num_segments is not None and num_segments < 0:
-        raise ValueError(f"num_segments must be at least 0, got {num_segments}")
+    if num_segments is not None:
+        check_count("num_segments", num_segments, least=0)
     if ptr is not None:
         if num_segments not in (None, len(ptr) - 1):
             raise ValueError(f"num_segments must be {len(ptr) - 1}, as ptr has it, or None, got {num_segments}")

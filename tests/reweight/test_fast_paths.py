@@ -1,28 +1,30 @@
 """A function owns its fast paths: they are taken where they do what calling the module would do, and nowhere else."""
 
-import inspect
 import re
-import textwrap
 from contextlib import contextmanager
+from pathlib import Path
 from unittest import mock
 
 import pytest
 import torch
 from torch import nn
 
+import multimax
+from multimax import reweight
 from multimax.attention import attention, attention_path
 from multimax.output_layer import linear_loss
-from multimax.reweight import Reweighting, available, create, register, row_kernels, softmax
+from multimax.reweight import available, create, register, row_kernels, softmax
 from multimax.reweight._base import IN_LOSS, may_bypass
 
 LENGTHS = (8, 160)  # below and above what pays in blocks
 
 
 def worked_examples():
-    """The classes in the docstring of ``Reweighting``."""
-    names = {"nn": nn, "torch": torch}
-    for text in re.findall(r"::\n\n(.*?)(?=^\S)", inspect.getdoc(Reweighting), re.DOTALL | re.MULTILINE):
-        exec(textwrap.dedent(text), names)
+    """The classes at the end of docs/kernel.md."""
+    names = {"multimax": multimax, "nn": nn, "reweight": reweight, "torch": torch}
+    page = (Path(__file__).parents[2] / "docs/kernel.md").read_text()
+    for text in re.findall(r"```python\n(.*?)```", page[page.index("## Attention and a loss") :], re.DOTALL):
+        exec(text, names)
     return names["Tempered"], names["Fused"]
 
 

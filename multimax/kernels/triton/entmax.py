@@ -16,13 +16,12 @@ from multimax.kernels import on_device
 from multimax.kernels.triton.launch import (
     SUMMING,
     add_partial_sums,
+    columns_of_block,
     exponential,
-    live_entries,
     load_live,
     rows_of,
     rows_of_tile,
     sums_by_thread,
-    whole_row,
 )
 
 FORWARD_BLOCK = 16384
@@ -145,7 +144,6 @@ def _forward(
     COMPUTE: tl.constexpr = alpha.dtype.element_ty
     head = tl.program_id(1)
     d = _distance_from_one(tl.load(alpha + head), SMALLEST_D)
-    columns = tl.arange(0, BLOCK)[None, :]
     for tile in range(tl.program_id(0), tiles, tl.num_programs(0)):
         row, exists = rows_of_tile(tile, head, count, heads, queries, ROWS, INDEX)
         start = row.to(tl.int64) * n
@@ -153,9 +151,8 @@ def _forward(
         moving = 1
         steps = 0
         if WHOLE:
-            _, within = whole_row(n, BLOCK, SURE, THREADS)
-            live = live_entries(within, exists, row, columns, mask, layout)
-            x = load_live(scores + start + columns, within, exists, live, mask, -float("inf")).to(COMPUTE)
+            column, there, live = columns_of_block(0, row, exists, n, mask, layout, BLOCK, SURE, THREADS)
+            x = load_live(scores + start + column, there, live, mask, -float("inf")).to(COMPUTE)
             top = tl.max(x, 1)[:, None]
             z = tl.where(live, x - top, -float("inf"))
             while (moving > 0) & (steps < MAX_STEPS):
@@ -167,14 +164,12 @@ def _forward(
             p, s = _weights(z, a, d, POWER)
             total = tl.sum(p, 1)[:, None]
             p = p / tl.where(total == 0, 1.0, total)
-            tl.store(weights + start + columns, p.to(weights.dtype.element_ty), mask=within & exists)
+            tl.store(weights + start + column, p.to(weights.dtype.element_ty), mask=there)
         else:
             tops = tl.full([ROWS, BLOCK], -float("inf"), COMPUTE)
             for first in range(0, n, BLOCK):
-                column = first + columns
-                within = column < n
-                live = live_entries(within, exists, row, column, mask, layout)
-                x = load_live(scores + start + column, within, exists, live, mask, -float("inf")).to(COMPUTE)
+                column, there, live = columns_of_block(first, row, exists, n, mask, layout, BLOCK, None, THREADS)
+                x = load_live(scores + start + column, there, live, mask, -float("inf")).to(COMPUTE)
                 tops = tl.maximum(tops, x)
             top = tl.max(tops, 1)[:, None]
             total = tl.zeros([ROWS, 1], COMPUTE)
@@ -182,10 +177,8 @@ def _forward(
                 totals = tl.zeros([ROWS, BLOCK], COMPUTE)
                 slopes = tl.zeros([ROWS, BLOCK], COMPUTE)
                 for first in range(0, n, BLOCK):
-                    column = first + columns
-                    within = column < n
-                    live = live_entries(within, exists, row, column, mask, layout)
-                    x = load_live(scores + start + column, within, exists, live, mask, -float("inf")).to(COMPUTE)
+                    column, there, live = columns_of_block(first, row, exists, n, mask, layout, BLOCK, None, THREADS)
+                    x = load_live(scores + start + column, there, live, mask, -float("inf")).to(COMPUTE)
                     p, s = _weights(tl.where(live, x - top, -float("inf")), a, d, POWER)
                     totals += p
                     slopes += s
@@ -195,13 +188,11 @@ def _forward(
                 steps += 1
                 a = tl.where(steps < MAX_STEPS, lower, a)  # or the total would not be that of the weights
             for first in range(0, n, BLOCK):
-                column = first + columns
-                within = column < n
-                live = live_entries(within, exists, row, column, mask, layout)
-                x = load_live(scores + start + column, within, exists, live, mask, -float("inf")).to(COMPUTE)
+                column, there, live = columns_of_block(first, row, exists, n, mask, layout, BLOCK, None, THREADS)
+                x = load_live(scores + start + column, there, live, mask, -float("inf")).to(COMPUTE)
                 p, s = _weights(tl.where(live, x - top, -float("inf")), a, d, POWER)
                 p = p / tl.where(total == 0, 1.0, total)
-                tl.store(weights + start + column, p.to(weights.dtype.element_ty), mask=within & exists)
+                tl.store(weights + start + column, p.to(weights.dtype.element_ty), mask=there)
 
 
 @triton.jit
@@ -246,43 +237,40 @@ def _backward(
     NEAR: tl.constexpr = -1.0 if alpha.dtype.element_ty == tl.float32 else -0.1
     head = tl.program_id(1)
     d = _distance_from_one(tl.load(alpha + head), SMALLEST_D)
-    columns = tl.arange(0, BLOCK)[None, :]
     grad_alpha = tl.zeros([ROWS, THREADS], COMPUTE)
     for tile in range(tl.program_id(0), tiles, tl.num_programs(0)):
         row, exists = rows_of_tile(tile, head, count, heads, queries, ROWS, INDEX)
         start = row.to(tl.int64) * n
         if WHOLE:
-            _, within = whole_row(n, BLOCK, SURE, THREADS)
-            p = tl.load(weights + start + columns, mask=within & exists, other=0.0).to(COMPUTE)
-            g = tl.load(grad + start + columns, mask=within & exists, other=0.0).to(COMPUTE)
+            column, there, _ = columns_of_block(0, row, exists, n, mask, layout, BLOCK, SURE, THREADS)
+            p = tl.load(weights + start + column, mask=there, other=0.0).to(COMPUTE)
+            g = tl.load(grad + start + column, mask=there, other=0.0).to(COMPUTE)
             s, log_p = _slope_of(p, d, POWER)
             total = tl.sum(s, 1)[:, None]
             mean = tl.sum(s * g, 1)[:, None] / tl.where(total == 0, 1.0, total)
             dx = s * (g - mean)
-            tl.store(grad_scores + start + columns, dx.to(grad_scores.dtype.element_ty), mask=within & exists)
+            tl.store(grad_scores + start + column, dx.to(grad_scores.dtype.element_ty), mask=there)
             if partial is not None:
                 grad_alpha -= sums_by_thread(_psi(log_p, d, NEAR) * dx, THREADS, VECTOR)
         else:
             totals = tl.zeros([ROWS, BLOCK], COMPUTE)
             sums = tl.zeros([ROWS, BLOCK], COMPUTE)
             for first in range(0, n, BLOCK):
-                within = first + columns < n
-                p = tl.load(weights + start + first + columns, mask=within & exists, other=0.0).to(COMPUTE)
-                g = tl.load(grad + start + first + columns, mask=within & exists, other=0.0).to(COMPUTE)
+                column, there, _ = columns_of_block(first, row, exists, n, mask, layout, BLOCK, None, THREADS)
+                p = tl.load(weights + start + column, mask=there, other=0.0).to(COMPUTE)
+                g = tl.load(grad + start + column, mask=there, other=0.0).to(COMPUTE)
                 s, log_p = _slope_of(p, d, POWER)
                 totals += s
                 sums += s * g
             total = tl.sum(totals, 1)[:, None]
             mean = tl.sum(sums, 1)[:, None] / tl.where(total == 0, 1.0, total)
             for first in range(0, n, BLOCK):
-                within = first + columns < n
-                p = tl.load(weights + start + first + columns, mask=within & exists, other=0.0).to(COMPUTE)
-                g = tl.load(grad + start + first + columns, mask=within & exists, other=0.0).to(COMPUTE)
+                column, there, _ = columns_of_block(first, row, exists, n, mask, layout, BLOCK, None, THREADS)
+                p = tl.load(weights + start + column, mask=there, other=0.0).to(COMPUTE)
+                g = tl.load(grad + start + column, mask=there, other=0.0).to(COMPUTE)
                 s, log_p = _slope_of(p, d, POWER)
                 dx = s * (g - mean)
-                tl.store(
-                    grad_scores + start + first + columns, dx.to(grad_scores.dtype.element_ty), mask=within & exists
-                )
+                tl.store(grad_scores + start + column, dx.to(grad_scores.dtype.element_ty), mask=there)
                 if partial is not None:
                     grad_alpha -= sums_by_thread(_psi(log_p, d, NEAR) * dx, THREADS, VECTOR)
     if partial is not None:

@@ -10,7 +10,7 @@ import triton.language as tl
 from torch import Tensor
 
 from multimax.kernels import on_device
-from multimax.kernels.triton.launch import exponential, live_entries, load_live, rows_of, rows_of_tile, whole_row
+from multimax.kernels.triton.launch import columns_of_block, exponential, load_live, rows_of, rows_of_tile
 
 FORWARD_BLOCK = 16384
 
@@ -43,14 +43,12 @@ def _forward(
 ):  # fmt: skip
     COMPUTE: tl.constexpr = tl.float64 if DOUBLE else tl.float32
     LOWEST: tl.constexpr = -float("inf")
-    columns = tl.arange(0, BLOCK)[None, :]
     for tile in range(tl.program_id(0), tiles, tl.num_programs(0)):
         row, exists = rows_of_tile(tile, 0, count, heads, queries, ROWS, INDEX)
         start = row.to(tl.int64) * n
         if WHOLE:
-            _, within = whole_row(n, BLOCK, SURE, THREADS)
-            live = live_entries(within, exists, row, columns, mask, layout)
-            x = load_live(scores + start + columns, within, exists, live, mask, LOWEST).to(COMPUTE)
+            column, there, live = columns_of_block(0, row, exists, n, mask, layout, BLOCK, SURE, THREADS)
+            x = load_live(scores + start + column, there, live, mask, LOWEST).to(COMPUTE)
             top = tl.max(x, 1)[:, None]
             finite = live & (x != LOWEST)
             z = tl.where(finite, x - top, 0.0)
@@ -58,41 +56,31 @@ def _forward(
             e = tl.where(finite, _exponentials(z, mean, MARGIN, TRACE), 0.0)
             total = tl.sum(e, 1)[:, None]
             p = e / tl.where(total == 0, 1.0, total)
-            tl.store(weights + start + columns, p.to(weights.dtype.element_ty), mask=within & exists)
+            tl.store(weights + start + column, p.to(weights.dtype.element_ty), mask=there)
         else:
             tops = tl.full([ROWS, BLOCK], LOWEST, COMPUTE)
             for first in range(0, n, BLOCK):
-                column = first + columns
-                within = column < n
-                live = live_entries(within, exists, row, column, mask, layout)
-                tops = tl.maximum(
-                    tops, load_live(scores + start + column, within, exists, live, mask, LOWEST).to(COMPUTE)
-                )
+                column, there, live = columns_of_block(first, row, exists, n, mask, layout, BLOCK, None, THREADS)
+                tops = tl.maximum(tops, load_live(scores + start + column, there, live, mask, LOWEST).to(COMPUTE))
             top = tl.max(tops, 1)[:, None]
             sums = tl.zeros([ROWS, BLOCK], COMPUTE)
             counts = tl.zeros([ROWS, BLOCK], COMPUTE)
             for first in range(0, n, BLOCK):
-                column = first + columns
-                within = column < n
-                live = live_entries(within, exists, row, column, mask, layout)
-                x = load_live(scores + start + column, within, exists, live, mask, LOWEST).to(COMPUTE)
+                column, there, live = columns_of_block(first, row, exists, n, mask, layout, BLOCK, None, THREADS)
+                x = load_live(scores + start + column, there, live, mask, LOWEST).to(COMPUTE)
                 finite = live & (x != LOWEST)
                 sums += tl.where(finite, x - top, 0.0)
                 counts += finite.to(COMPUTE)
             mean = tl.sum(sums, 1)[:, None] / tl.maximum(tl.sum(counts, 1)[:, None], 1.0)
             totals = tl.zeros([ROWS, BLOCK], COMPUTE)
             for first in range(0, n, BLOCK):
-                column = first + columns
-                within = column < n
-                live = live_entries(within, exists, row, column, mask, layout)
-                x = load_live(scores + start + column, within, exists, live, mask, LOWEST).to(COMPUTE)
+                column, there, live = columns_of_block(first, row, exists, n, mask, layout, BLOCK, None, THREADS)
+                x = load_live(scores + start + column, there, live, mask, LOWEST).to(COMPUTE)
                 totals += tl.where(live & (x != LOWEST), _exponentials(x - top, mean, MARGIN, TRACE), 0.0)
             total = tl.sum(totals, 1)[:, None]
             for first in range(0, n, BLOCK):
-                column = first + columns
-                within = column < n
-                live = live_entries(within, exists, row, column, mask, layout)
-                x = load_live(scores + start + column, within, exists, live, mask, LOWEST).to(COMPUTE)
+                column, there, live = columns_of_block(first, row, exists, n, mask, layout, BLOCK, None, THREADS)
+                x = load_live(scores + start + column, there, live, mask, LOWEST).to(COMPUTE)
                 e = tl.where(live & (x != LOWEST), _exponentials(x - top, mean, MARGIN, TRACE), 0.0)
                 p = e / tl.where(total == 0, 1.0, total)
-                tl.store(weights + start + column, p.to(weights.dtype.element_ty), mask=within & exists)
+                tl.store(weights + start + column, p.to(weights.dtype.element_ty), mask=there)

@@ -49,35 +49,23 @@ def flash_attention(
 ) -> Tensor:
     """Attention with weights softmax(SegLU(query @ key^T * scale)), differentiable with respect to all five tensors.
 
+    The output is [batch, heads, queries, value_size] in the dtype of ``query``; its ``transpose(1, 2)`` is contiguous.
+
     Args:
-        query: [batch, heads, queries, size].
-        key: [batch, heads, keys, size].
-        value: [batch, heads, keys, value_size].
-        ranges: [k] or [heads, k] floating point, k = len(powers), or 2 if two pairs of hinges share them.
-        ts: [len(powers)] or [heads, len(powers)] floating point.
-        powers: of the hinges, left and right in turn: (1, 1), (2, 2), (1, 1, 2, 2), or () for softmax, with None for
-            ``ranges`` and ``ts``.
-        mask: bool, broadcastable to [batch, heads, queries, keys], True where a key may be attended to. It is read in
-            place and never expanded. A query without a live key gets zeros.
-        causal: query i attends to keys 0 to i only, for any lengths, as in ``scaled_dot_product_attention``; a mask
-            applies as well.
-        scale: of the scores; size ** -0.5 if None.
-        dropout: probability of dropping a weight.
+        query, key, value: [batch, heads, length, size], cast by autocast as for a matrix product.
+        ranges, ts, powers: as of ``row_kernels.MultiMax``; None, None and () for softmax.
+        mask, causal, scale, dropout: as of ``multimax.attention``. The mask is read in place and never expanded.
         seed: int64, one element, on the device; what is dropped depends only on it and on the position. Drawn from
             PyTorch's generator if None.
-
-    Returns:
-        [batch, heads, queries, value_size] in the dtype of ``query``; its ``transpose(1, 2)`` is contiguous. Autocast
-        casts the three tensors first, as for a matrix product.
 
     Raises:
         ValueError: an obstacle of ``supports``, or parameters that do not fit.
     """
-    if dtype := autocast_dtype(query):
-        query, key, value = query.to(dtype), key.to(dtype), value.to(dtype)
     reason = supports(query, key, value, mask, dropout=dropout)
     if reason is not None:
         raise ValueError(f"flash attention cannot serve: {reason}")
+    if dtype := autocast_dtype(query):
+        query, key, value = query.to(dtype), key.to(dtype), value.to(dtype)
     if ranges is None or ts is None:
         if powers:
             raise ValueError(f"powers {powers} need ranges and ts")
@@ -102,8 +90,9 @@ def supports(
         return "it takes no subclass of Tensor, and nothing that torch.func transforms or torch.export traces"
     if query.dim() != 4 or key.dim() != 4 or value.dim() != 4:
         return f"query, key and value must have 4 dimensions, got {query.dim()}, {key.dim()} and {value.dim()}"
-    if not query.dtype == key.dtype == value.dtype or query.dtype not in _DTYPES:
-        return f"dtypes must be one of bfloat16, float16 and float32, got {query.dtype}, {key.dtype} and {value.dtype}"
+    dtypes = [autocast_dtype(query) or t.dtype for t in (query, key, value)]
+    if len({*dtypes}) > 1 or dtypes[0] not in _DTYPES:
+        return f"dtypes must be one of bfloat16, float16 and float32, got {dtypes[0]}, {dtypes[1]} and {dtypes[2]}"
     if not query.device == key.device == value.device:
         return f"devices must be one, got {query.device}, {key.device} and {value.device}"
     leading, size, keys = query.shape[:2], query.shape[-1], key.shape[-2]

@@ -85,37 +85,6 @@ def _store_sums(SUMS, sums, parameters, FIRST: tl.constexpr, SECOND: tl.constexp
 
 
 @triton.jit
-def _dq_over_keys(
-    first, last, dq, sums, q, grad, lse, delta, i, K, V, k_stride, v_stride, MASK, mask_i, mask_j, SEED, row_of_heads,
-    queries, keys, scale, dropout, parameters,
-    HEAD: tl.constexpr, VALUE: tl.constexpr, HEAD_BLOCK: tl.constexpr, VALUE_BLOCK: tl.constexpr,
-    BLOCK_N: tl.constexpr, FIRST: tl.constexpr, SECOND: tl.constexpr, CLAMP: tl.constexpr, CAUSAL: tl.constexpr,
-    HAS_MASK: tl.constexpr, MASK_OF_KEYS: tl.constexpr, DROPOUT: tl.constexpr, WARPS: tl.constexpr, EDGE: tl.constexpr,
-):  # fmt: skip
-    n, d, dv = tl.arange(0, BLOCK_N), tl.arange(0, HEAD_BLOCK)[:, None], tl.arange(0, VALUE_BLOCK)[:, None]
-    for start in range(first, last, BLOCK_N):
-        j = start + n
-        far = tl.cast(start, tl.int64)
-        k = load_tile(K + far * k_stride + (n[None, :] * k_stride + d), j[None, :], d, keys, HEAD, HEAD_BLOCK, EDGE)
-        v = load_tile(V + far * v_stride + (n[None, :] * v_stride + dv), j[None, :], dv, keys, VALUE, VALUE_BLOCK, EDGE)
-        u = scores(q, k, scale, CLAMP)
-        p = weights_again(u, lse[:, None], parameters, FIRST, SECOND)
-        dp = tl.dot(grad, v, input_precision="ieee")
-        if DROPOUT:
-            kept = kept_by_dropout(SEED, i, start, row_of_heads, dropout, BLOCK_N)
-            dp = tl.where(kept, dp / (1 - dropout), 0.0)
-        dy = p * (dp - delta[:, None])
-        if EDGE or HAS_MASK:
-            live = live_scores(
-                i[:, None], j[None, :], MASK, mask_i, mask_j, queries, keys, HAS_MASK, MASK_OF_KEYS, CAUSAL, EDGE
-            )
-            dy = tl.where(live, dy, 0.0)
-        dx, sums = _through_segments(sums, u, dy, parameters, FIRST, SECOND, WARPS)
-        dq = tl.dot(dx.to(k.dtype), tl.trans(k), dq, input_precision="ieee")
-    return dq, sums
-
-
-@triton.jit
 def _of_queries(
     begin, Q, GRAD, K, V, OUT, LSE, DELTA, DQ, SUMS, MASK, SEED, q_stride, grad_stride, k_stride, v_stride, out_stride,
     dq_stride, mask_i, mask_j, row_of_heads, queries, keys, scale, dropout, parameters,
@@ -127,10 +96,11 @@ def _of_queries(
     """delta and dq of BLOCK_M queries from ``begin`` on, and their sums; tensors are those of the head."""
     i = begin + tl.arange(0, BLOCK_M)
     far = i.to(tl.int64)[:, None]
-    d, dv = tl.arange(0, HEAD_BLOCK)[None, :], tl.arange(0, VALUE_BLOCK)[None, :]
-    q = load_tile(Q + far * q_stride + d, i[:, None], d, queries, HEAD, HEAD_BLOCK, True)
-    grad = load_tile(GRAD + far * grad_stride + dv, i[:, None], dv, queries, VALUE, VALUE_BLOCK, True)
-    out = load_tile(OUT + far * out_stride + dv, i[:, None], dv, queries, VALUE, VALUE_BLOCK, True)
+    d, c = tl.arange(0, HEAD_BLOCK), tl.arange(0, VALUE_BLOCK)
+    q = load_tile(Q + far * q_stride + d[None, :], i[:, None], d[None, :], queries, HEAD, HEAD_BLOCK, True)
+    grad = GRAD + far * grad_stride + c[None, :]
+    grad = load_tile(grad, i[:, None], c[None, :], queries, VALUE, VALUE_BLOCK, True)
+    out = load_tile(OUT + far * out_stride + c[None, :], i[:, None], c[None, :], queries, VALUE, VALUE_BLOCK, True)
     delta = tl.sum(out.to(tl.float32) * grad.to(tl.float32), 1)
     tl.store(DELTA + i, delta, mask=i < queries)
     lse = tl.load(LSE + i, mask=i < queries, other=float("inf"))
@@ -139,16 +109,32 @@ def _of_queries(
     sums = _no_sums(BLOCK_M, WARPS)
     middle, last = range_of_keys(begin, queries, keys, BLOCK_M, BLOCK_N, CAUSAL)
     for EDGE in tl.static_range(2):
-        dq, sums = _dq_over_keys(
-            middle if EDGE else 0, last if EDGE else middle, dq, sums, q, grad, lse, delta, i, K, V,
-            k_stride, v_stride, MASK, mask_i, mask_j, SEED, row_of_heads, queries, keys, scale, dropout, parameters,
-            HEAD, VALUE, HEAD_BLOCK, VALUE_BLOCK, EDGE_BLOCK if EDGE else BLOCK_N, FIRST, SECOND, CLAMP, CAUSAL,
-            HAS_MASK, MASK_OF_KEYS, DROPOUT, WARPS, EDGE == 1,
-        )  # fmt: skip
+        n = tl.arange(0, EDGE_BLOCK if EDGE else BLOCK_N)
+        for start in range(middle if EDGE else 0, last if EDGE else middle, n.shape[0]):
+            j = start + n
+            far_key = tl.cast(start, tl.int64)
+            k = K + far_key * k_stride + (n[None, :] * k_stride + d[:, None])
+            k = load_tile(k, j[None, :], d[:, None], keys, HEAD, HEAD_BLOCK, EDGE)
+            v = V + far_key * v_stride + (n[None, :] * v_stride + c[:, None])
+            v = load_tile(v, j[None, :], c[:, None], keys, VALUE, VALUE_BLOCK, EDGE)
+            u = scores(q, k, scale, CLAMP)
+            p = weights_again(u, lse[:, None], parameters, FIRST, SECOND)
+            dp = tl.dot(grad, v, input_precision="ieee")
+            if DROPOUT:
+                kept = kept_by_dropout(SEED, i, start, row_of_heads, dropout, n.shape[0])
+                dp = tl.where(kept, dp / (1 - dropout), 0.0)
+            dy = p * (dp - delta[:, None])
+            if EDGE or HAS_MASK:
+                live = live_scores(
+                    i[:, None], j[None, :], MASK, mask_i, mask_j, queries, keys, HAS_MASK, MASK_OF_KEYS, CAUSAL, EDGE
+                )
+                dy = tl.where(live, dy, 0.0)
+            dx, sums = _through_segments(sums, u, dy, parameters, FIRST, SECOND, WARPS)
+            dq = tl.dot(dx.to(k.dtype), tl.trans(k), dq, input_precision="ieee")
     if FIRST or SECOND:
         _store_sums(SUMS, sums, parameters, FIRST, SECOND)
-    within = (i[:, None] < queries) & (d < HEAD)
-    tl.store(DQ + far * dq_stride + d, (dq * scale).to(DQ.dtype.element_ty), mask=within)
+    within = (i[:, None] < queries) & (d[None, :] < HEAD)
+    tl.store(DQ + far * dq_stride + d[None, :], (dq * scale).to(DQ.dtype.element_ty), mask=within)
 
 
 @triton.jit
@@ -184,42 +170,6 @@ def backward_of_queries(
 
 
 @triton.jit
-def _dk_dv_over_queries(
-    first, last, dk, dv, k, v, first_key, Q, GRAD, LSE, DELTA, q_stride, grad_stride, MASK, mask_i, mask_j, SEED,
-    row_of_heads, queries, keys, scale, dropout, parameters,
-    HEAD: tl.constexpr, VALUE: tl.constexpr, HEAD_BLOCK: tl.constexpr, VALUE_BLOCK: tl.constexpr,
-    BLOCK_M: tl.constexpr, FIRST: tl.constexpr, SECOND: tl.constexpr, CLAMP: tl.constexpr, CAUSAL: tl.constexpr,
-    HAS_MASK: tl.constexpr, MASK_OF_KEYS: tl.constexpr, DROPOUT: tl.constexpr, EDGE: tl.constexpr,
-):  # fmt: skip
-    j = first_key + tl.arange(0, k.shape[0])
-    m, d, c = tl.arange(0, BLOCK_M), tl.arange(0, HEAD_BLOCK)[None, :], tl.arange(0, VALUE_BLOCK)[None, :]
-    for start in range(first, last, BLOCK_M):
-        i = start + m
-        far = tl.cast(start, tl.int64)
-        q = load_tile(Q + far * q_stride + (m[:, None] * q_stride + d), i[:, None], d, queries, HEAD, HEAD_BLOCK, EDGE)
-        grad = GRAD + far * grad_stride + (m[:, None] * grad_stride + c)
-        grad = load_tile(grad, i[:, None], c, queries, VALUE, VALUE_BLOCK, EDGE)
-        lse = tl.load(LSE + i, mask=i < queries, other=float("inf"))
-        delta = tl.load(DELTA + i, mask=i < queries, other=0.0)
-        u = scores(k, tl.trans(q), scale, CLAMP)
-        p = weights_again(u, lse[None, :], parameters, FIRST, SECOND)
-        if EDGE or HAS_MASK:
-            live = live_scores(
-                i[None, :], j[:, None], MASK, mask_i, mask_j, queries, keys, HAS_MASK, MASK_OF_KEYS, CAUSAL, EDGE
-            )
-            p = tl.where(live, p, 0.0)
-        dp = tl.dot(v, tl.trans(grad), input_precision="ieee")
-        given = p
-        if DROPOUT:
-            kept = tl.trans(kept_by_dropout(SEED, i, first_key, row_of_heads, dropout, k.shape[0]))
-            given, dp = tl.where(kept, p / (1 - dropout), 0.0), tl.where(kept, dp / (1 - dropout), 0.0)
-        dv = tl.dot(given.to(grad.dtype), grad, dv, input_precision="ieee")
-        dx = p * (dp - delta[None, :]) * slope(u, parameters, FIRST, SECOND)
-        dk = tl.dot(dx.to(q.dtype), q, dk, input_precision="ieee")
-    return dk, dv
-
-
-@triton.jit
 def _of_keys(
     begin, Q, GRAD, K, V, LSE, DELTA, DK, DV, MASK, SEED, q_stride, grad_stride, k_stride, v_stride, dk_stride,
     dv_stride, mask_i, mask_j, row_of_heads, queries, keys, scale, dropout, parameters,
@@ -244,14 +194,34 @@ def _of_keys(
         first = tl.minimum(begin, queries) // BLOCK_M * BLOCK_M
         middle = tl.maximum(first, tl.minimum(tl.cdiv(begin + BLOCK_N, BLOCK_M) * BLOCK_M, whole))
     for PART in tl.static_range(0 if CAUSAL else 1, 3):
-        dk, dv = _dk_dv_over_queries(
-            first if PART == 0 else (middle if PART == 1 else whole),
-            middle if PART == 0 else (whole if PART == 1 else queries),
-            dk, dv, k, v, begin, Q, GRAD, LSE, DELTA, q_stride, grad_stride,
-            MASK, mask_i, mask_j, SEED, row_of_heads, queries, keys, scale, dropout, parameters,
-            HEAD, VALUE, HEAD_BLOCK, VALUE_BLOCK, EDGE_BLOCK if PART == 2 else BLOCK_M, FIRST, SECOND, CLAMP, CAUSAL,
-            HAS_MASK, MASK_OF_KEYS, DROPOUT, PART != 1,
-        )  # fmt: skip
+        m = tl.arange(0, EDGE_BLOCK if PART == 2 else BLOCK_M)
+        begin_of_part = first if PART == 0 else (middle if PART == 1 else whole)
+        end_of_part = middle if PART == 0 else (whole if PART == 1 else queries)
+        for start in range(begin_of_part, end_of_part, m.shape[0]):
+            i = start + m
+            far_query = tl.cast(start, tl.int64)
+            q = Q + far_query * q_stride + (m[:, None] * q_stride + d)
+            q = load_tile(q, i[:, None], d, queries, HEAD, HEAD_BLOCK, PART != 1)
+            grad = GRAD + far_query * grad_stride + (m[:, None] * grad_stride + c)
+            grad = load_tile(grad, i[:, None], c, queries, VALUE, VALUE_BLOCK, PART != 1)
+            lse = tl.load(LSE + i, mask=i < queries, other=float("inf"))
+            delta = tl.load(DELTA + i, mask=i < queries, other=0.0)
+            u = scores(k, tl.trans(q), scale, CLAMP)
+            p = weights_again(u, lse[None, :], parameters, FIRST, SECOND)
+            if PART != 1 or HAS_MASK:
+                live = live_scores(
+                    i[None, :], j[:, None], MASK, mask_i, mask_j, queries, keys, HAS_MASK, MASK_OF_KEYS, CAUSAL,
+                    PART != 1,
+                )  # fmt: skip
+                p = tl.where(live, p, 0.0)
+            dp = tl.dot(v, tl.trans(grad), input_precision="ieee")
+            given = p
+            if DROPOUT:
+                kept = tl.trans(kept_by_dropout(SEED, i, begin, row_of_heads, dropout, BLOCK_N))
+                given, dp = tl.where(kept, p / (1 - dropout), 0.0), tl.where(kept, dp / (1 - dropout), 0.0)
+            dv = tl.dot(given.to(grad.dtype), grad, dv, input_precision="ieee")
+            dx = p * (dp - delta[None, :]) * slope(u, parameters, FIRST, SECOND)
+            dk = tl.dot(dx.to(q.dtype), q, dk, input_precision="ieee")
     within = j[:, None] < keys
     tl.store(DK + far * dk_stride + d, (dk * scale).to(DK.dtype.element_ty), mask=within & (d < HEAD))
     tl.store(DV + far * dv_stride + c, dv.to(DV.dtype.element_ty), mask=within & (c < VALUE))

@@ -17,40 +17,6 @@ from multimax.kernels.triton.flash_tiles import (
 
 
 @triton.jit
-def _walk_over_keys(
-    first, last, total, sums, largest, q, i, K, V, k_stride, v_stride, MASK, mask_i, mask_j, SEED, row_of_heads,
-    queries, keys, scale, dropout, parameters,
-    HEAD: tl.constexpr, VALUE: tl.constexpr, HEAD_BLOCK: tl.constexpr, VALUE_BLOCK: tl.constexpr,
-    BLOCK_N: tl.constexpr, FIRST: tl.constexpr, SECOND: tl.constexpr, CLAMP: tl.constexpr, CAUSAL: tl.constexpr,
-    HAS_MASK: tl.constexpr, MASK_OF_KEYS: tl.constexpr, DROPOUT: tl.constexpr, EDGE: tl.constexpr,
-):  # fmt: skip
-    n, d, dv = tl.arange(0, BLOCK_N), tl.arange(0, HEAD_BLOCK)[:, None], tl.arange(0, VALUE_BLOCK)[None, :]
-    for start in range(first, last, BLOCK_N):
-        j = start + n
-        far = tl.cast(start, tl.int64)
-        k = load_tile(K + far * k_stride + (n[None, :] * k_stride + d), j[None, :], d, keys, HEAD, HEAD_BLOCK, EDGE)
-        u = scores(q, k, scale, CLAMP)
-        y = modulate(u, parameters, FIRST, SECOND)
-        if EDGE or HAS_MASK:
-            live = live_scores(
-                i[:, None], j[None, :], MASK, mask_i, mask_j, queries, keys, HAS_MASK, MASK_OF_KEYS, CAUSAL, EDGE
-            )
-            y = tl.where(live, y, float("-inf"))
-        larger = tl.maximum(largest, tl.max(y, 1))
-        # Before the first live key of a row, any finite number will do.
-        base = tl.where(larger == float("-inf"), 0.0, larger)
-        p = tl.exp2(y - base[:, None])
-        shrink = tl.exp2(largest - base)
-        sums = sums * shrink + tl.sum(p, 1)
-        if DROPOUT:
-            p = tl.where(kept_by_dropout(SEED, i, start, row_of_heads, dropout, BLOCK_N), p, 0.0)
-        v = load_tile(V + far * v_stride + (n[:, None] * v_stride + dv), j[:, None], dv, keys, VALUE, VALUE_BLOCK, EDGE)
-        total = tl.dot(p.to(v.dtype), v, total * shrink[:, None], input_precision="ieee")
-        largest = larger
-    return total, sums, largest
-
-
-@triton.jit
 def _of_queries(
     begin, Q, K, V, OUT, LSE, MASK, SEED, q_stride, k_stride, v_stride, out_stride, mask_i, mask_j, row_of_heads,
     queries, keys, scale, dropout, parameters,
@@ -62,28 +28,47 @@ def _of_queries(
     """The output of BLOCK_M queries from ``begin`` on; tensors are those of the head."""
     i = begin + tl.arange(0, BLOCK_M)
     far = i.to(tl.int64)[:, None]
-    d, dv = tl.arange(0, HEAD_BLOCK)[None, :], tl.arange(0, VALUE_BLOCK)[None, :]
-    q = load_tile(Q + far * q_stride + d, i[:, None], d, queries, HEAD, HEAD_BLOCK, True)
+    d, c = tl.arange(0, HEAD_BLOCK), tl.arange(0, VALUE_BLOCK)[None, :]
+    q = load_tile(Q + far * q_stride + d[None, :], i[:, None], d[None, :], queries, HEAD, HEAD_BLOCK, True)
 
     total = tl.zeros([BLOCK_M, VALUE_BLOCK], tl.float32)
     sums = tl.zeros([BLOCK_M], tl.float32)
     largest = tl.full([BLOCK_M], float("-inf"), tl.float32)
     middle, last = range_of_keys(begin, queries, keys, BLOCK_M, BLOCK_N, CAUSAL)
     for EDGE in tl.static_range(2):
-        total, sums, largest = _walk_over_keys(
-            middle if EDGE else 0, last if EDGE else middle, total, sums, largest, q, i, K, V,
-            k_stride, v_stride, MASK, mask_i, mask_j, SEED, row_of_heads, queries, keys, scale, dropout, parameters,
-            HEAD, VALUE, HEAD_BLOCK, VALUE_BLOCK, EDGE_BLOCK if EDGE else BLOCK_N, FIRST, SECOND, CLAMP, CAUSAL,
-            HAS_MASK, MASK_OF_KEYS, DROPOUT, EDGE == 1,
-        )  # fmt: skip
+        n = tl.arange(0, EDGE_BLOCK if EDGE else BLOCK_N)
+        for start in range(middle if EDGE else 0, last if EDGE else middle, n.shape[0]):
+            j = start + n
+            far_key = tl.cast(start, tl.int64)
+            k = K + far_key * k_stride + (n[None, :] * k_stride + d[:, None])
+            k = load_tile(k, j[None, :], d[:, None], keys, HEAD, HEAD_BLOCK, EDGE)
+            u = scores(q, k, scale, CLAMP)
+            y = modulate(u, parameters, FIRST, SECOND)
+            if EDGE or HAS_MASK:
+                live = live_scores(
+                    i[:, None], j[None, :], MASK, mask_i, mask_j, queries, keys, HAS_MASK, MASK_OF_KEYS, CAUSAL, EDGE
+                )
+                y = tl.where(live, y, float("-inf"))
+            larger = tl.maximum(largest, tl.max(y, 1))
+            # Before the first live key of a row, any finite number will do.
+            base = tl.where(larger == float("-inf"), 0.0, larger)
+            p = tl.exp2(y - base[:, None])
+            shrink = tl.exp2(largest - base)
+            sums = sums * shrink + tl.sum(p, 1)
+            if DROPOUT:
+                p = tl.where(kept_by_dropout(SEED, i, start, row_of_heads, dropout, n.shape[0]), p, 0.0)
+            v = V + far_key * v_stride + (n[:, None] * v_stride + c)
+            v = load_tile(v, j[:, None], c, keys, VALUE, VALUE_BLOCK, EDGE)
+            total = tl.dot(p.to(v.dtype), v, total * shrink[:, None], input_precision="ieee")
+            largest = larger
 
     is_live = sums > 0
     sums = tl.where(is_live, sums, 1.0)
     weight = tl.where(is_live, 1 / (sums * (1 - dropout)), 0.0)
     lse = tl.where(is_live, largest + tl.log2(sums), float("inf"))
     tl.store(LSE + i, lse, mask=i < queries)
-    within = (i[:, None] < queries) & (dv < VALUE)
-    tl.store(OUT + far * out_stride + dv, (total * weight[:, None]).to(OUT.dtype.element_ty), mask=within)
+    within = (i[:, None] < queries) & (c < VALUE)
+    tl.store(OUT + far * out_stride + c, (total * weight[:, None]).to(OUT.dtype.element_ty), mask=within)
 
 
 @triton.jit

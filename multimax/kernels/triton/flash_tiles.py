@@ -21,6 +21,8 @@ the end or across the causal diagonal; the loop is split there, so that only the
 import triton
 import triton.language as tl
 
+from multimax.kernels.triton.multimax import hinge_parameters
+
 LOG2E = tl.constexpr(1.4426950408889634)
 
 # Scores, in units of log2, are clamped to this, so that their squares times any sensible t stay finite.
@@ -30,17 +32,9 @@ LIMIT = tl.constexpr(2.0**50)
 @triton.jit
 def load_parameters(RANGES, TS, head, FIRST: tl.constexpr, SECOND: tl.constexpr):
     """(r, r, r, r, t, t, t, t): left and right, first and second order; zero where the order is absent."""
-    count: tl.constexpr = 4 if FIRST and SECOND else 2
-    after: tl.constexpr = 2 if FIRST else 0
-    ranges, ts = RANGES + head * count, TS + head * count
-    r0, r1, r2, r3, t0, t1, t2, t3 = 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0
-    if FIRST:
-        r0, r1 = tl.load(ranges) * LOG2E, tl.load(ranges + 1) * LOG2E
-        t0, t1 = tl.load(ts), tl.load(ts + 1)
-    if SECOND:
-        r2, r3 = tl.load(ranges + after) * LOG2E, tl.load(ranges + after + 1) * LOG2E
-        t2, t3 = tl.load(ts + after) / LOG2E, tl.load(ts + after + 1) / LOG2E
-    return r0, r1, r2, r3, t0, t1, t2, t3
+    r0, r1, r2, r3 = hinge_parameters(RANGES, head, FIRST, SECOND)
+    t0, t1, t2, t3 = hinge_parameters(TS, head, FIRST, SECOND)
+    return r0 * LOG2E, r1 * LOG2E, r2 * LOG2E, r3 * LOG2E, t0, t1, t2 / LOG2E, t3 / LOG2E
 
 
 @triton.jit

@@ -38,7 +38,7 @@ class Rows:
     heads: int
     queries: int  # consecutive rows of one head
     mask: Tensor | None
-    mask_layout: tuple[int, ...] | None  # see ``live_entries``
+    mask_layout: tuple[int, ...] | None  # see ``columns_of_block``
     tile_rows: int
     block: int
     num_warps: int
@@ -117,7 +117,7 @@ def processors(device: torch.device) -> int:
 
 
 def _mask_layout(mask: Tensor, shape: torch.Size) -> tuple[Tensor, tuple[int, ...]]:
-    """``mask`` as bytes, copied only if necessary, and its layout over rows of ``shape`` (see ``live_entries``)."""
+    """``mask`` as bytes, copied only if necessary, and its layout over rows of ``shape`` (see ``columns_of_block``)."""
     expanded = mask.expand(shape)
     merged: list[tuple[int, int]] = []  # (size, stride), from the last leading dimension to the first
     for size, stride in zip(reversed(shape[:-1]), reversed(expanded.stride()[:-1]), strict=True):
@@ -143,40 +143,35 @@ def rows_of_tile(tile, head, count, heads, queries, ROWS: tl.constexpr, INDEX: t
 
 
 @triton.jit
-def whole_row(n, BLOCK: tl.constexpr, SURE: tl.constexpr, THREADS: tl.constexpr):
-    """Columns [1, BLOCK], and which of them a row of ``n`` has.
+def columns_of_block(
+    first, row, exists, n, mask, layout, BLOCK: tl.constexpr, SURE: tl.constexpr, THREADS: tl.constexpr
+):
+    """Columns [1, BLOCK] from ``first`` on, which entries of rows [ROWS, 1] exist there, and which columns are live.
 
-    SURE, if not None, is the largest multiple of the program's threads that is at most n. It tells the compiler which
-    columns of a thread are always within a row, and which never are.
-    """
-    column = tl.arange(0, BLOCK)[None, :]
-    within = column < n
-    if SURE is not None:
-        within = (column < SURE) | (within & (column < SURE + THREADS))
-    return column, within
-
-
-@triton.jit
-def live_entries(within, exists, row, column, mask, layout):
-    """Which entries of rows [ROWS, 1] and columns [1, BLOCK] are ``within`` a row and live.
+    SURE, if the block is a whole row, is the largest multiple of the program's threads that is at most n, or None. It
+    tells the compiler which columns of a thread are always within a row, and which never are.
 
     The layout has the number of rows in a group, the number of groups in a group of groups, and the mask's strides of
     rows, groups, groups of groups, and columns.
     """
+    column = first + tl.arange(0, BLOCK)[None, :]
+    within = column < n
+    if SURE is not None:
+        within = (column < SURE) | (within & (column < SURE + THREADS))
+    there = within & exists
     live = within
     if mask is not None:
         group = row // layout[0]
         offset = (row % layout[0]).to(tl.int64) * layout[2]
         offset += (group % layout[1]).to(tl.int64) * layout[3] + (group // layout[1]).to(tl.int64) * layout[4]
-        column = column.to(tl.int64) * layout[5]
-        live = within & (tl.load(mask + offset + column, mask=within & exists, other=0) != 0)
-    return live
+        live = within & (tl.load(mask + offset + column.to(tl.int64) * layout[5], mask=there, other=0) != 0)
+    return column, there, live
 
 
 @triton.jit
-def load_live(pointers, within, exists, live, mask, other: tl.constexpr):
-    """The entries ``within`` existing rows, with ``other`` for dead ones."""
-    values = tl.load(pointers, mask=within & exists, other=other)
+def load_live(pointers, there, live, mask, other: tl.constexpr):
+    """The entries that are ``there``, with ``other`` for dead ones."""
+    values = tl.load(pointers, mask=there, other=other)
     if mask is not None:
         values = tl.where(live, values, other)
     return values

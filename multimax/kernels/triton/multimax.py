@@ -23,13 +23,12 @@ from multimax.kernels import on_device
 from multimax.kernels.triton.launch import (
     SUMMING,
     add_partial_sums,
+    columns_of_block,
     exponential,
-    live_entries,
     load_live,
     rows_of,
     rows_of_tile,
     sums_by_thread,
-    whole_row,
 )
 
 FORWARD_BLOCK = 16384
@@ -148,9 +147,8 @@ def _forward(
         row, exists = rows_of_tile(tile, head, count, heads, queries, ROWS, INDEX)
         start = row.to(tl.int64) * n
         if WHOLE:
-            column, within = whole_row(n, BLOCK, SURE, THREADS)
-            live = live_entries(within, exists, row, column, mask, layout)
-            x = load_live(scores + start + column, within, exists, live, mask, 0.0).to(COMPUTE)
+            column, there, live = columns_of_block(0, row, exists, n, mask, layout, BLOCK, SURE, THREADS)
+            x = load_live(scores + start + column, there, live, mask, 0.0).to(COMPUTE)
             y = _modulated_live(x, live, r, t, FIRST, SECOND, LIMIT, LARGEST)
             top = tl.max(y, 1)[:, None]
             top = tl.where(top == -float("inf"), 0.0, top)
@@ -158,15 +156,13 @@ def _forward(
             total = tl.sum(e, 1)[:, None]
             empty = total == 0
             scale = tl.where(empty, 0.0, 1 / tl.where(empty, 1.0, total))
-            tl.store(weights + start + column, (e * scale).to(weights.dtype.element_ty), mask=within & exists)
+            tl.store(weights + start + column, (e * scale).to(weights.dtype.element_ty), mask=there)
         else:
             tops_so_far = tl.full([ROWS, BLOCK], -LARGEST, COMPUTE)
             totals = tl.zeros([ROWS, BLOCK], COMPUTE)
             for first in range(0, n, BLOCK):
-                column = first + tl.arange(0, BLOCK)[None, :]
-                within = column < n
-                live = live_entries(within, exists, row, column, mask, layout)
-                x = load_live(scores + start + column, within, exists, live, mask, 0.0).to(COMPUTE)
+                column, there, live = columns_of_block(first, row, exists, n, mask, layout, BLOCK, None, THREADS)
+                x = load_live(scores + start + column, there, live, mask, 0.0).to(COMPUTE)
                 y = _modulated_live(x, live, r, t, FIRST, SECOND, LIMIT, LARGEST)
                 higher = tl.maximum(tops_so_far, y)
                 totals = totals * exponential(tops_so_far - higher) + exponential(y - higher)
@@ -177,13 +173,11 @@ def _forward(
             top = tl.where(empty, 0.0, top)
             scale = tl.where(empty, 0.0, 1 / tl.where(empty, 1.0, total))
             for first in range(0, n, BLOCK):
-                column = first + tl.arange(0, BLOCK)[None, :]
-                within = column < n
-                live = live_entries(within, exists, row, column, mask, layout)
-                x = load_live(scores + start + column, within, exists, live, mask, 0.0).to(COMPUTE)
+                column, there, live = columns_of_block(first, row, exists, n, mask, layout, BLOCK, None, THREADS)
+                x = load_live(scores + start + column, there, live, mask, 0.0).to(COMPUTE)
                 y = _modulated_live(x, live, r, t, FIRST, SECOND, LIMIT, LARGEST)
                 p = exponential(y - top) * scale
-                tl.store(weights + start + column, p.to(weights.dtype.element_ty), mask=within & exists)
+                tl.store(weights + start + column, p.to(weights.dtype.element_ty), mask=there)
         tl.store(tops + row, top, mask=exists)
         tl.store(scales + row, scale, mask=exists)
 
@@ -240,33 +234,28 @@ def _backward(
         top = tl.load(tops + row, mask=exists, other=0.0)
         scale = tl.load(scales + row, mask=exists, other=0.0)
         if WHOLE:
-            column, within = whole_row(n, BLOCK, SURE, THREADS)
-            live = live_entries(within, exists, row, column, mask, layout)
-            x = load_live(scores + start + column, within, exists, live, mask, 0.0).to(COMPUTE)
-            g = load_live(grad + start + column, within, exists, live, mask, 0.0).to(COMPUTE)
+            column, there, live = columns_of_block(0, row, exists, n, mask, layout, BLOCK, SURE, THREADS)
+            x = load_live(scores + start + column, there, live, mask, 0.0).to(COMPUTE)
+            g = load_live(grad + start + column, there, live, mask, 0.0).to(COMPUTE)
             p = exponential(_modulated_live(x, live, r, t, FIRST, SECOND, LIMIT, LARGEST) - top) * scale
             dy = p * (g - tl.sum(p * g, 1)[:, None])
             dx, sums = through_modulator(x, dy, r, t, sums, FIRST, SECOND, LIMIT, THREADS, VECTOR)
-            tl.store(grad_scores + start + column, dx.to(grad_scores.dtype.element_ty), mask=within & exists)
+            tl.store(grad_scores + start + column, dx.to(grad_scores.dtype.element_ty), mask=there)
         else:
             means = tl.zeros([ROWS, BLOCK], COMPUTE)
             for first in range(0, n, BLOCK):
-                column = first + tl.arange(0, BLOCK)[None, :]
-                within = column < n
-                live = live_entries(within, exists, row, column, mask, layout)
-                x = load_live(scores + start + column, within, exists, live, mask, 0.0).to(COMPUTE)
-                g = load_live(grad + start + column, within, exists, live, mask, 0.0).to(COMPUTE)
+                column, there, live = columns_of_block(first, row, exists, n, mask, layout, BLOCK, None, THREADS)
+                x = load_live(scores + start + column, there, live, mask, 0.0).to(COMPUTE)
+                g = load_live(grad + start + column, there, live, mask, 0.0).to(COMPUTE)
                 means += exponential(_modulated_live(x, live, r, t, FIRST, SECOND, LIMIT, LARGEST) - top) * scale * g
             mean = tl.sum(means, 1)[:, None]
             for first in range(0, n, BLOCK):
-                column = first + tl.arange(0, BLOCK)[None, :]
-                within = column < n
-                live = live_entries(within, exists, row, column, mask, layout)
-                x = load_live(scores + start + column, within, exists, live, mask, 0.0).to(COMPUTE)
-                g = load_live(grad + start + column, within, exists, live, mask, 0.0).to(COMPUTE)
+                column, there, live = columns_of_block(first, row, exists, n, mask, layout, BLOCK, None, THREADS)
+                x = load_live(scores + start + column, there, live, mask, 0.0).to(COMPUTE)
+                g = load_live(grad + start + column, there, live, mask, 0.0).to(COMPUTE)
                 p = exponential(_modulated_live(x, live, r, t, FIRST, SECOND, LIMIT, LARGEST) - top) * scale
                 dx, sums = through_modulator(x, p * (g - mean), r, t, sums, FIRST, SECOND, LIMIT, THREADS, VECTOR)
-                tl.store(grad_scores + start + column, dx.to(grad_scores.dtype.element_ty), mask=within & exists)
+                tl.store(grad_scores + start + column, dx.to(grad_scores.dtype.element_ty), mask=there)
     store_sums(partial, head * tl.num_programs(0) + tl.program_id(0), sums, t, FIRST, SECOND)
 
 
