@@ -44,6 +44,8 @@ def register_groups() -> None:
     if registries == _given and "reweight" in store.repo:
         return
     _given[:] = registries
+    # Hydra copies the store for each group that --help lists, seconds in all, and copies what it takes from it anyway.
+    store.__deepcopy__ = lambda memo: store  # type: ignore[attr-defined]
     register_reweightings()
     for task in MODULES:  # with every default of its dataclasses, so that a recipe only contains what differs
         node = skeleton(task_module(task).Config) | {"task": task}
