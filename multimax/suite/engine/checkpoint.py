@@ -14,7 +14,7 @@ import pickle
 import re
 import shutil
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,6 @@ import torch
 from safetensors.torch import load_model, save_model
 from torch import Tensor, nn
 
-from multimax.suite.engine import distributed
 from multimax.suite.errors import UserError
 from multimax.suite.files import flush_to_disk
 
@@ -227,12 +226,6 @@ def newest_scored(folder: Path, count: int) -> list[Path]:
     They do not depend on interruptions, which write their checkpoints without a metric.
     """
     return [path for _, path in islice(scored(folder), count)]
-
-
-def seen_by_first(folder: Path, found: Callable[[], Sequence[Path | None]]) -> list[Path]:
-    """In every process, the checkpoints in ``folder`` that ``found`` finds in the first one."""
-    steps = distributed.from_first(lambda: [step_of(path) for path in found() if path is not None])
-    return [folder / name_of(step) for step in steps]
 
 
 def prune(folder: Path, keep: int, higher_is_better: bool, average: int = 0) -> None:

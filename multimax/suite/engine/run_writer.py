@@ -14,7 +14,7 @@ import yaml
 
 from multimax.suite.config import NUMERICS, RunConfig
 from multimax.suite.data.fingerprint import Fingerprint
-from multimax.suite.engine import checkpoint
+from multimax.suite.engine import checkpoint, distributed
 from multimax.suite.engine.console import say
 from multimax.suite.engine.provenance import code_changes, environment, revision
 from multimax.suite.errors import UserError
@@ -104,20 +104,21 @@ class RunWriter:
 
         Damaged newer ones are set aside. Raises UserError where all are damaged, or the other processes cannot see it.
         """
-        folder, found = self.run.checkpoints, None
-        if self.active:
-            found, skipped = checkpoint.newest(folder, self.digest)
-            for path, reason in skipped.items():
-                say(f"skipping checkpoint {path}: {reason}")
-            if skipped and found is None:
-                raise UserError(f"no checkpoint in {folder} is whole: to start over, delete {self.path}")
-            for path in skipped:
-                checkpoint.set_aside(path)
-        for seen in checkpoint.seen_by_first(folder, lambda: [found]):
-            if not seen.is_dir():
-                raise UserError(f"{seen} cannot be seen from every process: run_dir must be on a disk that all share")
-            return seen
-        return None
+        found = distributed.from_first(self.newest_whole)
+        if found is not None and not found.is_dir():
+            raise UserError(f"{found} cannot be seen from every process: run_dir must be on a disk that all share")
+        return found
+
+    def newest_whole(self) -> Path | None:
+        folder = self.run.checkpoints
+        found, skipped = checkpoint.newest(folder, self.digest)
+        for path, reason in skipped.items():
+            say(f"skipping checkpoint {path}: {reason}")
+        if skipped and found is None:
+            raise UserError(f"no checkpoint in {folder} is whole: to start over, delete {self.path}")
+        for path in skipped:
+            checkpoint.set_aside(path)
+        return found
 
     def start(self, step: int) -> None:
         """Record that the run continues from ``step``: by which command, on what machine and with what code.

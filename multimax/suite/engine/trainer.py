@@ -111,7 +111,7 @@ class Trainer:
         """
         with self.signals:
             # In one process alone: to look for what cannot be read may mean to decode thousands of images.
-            distributed.by_first(self.say_what_is_left_out)
+            distributed.from_first(self.say_what_is_left_out)
             self.writer.open(self.task.fingerprint)
             self.restore()
             self.announce()
@@ -280,11 +280,10 @@ class Trainer:
         if not tested["last"]:
             return {}
         folder, count = self.writer.run.checkpoints, self.config.training.average_checkpoints
-        best = checkpoint.seen_by_first(folder, lambda: [checkpoint.best(folder, self.task.higher_is_better)])
-        if best:
-            checkpoint.load_weights(best[0], self.model, "model", self.device)
+        if best := distributed.from_first(lambda: checkpoint.best(folder, self.task.higher_is_better)):
+            checkpoint.load_weights(best, self.model, "model", self.device)
             tested["best"] = self.test_weights()
-        if count and (newest := checkpoint.seen_by_first(folder, lambda: checkpoint.newest_scored(folder, count))):
+        if count and (newest := distributed.from_first(lambda: checkpoint.newest_scored(folder, count))):
             checkpoint.load_average(newest, self.model, self.device)
             tested["average"] = self.test_weights()
         return {f"test_{name}@{of}": value for of, scores in tested.items() for name, value in scores.items()}
