@@ -18,6 +18,7 @@ import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -233,22 +234,14 @@ class Run:
 
         A line that is not yet complete is left for later.
         """
-        row: dict[str, Any] = {}
-        for line, end in self._whole_lines(offset):
-            try:
-                record = json.loads(line)
-            except ValueError:
-                record = line
-            check_line(record, f"{self.path / 'metrics.jsonl'}, after byte {end - len(line)}")
-            if row and record["step"] != row["step"]:
-                yield row["step"], row, offset
-                row = {}
-            row |= record
-            offset = end
-        if row:
-            yield row["step"], row, offset
+        for step, lines in groupby(self._whole_lines(offset), key=lambda line: line[0]["step"]):
+            row: dict[str, Any] = {}
+            for record, end in lines:
+                row |= record
+                offset = end
+            yield step, row, offset
 
-    def _whole_lines(self, offset: int) -> Iterator[tuple[bytes, int]]:
+    def _whole_lines(self, offset: int) -> Iterator[tuple[dict[str, Any], int]]:
         path = self.path / "metrics.jsonl"
         if not path.is_file():
             return
@@ -257,8 +250,13 @@ class Run:
             for line in file:
                 if not line.endswith(b"\n"):
                     return
+                try:
+                    record = json.loads(line)
+                except ValueError:
+                    record = line
+                check_line(record, f"{path}, after byte {offset}")
                 offset += len(line)
-                yield line, offset
+                yield record, offset
 
     def samples(self, step: int) -> Samples | None:
         """The samples of ``step``; None if none were taken."""
