@@ -4,7 +4,7 @@ import pickle
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import safetensors.torch
 import torch
@@ -33,13 +33,6 @@ WRAPPERS = ("module.", "_orig_mod.")  # of DistributedDataParallel and of torch.
 SITES = {"reweight", "attn_scale", "feat_scale"}
 
 
-class Source(NamedTuple):
-    """A file of weights, and the run that it belongs to, if any."""
-
-    path: Path
-    run: Run | None
-
-
 def found(config: RunConfig) -> RunConfig:
     """The configuration with its ``parent``, which is part of the run's name.
 
@@ -63,10 +56,13 @@ def found(config: RunConfig) -> RunConfig:
     return replace(config, parent=Parent(name, setting, step, weights))
 
 
-def locate(name: str) -> Source:
-    """The weights that ``init_from`` names: a run's last, a checkpoint's, a file's, or the hub's. Raises UserError."""
+def locate(name: str) -> tuple[Path, Run | None]:
+    """The file of the weights that ``init_from`` names, and the run that it belongs to, if any.
+
+    It names a run, for its last weights, a checkpoint, a file or a model of the hub. Raises UserError.
+    """
     if name.startswith(HUB):
-        return Source(download(name.removeprefix(HUB)), None)
+        return download(name.removeprefix(HUB)), None
     path = expanded("init_from", name)
     if (run := Run(path)).exists:
         path = checkpoint.find(run.checkpoints, "last", True)
@@ -83,13 +79,13 @@ def locate(name: str) -> Source:
     if path.suffix not in SUFFIXES:
         raise UserError(f"init_from={name}: files of weights end in {', '.join(SUFFIXES)}")
     owner = Run(path.absolute().parents[2]) if path.absolute().parent.parent.name == "checkpoints" else None
-    if owner is not None and owner.exists:
-        try:
-            checkpoint.verify(path.parent)
-        except ValueError as error:
-            raise UserError(f"init_from={name}: {path.parent} is damaged: {error}") from None
-        return Source(path, owner)
-    return Source(path, None)
+    if owner is None or not owner.exists:
+        return path, None
+    try:
+        checkpoint.verify(path.parent)
+    except ValueError as error:
+        raise UserError(f"init_from={name}: {path.parent} is damaged: {error}") from None
+    return path, owner
 
 
 def download(name: str) -> Path:
@@ -195,14 +191,14 @@ def is_site(key: str) -> bool:
 def drop_other_functions(state: dict[str, Tensor], theirs: dict[str, Any], ours: dict[str, Any]) -> None:
     """Remove the parameters of sites with another function, where the same name may mean something else."""
 
-    def functions(sites: dict[str, Any], output: bool) -> list[str | None]:
+    def functions(sites: dict[str, Any], at_output: bool) -> dict[str, str]:
         names = {site: (of or sites["attention"])["name"] for site, of in sites.items()}
-        return [names["output"]] if output else [names[site] for site in sorted(names) if site != "output"]
+        return {site: name for site, name in names.items() if (site == "output") == at_output}
 
-    for output in (False, True):
-        if functions(theirs, output) != functions(ours, output):
-            for key in [key for key in state if is_site(key) and (key.split(".")[0] == "output") == output]:
-                del state[key]
+    for key in filter(is_site, [*state]):
+        at_output = key.split(".")[0] == "output"
+        if functions(theirs, at_output) != functions(ours, at_output):
+            del state[key]
 
 
 def describe(wrong: set[str], own: dict[str, Tensor], given: dict[str, Tensor]) -> str:
