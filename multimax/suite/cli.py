@@ -31,8 +31,8 @@ from multimax.suite.composition import (
 )
 from multimax.suite.data.left_out import LeftOut
 from multimax.suite.engine import distributed, parent, slurm
-from multimax.suite.engine.allocator import keep_freed_memory
 from multimax.suite.engine.console import format_metrics, say
+from multimax.suite.engine.memory import keep_freed_memory
 from multimax.suite.engine.open import OpenRun
 from multimax.suite.engine.run_writer import RunWriter
 from multimax.suite.engine.trainer import Trainer
