@@ -162,9 +162,9 @@ def step_of(checkpoint: Path) -> int:
     return int(checkpoint.name.removeprefix(PREFIX))
 
 
-def newest_first(folder: Path) -> Iterator[Path]:
+def newest_first(folder: Path) -> list[Path]:
     """Checkpoint folders, the newest first, complete or not; a copy that somebody made under another name is none."""
-    return iter(sorted(filter(is_named, folder.glob(f"{PREFIX}*")), reverse=True))
+    return sorted(filter(is_named, folder.glob(f"{PREFIX}*")), reverse=True)
 
 
 def newest(folder: Path, run: str | None = None) -> tuple[Path | None, dict[Path, str]]:
@@ -215,7 +215,7 @@ def find(folder: Path, name: str, higher_is_better: bool) -> Path:
     else:
         path = folder / name if is_named(Path(name)) else None
     if path is None or not path.is_dir():
-        there = ", ".join(sorted(p.name for p in newest_first(folder))) or "none"
+        there = ", ".join(p.name for p in reversed(newest_first(folder))) or "none"
         raise UserError(f"{folder} has no checkpoint {name}; there: {there}")
     return path
 
@@ -233,7 +233,7 @@ def prune(folder: Path, keep: int, higher_is_better: bool, average: int = 0) -> 
 
     Also deletes the remains of interrupted writes, and all but the newest of the damaged checkpoints set aside.
     """
-    spared = {best(folder, higher_is_better), *islice(newest_first(folder), keep), *newest_scored(folder, average)}
+    spared = {best(folder, higher_is_better), *newest_first(folder)[:keep], *newest_scored(folder, average)}
     for checkpoint in newest_first(folder):
         if checkpoint not in spared:
             shutil.rmtree(checkpoint, ignore_errors=True)
