@@ -8,7 +8,7 @@ from typing import Any
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 
-def say(line: str) -> None:
+def say(line: object) -> None:
     print(line, flush=True)
 
 

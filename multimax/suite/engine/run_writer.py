@@ -141,9 +141,9 @@ class RunWriter:
             say(line)
         write_lines(self.starts, [*starts, start])
 
-    def say(self, line: str) -> None:
-        """Print a line, once for all processes."""
-        if self.active:
+    def say(self, *lines: object) -> None:
+        """Print lines, once for all processes."""
+        for line in lines if self.active else ():
             say(line)
 
     def log(self, record: Mapping[str, Any]) -> None:

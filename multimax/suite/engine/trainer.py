@@ -81,9 +81,7 @@ class Trainer:
         self.ema = ModelEmaV3(self.model, decay=config.ema_decay) if config.ema_decay is not None else None
         self.optimizer = create_optimizer(self.model, self.config.optimizer)
         self.schedule = create_schedule(self.optimizer, self.config.schedule, self.total_steps, task.steps_per_epoch)
-        self.train_model: nn.Module = self.model
-        if world > 1:
-            self.train_model = DistributedDataParallel(self.model)
+        self.train_model: nn.Module = DistributedDataParallel(self.model) if world > 1 else self.model
         if config.activation_checkpointing:
             checkpoint_activations(self.model)
         if config.compile:
@@ -123,8 +121,7 @@ class Trainer:
                 return self.finish()
 
     def say_what_is_left_out(self) -> None:
-        for found in self.task.left_out:
-            self.writer.say(str(found))
+        self.writer.say(*self.task.left_out)
         require_summary(self.task, FACTS)
 
     def train(self) -> None:
@@ -319,13 +316,9 @@ class Trainer:
         """Drop old checkpoints, but none while steps are being skipped, which may precede a divergence."""
         if self.progress.skipped_in_row or not self.writer.active:
             return
-        config = self.config.training
-        checkpoint.prune(
-            self.writer.run.checkpoints,
-            config.keep_checkpoints,
-            self.task.higher_is_better,
-            config.average_checkpoints or 0,
-        )
+        config, folder = self.config.training, self.writer.run.checkpoints
+        average = config.average_checkpoints or 0
+        checkpoint.prune(folder, config.keep_checkpoints, self.task.higher_is_better, average)
 
     def restore(self) -> None:
         """Continue from the newest whole checkpoint of the run folder, if there is one.
@@ -346,9 +339,7 @@ class Trainer:
             state = self.take_up(last)
             load_state(self.optimizer, parent.keep_hyperparameters(self.optimizer, state["optimizer"]))
             self.progress.best, self.progress.validation = None, {}
-            self.writer.say(f"continuing from {last}")
-            for line in changes_since(run):
-                self.writer.say(line)
+            self.writer.say(f"continuing from {last}", *changes_since(run))
         self.writer.start(self.step)
 
     def take_up(self, found: Path) -> dict[str, Any]:
@@ -368,16 +359,13 @@ class Trainer:
 
     def announce(self) -> None:
         counts = count_parameters(self.model)
-        self.writer.say(f"run folder: {self.writer.path}")
-        for line in self.initialised:
-            self.writer.say(line)
         self.writer.say(
+            f"run folder: {self.writer.path}",
+            *self.initialised,
             f"parameters: {counts['total']:,} in total; of the reweightings {counts['attention']} in attention and "
-            f"{counts['output']} at the output"
-        )
-        self.writer.say(
+            f"{counts['output']} at the output",
             f"{self.total_steps} steps of {self.config.training.batch_size} on {self.shard.world} x {self.device.type} "
-            f"in {self.shard.micro_batches} micro-batch(es), {self.computes_in}"
+            f"in {self.shard.micro_batches} micro-batch(es), {self.computes_in}",
         )
 
     def finish(self) -> dict[str, float]:
@@ -401,6 +389,8 @@ class Trainer:
             throughput={"seconds": seconds, f"{self.task.unit}_per_second": rate},
             peak_memory_bytes=memory,
         )
-        self.writer.say(f"finished: {format_metrics(metrics)}")
-        self.writer.say(f"{rate:.4g} {self.task.unit} per second, peak memory {memory / 2**20:.0f} MiB")
+        self.writer.say(
+            f"finished: {format_metrics(metrics)}",
+            f"{rate:.4g} {self.task.unit} per second, peak memory {memory / 2**20:.0f} MiB",
+        )
         return metrics
