@@ -41,23 +41,16 @@ class RunWriter:
 
     def __init__(self, path: Path, config: RunConfig, active: bool = True, command: str | None = None):
         self.run, self.config, self.active, self.command = Run(path), config, active, command
+        self.path, self.metrics, self.starts = path, path / "metrics.jsonl", path / "starts.jsonl"
         self.digest = digest(config)
         if config.numerics != NUMERICS:
             raise UserError(f"numerics={config.numerics}: this code computes by version {NUMERICS}, and no other")
-        if self.run.exists:
-            check_same_configuration(self.run, config)
-
-    @property
-    def path(self) -> Path:
-        return self.run.path
-
-    @property
-    def metrics(self) -> Path:
-        return self.path / "metrics.jsonl"
-
-    @property
-    def starts(self) -> Path:
-        return self.path / "starts.jsonl"
+        if self.run.exists and (changed := list(changes(self.run.config, config).values())):
+            more = f" and {len(changed) - 3} more" if len(changed) > 3 else ""
+            raise UserError(
+                f"{path} holds a run of another configuration ({'; '.join(changed[:3])}{more}): "
+                "choose another run_dir, or leave run_dir out"
+            )
 
     def open(self, fingerprint: Callable[[], Fingerprint]) -> None:
         """Take the run lock, and make the folder or continue in that of an interrupted run.
@@ -181,15 +174,6 @@ class RunWriter:
             "finished": now(),
         }
         write_atomic(self.path / "summary.json", json.dumps(summary, indent=1) + "\n")
-
-
-def check_same_configuration(run: Run, config: RunConfig) -> None:
-    if changed := list(changes(run.config, config).values()):
-        more = f" and {len(changed) - 3} more" if len(changed) > 3 else ""
-        raise UserError(
-            f"{run.path} holds a run of another configuration ({'; '.join(changed[:3])}{more}): "
-            "choose another run_dir, or leave run_dir out"
-        )
 
 
 def as_json(value: Any) -> Any:
