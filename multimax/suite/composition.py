@@ -53,8 +53,8 @@ def register_groups() -> None:
     store.store("run", skeleton(RunConfig), package="_global_")  # below a task that is not registered
     for scale in SCALES:
         store.store(group="scale", name=scale, node={"scale": scale}, package="_global_")
-    for logger, samples_every in LOGGERS.items():
-        store.store(group="logger", name=logger, node={"name": logger, "samples_every": samples_every})
+    for logger in LOGGERS:
+        store.store(group="logger", name=logger, node={"name": logger, "samples_every": 0 if logger == "none" else 5})
     for group, registry in (("optimizer", OPTIMIZERS), ("schedule", SCHEDULES)):
         for name in registry:
             store.store(group=group, name=name, node={"name": name})

@@ -113,8 +113,14 @@ class Training:
 
 
 SCALES = ("demo", "small", "paper")
-LOGGERS = Registry({"none": 0, "wandb": 5, "tensorboard": 5})
-"""Each logger's ``samples_every`` where nothing else is said."""
+LOGGERS = Registry(
+    {
+        "none": None,
+        "wandb": "multimax.suite.loggers.wandb_mirror.WandbMirror",
+        "tensorboard": "multimax.suite.loggers.tensorboard_mirror.TensorBoardMirror",
+    }
+)
+"""By name, ``create(run) -> multimax.suite.loggers.mirror.Mirror``."""
 
 
 @dataclass
