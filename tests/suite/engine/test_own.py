@@ -288,7 +288,8 @@ def test_the_code_of_a_sweep_has_the_modules_of_targets(folder):
     pytest.importorskip("submitit", reason="needs submitit: pip install -e '.[slurm]'")
     from multimax.suite import sweep
 
-    one = sweep.check(compose_configuration(IMAGES, "conf"), {"nodes": 1, "tasks_per_node": 1}, IMAGES, "")
+    composed = compose_configuration([*IMAGES, "hydra/launcher=local"], "conf", with_hydra=True)
+    one = sweep.member(composed, IMAGES, "")
     sweep.freeze(Path("sweep"), [one])
     assert {path.name for path in Path("sweep/code").iterdir()} == {"lion.py", "multimax", "pooled.py", "stripes.py"}
 
