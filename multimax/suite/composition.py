@@ -88,8 +88,10 @@ def readable_overrides(overrides: Sequence[str], sweep: bool = False, config_dir
     """The overrides as Hydra reads them; for one that it cannot read, raises UserError that says what to type."""
     groups = [*group_names(config_dir), "hydra"]
     texts = set().union(*(text_keys(task_module(task).Config) for task in MODULES)) - {*groups}
-    found = readable(overrides, texts, sweep)
-    for given, override in zip(overrides, found, strict=True):
+    found = []
+    for given in overrides:
+        override = readable(given, texts, sweep)
+        found.append(override)
         if given.endswith("=") and given.count("=") == 1:  # what a variable of the shell leaves that is not set
             none = "" if given[:-1] in groups else f"; {given}null stands for no value"
             raise UserError(f"{given}: nothing follows the =, as where a variable of the shell is not set{none}")
