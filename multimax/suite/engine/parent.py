@@ -135,21 +135,19 @@ def initialise(model: nn.Module, task: Task) -> list[str]:
     another function, or to the head or embeddings of other classes or another vocabulary. Raises UserError if any other
     weights are missing, superfluous or of another shape.
     """
-    config = task.config
-    name = config.init_from
+    name = task.config.init_from
     assert name is not None
     path, run = locate(name)
-    state, said = without_wrappers(read(path))
+    adapted, said = without_wrappers(read(path))
     if run is not None:
         said += changes_since(run)
-    adapted = state
     if adapt := getattr(model, "adapted", None):
-        adapted, resampled = adapt(state)
+        adapted, resampled = adapt(adapted)
         said += resampled
     own = {key: value for key, value in model.state_dict().items() if not key.endswith("_extra_state")}
     vocabulary = adapted.pop("_extra_state", None)
     if run is not None:
-        drop_other_functions(adapted, run.config["reweight"], asdict(config.reweight))
+        drop_other_functions(adapted, run.config["reweight"], asdict(task.config.reweight))
     fit = {key for key, value in adapted.items() if key in own and own[key].shape == value.shape}
 
     kinds = {key: (adapted[key].dtype, own[key].dtype) for key in sorted(fit)}
