@@ -173,7 +173,8 @@ class Run:
     @property
     def score(self) -> float | None:
         """The final value of the metric that the task is judged by; None while the run is not finished."""
-        return self.final[self.summary["metric"]] if self.finished else None
+        summary = self.summary
+        return summary["metrics"][summary["metric"]] if summary else None
 
     @property
     def experiment(self) -> str:
