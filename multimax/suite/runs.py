@@ -31,18 +31,23 @@ from multimax.suite.identity import experiment_name, reweight_label, setting
 from multimax.suite.shapes import NUMBER, check_known, check_shape
 from multimax.suite.tasks import task_of
 
-SUMMARY = {
+SUMMARY: dict[str, Any] = {
     "metrics": {...: NUMBER},
     "metric": str,
-    "steps": int,
+    "config_hash": str,
     "revision": str,
+    "plugins": {...: str},
     "command": (str, type(None)),
-    "finished": str,
+    "steps": int,
     "processes": int,
+    "skipped_steps": int,
     "parameters": {...: int},
     "throughput": {...: NUMBER},
+    "peak_memory_bytes": int,
     "environment": dict,
+    "finished": str,
 }
+"""What the suite puts into a summary; a task may add to it."""
 CONFIG = {
     **dict.fromkeys(("task", "scale", "description"), str),
     "experiment": (str, type(None)),
@@ -50,7 +55,7 @@ CONFIG = {
     **dict.fromkeys(("model", "data", "training"), dict),
     "reweight": {...: (dict, type(None))},
 }
-"""What is read from a summary, and from a configuration without opening the run."""
+"""What is read from a configuration without opening the run."""
 MAPS = ("maps", "rollout", "gradcam", "alignment", "heads")
 ROWS = [{"label": str, "panels": [{"title": str, "values": [[NUMBER]]}]}]
 SITE: dict[str, Any] = {name: [NUMBER] for name in ("rows", "middle", "scores", "weights")}

@@ -24,11 +24,6 @@ from multimax.suite.plugins import sources
 from multimax.suite.runs import Run
 from multimax.suite.waiting import waiting
 
-FACTS = {
-    *("metrics", "metric", "config_hash", "revision", "plugins", "command", "steps", "processes", "skipped_steps"),
-    *("parameters", "throughput", "peak_memory_bytes", "environment", "finished"),
-}
-"""The names in ``summary.json`` that are not the task's."""
 LOCK_WAIT = 120  # seconds until a network file system notices that a machine is gone
 
 

@@ -27,10 +27,11 @@ from multimax.suite.engine.optimization import create_schedule
 from multimax.suite.engine.optimizers import create_optimizer, load_state, scored_weights, set_weights
 from multimax.suite.engine.pace import Pace
 from multimax.suite.engine.provenance import changes_since
-from multimax.suite.engine.run_writer import FACTS, RunWriter
+from multimax.suite.engine.run_writer import RunWriter
 from multimax.suite.engine.signals import StopSignals
 from multimax.suite.errors import Diverged, Interrupted
 from multimax.suite.models.sites import count_parameters
+from multimax.suite.runs import SUMMARY
 from multimax.suite.tasks import Task
 from multimax.suite.tasks.base import Shard, require_metric, require_summary
 
@@ -122,7 +123,7 @@ class Trainer:
 
     def say_what_is_left_out(self) -> None:
         self.writer.say(*self.task.left_out)
-        require_summary(self.task, FACTS)
+        require_summary(self.task, SUMMARY)
 
     def train(self) -> None:
         config = self.config.training
