@@ -4,7 +4,7 @@ import pickle
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import safetensors.torch
 import torch
@@ -33,6 +33,13 @@ WRAPPERS = ("module.", "_orig_mod.")  # of DistributedDataParallel and of torch.
 SITES = {"reweight", "attn_scale", "feat_scale"}
 
 
+class Source(NamedTuple):
+    """A file of weights, and the run that it belongs to, if any."""
+
+    path: Path
+    run: Run | None
+
+
 def found(config: RunConfig) -> RunConfig:
     """The configuration with its ``parent``, which is part of the run's name.
 
@@ -56,13 +63,10 @@ def found(config: RunConfig) -> RunConfig:
     return replace(config, parent=Parent(name, setting, step, weights))
 
 
-def locate(name: str) -> tuple[Path, Run | None]:
-    """The file of the weights that ``init_from`` names, and the run that it belongs to, if any.
-
-    It names a run, for its last weights, a checkpoint, a file or a model of the hub. Raises UserError.
-    """
+def locate(name: str) -> Source:
+    """The weights that ``init_from`` names: a run's last, a checkpoint's, a file's, or the hub's. Raises UserError."""
     if name.startswith(HUB):
-        return download(name.removeprefix(HUB)), None
+        return Source(download(name.removeprefix(HUB)), None)
     path = expanded("init_from", name)
     if (run := Run(path)).exists:
         path = checkpoint.find(run.checkpoints, "last", True)
@@ -80,12 +84,12 @@ def locate(name: str) -> tuple[Path, Run | None]:
         raise UserError(f"init_from={name}: files of weights end in {', '.join(SUFFIXES)}")
     owner = Run(path.absolute().parents[2]) if path.absolute().parent.parent.name == "checkpoints" else None
     if owner is None or not owner.exists:
-        return path, None
+        return Source(path, None)
     try:
         checkpoint.verify(path.parent)
     except ValueError as error:
         raise UserError(f"init_from={name}: {path.parent} is damaged: {error}") from None
-    return path, owner
+    return Source(path, owner)
 
 
 def download(name: str) -> Path:

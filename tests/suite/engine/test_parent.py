@@ -96,7 +96,7 @@ def test_a_run_is_extended_by_another_schedule_and_by_none_of_another_model_or_o
 
 
 def test_weights_of_a_run_are_taken_and_parameters_of_another_function_are_drawn(digits, tmp_path):
-    theirs = parent.read(parent.locate(str(digits))[0])
+    theirs = parent.read(parent.locate(str(digits)).path)
     same = start(tmp_path / "same", f"init_from={digits}")
     assert all(torch.equal(value, theirs[key]) for key, value in same.model.state_dict().items())
     assert [line.split(": ")[1] for line in same.initialised] == [f"{len(theirs)} of {len(theirs)} tensors"]
@@ -242,7 +242,7 @@ def test_the_rows_of_a_head_follow_the_names_of_the_classes(digits, tmp_path):
     other = shutil.copytree(digits, tmp_path / "other")
     data = json.loads((other / "data.json").read_text())
     names = data["classes"]
-    theirs = parent.read(parent.locate(str(digits))[0])
+    theirs = parent.read(parent.locate(str(digits)).path)
     order = [*range(5, 10), *range(5)]
     (other / "data.json").write_text(json.dumps(data | {"classes": [names[i] for i in order]}))
     running = start(tmp_path / "run", f"init_from={other}")
@@ -254,7 +254,7 @@ def test_the_rows_of_a_head_follow_the_names_of_the_classes(digits, tmp_path):
 
 @pytest.mark.parametrize("prefix", ["module.", "_orig_mod.", "module._orig_mod."])
 def test_what_wrappers_put_before_names_is_taken_off(digits, tmp_path, prefix):
-    theirs = parent.read(parent.locate(str(digits))[0])
+    theirs = parent.read(parent.locate(str(digits)).path)
     save_file({f"{prefix}{key}": value for key, value in theirs.items()}, tmp_path / "wrapped.safetensors")
     running = start(tmp_path / "run", f"init_from={tmp_path / 'wrapped.safetensors'}")
     assert all(torch.equal(value, theirs[key]) for key, value in running.model.state_dict().items())
