@@ -23,7 +23,7 @@ from torch import Tensor
 
 from benchmarks.timing import Call, compare, copy_bandwidth
 from multimax import reweight
-from multimax.suite.engine.allocator import keep_freed_memory
+from multimax.suite.engine.memory import keep_freed_memory
 from multimax.suite.engine.provenance import environment, revision
 from multimax.suite.files import write_atomic
 from multimax.suite.text_tables import csv_table

@@ -8,11 +8,10 @@ and submit one Slurm array per kind of resources. Hydra finds launchers only in 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from importlib.util import find_spec
-from typing import Any
 
 from hydra.core.config_store import ConfigStore
 from hydra.core.utils import JobReturn, JobStatus
-from omegaconf import MISSING, DictConfig
+from omegaconf import MISSING
 
 if find_spec("hydra_plugins.hydra_submitit_launcher"):  # else composition.py says what is missing
     from hydra_plugins.hydra_submitit_launcher.config import LocalQueueConf, SlurmQueueConf
@@ -47,23 +46,15 @@ if find_spec("hydra_plugins.hydra_submitit_launcher"):  # else composition.py sa
         def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
             from multimax.suite import sweep
 
-            load = self.hydra_context.config_loader.load_sweep_config
-            composed = [sweep.without_hydra(load(self.config, list(overrides))) for overrides in job_overrides]
-            swept = [
-                " ".join(override for override in overrides if not all(override in other for other in job_overrides))
-                for overrides in job_overrides
-            ]
-            runs = [
-                sweep.check(*each, list(overrides), name)
-                for each, overrides, name in zip(composed, job_overrides, swept, strict=True)
-            ]
-            metrics = sweep.launch(self._EXECUTOR, runs)
-            return [self.result(*item) for item in zip(composed, job_overrides, metrics, strict=True)]
-
-        def result(self, composed: tuple[DictConfig, Any], overrides: Sequence[str], metric: float | None) -> JobReturn:
-            done = JobReturn(overrides=list(overrides), cfg=composed[0], status=JobStatus.COMPLETED)
-            done.return_value = metric
-            return done
+            runs, results = [], []
+            for overrides in map(list, job_overrides):
+                composed = self.hydra_context.config_loader.load_sweep_config(self.config, overrides)
+                swept = [override for override in overrides if not all(override in other for other in job_overrides)]
+                runs.append(sweep.member(composed, overrides, " ".join(swept)))
+            for run, metric in zip(runs, sweep.launch(self._EXECUTOR, runs), strict=True):
+                results.append(JobReturn(overrides=run.overrides, cfg=run.composed, status=JobStatus.COMPLETED))
+                results[-1].return_value = metric
+            return results
 
     class SlurmLauncher(FrozenLauncher):
         _EXECUTOR = "slurm"

@@ -45,7 +45,7 @@ def main() -> None:
         for overrides in combinations:
             composed = compose_configuration([f"hydra/launcher={chosen['launcher']}", *overrides], with_hydra=True)
             own = [override for override in overrides if not override.startswith("hydra")]
-            runs.append(sweep.check(*sweep.without_hydra(composed), own, " ".join(own)))
+            runs.append(sweep.member(composed, own, " ".join(own)))
     is_local = runs[0].launcher["_target_"].endswith("LocalLauncher")
     sweep.launch("local" if is_local else "slurm", runs)
 

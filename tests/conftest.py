@@ -27,6 +27,13 @@ def _registry_as_it_was():
     _registry._REGISTRY.update(before)
 
 
+@pytest.fixture
+def small_fresh_graphs(monkeypatch):
+    """What is compiled is compiled anew, and quickly: the steps of a search for a root are unrolled in graphs."""
+    monkeypatch.setattr("multimax.formulas.newton.MAX_STEPS", 8)  # the short rows of tests need no more
+    torch.compiler.reset()
+
+
 @pytest.fixture(scope="session")
 def root() -> Path:
     """The repository."""

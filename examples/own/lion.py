@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 
-from multimax.suite.engine.optimization import FactorSchedule
+from multimax.suite.engine.optimization import RateSchedule
 
 
 class Lion(torch.optim.Optimizer):
@@ -25,6 +25,6 @@ class Lion(torch.optim.Optimizer):
                 momentum.lerp_(parameter.grad, 1 - group["beta2"])
 
 
-def trapezoid(optimizer: torch.optim.Optimizer, total_steps: int, share: float) -> FactorSchedule:
+def trapezoid(optimizer: torch.optim.Optimizer, total_steps: int, share: float) -> RateSchedule:
     """The learning rate as it is, and then linearly to zero over the last ``share`` of the steps."""
-    return FactorSchedule(optimizer, lambda step: min(1.0, (total_steps - step) / (share * total_steps)))
+    return RateSchedule(optimizer, lambda step, full: full * min(1.0, (total_steps - step) / (share * total_steps)))

@@ -31,8 +31,8 @@ from multimax.suite.composition import (
 )
 from multimax.suite.data.left_out import LeftOut
 from multimax.suite.engine import distributed, parent, slurm
-from multimax.suite.engine.allocator import keep_freed_memory
 from multimax.suite.engine.console import format_metrics, say
+from multimax.suite.engine.memory import keep_freed_memory
 from multimax.suite.engine.open import OpenRun
 from multimax.suite.engine.run_writer import RunWriter
 from multimax.suite.engine.trainer import Trainer
@@ -167,9 +167,10 @@ def evaluate() -> None:
     if arguments.translate is None and arguments.hypotheses is None:
         run = open_run(arguments)
         with distributed.processes(run.device), torch.no_grad(), run.autocast():
-            for found in distributed.by_first(run.task.scored_left_out) or ():
-                print(found, file=sys.stderr)
             shard = Shard(distributed.rank(), distributed.world_size())
+            for found in distributed.from_first(run.task.scored_left_out):
+                if shard.rank == 0:
+                    print(found, file=sys.stderr)
             metrics = run.task.metrics(distributed.all_reduce(run.task.evaluate(run.model, run.device, shard)))
         if shard.rank == 0:
             print_scores(run.task, {"checkpoint": " ".join(map(str, run.checkpoints))}, metrics)

@@ -44,6 +44,8 @@ def register_groups() -> None:
     if registries == _given and "reweight" in store.repo:
         return
     _given[:] = registries
+    # Hydra copies the store for each group that --help lists, seconds in all, and copies what it takes from it anyway.
+    store.__deepcopy__ = lambda memo: store  # type: ignore[attr-defined]
     register_reweightings()
     for task in MODULES:  # with every default of its dataclasses, so that a recipe only contains what differs
         node = skeleton(task_module(task).Config) | {"task": task}
@@ -51,8 +53,8 @@ def register_groups() -> None:
     store.store("run", skeleton(RunConfig), package="_global_")  # below a task that is not registered
     for scale in SCALES:
         store.store(group="scale", name=scale, node={"scale": scale}, package="_global_")
-    for logger, samples_every in LOGGERS.items():
-        store.store(group="logger", name=logger, node={"name": logger, "samples_every": samples_every})
+    for logger in LOGGERS:
+        store.store(group="logger", name=logger, node={"name": logger, "samples_every": 0 if logger == "none" else 5})
     for group, registry in (("optimizer", OPTIMIZERS), ("schedule", SCHEDULES)):
         for name in registry:
             store.store(group=group, name=name, node={"name": name})
@@ -86,8 +88,10 @@ def readable_overrides(overrides: Sequence[str], sweep: bool = False, config_dir
     """The overrides as Hydra reads them; for one that it cannot read, raises UserError that says what to type."""
     groups = [*group_names(config_dir), "hydra"]
     texts = set().union(*(text_keys(task_module(task).Config) for task in MODULES)) - {*groups}
-    found = readable(overrides, texts, sweep)
-    for given, override in zip(overrides, found, strict=True):
+    found = []
+    for given in overrides:
+        override = readable(given, texts, sweep)
+        found.append(override)
         if given.endswith("=") and given.count("=") == 1:  # what a variable of the shell leaves that is not set
             none = "" if given[:-1] in groups else f"; {given}null stands for no value"
             raise UserError(f"{given}: nothing follows the =, as where a variable of the shell is not set{none}")

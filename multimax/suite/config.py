@@ -11,7 +11,6 @@ from dataclasses import MISSING, Field, asdict, dataclass, field, fields, is_dat
 from typing import Any, get_type_hints
 
 from multimax import reweight
-from multimax.integrations.sites import Site
 from multimax.suite.errors import UserError
 from multimax.suite.options import bounded, check_options, choice, registered
 from multimax.suite.plugins import PARTS, has_target, taken
@@ -113,8 +112,14 @@ class Training:
 
 
 SCALES = ("demo", "small", "paper")
-LOGGERS = Registry({"none": 0, "wandb": 5, "tensorboard": 5})
-"""Each logger's ``samples_every`` where nothing else is said."""
+LOGGERS = Registry(
+    {
+        "none": None,
+        "wandb": "multimax.suite.loggers.wandb_mirror.WandbMirror",
+        "tensorboard": "multimax.suite.loggers.tensorboard_mirror.TensorBoardMirror",
+    }
+)
+"""By name, ``create(run) -> multimax.suite.loggers.mirror.Mirror``."""
 
 
 @dataclass
@@ -180,7 +185,10 @@ class RunConfig:
         if not re.fullmatch(r"[^/\x00-\x1f]+", self.data.name):
             raise UserError(f"data.name={self.data.name} is a part of the names of folders, and may not have a / in it")
         for name in ("attention", "output", *self.reweight.own()):
-            check_site(f"reweight.{name}", getattr(self.reweight, name))
+            try:
+                reweight.create(**getattr(self.reweight, name))
+            except (TypeError, ValueError) as error:
+                raise UserError(f"reweight.{name}: {error}") from None
         if (training.epochs is None) == (training.steps is None):
             raise UserError("set one of training.epochs and training.steps, and null the other")
         if schedule.warmup_epochs is not None and schedule.warmup_steps is not None:
@@ -273,14 +281,6 @@ class RunConfig:
                 f"the loss of reweight.output={name} takes hard targets only, but label smoothing, mixup or cutmix "
                 f"is on: turn them off, or {way_out}"
             )
-
-
-def check_site(key: str, site: Site) -> None:
-    """Raise UserError if a site names no registered function or gives it an option that it does not take."""
-    try:
-        reweight.create(**site)
-    except (TypeError, ValueError) as error:
-        raise UserError(f"{key}: {error}") from None
 
 
 def flatten(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

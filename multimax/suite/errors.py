@@ -93,32 +93,31 @@ def one_line_errors(main: Callable[[], None]) -> Callable[[], None]:
             finally:
                 flush_output()
         except UserError as error:
-            for message in error.args:
-                print(f"error: {printable(str(message))}", file=sys.stderr)
-            sys.exit(2)
+            fail(*error.args)
         except BrokenPipeError:  # the reader has left, as head does when it has its lines
             silence_output()
             sys.exit(141)
         except OSError as error:
             if error.errno not in OF_THE_MACHINE:
                 raise
-            print(
-                f"error: {printable(str(error.filename or 'a file or standard output'))}: {error.strerror}",
-                file=sys.stderr,
-            )
-            sys.exit(2)
+            fail(f"{error.filename or 'a file or standard output'}: {error.strerror}")
         except Exception as error:  # of a value of a configuration that was not read before
             if type(error).__module__.partition(".")[0] not in CONFIGURATION:
                 raise
             key = getattr(error, "full_key", None)
             reason = " ".join(str(error).split()) if hasattr(error, "problem_mark") else str(error).partition("\n")[0]
-            print(f"error: {f'{key}: ' if key else ''}{printable(reason)}", file=sys.stderr)
-            sys.exit(2)
+            fail(f"{key}: {reason}" if key else reason)
         except KeyboardInterrupt as error:
             print(error if isinstance(error, Interrupted) else "stopped; the last checkpoint stands", file=sys.stderr)
             sys.exit(130)
 
     return wrapped
+
+
+def fail(*messages: object) -> NoReturn:
+    for message in messages:
+        print(f"error: {printable(str(message))}", file=sys.stderr)
+    sys.exit(2)
 
 
 def open_streams() -> None:

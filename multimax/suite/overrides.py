@@ -38,20 +38,16 @@ def parse(override: str) -> Override | None:
         return None
 
 
-def readable(overrides: Sequence[str], text_keys: Set[str], sweep: bool = False) -> list[str]:
-    """The same overrides in a form that Hydra reads as they are meant.
+def readable(override: str, text_keys: Set[str], sweep: bool = False) -> str:
+    """The same override in a form that Hydra reads as it is meant.
 
     Args:
         text_keys: keys whose value is text.
         sweep: ``a,b`` are two values, as with ``-m``.
 
     Raises:
-        UserError: one that Hydra cannot read, saying what to type instead, or several values without ``sweep``.
+        UserError: Hydra cannot read it, which says what to type instead, or it has several values without ``sweep``.
     """
-    return [_readable(override, text_keys, sweep) for override in overrides]
-
-
-def _readable(override: str, text_keys: Set[str], sweep: bool) -> str:
     key, equals, value = override.partition("=")
     parsed = parse(override)
     if not KEY.fullmatch(key) or not (equals or key.startswith("~")):

@@ -71,19 +71,15 @@ def has_target(part: Any) -> bool:
     return getattr(part, TARGET, None) is not None
 
 
-def own_keys(part: Any) -> dict[str, Any]:
-    """The keys of a part with a ``_target_`` that are not in its dataclass: the arguments of the target."""
-    return {name: getattr(part, name) for name in type(part).__own__ if name != TARGET}
-
-
 def build(key: str, part: Any, *arguments: Any, offered: Mapping[str, Any], **given: Any) -> Any:
     """Call the ``_target_`` of a part of the configuration, with keys of its own.
 
     ``offered`` and the keys of the dataclass are passed if the signature names them, but no null to an argument with a
     default; ``arguments`` and ``given`` are always passed. Raises UserError if it takes other arguments.
     """
-    target, known = find(key, getattr(part, TARGET)), {item.name: getattr(part, item.name) for item in fields(part)}
-    keywords, takes = {**given, **own_keys(part)}, signature(key, target)
+    target = find(key, getattr(part, TARGET))
+    takes, known = signature(key, target), {item.name: getattr(part, item.name) for item in fields(part)}
+    keywords = {**given, **{name: known[name] for name in part.__own__ if name != TARGET}}
     for name, value in {**known, **offered}.items():
         wanted = takes.parameters.get(name)
         if wanted and name not in keywords and (value is not None or wanted.default is inspect.Parameter.empty):
@@ -140,16 +136,14 @@ def with_own_keys(kind: type, own: tuple[str, ...]) -> type:
     """A dataclass like ``kind`` with further keys, whose instances data workers can unpickle."""
 
     def reduce(self: Any) -> tuple[Any, ...]:
-        return _restored, (kind, own, self.__dict__)
+        return _without_values, (kind, own), self.__dict__
 
     further = [(name, Any, field(kw_only=True)) for name in own]
     return make_dataclass(kind.__name__, further, bases=(kind,), namespace={"__own__": own, "__reduce__": reduce})
 
 
-def _restored(kind: type, own: tuple[str, ...], values: dict[str, Any]) -> Any:
-    made: Any = object.__new__(with_own_keys(kind, own))
-    made.__dict__.update(values)
-    return made
+def _without_values(kind: type, own: tuple[str, ...]) -> Any:
+    return object.__new__(with_own_keys(kind, own))
 
 
 def modules(config: Mapping[str, Any]) -> list[str]:

@@ -9,27 +9,22 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
-from functools import partial
 
 from multimax.suite.errors import UserError
 
 GRACE = 60.0  # seconds that a worker which handles SIGTERM, as training does, has to write a checkpoint
 
 
-def nothing() -> None:
-    pass
-
-
 @contextmanager
-def worker_processes(count: int, start: Callable[[], object] = nothing) -> Iterator[ProcessPoolExecutor]:
-    """``count`` processes, in each of which ``start`` is called first.
+def worker_processes(count: int, start: Callable[[], object] | None = None) -> Iterator[ProcessPoolExecutor]:
+    """``count`` processes, in each of which ``start`` is called first, if there is one.
 
     They end with this process, whatever ends it, since a killed process does not end its children. Raises UserError if
     one of them is killed.
     """
     context = multiprocessing.get_context("spawn")  # threads of torch do not survive a fork
     try:
-        with ProcessPoolExecutor(count, mp_context=context, initializer=partial(_start, start)) as pool:
+        with ProcessPoolExecutor(count, context, _start, (start,)) as pool:
             yield pool
     except BrokenProcessPool:
         raise UserError(
@@ -38,9 +33,10 @@ def worker_processes(count: int, start: Callable[[], object] = nothing) -> Itera
         ) from None
 
 
-def _start(start: Callable[[], object]) -> None:
+def _start(start: Callable[[], object] | None) -> None:
     threading.Thread(target=_end_with_parent, daemon=True).start()
-    start()
+    if start is not None:
+        start()
 
 
 def _end_with_parent() -> None:

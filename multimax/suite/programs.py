@@ -4,22 +4,11 @@ If a package that the suite needs beside torch is missing, one line says so.
 """
 
 import sys
+from functools import partial
 from importlib import import_module
 
 
-def train() -> None:
-    _start("train")
-
-
-def evaluate() -> None:
-    _start("evaluate")
-
-
-def generate() -> None:
-    _start("generate")
-
-
-def _start(program: str) -> None:
+def start(program: str) -> None:
     try:
         cli = import_module("multimax.suite.cli")
     except ModuleNotFoundError as error:
@@ -30,3 +19,6 @@ def _start(program: str) -> None:
         print(f"error: {error.name} is not installed, which training needs: {install('train')}", file=sys.stderr)
         sys.exit(2)
     getattr(cli, program)()
+
+
+train, evaluate, generate = (partial(start, name) for name in ("train", "evaluate", "generate"))

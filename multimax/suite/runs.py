@@ -18,6 +18,7 @@ import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -30,18 +31,23 @@ from multimax.suite.identity import experiment_name, reweight_label, setting
 from multimax.suite.shapes import NUMBER, check_known, check_shape
 from multimax.suite.tasks import task_of
 
-SUMMARY = {
+SUMMARY: dict[str, Any] = {
     "metrics": {...: NUMBER},
     "metric": str,
-    "steps": int,
+    "config_hash": str,
     "revision": str,
+    "plugins": {...: str},
     "command": (str, type(None)),
-    "finished": str,
+    "steps": int,
     "processes": int,
+    "skipped_steps": int,
     "parameters": {...: int},
     "throughput": {...: NUMBER},
+    "peak_memory_bytes": int,
     "environment": dict,
+    "finished": str,
 }
+"""What the suite puts into a summary; a task may add to it."""
 CONFIG = {
     **dict.fromkeys(("task", "scale", "description"), str),
     "experiment": (str, type(None)),
@@ -49,7 +55,7 @@ CONFIG = {
     **dict.fromkeys(("model", "data", "training"), dict),
     "reweight": {...: (dict, type(None))},
 }
-"""What is read from a summary, and from a configuration without opening the run."""
+"""What is read from a configuration without opening the run."""
 MAPS = ("maps", "rollout", "gradcam", "alignment", "heads")
 ROWS = [{"label": str, "panels": [{"title": str, "values": [[NUMBER]]}]}]
 SITE: dict[str, Any] = {name: [NUMBER] for name in ("rows", "middle", "scores", "weights")}
@@ -172,7 +178,8 @@ class Run:
     @property
     def score(self) -> float | None:
         """The final value of the metric that the task is judged by; None while the run is not finished."""
-        return self.final[self.summary["metric"]] if self.finished else None
+        summary = self.summary
+        return summary["metrics"][summary["metric"]] if summary else None
 
     @property
     def experiment(self) -> str:
@@ -233,22 +240,14 @@ class Run:
 
         A line that is not yet complete is left for later.
         """
-        row: dict[str, Any] = {}
-        for line, end in self._whole_lines(offset):
-            try:
-                record = json.loads(line)
-            except ValueError:
-                record = line
-            check_line(record, f"{self.path / 'metrics.jsonl'}, after byte {end - len(line)}")
-            if row and record["step"] != row["step"]:
-                yield row["step"], row, offset
-                row = {}
-            row |= record
-            offset = end
-        if row:
-            yield row["step"], row, offset
+        for step, lines in groupby(self._whole_lines(offset), key=lambda line: line[0]["step"]):
+            row: dict[str, Any] = {}
+            for record, end in lines:
+                row |= record
+                offset = end
+            yield step, row, offset
 
-    def _whole_lines(self, offset: int) -> Iterator[tuple[bytes, int]]:
+    def _whole_lines(self, offset: int) -> Iterator[tuple[dict[str, Any], int]]:
         path = self.path / "metrics.jsonl"
         if not path.is_file():
             return
@@ -257,8 +256,13 @@ class Run:
             for line in file:
                 if not line.endswith(b"\n"):
                     return
+                try:
+                    record = json.loads(line)
+                except ValueError:
+                    record = line
+                check_line(record, f"{path}, after byte {offset}")
                 offset += len(line)
-                yield line, offset
+                yield record, offset
 
     def samples(self, step: int) -> Samples | None:
         """The samples of ``step``; None if none were taken."""

@@ -88,16 +88,11 @@ class Train(Checkpointable):
             sys.exit(130)
 
 
-def without_hydra(composed: DictConfig) -> tuple[DictConfig, dict[str, Any]]:
-    """A run's configuration, and that of the launcher for this run."""
+def member(composed: DictConfig, overrides: list[str], swept: str) -> Member:
+    """A run of a sweep, distinguished by ``swept``; raises UserError if it cannot run."""
     launcher = cast(dict[str, Any], OmegaConf.to_container(composed.hydra.launcher, resolve=True))
     with open_dict(composed):
         del composed["hydra"]
-    return composed, launcher
-
-
-def check(composed: DictConfig, launcher: dict[str, Any], overrides: list[str], swept: str) -> Member:
-    """A run of a sweep, distinguished by ``swept``; raises UserError if it cannot run."""
     try:
         config = parent.found(typed(composed, launcher["nodes"] * launcher["tasks_per_node"], overrides))
         path = run_folder(config)

@@ -5,13 +5,8 @@ import torch
 from torch.export import Dim
 
 from multimax import reweight
-from multimax.formulas import newton
 
-
-@pytest.fixture(autouse=True)
-def _small_fresh_graphs(monkeypatch):
-    monkeypatch.setattr(newton, "MAX_STEPS", 8)  # rows as short as these need no more, and steps are unrolled
-    torch.compiler.reset()
+pytestmark = pytest.mark.usefixtures("small_fresh_graphs")
 
 
 def check(attend, scores, mask, backend):

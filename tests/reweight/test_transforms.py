@@ -9,15 +9,10 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.func import functional_call
 from transforms import ROWWISE, TRANSFORMS, compiled
 
-from multimax.formulas import newton
-
 HEADS = 3
 
 
-@pytest.fixture(autouse=True)
-def _small_fresh_graphs(monkeypatch):
-    monkeypatch.setattr(newton, "MAX_STEPS", 8)  # short rows need no more; steps are unrolled in graphs
-    torch.compiler.reset()
+pytestmark = pytest.mark.usefixtures("small_fresh_graphs")
 
 
 class Weights(nn.Module):

@@ -29,6 +29,7 @@ from PIL import Image
 from plan_entry import ENTRY
 
 from multimax.suite import cli
+from multimax.suite.config import flatten, skeleton
 from multimax.suite.data import iwslt14
 from multimax.suite.engine import diagnose
 from multimax.suite.figures.__main__ import main as figures
@@ -37,6 +38,7 @@ from multimax.suite.planned.table import text
 from multimax.suite.report.__main__ import main as report
 from multimax.suite.report.records import record
 from multimax.suite.runs import Run
+from multimax.suite.tasks import task_module
 
 ROOT = Path(__file__).parents[2]
 
@@ -80,6 +82,7 @@ VALUES = [
     *("[1]", "[[1]]", "[x]", "{}", "{a: 1}", "${seed}", "${x}", "???", "9" * 25, str(2**62), "1e400"),
     *("/dev/null", "/proc/self/mem", ".", "..", "/", "~nobody/x", "~", "a b", "\\", "(", "x" * 300, "\n", "\x01"),
 ]
+KEYS = {task: sorted(key for key, _ in flatten(skeleton(task_module(task).Config))) for task in TASKS}
 GROUPS = ["task", "scale", "model", "data", "recipe", "reweight", "reweight/output", "logger", "experiment", "hydra"]
 
 
@@ -342,19 +345,6 @@ def in_process(
     finally:
         os.write(cpu, str(time.process_time() - began).encode())
 
-
-KEYS: dict[str, list[str]] = {}
-
-
-def _keys() -> None:
-    from multimax.suite.config import flatten, skeleton
-    from multimax.suite.tasks import MODULES, task_module
-
-    for task in MODULES:
-        KEYS[task] = sorted(key for key, _ in flatten(skeleton(task_module(task).Config)))
-
-
-_keys()
 
 if __name__ == "__main__":  # python fuzzing.py FOLDER FIRST LAST: what fails, as JSON lines
     base, first, last = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])

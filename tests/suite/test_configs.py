@@ -12,7 +12,6 @@ import pytest
 from omegaconf import OmegaConf
 
 from multimax import reweight
-from multimax.suite import loggers
 from multimax.suite.composition import CONFIGS, compose_configuration, typed
 from multimax.suite.config import LOGGERS, SCALES, flatten, skeleton
 from multimax.suite.errors import UserError
@@ -33,7 +32,7 @@ def test_every_task_has_a_recipe_at_every_scale():
 
 
 def test_every_logger_is_a_choice():
-    assert {compose(f"logger={name}").logger.name for name in LOGGERS} == {"none", *loggers.CREATE}
+    assert {compose(f"logger={name}").logger.name for name in LOGGERS} == {*LOGGERS}
 
 
 @pytest.mark.parametrize("task", MODULES)

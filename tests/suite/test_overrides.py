@@ -51,7 +51,7 @@ def test_what_is_not_read_comes_with_words_that_are(text, key, sweep):
     """Whatever stands behind the =, Hydra can read what comes of it, or what the error says to type."""
     override = f"{key}={text}"
     try:
-        (result,) = readable([override], {"data.root"}, sweep)
+        result = readable(override, {"data.root"}, sweep)
     except UserError as error:
         (result,) = shlex.split(str(error).split("for the shell: ")[1])
         assert parse(result).value() == text

@@ -14,7 +14,7 @@ import pickle
 import re
 import shutil
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,6 @@ import torch
 from safetensors.torch import load_model, save_model
 from torch import Tensor, nn
 
-from multimax.suite.engine import distributed
 from multimax.suite.errors import UserError
 from multimax.suite.files import flush_to_disk
 
@@ -163,9 +162,9 @@ def step_of(checkpoint: Path) -> int:
     return int(checkpoint.name.removeprefix(PREFIX))
 
 
-def newest_first(folder: Path) -> Iterator[Path]:
+def newest_first(folder: Path) -> list[Path]:
     """Checkpoint folders, the newest first, complete or not; a copy that somebody made under another name is none."""
-    return iter(sorted(filter(is_named, folder.glob(f"{PREFIX}*")), reverse=True))
+    return sorted(filter(is_named, folder.glob(f"{PREFIX}*")), reverse=True)
 
 
 def newest(folder: Path, run: str | None = None) -> tuple[Path | None, dict[Path, str]]:
@@ -216,7 +215,7 @@ def find(folder: Path, name: str, higher_is_better: bool) -> Path:
     else:
         path = folder / name if is_named(Path(name)) else None
     if path is None or not path.is_dir():
-        there = ", ".join(sorted(p.name for p in newest_first(folder))) or "none"
+        there = ", ".join(p.name for p in reversed(newest_first(folder))) or "none"
         raise UserError(f"{folder} has no checkpoint {name}; there: {there}")
     return path
 
@@ -229,18 +228,12 @@ def newest_scored(folder: Path, count: int) -> list[Path]:
     return [path for _, path in islice(scored(folder), count)]
 
 
-def seen_by_first(folder: Path, found: Callable[[], Sequence[Path | None]]) -> list[Path]:
-    """In every process, the checkpoints in ``folder`` that ``found`` finds in the first one."""
-    steps = distributed.from_first(lambda: [step_of(path) for path in found() if path is not None])
-    return [folder / name_of(step) for step in steps]
-
-
 def prune(folder: Path, keep: int, higher_is_better: bool, average: int = 0) -> None:
     """Delete all but the ``keep`` newest checkpoints, the ``average`` newest that were evaluated, and the best one.
 
     Also deletes the remains of interrupted writes, and all but the newest of the damaged checkpoints set aside.
     """
-    spared = {best(folder, higher_is_better), *islice(newest_first(folder), keep), *newest_scored(folder, average)}
+    spared = {best(folder, higher_is_better), *newest_first(folder)[:keep], *newest_scored(folder, average)}
     for checkpoint in newest_first(folder):
         if checkpoint not in spared:
             shutil.rmtree(checkpoint, ignore_errors=True)

@@ -8,7 +8,7 @@ from typing import Any
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 
-def say(line: str) -> None:
+def say(line: object) -> None:
     print(line, flush=True)
 
 
@@ -19,40 +19,38 @@ def format_metrics(metrics: Mapping[str, Any]) -> str:
 class Console(AbstractContextManager):
     """Reports the steps of a run. Use it as a context manager; all processes but the first are ``quiet``."""
 
-    def __init__(self, total_steps: int, start_step: int, quiet: bool = False):
+    def __init__(self, total_steps: int, start_step: int, quiet: bool):
         self.total_steps, self.quiet = total_steps, quiet
-        self.bar: Progress | None = None
-        if sys.stdout.isatty() and not quiet:
-            self.bar = Progress(
-                TextColumn("step"),
-                MofNCompleteColumn(),
-                BarColumn(),
-                TextColumn("{task.fields[status]}"),
-                TimeElapsedColumn(),
-                TextColumn("left"),
-                TimeRemainingColumn(),
-            )
-            self.task = self.bar.add_task("", total=total_steps, completed=start_step, status="")
+        self.bar = Progress(
+            TextColumn("step"),
+            MofNCompleteColumn(),
+            BarColumn(),
+            TextColumn("{task.fields[status]}"),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(),
+            disable=quiet or not sys.stdout.isatty(),
+        )
+        self.task = self.bar.add_task("", total=total_steps, completed=start_step, status="")
 
     def __enter__(self) -> "Console":
-        if self.bar:
-            self.bar.start()
+        self.bar.start()
         return self
 
     def __exit__(self, *exc_info: object) -> None:
-        if self.bar:
-            self.bar.stop()
+        self.bar.stop()
 
     def advance(self, step: int) -> None:
-        if self.bar:
-            self.bar.update(self.task, completed=step)
+        self.bar.update(self.task, completed=step)
 
     def train(self, step: int, metrics: Mapping[str, Any]) -> None:
-        if self.bar:
-            self.bar.update(self.task, status=format_metrics(metrics))
-        elif not self.quiet:
-            say(f"step {step}/{self.total_steps}  {format_metrics(metrics)}")
+        self.bar.update(self.task, status=format_metrics(metrics))
+        if self.bar.disable:
+            self.say(step, format_metrics(metrics))
 
     def validation(self, step: int, metrics: Mapping[str, Any]) -> None:
+        self.say(step, f"validation: {format_metrics(metrics)}")
+
+    def say(self, step: int, what: str) -> None:
         if not self.quiet:
-            say(f"step {step}/{self.total_steps}  validation: {format_metrics(metrics)}")
+            say(f"step {step}/{self.total_steps}  {what}")

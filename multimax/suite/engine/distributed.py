@@ -8,11 +8,11 @@ import os
 import signal
 import socket
 import subprocess
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -224,40 +224,28 @@ def all_reduce(values: dict[str, float]) -> dict[str, float]:
     return dict(zip(values, total.tolist(), strict=True))
 
 
-def from_first(numbers: Callable[[], Sequence[int]]) -> list[int]:
-    """The ``numbers`` of the first process, in all: another process may see an older state of a shared disk."""
-    mine = [float(number) for number in numbers()] if rank() == 0 else []
-    count = int(all_reduce({"": float(len(mine))})[""])
-    if not count:
-        return []
-    total = all_reduce({str(i): number for i, number in enumerate(mine or [0.0] * count)})
-    return [int(number) for number in total.values()]
-
-
-def by_first(work: Callable[[], T]) -> T | None:
-    """What ``work`` gives in the first process; None in the others, which wait for it.
+def from_first(work: Callable[[], T]) -> T:
+    """What ``work`` gives in the first process, for all, which wait for it: others may see an older state of a disk.
 
     A UserError of the first is its alone to explain: the others raise one without a message.
     """
-    done, failed = None, None
+    given: list[Any] = [None]
     if rank() == 0:
         try:
-            done = work()
+            given = [work()]
         except UserError as error:
-            failed = error
-    if all_reduce({"": float(failed is not None)})[""]:
-        raise failed or UserError()
-    return done
+            given = [error]
+    if dist.is_initialized():
+        dist.broadcast_object_list(given)
+    if isinstance(given[0], UserError):
+        raise given[0] if rank() == 0 else UserError()
+    return given[0]
 
 
 def all_gather(rows: torch.Tensor) -> torch.Tensor:
-    """The rows of all processes, which may differ in number, in the order of ranks."""
+    """The rows of all processes, which may differ in number, in the order of ranks and on the CPU."""
     if not dist.is_initialized():
-        return rows
-    own = {str(rank): 0.0 for rank in range(dist.get_world_size())} | {str(dist.get_rank()): float(len(rows))}
-    counts = [int(count) for count in all_reduce(own).values()]
-    filled = rows.new_zeros(max(counts), *rows.shape[1:])
-    filled[: len(rows)] = rows
-    gathered = [torch.empty_like(filled) for _ in counts]
-    dist.all_gather(gathered, filled)
-    return torch.cat([part[:count] for part, count in zip(gathered, counts, strict=True)])
+        return rows.cpu()
+    parts: list[Any] = [None] * dist.get_world_size()
+    dist.all_gather_object(parts, rows.cpu())
+    return torch.cat(parts)

@@ -81,7 +81,7 @@ class OpenRun:
             return [checkpoint.find(folder, name, higher_is_better) for name in names]
 
         folder = self.run.checkpoints
-        return checkpoint.seen_by_first(folder, found)
+        return distributed.from_first(found)
 
     @property
     def names(self) -> str:

@@ -14,34 +14,26 @@ from multimax.suite.config import SCHEDULES, Schedule
 from multimax.suite.plugins import build, has_target, require
 
 
-class FactorSchedule(Scheduler):
-    """The learning rate times ``factor(step)``."""
+class RateSchedule(Scheduler):
+    """The learning rate is ``rate(step, full)``, where ``full`` is the optimiser's own."""
 
-    def __init__(self, optimizer: torch.optim.Optimizer, factor: Callable[[int], float]):
+    def __init__(self, optimizer: torch.optim.Optimizer, rate: Callable[[int, float], float]):
         super().__init__(optimizer, param_group_field="lr", t_in_epochs=False)
-        self.factor = factor
+        self.rate = rate
 
     def _get_lr(self, t: int) -> list[float]:
-        return [value * self.factor(t) for value in self.base_values]
+        return [self.rate(t, full) for full in self.base_values]
 
 
-class WarmupScheduler(Scheduler):
+def warmup(optimizer: torch.optim.Optimizer, config: Schedule, total_steps: int, warmup_steps: int) -> RateSchedule:
     """Linear warm-up, then a constant rate or ("inverse_sqrt", as in fairseq) decay by sqrt(step / warmup_steps)."""
 
-    def __init__(self, optimizer: torch.optim.Optimizer, decay: bool, warmup_steps: int, warmup_rate: float):
-        super().__init__(optimizer, param_group_field="lr", t_in_epochs=False)
-        self.decay, self.warmup_steps, self.warmup_rate = decay, warmup_steps, warmup_rate
+    def rate(step: int, full: float) -> float:
+        if step < warmup_steps:
+            return config.warmup_rate + step / warmup_steps * (full - config.warmup_rate)
+        return full * (warmup_steps / max(step, 1)) ** 0.5 if config.name == "inverse_sqrt" else full
 
-    def _get_lr(self, t: int) -> list[float]:
-        if t < self.warmup_steps:
-            done = t / self.warmup_steps
-            return [self.warmup_rate + done * (value - self.warmup_rate) for value in self.base_values]
-        factor = (self.warmup_steps / max(t, 1)) ** 0.5 if self.decay else 1.0
-        return [value * factor for value in self.base_values]
-
-
-def warmup(optimizer: torch.optim.Optimizer, config: Schedule, total_steps: int, warmup_steps: int) -> WarmupScheduler:
-    return WarmupScheduler(optimizer, config.name == "inverse_sqrt", warmup_steps, config.warmup_rate)
+    return RateSchedule(optimizer, rate)
 
 
 def cosine(

@@ -83,13 +83,13 @@ def locate(name: str) -> Source:
     if path.suffix not in SUFFIXES:
         raise UserError(f"init_from={name}: files of weights end in {', '.join(SUFFIXES)}")
     owner = Run(path.absolute().parents[2]) if path.absolute().parent.parent.name == "checkpoints" else None
-    if owner is not None and owner.exists:
-        try:
-            checkpoint.verify(path.parent)
-        except ValueError as error:
-            raise UserError(f"init_from={name}: {path.parent} is damaged: {error}") from None
-        return Source(path, owner)
-    return Source(path, None)
+    if owner is None or not owner.exists:
+        return Source(path, None)
+    try:
+        checkpoint.verify(path.parent)
+    except ValueError as error:
+        raise UserError(f"init_from={name}: {path.parent} is damaged: {error}") from None
+    return Source(path, owner)
 
 
 def download(name: str) -> Path:
@@ -139,21 +139,19 @@ def initialise(model: nn.Module, task: Task) -> list[str]:
     another function, or to the head or embeddings of other classes or another vocabulary. Raises UserError if any other
     weights are missing, superfluous or of another shape.
     """
-    config = task.config
-    name = config.init_from
+    name = task.config.init_from
     assert name is not None
     path, run = locate(name)
-    state, said = without_wrappers(read(path))
+    adapted, said = without_wrappers(read(path))
     if run is not None:
         said += changes_since(run)
-    adapted = state
     if adapt := getattr(model, "adapted", None):
-        adapted, resampled = adapt(state)
+        adapted, resampled = adapt(adapted)
         said += resampled
     own = {key: value for key, value in model.state_dict().items() if not key.endswith("_extra_state")}
     vocabulary = adapted.pop("_extra_state", None)
     if run is not None:
-        drop_other_functions(adapted, run.config["reweight"], asdict(config.reweight))
+        drop_other_functions(adapted, run.config["reweight"], asdict(task.config.reweight))
     fit = {key for key, value in adapted.items() if key in own and own[key].shape == value.shape}
 
     kinds = {key: (adapted[key].dtype, own[key].dtype) for key in sorted(fit)}
@@ -195,14 +193,14 @@ def is_site(key: str) -> bool:
 def drop_other_functions(state: dict[str, Tensor], theirs: dict[str, Any], ours: dict[str, Any]) -> None:
     """Remove the parameters of sites with another function, where the same name may mean something else."""
 
-    def functions(sites: dict[str, Any], output: bool) -> list[str | None]:
+    def functions(sites: dict[str, Any], at_output: bool) -> dict[str, str]:
         names = {site: (of or sites["attention"])["name"] for site, of in sites.items()}
-        return [names["output"]] if output else [names[site] for site in sorted(names) if site != "output"]
+        return {site: name for site, name in names.items() if (site == "output") == at_output}
 
-    for output in (False, True):
-        if functions(theirs, output) != functions(ours, output):
-            for key in [key for key in state if is_site(key) and (key.split(".")[0] == "output") == output]:
-                del state[key]
+    for key in filter(is_site, [*state]):
+        at_output = key.split(".")[0] == "output"
+        if functions(theirs, at_output) != functions(ours, at_output):
+            del state[key]
 
 
 def describe(wrong: set[str], own: dict[str, Tensor], given: dict[str, Tensor]) -> str:

@@ -2,6 +2,7 @@
 
 import os
 import platform
+import re
 import subprocess
 from collections.abc import Mapping
 from pathlib import Path
@@ -55,16 +56,12 @@ def git(*arguments: str) -> str:
 def environment() -> dict[str, Any]:
     """What this process runs on."""
     cpuinfo = Path("/proc/cpuinfo")
-    models = (
-        [line.split(":")[1].strip() for line in cpuinfo.read_text().splitlines() if line.startswith("model name")]
-        if cpuinfo.exists()
-        else []
-    )
+    model = re.search(r"^model name\s*: *(.*)", cpuinfo.read_text() if cpuinfo.exists() else "", re.MULTILINE)
     return {
         "python": platform.python_version(),
         "torch": torch.__version__,
         "machine": platform.machine(),
-        "cpu": models[0] if models else platform.processor(),
+        "cpu": model[1].strip() if model else platform.processor(),
         "cpus": os.cpu_count(),
         "threads": torch.get_num_threads(),
         "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,

@@ -14,7 +14,7 @@ import yaml
 
 from multimax.suite.config import NUMERICS, RunConfig
 from multimax.suite.data.fingerprint import Fingerprint
-from multimax.suite.engine import checkpoint
+from multimax.suite.engine import checkpoint, distributed
 from multimax.suite.engine.console import say
 from multimax.suite.engine.provenance import code_changes, environment, revision
 from multimax.suite.errors import UserError
@@ -24,11 +24,6 @@ from multimax.suite.plugins import sources
 from multimax.suite.runs import Run
 from multimax.suite.waiting import waiting
 
-FACTS = {
-    *("metrics", "metric", "config_hash", "revision", "plugins", "command", "steps", "processes", "skipped_steps"),
-    *("parameters", "throughput", "peak_memory_bytes", "environment", "finished"),
-}
-"""The names in ``summary.json`` that are not the task's."""
 LOCK_WAIT = 120  # seconds until a network file system notices that a machine is gone
 
 
@@ -41,23 +36,16 @@ class RunWriter:
 
     def __init__(self, path: Path, config: RunConfig, active: bool = True, command: str | None = None):
         self.run, self.config, self.active, self.command = Run(path), config, active, command
+        self.path, self.metrics, self.starts = path, path / "metrics.jsonl", path / "starts.jsonl"
         self.digest = digest(config)
         if config.numerics != NUMERICS:
             raise UserError(f"numerics={config.numerics}: this code computes by version {NUMERICS}, and no other")
-        if self.run.exists:
-            check_same_configuration(self.run, config)
-
-    @property
-    def path(self) -> Path:
-        return self.run.path
-
-    @property
-    def metrics(self) -> Path:
-        return self.path / "metrics.jsonl"
-
-    @property
-    def starts(self) -> Path:
-        return self.path / "starts.jsonl"
+        if self.run.exists and (changed := list(changes(self.run.config, config).values())):
+            more = f" and {len(changed) - 3} more" if len(changed) > 3 else ""
+            raise UserError(
+                f"{path} holds a run of another configuration ({'; '.join(changed[:3])}{more}): "
+                "choose another run_dir, or leave run_dir out"
+            )
 
     def open(self, fingerprint: Callable[[], Fingerprint]) -> None:
         """Take the run lock, and make the folder or continue in that of an interrupted run.
@@ -104,20 +92,21 @@ class RunWriter:
 
         Damaged newer ones are set aside. Raises UserError where all are damaged, or the other processes cannot see it.
         """
-        folder, found = self.run.checkpoints, None
-        if self.active:
-            found, skipped = checkpoint.newest(folder, self.digest)
-            for path, reason in skipped.items():
-                say(f"skipping checkpoint {path}: {reason}")
-            if skipped and found is None:
-                raise UserError(f"no checkpoint in {folder} is whole: to start over, delete {self.path}")
-            for path in skipped:
-                checkpoint.set_aside(path)
-        for seen in checkpoint.seen_by_first(folder, lambda: [found]):
-            if not seen.is_dir():
-                raise UserError(f"{seen} cannot be seen from every process: run_dir must be on a disk that all share")
-            return seen
-        return None
+        found = distributed.from_first(self.newest_whole)
+        if found is not None and not found.is_dir():
+            raise UserError(f"{found} cannot be seen from every process: run_dir must be on a disk that all share")
+        return found
+
+    def newest_whole(self) -> Path | None:
+        folder = self.run.checkpoints
+        found, skipped = checkpoint.newest(folder, self.digest)
+        for path, reason in skipped.items():
+            say(f"skipping checkpoint {path}: {reason}")
+        if skipped and found is None:
+            raise UserError(f"no checkpoint in {folder} is whole: to start over, delete {self.path}")
+        for path in skipped:
+            checkpoint.set_aside(path)
+        return found
 
     def start(self, step: int) -> None:
         """Record that the run continues from ``step``: by which command, on what machine and with what code.
@@ -140,9 +129,9 @@ class RunWriter:
             say(line)
         write_lines(self.starts, [*starts, start])
 
-    def say(self, line: str) -> None:
-        """Print a line, once for all processes."""
-        if self.active:
+    def say(self, *lines: object) -> None:
+        """Print lines, once for all processes."""
+        for line in lines if self.active else ():
             say(line)
 
     def log(self, record: Mapping[str, Any]) -> None:
@@ -180,15 +169,6 @@ class RunWriter:
             "finished": now(),
         }
         write_atomic(self.path / "summary.json", json.dumps(summary, indent=1) + "\n")
-
-
-def check_same_configuration(run: Run, config: RunConfig) -> None:
-    if changed := list(changes(run.config, config).values()):
-        more = f" and {len(changed) - 3} more" if len(changed) > 3 else ""
-        raise UserError(
-            f"{run.path} holds a run of another configuration ({'; '.join(changed[:3])}{more}): "
-            "choose another run_dir, or leave run_dir out"
-        )
 
 
 def as_json(value: Any) -> Any:

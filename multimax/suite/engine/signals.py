@@ -4,7 +4,7 @@ import math
 import signal
 import sys
 import time
-from types import FrameType, TracebackType
+from types import FrameType
 from typing import Self
 
 STOPS = (signal.SIGINT, signal.SIGTERM)
@@ -24,9 +24,7 @@ class StopSignals:
         self.before = {number: signal.signal(number, self.note) for number in (*STOPS, *WARNINGS)}
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *exc_info: object) -> None:
         for number, handler in self.before.items():
             signal.signal(number, handler)
 

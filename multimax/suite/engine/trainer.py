@@ -27,10 +27,11 @@ from multimax.suite.engine.optimization import create_schedule
 from multimax.suite.engine.optimizers import create_optimizer, load_state, scored_weights, set_weights
 from multimax.suite.engine.pace import Pace
 from multimax.suite.engine.provenance import changes_since
-from multimax.suite.engine.run_writer import FACTS, RunWriter
+from multimax.suite.engine.run_writer import RunWriter
 from multimax.suite.engine.signals import StopSignals
 from multimax.suite.errors import Diverged, Interrupted
 from multimax.suite.models.sites import count_parameters
+from multimax.suite.runs import SUMMARY
 from multimax.suite.tasks import Task
 from multimax.suite.tasks.base import Shard, require_metric, require_summary
 
@@ -81,9 +82,7 @@ class Trainer:
         self.ema = ModelEmaV3(self.model, decay=config.ema_decay) if config.ema_decay is not None else None
         self.optimizer = create_optimizer(self.model, self.config.optimizer)
         self.schedule = create_schedule(self.optimizer, self.config.schedule, self.total_steps, task.steps_per_epoch)
-        self.train_model: nn.Module = self.model
-        if world > 1:
-            self.train_model = DistributedDataParallel(self.model)
+        self.train_model: nn.Module = DistributedDataParallel(self.model) if world > 1 else self.model
         if config.activation_checkpointing:
             checkpoint_activations(self.model)
         if config.compile:
@@ -111,7 +110,7 @@ class Trainer:
         """
         with self.signals:
             # In one process alone: to look for what cannot be read may mean to decode thousands of images.
-            distributed.by_first(self.say_what_is_left_out)
+            distributed.from_first(self.say_what_is_left_out)
             self.writer.open(self.task.fingerprint)
             self.restore()
             self.announce()
@@ -123,9 +122,8 @@ class Trainer:
                 return self.finish()
 
     def say_what_is_left_out(self) -> None:
-        for found in self.task.left_out:
-            self.writer.say(str(found))
-        require_summary(self.task, FACTS)
+        self.writer.say(*self.task.left_out)
+        require_summary(self.task, SUMMARY)
 
     def train(self) -> None:
         config = self.config.training
@@ -280,11 +278,10 @@ class Trainer:
         if not tested["last"]:
             return {}
         folder, count = self.writer.run.checkpoints, self.config.training.average_checkpoints
-        best = checkpoint.seen_by_first(folder, lambda: [checkpoint.best(folder, self.task.higher_is_better)])
-        if best:
-            checkpoint.load_weights(best[0], self.model, "model", self.device)
+        if best := distributed.from_first(lambda: checkpoint.best(folder, self.task.higher_is_better)):
+            checkpoint.load_weights(best, self.model, "model", self.device)
             tested["best"] = self.test_weights()
-        if count and (newest := checkpoint.seen_by_first(folder, lambda: checkpoint.newest_scored(folder, count))):
+        if count and (newest := distributed.from_first(lambda: checkpoint.newest_scored(folder, count))):
             checkpoint.load_average(newest, self.model, self.device)
             tested["average"] = self.test_weights()
         return {f"test_{name}@{of}": value for of, scores in tested.items() for name, value in scores.items()}
@@ -320,13 +317,9 @@ class Trainer:
         """Drop old checkpoints, but none while steps are being skipped, which may precede a divergence."""
         if self.progress.skipped_in_row or not self.writer.active:
             return
-        config = self.config.training
-        checkpoint.prune(
-            self.writer.run.checkpoints,
-            config.keep_checkpoints,
-            self.task.higher_is_better,
-            config.average_checkpoints or 0,
-        )
+        config, folder = self.config.training, self.writer.run.checkpoints
+        average = config.average_checkpoints or 0
+        checkpoint.prune(folder, config.keep_checkpoints, self.task.higher_is_better, average)
 
     def restore(self) -> None:
         """Continue from the newest whole checkpoint of the run folder, if there is one.
@@ -347,9 +340,7 @@ class Trainer:
             state = self.take_up(last)
             load_state(self.optimizer, parent.keep_hyperparameters(self.optimizer, state["optimizer"]))
             self.progress.best, self.progress.validation = None, {}
-            self.writer.say(f"continuing from {last}")
-            for line in changes_since(run):
-                self.writer.say(line)
+            self.writer.say(f"continuing from {last}", *changes_since(run))
         self.writer.start(self.step)
 
     def take_up(self, found: Path) -> dict[str, Any]:
@@ -369,16 +360,13 @@ class Trainer:
 
     def announce(self) -> None:
         counts = count_parameters(self.model)
-        self.writer.say(f"run folder: {self.writer.path}")
-        for line in self.initialised:
-            self.writer.say(line)
         self.writer.say(
+            f"run folder: {self.writer.path}",
+            *self.initialised,
             f"parameters: {counts['total']:,} in total; of the reweightings {counts['attention']} in attention and "
-            f"{counts['output']} at the output"
-        )
-        self.writer.say(
+            f"{counts['output']} at the output",
             f"{self.total_steps} steps of {self.config.training.batch_size} on {self.shard.world} x {self.device.type} "
-            f"in {self.shard.micro_batches} micro-batch(es), {self.computes_in}"
+            f"in {self.shard.micro_batches} micro-batch(es), {self.computes_in}",
         )
 
     def finish(self) -> dict[str, float]:
@@ -402,6 +390,8 @@ class Trainer:
             throughput={"seconds": seconds, f"{self.task.unit}_per_second": rate},
             peak_memory_bytes=memory,
         )
-        self.writer.say(f"finished: {format_metrics(metrics)}")
-        self.writer.say(f"{rate:.4g} {self.task.unit} per second, peak memory {memory / 2**20:.0f} MiB")
+        self.writer.say(
+            f"finished: {format_metrics(metrics)}",
+            f"{rate:.4g} {self.task.unit} per second, peak memory {memory / 2**20:.0f} MiB",
+        )
         return metrics

@@ -1,18 +1,10 @@
 """Loggers show a run elsewhere. They read the run's files, and training continues if they fail."""
 
+from multimax.suite.config import LOGGERS
 from multimax.suite.engine.observation import Observer
 from multimax.suite.errors import UserError, install
 from multimax.suite.loggers.mirror import Follower
-from multimax.suite.registry import Registry
 from multimax.suite.runs import Run
-
-CREATE = Registry(
-    {
-        "wandb": "multimax.suite.loggers.wandb_mirror.create",
-        "tensorboard": "multimax.suite.loggers.tensorboard_mirror.create",
-    }
-)
-"""``create(run) -> Mirror`` of each logger but none; the names are in ``config.LOGGERS`` too."""
 
 
 def follow(run: Run, name: str) -> Observer:
@@ -20,6 +12,6 @@ def follow(run: Run, name: str) -> Observer:
     if name == "none":
         return Observer()
     try:
-        return Follower(CREATE.find("logger", name)(run), run)
+        return Follower(LOGGERS.find("logger", name)(run), run)
     except ModuleNotFoundError as error:
         raise UserError(f"logger={name} needs the package {error.name}: {install(name)}; or set logger=none") from None

@@ -44,6 +44,3 @@ class TensorBoardMirror(Mirror):
 
     def close(self, outcome: Outcome) -> None:
         self.writer.close()
-
-
-create = TensorBoardMirror

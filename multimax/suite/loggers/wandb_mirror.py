@@ -65,9 +65,6 @@ class WandbMirror(Mirror):
         finish(self.remote, self.run, outcome)
 
 
-create = WandbMirror
-
-
 def push(run: Run) -> tuple[int, str]:
     """Bring the server's copy of a run up to its files; returns the number of steps sent and the run's address.
 

@@ -20,7 +20,7 @@ from multimax.suite.engine.checkpoint import name_of, read_manifest
 from multimax.suite.errors import UserError
 from multimax.suite.files import write_atomic
 from multimax.suite.report.records import PLACES, found_in
-from multimax.suite.runs import ANALYSES, Run
+from multimax.suite.runs import ANALYSES, SUMMARY, Run
 from multimax.suite.shapes import NUMBER, check_shape, short
 
 MOST, MOST_UNPACKED = 32 * 2**20, 256 * 2**20  # bytes
@@ -34,23 +34,10 @@ ENVIRONMENT = {
     "threads": int,
     "gpu": (str, type(None)),
 }
-SUMMARY = {
-    "metrics": {...: NUMBER},
-    "config_hash": str,
-    "revision": str,
-    "metric": str,
-    "steps": int,
-    "processes": int,
-    "skipped_steps": int,
-    "parameters": {...: int},
-    "throughput": {...: NUMBER},
-    "peak_memory_bytes": int,
-    "environment": ENVIRONMENT,
-    "finished": str,
-}
-RUN = {
+RUN: dict[str, Any] = {
     "config": dict,
-    "summary": SUMMARY,
+    "summary": {key: shape for key, shape in SUMMARY.items() if key not in ("command", "plugins")}
+    | {"environment": ENVIRONMENT},
     "metrics": [{...: NUMBER}],
     "data": {...: (str, list, dict)},
     "oversmoothing": ANALYSES["oversmoothing"]["measured"],
@@ -87,7 +74,7 @@ def packed_run(run: Run) -> dict[str, Any]:
     found = run.analysis("oversmoothing") or {"measured": []}
     result = {
         "config": config,
-        "summary": {key: summary.get(key) for key in SUMMARY},
+        "summary": {key: summary.get(key) for key in RUN["summary"]},
         "metrics": run.metrics,
         "data": run.data,
         "oversmoothing": found["measured"],

@@ -22,9 +22,7 @@ from multimax.suite.tasks.base import Shard
 CONFIG = ImageData(name="pets", source="files", num_classes=2, image_size=8, num_workers=0)
 
 
-@pytest.fixture(autouse=True)
-def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+pytestmark = pytest.mark.usefixtures("own_cache")
 
 
 def pixels(seed: int) -> np.ndarray:

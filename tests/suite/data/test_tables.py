@@ -21,9 +21,7 @@ CONFIG = ImageData("pets", "files", None, 8, num_workers=0)
 LABELS = [0, 1, 2] * 4
 
 
-@pytest.fixture(autouse=True)
-def own_cache(tmp_path, monkeypatch):
-    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+pytestmark = pytest.mark.usefixtures("own_cache")
 
 
 def png(seed: int) -> bytes:

@@ -19,12 +19,12 @@ from multimax.suite import cli, plugins
 from multimax.suite.composition import compose_configuration, typed
 from multimax.suite.engine.optimization import create_schedule
 from multimax.suite.engine.optimizers import create_optimizer
-from multimax.suite.engine.run_writer import FACTS, RunWriter
+from multimax.suite.engine.run_writer import RunWriter
 from multimax.suite.engine.trainer import Trainer
 from multimax.suite.errors import Interrupted, UserError
 from multimax.suite.identity import run_name
 from multimax.suite.report.__main__ import main as report
-from multimax.suite.runs import Run
+from multimax.suite.runs import SUMMARY, Run
 from multimax.suite.tasks import MODULES, task_of
 
 IMAGES = ["data=stripes", "model=pooled", "optimizer=lion", "schedule=trapezoid", "training.epochs=null",
@@ -126,7 +126,7 @@ def test_a_summary_that_can_no_longer_be_written_at_the_end_is_kept_as_text(fold
     trainer.run()
     summary = Run(tmp_path / "run").summary
     assert (summary["seen"], summary["sizes"]) == ("tensor(3)", "{(1, 2): 3}")
-    assert {*summary} - {"seen", "sizes"} == FACTS
+    assert {*summary} - {"seen", "sizes"} == {*SUMMARY}
 
 
 def test_a_search_ends_with_its_best_values(folder, monkeypatch):
@@ -288,7 +288,8 @@ def test_the_code_of_a_sweep_has_the_modules_of_targets(folder):
     pytest.importorskip("submitit", reason="needs submitit: pip install -e '.[slurm]'")
     from multimax.suite import sweep
 
-    one = sweep.check(compose_configuration(IMAGES, "conf"), {"nodes": 1, "tasks_per_node": 1}, IMAGES, "")
+    composed = compose_configuration([*IMAGES, "hydra/launcher=local"], "conf", with_hydra=True)
+    one = sweep.member(composed, IMAGES, "")
     sweep.freeze(Path("sweep"), [one])
     assert {path.name for path in Path("sweep/code").iterdir()} == {"lion.py", "multimax", "pooled.py", "stripes.py"}
 

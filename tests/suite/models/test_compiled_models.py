@@ -5,7 +5,6 @@ import torch
 from function_kinds import KINDS
 
 from multimax import reweight
-from multimax.formulas import newton
 from multimax.suite.models.deit import DeiTConfig, create_deit
 from multimax.suite.models.encoder_decoder import AttentionSites, EncoderDecoder, EncoderDecoderConfig
 from multimax.suite.models.language_model import LanguageModelConfig
@@ -16,10 +15,7 @@ VOCABULARY = 30
 TEXT = {"depth": 1, "dim": 16, "num_heads": 2, "ffn_dim": 24, "dropout": 0.0, "segment_length": 9}
 
 
-@pytest.fixture(autouse=True)
-def _small_fresh_graphs(monkeypatch):
-    monkeypatch.setattr(newton, "MAX_STEPS", 8)  # rows as short as these need no more, and steps are unrolled
-    torch.compiler.reset()
+pytestmark = pytest.mark.usefixtures("small_fresh_graphs")
 
 
 def output_of(name):
