@@ -41,12 +41,12 @@ def findings_lines(findings: Path) -> list[str]:
     pairs = list(zip(*against.values(), strict=True))
     lines = [*answer(pairs), "", *HEAD]
     for comparison, group in groupby(pairs, key=lambda pair: pair[0]["comparison"]):
-        rows, others = zip(*group, strict=True)  # a line for each measure of the claim, which have one verdict
-        assert all((of["comparison"], of["verdict"]) == (comparison, rows[0]["verdict"]) for of in rows)
-        assert [of["statistic"] for of in rows] == [of["statistic"] for of in others]
-        (row, *_), (other, *_) = rows, others
-        measured = "<br>".join(in_words(of["statistic"], float(of["margin"])) for of in rows)
-        gains = ["<br>".join(filter(None, (of["effect / margin"] for of in each))) for each in (rows, others)]
+        ours, others = zip(*group, strict=True)  # a line for each measure of the claim, which have one verdict
+        assert all((of["comparison"], of["verdict"]) == (comparison, ours[0]["verdict"]) for of in ours)
+        assert [of["statistic"] for of in ours] == [of["statistic"] for of in others]
+        row, other = ours[0], others[0]
+        measured = "<br>".join(in_words(of["statistic"], float(of["margin"])) for of in ours)
+        gains = ["<br>".join(filter(None, (of["effect / margin"] for of in each))) for each in (ours, others)]
         effect, second = gains[0] or "–", ", ".join(filter(None, (gains[1], other["verdict"])))
         cells = row["claim"], f"{row['tag']}: {row['setting']}", measured, row["n"], effect, f"**{row['verdict']}**"
         lines.append(f"| {' | '.join((*cells, second))} |")
