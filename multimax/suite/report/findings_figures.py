@@ -42,7 +42,7 @@ def all_findings(found: Sequence[Finding], planned: int, used: Sequence[Path]) -
             drawn = line(label, of.against, each.gain, not of.comparison.primary, each.margin)
             groups.setdefault(shorten(of.comparison.claim, CLAIM, placeholder="…") + several, []).append(drawn)
     title = f"MultiMax's gains in margins: {len(found)} of {planned} tests have run"
-    drawing, rows = forest(groups, title, "effect / margin, with each seed's\nlogarithmic beyond 2; hollow: secondary")
+    drawing, rows = forest(groups, title, "effect / margin, with each seed's;\nlogarithmic beyond 2; hollow: secondary")
     (axes,) = drawing.axes
     axes.set_xscale("symlog", linthresh=LINEAR)
     axes.xaxis.set_major_formatter("{x:g}")
