@@ -66,6 +66,8 @@ def without_places(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def command_without_places(command: str) -> str:
-    """A command line with PATH for each of ``PLACES``."""
+    """A command line with PATH for each of ``PLACES``, and for the user's folder of configurations."""
     words = shlex.split(command)
+    if "--config-dir" in words:
+        words[words.index("--config-dir") + 1] = "PATH"
     return shlex.join(f"{key}=PATH" if (key := word.partition("=")[0]) in PLACES else word for word in words)
