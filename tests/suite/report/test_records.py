@@ -152,6 +152,18 @@ def test_only_a_finished_run_is_recorded(tmp_path):
         record(Run(tmp_path), tmp_path / "results")
 
 
+def test_nothing_is_recorded_where_one_of_several_is_not_finished(tmp_path, monkeypatch):
+    from multimax.suite.report.__main__ import main
+
+    runs, results = tmp_path / "runs", tmp_path / "results"
+    runs.mkdir()
+    given = ["record", str(finished_run(runs, "softmax", 0, 70.0)), str(runs)]
+    monkeypatch.setattr("sys.argv", ["report", "--results", str(results), *given])
+    with pytest.raises(UserError, match="not a finished run"):
+        main.__wrapped__()
+    assert not results.exists()
+
+
 def test_every_recorded_run_ends_with_the_last_values_of_its_own_metrics(root):
     records = read_runs(root / "results" / "runs")
     assert records
