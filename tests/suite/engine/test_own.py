@@ -67,6 +67,7 @@ def run(monkeypatch, program, *arguments):
 
 def test_a_data_set_a_model_an_optimiser_and_a_schedule_train_and_resume(folder, capsys):
     config = configure(*IMAGES)
+    assert config.description.endswith("PATH. This run has data=stripes and model=pooled instead.")
     make(Path("whole"), configure(*IMAGES, "data.num_workers=1")).run()
     broken = make(Path("broken"), config)
     stop_at(broken, 3)
