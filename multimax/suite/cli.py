@@ -257,7 +257,7 @@ def as_utf8() -> None:
 def run_parser(command: Callable[[], None]) -> argparse.ArgumentParser:
     """Options of a command that reads a run."""
     parser = Parser(prog=program(command.__name__)[-1], description=command.__doc__)
-    parser.add_argument("run", type=Path, help="run folder, as train.py printed it")
+    parser.add_argument("run", type=Path, help="run folder, as training printed it")
     add_checkpoint_options(parser)
     parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="for instance data.root=PATH")
     return parser
