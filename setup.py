@@ -30,7 +30,8 @@ class Package(build_py):
             from multimax.kernels.cpu import build
             from multimax.suite.engine import provenance
 
-            (package / provenance.REVISION).write_text(f"{provenance.revision()}\n")
+            if known := provenance.revision():  # not of sources that came without their repository
+                (package / provenance.REVISION).write_text(f"{known}\n")
             build.compile_for_wheel(package / "kernels" / "cpu" / build.SHIPPED.name)
 
 

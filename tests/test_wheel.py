@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from multimax.kernels.cpu import build
+from multimax.suite.engine import provenance
 
 ROOT = Path(__file__).parents[1]
 
@@ -45,6 +46,7 @@ def test_a_wheel_with_kernels_trains_without_a_compiler(tmp_path):
     installed = tmp_path / "installed"
     pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target", installed, wheel]
     subprocess.run(pip, check=True)
+    assert not (installed / "multimax" / provenance.REVISION).exists(), "the copy is in no repository"
     (compiled,) = (installed / build.SHIPPED.relative_to(ROOT),)
     assert len(list(compiled.iterdir())) >= 1
     empty = tmp_path / "empty"

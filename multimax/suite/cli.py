@@ -47,21 +47,23 @@ FOLDERS = ("hydra.run.dir", "hydra.sweep.subdir", "hydra.output_subdir", "hydra.
 
 failures: list[str] = []
 launcher: int | None = None  # process that train() was called in
+config_dir: str | None = None  # as it was typed
 
 
 @one_line_errors
 def train() -> None:
     """Compose the configuration from the command line and train, or hand a sweep to Hydra's launcher."""
-    global launcher
+    global launcher, config_dir
     launcher = os.getpid()
     # Hydra would print its own report of an error and exit; with this it raises, and we say it in one line.
     os.environ["HYDRA_FULL_ERROR"] = "1"
     arguments = Parser(parents=[get_args_parser()], add_help=False).parse_intermixed_args()
-    if arguments.config_dir is not None and not Path(arguments.config_dir).is_dir():
-        raise UserError(f"--config-dir {arguments.config_dir} is not a folder")
+    config_dir = arguments.config_dir
+    if config_dir is not None and not Path(config_dir).is_dir():
+        raise UserError(f"--config-dir {config_dir} is not a folder")
     import_given_plugins(arguments.overrides)
     register_groups()
-    overrides = readable_overrides(arguments.overrides, arguments.multirun, arguments.config_dir)
+    overrides = readable_overrides(arguments.overrides, arguments.multirun, config_dir)
     for override in overrides:
         if override.lstrip("+").split("=")[0] in FOLDERS:
             raise UserError(f"{override}: runs are in runs_dir=FOLDER, and one of them is in run_dir=FOLDER: set those")
@@ -70,9 +72,9 @@ def train() -> None:
     try:
         hydra.main(version_base="1.3", config_path=str(CONFIGS), config_name="config")(job)()
     except (HydraException, OmegaConfBaseException) as error:
-        raise UserError(explain(error, *known_keys(overrides, arguments.config_dir))) from None
+        raise UserError(explain(error, *known_keys(overrides, config_dir))) from None
     except UnicodeDecodeError:
-        for path in sorted(Path(arguments.config_dir or CONFIGS).rglob("*.yaml")):
+        for path in sorted(Path(config_dir or CONFIGS).rglob("*.yaml")):
             try:
                 path.read_text(encoding="utf-8")
             except ValueError:
@@ -94,7 +96,8 @@ def raised_in_hydra(error: Exception) -> bool:
 def job(composed: DictConfig) -> float | None:
     """What Hydra calls. Hydra must not see our errors, or it reports them first; a sweep goes on after a failed run."""
     try:
-        return train_composed(composed, HydraConfig.get().overrides.task)
+        overrides = HydraConfig.get().overrides.task
+        return train_composed(composed, overrides, command_for(overrides))
     except UserError as error:
         if os.getpid() != launcher:
             raise  # in a launcher's own process, which has to know that its job failed
@@ -105,10 +108,10 @@ def job(composed: DictConfig) -> float | None:
 
 
 @limits_explained()
-def train_composed(composed: DictConfig, overrides: Sequence[str]) -> float:
+def train_composed(composed: DictConfig, overrides: Sequence[str], command: str) -> float:
     """Train the run of a composed configuration; returns the final metric, which a sweeper may optimise.
 
-    ``overrides`` are those that it was composed with, to be noted in the run.
+    ``overrides`` are those that it was composed with; ``command``, with which they are typed, is noted in the run.
     """
     world = distributed.world_size()
     config = parent.found(typed(composed, world, overrides))
@@ -116,7 +119,7 @@ def train_composed(composed: DictConfig, overrides: Sequence[str]) -> float:
     if first:
         say(f"scale={config.scale}: {' '.join(config.description.split())}")
     path = run_folder(config)
-    writer = RunWriter(path, config, active=first, command=shlex.join([*program("train"), *overrides]))
+    writer = RunWriter(path, config, active=first, command=command)
     device = distributed.choose_device(config.training.device)
     if writer.run.score is None and (config.scale, config.training.device, device.type) == ("paper", "auto", "cpu"):
         raise UserError(
@@ -255,10 +258,16 @@ def as_utf8() -> None:
 def run_parser(command: Callable[[], None]) -> argparse.ArgumentParser:
     """Options of a command that reads a run."""
     parser = Parser(prog=program(command.__name__)[-1], description=command.__doc__)
-    parser.add_argument("run", type=Path, help="run folder, as train.py printed it")
+    parser.add_argument("run", type=Path, help="run folder, as training printed it")
     add_checkpoint_options(parser)
     parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="for instance data.root=PATH")
     return parser
+
+
+def command_for(overrides: Sequence[str]) -> str:
+    """What to type, where this one was typed, for the run of ``overrides`` alone."""
+    own = [] if config_dir is None else ["--config-dir", config_dir]
+    return shlex.join([*program("train"), *own, *overrides])
 
 
 def program(name: str) -> list[str]:

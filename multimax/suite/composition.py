@@ -24,7 +24,7 @@ from multimax.suite.config import LOGGERS, OPTIMIZERS, SCALES, SCHEDULES, RunCon
 from multimax.suite.errors import UserError, install
 from multimax.suite.identity import RETIRED
 from multimax.suite.overrides import in_quotes, parse, readable
-from multimax.suite.plugins import TARGET, import_plugins, with_own_parts
+from multimax.suite.plugins import TARGET, has_target, import_plugins, with_own_parts
 from multimax.suite.tasks import MODULES, task_module, task_of
 
 SHIPPED = Path(__file__).resolve().with_name("configs")  # in a wheel; in a clone they are at the top
@@ -171,6 +171,10 @@ def typed(composed: DictConfig, world: int = 1, overrides: Iterable[str] = ()) -
         ) from None
     config.check(world)
     config.check_read(given.keys())
+    # A scale's or an experiment's description is of its own data and model.
+    groups = ("data", "model") if has_target(getattr(config, "model", None)) else ("data",)
+    if others := [str(given[group]) for group in groups if given.get(group)]:
+        config.description = f"{config.description.strip()} This run has {' and '.join(others)} instead."
     return config
 
 

@@ -51,7 +51,7 @@ def readable(override: str, text_keys: Set[str], sweep: bool = False) -> str:
     key, equals, value = override.partition("=")
     parsed = parse(override)
     if not KEY.fullmatch(key) or not (equals or key.startswith("~")):
-        raise UserError(f"{override}: this is not KEY=VALUE; python train.py --cfg job prints the keys")
+        raise UserError(f"{override}: this is not KEY=VALUE; --cfg job prints the keys")
     several = parsed is not None and parsed.is_sweep_override()
     if equals and key.lstrip("+") in text_keys and not (sweep and "," in value):
         is_text = parsed is not None and not several and isinstance(parsed.value(), str | None)

@@ -30,7 +30,7 @@ from submitit.helpers import Checkpointable, TorchDistributedEnvironment
 
 import multimax
 from multimax.suite import plugins
-from multimax.suite.cli import train_composed
+from multimax.suite.cli import command_for, train_composed
 from multimax.suite.composition import typed
 from multimax.suite.config import RunConfig
 from multimax.suite.data.fingerprint import Fingerprint
@@ -49,13 +49,14 @@ COMMON = {*BaseQueueConf.__dataclass_fields__}  # what submitit takes for every 
 
 @dataclass
 class Member:
-    """One run of a sweep, with the ``overrides`` that it was composed with."""
+    """One run of a sweep, with the ``overrides`` that it was composed with, and the ``command`` that they make."""
 
     path: Path
     composed: DictConfig
     config: RunConfig
     launcher: dict[str, Any]  # hydra.launcher as it is for this run
     overrides: list[str]
+    command: str
 
     @property
     def score(self) -> float | None:
@@ -76,13 +77,13 @@ class Member:
 class Train(Checkpointable):
     """What a job does. submitit starts it again after a time-out before the training has begun."""
 
-    def __call__(self, config: Path, overrides: list[str]) -> float:
+    def __call__(self, config: Path, overrides: list[str], command: str) -> float:
         environment = submitit.JobEnvironment()
         if environment.cluster == "local" and environment.num_tasks > 1:
             TorchDistributedEnvironment().export(set_cuda_visible_devices=False, overwrite=True)
             os.environ["MASTER_ADDR"] = "127.0.0.1"
         try:
-            return train_composed(cast(DictConfig, OmegaConf.load(config)), overrides)
+            return train_composed(cast(DictConfig, OmegaConf.load(config)), overrides, command)
         except Interrupted as stopped:
             print(stopped, file=sys.stderr)
             sys.exit(130)
@@ -99,7 +100,7 @@ def member(composed: DictConfig, overrides: list[str], swept: str) -> Member:
         RunWriter(path, config, active=False)
     except UserError as error:
         raise UserError(f"{swept}: {error}" if swept else str(error)) from None
-    return Member(path, composed, config, launcher, overrides)
+    return Member(path, composed, config, launcher, overrides, command_for(overrides))
 
 
 def launch(cluster: str, runs: Sequence[Member]) -> list[float | None]:
@@ -195,6 +196,11 @@ def frozen_config(sweep: Path, run: Member) -> Path:
     return sweep / "configs" / f"{run.path.name}.yaml"
 
 
+def arguments(sweep: Path, run: Member) -> tuple[Path, list[str], str]:
+    """Those of ``Train`` for a run."""
+    return frozen_config(sweep, run), run.overrides, run.command
+
+
 def submit(sweep: Path, python: str, runs: Sequence[Member]) -> None:
     """Submit the runs to Slurm as one array. Raises UserError if it rejects them."""
     limit = runs[0].launcher["max_num_timeout"]
@@ -203,7 +209,7 @@ def submit(sweep: Path, python: str, runs: Sequence[Member]) -> None:
         **{key if key in COMMON else f"slurm_{key}": value for key, value in runs[0].submitit_parameters().items()}
     )
     try:
-        jobs = executor.map_array(Train(), [frozen_config(sweep, run) for run in runs], [run.overrides for run in runs])
+        jobs = executor.map_array(Train(), *zip(*(arguments(sweep, run) for run in runs), strict=True))
     except FailedJobError as error:
         reason = next((line for line in reversed(str(error).splitlines()) if "rror:" in line), str(error))
         raise UserError(f"Slurm does not take the sweep: {reason.strip()}") from None
@@ -243,7 +249,7 @@ def run_here(sweep: Path, python: str, runs: Sequence[Member]) -> None:
                     gpus = mine[place * most :][: run.gpus]
                     executor = submitit.LocalExecutor(sweep / "jobs", python=python)
                     executor.update_parameters(**run.submitit_parameters(), visible_gpus=gpus)
-                    job = submit_ignoring_ctrl_c(executor, frozen_config(sweep, run), run.overrides)
+                    job = submit_ignoring_ctrl_c(executor, *arguments(sweep, run))
                     running[place] = run, job
                     say(f"started {run.path}, log in {job.paths.stdout}")
             time.sleep(0.2)
@@ -268,11 +274,11 @@ def gpus_here() -> list[int]:
         raise UserError(f"CUDA_VISIBLE_DEVICES={visible} does not number GPUs, which submitit needs") from None
 
 
-def submit_ignoring_ctrl_c(executor: submitit.LocalExecutor, config: Path, overrides: list[str]) -> submitit.Job[float]:
+def submit_ignoring_ctrl_c(executor: submitit.LocalExecutor, *arguments: Any) -> submitit.Job[float]:
     """Submit without forwarding Ctrl-C: submitit's controller would kill its run within a second."""
     handler = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
-        return executor.submit(Train(), config, overrides)
+        return executor.submit(Train(), *arguments)
     finally:
         signal.signal(signal.SIGINT, handler)
 

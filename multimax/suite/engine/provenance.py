@@ -47,10 +47,14 @@ def code_changes(then: Mapping[str, Any], now: Mapping[str, Any], since: str) ->
 
 
 def git(*arguments: str) -> str:
-    """Output of git in the repository of this code; raises OSError or CalledProcessError if there is none."""
-    return subprocess.run(
-        ["git", *arguments], cwd=Path(__file__).parent, capture_output=True, text=True, check=True
-    ).stdout.strip()
+    """Output of git in the repository of this code; raises OSError or CalledProcessError if there is none.
+
+    A repository that does not have this file is another's, with the environment in it that the package is installed in.
+    """
+    here = Path(__file__)
+    for words in (("ls-files", "--error-unmatch", here.name), arguments):
+        done = subprocess.run(["git", *words], cwd=here.parent, capture_output=True, text=True, check=True)
+    return done.stdout.strip()
 
 
 def environment() -> dict[str, Any]:

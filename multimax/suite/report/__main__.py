@@ -7,7 +7,7 @@ from multimax.suite.errors import Parser, UserError, install, one_line_errors, w
 from multimax.suite.files import alone
 from multimax.suite.report.pack import LEFT_OUT, pack
 from multimax.suite.report.push_wandb import push_wandb
-from multimax.suite.report.records import record
+from multimax.suite.report.records import record, require_finished
 from multimax.suite.runs import Run
 
 CLONE = Path(__file__).parents[3] / "results"
@@ -85,6 +85,8 @@ def main() -> None:
                 print(f"merged {path}: {of}")
             return
         if arguments.command == "record":
+            for run in arguments.runs:
+                require_finished(Run(run))
             for run in arguments.runs:
                 print(f"recorded {record(Run(run), arguments.results / 'runs')}")
         for make in parts.get(arguments.command, everything):

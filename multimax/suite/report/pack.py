@@ -19,7 +19,7 @@ from typing import Any
 from multimax.suite.engine.checkpoint import name_of, read_manifest
 from multimax.suite.errors import UserError
 from multimax.suite.files import write_atomic
-from multimax.suite.report.records import PLACES, found_in
+from multimax.suite.report.records import PLACES, found_in, require_finished
 from multimax.suite.runs import ANALYSES, SUMMARY, Run
 from multimax.suite.shapes import NUMBER, check_shape, short
 
@@ -65,8 +65,7 @@ def pack(runs: Sequence[Path], to: Path, name: str | None = None) -> None:
 
 
 def packed_run(run: Run) -> dict[str, Any]:
-    if not run.finished:
-        raise UserError(f"{run.path} is not a finished run: there is no summary.json in it")
+    require_finished(run)
     summary, config = run.summary, copy.deepcopy(run.config)
     for section, key in found_in(config, (*PLACES, "logger", "data.where")):
         del section[key]

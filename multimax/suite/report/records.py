@@ -28,14 +28,19 @@ def final_metrics(run: Run) -> dict[str, float]:
     return metrics
 
 
+def require_finished(run: Run) -> None:
+    """Raise UserError unless this is a finished run."""
+    if not run.finished:
+        raise UserError(f"{run.path} is not a finished run: there is no summary.json in it")
+
+
 def record(run: Run, folder: Path) -> Path:
     """Copy the configuration, metrics and summary of a finished run into ``folder`` and return where they are.
 
     The JSON files of its analysis are copied too; pictures are drawn again from these. Raises UserError if ``run`` is
     not finished, or if its record there is of other data.
     """
-    if not run.finished:
-        raise UserError(f"{run.path} is not a finished run: there is no summary.json in it")
+    require_finished(run)
     target = folder / run.name
     there = Run(target).data if target.is_dir() else None
     if there is not None and (differs := difference(run.data or {}, there, f"in {target}")):
@@ -67,6 +72,8 @@ def found_in(config: dict[str, Any], names: Iterable[str]) -> Iterator[tuple[dic
 
 
 def command_without_places(command: str) -> str:
-    """A command line with PATH for each of ``PLACES``."""
+    """A command line with PATH for each of ``PLACES``, and for the user's folder of configurations."""
     words = shlex.split(command)
+    if "--config-dir" in words:
+        words[words.index("--config-dir") + 1] = "PATH"
     return shlex.join(f"{key}=PATH" if (key := word.partition("=")[0]) in PLACES else word for word in words)

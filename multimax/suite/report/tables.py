@@ -5,6 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from multimax.suite.config import flatten
 from multimax.suite.data.fingerprint import difference
 from multimax.suite.errors import UserError
 from multimax.suite.report.metrics import BASELINE, Headline, headline, possible
@@ -16,6 +17,13 @@ from multimax.suite.runs import Run
 MEAN = ("mean", "standard deviation", "95% interval")
 DIFFERENCE = ("difference", "of the difference", "p", "p Holm")
 COLUMNS = ("function", "seeds", *MEAN, "values", *DIFFERENCE, "sign flip", "correlation", "parameters", "revision")
+
+
+OWN_NAME = (
+    "remove one, or train it by a file of its own with an experiment name, in configs/experiment/ or in experiment/ of "
+    "--config-dir"
+)
+"""What to do about runs that cannot be in one table."""
 
 
 @dataclass(frozen=True)
@@ -103,22 +111,32 @@ def experiments(records: Sequence[Run]) -> dict[str, list[Run]]:
     for record in records:
         result[record.experiment].append(record)
     for experiment, group in result.items():
-        if any(record.setting != group[0].setting for record in group):
-            raise UserError(
-                f"results/runs: the runs of {experiment} differ in more than their function and their seed; "
-                "give the others a file with an experiment name of its own in configs/experiment/"
-            )
+        for record in group:
+            if differs := apart(record, group[0]):
+                raise UserError(
+                    f"results/runs: {record.name} and {group[0].name} of the same experiment, {experiment}, differ in "
+                    f"more than their function and their seed ({differs}); {OWN_NAME}"
+                )
         first, *others = [record for record in group if record.data is not None] or group[:1]
         for record in others:
             if differs := difference(record.data or {}, first.data or {}, f"in {first.name}"):
                 raise UserError(
                     f"results/runs: {record.name} is of other data than {first.name} of the same experiment "
-                    f"({differs}); give it a file with an experiment name of its own in configs/experiment/"
+                    f"({differs}); {OWN_NAME}"
                 )
         metric = group[0].summary["metric"]
         if any(record.summary["metric"] != metric for record in group):
             raise UserError(f"results/runs: the runs of {experiment} were not scored by one metric, {metric}")
     return result
+
+
+def apart(record: Run, other: Run) -> str | None:
+    """The first key and values in which the settings of two runs differ; None where they agree."""
+    for key in sorted({*record.setting, *other.setting}):
+        if record.setting.get(key, ...) != other.setting.get(key, ...):
+            values = [dict(flatten(run.config)).get(key) for run in (record, other)]
+            return f"{key}: {values[0]} and {values[1]}"
+    return None
 
 
 def tables(records: Sequence[Run]) -> Iterator[Output]:

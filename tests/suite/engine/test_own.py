@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shlex
 import shutil
 import sys
 from dataclasses import asdict, replace
@@ -66,6 +67,7 @@ def run(monkeypatch, program, *arguments):
 
 def test_a_data_set_a_model_an_optimiser_and_a_schedule_train_and_resume(folder, capsys):
     config = configure(*IMAGES)
+    assert config.description.endswith("PATH. This run has data=stripes and model=pooled instead.")
     make(Path("whole"), configure(*IMAGES, "data.num_workers=1")).run()
     broken = make(Path("broken"), config)
     stop_at(broken, 3)
@@ -92,10 +94,14 @@ def test_a_task_sweeps_is_scored_again_and_reported(folder, monkeypatch, capsys)
         ["maximum", "numbers", "multimax"],
         ["maximum", "numbers", "softmax"],
     ]
+    typed = " ".join([*short, "reweight=multimax"])
+    assert Run(runs[0]).summary["command"] == f"python train.py {typed}"
     capsys.readouterr()
     run(monkeypatch, cli.evaluate, str(runs[0]))
     assert json.loads(capsys.readouterr().out)["accuracy"] == Run(runs[0]).final["accuracy"]
     run(monkeypatch, report, "--results", "results", "record", *map(str, runs))
+    recorded = Run(Path("results/runs") / runs[0].name).summary["command"]
+    assert recorded == f"python train.py {typed.replace('--config-dir conf', '--config-dir PATH')}"
     table = Path("results/tables/maximum_demo.md").read_text()
     assert "accuracy" in table
     assert "multimax" in table
@@ -284,12 +290,15 @@ def test_text_and_pairs_of_one_s_own(folder, tmp_path):
             task_of(asdict(config)).create(replace(config, data=replace(config.data, _target_=f"texts.no_{task}")))
 
 
-def test_the_code_of_a_sweep_has_the_modules_of_targets(folder):
+def test_a_sweep_s_job_has_the_modules_of_targets_and_the_command_that_was_typed(folder, monkeypatch):
     pytest.importorskip("submitit", reason="needs submitit: pip install -e '.[slurm]'")
     from multimax.suite import sweep
 
+    monkeypatch.setattr(cli, "config_dir", "conf")
+    monkeypatch.setattr(sys, "argv", ["/usr/bin/multimax-train"])
     composed = compose_configuration([*IMAGES, "hydra/launcher=local"], "conf", with_hydra=True)
     one = sweep.member(composed, IMAGES, "")
+    assert one.command == f"multimax-train --config-dir conf {shlex.join(IMAGES)}"
     sweep.freeze(Path("sweep"), [one])
     assert {path.name for path in Path("sweep/code").iterdir()} == {"lion.py", "multimax", "pooled.py", "stripes.py"}
 

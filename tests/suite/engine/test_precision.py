@@ -69,9 +69,9 @@ def test_the_paper_s_scale_does_not_start_on_a_cpu_unasked(tmp_path, monkeypatch
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     overrides = ["task=deit", "scale=paper", f"run_dir={tmp_path / 'run'}", f"data.root={tmp_path / 'absent'}"]
     with pytest.raises(UserError, match=r"months without a GPU.*training.device=cpu"):
-        train_composed(compose_configuration(overrides), overrides)
+        train_composed(compose_configuration(overrides), overrides, "")
     with pytest.raises(UserError, match=r"data.root"):
-        train_composed(compose_configuration([*overrides, "training.device=cpu"]), overrides)
+        train_composed(compose_configuration([*overrides, "training.device=cpu"]), overrides, "")
     assert not (tmp_path / "run").exists()
 
 

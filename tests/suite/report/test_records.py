@@ -131,7 +131,7 @@ def test_runs_that_differ_in_something_else_are_not_averaged(tmp_path):
     runs.mkdir()
     record(Run(finished_run(runs, "softmax", 0, 70.0)), results / "runs")
     record(Run(finished_run(runs, "softmax", 1, 70.0, epochs=4.0)), results / "runs")
-    with pytest.raises(UserError, match="differ in more than"):
+    with pytest.raises(UserError, match=r"differ in more than .*\(training.epochs: 4.0 and \d"):
         list(tables(read_runs(results / "runs")))
 
 
@@ -150,6 +150,18 @@ def test_what_an_analysis_kept_is_recorded_and_pictures_are_not(tmp_path):
 def test_only_a_finished_run_is_recorded(tmp_path):
     with pytest.raises(UserError, match="not a finished run"):
         record(Run(tmp_path), tmp_path / "results")
+
+
+def test_nothing_is_recorded_where_one_of_several_is_not_finished(tmp_path, monkeypatch):
+    from multimax.suite.report.__main__ import main
+
+    runs, results = tmp_path / "runs", tmp_path / "results"
+    runs.mkdir()
+    given = ["record", str(finished_run(runs, "softmax", 0, 70.0)), str(runs)]
+    monkeypatch.setattr("sys.argv", ["report", "--results", str(results), *given])
+    with pytest.raises(UserError, match="not a finished run"):
+        main.__wrapped__()
+    assert not results.exists()
 
 
 def test_every_recorded_run_ends_with_the_last_values_of_its_own_metrics(root):
