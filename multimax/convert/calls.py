@@ -115,7 +115,7 @@ def multi_head_attention(
 
     def heads(features: Tensor) -> Tensor:
         """[batch, heads, length, dim of a head]"""
-        return features.unflatten(-1, (num_heads, -1)).permute(1, 2, 0, 3)
+        return features.reshape(*features.shape[:-1], num_heads, -1).permute(1, 2, 0, 3)
 
     factors: Any = (q_proj_weight, k_proj_weight, v_proj_weight)
     if in_proj_weight is not None and not use_separate_proj_weight:
@@ -131,9 +131,9 @@ def multi_head_attention(
         k, v = (torch.cat([t, bias.expand(1, batch, -1)]) for t, bias in ((k, bias_k), (v, bias_v)))
     q, k, v = heads(q), heads(k), heads(v)
     if static_k is not None:
-        k = static_k.unflatten(0, (batch, num_heads))
+        k = static_k.reshape(batch, num_heads, *static_k.shape[1:])
     if static_v is not None:
-        v = static_v.unflatten(0, (batch, num_heads))
+        v = static_v.reshape(batch, num_heads, *static_v.shape[1:])
     if add_zero_attn:
         k, v = (F.pad(t, (0, 0, 0, 1)) for t in (k, v))
 
@@ -145,7 +145,7 @@ def multi_head_attention(
         live, bias = _appended(key_padding_mask[:, None, None], k.shape[-2], floor)
     if attn_mask is not None and not causal:
         if attn_mask.dim() == 3:
-            attn_mask = attn_mask.unflatten(0, (batch, num_heads))
+            attn_mask = attn_mask.reshape(batch, num_heads, *attn_mask.shape[1:])
         also_live, more = _appended(attn_mask, k.shape[-2], floor)
         live = also_live if live is None else live if also_live is None else live & also_live
         bias = more if bias is None else bias if more is None else bias + more

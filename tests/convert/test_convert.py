@@ -24,7 +24,7 @@ class Attention(nn.Module):
         self.fused = True
 
     def forward(self, x):
-        q, k, v = self.qkv(x).unflatten(-1, (3, self.num_heads, -1)).permute(2, 0, 3, 1, 4)
+        q, k, v = self.qkv(x).reshape(*x.shape[:-1], 3, self.num_heads, -1).permute(2, 0, 3, 1, 4)
         if self.fused:
             return F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(-2)
         return ((q @ k.mT * q.shape[-1] ** -0.5).softmax(-1) @ v).transpose(1, 2).flatten(-2)

@@ -16,6 +16,7 @@ from transformers_models import DECODER, FAMILIES, LENGTH, VOCABULARY, tokens
 import multimax
 import multimax.integrations.transformers as ours
 from multimax import reweight
+from multimax.convert.find import find
 
 GENERATING = [name for name, family in FAMILIES.items() if family.generates]
 
@@ -36,6 +37,10 @@ def own(model):
     return {path: p for path, p in model.named_parameters() if multimax.is_reweighting(p)}
 
 
+def attention_modules(model):
+    return [site.module for site in find(model) if site.by == "registry"]
+
+
 def outputs(model, name):
     found = model(**FAMILIES[name].inputs())
     return {key: value for key, value in found.items() if isinstance(value, torch.Tensor) and value.is_floating_point()}
@@ -53,7 +58,7 @@ def test_a_family_is_the_stock_one_at_the_start_trains_is_saved_and_loads_to_the
     for key, found in outputs(model, name).items():
         torch.testing.assert_close(found, expected[key], rtol=1e-5, atol=1e-5, msg=lambda m, key=key: f"{key}: {m}")
 
-    sites = list(ours.attention_modules(model))
+    sites = attention_modules(model)
     assert {id(p) for m in sites for p in m.reweight.parameters()} == {id(p) for p in own(model).values()}
     for module in sites:
         module.reweight.load_state_dict(reweight.create("multimax").state_dict())
@@ -116,7 +121,7 @@ def test_packed_sequences_do_not_see_each_other():
     found = model(ids, position_ids=positions, use_cache=False).logits
     for part in (slice(0, 3), slice(3, 8)):
         torch.testing.assert_close(found[:, part], model(ids[:, part]).logits, rtol=1e-4, atol=1e-4)
-    module = next(iter(ours.attention_modules(model)))
+    module = attention_modules(model)[0]
     q = torch.zeros(1, 4, 8, 8)
     with pytest.raises(ValueError, match="packed sequences need position_ids"):
         ours.attend(module, q, q, q, None, cu_seq_lens_q=torch.tensor([0, 3, 8]))
@@ -147,14 +152,14 @@ def test_output_attentions_are_the_weights(name):
     model.load_state_dict(stock.state_dict())
     expected, found = (each(**family.inputs(), output_attentions=True) for each in (stock, model))
     keys = [key for key in expected if "attentions" in key]
-    assert sum(len(found[key]) for key in keys) == len(list(ours.attention_modules(model)))
+    assert sum(len(found[key]) for key in keys) == len(attention_modules(model))
     for key in keys:
         for ours_, theirs in zip(found[key], expected[key], strict=True):
             torch.testing.assert_close(ours_, theirs, rtol=1e-4, atol=1e-5)
 
 
 def test_without_their_private_collector_weights_are_returned_where_asked_for_by_name(monkeypatch):
-    module, q = next(iter(ours.attention_modules(build("llama")))), torch.randn(1, 4, 3, 8)
+    module, q = attention_modules(build("llama"))[0], torch.randn(1, 4, 3, 8)
     expected = ours.attend(module, q, q, q, None, output_attentions=True)
     monkeypatch.delattr("transformers.utils.output_capturing._active_collector")
     monkeypatch.setattr(transformers.AttentionInterface, "_global_mapping", {})
@@ -170,7 +175,7 @@ def test_without_their_private_collector_weights_are_returned_where_asked_for_by
 def test_swins_shifted_windows_hide_what_is_foreign():
     """Two of its four windows hold two regions and one holds four. With ts at 0.01 SegLU would lift scores of -100."""
     model = build("swin")
-    for module in ours.attention_modules(model):
+    for module in attention_modules(model):
         module.reweight.ts.data.fill_(0.01)
     shifted, _ = model(**FAMILIES["swin"].inputs(), output_attentions=True).attentions
     zeros = (shifted == 0).flatten(1).sum(1).view(2, 4) / shifted[0].numel()
@@ -388,7 +393,7 @@ def test_peft_trains_and_saves_our_parameters(function, tmp_path):
     loaded = peft.PeftModel.from_pretrained(base, tmp_path / "adapter").eval()
     torch.testing.assert_close(loaded(tokens()).logits, expected)
     merged = loaded.merge_and_unload()
-    assert all(isinstance(m.reweight, reweight.Reweighting) for m in ours.attention_modules(merged))
+    assert all(isinstance(m.reweight, reweight.Reweighting) for m in attention_modules(merged))
     torch.testing.assert_close(merged(tokens()).logits, expected, rtol=1e-4, atol=1e-4)
 
 
