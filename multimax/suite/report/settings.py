@@ -30,8 +30,14 @@ def described(given: dict[str, str]) -> str:
     return re.sub(r"^An? ", lambda article: article[0].lower(), words) or name.replace("_", " ")
 
 
-def description(kind: str, name: str, otherwise: str = "") -> str:
-    """What a configuration file says of itself today, in one line; ``otherwise`` if it is gone."""
+def description(kind: str, name: str, of_run: str = "") -> str:
+    """What a configuration file says of itself today, in one line; ``of_run``, what a run has of it, if it is gone.
+
+    A run with other data or another model than the file's says so at its end.
+    """
     path = CONFIGS / kind / f"{name}.yaml"
     content = yaml.safe_load(path.read_text(encoding="utf-8")) if path.is_file() else {}
-    return " ".join(content.get("description", otherwise).split())
+    if "description" not in content:
+        return " ".join(of_run.split())
+    instead = re.search(r"This run has .* instead\.$", of_run)
+    return " ".join([*content["description"].split(), *(instead.group().split() if instead else ())])

@@ -14,6 +14,7 @@ from multimax.suite.files import write_atomic
 from multimax.suite.report import records
 from multimax.suite.report.outputs import save
 from multimax.suite.report.records import record
+from multimax.suite.report.settings import description
 from multimax.suite.report.tables import tables
 from multimax.suite.runs import ANALYSES, Run, read_runs
 
@@ -188,3 +189,12 @@ def test_the_command_line(root, tmp_path, monkeypatch, capsys):
     main()
     assert "deit_demo.md" in capsys.readouterr().out
     assert cli.failures == []
+
+
+def test_a_description_is_todays_and_says_what_a_run_has_instead():
+    found = description("experiment", "imagenette_cpu", "As it once was. This run has data=images instead.")
+    today = description("experiment", "imagenette_cpu", "As it once was.")
+    assert today
+    assert "once" not in today
+    assert found == f"{today} This run has data=images instead."
+    assert description("experiment", "gone", "As it\nonce was.") == "As it once was."
