@@ -80,7 +80,7 @@ DATA = {"deit": ["deit", "deit-table"], "lm": ["lm", "lm-table"], "mt": ["mt"]}
 VALUES = [
     *("", "null", "-1", "0", "1", "3", "0.5", "1e30", "nan", "inf", "-inf", "true", "x", "ä", "it's", "a,b", "[", "[]"),
     *("[1]", "[[1]]", "[x]", "{}", "{a: 1}", "${seed}", "${x}", "???", "9" * 25, str(2**62), "1e400"),
-    *("/dev/null", "/proc/self/mem", ".", "..", "/", "~nobody/x", "~", "a b", "\\", "(", "x" * 300, "\n", "\x01"),
+    *("/dev/null", "/proc/self/mem", ".", "..", "/", "~no_such_user/x", "~", "a b", "\\", "(", "x" * 300, "\n", "\x01"),
 ]
 KEYS = {task: sorted(key for key, _ in flatten(skeleton(task_module(task).Config))) for task in TASKS}
 GROUPS = ["task", "scale", "model", "data", "recipe", "reweight", "reweight/output", "logger", "experiment", "hydra"]
