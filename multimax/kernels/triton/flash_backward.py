@@ -8,6 +8,7 @@ from multimax.kernels.triton.flash_tiles import (
     block_of_program,
     kept_by_dropout,
     live_scores,
+    load_block,
     load_parameters,
     load_tile,
     of_head,
@@ -112,11 +113,8 @@ def _of_queries(
         n = tl.arange(0, EDGE_BLOCK if EDGE else BLOCK_N)
         for start in range(middle if EDGE else 0, last if EDGE else middle, n.shape[0]):
             j = start + n
-            far_key = tl.cast(start, tl.int64)
-            k = K + far_key * k_stride + (n[None, :] * k_stride + d[:, None])
-            k = load_tile(k, j[None, :], d[:, None], keys, HEAD, HEAD_BLOCK, EDGE)
-            v = V + far_key * v_stride + (n[None, :] * v_stride + c[:, None])
-            v = load_tile(v, j[None, :], c[:, None], keys, VALUE, VALUE_BLOCK, EDGE)
+            k = load_block(K, start, n[None, :], d[:, None], k_stride, keys, HEAD, HEAD_BLOCK, EDGE)
+            v = load_block(V, start, n[None, :], c[:, None], v_stride, keys, VALUE, VALUE_BLOCK, EDGE)
             u = scores(q, k, scale, CLAMP)
             p = weights_again(u, lse[:, None], parameters, FIRST, SECOND)
             dp = tl.dot(grad, v, input_precision="ieee")
@@ -199,11 +197,8 @@ def _of_keys(
         end_of_part = middle if PART == 0 else (whole if PART == 1 else queries)
         for start in range(begin_of_part, end_of_part, m.shape[0]):
             i = start + m
-            far_query = tl.cast(start, tl.int64)
-            q = Q + far_query * q_stride + (m[:, None] * q_stride + d)
-            q = load_tile(q, i[:, None], d, queries, HEAD, HEAD_BLOCK, PART != 1)
-            grad = GRAD + far_query * grad_stride + (m[:, None] * grad_stride + c)
-            grad = load_tile(grad, i[:, None], c, queries, VALUE, VALUE_BLOCK, PART != 1)
+            q = load_block(Q, start, m[:, None], d, q_stride, queries, HEAD, HEAD_BLOCK, PART != 1)
+            grad = load_block(GRAD, start, m[:, None], c, grad_stride, queries, VALUE, VALUE_BLOCK, PART != 1)
             lse = tl.load(LSE + i, mask=i < queries, other=float("inf"))
             delta = tl.load(DELTA + i, mask=i < queries, other=0.0)
             u = scores(k, tl.trans(q), scale, CLAMP)

@@ -7,6 +7,7 @@ from multimax.kernels.triton.flash_tiles import (
     block_of_program,
     kept_by_dropout,
     live_scores,
+    load_block,
     load_parameters,
     load_tile,
     modulate,
@@ -39,9 +40,7 @@ def _of_queries(
         n = tl.arange(0, EDGE_BLOCK if EDGE else BLOCK_N)
         for start in range(middle if EDGE else 0, last if EDGE else middle, n.shape[0]):
             j = start + n
-            far_key = tl.cast(start, tl.int64)
-            k = K + far_key * k_stride + (n[None, :] * k_stride + d[:, None])
-            k = load_tile(k, j[None, :], d[:, None], keys, HEAD, HEAD_BLOCK, EDGE)
+            k = load_block(K, start, n[None, :], d[:, None], k_stride, keys, HEAD, HEAD_BLOCK, EDGE)
             u = scores(q, k, scale, CLAMP)
             y = modulate(u, parameters, FIRST, SECOND)
             if EDGE or HAS_MASK:
@@ -57,8 +56,7 @@ def _of_queries(
             sums = sums * shrink + tl.sum(p, 1)
             if DROPOUT:
                 p = tl.where(kept_by_dropout(SEED, i, start, row_of_heads, dropout, n.shape[0]), p, 0.0)
-            v = V + far_key * v_stride + (n[:, None] * v_stride + c)
-            v = load_tile(v, j[:, None], c, keys, VALUE, VALUE_BLOCK, EDGE)
+            v = load_block(V, start, n[:, None], c, v_stride, keys, VALUE, VALUE_BLOCK, EDGE)
             total = tl.dot(p.to(v.dtype), v, total * shrink[:, None], input_precision="ieee")
             largest = larger
 

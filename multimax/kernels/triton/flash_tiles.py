@@ -151,5 +151,12 @@ def load_tile(pointer, rows, columns, count, SIZE: tl.constexpr, WIDTH: tl.const
 
 
 @triton.jit
+def load_block(X, start, rows, columns, stride, count, SIZE: tl.constexpr, WIDTH: tl.constexpr, EDGE: tl.constexpr):
+    """The tile of the rows from ``start`` on; ``rows`` and ``columns`` have its two dimensions, in either order."""
+    pointer = X + tl.cast(start, tl.int64) * stride + (rows * stride + columns)
+    return load_tile(pointer, start + rows, columns, count, SIZE, WIDTH, EDGE)
+
+
+@triton.jit
 def of_head(tensor, strides, batch, head):
     return tensor + batch.to(tl.int64) * strides[0] + head.to(tl.int64) * strides[1]
