@@ -5,6 +5,7 @@ import platform
 import re
 import subprocess
 from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -47,14 +48,19 @@ def code_changes(then: Mapping[str, Any], now: Mapping[str, Any], since: str) ->
 
 
 def git(*arguments: str) -> str:
-    """Output of git in the repository of this code; raises OSError or CalledProcessError if there is none.
+    """Output of git in the repository of this code; raises OSError or CalledProcessError if there is none."""
+    require_tracked(Path(__file__))
+    return git_in(Path(__file__).parent, *arguments)
 
-    A repository that does not have this file is another's, with the environment in it that the package is installed in.
-    """
-    here = Path(__file__)
-    for words in (("ls-files", "--error-unmatch", here.name), arguments):
-        done = subprocess.run(["git", *words], cwd=here.parent, capture_output=True, text=True, check=True)
-    return done.stdout.strip()
+
+@cache
+def require_tracked(file: Path) -> None:
+    """Raise CalledProcessError for a file in another's repository, such as of an environment within somebody's."""
+    git_in(file.parent, "ls-files", "--error-unmatch", file.name)
+
+
+def git_in(folder: Path, *arguments: str) -> str:
+    return subprocess.run(["git", *arguments], cwd=folder, capture_output=True, text=True, check=True).stdout.strip()
 
 
 def environment() -> dict[str, Any]:
