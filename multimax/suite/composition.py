@@ -31,6 +31,8 @@ SHIPPED = Path(__file__).resolve().with_name("configs")  # in a wheel; in a clon
 CONFIGS = SHIPPED if SHIPPED.is_dir() else SHIPPED.parents[2] / "configs"
 SITES = ("attention", "encoder", "decoder", "cross", "output")
 OPTIONAL = ("experiment", "optimizer", "schedule", "logger")  # groups that a run may choose nothing from
+INSTEAD = " This run has "
+"""In a description: what follows is the run's own, and not of the file that the description is from."""
 
 
 _given: list[dict[str, Any]] = []  # the registries that Hydra's groups were last made from
@@ -174,7 +176,7 @@ def typed(composed: DictConfig, world: int = 1, overrides: Iterable[str] = ()) -
     # A scale's or an experiment's description is of its own data and model.
     groups = ("data", "model") if has_target(getattr(config, "model", None)) else ("data",)
     if others := [str(given[group]) for group in groups if given.get(group)]:
-        config.description = f"{config.description.strip()} This run has {' and '.join(others)} instead."
+        config.description = f"{config.description.strip()}{INSTEAD}{' and '.join(others)} instead."
     return config
 
 

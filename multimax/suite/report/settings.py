@@ -4,7 +4,7 @@ import re
 
 import yaml
 
-from multimax.suite.composition import CONFIGS
+from multimax.suite.composition import CONFIGS, INSTEAD
 from multimax.suite.plan import Entry
 
 VARIANTS = {"linear": "scores linear in the input", "mlp": "an MLP before the scores"}
@@ -33,11 +33,11 @@ def described(given: dict[str, str]) -> str:
 def description(kind: str, name: str, of_run: str = "") -> str:
     """What a configuration file says of itself today, in one line; ``of_run``, what a run has of it, if it is gone.
 
-    A run with other data or another model than the file's says so at its end.
+    What a run has instead of the file's data or model stays at its end.
     """
     path = CONFIGS / kind / f"{name}.yaml"
     content = yaml.safe_load(path.read_text(encoding="utf-8")) if path.is_file() else {}
     if "description" not in content:
         return " ".join(of_run.split())
-    instead = re.search(r"This run has .* instead\.$", of_run)
-    return " ".join([*content["description"].split(), *(instead.group().split() if instead else ())])
+    _, instead, own = of_run.rpartition(INSTEAD)
+    return " ".join(content["description"].split()) + (instead and instead + own)
