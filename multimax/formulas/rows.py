@@ -6,6 +6,8 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
+from multimax.formulas.torch_private import is_autocast_available
+
 DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
@@ -17,7 +19,7 @@ def compute_dtype(scores: Tensor) -> torch.dtype:
 def autocast_dtype(tensor: Tensor) -> torch.dtype | None:
     """The dtype in which autocast computes matrix products of ``tensor``, or None if it is off."""
     device = tensor.device.type
-    if not torch.amp.is_autocast_available(device) or not torch.is_autocast_enabled(device):
+    if not is_autocast_available(device) or not torch.is_autocast_enabled(device):
         return None
     return torch.get_autocast_dtype(device)
 

@@ -24,6 +24,18 @@ def constant(function: F) -> F:
     return function
 
 
+@constant
+def is_exporting() -> bool:
+    """Whether torch.export traces this call. torch 2.11's compiler takes torch.compiler.is_exporting() to be always true."""
+    return torch.compiler.is_exporting()
+
+
+@constant
+def is_autocast_available(device: str) -> bool:
+    """Whether that type of device has autocast; torch 2.11's compiler cannot follow torch's function of this name."""
+    return torch.amp.is_autocast_available(device)
+
+
 def below_autograd() -> AbstractContextManager[object]:
     """A context in which operators record no graph and skip autograd's kernels."""
     return torch._C._AutoDispatchBelowAutograd()

@@ -30,7 +30,7 @@ import torch
 from torch import Tensor
 
 from multimax.formulas.rows import DTYPES
-from multimax.formulas.torch_private import constant, is_transformed, is_watched
+from multimax.formulas.torch_private import constant, is_exporting, is_transformed, is_watched
 from multimax.kernels.cpu import build
 
 MODES = ("auto", "eager", "require")
@@ -109,7 +109,7 @@ def is_ordinary(*tensors: Tensor) -> bool:
     """Whether our operators can take these: no subclass of Tensor, and no transform or export is under way."""
     if any(t.dtype not in DTYPES or type(t) not in (Tensor, torch.nn.Parameter) for t in tensors):
         return False
-    return not torch.compiler.is_exporting() and not is_transformed()
+    return not is_exporting() and not is_transformed()
 
 
 @constant

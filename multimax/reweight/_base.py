@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from multimax.formulas.losses import check_loss_arguments, cross_entropy
 from multimax.formulas.rows import check_floating, compute_dtype
-from multimax.formulas.torch_private import is_hooked
+from multimax.formulas.torch_private import is_exporting, is_hooked
 from multimax.kernels.row_kernels import RowKernel
 
 # A parameter does not know its module, and an attribute set on it is lost when it is copied, loaded or moved.
@@ -179,7 +179,7 @@ def may_bypass(
         return False
     cls = type(reweight)
     meant = cls._stands_for[fast_path][1]
-    if torch.compiler.is_exporting():
+    if is_exporting():
         methods = tuple(name for name in methods if getattr(cls, name) is not nn.Module.__call__)  # which it replaces
     return not is_hooked(reweight) and all(
         getattr(cls, name) is meant[name] and name not in reweight.__dict__ for name in methods
