@@ -21,19 +21,18 @@ def unplanned(name: str, rows: Iterable[Mapping[str, str]]) -> Entry:
 
 
 def best_rates(problem: Problem, rows: Iterable[Mapping[str, str]]) -> dict[str, float]:
-    """For each arm the rate with the best mean of the judging measure over the runs with seeds from TUNING_FROM on.
+    """For each arm the rate with the best mean of the judging measure over the seeds from TUNING_FROM on.
 
-    A rate at which a run diverged is worse than any other.
+    A rate at which a run diverged is worse than any other. A seed that ran at two revisions counts once.
     """
-    found: dict[str, dict[float, list[float]]] = {}
+    found: dict[str, dict[float, dict[int, float]]] = {}
     for row in rows:
         if int(row["seed"]) >= TUNING_FROM:
-            found.setdefault(row["arm"], {}).setdefault(float(row["rate"]), []).append(
-                float(row.get(problem.judge) or "nan")
-            )
+            of_rate = found.setdefault(row["arm"], {}).setdefault(float(row["rate"]), {})
+            of_rate[int(row["seed"])] = float(row.get(problem.judge) or "nan")
     sign = 1 if problem.better == "higher" else -1
 
-    def merit(values: list[float]) -> float:
+    def merit(values: Iterable[float]) -> float:
         return sign * mean if math.isfinite(mean := fmean(values)) else -math.inf
 
-    return {arm: max(of, key=lambda rate: merit(of[rate])) for arm, of in found.items()}
+    return {arm: max(of, key=lambda rate: merit(of[rate].values())) for arm, of in found.items()}

@@ -1,6 +1,7 @@
 """Findings: a verdict on each comparison of the plan, from the runs that the plan asked for and from no others."""
 
 import math
+import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -187,12 +188,24 @@ def joint(tests: list[tuple[bool, float]]) -> float:
 def examples_error(entry: Entry, arms: Sequence[str], measure: str, rows: Rows) -> float | None:
     """Standard error of two arms' difference over the evaluation set's examples, each averaged over seeds.
 
-    None where the runs have kept no values of single examples.
+    None where the runs have kept no values of single examples. Raises UserError where a run's are damaged, or not as
+    many as another's.
     """
     column = f"examples:{measure}"
-    if not all(rows[arm, seed].get(column) for arm in arms for seed in entry.seeds):
+    of = {(arm, seed): rows[arm, seed].get(column) for arm in arms for seed in entry.seeds}
+    if not all(of.values()):
         return None
-    ours, others = (numpy.mean([unpacked(rows[arm, seed][column]) for seed in entry.seeds], 0) for arm in arms)
+    values: dict[tuple[str, int], numpy.ndarray] = {}
+    for (arm, seed), cell in of.items():
+        try:
+            values[arm, seed] = unpacked(cell or "")
+        except (ValueError, zlib.error):
+            raise UserError(f"{entry.id}.csv: {arm}, seed {seed}: {column} is damaged: restore the line") from None
+    if len(lengths := {len(each) for each in values.values()}) > 1:
+        raise UserError(
+            f"{entry.id}.csv: {column} has {' or '.join(map(str, sorted(lengths)))} values: restore the lines"
+        )
+    ours, others = (numpy.mean([values[arm, seed] for seed in entry.seeds], 0) for arm in arms)
     return float(numpy.std(ours - others, ddof=1) / math.sqrt(len(ours)))
 
 

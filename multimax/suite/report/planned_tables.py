@@ -58,15 +58,16 @@ def planned_table(name: str, plan: Path, folder: Path) -> Iterator[Output]:
 
 
 def rates(entry: Entry, folder: Path) -> Iterator[Row]:
-    """A row for each arm and rate that was tried."""
+    """A row for each arm and rate that was tried; a seed that ran at two revisions counts once."""
     measure = "loss" if entry.problem == "train" else next(iter(entry.comparisons[0].margins))
-    found: dict[tuple[str, float], list[float]] = {}
+    found: dict[tuple[str, float], dict[int, float]] = {}
     for row in read_table(folder / f"{entry.id}.csv"):
         if not row["plan"] and int(row["seed"]) >= TUNING_FROM:
-            found.setdefault((row["arm"], float(row["rate"])), []).append(float(row.get(measure) or "nan"))
+            of = found.setdefault((row["arm"], float(row["rate"])), {})
+            of[int(row["seed"])] = float(row.get(measure) or "nan")
     arms = list(entry.rates)
     for arm, rate in sorted(found, key=lambda key: (arms.index(key[0]) if key[0] in arms else len(arms), key[1])):
-        values = found[arm, rate]
+        values = list(found[arm, rate].values())
         numbers = {"mean": numpy.mean(values), "least": numpy.min(values), "most": numpy.max(values)}
         planned = entry.revision and entry.rates.get(arm) == rate
         yield {

@@ -202,6 +202,18 @@ def test_the_evaluation_set_has_an_error_of_its_own(tmp_path):
     assert error == pytest.approx(torch.arange(50.0).std().item() / 50**0.5, rel=1e-5)
 
 
+@pytest.mark.parametrize(
+    ("cell", "says"), [("xxx", "seed 100: examples:error@32 is damaged"), (packed(torch.ones(3)), "has 3 or 4")]
+)
+def test_values_of_single_examples_that_are_damaged_are_refused_in_one_line(tmp_path, cell, says):
+    path = write(tmp_path, [1.0], **{"examples:error@32": packed(torch.ones(4))})
+    rows = read_table(path)
+    path.write_text(text([rows[0] | {"examples:error@32": cell}, *rows[1:]]))
+    with pytest.raises(UserError, match=says) as refused:
+        found(tmp_path)
+    assert "\n" not in str(refused.value)
+
+
 def test_the_setting_says_what_is_trained_on_what(root):
     words = {entry.id: setting(entry) for entry in read_plan(root / PLAN).values()}
     assert words["marked_mean"] == "marked mean, scores linear in the input"

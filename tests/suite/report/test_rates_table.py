@@ -45,3 +45,15 @@ def test_a_rate_at_which_a_run_diverged_is_shown_and_never_the_best(tmp_path):
             for rate, value in (("1", "nan"), ("2", "0.5"), ("3", "inf"), ("4", ""))
         ]
         assert best_rates(problem, runs) == best_rates(problem, runs[::-1]) == {"softmax": 2.0}
+
+
+def test_a_seed_that_ran_at_two_revisions_counts_once(tmp_path):
+    path = write(tmp_path, [1.0])
+    row = read_table(path)[0] | {"plan": "", "arm": "softmax", "rate": "0.01"}
+    tried = [("old", "1000", "0.9"), ("new", "1000", "0.9"), ("new", "1001", "0.1")]
+    path.write_text(text([row | {"revision": at, "seed": seed, "error@32": error} for at, seed, error in tried]))
+    (output,) = planned_table("rates", tmp_path / "plan.yaml", tmp_path)
+    (found,) = csv.DictReader(output.files[".csv"].decode().splitlines())
+    assert (found["seeds"], found["mean"]) == ("2", "0.5")
+    runs = [*read_table(path), row | {"seed": "1000", "rate": "0.03", "error@32": "0.6"}]
+    assert best_rates(PROBLEMS["marked_mean"], runs) == {"softmax": 0.01}  # 0.63 if both runs of 1000 counted
