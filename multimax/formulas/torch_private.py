@@ -26,7 +26,7 @@ def constant(function: F) -> F:
 
 @constant
 def is_exporting() -> bool:
-    """Whether torch.export traces this call. torch 2.11's compiler takes torch.compiler.is_exporting() to be always true."""
+    """Whether torch.export traces this call; torch 2.11's compiler takes torch's function to be always true."""
     return torch.compiler.is_exporting()
 
 
