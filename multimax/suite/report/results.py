@@ -39,7 +39,8 @@ def all_tables(results: Path) -> Iterator[Output]:
     if claims is None:
         yield from tables(records)
         return
-    yield from planned_table("trade_off", *planned)
+    for name in ("trade_off", "equal_rates", "modulators"):
+        yield from planned_table(name, *planned)
     yield from exploratory_table(results / "exploratory")
     yield from tables(records)
     yield from claim_tables(claims, path, records)

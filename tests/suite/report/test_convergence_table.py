@@ -1,8 +1,10 @@
 """How far the decided runs had converged, and of those alone."""
 
 import csv
+import math
 
-from planned_runs import write
+from planned_runs import SEEDS, write
+from scipy import stats
 
 from multimax.suite.planned.table import read_table, text
 from multimax.suite.report.planned_tables import planned_table
@@ -24,6 +26,13 @@ def test_it_has_the_spread_and_how_much_the_loss_fell(tmp_path):
     errors = [float(of["error@32"]) for of in of]
     expected = (errors[4] + errors[5]) / 2, errors[0], errors[-1]
     assert [row[name] for name in ("median", "least", "most")] == [f"{value:.3g}" for value in expected]
+
+
+def test_it_has_the_correlation_that_pairing_uses(tmp_path):
+    errors = {(row["arm"], row["seed"]): float(row["error@32"]) for row in read_table(write(tmp_path, [1.0]))}
+    ours, softmax = ([math.log(errors[arm, str(seed)]) for seed in SEEDS] for arm in ("multimax", "softmax"))
+    table = made(tmp_path)
+    assert (table["softmax"]["r"], table["multimax"]["r"]) == (f"{stats.pearsonr(ours, softmax).statistic:.2f}", "")
 
 
 def test_short_runs_have_no_quarters_and_unfinished_ones_no_row(tmp_path):
