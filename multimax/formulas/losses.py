@@ -114,8 +114,9 @@ def fenchel_young_of_rows(
         alpha: a number, or a tensor [] or [N, 1].
         by_norm: the weights are those of normmax, with 1 - ||p||_alpha for the entropy; alpha gets no gradient.
     """
-    # torch's own differentiation gives the same at a higher cost: the derivatives through the weights cancel.
-    if is_transformed():
+    # torch's own differentiation gives the same at a higher cost: the derivatives through the weights cancel. Targets
+    # get a gradient only from it.
+    if is_transformed() or targets.requires_grad:
         return _of_rows(scores, weights, targets, alpha, by_norm)
     losses: Tensor = _FenchelYoung.apply(scores, weights, targets, alpha, by_norm)
     return losses

@@ -148,7 +148,7 @@ def _differentiate(ctx: Any, grad: Tensor, _: Tensor | None) -> tuple[Tensor | N
     statistics, *tensors = ctx.saved_tensors
     others = tuple(ctx.powers), ctx.number, ctx.kind, ctx.scale, ctx.softcap
     if torch.is_grad_enabled():
-        return *gradients(_by_whole_scores(*tensors, *others), tensors, grad), None, None, None, None, None
+        return *gradients(lambda *again: _by_whole_scores(*again, *others), tensors, grad), None, None, None, None, None
     tell_flop_counters(FLOPS)
     bias = tensors[4]
     of_bias = bias is not None and bias.requires_grad

@@ -88,11 +88,16 @@ def aligned(mask: Tensor | None, scores: Tensor) -> Tensor | None:
     return None if mask is None else mask[(None,) * (scores.dim() - mask.dim())]
 
 
-def gradients(output: Tensor, inputs: Iterable[Tensor | None], grad: Tensor) -> tuple[Tensor | None, ...]:
-    """Gradients of ``output``, which torch can differentiate, for the inputs that require one; differentiable."""
-    wanted = [t if t is not None and t.requires_grad else None for t in inputs]
-    found = iter(torch.autograd.grad(output, [t for t in wanted if t is not None], grad, create_graph=True))
-    return tuple(None if t is None else next(found) for t in wanted)
+def gradients(
+    function: Callable[..., Tensor], inputs: Iterable[Tensor | None], grad: Tensor
+) -> tuple[Tensor | None, ...]:
+    """Gradients of ``function(*inputs)``, which torch can differentiate, for the inputs that require one;
+    differentiable."""
+    # For aliases: an input may be another one as well, or computed from it, and its gradient here is not the whole one.
+    aliases = [t.view_as(t) if t is not None and t.requires_grad else t for t in inputs]
+    wanted = [t for t in aliases if t is not None and t.requires_grad]
+    found = iter(torch.autograd.grad(function(*aliases), wanted, grad, create_graph=True))
+    return tuple(next(found) if t is not None and t.requires_grad else None for t in aliases)
 
 
 def _like(scores: Tensor) -> Tensor:
@@ -127,8 +132,9 @@ def _save_multimax(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tens
 def _multimax_backward(ctx: Any, grad: Tensor, _: Tensor | None = None) -> tuple[Tensor | None, ...]:
     scores, mask, statistics, ranges, ts, weights = ctx.saved_tensors
     if torch.is_grad_enabled():
-        again = multimax_formula.weigh(scores, ranges, ts, mask, ctx.powers)
-        grad_scores, grad_ranges, grad_ts = gradients(again, (scores, ranges, ts), grad)
+        grad_scores, grad_ranges, grad_ts = gradients(
+            lambda *tensors: multimax_formula.weigh(*tensors, mask, ctx.powers), (scores, ranges, ts), grad
+        )
     else:
         grad_scores, grad_ranges, grad_ts = _operators.multimax_backward(
             grad, scores, mask, statistics, ranges, ts, ctx.powers, weights

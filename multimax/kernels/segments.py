@@ -61,8 +61,9 @@ def _save(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
 def _differentiate(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
     weights, scores, index, first, second = ctx.saved_tensors
     if torch.is_grad_enabled():
-        again = formula(scores, index, ctx.count, first, second, *ctx.others)
-        of_scores, *grads = gradients(again, (scores, first, second), grad)
+        of_scores, *grads = gradients(
+            lambda x, *parameters: formula(x, index, ctx.count, *parameters, *ctx.others), (scores, first, second), grad
+        )
     else:
         of_scores, *grads = torch.ops.multimax.segment_backward(
             grad, weights, scores, index, ctx.count, first, second, *ctx.others

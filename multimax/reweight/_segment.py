@@ -49,7 +49,7 @@ def segment(
         raise ValueError(f"function {name!r} has no form for segments: no row kernel computes it as it is here")
     index, count = _segments(scores, index, ptr, num_segments)
     x = scores.to(compute_dtype(scores))
-    heads = x.shape[-1] if x.dim() > 1 else 1
+    heads = x.shape[1] if x.dim() == 2 else 1
     arguments = kernel_arguments(kernel, x.new_empty(1, heads, 1, 1))
     if arguments is None:
         raise ValueError(f"parameters per head do not fit scores of shape {tuple(x.shape)}; they must be [n, heads]")

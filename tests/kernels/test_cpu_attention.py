@@ -211,6 +211,19 @@ def test_twice_differentiable():
         torch.testing.assert_close(found, right)
 
 
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_a_gradient_that_can_be_differentiated_is_the_same(name):
+    """Also where one argument is computed from another, or is the other."""
+    query, _, _, module = case(name)
+    output = attention(query, query, query.sin(), module, backend="blocked")
+    leaves = [query, *module.parameters()]
+    plain, differentiable = (
+        torch.autograd.grad(output.sin().sum(), leaves, retain_graph=True, create_graph=graph)
+        for graph in (False, True)
+    )
+    torch.testing.assert_close(differentiable, plain)
+
+
 def test_no_matrix_of_all_queries_by_all_keys():
     """What is held at most, as torch's profiler counts it, grows with the length and not with its square.
 

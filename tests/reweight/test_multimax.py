@@ -127,3 +127,13 @@ def test_parameters_that_do_not_fit_are_refused():
     ]:
         with pytest.raises(ValueError, match=word):
             reweight.multimax(scores, ranges, ts)
+
+
+def test_a_gradient_that_can_be_differentiated_is_the_same_also_where_scores_are_made_from_the_parameters():
+    ts = torch.randn(3, 4, dtype=torch.float64).requires_grad_()
+    weights = reweight.multimax(ts.sin() @ torch.randn(3, 4, 7, dtype=torch.float64), ts, ts)
+    plain, differentiable = (
+        torch.autograd.grad(weights.square().sum(), ts, retain_graph=True, create_graph=graph)[0]
+        for graph in (False, True)
+    )
+    torch.testing.assert_close(differentiable, plain)

@@ -239,6 +239,11 @@ def test_a_gat_trains_with_it():
             r"must be \[n, heads\]",
         ),
         ({"index": INDEX, "function": reweight.Entmax(num_heads=3)}, ValueError, r"must be \[n, heads\]"),
+        (
+            {"index": INDEX, "function": reweight.Entmax(num_heads=3), "scores": drawn(N, 2, 3)},
+            ValueError,
+            r"must be \[n, heads\]",
+        ),
     ],
 )
 def test_mistakes_are_named_in_one_line(arguments, error, words):
