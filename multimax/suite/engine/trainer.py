@@ -161,8 +161,7 @@ class Trainer:
         return total
 
     def stop_if_asked(self) -> None:
-        """Raise Interrupted if, at the last ``share``, any process had been asked to stop; the state is already saved.
-        """
+        """Raise Interrupted if any process had been asked to stop at the last ``share``; the state is saved by then."""
         if self.stopping:
             raise Interrupted(self.step, out_of_time=self.out_of_time)
 
