@@ -1,4 +1,4 @@
-"""Problems outside the plan, whose learning rates are chosen by runs of their own and which confirm nothing."""
+"""Problems outside the plan, which choose learning rates by their own runs and confirm nothing."""
 
 import math
 from collections.abc import Iterable, Mapping
@@ -12,7 +12,7 @@ FOLDER = Path("results/exploratory")
 
 
 def unplanned(name: str, rows: Iterable[Mapping[str, str]]) -> Entry:
-    """One of VARIANTS as an entry: every function at the best of the rates that were tried, NaN where none was."""
+    """One of VARIANTS as an entry: every function at the best of its tried rates, NaN if none was tried."""
     of = VARIANTS[name]
     rates = dict.fromkeys(of.problem.functions(), math.nan) | best_rates(of.problem, rows)
     nothing: dict[str, tuple[str, ...]] = {}
@@ -21,9 +21,9 @@ def unplanned(name: str, rows: Iterable[Mapping[str, str]]) -> Entry:
 
 
 def best_rates(problem: Problem, rows: Iterable[Mapping[str, str]]) -> dict[str, float]:
-    """For each arm the rate with the best mean of the judging measure over the runs with seeds from TUNING_FROM on.
+    """For each arm, the rate with the best mean of the judging measure over runs with seeds from TUNING_FROM on.
 
-    A rate at which a run diverged is worse than any other.
+    A rate at which any run diverged is worse than any other.
     """
     found: dict[str, dict[float, list[float]]] = {}
     for row in rows:
