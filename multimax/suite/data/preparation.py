@@ -116,7 +116,7 @@ def prepare(
     words = tokenize_all(raw, recipe, processes)
     check_scored(
         texts, words, marked=recipe.bpe_merges is not None
-    )  # again, as the tokeniser removes control characters
+    )  # once more, as the tokeniser removes control characters
     for language, source, side in zip(recipe.languages, texts["train"], words["train"], strict=True):
         if primary(language) in UNSPACED:
             check_spaced(Counter(word for line in side for word in line.split()), source.name, "segment the text")

@@ -1,4 +1,4 @@
-"""Pack the records of finished runs into one small file for somebody else, who ``merge``s them into their results.
+"""Pack the records of finished runs into one small file for somebody else, who adds them by ``merge``.
 
 The file is JSON, gzipped: ``from``, a name or null, and ``runs``, each with the fields of ``RUN``. What is not in
 ``RUN`` is left out: the command, where data and runs are, the settings of loggers, and names of unreadable files.
