@@ -7,9 +7,9 @@
     output = multimax.attention(query, key, value, reweight.create("multimax"), mask)
     loss = multimax.linear_cross_entropy(hidden, weight, targets)
 
-``multimax.distributions`` and ``multimax.compat`` are imported when they are first asked for.
+``multimax.distributions`` and ``multimax.compat`` are imported on first use.
 
-This much needs torch alone. ``multimax.suite`` has the experiments of the paper and what they need.
+All of this needs only torch. ``multimax.suite`` has the paper's experiments and what they need.
 """
 
 from importlib import import_module

@@ -5,11 +5,11 @@
     weights = reweight(scores, mask)
     output  = dropout(weights) @ value
 
-The mask never enters the scores. It is passed to the reweighting, which alone knows what a missing entry means for it:
-an ev-softmax whose mean runs over -inf, for example, is only a softmax.
+The mask is never added to the scores. It is passed to the reweighting, because only the function knows what a missing
+entry means: an ev-softmax whose mean includes -inf, for example, is just a softmax.
 
 ``multimax.attention_backends`` has several ways to compute this. "reference" is the lines above and takes any call; the
-others agree with it up to rounding, and say for each call whether they can serve it.
+others agree with it up to rounding and say, for each call, whether they can serve it.
 """
 
 from collections.abc import Callable
@@ -27,7 +27,7 @@ from multimax.formulas.rows import autocast_dtype, broadcasts, check_count, chec
 from multimax.reweight import Reweighting, create, entmax15, evsoftmax, softmax, sparsemax
 from multimax.reweight._base import may_bypass
 
-# These functions as modules, which have fast paths.
+# These functions are replaced by their modules, which have fast paths.
 MODULES: dict[Callable[..., Tensor], Reweighting] = {
     f: create(f.__name__) for f in (softmax, sparsemax, entmax15, evsoftmax)
 }
@@ -53,41 +53,42 @@ def attention(
 ) -> Tensor:
     """Attention output [..., heads, queries, value_dim] in the dtype of ``value``.
 
-    Pad sequences of different lengths, and let the mask say what is live:
-    ``mask = (torch.arange(keys) < lengths[:, None])[:, None, None]``. Packed sequences need a mask of which query and
-    key belong together; nested tensors are refused.
+    Pad sequences of different lengths and mark what is live in a mask:
+    ``mask = (torch.arange(keys) < lengths[:, None])[:, None, None]``. Packed sequences need a mask that says which
+    queries and keys belong together; nested tensors are refused.
 
-    A query that may attend to no key gets zeros. What a key holds, even NaN, never reaches a query that may not attend
-    to it, neither in outputs nor in gradients. On a GPU, backends other than "reference" only promise this for keys
-    that no query may attend to and for queries that may attend to no key; everything else should be finite there.
+    A query that may attend to no key gets zeros. Whatever a key holds, even NaN, never reaches a query that may not
+    attend to it, in outputs or in gradients. On a GPU, backends other than "reference" only promise this for keys that
+    no query may attend to and for queries that may attend to no key; everything else should be finite there.
 
-    What is live should be finite everywhere. A row whose live scores are all -inf has the weights that ``reweight``
-    gives to such a row: equal ones from MultiMax, temperature and scalable softmax, zeros from sigmoid, ReLU, softpick,
-    softmax-plus-one and a sink, NaN from the others. There are two exceptions. With a mask or ``causal``, a query gets
-    NaN if it, or a key or value that it may attend to, holds NaN or infinities: in a traced graph or under ``vmap``,
-    and by "reference" on a GPU. And softmax's kernels on a GPU may give zeros or equal weights.
+    Live entries should be finite. A row whose live scores are all -inf gets the weights that ``reweight`` gives such a
+    row: equal ones from MultiMax, temperature and scalable softmax, zeros from sigmoid, ReLU, softpick,
+    softmax-plus-one and a sink, NaN from the others. There are two exceptions. With a mask or ``causal``, in a traced
+    graph, under ``vmap`` or with "reference" on a GPU, a query gets NaN if it, or a key or value that it may attend to,
+    holds NaN or infinities. And softmax's kernels on a GPU may give zeros or equal weights.
 
     Args:
         query: floating point [..., heads, queries, dim].
         key: [..., heads, keys, dim] in the dtype of ``query``, unless autocast is on; leading dimensions broadcast.
             Its number of heads may be a divisor of the query's (grouped heads): each then serves several consecutive
             heads of the query.
-        value: [..., heads, keys, value_dim] likewise.
+        value: [..., heads, keys, value_dim], likewise.
         reweight: a ``Reweighting``, or a function f(scores, mask=...) that keeps its contract. ``softmax``,
             ``sparsemax``, ``entmax15`` and ``evsoftmax`` are as fast as their modules.
         mask: bool, True where a key may be attended to, broadcastable to [..., heads, queries, keys].
-        causal: query i attends at most to keys 0 to i; fused kernels do this faster than with an equal mask.
-        bias: added to the scores, to which it broadcasts, such as that of relative positions. It is not a mask: it must
+        causal: query i attends at most to keys 0 to i; fused kernels are faster with this than with the equivalent
+            mask.
+        bias: added to the scores, to which it broadcasts, such as a relative-position bias. It is not a mask: it must
             be finite where the mask is True, and may hold anything where it is False.
-        scale: of the scores without the bias; dim ** -0.5 if None.
-        softcap: bound of the scaled products of query and key before the bias is added, as in Gemma 2; above 0.
+        scale: factor of the scores, not of the bias; dim ** -0.5 if None.
+        softcap: bound on the scaled products of query and key, before the bias is added, as in Gemma 2; above 0.
         sink: floating point [heads] or one element: the score of one more key, always live, whose value is zero
-            (gpt-oss). Its weight is missing from the others'.
-        window: query i attends only to keys j with abs(i - j) < window; with ``causal``, to its own and the window - 1
-            before it.
+            (gpt-oss). The other weights lack its share.
+        window: query i attends only to keys j with abs(i - j) < window; with ``causal``, that is its own key and the
+            window - 1 before it.
         dropout: probability of dropping a weight, at least 0 and below 1; pass 0 outside training.
-        backend: the name of one of ``BACKENDS`` or of the function's own, or None for the one that ``attention_path``
-            returns. Only "reference" and "blocked" can be differentiated more than once. On a CPU a call with a mask
+        backend: the name of one of ``BACKENDS`` or of the function's own backends; None for what ``attention_path``
+            returns. Only "reference" and "blocked" can be differentiated more than once. On a CPU, a call with a mask
             whose tensors hold NaN or infinities is computed by tensor operations, whatever the backend.
 
     Raises:
@@ -101,10 +102,10 @@ def attention(
 def attention_weights(
     query: Tensor, key: Tensor, reweight: Callable[..., Tensor], mask: Tensor | None = None, **options: Any
 ) -> Tensor:
-    """The weights [..., heads, queries, keys] by which ``attention`` sums the values, without dropout.
+    """The weights [..., heads, queries, keys] with which ``attention`` sums the values, without dropout.
 
     Args:
-        query, key, reweight, mask: as of ``attention``.
+        query, key, reweight, mask: as for ``attention``.
         options: its ``causal``, ``bias``, ``scale``, ``softcap``, ``sink`` and ``window``.
     """
     call = _call(query, key, key, reweight, mask, **options)
@@ -119,7 +120,7 @@ def attention_path(
     mask: Tensor | None = None,
     **options: Any,
 ) -> str:
-    """The backend that ``attention`` uses for these arguments, which are its own, if none is named.
+    """The backend that ``attention`` uses for these arguments if none is named; takes the arguments of ``attention``.
 
     Softmax uses "sdpa" wherever it can. Other functions use a kernel where it is faster or saves memory, unless
     ``multimax.kernels`` is set to "eager".
@@ -158,7 +159,7 @@ def _call(
     window: int | None = None,
     dropout: float = 0.0,
 ) -> Call:
-    """The arguments once checked; raises TypeError or ValueError, in one line."""
+    """The checked arguments; raises TypeError or ValueError, in one line."""
     if isinstance(reweight, type):
         raise TypeError(f"reweight must be a module or a function, got the class {reweight.__name__}: make one of it")
     if not callable(reweight):
@@ -213,7 +214,7 @@ def _check_tensors(query: Tensor, key: Tensor, value: Tensor) -> None:
 
 
 def _per_query_head(query: Tensor, tensor: Tensor) -> Tensor:
-    """A key or value of grouped heads, each head repeated for the heads of the query that it serves."""
+    """A key or value with grouped heads, each repeated for the query heads that it serves."""
     if min(query.dim(), tensor.dim()) < 3:
         return tensor
     heads, groups = query.shape[-3], tensor.shape[-3]

@@ -1,6 +1,6 @@
-"""The ways to compute attention. Each can run a call, or say why it cannot.
+"""The ways to compute attention. Each can run a call or say why it cannot.
 
-``multimax.attention`` uses the first that can and that is worth it. A function may bring more
+``multimax.attention`` uses the first that can and is worth using. A function may bring more
 (``Reweighting.attention_backends``).
 """
 
@@ -21,15 +21,16 @@ from multimax.kernels.triton import flash
 from multimax.reweight import Reweighting
 from multimax.reweight._base import may_bypass
 
-# On the CPU: from this many scores in a head on, blocks are at least as fast as the reference. With 32 by 32 scores
-# they take twice its time, with 96 by 96 the same, and with 128 by 128 or more 0.9 to 1 of it.
+# On the CPU, blocks are at least as fast as the reference from this many scores per head. They take twice its time with
+# 32 by 32 scores, the same with 96 by 96, and 0.9 to 1 times as long with 128 by 128 or more.
 BLOCKED_FROM = 2**14
-# They compute half precision in float32, which takes up to 1.6 of the reference's time on processors that multiply it
-# natively. There they save memory: this many scores of one call take 128 MB in each layer, and so do the weights.
+# Blocks compute half precision in float32, which takes up to 1.6 times as long as the reference on processors that
+# multiply half precision natively. There they save memory: this many scores take 128 MB per layer, and so do the
+# weights.
 HALF_BLOCKED_FROM = 2**26
-# From this many keys on, a GPU uses a flash kernel. On an H100 with 196 keys its forward and backward took 0.64 ms;
-# with whole scores six matrix products take 0.75 and the row kernels another 0.3. Fewer keys, and float32, which the
-# flash kernels multiply without tensor cores, were not measured.
+# A GPU uses a flash kernel from this many keys. On an H100 with 196 keys, its forward and backward took 0.64 ms; with
+# whole scores, six matrix products take 0.75 ms and the row kernels another 0.3. Fewer keys were not measured, nor was
+# float32, which the flash kernels multiply without tensor cores.
 FLASH_FROM, SINGLE_FLASH_FROM = 64, 512
 
 
@@ -37,8 +38,8 @@ FLASH_FROM, SINGLE_FLASH_FROM = 64, 512
 class Call:
     """The arguments of ``multimax.attention``, checked.
 
-    ``row_kernel`` computes what ``reweight`` does, or is None if that has to be called. When a call is ``run``, what
-    queries and keys hold is finite, or those that ``mask`` excludes altogether are zero.
+    ``row_kernel`` computes what ``reweight`` does, or is None if ``reweight`` itself has to be called. When a call is
+    ``run``, its queries and keys are finite, or those that ``mask`` excludes altogether are zero.
     """
 
     query: Tensor
@@ -55,7 +56,7 @@ class Call:
     dropout: float
 
     def whole_mask(self) -> Tensor | None:
-        """``mask`` combined with what ``causal`` asks for."""
+        """``mask`` combined with the causal mask."""
         if not self.causal:
             return self.mask
         shape = self.query.shape[-2], self.key.shape[-2]
@@ -66,7 +67,7 @@ class Call:
         return self.query.dtype.itemsize < 4 or torch.is_autocast_enabled(self.query.device.type)
 
     def beyond_products(self) -> str | None:
-        """The obstacle for a backend whose scores are nothing but products of query and key, or None."""
+        """The obstacle for a backend whose scores are just products of query and key, or None."""
         extras = {"bias": self.bias, "softcap": self.softcap, "sink": self.sink}
         return next((f"it takes no {name}" for name, extra in extras.items() if extra is not None), None)
 
@@ -85,14 +86,14 @@ class Backend(Protocol):
         """Why this call cannot be served, in one line, or None."""
 
     def pays(self, call: Call) -> bool:
-        """Whether to use it unasked if there is no obstacle; checked first, so it should be cheap."""
+        """Whether to use it unasked if there is no obstacle. Checked before ``obstacle``, so it should be cheap."""
 
     def run(self, call: Call) -> Tensor:
         """The output [..., heads, queries, value_dim] in the dtype of ``value``."""
 
 
 class Reference:
-    """Tensor operations, for any call. They hold all scores and can be differentiated as often as the function can."""
+    """Tensor operations, for any call. They hold all scores, and can be differentiated as often as the function can."""
 
     name = "reference"
 
@@ -137,14 +138,14 @@ class Sdpa:
         tensors, dropout, scale = (call.query, call.key, call.value), call.dropout, call.scale
         if call.mask is None:
             return F.scaled_dot_product_attention(*tensors, dropout_p=dropout, is_causal=call.causal, scale=scale)
-        mask = torch.atleast_2d(call.whole_mask())  # a mask of keys alone applies to every query
+        mask = torch.atleast_2d(call.whole_mask())  # a mask over keys alone applies to every query
         output = F.scaled_dot_product_attention(*tensors, attn_mask=mask, dropout_p=dropout, scale=scale)
         # The fused kernels disagree about a row without a live key: some give NaN, some the mean of dead values.
         return torch.where(mask.any(-1, keepdim=True), output, 0.0)
 
 
 class Blocked:
-    """C++ on the CPU, in blocks that stay in its cache; memory linear in the lengths, except for a bias."""
+    """C++ on the CPU, in blocks that stay in cache; memory is linear in the lengths, except for a bias."""
 
     name = "blocked"
 
@@ -165,7 +166,7 @@ class Blocked:
         return None
 
     def pays(self, call: Call) -> bool:
-        if kernels.path(call.query) != "cpp":  # first, since lengths that torch.export left open must not be compared
+        if kernels.path(call.query) != "cpp":  # first, since lengths that torch.export leaves open must not be compared
             return False
         queries, keys = call.query.shape[-2], call.key.shape[-2]
         if call.in_half():

@@ -1,7 +1,7 @@
-"""Attention in which what is dead reaches nothing, whatever it holds.
+"""Attention in which dead entries, whatever they hold, affect nothing.
 
-Matrix products run over dead entries too, and zero times NaN is NaN. So rows that hold NaN or infinities are kept out
-of the products, and put in where they are live.
+Matrix products run over dead entries too, and zero times NaN is NaN. So rows with NaN or infinities are kept out of the
+products, and their effect is put in where they are live.
 """
 
 import math
@@ -27,7 +27,7 @@ def attend(backend: Backend, call: Call) -> Tensor:
     call = _without_dead(call)
     if finite is not None:
         return _attend_to_live(call)
-    if call.query.device.type != "cpu" and backend.name != "reference":  # passes over all tensors would slow it down
+    if call.query.device.type != "cpu" and backend.name != "reference":  # checking all tensors would slow it down
         return backend.run(call)
     return _over_finite_rows(backend, call)
 
@@ -67,7 +67,7 @@ def _attend_to_live(call: Call) -> Tensor:
 
 
 def _over_finite_rows(backend: Backend, call: Call) -> Tensor:
-    """The output of ``backend`` where all that a query may attend to is finite, elsewhere NaN; costs no product."""
+    """The output of ``backend``, NaN for queries that may attend to anything not finite; costs no extra product."""
     query, key, value = (_is_finite(t) for t in (call.query, call.key, call.value))
     poisoned = ~(key & value)
     if call.mask is None:  # causal: from the first poisoned key on
@@ -96,13 +96,13 @@ def _cleaned(call: Call) -> Call:
 
 
 def _are_finite(*tensors: Tensor) -> bool | None:
-    """Whether the tensors and their products are finite; None where this cannot be read, or a GPU's host would wait."""
+    """Whether the tensors and their products are finite; None if unreadable, or if a GPU's host would wait."""
     if any(t.device.type != "cpu" or not is_readable(t) for t in tensors):
         return None
-    # A finite norm takes one pass, and rules out NaN and infinities.
+    # A norm takes one pass, and a finite one rules out NaN and infinities.
     return math.isfinite(sum(torch.linalg.vector_norm(t.detach()).item() for t in tensors))
 
 
 def _is_finite(tensor: Tensor) -> Tensor:
-    """Of each row [..., 1]; ``isfinite().all()`` takes 15 times as long."""
+    """Whether each row is finite, [..., 1]; ``isfinite().all()`` takes 15 times as long."""
     return (tensor.detach() * 0).sum(-1, keepdim=True) == 0

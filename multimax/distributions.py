@@ -33,7 +33,7 @@ __all__ = ["Categorical"]
 
 
 class Categorical(Distribution):
-    """Classes 0 to n - 1 with the weights of ``scores`` as their probabilities; with softmax it is torch's.
+    """Classes 0 to n - 1 with the weights of ``scores`` as probabilities; with softmax it is torch's ``Categorical``.
 
     ``torch.distributions.Categorical(probs=...)`` clamps its probabilities away from zero; here a class of probability
     zero is never sampled, its log-probability is -inf, and it passes no gradient.
@@ -49,7 +49,7 @@ class Categorical(Distribution):
 
     Raises:
         TypeError, ValueError: an argument that does not fit, a function whose weights do not sum to one, or a row of
-            the mask without a class that can occur, in one line. The methods raise likewise.
+            the mask in which no class can occur, in one line. The methods raise the same errors.
     """
 
     has_rsample = True
@@ -81,7 +81,7 @@ class Categorical(Distribution):
         return self.probs.argmax(-1)
 
     def expand(self, batch_shape: Any, _instance: Any = None) -> "Categorical":
-        """The same distribution for a batch of another shape, to which this one's broadcasts; nothing is copied."""
+        """The same distribution for another batch shape, to which this one's broadcasts; nothing is copied."""
         batch_shape = _size("batch_shape", batch_shape)
         if not broadcasts(self.batch_shape, batch_shape):
             raise ValueError(
@@ -117,11 +117,11 @@ class Categorical(Distribution):
         return torch.softmax((self.logits + gumbel) / temperature, -1)
 
     def log_prob(self, value: Tensor) -> Tensor:
-        """Logarithms of the probabilities of classes int64 [...], in a shape that broadcasts with the rows.
+        """Log-probabilities of classes int64 [...], in a shape that broadcasts with the rows.
 
         Raises:
-            TypeError, ValueError: no tensor of real numbers, on another device, in a shape that does not broadcast; on
-                a CPU, what is no class.
+            TypeError, ValueError: ``value`` is not a tensor of real numbers, is on another device or does not
+                broadcast; on a CPU, it holds something that is not a class.
         """
         check_dense("value", value)
         if value.is_complex() or (value.is_floating_point() and value.dtype not in DTYPES):
@@ -162,7 +162,7 @@ def _size(name: str, shape: Any) -> torch.Size:
 
 def _log_probs(module: Reweighting, x: Tensor, mask: Tensor | None, probs: Tensor) -> Tensor:
     is_softmax = may_bypass(module, "row_kernel", IN_LOSS) and isinstance(module.row_kernel(), Softmax | MultiMax)
-    if is_softmax:  # of its modulated scores: a probability may underflow when its logarithm does not
+    if is_softmax:  # of the modulated scores: a probability may underflow when its logarithm does not
         y = module.modulate(x if mask is None else x.where(mask, 0))
         return torch.log_softmax(y if mask is None else y.where(mask, -math.inf), -1)
     return probs.where(probs > 0, 1).log().masked_fill(probs == 0, -math.inf)

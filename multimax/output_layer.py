@@ -1,4 +1,4 @@
-"""The loss of an output layer, from hidden states and targets, without the logits where the function allows it."""
+"""The loss of an output layer from hidden states and targets, without forming the logits where the function allows."""
 
 from typing import Any
 

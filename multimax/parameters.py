@@ -1,4 +1,4 @@
-"""What an optimiser needs to know about the reweightings' parameters: no weight decay, and clipping by their own norm.
+"""How to optimise the reweightings' parameters: without weight decay, and clipped by their own norm.
 
     optimizer = torch.optim.AdamW(multimax.parameter_groups(model, weight_decay=0.05), lr=1e-3)
     loss.backward()
@@ -19,10 +19,10 @@ from multimax.reweight._base import living
 
 
 def is_reweighting(parameter: nn.Parameter) -> bool:
-    """Whether a reweighting holds this parameter. Muon should not train these: it is for the matrices of layers.
+    """Whether a parameter belongs to a reweighting. Do not train these with Muon, which is for the matrices of layers.
 
     Raises:
-        TypeError: ``parameter`` is no tensor.
+        TypeError: ``parameter`` is not a tensor.
     """
     if not isinstance(parameter, Tensor):
         raise TypeError(f"parameter must be one of a module's parameters, got {type(parameter).__name__}")
@@ -38,18 +38,18 @@ def reweighting_parameters(model: nn.Module) -> list[nn.Parameter]:
 
 
 def parameter_groups(model: nn.Module, weight_decay: float, lr: float | None = None) -> list[dict[str, Any]]:
-    """Parameter groups for any optimiser of torch: with weight decay, without, and the reweightings', without.
+    """Parameter groups for any torch optimiser: with weight decay, without, and the reweightings', also without.
 
-    Parameters of at most one dimension (biases, norms) and those named by the method ``no_weight_decay`` of the model
-    or of a module in it, as timm's models have it, are not decayed. Parameters that require no gradient and empty
-    groups are left out.
+    Parameters of at most one dimension (biases, norms) are not decayed, nor are those named by a ``no_weight_decay``
+    method of the model or of a module in it, as in timm. Parameters that require no gradient and empty groups are left
+    out.
 
     Args:
         weight_decay: of the first group; 0 in the others.
         lr: learning rate of the reweightings' group; the optimiser's if None.
 
     Raises:
-        TypeError, ValueError: ``model`` is no module; ``weight_decay`` or ``lr`` no number, or negative.
+        TypeError, ValueError: ``model`` is not a module; ``weight_decay`` or ``lr`` is not a number, or is negative.
     """
     check_number("weight_decay", weight_decay, least=0)
     if lr is not None:
@@ -76,18 +76,18 @@ def parameter_groups(model: nn.Module, weight_decay: float, lr: float | None = N
 
 
 def clip_gradients(model: nn.Module, max_norm: float | None) -> Tensor:
-    """Clip the gradient of the reweightings' parameters and that of all others to ``max_norm``, each by its own norm.
+    """Clip the reweightings' gradients and all others to ``max_norm``, each by their own norm.
 
-    The parameters of MultiMax on V logits sum V gradients; in a common norm they would shrink the step of all others.
+    The parameters of a MultiMax on V logits sum V gradients; with a common norm they would shrink everyone else's step.
 
     Args:
-        max_norm: the largest norm; None to measure only.
+        max_norm: the largest norm; None only measures it.
 
     Returns:
         The norm of the whole gradient before clipping, 0-d.
 
     Raises:
-        TypeError, ValueError: ``model`` is no module; ``max_norm`` no number, negative or NaN.
+        TypeError, ValueError: ``model`` is not a module; ``max_norm`` is not a number, is negative or NaN.
     """
     if isinstance(max_norm, bool) or not isinstance(max_norm, int | float | None):
         raise TypeError(f"max_norm must be a number or None, got {type(max_norm).__name__}")

@@ -1,3 +1,3 @@
-"""The functions of this package under the names of other packages, for programs that were written for those."""
+"""This package's functions under the names of other packages, for programs written for those."""
 
 from multimax.compat import entmax as entmax

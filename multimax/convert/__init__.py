@@ -4,8 +4,8 @@
     print(conversion)                                  # what changed, what was left, and why
     conversion.undo()
 
-This replaces the softmax of ``F.scaled_dot_product_attention`` and ``nn.MultiheadAttention`` wherever modules of the
-model call them, of transformers' models that look their attention up by name, and of x-transformers.
+This replaces the softmax of ``F.scaled_dot_product_attention`` and ``nn.MultiheadAttention`` wherever the model's
+modules call them, of transformers' models that look up their attention by name, and of x-transformers.
 """
 
 import fnmatch
@@ -28,11 +28,11 @@ Where = str | Callable[[str], bool]
 
 
 class Conversion:
-    """What ``convert`` did to a model; prints as a table.
+    """What ``convert`` did to a model; it prints as a table.
 
     Attributes:
         changed: paths of the modules that now attend with another function, at ``PATH.reweight``.
-        left: (path, reason) of every other module that attends or computes a softmax.
+        left: (path, reason) for every other module that attends or computes a softmax.
     """
 
     changed: tuple[str, ...]
@@ -48,7 +48,7 @@ class Conversion:
         """Give the model its softmax back. The functions' parameters are lost; all others stay as they are.
 
         Raises:
-            RuntimeError: it has been undone already.
+            RuntimeError: it has already been undone.
         """
         if not self._undo:
             raise RuntimeError("there is nothing to undo: this conversion is undone already")
@@ -75,7 +75,7 @@ class Conversion:
             self._set(module, name, value)
 
     def _configuration_of(self, module: nn.Module) -> Any:
-        """A copy of its configuration that names our attention, since modules that share it may not be converted."""
+        """A copy of the module's configuration that names our attention: modules that share it may not be converted."""
         config: Any = module.config
         if id(config) not in self._configurations:
             self._configurations[id(config)] = integration().naming_ours(config)
@@ -87,7 +87,7 @@ class Conversion:
         self._set(model.config, "attn_implementation", integration().NAME)
 
     def _avoid_fused_layers(self, model: nn.Module) -> None:
-        """In evaluation torch's encoder computes whole layers itself, softmax included, unless told not to."""
+        """Turn off torch's fused encoder layers, which in evaluation include the softmax."""
         for module in model.modules():
             if isinstance(module, nn.TransformerEncoderLayer) and isinstance(module.self_attn, Intercepted):
                 self._set(module, "activation_relu_or_gelu", 0)
@@ -111,27 +111,26 @@ def convert(
 ) -> Conversion:
     """Replace the softmax of a model's attention, in place, by the function registered as ``name``.
 
-    Each module that attends gets its own function, with parameters in float32, as its child ``reweight``; they are in
-    ``model.parameters()`` and in the state dict. So convert a model before building an optimizer or DDP, and before
-    loading weights that were saved from a converted model. With ``init="zero"`` MultiMax starts as softmax, and the
+    Each module that attends gets its own function as its child ``reweight``. The function's parameters are in float32,
+    and are part of ``model.parameters()`` and the state dict. So convert a model before building an optimizer or DDP,
+    and before loading weights saved from a converted model. With ``init="zero"`` MultiMax starts as softmax, and the
     model's outputs do not change.
 
-    Boolean masks, ``is_causal``, and additive masks with -inf or numbers up to -1e4 (up to -50 in models of
-    transformers) say which keys are dead; anything else that is added to scores remains a bias. torch's generator is
-    left as it was.
+    Boolean masks, ``is_causal``, and additive masks with -inf or numbers up to -1e4 (up to -50 in transformers' models)
+    say which keys are dead; anything else added to the scores remains a bias. torch's generator is left as it was.
 
     Args:
-        model: any module. Its code is read, but not run unless there are ``inputs``.
+        model: any module. Its code is read, but only run if there are ``inputs``.
         name: one of ``multimax.reweight.available()``.
-        where: a pattern for the paths of modules, such as ``"encoder.*"`` (``*`` matches dots as well), or a function
-            from a path to a bool; None for every module that attends.
-        inputs: a tensor, a tuple or a mapping of keywords to call the model with. It runs once, in evaluation and
-            without gradients, to find modules whose code does not show that they call torch's attention.
+        where: a pattern for module paths, such as ``"encoder.*"`` (``*`` also matches dots), or a function from a path
+            to a bool; None for every module that attends.
+        inputs: a tensor, a tuple or a mapping of keywords to call the model with. The model runs once, in evaluation
+            and without gradients, to find modules whose code does not show that they call torch's attention.
         options: of the function; see ``multimax.reweight.options(name)``.
 
     Raises:
-        TypeError, ValueError: no such function or option; nothing that can be converted, at all or where asked for; a
-            module that is converted already. The model is then left as it was.
+        TypeError, ValueError: there is no such function or option; nothing can be converted, at all or where asked for;
+            or a module is already converted. The model is then left as it was.
     """
     if not isinstance(model, nn.Module):
         raise TypeError(f"model must be a torch.nn.Module, got {type(model).__name__}")
@@ -216,7 +215,7 @@ def _check(model: nn.Module, where: Where | None, inputs: Inputs | None, sites: 
     staying = [site for site in sites if site.by == "torch" and (site.obstacle or site not in chosen)]
     for site in chosen:
         inner = [s for s in staying if s is not site and s.path.startswith(f"{site.path}." if site.path else "")]
-        if site.obstacle is None and inner:  # the function of the outer one would answer its calls
+        if site.obstacle is None and inner:  # the outer module's function would answer its calls
             raise ValueError(f"{_listed([site])} cannot be converted without {_listed(inner)}, which is within it")
 
 

@@ -3,7 +3,7 @@
     scaled_dot_product_attention(query, key, value, attn_mask)  ->  attention(query, key, value, reweight, live, bias)
 
 torch adds masks to scores. Here an additive mask is split: entries at or below ``floor`` are dead, and the others are a
-bias of the scores, such as that of relative positions.
+bias on the scores, such as one for relative positions.
 """
 
 from typing import Any
@@ -17,14 +17,14 @@ from multimax.formulas.rows import autocast_dtype
 from multimax.formulas.torch_private import is_readable
 from multimax.reweight import Reweighting
 
-# No bias of a model is as low; masks are written with -1e4, -1e9 or the lowest number of a dtype.
+# No model's bias is this low; masks are written with -1e4, -1e9 or the lowest number of a dtype.
 MASK_FLOOR = -9999.0
 
 
 def live_and_bias(mask: Tensor | None, floor: float = MASK_FLOOR) -> tuple[Tensor | None, Tensor | None]:
-    """Split a mask of torch's (bool, True = live; or a term of the scores) into a bool mask and a finite bias.
+    """Split a torch mask (bool, True = live; or added to the scores) into a bool mask and a finite bias.
 
-    If the numbers can be read without waiting for a GPU, a mask without dead entries and a bias of zeros become None,
+    If the values can be read without waiting for a GPU, a mask without dead entries and a bias of zeros become None,
     since kernels are faster without them.
     """
     if mask is None or mask.dtype == torch.bool:
@@ -164,7 +164,7 @@ def multi_head_attention(
 
 
 def _appended(mask: Tensor, keys: int, floor: float) -> tuple[Tensor | None, Tensor | None]:
-    """``live_and_bias`` of a mask whose bools are True where dead; keys beyond its own are live."""
+    """``live_and_bias`` of a mask whose bools are True where dead, with keys beyond the mask's own live."""
     if mask.dtype == torch.bool:
         mask = ~mask
     appended = keys - mask.shape[-1]

@@ -1,8 +1,8 @@
-"""Which modules of a model attend, and by what, as read from the code of their ``forward`` and of what it calls.
+"""Which modules of a model attend, and how, as read from the code of their ``forward`` and of what it calls.
 
 Nothing runs unless inputs are given. The names in compiled code say what may be called, so a module may seem to call
-something that this model never reaches; what it does call is in its code or in that of functions and methods named
-there.
+something that this model never reaches. What it does call is named in its code or in that of functions and methods
+named there.
 """
 
 import ast
@@ -36,16 +36,16 @@ FUSED = {
     "flex_attention": "FlexAttention",
     "_transformer_encoder_layer_fwd": "torch's fused encoder layer",
 }
-# What writes the number that hides an entry into a mask.
+# The calls that write the number that hides an entry into a mask.
 FILLS = {"masked_fill", "masked_fill_", "where", "fill_", "full", "full_like", "new_full"}
 HEADS = ("num_heads", "n_heads", "heads", "nhead", "num_attention_heads", "n_head")
 
 
 @dataclass(frozen=True)
 class Site:
-    """A module that attends ``by`` "torch"'s functions, transformers' "registry", or "" if it cannot be replaced.
+    """A module that attends, ``by`` "torch"'s functions, transformers' "registry", or "" if it cannot be replaced.
 
-    ``obstacle`` says why it is not converted; if it is, its ``attributes`` are set.
+    ``obstacle`` says why it is not converted; if it is converted, its ``attributes`` are set.
     """
 
     path: str
@@ -57,9 +57,9 @@ class Site:
 
 
 def find(model: nn.Module, inputs: Inputs | None = None) -> list[Site]:
-    """Every module of ``model`` that attends or may, in the order of its ``named_modules``.
+    """Every module of ``model`` that attends or may attend, in the order of ``named_modules``.
 
-    With ``inputs`` the model runs once, and what it calls then counts more than what its code may call.
+    With ``inputs`` the model runs once, and what it calls then takes precedence over what its code may call.
     """
     sites = {path: _site(path, module, model) for path, module in model.named_modules()}
     for path, called in ({} if inputs is None else watch(model, inputs)).items():
@@ -68,7 +68,7 @@ def find(model: nn.Module, inputs: Inputs | None = None) -> list[Site]:
 
 
 def _seen(path: str, model: nn.Module, site: Site | None, called: set[str]) -> Site | None:
-    """``site``, as found from the code of a module, corrected by what the module ``called``."""
+    """``site``, as found from a module's code, corrected by what the module ``called``."""
     module = model.get_submodule(path)
     if isinstance(module, Intercepted | Reweighting):
         return site
@@ -101,7 +101,7 @@ def _site(path: str, module: nn.Module, model: nn.Module) -> Site | None:
 
 
 def _by_registry(path: str, module: nn.Module, model: nn.Module) -> Site:
-    """A module of transformers that looks up the attention named in its configuration."""
+    """A transformers module that looks up the attention named in its configuration."""
     obstacle = None
     ours = integration()
     cls: Any = type(module)
@@ -116,16 +116,16 @@ def _by_registry(path: str, module: nn.Module, model: nn.Module) -> Site:
 
 
 def integration() -> Any:
-    """The module for transformers, which imports this one and takes seconds to import."""
+    """Our transformers integration, which imports this module and takes seconds to import."""
     return importlib.import_module("multimax.integrations.transformers")
 
 
 @functools.cache
 def _handed_over(cls: Any) -> frozenset[str]:
-    """The keywords in those calls of a ``forward`` that begin with the module itself, as calls of attention do."""
+    """The keywords of the calls in a ``forward`` whose first argument is the module, as in calls of attention."""
     try:
         tree = ast.parse(textwrap.dedent(inspect.getsource(cls.forward)))
-    except (OSError, SyntaxError):  # made without a file: ``attend`` sees what arrives
+    except (OSError, SyntaxError):  # the class was made without a file; ``attend`` sees what arrives
         return frozenset()
     calls = [call for call in ast.walk(tree) if isinstance(call, ast.Call) and call.args]
     given = [call.keywords for call in calls if isinstance(call.args[0], ast.Name) and call.args[0].id == "self"]
@@ -152,7 +152,7 @@ def _obstacle(module: nn.Module, names: set[str]) -> str | None:
 
 
 def _attend(path: str, module: nn.Module, model: nn.Module) -> Site:
-    """x-transformers' module, which uses fused attention or a function of masked scores that it is given."""
+    """x-transformers' module, which uses fused attention or a given function of masked scores."""
     function = getattr(module, "attn_fn", None)
     options: dict[str, Any] = {}
     while isinstance(function, functools.partial):
@@ -166,7 +166,7 @@ def _attend(path: str, module: nn.Module, model: nn.Module) -> Site:
 
 
 def _num_heads(path: str, model: nn.Module) -> int | None:
-    """According to the module, its configuration, or the module that it is part of."""
+    """The number of heads according to the module, its configuration or the module that it is part of."""
     *outer, module = _around(path, model)
     for owner in (module, getattr(module, "config", None), *outer[-1:]):
         for name in HEADS:
@@ -177,7 +177,7 @@ def _num_heads(path: str, model: nn.Module) -> int | None:
 
 
 def called_names(module: nn.Module) -> set[str]:
-    """The names in the code of ``forward`` and of all functions and methods outside torch that are named there."""
+    """The names in the code of ``forward`` and of all functions and methods outside torch named there."""
     names: set[str] = set()
     seen: set[types.CodeType] = set()
     pending: list[tuple[Any, Any]] = [(type(module).forward, module)]
@@ -187,7 +187,7 @@ def called_names(module: nn.Module) -> set[str]:
         if function is None or function.__code__ in seen:
             continue
         seen.add(function.__code__)
-        if _is_object(called):  # such as diffusers' processors; the methods in its code are its own
+        if _is_object(called):  # such as diffusers' processors; methods named in its code are its own
             owner = called
         cells = (cell.cell_contents for cell in function.__closure__ or () if _is_filled(cell))
         found = [content for content in cells if _is_foreign(content)]
@@ -206,7 +206,7 @@ def called_names(module: nn.Module) -> set[str]:
 
 
 def _is_object(value: Any) -> bool:
-    """Whether it is called by a ``__call__`` of its own class; modules are, but count by themselves."""
+    """Whether calling it runs its class's ``__call__``; not for modules, which are looked at by themselves."""
     has_call = callable(value) and isinstance(value.__call__, types.MethodType)
     return has_call and not isinstance(value, nn.Module | type)
 
@@ -241,7 +241,7 @@ def _is_filled(cell: types.CellType) -> bool:
 
 
 def _codes(code: types.CodeType) -> Iterator[types.CodeType]:
-    """``code`` and the code of all functions defined in it."""
+    """``code`` and that of all functions defined in it."""
     yield code
     for constant in code.co_consts:
         if isinstance(constant, types.CodeType):
@@ -249,7 +249,7 @@ def _codes(code: types.CodeType) -> Iterator[types.CodeType]:
 
 
 def _mask_floor(path: str, model: nn.Module) -> float:
-    """Half the number with which a module around the one at ``path`` fills masks, such as Swin's -100."""
+    """Half the number, such as Swin's -100, with which a module around the one at ``path`` fills masks."""
     classes: list[Any] = [type(module) for module in _around(path, model)]
     return max((filled / 2 for cls in classes for filled in _fills(cls)), default=MASK_FLOOR)
 
@@ -262,7 +262,7 @@ def _around(path: str, model: nn.Module) -> list[nn.Module]:
 
 @functools.cache
 def _fills(cls: Any) -> tuple[float, ...]:
-    """The constants between ``MASK_FLOOR`` and -50 where masks are filled: in methods, and functions that they name."""
+    """The constants between ``MASK_FLOOR`` and -50 where masks are filled, in methods and functions that they name."""
     methods = [_plain(method) for base in cls.__mro__ for method in vars(base).values() if _is_foreign(method)]
     named = [f.__globals__.get(name) for f in methods if f for code in _codes(f.__code__) for name in code.co_names]
     functions = methods + [_plain(value) for value in named if _is_foreign(value)]

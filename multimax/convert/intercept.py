@@ -1,7 +1,8 @@
-"""Modules whose calls of torch's attention are answered by their own reweighting, and how a module becomes one.
+"""Modules whose calls to torch's attention are answered by their own reweighting, and how a module becomes one.
 
-The module's class becomes a subclass of its own class with the same name. So it can be copied, pickled, compiled and
-replicated by DataParallel like any module, and ``forward`` works in any thread, also when a checkpoint runs it again.
+The module's class is replaced by a subclass of it with the same name. So the module can be copied, pickled, compiled
+and replicated by DataParallel like any other, and ``forward`` works in any thread, even when checkpointing runs it
+again.
 """
 
 import functools
@@ -28,8 +29,8 @@ class Intercepted(nn.Module):
 
     Attributes:
         reweight: the function that replaces softmax.
-        mask_floor: the largest number that hides an entry in an additive mask.
-        takes_scores: whether calls of softmax itself, on masked scores, are answered too.
+        mask_floor: the highest number that hides an entry in an additive mask.
+        takes_scores: whether calls to softmax itself, on masked scores, are answered too.
     """
 
     reweight: Reweighting
@@ -38,13 +39,13 @@ class Intercepted(nn.Module):
     _stock: type[nn.Module]
 
     def __reduce_ex__(self, protocol: Any) -> Any:
-        # Pickle cannot find this class by a name, but it finds the one that it was made from.
+        # Pickle cannot find this class by name, but it can find the one it was made from.
         state: Any = super().__reduce_ex__(protocol)[2:]
         return _unbuilt, (self._stock,), *state
 
 
 class Interception(TorchFunctionMode):
-    """A context in which calls of torch's functions come here."""
+    """A context in which calls to torch's functions come here."""
 
     def __init__(self, module: Intercepted) -> None:
         super().__init__()
@@ -67,7 +68,7 @@ class Interception(TorchFunctionMode):
 
 @functools.cache
 def intercepted(stock: Any) -> type[Intercepted]:
-    """The class of a module of class ``stock`` once it is converted."""
+    """The class that a module of class ``stock`` has once it is converted."""
 
     @functools.wraps(stock.forward)
     def forward(self: Intercepted, *args: Any, **kwargs: Any) -> Any:

@@ -1,4 +1,4 @@
-"""Which modules attend or compute a softmax when the model runs, as opposed to what their code could do."""
+"""Which modules attend or compute a softmax when the model runs, rather than what their code could do."""
 
 from collections import defaultdict
 from collections.abc import Callable, Mapping
@@ -14,12 +14,12 @@ Inputs = Tensor | tuple[Any, ...] | Mapping[str, Any]
 
 
 def watch(model: nn.Module, inputs: Inputs) -> dict[str, set[str]]:
-    """What the innermost modules, by path, called: "attention" of torch, "softmax", or neither.
+    """What the innermost modules, by path, called: torch's "attention", "softmax", or neither.
 
     The model runs once, in evaluation and without gradients, and is left as it was.
 
     Raises:
-        TypeError, ValueError: ``inputs`` are none, or the model does not take them.
+        TypeError, ValueError: ``inputs`` are not inputs, or the model does not take them.
     """
     is_mapping = isinstance(inputs, Mapping)
     if not isinstance(inputs, Tensor | tuple | Mapping) or (is_mapping and not all(isinstance(k, str) for k in inputs)):
@@ -51,7 +51,7 @@ def watch(model: nn.Module, inputs: Inputs) -> dict[str, set[str]]:
     training = [module for module in model.modules() if module.training]
     for path, module in model.named_modules():
         if isinstance(module, nn.Softmax):
-            continue  # it counts for the module around it
+            continue  # it counts towards the module around it
         hooks.append(module.register_forward_pre_hook(enter(path), prepend=True))
         hooks.append(module.register_forward_hook(leave, always_call=True))
     keywords: Any = inputs if is_mapping else {}

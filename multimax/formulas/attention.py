@@ -14,7 +14,7 @@ def attention_scores(
 ) -> Tensor:
     """Scores [..., heads, queries, keys] of query [..., heads, queries, dim] and key [..., heads, keys, dim].
 
-    ``bias`` is a finite term of the scores, such as that of relative positions; ``scale`` defaults to ``dim ** -0.5``.
+    ``bias`` is a finite term of the scores, such as a relative-position bias; ``scale`` defaults to ``dim ** -0.5``.
     Neither ``scale`` nor ``softcap``, the bound of the scaled products, applies to the bias.
     """
     scale = query.shape[-1] ** -0.5 if scale is None else scale

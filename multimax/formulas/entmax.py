@@ -7,9 +7,9 @@ EMNLP 2019, arXiv 1909.00015 (alpha learned per head). Checked against version 1
     p_i = relu((alpha - 1) x_i - tau)^(1 / (alpha - 1)),      tau such that sum_i p_i = 1
 
 alpha = 2 is sparsemax; alpha -> 1 is softmax; below 1 no weight is zero, and the tails follow a power law. Up to 2 the
-normaliser is found by Newton's method, on a function that is convex and increasing (concave below 1), from the side on
-which no step overshoots; above 2, where there is no such function, by bisection. There the weights rise steeply at the
-edge of the support, where their error is about the (alpha - 1)-th root of the rounding error.
+normaliser is found by Newton's method on a function that is convex and increasing (concave below 1), from the side
+where no step overshoots. Above 2 there is no such function, and it is found by bisection; the weights then rise steeply
+at the edge of the support, where their error is about the (alpha - 1)-th root of the rounding error.
 
 With s_i = p_i^(2 - alpha) on the support and psi of ``tsallis``, the Jacobian J v = s (v - sum s v / sum s) is
 symmetric, so that
@@ -44,8 +44,8 @@ def formula(x: Tensor, alpha: float) -> Tensor:
 def weigh(x: Tensor, alpha: float | Tensor) -> Tensor:
     """Weights of rows ``x``, float32 or float64 with dead entries at -inf; a tensor ``alpha`` broadcasts to them.
 
-    torch.autograd can differentiate them any number of times, torch.func and forward mode up to four times. If the
-    numbers in a tensor ``alpha`` cannot be read, because they are traced or batched, those above 2 give NaN.
+    torch.autograd can differentiate the weights any number of times, torch.func and forward mode up to four times. If a
+    tensor ``alpha`` cannot be read, because it is traced or batched, values above 2 give NaN.
 
     Raises:
         NotImplementedError: a fifth derivative by torch.func.
@@ -71,7 +71,7 @@ def _weigh(x: Tensor, alpha: float | Tensor) -> Tensor:
             p = p.where(d <= 1, math.nan)
         elif (d > 1).any():
             p = p.where(d <= 1, _bisect(z, d))
-    # With many entries one unit in the last place of the normaliser would show in the sum.
+    # With many entries, one unit in the last place of the normaliser would show in the sum.
     return p / p.sum(-1, keepdim=True)
 
 
@@ -96,10 +96,10 @@ class _Entmax(torch.autograd.Function):
 
 
 def _expanded(x: Tensor, alpha: float | Tensor) -> Tensor:
-    """The weights in operations that torch differentiates itself, since it cannot nest tangents of autograd functions.
+    """The weights in operations that torch itself can differentiate: it cannot nest tangents of autograd functions.
 
-    It is a Runge-Kutta step of length zero from the arguments held constant to the arguments: its value is that of the
-    weights, and so are its first four derivatives.
+    This is a Runge-Kutta step of length zero, from the arguments held constant to the arguments. Its value and first
+    four derivatives are those of the weights.
     """
     if derivatives_under_way() > 4:
         raise NotImplementedError("entmax has four derivatives by torch.func; take more with torch.autograd.grad")
@@ -116,7 +116,7 @@ def _expanded(x: Tensor, alpha: float | Tensor) -> Tensor:
 def gradient(
     grad: Tensor, weights: Tensor, alpha: float | Tensor, *, of_alpha: bool = False
 ) -> tuple[Tensor, Tensor | None]:
-    """Gradients for the scores and, ``of_alpha``, for alpha, which broadcasts to the weights; differentiable."""
+    """Gradients for the scores and, if ``of_alpha``, for alpha, which broadcasts to the weights; differentiable."""
     d = distance_from_one(alpha)
     s = power_of_support(weights, 1 - d)
     total = s.sum(-1, keepdim=True)
@@ -145,7 +145,7 @@ def _sparsemax_step(z: Tensor, a: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _entmax15_step(y: Tensor, a: Tensor) -> tuple[Tensor, Tensor]:
-    """p = relu(y + a)^2; Newton on the Euclidean norm of relu(y + a), less 1."""
+    """p = relu(y + a)^2; a Newton step on the Euclidean norm of relu(y + a), less 1."""
     root = torch.relu(y + a)
     p = root.square()
     total = p.sum(-1, keepdim=True)
@@ -153,10 +153,10 @@ def _entmax15_step(y: Tensor, a: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _entmax_step(z: Tensor, d: float | Tensor, m: Tensor) -> tuple[Tensor, Tensor]:
-    """p = relu(d z + a)^(1/d), a = e^(d m), with m the logarithm of the largest weight, so that d may approach 0.
+    """p = relu(d z + a)^(1/d), a = e^(d m); m is the logarithm of the largest weight, so that d may approach 0.
 
-    Newton on the (1/d)-norm of relu(d z + a), less 1; for rows with equal entries it is linear and one step is exact.
-    For d below 0 the norm is concave and a increases, so that m decreases too.
+    A Newton step on the (1/d)-norm of relu(d z + a), less 1. For rows with equal entries this is linear, and one step
+    is exact. For d below 0 the norm is concave and a increases, so m still decreases.
     """
     a = torch.exp(d * m)
     p = _of_largest(z, d, m)

@@ -1,13 +1,13 @@
 """Losses for classifiers: the cross-entropy of log-weights, and the Fenchel-Young losses of the entmax family.
 
 Blondel, Martins, Niculae, "Learning with Fenchel-Young losses", JMLR 21 (2020), arXiv 1901.02324. With the Tsallis
-entropy H_a(p) = sum_i (p_i - p_i^a) / (a (a - 1)), and p = entmax_a(x), which maximises p.x + H_a(p),
+entropy H_a(p) = sum_i (p_i - p_i^a) / (a (a - 1)) and p = entmax_a(x), which maximises p.x + H_a(p),
 
     L(x; y) = (p - y).x + H_a(p) - H_a(y)  >=  0,      zero exactly where p = y,
     dL/dx = p - y,      dL/da = dH_a(p)/da - dH_a(y)/da      (p is a maximiser: it may be held fixed).
 
-Checked against ``sparsemax_loss``, ``entmax15_loss`` and ``entmax_bisect_loss`` of the entmax package 1.3, which take
-hard targets only.
+Checked against ``sparsemax_loss``, ``entmax15_loss`` and ``entmax_bisect_loss`` of the entmax package 1.3, which only
+take hard targets.
 """
 
 from typing import Any
@@ -20,7 +20,7 @@ from multimax.formulas import tsallis
 from multimax.formulas.rows import DTYPES, check_dense, compute_dtype
 from multimax.formulas.torch_private import is_readable, is_transformed
 
-BLOCK = 2**18  # entries of a block of rows that stays in a CPU's cache together with its intermediate results
+BLOCK = 2**18  # entries in a block of rows that stays in a CPU's cache together with its intermediate results
 
 
 def formula(x: Tensor, p: Tensor, y: Tensor, alpha: float) -> Tensor:
@@ -37,7 +37,7 @@ def check_loss_arguments(
 ) -> None:
     """Raise TypeError or ValueError, in one line, for arguments that no loss of scores of ``shape`` can take.
 
-    Class indices are only read on the CPU: a GPU's host would have to wait for them, and the device checks them.
+    Class indices are only read on the CPU: a GPU's host would have to wait for them, so the device checks them.
     """
     if len(shape) != 2:
         raise ValueError(f"scores must be [N, C], got {tuple(shape)}")
@@ -74,7 +74,7 @@ def cross_entropy(log_weights: Tensor, targets: Tensor, *, ignore_index: int, **
     """``torch.nn.functional.cross_entropy``, in float32 for half precision."""
     logits = log_weights.to(compute_dtype(log_weights))
     if targets.is_floating_point():
-        targets, ignore_index = targets.to(logits.dtype), -100  # torch refuses any other
+        targets, ignore_index = targets.to(logits.dtype), -100  # torch allows no other
     return F.cross_entropy(logits, targets, ignore_index=ignore_index, **options)
 
 
@@ -94,7 +94,7 @@ def fenchel_young(
     if hard:
         targets = targets.where(counted, 0)
     if label_smoothing:
-        if hard:  # not by F.one_hot, which reads the values and so cannot be traced
+        if hard:  # not F.one_hot, which reads the values and so cannot be traced
             targets = targets.unsqueeze(-1) == torch.arange(scores.shape[-1], device=scores.device)
         targets = targets.to(scores.dtype) * (1 - label_smoothing) + label_smoothing / scores.shape[-1]
     elif not hard:
@@ -112,7 +112,7 @@ def fenchel_young_of_rows(
 
     Args:
         alpha: a number, or a tensor [] or [N, 1].
-        by_norm: the weights are those of normmax, with 1 - ||p||_alpha for the entropy; alpha gets no gradient.
+        by_norm: the weights are those of normmax, and the entropy is 1 - ||p||_alpha; alpha gets no gradient.
     """
     # torch's own differentiation gives the same at a higher cost: the derivatives through the weights cancel. Targets
     # get a gradient only from it.
@@ -134,12 +134,12 @@ def _of_rows(scores: Tensor, weights: Tensor, targets: Tensor, alpha: float | Te
 
 
 def one_less_norm(weights: Tensor, alpha: float | Tensor) -> Tensor:
-    """1 - ||p||_alpha over the last dimension; a tensor is [] or [..., 1]."""
+    """1 - ||p||_alpha over the last dimension; a tensor ``alpha`` is [] or [..., 1]."""
     return (1 - weights.pow(alpha).sum(-1, keepdim=True).pow(1 / alpha)).squeeze(-1)
 
 
 def _by_blocks(scores: Tensor, weights: Tensor, targets: Tensor, alpha: float) -> Tensor:
-    """The same at alpha 1.5 or 2, in few passes over blocks of rows that stay in the cache; not differentiable.
+    """The losses at alpha 1.5 or 2, in few passes over blocks of rows that stay in the cache; not differentiable.
 
     sum_i p_i (z_i - c p_i^(alpha - 1)) + c - z_y,      c = 1 / (alpha (alpha - 1)).
     """
@@ -149,7 +149,7 @@ def _by_blocks(scores: Tensor, weights: Tensor, targets: Tensor, alpha: float) -
     for x, p, y in zip(*blocks, strict=True):
         z = x - x.amax(-1, keepdim=True)
         of_target = z.gather(-1, y.unsqueeze(-1)).squeeze(-1)
-        # clamped, because the square root of a vector with zeros takes six times as long
+        # clamped, because square roots of a vector with zeros take six times as long
         power = p if alpha == 2 else p.clamp(min=torch.finfo(p.dtype).tiny).sqrt_()
         of_weights = z.sub_(power, alpha=c).mul_(p).sum(-1)
         losses.append(of_weights + c - of_target)
@@ -157,14 +157,14 @@ def _by_blocks(scores: Tensor, weights: Tensor, targets: Tensor, alpha: float) -
 
 
 class _FenchelYoung(torch.autograd.Function):
-    """The loss per row. The weights are an input so that second derivatives pass through them."""
+    """The loss of each row. The weights are an input so that second derivatives pass through them."""
 
     @staticmethod
     def forward(scores: Tensor, weights: Tensor, targets: Tensor, alpha: float | Tensor, by_norm: bool) -> Tensor:
         is_hard_on_cpu = not targets.is_floating_point() and scores.device.type == "cpu" and is_readable(scores)
         if is_hard_on_cpu and not by_norm and not isinstance(alpha, Tensor) and alpha in (1.5, 2):
             losses = _by_blocks(scores, weights, targets, alpha)
-            if losses.isfinite().all():  # unless a weight of zero was multiplied by an infinity
+            if losses.isfinite().all():  # not if a weight of zero was multiplied by an infinity
                 return losses
         return _of_rows(scores, weights, targets, alpha, by_norm)
 

@@ -3,9 +3,9 @@
 Zhou, Fritz, Keuper, "MultiMax: Sparse and Multi-Modal Attention Learning", ICML 2024, arXiv 2406.01189. Checked against
 the expression of the authors' released code (github.com/ZhouYuxuanYX/MultiMax).
 
-Every term is a function of the input, not of the running sum. In the paper's notation the ranges r are (b1, d1, b2,
-d2), and t0 = 1 - t_b, t1 = t_d - 1. Order 1 has the first two terms, "second_only" the last two, and order 3 two more
-with cubes, with which the authors' models did not train. The kernels have the terms of the first two orders.
+Every term is a function of the input, not of the running sum. In the paper's notation, the ranges r are (b1, d1, b2,
+d2), t0 = 1 - t_b and t1 = t_d - 1. Order 1 has the first two terms, "second_only" the last two, and order 3 has two
+more, with cubes, with which the authors' models did not train. The kernels have the terms of the first two orders.
 
 Below, parameters are [heads, k], where heads is 1 or that of scores [..., heads, queries, keys], and k = len(powers):
 one range and one t for each hinge, left and right in turn.
@@ -40,7 +40,7 @@ def weigh(scores: Tensor, ranges: Tensor, ts: Tensor, mask: Tensor | None, power
     """Weights of ``scores``, in operations that torch can differentiate any number of times."""
     x = scores.to(compute_dtype(scores))
     if mask is not None:
-        x = x.where(mask, 0)  # or dead entries would reach the parameters' gradients
+        x = x.where(mask, 0)  # else dead entries would reach the parameters' gradients
     return over_live_entries(softmax.weigh, seglu(x, ranges, ts, powers), mask).to(scores.dtype)
 
 
@@ -53,7 +53,7 @@ def seglu(x: Tensor, ranges: Tensor, ts: Tensor, powers: tuple[int, ...]) -> Ten
 
 
 class _SegLU(torch.autograd.Function):
-    """For the backward it keeps its inputs only."""
+    """Keeps only its inputs for the backward."""
 
     @staticmethod
     def forward(x: Tensor, ranges: Tensor, ts: Tensor, powers: tuple[int, ...]) -> Tensor:
@@ -83,7 +83,7 @@ def seglu_gradients(
     powers: tuple[int, ...],
     wanted: tuple[bool, ...] = (True, True, True),
 ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
-    """Gradients for ``x``, ``ranges`` and ``ts``; those of the parameters are sums over all entries of their head."""
+    """Gradients for ``x``, ``ranges`` and ``ts``; the parameters' are sums over all entries of their head."""
     grad_x, grad_ranges, grad_ts = grad, [], []
     for h, t, direction, power in _hinges(x, ranges, ts, powers):
         slope = direction * t * (h > 0) if power == 1 else power * direction * t * _raised(h, power - 1)
@@ -104,7 +104,7 @@ def seglu_gradients(
 def _hinges(
     x: Tensor, ranges: Tensor, ts: Tensor, powers: tuple[int, ...]
 ) -> Iterator[tuple[Tensor, Tensor, int, int]]:
-    """For each term its hinge, its t, the direction of the hinge (-1 left, 1 right) and its power."""
+    """For each term: its hinge, its t, the hinge's direction (-1 left, 1 right) and its power."""
     for i, power in enumerate(powers):
         limit = hinge_limit(x.dtype, power)
         r, t = per_head("ranges", ranges[:, i], x), per_head("ts", ts[:, i], x)
@@ -120,7 +120,7 @@ def _raised(h: Tensor, power: int) -> Tensor:
 
 
 def hinge_limit(dtype: torch.dtype, power: int = 2) -> float:
-    """The bound of the hinges, which keeps their powers times any sensible t finite; x itself is not bounded."""
+    """The bound on the hinges that keeps their powers times any sensible t finite; x itself is not bounded."""
     return float(torch.finfo(dtype).max ** (0.8 / max(power, 2)))
 
 
@@ -150,7 +150,7 @@ def order_of(powers: tuple[int, ...]) -> Order:
 
 
 def check_parameters(ranges: Tensor, ts: Tensor, order: Order, device: torch.device) -> tuple[int, ...]:
-    """The powers of ``order``; raises unless ``ranges`` and ``ts`` fit it, [k] or [heads, k], and are on ``device``."""
+    """The powers of ``order``; raises unless ``ranges`` and ``ts``, [k] or [heads, k], fit it and are on ``device``."""
     powers = powers_of(order)
     size = len(powers)
     for name, parameter, sizes in (("ts", ts, (size,)), ("ranges", ranges, (2, size))):
@@ -164,7 +164,7 @@ def check_parameters(ranges: Tensor, ts: Tensor, order: Order, device: torch.dev
 
 
 def by_head(scores: Tensor, ranges: Tensor, ts: Tensor, powers: tuple[int, ...]) -> tuple[Tensor, Tensor]:
-    """The caller's ranges and ts as [heads, k] in the compute dtype, for ``scores`` or a query with as many heads."""
+    """The caller's ranges and ts as [heads, k] in the compute dtype; ``scores`` may be a query with as many heads."""
     dtype = compute_dtype(scores)
     ranges, ts = _rows_of_heads("ranges", ranges, scores).to(dtype), _rows_of_heads("ts", ts, scores).to(dtype)
     if ranges.shape[1] < len(powers):  # shared by the orders

@@ -1,4 +1,4 @@
-"""From the caller's arguments to plain rows and back: types, dtypes, masks and empty rows are dealt with here."""
+"""From the caller's arguments to plain rows and back: types, dtypes, masks and empty rows are handled here."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -25,9 +25,9 @@ def autocast_dtype(tensor: Tensor) -> torch.dtype | None:
 
 
 def check_arguments(scores: Tensor, mask: Tensor | None, dim: int | None = None, name: str = "scores") -> None:
-    """Raise TypeError or ValueError, in one line, for arguments that no function here can take.
+    """Raise TypeError or ValueError, in one line, for arguments that none of these functions can take.
 
-    ``name`` is what the caller calls the scores.
+    ``name`` is the caller's name for the scores.
     """
     check_floating(name, scores)
     if scores.dim() == 0:
@@ -77,7 +77,7 @@ def check_mask(mask: Tensor, shape: torch.Size, device: torch.device) -> None:
 
 
 def check_number(name: str, number: float, *, above: float | None = None, least: float | None = None) -> None:
-    """Raise unless ``number`` is finite in float32, and ``above`` a bound or at ``least`` another if one is given."""
+    """Raise unless ``number`` is finite in float32 and, where given, greater than ``above`` and at least ``least``."""
     if isinstance(number, bool) or not isinstance(number, int | float | torch.SymInt | torch.SymFloat):
         raise TypeError(f"{name} must be a number, got {type(number).__name__}")
     if isinstance(number, torch.SymInt | torch.SymFloat):
@@ -90,7 +90,7 @@ def check_number(name: str, number: float, *, above: float | None = None, least:
 
 
 def check_count(name: str, number: int, least: int = 1) -> None:
-    """Raise unless ``number`` is an int, not a bool, of at least ``least``."""
+    """Raise unless ``number`` is an int, not a bool, and at least ``least``."""
     if isinstance(number, bool) or not isinstance(number, int | torch.SymInt):
         raise TypeError(f"{name} must be an int, got {type(number).__name__}")
     if number < least:
@@ -98,13 +98,13 @@ def check_count(name: str, number: int, least: int = 1) -> None:
 
 
 def check_bool(name: str, value: bool) -> None:
-    """Raise unless ``value`` is a bool, which a number or a tensor is not."""
+    """Raise unless ``value`` is a bool, not a number or a tensor."""
     if not isinstance(value, bool):
         raise TypeError(f"{name} must be a bool, got {type(value).__name__}")
 
 
 def check_dense(name: str, tensor: Tensor) -> None:
-    """Raise unless ``tensor`` is a tensor that is neither sparse nor nested."""
+    """Raise unless ``tensor`` is a tensor and neither sparse nor nested."""
     if not isinstance(tensor, Tensor):
         raise TypeError(f"{name} must be a tensor, got {type(tensor).__name__}")
     if tensor.layout is not torch.strided or tensor.is_nested:
@@ -117,7 +117,7 @@ def check_dense(name: str, tensor: Tensor) -> None:
 def along(
     dim: int | None, weigh: Callable[[Tensor, Tensor | None], Tensor], scores: Tensor, mask: Tensor | None
 ) -> Tensor:
-    """``weigh(scores, mask)``, a function of the last dimension, along ``dim``, after checking the arguments."""
+    """``weigh(scores, mask)``, which works on the last dimension, along ``dim``, after checking the arguments."""
     check_arguments(scores, mask, dim)
     if dim in (None, -1, scores.dim() - 1):
         return weigh(scores, mask)
@@ -131,7 +131,7 @@ def over_live_entries(
 ) -> Tensor:
     """Apply ``weigh``, a function of whole rows, to the live entries of ``scores``.
 
-    ``weigh`` gets rows in float32 or float64, in which dead entries hold ``dead``; it must give these weight zero.
+    ``weigh`` gets rows in float32 or float64 whose dead entries hold ``dead``, and must give these weight zero.
     """
     if scores.shape[-1] == 0:
         return scores.clone()
@@ -146,7 +146,7 @@ def over_live_entries(
 
 
 def count_live(scores: Tensor, mask: Tensor | None) -> Tensor:
-    """How many entries of each row are live, at least 1, in the compute dtype; broadcasts over ``scores``."""
+    """The number of live entries in each row, at least 1, in the compute dtype; broadcasts over ``scores``."""
     if mask is None:
         return torch.full((), scores.shape[-1], dtype=compute_dtype(scores), device=scores.device).clamp(min=1)
     mask = torch.atleast_1d(mask)
@@ -155,7 +155,7 @@ def count_live(scores: Tensor, mask: Tensor | None) -> Tensor:
 
 
 def per_head(name: str, parameter: Tensor, scores: Tensor) -> Tensor:
-    """A parameter of one value or [heads], in a shape that broadcasts over ``scores`` [..., heads, queries, keys]."""
+    """A parameter with one value or [heads], in a shape that broadcasts over ``scores`` [..., heads, queries, keys]."""
     if parameter.device != scores.device:
         raise ValueError(f"{name} must be on {scores.device}, where the scores are, got {parameter.device}")
     if parameter.numel() == 1:

@@ -1,7 +1,7 @@
 """Softmax, entmax and ev-softmax of the segments of one long vector, by sums and maxima over segments.
 
-``index`` int64 [n] has the segment, of ``count``, of each entry, in any order; segments may be empty. The formulas are
-those of ``softmax``, ``entmax`` and ``evsoftmax``, with a segment in the place of a row.
+``index`` int64 [n] gives each entry's segment, 0 to ``count`` - 1, in any order; segments may be empty. The formulas
+are those of ``softmax``, ``entmax`` and ``evsoftmax``, with segments in place of rows.
 """
 
 import math
@@ -27,13 +27,13 @@ def below_max(x: Tensor, index: Tensor, count: int) -> Tensor:
 
 
 def softmax(x: Tensor, index: Tensor, count: int) -> Tensor:
-    """In operations that torch can differentiate any number of times."""
+    """Softmax in operations that torch can differentiate any number of times."""
     e = below_max(x, index, count).exp()
     return e / sums(e, index, count)[index]
 
 
 def evsoftmax(x: Tensor, index: Tensor, count: int, epsilon: float) -> Tensor:
-    """Softmax of the entries not below the mean, and of the others times ``epsilon``."""
+    """Softmax with the exponentials of entries below the mean multiplied by ``epsilon``."""
     z = below_max(x, index, count)
     mean = sums(z.detach(), index, count) / sums(torch.ones_like(z), index, count)
     kept = z >= (mean * (1 + 8 * torch.finfo(x.dtype).eps))[index]
@@ -42,7 +42,7 @@ def evsoftmax(x: Tensor, index: Tensor, count: int, epsilon: float) -> Tensor:
 
 
 def entmax(x: Tensor, index: Tensor, count: int, alpha: float | Tensor) -> Tensor:
-    """Entmax at ``alpha`` above 1 and at most 2, a number or a tensor [n] with the alpha of each entry's segment."""
+    """Entmax at ``alpha`` above 1 and at most 2: a number, or a tensor [n] with the alpha of each entry's segment."""
     weights: Tensor = _Entmax.apply(x, index, count, alpha)
     return weights
 
@@ -81,7 +81,7 @@ class _Entmax(torch.autograd.Function):
 
 
 def _by_jacobian(v: Tensor, p: Tensor, index: Tensor, count: int, d: float | Tensor) -> Tensor:
-    """The product of ``v`` and the Jacobian, which is symmetric, at the weights ``p``."""
+    """The product of ``v`` and the (symmetric) Jacobian at the weights ``p``."""
     s = power_of_support(p, 1 - d)
     return s * (v - (sums(s * v, index, count) / sums(s, index, count))[index])
 

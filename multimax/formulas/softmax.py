@@ -15,5 +15,5 @@ def weigh(x: Tensor) -> Tensor:
 
 
 def gradient(grad: Tensor, weights: Tensor) -> Tensor:
-    """Gradient for the scores, differentiable; also the tangent, since the Jacobian is symmetric."""
+    """Gradient for the scores, differentiable; it is also the tangent, since the Jacobian is symmetric."""
     return weights * (grad - (weights * grad).sum(-1, keepdim=True))

@@ -1,7 +1,7 @@
-"""Everything private that the library uses of torch, in one place. Tried with torch 2.11 and 2.15.
+"""All of torch's private names that the library uses, in one place. Tried with torch 2.11 and 2.15.
 
-A new torch may change any of it without notice. Then this is the file to mend: tests/formulas/test_torch_private.py
-checks that there is no other.
+A new torch may change any of them without notice. Then this is the file to mend: tests/formulas/test_torch_private.py
+checks that no other file uses any.
 """
 
 from collections.abc import Callable, Mapping
@@ -14,7 +14,7 @@ from torch.utils._python_dispatch import _get_current_dispatch_mode_stack
 
 F = TypeVar("F", bound=Callable[..., object])
 
-# grad_input of softmax from (grad_output, output, dim, dtype), into ``grad_input=`` if given.
+# softmax's grad_input from (grad_output, output, dim, dtype), into ``grad_input=`` if given.
 softmax_backward = torch._softmax_backward_data
 
 
@@ -32,7 +32,7 @@ def is_exporting() -> bool:
 
 @constant
 def is_autocast_available(device: str) -> bool:
-    """Whether that type of device has autocast; torch 2.11's compiler cannot follow torch's function of this name."""
+    """Whether this type of device has autocast; torch 2.11's compiler cannot follow torch's own function."""
     return torch.amp.is_autocast_available(device)
 
 
@@ -45,8 +45,8 @@ def below_autograd() -> AbstractContextManager[object]:
 def is_transformed() -> bool:
     """Whether a torch.func transform or forward-mode differentiation is under way.
 
-    In a graph of torch.compile this is what it was when the graph was traced. Another transform makes torch retrace it,
-    but dual numbers do not, which is why the operators check for those themselves.
+    In a graph of torch.compile, the answer is that of the time of tracing. Another transform makes torch retrace the
+    graph, but dual numbers do not, which is why the operators check for those themselves.
     """
     return torch._C._functorch.peek_interpreter_stack() is not None or has_dual_numbers()
 
@@ -71,7 +71,7 @@ def is_watched() -> bool:
 
 
 def is_readable(tensor: torch.Tensor) -> bool:
-    """Whether the numbers in ``tensor`` can be read to decide what to compute: nothing traces or batches them."""
+    """Whether the values of ``tensor`` can be read to decide what to compute, since nothing traces or batches them."""
     if torch.compiler.is_compiling() or is_watched():
         return False
     functorch = torch._C._functorch
@@ -97,9 +97,9 @@ def is_hooked(module: torch.nn.Module) -> bool:
 
 
 def tell_flop_counters(formulas: Mapping[Any, Callable[..., Any]]) -> None:
-    """Give the active FLOP counters the formulas of operators, each a function of the operator's arguments.
+    """Give active FLOP counters the formulas of operators, each a function of the operator's arguments.
 
-    ``register_flop_formula`` would only reach counters created later, and its module takes 0.3 s to import.
+    ``register_flop_formula`` would only reach counters created later, and importing its module takes 0.3 s.
     """
     if torch.compiler.is_compiling() or not is_watched():
         return

@@ -1,6 +1,6 @@
 """The Tsallis entropy and its derivative with respect to alpha, also near its Shannon limit alpha = 1.
 
-With d = alpha - 1 and l = log p both use two functions that stay smooth where their quotients become 0/0:
+With d = alpha - 1 and l = log p, both use two functions that stay smooth where their quotients become 0/0:
 
     E(l) = expm1(d l) / d,      dE/dd = psi(l) = (1 - e^(d l) (1 - d l)) / d^2  ->  l^2 / 2 as d -> 0.
 """
@@ -49,7 +49,7 @@ def psi(log_p: Tensor, d: float | Tensor) -> Tensor:
 
 
 def entropy(weights: Tensor, alpha: float | Tensor) -> Tensor:
-    """``formula`` over the last dimension, Shannon's entropy at alpha = 1; a tensor is 0-d or [..., 1]."""
+    """``formula`` over the last dimension, Shannon's entropy at alpha = 1; a tensor ``alpha`` is 0-d or [..., 1]."""
     if not isinstance(alpha, Tensor) and alpha in (1.5, 2):  # without a logarithm
         power = weights if alpha == 2 else weights.where(weights > 0, 1).sqrt()
         return (weights * (1 - power)).sum(-1) / (alpha * (alpha - 1))

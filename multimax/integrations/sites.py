@@ -1,4 +1,4 @@
-"""One site of a model at which a reweighting acts, as in configurations: ``{"name": "multimax", "order": 1}``."""
+"""A site: one place in a model where a reweighting acts, as in configurations, ``{"name": "multimax", "order": 1}``."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -15,11 +15,11 @@ Site = dict[str, Any]
 def create_site(site: Site, num_heads: int | None = None) -> Reweighting:
     """Build the reweighting of one site, and leave torch's generator as it was.
 
-    So all other parameters of a model start from the same numbers with any reweighting, and runs with the same seed
-    differ by their reweighting only.
+    So a model's other parameters start from the same numbers with any reweighting, and runs with the same seed differ
+    only in their reweighting.
 
     Raises:
-        TypeError, ValueError: ``site`` is none; or as of ``reweight.create``.
+        TypeError, ValueError: ``site`` is not a site; or as for ``reweight.create``.
     """
     if not isinstance(site, Mapping) or "name" not in site or not all(isinstance(option, str) for option in site):
         raise TypeError(f'a reweighting is configured as {{"name": NAME, "OPTION": value}}, got {site!r}')

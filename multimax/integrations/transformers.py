@@ -1,12 +1,12 @@
-"""Hugging Face's transformers with any reweighting in their attention.
+"""Hugging Face transformers with any reweighting in their attention.
 
     Llama = reweighted(LlamaForCausalLM, "multimax")      # a subclass: from_config, from_pretrained, save_pretrained
     model = from_pretrained(AutoModelForCausalLM, path)   # what such a model saved
 
-transformers' models look their attention up by name, and pass the module that attends: ``attend``, registered as
-"multimax", calls ``module.reweight``. Its parameters are in the state dict, in float32. The function and its options
-are in ``config.json`` as ``"reweight"``, beside ``"attn_implementation": "multimax"``, so that transformers refuses the
-checkpoint without this module. docs/transformers.md has more.
+transformers' models look up their attention by name and pass it the module that attends: ``attend``, registered as
+"multimax", calls ``module.reweight``, whose parameters are in the state dict, in float32. The function and its options
+are in ``config.json`` as ``"reweight"``, next to ``"attn_implementation": "multimax"``, so that transformers refuses
+the checkpoint without this module. docs/transformers.md has more.
 """
 
 import copy
@@ -40,11 +40,12 @@ NAME = "multimax"
 """Our ``attn_implementation``."""
 
 HIDDEN = -50.0
-"""Additive masks hide an entry with -inf, the lowest number of a dtype or, in Swin, -100. No learned bias is as low as
-this, where softmax's factor is 2e-22; MultiMax would raise such entries if its t is above 0."""
+"""Additive masks hide an entry with -inf, the lowest number of a dtype or, in Swin, -100. No learned bias is this low:
+softmax's factor is then 2e-22. MultiMax would raise such entries if its t is above 0.
+"""
 
-# What models pass to their attention and softmax's does not heed: the mask has it, it is for one kernel, or for the
-# model around, whose arguments go down to its attention unless somebody takes them on the way.
+# Arguments that models pass to their attention and that softmax attention ignores: the mask already has them, or they
+# are for one kernel, or for the model around it, whose arguments reach the attention unless taken on the way.
 _PASSED_OVER = """
 sliding_window position_ids seq_idx cu_seq_lens_q cu_seq_lens_k max_length_q max_length_k deterministic
 output_attentions output_hidden_states output_router_logits return_dict return_shared_kv_states logits_to_keep
@@ -72,15 +73,16 @@ def attend(
     indices: Tensor | None = None,
     **extra: Any,
 ) -> tuple[Tensor, Tensor | None]:
-    """transformers' attention function: the output [batch, queries, heads, dim], and the weights if they are recorded.
+    """transformers' attention function: the output [batch, queries, heads, dim], and the weights if recorded.
 
-    ``attention_mask`` includes windows and packed sequences, and is bool or None, as made by their ``sdpa_mask``. A
-    floating-point mask, from a model that makes its own, is split into a mask and a bias. ``indices`` [batch, queries,
-    k] are the keys that an indexer chose for each query (DeepSeek-V3.2); the mask still says which of them are live.
+    ``attention_mask`` includes windows and packed sequences, and is bool or None, as made by transformers'
+    ``sdpa_mask``. A floating-point mask, from a model that makes its own, is split into a mask and a bias. ``indices``
+    [batch, queries, k] are the keys that an indexer chose for each query (DeepSeek-V3.2); the mask still says which of
+    them are live.
 
     Raises:
-        ValueError: ``module`` has no reweighting, packed sequences come without a mask, or ``extra`` has something that
-            may change what attention is.
+        ValueError: ``module`` has no reweighting, packed sequences come without a mask, or ``extra`` holds something
+            that may change what attention computes.
     """
     function = _reweighting_of(module)
     if unknown := [name for name, value in extra.items() if value is not None and name not in PASSED_OVER]:
@@ -136,20 +138,20 @@ def _has_reweighting(module: nn.Module) -> bool:
 
 
 def _are_recorded(extra: dict[str, Any]) -> bool:
-    """Whether ``output_attentions`` is on: it is an argument in some models, and a collector around others."""
+    """Whether ``output_attentions`` is on: an argument in some models, a collector around others."""
     collected = () if collector is None else collector.get() or ()
     return bool(extra.get("output_attentions")) or any("attentions" in key for key in collected)
 
 
 def naming_ours(config: Any) -> Any:
-    """A copy of the configuration of modules that attend which names our attention."""
+    """A copy of a configuration, for modules that attend, that names our attention."""
     config = copy.deepcopy(config)
     config._attn_implementation = NAME
     return config
 
 
 def _create(site: Site, heads: int | None) -> Reweighting:
-    """A reweighting with its parameters in float32, even if the model is made in another dtype."""
+    """A reweighting with parameters in float32, even if the model is built in another dtype."""
     default = torch.get_default_dtype()
     torch.set_default_dtype(torch.float32)
     try:
@@ -159,19 +161,20 @@ def _create(site: Site, heads: int | None) -> Reweighting:
 
 
 def reweighted(model_class: type[PreTrainedModel], name: str, **options: Any) -> type[Any]:
-    """A subclass of ``model_class`` whose attention reweights with ``name``, with one set of parameters for each layer.
+    """A subclass of ``model_class`` whose attention uses the function ``name``, with parameters of its own in each
+    layer.
 
     Its ``from_pretrained`` also takes checkpoints of ``model_class``, and then draws the function's parameters. All
-    other parameters, and torch's generator, are as without it.
+    other parameters, and torch's generator, are as they would be without it.
 
     Args:
-        model_class: a class of transformers, such as ``LlamaForCausalLM``; none of the auto classes.
-        name, options: as of ``multimax.reweight.create``.
+        model_class: a transformers class, such as ``LlamaForCausalLM``; not an auto class.
+        name, options: as for ``multimax.reweight.create``.
 
     Raises:
-        TypeError, ValueError: an unknown name or option; later, when a model is built: its attention is not looked up
-            by name (Bloom, Falcon, DeBERTa-v2, ...) or is passed what only theirs heeds (Inkling 2, MiniMax-M3), or its
-            configuration has another reweighting.
+        TypeError, ValueError: an unknown name or option. Later, when a model is built: its attention is not looked up
+            by name (Bloom, Falcon, DeBERTa-v2, ...) or gets arguments that only transformers' own attention uses
+            (Inkling 2, MiniMax-M3), or its configuration has another reweighting.
     """
     site = {"name": name, **options}
     create_site(site)  # raises before a model is built
@@ -187,7 +190,7 @@ def reweighted(model_class: type[PreTrainedModel], name: str, **options: Any) ->
             if getattr(config, "reweight", site) != site:
                 raise ValueError(f"the model was saved with {config.reweight}, its class is for {site}")
             config.reweight, config.attn_implementation = site, NAME
-            # Some models compare the name, and make what "sdpa" needs; so only modules that attend have ours.
+            # Some models compare the name and make what "sdpa" needs, so only modules that attend have ours.
             config._attn_implementation = None if model_class._supports_sdpa else NAME
             super().__init__(config, *args, **kwargs)
             sites = [found for found in find(self) if found.by == "registry"]
@@ -204,7 +207,7 @@ def reweighted(model_class: type[PreTrainedModel], name: str, **options: Any) ->
                     found.module.config = named[id(found.module.config)]
                     found.module.reweight = _create(site, found.num_heads)
 
-        def _get_name(self) -> str:  # which tells Trainer that labels are shifted
+        def _get_name(self) -> str:  # by which Trainer knows that labels are shifted
             return model_class.__name__
 
         @classmethod
@@ -219,7 +222,7 @@ def reweighted(model_class: type[PreTrainedModel], name: str, **options: Any) ->
             return (model, info) if output_loading_info else model
 
     Reweighted.__name__ = Reweighted.__qualname__ = f"Reweighted{model_class.__name__}"
-    Reweighted.__module__ = model_class.__module__  # whose source transformers reads
+    Reweighted.__module__ = model_class.__module__  # transformers reads its source
     return Reweighted
 
 
@@ -237,7 +240,7 @@ def _check_config(config: Any) -> None:
 
 
 def _draw(model: nn.Module, missing: set[str], site: Site) -> None:
-    """Draw parameters that a checkpoint lacks: transformers leaves them uninitialised."""
+    """Draw the parameters that a checkpoint lacks, which transformers leaves uninitialised."""
     with torch.random.fork_rng(devices=[]):
         for found in find(model):
             if found.by == "registry" and any(key.startswith(f"{found.path}.reweight.") for key in missing):
@@ -250,11 +253,11 @@ def from_pretrained(model_class: Any, path: str, *args: Any, **kwargs: Any) -> A
 
     Args:
         model_class: a class of models or one of transformers' auto classes.
-        path, args, kwargs: as of its ``from_pretrained``.
+        path, args, kwargs: as for its ``from_pretrained``.
 
     Raises:
-        TypeError, ValueError: the checkpoint names no function, or an unknown one; ``model_class`` is none, or none for
-            this checkpoint.
+        TypeError, ValueError: the checkpoint names no function, or an unknown one; ``model_class`` is not such a class,
+            or is not for this checkpoint.
     """
     if not _is_model_class(model_class) and not hasattr(model_class, "_model_mapping"):
         raise TypeError(f"model_class must be a class of models or an AutoModel, got {_named(model_class)}")

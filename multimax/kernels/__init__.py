@@ -6,17 +6,17 @@
     with kernels.use("eager"):              # or kernels.use("eager") for the rest of the thread
         ...
 
-There are three modes. "auto" uses the fastest path there is, "eager" only tensor operations, and "require" raises
-RuntimeError, with the reason, where "auto" would fall back on them. Every thread starts in the mode that the
-environment variable MULTIMAX_KERNELS names, "auto" if it is unset, and ``use`` changes it for its own thread only.
-Autograd has its own threads for CUDA: a backward uses the path of its forward in any thread, but a forward that
-checkpointing repeats there does not. To change the mode of a whole process, set the variable.
+There are three modes. "auto" uses the fastest path available, "eager" only tensor operations, and "require" raises
+RuntimeError, with the reason, where "auto" would fall back on them. Every thread starts in the mode named by the
+environment variable MULTIMAX_KERNELS, "auto" if it is unset; ``use`` changes it for its own thread only. Autograd has
+its own threads for CUDA. A backward uses the path of its forward in any thread, but a forward that checkpointing
+repeats there does not. To change the mode of a whole process, set the variable.
 
-The CPU's kernels are C++, compiled on first use, which takes about half a minute, and cached; ``python -m
-multimax.kernels`` compiles them in advance. If that fails, one line on stderr says why, and the eager path is used. The
-path never depends on the size of a tensor, so that a computation gives the same bits anywhere in a process.
+The CPU kernels are C++, compiled on first use (about half a minute) and cached; ``python -m multimax.kernels`` compiles
+them in advance. If that fails, one line on stderr says why, and the eager path is used. The path never depends on the
+size of a tensor, so a computation gives the same bits anywhere in a process.
 
-docs/inside/row.md follows a call to the loop over a row.
+docs/inside/row.md follows a call down to the loop over a row.
 """
 
 import importlib.util
@@ -42,7 +42,7 @@ def _checked(mode: str, where: str) -> str:
     return mode
 
 
-# Checked on first use rather than on import, so that a program can report the error in its own way.
+# Checked on first use rather than on import, so that a program can report the error its own way.
 _INITIAL = os.environ.get("MULTIMAX_KERNELS", "auto")
 
 
@@ -55,7 +55,7 @@ _of_thread = _OfThread()
 
 
 class use:
-    """Set this thread's mode, permanently or for a ``with`` block.
+    """Set this thread's mode, for good or for a ``with`` block.
 
     Raises:
         ValueError: no such mode.
@@ -77,16 +77,16 @@ def mode() -> str:
 
 
 def path(scores: Tensor) -> str:
-    """What computes the reweighting of ``scores``: "cpp" or "triton", the kernels of this package, or "eager".
+    """What computes the reweighting of ``scores``: this package's kernels, "cpp" or "triton", or "eager".
 
     The first call loads the kernels, and compiles them if necessary.
 
-    The path is eager in every mode for torch.export, whose programs should not need our operators; for torch.func
+    In every mode the path is eager for torch.export, whose programs should not need our operators; for torch.func
     transforms and forward-mode differentiation; for subclasses of Tensor; and for devices and dtypes without a kernel.
 
     Raises:
         RuntimeError: in mode "require", if only a compiler or Triton is missing.
-        ValueError: MULTIMAX_KERNELS is no mode.
+        ValueError: MULTIMAX_KERNELS is not a mode.
     """
     if mode() == "eager" or not is_ordinary(scores):
         return "eager"
@@ -95,7 +95,7 @@ def path(scores: Tensor) -> str:
 
 
 def can_be_blocked(scores: Tensor) -> bool:
-    """Whether tensor operations may process ``scores`` in blocks: on a CPU, if nothing traces them."""
+    """Whether tensor operations may process ``scores`` in blocks: yes on a CPU, if nothing traces them."""
     is_traced = torch.compiler.is_compiling() or is_watched()
     return scores.device.type == "cpu" and scores.numel() > 0 and is_ordinary(scores) and not is_traced
 
@@ -126,7 +126,7 @@ def _is_there(name: str, mode: str) -> bool:
 
 @cache
 def _obstacle(name: str) -> str | None:
-    """Why there are no kernels of this name, in one line, or None."""
+    """Why the kernels of this name are missing, in one line, or None."""
     if name == "triton":
         return None if importlib.util.find_spec("triton") else "Triton is not installed"
     try:

@@ -1,11 +1,11 @@
-"""Attention on the CPU in blocks that stay in its cache, so that no matrix of all queries by all keys is kept.
+"""Attention on the CPU in blocks that stay in cache, so that no matrix of all queries by all keys is kept.
 
 The operators ``attention_forward`` and ``attention_backward`` are C++ (``cpu/attention.cpp``) around the row kernels,
-in float32 or float64. ``bias`` is [batch or 1, heads, queries, keys], ``sink`` [heads], and a ``softcap`` of 0 is none.
-The backward recomputes the weights from the arguments and the row kernel's ``statistics`` [2, batch, heads, queries].
-The gradients of a missing ``sink``, ``first`` or ``second`` are empty, and so is that of a bias unless ``of_bias``.
-Gradients of parameters have the same bits in every run. Differentiated twice, or given dual numbers, attention forms
-all scores and calls the row operators.
+in float32 or float64. ``bias`` is [batch or 1, heads, queries, keys], ``sink`` [heads], and a ``softcap`` of 0 means
+none. The backward recomputes the weights from the arguments and the row kernel's ``statistics`` [2, batch, heads,
+queries]. The gradients of a missing ``sink``, ``first`` or ``second`` are empty, and so is that of a bias unless
+``of_bias``. Gradients of parameters have the same bits in every run. When differentiated twice or given dual numbers,
+attention forms all scores and calls the row operators.
 """
 
 from typing import Any, NamedTuple
@@ -60,10 +60,10 @@ class KernelArguments(NamedTuple):
 
 
 def kernel_arguments(row_kernel: RowKernel, query: Tensor) -> KernelArguments | None:
-    """Those for a query [batch, heads, queries, dim], or None if the operators cannot take such parameters."""
+    """Arguments for a query [batch, heads, queries, dim], or None if the operators cannot take such parameters."""
     heads = query.shape[1]
     match row_kernel:
-        case Softmax():  # MultiMax whose ts are zero
+        case Softmax():  # a MultiMax whose ts are zero
             nothing = query.new_zeros(1, 2, dtype=compute_dtype(query))
             return KernelArguments(nothing, nothing, (1, 1))
         case MultiMax(ranges, ts, powers) if all(p.dim() == 1 or len(p) in (1, heads) for p in (ranges, ts)):
@@ -90,7 +90,7 @@ def blocked_attention(
 ) -> Tensor:
     """Attention output [batch, heads, queries, value_dim] in the dtype of ``value``, or of autocast where it is on.
 
-    The arguments are those of ``multimax.attention`` in four dimensions, with a row kernel for which there are
+    The arguments are those of ``multimax.attention`` in four dimensions, with a row kernel that has
     ``kernel_arguments``. Half precision is computed in float32. The output's transpose(1, 2) is contiguous.
     """
     arguments = kernel_arguments(row_kernel, query)

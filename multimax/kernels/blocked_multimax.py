@@ -1,7 +1,7 @@
-"""MultiMax in tensor operations on blocks of rows that stay in a CPU's cache, for machines without the C++ kernel.
+"""MultiMax in tensor operations on blocks of rows that fit in a CPU's cache, for machines without the C++ kernel.
 
-In one expression, every operation would pass over all of memory, and autograd would keep most of the results. Here they
-stay in the cache, and the backward, in closed form, needs only the scores and the weights. Gradients of parameters are
+As one expression, every operation would pass over all of memory, and autograd would keep most of the results. Here they
+stay in the cache, and the closed-form backward needs only the scores and the weights. Gradients of parameters are
 summed block by block, with the same bits in every run.
 """
 
@@ -16,8 +16,8 @@ from multimax.formulas.multimax import hinge_limit, weigh
 from multimax.formulas.torch_private import softmax_backward
 from multimax.kernels.operators import gradients
 
-# Entries of a block: larger ones leave the cache, and with smaller ones the overhead of the calls dominates. This was
-# the fastest on two cores with 1 MB of cache each and 32 MB shared.
+# Entries in a block: larger blocks leave the cache, and with smaller ones call overhead dominates. This was the fastest
+# on two cores with 1 MB of cache each and 32 MB shared.
 BLOCK = 2**19
 
 
@@ -95,7 +95,7 @@ class _Hinge(NamedTuple):
 
     @property
     def slope(self) -> float:
-        """The slope of its term, divided by its height to the power minus one."""
+        """The slope of its term, divided by its height^(power - 1)."""
         return (-self.t if self.is_left else self.t) * self.power
 
 
@@ -137,13 +137,13 @@ def _live(x: Tensor, live: Tensor | None, dtype: torch.dtype) -> Tensor:
 
 
 def _scratch(scores: Tensor, count: int, dtype: torch.dtype) -> list[Tensor]:
-    """``count`` flat buffers, each for a block, which has at least one row."""
+    """``count`` flat buffers, each for one block, which has at least one row."""
     size = min(scores.numel(), max(BLOCK, scores.shape[-1]))
     return [torch.empty(size, dtype=dtype) for _ in range(count)]
 
 
 def _blocks(heads: int, scores: Tensor, mask: Tensor | None, *others: Tensor | None) -> Iterator[tuple[Any, ...]]:
-    """For each block its head and its parts [.., .., n] of the tensors, some of which may be None.
+    """For each block: its head and its parts [.., .., n] of the tensors, some of which may be None.
 
     The blocks of a head come one after another, and each head has the same number.
     """

@@ -1,4 +1,4 @@
-"""Floating-point operations of attention without its scores, counted as by ``torch.utils.flop_counter``.
+"""Floating-point operations of attention that never holds its scores, as ``torch.utils.flop_counter`` counts them.
 
 Only matrix products count, with all keys for each query, even those that a mask leaves out.
 """
@@ -14,5 +14,5 @@ def attention_flops(query: Tensor, key: Tensor, value: Tensor, *_: Any, out_val:
 
 
 def attention_backward_flops(query: Tensor, key: Tensor, value: Tensor, *_: Any) -> int:
-    """The scores once more, and two products for each of the forward's."""
+    """The scores again, and two products for each of the forward's."""
     return 2 * query.shape[:-1].numel() * key.shape[-2] * (3 * query.shape[-1] + 2 * value.shape[-1])

@@ -8,15 +8,15 @@ For a row with logits x, y = SegLU(x), p = softmax(y), target probabilities q an
     L = w sum_j q_j (logsumexp(y) - y_j),      dy = w (p sum q - q),      dx = dy SegLU'(x).
 
 On a GPU one Triton kernel (``triton.cross_entropy``) computes everything between a chunk's matrix products. The
-gradients of SegLU's parameters are sums over all entries, however small their probability, in a fixed order, so that
-they have the same bits in every run.
+gradients of SegLU's parameters are sums over all entries, however small their probability, in a fixed order, so they
+have the same bits in every run.
 
 The operator ``linear_cross_entropy`` returns the sum of the losses, each times its count (w), and the gradients of that
-sum. ``linear_cross_entropy_losses`` returns the loss of each row; its backward, where the counts are known, recomputes
-the logits. Both take hidden [N, dim], weight [V, dim], bias [V] or None, targets int64 [N] from 0 to V - 1 or floating
+sum. ``linear_cross_entropy_losses`` returns the loss of each row; its backward, which knows the counts, recomputes the
+logits. Both take hidden [N, dim], weight [V, dim], bias [V] or None, targets int64 [N] from 0 to V - 1 or floating
 point [N, V], ranges and ts [k] or None with the powers of SegLU's k hinges, and label_smoothing. Losses, counts and
 sums of half-precision products are in at least float32 (below: the compute dtype). Given dual numbers, which may reach
-a graph that was compiled without them, they compute all logits at once.
+a graph compiled without them, they compute all logits at once.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -33,9 +33,9 @@ from multimax.formulas.rows import compute_dtype
 from multimax.formulas.torch_private import tell_flop_counters
 from multimax.kernels.operators import make_differentiable
 
-# Logits of a chunk. On a CPU the matrix products of 128 rows took one and a half times as long per row as those of 512,
+# Logits in a chunk. On a CPU, matrix products of 128 rows took one and a half times as long per row as those of 512,
 # and more rows gained nothing; each chunk passes over the gradient of the weights once. On an H100, 2^28 to 2^30 were
-# within a tenth of each other, the larger the faster.
+# within a tenth of each other, larger being faster.
 CHUNK = {"cpu": 2**24, "cuda": 2**29}
 MIN_ROWS = 256
 # Logits that are processed together between the matrix products: on a CPU, as many as stay in a core's cache.
@@ -104,7 +104,7 @@ def loss_and_gradients(
 
 
 def _add_product(a: Tensor, b: Tensor, to: Tensor) -> None:
-    """``to`` += a b, summed in the dtype of ``to``."""
+    """``to`` += a b, accumulated in the dtype of ``to``."""
     if a.dtype == to.dtype:
         to.addmm_(a, b)
     elif a.is_cuda:
@@ -177,7 +177,7 @@ def _chunks(hidden: Tensor, weight: Tensor, bias: Tensor | None) -> Iterator[tup
 
 
 def _blocks(rows: slice, logits: Tensor) -> Iterator[tuple[slice, Tensor]]:
-    """Slices of all rows that are within a chunk, and their logits."""
+    """Slices of the rows, each within a chunk, and their logits."""
     size = BLOCK["cpu"] * torch.get_num_threads() if logits.device.type == "cpu" else BLOCK["cuda"]
     start = rows.start
     for block in logits.split(max(1, size // max(logits.shape[1], 1))):
@@ -186,7 +186,7 @@ def _blocks(rows: slice, logits: Tensor) -> Iterator[tuple[slice, Tensor]]:
 
 
 def _padded(of_classes: Tensor) -> Tensor:
-    """Padded to a multiple of 16 classes: otherwise a GPU's matrix products take up to six times as long."""
+    """Pad to a multiple of 16 classes: otherwise a GPU's matrix products take up to six times as long."""
     missing = -len(of_classes) % 16
     return F.pad(of_classes, (0,) * (2 * of_classes.dim() - 1) + (missing,)) if missing else of_classes
 
@@ -200,9 +200,9 @@ def _by_triton(
     label_smoothing: float,
     gradients: bool = True,
 ) -> tuple[Tensor, Tensor]:
-    """Losses of the rows, and the gradients [2 k] for SegLU's parameters of the sum of each times its count.
+    """Losses of the rows and, for their sum weighted by ``counts``, the gradients [2 k] of SegLU's parameters.
 
-    ``logits``, of which only the first v columns are used, are overwritten by their gradients if these are wanted.
+    Only the first v columns of ``logits`` are used. Their gradients, if wanted, overwrite them.
     """
     from multimax.kernels.triton.cross_entropy import cross_entropy  # imports Triton
 
@@ -282,7 +282,7 @@ class Modulator(NamedTuple):
         return torch.ops.multimax.multimax_forward(x, None, self.ranges, self.ts, self.powers)
 
     def gradients(self, grad_y: Tensor, counts: Tensor, x: Tensor, statistics: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Gradients of x, and [2 k] of ranges and ts, if y has the gradient ``counts`` [n, 1] times ``grad_y``."""
+        """Gradients of x and, [2 k], of ranges and ts, for y's gradient ``counts`` [n, 1] times ``grad_y``."""
         if self.compiled:
             # The kernel's dy = p (g - sum p g) is counts grad_y if p is grad_y, whose rows sum to zero, and g counts.
             grad_x, *others = torch.ops.multimax.multimax_backward(
@@ -344,7 +344,7 @@ def _compute_gradients(ctx: Any, counts: Tensor | None) -> tuple[Tensor | None, 
 
 
 def _gradients(ctx: Any, found: Iterable[Tensor], others: int) -> tuple[Tensor | None, ...]:
-    """The gradients in the order of an operator's arguments, the last ``others`` of which have none."""
+    """The gradients in the order of the operator's arguments, of which the last ``others`` have none."""
     if torch.is_grad_enabled():
         raise RuntimeError("linear_cross_entropy cannot be differentiated twice; take F.cross_entropy of the logits")
     wanted = [ctx.needs_input_grad[i] for i in (0, 1, 2, 4, 5)]

@@ -1,26 +1,26 @@
-"""The custom operators behind the reweighting functions, with the same names on the CPU and on CUDA: ``_SCHEMAS``.
+"""The custom operators behind the reweighting functions (``_SCHEMAS``), with the same names on the CPU and on CUDA.
 
 For all of them:
 
 - ``scores`` [..., n] is floating point with any strides. Half precision is computed in float32 (below: the compute
   dtype), and the weights, in the scores' dtype, are rounded once. Weights and gradients are contiguous.
 - ``mask`` is bool, True = live, with as many dimensions as the scores (see ``aligned``), sizes equal to theirs or 1,
-  and any strides. Dead entries may hold anything; they, and rows without a live entry, get weight and gradient zero.
-  Any size may be zero.
+  and any strides. Dead entries may hold anything; they and rows without a live entry get weight and gradient zero. Any
+  size may be zero.
 - Parameters are [heads, ...] in the compute dtype, with heads = 1 or scores.shape[-3]. Their gradients have the same
   shape and dtype, and the same bits in every run.
 - ``grad`` has the shape and dtype of the weights and any strides.
 
-``ranges`` and ``ts`` are [heads, k] with k = len(powers); powers is (1, 1), (2, 2) or (1, 1, 2, 2). ``statistics``
-[2, *scores.shape[:-1]], in the compute dtype, has for each row the largest modulated live score m and s = 1 / sum
-exp(y - m), from which the backward recomputes p = exp(y - m) * s without the rounding of the weights; without a live
-entry both are 0. On a CPU it is faster to read the weights, so there the backward gets them too if they are in the
-compute dtype. ``alpha`` is a number or [heads], in [1, 2]; other values are refused on a CPU and, in a tensor on CUDA,
-give NaN. The backward of ev-softmax is softmax's, which is that of entmax at alpha = 1.
+``ranges`` and ``ts`` are [heads, k] with k = len(powers); powers is (1, 1), (2, 2) or (1, 1, 2, 2). ``statistics`` [2,
+*scores.shape[:-1]], in the compute dtype, holds for each row the largest modulated live score m and s = 1 / sum exp(y -
+m), from which the backward recomputes p = exp(y - m) * s without the rounding of the weights; both are 0 in a row
+without a live entry. On a CPU it is faster to read the weights, so there the backward gets them too if they are in the
+compute dtype. ``alpha`` is a number or [heads], in [1, 2]; other values are refused on a CPU and give NaN in a tensor
+on CUDA. The backward of ev-softmax is softmax's, which is that of entmax at alpha = 1.
 
 The CPU's operators are C++ (``cpu/rows.cpp``); CUDA's are the functions of the same names in ``triton.rows``, called
-without ``weights`` if these are None. Differentiated twice, or given dual numbers (which may reach a graph that was
-compiled without them), each uses its formula in tensor operations.
+without ``weights`` if these are None. When differentiated twice or given dual numbers, which may reach a graph compiled
+without them, each uses its formula in tensor operations.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -146,7 +146,7 @@ def _save_entmax(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
     alpha = inputs[2]
     is_tensor = isinstance(alpha, Tensor)
     ctx.alpha = None if is_tensor else alpha
-    ctx.set_materialize_grads(False)  # a Fenchel-Young loss has no gradient through the weights
+    ctx.set_materialize_grads(False)  # a Fenchel-Young loss sends no gradient through the weights
     ctx.save_for_backward(output, *([alpha] if is_tensor else []))
 
 
@@ -173,7 +173,7 @@ def _softmax_backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
     (weights,) = ctx.saved_tensors
     if torch.is_grad_enabled():
         return softmax_formula.gradient(grad, weights), None, None
-    # The bits of torch's own depend on the number of threads, and it takes twice as long on an H100.
+    # The bits of torch's own backward depend on the number of threads, and it takes twice as long on an H100.
     return _operators.entmax_backward(grad, weights, 1.0), None, None
 
 
@@ -200,7 +200,7 @@ _functions: dict[str, type[torch.autograd.Function]] = {}
 
 
 def _call(name: str, *inputs: Any) -> Tensor:
-    """The weights of an operator, by its autograd function directly unless a compiler is tracing."""
+    """The weights from an operator, by its autograd function directly unless a compiler is tracing."""
     output = getattr(_operators, name)(*inputs) if torch.compiler.is_compiling() else _functions[name].apply(*inputs)
     return output if isinstance(output, Tensor) else output[0]
 
@@ -214,7 +214,8 @@ def make_differentiable(
 ) -> type[torch.autograd.Function]:
     """Give an operator an autograd function, and use its formula for dual numbers.
 
-    What torch.library registers drops the tangents of dual numbers, and takes twice as long for small tensors.
+    An autograd function registered by torch.library drops the tangents of dual numbers and takes twice as long for
+    small tensors.
     """
     operator = getattr(_operators, name).default
 
@@ -224,7 +225,7 @@ def make_differentiable(
         save(ctx, inputs, output)
         return output
 
-    # This name appears in graphs and profiles, where torch appends "Backward".
+    # The name appears in graphs and profiles, where torch appends "Backward".
     members = {"forward": staticmethod(forward), "backward": staticmethod(backward)}
     function: type[torch.autograd.Function] = type(
         f"multimax::{name.removesuffix('_forward')}", (torch.autograd.Function,), members

@@ -1,10 +1,10 @@
-"""Descriptions of the row kernels: which one turns a row of scores into weights, and with which parameters.
+"""Descriptions of the row kernels: which kernel turns a row of scores into weights, with which parameters.
 
 A description is all that attention and the loss of an output layer need to compute a function without its matrix of
-weights. It holds the arguments of the function of that name in ``multimax.reweight``; as there, parameters may be any
-floating-point tensors, with gradients.
+weights. It holds the arguments of its namesake in ``multimax.reweight``; as there, parameters may be any floating-point
+tensors, with gradients.
 
-There are kernels for these four kinds; any other function can bring an attention backend of its own. A new kind touches
+There are kernels of these four kinds; any other function can bring its own attention backend. A new kind touches
 ``operators``, ``attention``, ``segments``, ``cpu`` (NAME_rows.h, row_kernels.h, kernel_arguments.h, rows.cpp) and
 ``triton`` (NAME.py, rows.py).
 """

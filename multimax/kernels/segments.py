@@ -1,9 +1,9 @@
 """The row kernels on segments of a long tensor, whose entries are in any order, without padding.
 
 The operators ``segment_forward`` and ``segment_backward`` are C++ (``cpu/segments.cpp``). ``scores`` [n, columns] are
-float32 or float64, ``index`` int64 [n] has the segment, of ``count``, of each row, and the other arguments are those of
-a row kernel (``kernels.attention.KernelArguments``), whose heads are 1 or the columns. Gradients of parameters have the
-same bits in every run. Differentiated twice, or given dual numbers, the operators use ``formula``.
+float32 or float64, ``index`` int64 [n] gives each row's segment, 0 to ``count`` - 1, and the other arguments are those
+of a row kernel (``kernels.attention.KernelArguments``), whose heads are 1 or the columns. Gradients of parameters have
+the same bits in every run. When differentiated twice or given dual numbers, the operators use ``formula``.
 """
 
 from typing import Any

@@ -6,10 +6,10 @@
     weights = attend(scores, mask)                          # mask: bool, True = live; or None
     weights = reweight.sparsemax(scores, mask=mask)         # the functional form
 
-Every function keeps the same contract. The mask is an argument, never an infinity among the scores. The live entries
-get the weights that they would have in a row without the dead ones; dead entries, whatever they hold, get weight and
-gradient zero, and so does every entry of a row in which none is live. Half precision is computed in float32 and
-returned in the scores' dtype. Gradients are in closed form.
+Every function keeps the same contract. The mask is an argument, never an infinity among the scores. Live entries get
+the weights that they would have if the dead ones were not there. Dead entries, whatever they hold, get weight and
+gradient zero, and so does every entry of a row with no live entry. Half precision is computed in float32 and returned
+in the scores' dtype. Gradients are in closed form.
 """
 
 from multimax.kernels import row_kernels

@@ -12,32 +12,32 @@ from multimax.formulas.rows import check_floating, compute_dtype
 from multimax.formulas.torch_private import is_exporting, is_hooked
 from multimax.kernels.row_kernels import RowKernel
 
-# A parameter does not know its module, and an attribute set on it is lost when it is copied, loaded or moved.
+# A parameter does not know its module, and attributes set on it are lost when it is copied, loaded or moved.
 _LIVING: "WeakSet[Reweighting]" = WeakSet()
 
 
 def living() -> "list[Reweighting]":
-    """All reweightings of this process, including copies and unpickled ones."""
+    """All reweightings in this process, including copies and unpickled ones."""
     return list(_LIVING)
 
 
 class Reweighting(nn.Module):
     """A function from scores to weights on the probability simplex, along the last dimension.
 
-    A subclass defines ``forward`` and keeps the contract of this package. The attributes belong to the class, so that
-    a configuration that asks for something a function cannot do is refused before anything is built.
+    A subclass defines ``forward`` and keeps this package's contract. The attributes belong to the class, so that a
+    configuration that asks for what a function cannot do is refused before anything is built.
 
-    A subclass may also bring fast paths, which attention and the loss of an output layer ask for: ``row_kernel``, or,
-    for what no row kernel computes or computes too slowly, ``attention_backends`` and ``linear_loss``. docs/kernel.md
-    has an example of each.
+    A subclass may also bring fast paths for attention and for the loss of an output layer: ``row_kernel``, or, where no
+    row kernel exists or is fast enough, ``attention_backends`` and ``linear_loss``. docs/kernel.md has an example of
+    each.
 
     A fast path replaces the methods of the class that defines it. If ``forward`` is overridden in a subclass or
     replaced on the instance, or a hook is registered, the module itself is called (``may_bypass``).
 
     Attributes:
         sums_to_one, can_be_zero, needs_length, has_parameters: see ``multimax.reweight.Traits``.
-        has_loss: whether ``loss`` exists. Set it if the weights are positive and sum to one, which is all that the
-            default loss needs, or if the subclass brings its own loss.
+        has_loss: whether ``loss`` exists. Set it if the weights are positive and sum to one, which is all the default
+            loss needs, or if the subclass has its own loss.
         soft_targets: whether ``loss`` takes label smoothing and rows of probabilities as targets.
     """
 
@@ -72,10 +72,10 @@ class Reweighting(nn.Module):
         raise NotImplementedError
 
     def modulate(self, scores: Tensor) -> Tensor:
-        """The scores as they are just before they are normalised, in the order of the weights.
+        """The scores just before they are normalised, in the order of the weights.
 
-        This is the identity unless a function bends its scores first. The arg-max and the top-k of a classifier are
-        those of its modulated logits, not of the logits themselves.
+        This is the identity unless the function bends its scores first. A classifier's arg-max and top-k are those of
+        its modulated logits, not of the raw ones.
         """
         return scores
 
@@ -93,8 +93,7 @@ class Reweighting(nn.Module):
         reduction: str = "mean",
         ignore_index: int = -100,
     ) -> Tensor:
-        """Training loss for a classifier whose outputs this function normalises; by default the negative
-        log-likelihood.
+        """Training loss of a classifier normalised by this function; by default the negative log-likelihood.
 
         Arguments and averaging are those of ``torch.nn.functional.cross_entropy``; for half precision the loss is
         computed and returned in float32.
@@ -121,15 +120,15 @@ class Reweighting(nn.Module):
 
     @classmethod
     def why_no_loss(cls) -> str:
-        """The rest of a sentence that begins "it has no loss, since its weights"."""
+        """The end of a sentence that begins "it has no loss, since its weights"."""
         return "can be exactly zero" if cls.sums_to_one else "do not sum to one"
 
     def row_kernel(self) -> RowKernel | None:
-        """The one of ``multimax.kernels.row_kernels`` that computes exactly what ``forward`` does, or None.
+        """The row kernel (``multimax.kernels.row_kernels``) that computes exactly what ``forward`` does, or None.
 
-        It is called for every attention, so that gradients reach the parameters through its tensors. If it is softmax's
-        or MultiMax's and ``loss`` is the default, ``multimax.linear_cross_entropy`` computes that loss without the
-        scores.
+        This is called for every attention, so that gradients reach the parameters through the kernel's tensors. If the
+        kernel is softmax's or MultiMax's and ``loss`` is the default, ``multimax.linear_cross_entropy`` computes that
+        loss without the scores.
         """
         return None
 
@@ -160,7 +159,7 @@ def _methods(cls: type) -> dict[str, object]:
     return {name: getattr(cls, name) for name in IN_LOSS}
 
 
-# Each fast path, with the methods that it replaces as they are in the class that defines it.
+# Each fast path with the methods that it replaces, as the class that defines it has them.
 Reweighting._stands_for = {
     name: (getattr(Reweighting, name), _methods(Reweighting))
     for name in ("row_kernel", "attention_backends", "linear_loss")
@@ -170,10 +169,10 @@ Reweighting._stands_for = {
 def may_bypass(
     reweight: Callable[..., Tensor], fast_path: str, methods: tuple[str, ...] = IN_ATTENTION
 ) -> TypeGuard[Reweighting]:
-    """Whether the fast path of that name does everything that calling the module's ``methods`` would do.
+    """Whether ``fast_path`` does everything that calling the module's ``methods`` would do.
 
-    It does not if a method is overridden below the class that brings the fast path, or replaced on the instance or in
-    the class, or if a hook of any kind is registered. A plain function has no fast path.
+    It does not if a method is overridden below the class that brings the fast path, or replaced on the instance or
+    class, or if any hook is registered. A plain function has no fast path.
     """
     if not isinstance(reweight, Reweighting):
         return False

@@ -17,7 +17,7 @@ class ElasticSoftmax(Reweighting):
     """Softmax with a learned offset tau / n, cut off at zero.
 
     Args:
-        num_heads: heads of the attention that it serves, each with its own tau; 1 takes scores of any shape.
+        num_heads: heads of the attention it serves, each with its own tau; 1 takes scores of any shape.
     """
 
     sums_to_one = False

@@ -29,7 +29,7 @@ from multimax.reweight._softmax import softmax
 
 
 def sparsemax(scores: Tensor, dim: int | None = None, *, mask: Tensor | None = None) -> Tensor:
-    """Euclidean projection of the scores on the simplex, which is entmax at alpha = 2; the rest as for ``softmax``."""
+    """Euclidean projection of the scores onto the simplex: entmax at alpha = 2; the rest as for ``softmax``."""
     return entmax(scores, 2.0, dim, mask=mask)
 
 
@@ -42,16 +42,16 @@ def entmax(scores: Tensor, alpha: float | Tensor, dim: int | None = None, *, mas
     """Alpha-entmax over a dimension; ``scores``, ``dim``, ``mask``, result and errors as for ``softmax``.
 
     Args:
-        alpha: at least 1; 1 is softmax, 2 sparsemax. A number, or a floating-point tensor, which gets a gradient, of
-            one element; [heads], one per head of scores [..., heads, queries, keys], once ``dim`` has become the last;
-            or two and more dimensions, of size 1 at ``dim``, that broadcast to ``scores``, such as [N, 1] for one per
-            row of [N, n].
+        alpha: at least 1; 1 is softmax, 2 sparsemax. A number, or a floating-point tensor, which gets a gradient. The
+            tensor has one element; or [heads], one per head of scores [..., heads, queries, keys] once ``dim`` has
+            become the last; or two or more dimensions, with size 1 at ``dim``, that broadcast to ``scores``, such as
+            [N, 1] for one per row of [N, n].
 
     Raises:
         TypeError: ``alpha`` is neither a number nor a floating-point tensor.
         ValueError: ``alpha`` is below 1, does not broadcast to ``scores`` or is on another device.
 
-    The values of a tensor are read, so that a GPU's host waits once. While a graph is traced they cannot be read, and a
+    The values of a tensor are read, so a GPU's host waits once. They cannot be read while a graph is traced; then a
     value outside [1, 2] gives NaN. ``Entmax`` keeps its alpha within bounds and reads nothing.
     """
     check_arguments(scores, mask, dim)
@@ -84,7 +84,7 @@ def _entmax(scores: Tensor, alpha: float | Tensor, mask: Tensor | None, is_bound
 
 
 def _by_rows(scores: Tensor, alpha: Tensor, mask: Tensor | None) -> Tensor:
-    """By kernel with an alpha for each row: the kernel takes rows for heads with one query each."""
+    """By kernel, with an alpha per row: each row is passed as a head with one query."""
     rows = scores.shape[:-1].numel(), 1, scores.shape[-1]
     live = None if mask is None else mask.expand(scores.shape).reshape(rows)
     of_rows = alpha.expand(*scores.shape[:-1], 1).reshape(-1)
@@ -96,7 +96,7 @@ def _is_between_1_and_2(alpha: Tensor) -> bool:
 
 
 def _aligned(alpha: Tensor, scores: Tensor) -> Tensor:
-    """0-d, or in a shape that broadcasts over the rows of ``scores``."""
+    """``alpha`` as 0-d, or in a shape that broadcasts over the rows of ``scores``."""
     if alpha.numel() == 1 or alpha.dim() == 1:
         return per_head("alpha", alpha, scores)
     if not broadcasts(alpha.shape, (*scores.shape[:-1], 1)):
@@ -108,7 +108,7 @@ def _aligned(alpha: Tensor, scores: Tensor) -> Tensor:
 
 
 def check_alpha(alpha: float | Tensor) -> None:
-    """Raise for an alpha below 1 or not a number; a tensor's values are checked if they can be read."""
+    """Raise for an alpha that is below 1 or not a number; a tensor's values are checked if they can be read."""
     if isinstance(alpha, Tensor):
         if not is_readable(alpha):
             return
@@ -176,12 +176,12 @@ class Entmax15(_EntmaxFamily):
 class Entmax(_EntmaxFamily):
     """``entmax`` as a module, with alpha learned or fixed; its loss is the Fenchel-Young loss at that alpha.
 
-    A learned alpha is 1 + sigmoid(u) with u initially zero, so that it starts at 1.5 and stays between 1 and 2.
+    A learned alpha is 1 + sigmoid(u) with u initially zero, so it starts at 1.5 and stays between 1 and 2.
 
     Args:
         alpha: None to learn it, or a number of at least 1.
-        per_head: learn one per head; otherwise one for all heads.
-        num_heads: heads of the attention that it serves; 1 serves scores of any shape.
+        per_head: learn one alpha per head; otherwise one for all heads.
+        num_heads: heads of the attention it serves; 1 takes scores of any shape.
 
     Raises:
         TypeError, ValueError: an option that does not fit, or ``alpha`` below 1.

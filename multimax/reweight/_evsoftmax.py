@@ -11,7 +11,7 @@ from multimax.reweight._registry import register
 
 
 def evsoftmax(scores: Tensor, dim: int | None = None, *, mask: Tensor | None = None, epsilon: float = 0.0) -> Tensor:
-    """Ev-softmax over a dimension, with the mean of the live entries; arguments, result and errors as for ``softmax``.
+    """Ev-softmax over a dimension, relative to the mean of the live entries; the rest as for ``softmax``.
 
     Args:
         epsilon: factor of the entries below the mean; 0 makes them exactly zero.
@@ -32,8 +32,7 @@ def evsoftmax(scores: Tensor, dim: int | None = None, *, mask: Tensor | None = N
 
 @register("evsoftmax")
 class EvSoftmax(Reweighting):
-    """``evsoftmax`` as a module; its loss is the negative log-likelihood with the paper's epsilon, 1e-6, unless one is
-    set.
+    """``evsoftmax`` as a module. Its loss is the negative log-likelihood, at the paper's epsilon, 1e-6, if none is set.
 
     Args:
         epsilon: as for ``evsoftmax``.

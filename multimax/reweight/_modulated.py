@@ -10,14 +10,13 @@ from multimax.reweight._modulators import Modulator
 
 
 class Modulated(Reweighting):
-    """``normaliser`` applied to the scores that ``modulator`` returns; the loss is the normaliser's loss of those
-    scores.
+    """``normaliser`` applied to the output of ``modulator``; the loss is the normaliser's, of the modulated scores.
 
-    Its traits are the normaliser's, and it has parameters if either has. It has no fast path; softmax behind SegLU has
-    one in ``MultiMax``, which is what ``create("softmax", modulator="seglu")`` returns.
+    Its traits are the normaliser's, and it has parameters if either does. It has no fast path; for softmax behind
+    SegLU, ``create("softmax", modulator="seglu")`` returns ``MultiMax``, which has one.
 
     Raises:
-        TypeError: ``normaliser`` is no ``Reweighting``, or ``modulator`` no ``Modulator``.
+        TypeError: ``normaliser`` is not a ``Reweighting``, or ``modulator`` not a ``Modulator``.
     """
 
     def __init__(self, normaliser: Reweighting, modulator: Modulator) -> None:
@@ -41,7 +40,7 @@ class Modulated(Reweighting):
         check_arguments(scores, mask)
         x = scores.to(compute_dtype(scores))
         if mask is not None:
-            x = x.where(mask, 0)  # or dead entries would reach the gradients of the modulator's parameters
+            x = x.where(mask, 0)  # else dead entries would reach the gradients of the modulator's parameters
         return self.normaliser(self.modulator(x), mask).to(scores.dtype)
 
     def modulate(self, scores: Tensor) -> Tensor:

@@ -28,11 +28,11 @@ from multimax.formulas.torch_private import is_readable
 
 
 class Modulator(nn.Module):
-    """A function of each score by itself, which keeps shape and dtype.
+    """An elementwise function of the scores that keeps shape and dtype.
 
     Attributes:
-        monotone: whether it keeps the order of the scores, with any parameters.
-        bounded: whether its values are bounded, with any parameters.
+        monotone: whether it keeps the order of the scores, whatever its parameters.
+        bounded: whether its values are bounded, whatever its parameters.
         has_parameters: whether there is something to train.
     """
 
@@ -53,11 +53,11 @@ class Hinges(nn.Module):
 
     Args:
         order: 1, 2 (first and second), 3 (first to third) or "second_only".
-        shared_ranges: at order 2 and 3, one pair of ranges for all orders.
+        shared_ranges: at orders 2 and 3, one pair of ranges for all orders.
         per_head: one set of parameters per head; otherwise, as in the paper, one for all heads.
         init: "normal", both from a truncated normal of standard deviation 0.02, as the authors do; or "zero", the same
             but with ts = 0, so that training starts exactly at the identity (the ranges move once the ts have).
-        num_heads: heads of the attention that it serves; only used with ``per_head``.
+        num_heads: heads of the attention it serves; only used with ``per_head``.
 
     Raises:
         TypeError, ValueError: an option that does not fit, or ``shared_ranges`` with a single order.
@@ -91,7 +91,7 @@ class Hinges(nn.Module):
     def reset_parameters(self) -> None:
         """Draw the parameters again, as ``init`` says."""
         for parameter, is_drawn in ((self.ranges, True), (self.ts, self.init == "normal")):
-            if not is_drawn or not is_readable(parameter):  # torch 2.15 would read the numbers, which fake tensors lack
+            if not is_drawn or not is_readable(parameter):  # torch 2.15 would read the values, which fake tensors lack
                 nn.init.zeros_(parameter)
             else:
                 nn.init.trunc_normal_(parameter, std=0.02)
@@ -107,7 +107,7 @@ class Hinges(nn.Module):
 
 
 def seglu(scores: Tensor, ranges: Tensor, ts: Tensor, *, order: Order = 2) -> Tensor:
-    """The segmented linear unit, element by element; arguments, result and errors as for ``multimax``."""
+    """The segmented linear unit, elementwise; arguments, result and errors as for ``multimax``."""
     check_arguments(scores, None)
     powers = check_parameters(ranges, ts, order, scores.device)
     return formulas.seglu(scores.to(compute_dtype(scores)), *by_head(scores, ranges, ts, powers), powers).to(

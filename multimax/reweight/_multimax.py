@@ -19,9 +19,9 @@ def multimax(
 
     Args:
         scores: floating point [..., n].
-        ranges: r, [k], or [heads, k] for scores [..., heads, queries, keys], once ``dim`` has become the last; k = 2
-            for order 1 and "second_only", 4 for order 2, 6 for order 3; 2 for all, shared between the orders.
-        ts: t, [k] or [heads, k] likewise; k = 2 for order 1 and "second_only", 4 for order 2, 6 for order 3.
+        ranges: r, [k], or [heads, k] for scores [..., heads, queries, keys] once ``dim`` has become the last; k = 2 for
+            order 1 and "second_only", 4 for order 2, 6 for order 3; or always 2, shared by the orders.
+        ts: t, [k] or [heads, k], likewise; k = 2 for order 1 and "second_only", 4 for order 2, 6 for order 3.
         dim: the dimension that is normalised; the last if None.
         mask: bool, broadcastable to ``scores``, True where an entry is live; None if all are.
         order: 1, 2 (first and second), 3 (those and the third, which has no kernel) or "second_only".
@@ -30,7 +30,7 @@ def multimax(
         Weights in the shape and dtype of ``scores``.
 
     Raises:
-        TypeError: ``scores`` not floating point, or ``mask`` not bool.
+        TypeError: ``scores`` is not floating point, or ``mask`` is not bool.
         ValueError: an unknown ``order``; ``ranges`` or ``ts`` that do not fit it or the scores; no such dimension; a
             ``mask`` that does not broadcast to the scores.
     """

@@ -1,4 +1,4 @@
-"""Normmax: the distribution with the largest expected score less its own norm.
+"""Normmax: the distribution that maximises the expected score minus its own norm.
 
     p = argmax over the simplex of p.x - ||p||_alpha,      p proportional to relu(x - tau)^(1 / (alpha - 1)),
 
@@ -21,7 +21,7 @@ def normmax(scores: Tensor, dim: int | None = None, *, mask: Tensor | None = Non
 
     Raises:
         TypeError: ``alpha`` is not a number.
-        ValueError: ``alpha`` is not above 1, or infinite.
+        ValueError: ``alpha`` is not above 1, or is infinite.
     """
     check_number("alpha", alpha, above=1)
     return along(dim, lambda x, live: over_live_entries(lambda rows: weigh(rows, alpha), x, live), scores, mask)
@@ -32,7 +32,7 @@ def weigh(x: Tensor, alpha: float | Tensor) -> Tensor:
     power = 1 / (alpha - 1)
 
     def step(z: Tensor, a: Tensor) -> Tensor:
-        """With a = -tau, Newton on the norm of relu(z + a) at alpha / (alpha - 1), less 1, which is convex."""
+        """With a = -tau, a Newton step on the alpha / (alpha - 1)-norm of relu(z + a), less 1, which is convex."""
         u = power_of_support(z + a, power)
         total = (torch.relu(z + a) * u).sum(-1, keepdim=True)
         return a - (total - total.pow(1 / alpha)) / u.sum(-1, keepdim=True)

@@ -1,10 +1,10 @@
-"""The functions by name: the built-in ones and those that users register.
+"""The functions by name, built in or registered by users.
 
-    @reweight.register("scaled", positive=True)
-    def scaled(scores, mask=None, *, scale=1.0):     # keyword-only arguments are its options and need a default
+    @reweight.register("scaled", positive=True) def scaled(scores, mask=None, *, scale=1.0):     # its options are
+    keyword-only and need a default
         return reweight.softmax(scores * scale, mask=mask)
 
-From then on ``create("scaled", scale=2.0)`` makes a module of it, and every task takes ``reweight=scaled``.
+From then on, ``create("scaled", scale=2.0)`` makes it a module, and every task takes ``reweight=scaled``.
 """
 
 import difflib
@@ -26,11 +26,11 @@ Registered = TypeVar("Registered", bound=Callable[..., Any])
 
 
 class Traits(NamedTuple):
-    """What holds for a function with any options and scores (``has_parameters``: with its default options).
+    """What holds for a function with any options and scores (``has_parameters``: with default options).
 
-    ``sums_to_one``: the live weights of a row do. ``can_be_zero``: a live weight can be. ``needs_length``: the weights
-    depend on the number of live entries, and not only through sums over them.
-    ``has_parameters``: there is something to train.
+    ``sums_to_one``: the live weights of a row sum to one. ``can_be_zero``: a live weight can be zero. ``needs_length``:
+    the weights depend on the number of live entries, and not only through sums over them. ``has_parameters``: there is
+    something to train.
     """
 
     sums_to_one: bool
@@ -48,20 +48,20 @@ def register(
     needs_length: bool = False,
     row_kernel: Callable[..., RowKernel | None] | None = None,
 ) -> Callable[[Registered], Registered]:
-    """Decorator that makes a function or a ``Reweighting`` subclass available as ``name``; returns it unchanged.
+    """Decorator that registers a function or a ``Reweighting`` subclass as ``name`` and returns it unchanged.
 
     Args:
         name: what ``create`` and ``reweight=`` will know it by.
-        positive: the live weights of a row are above zero and sum to one, so that the negative log-likelihood is its
-            loss. This and what follows is for a function ``f(scores, mask=None, *, option=default, ...)``, which may
-            take a ``dim`` too; a subclass of ``Reweighting`` says it by its attributes and methods.
+        positive: the live weights of a row are positive and sum to one, so its loss is the negative log-likelihood.
+            This argument and those below are for a function ``f(scores, mask=None, *, option=default, ...)``, which may
+            also take ``dim``; a subclass of ``Reweighting`` has attributes and methods for them instead.
         can_be_zero, sums_to_one, needs_length: see ``Traits``. ``can_be_zero`` is the opposite of ``positive`` if None.
-        row_kernel: a function of the same options that returns what ``Reweighting.row_kernel`` does.
+        row_kernel: a function of the same options, returning what ``Reweighting.row_kernel`` does.
 
     Raises:
         ValueError: ``name`` is taken, or the traits contradict one another.
-        TypeError: neither a function of scores and mask nor a subclass of ``Reweighting``; an option without a
-            default; traits or a kernel for a subclass; or an argument of another type.
+        TypeError: what is registered is neither a function of scores and mask nor a subclass of ``Reweighting``; an
+            option has no default; a subclass comes with traits or a kernel; or an argument has the wrong type.
     """
     _check_name(name)
     for flag, value in {"positive": positive, "sums_to_one": sums_to_one, "needs_length": needs_length}.items():
@@ -123,7 +123,7 @@ def _module_of(
             return None if kernel_of is None else kernel_of(**self.options)
 
         def __reduce_ex__(self, protocol: Any) -> Any:
-            # Pickle cannot find this class by a name. It finds the function, whose import registers it.
+            # Pickle cannot find this class by name. It can find the function, and importing that registers it.
             if type(self) is not FunctionReweighting:
                 return super().__reduce_ex__(protocol)
             return _unbuilt, (function, name), self.__dict__
@@ -150,7 +150,7 @@ def get(name: str) -> type[Reweighting]:
 
     Raises:
         TypeError: ``name`` is not a string.
-        ValueError: no such name; the message has the nearest one and all others.
+        ValueError: there is no such name; the message gives the nearest one and all others.
     """
     _check_name(name)
     if name not in _REGISTRY:
@@ -169,9 +169,9 @@ def traits(name: str) -> Traits:
 
 
 def at_the_output(name: str) -> str:
-    """The function at a classifier's output if ``name`` is chosen for its attention and nothing for the output.
+    """A classifier's output function if ``name`` is chosen for its attention and nothing for its output.
 
-    It is ``name`` itself if that has a loss and positive weights, as label smoothing needs; otherwise "softmax".
+    This is ``name`` itself if it has a loss and positive weights, as label smoothing needs; otherwise "softmax".
 
     Raises:
         ValueError: no such name.
@@ -205,15 +205,15 @@ def create(
 
     Args:
         name: one of ``available()``.
-        num_heads: heads of the attention that it will serve, if any; ignored by functions with nothing per head.
-        modulator: bends the scores first: a name of ``MODULATORS``; a name with options, {"name": "seglu", "order": 1};
+        num_heads: heads of the attention it will serve, if any; ignored by functions with nothing per head.
+        modulator: bends the scores first. A name in ``MODULATORS``; a name with options, {"name": "seglu", "order": 1};
             or a module. Softmax behind "seglu" is ``MultiMax``.
-        chosen: options of that function; see ``options(name)``.
+        chosen: options of the function; see ``options(name)``.
 
     Raises:
-        ValueError: no such name, or an option with a value that the function refuses.
-        TypeError: no such option (the message has the nearest one and all others), a value whose type is not that of
-            the option's annotation, or ``num_heads`` not an int.
+        ValueError: there is no such name, or the function refuses the value of an option.
+        TypeError: there is no such option (the message gives the nearest one and all others), a value does not have the
+            annotated type of its option, or ``num_heads`` is not an int.
     """
     module = get(name)
     if num_heads is not None:
@@ -230,7 +230,7 @@ def create(
 
 
 def _modulator(given: str | Mapping[str, Any]) -> tuple[type[Modulator], dict[str, Any]]:
-    """The class and the options."""
+    """The modulator's class and options."""
     if not isinstance(given, str) and not (isinstance(given, Mapping) and isinstance(given.get("name"), str)):
         raise TypeError(
             f'modulator must be a name, {{"name": NAME, "OPTION": value}} or a Modulator, got {_in_a_line(given)}'
@@ -243,7 +243,7 @@ def _modulator(given: str | Mapping[str, Any]) -> tuple[type[Modulator], dict[st
 
 
 def _built(what: str, kind: type, chosen: dict[str, Any], num_heads: int | None) -> Any:
-    """An instance of ``kind`` with the ``chosen`` options, once checked, and ``num_heads`` if it takes that."""
+    """An instance of ``kind`` with the ``chosen`` options, checked, and ``num_heads`` if it takes that."""
     known, parameters = _options(kind), inspect.signature(kind).parameters
     for option, value in chosen.items():
         if option not in known:
@@ -276,7 +276,7 @@ def _in_a_line(value: object) -> str:
 
 
 def _nearest(word: str, words: Iterable[str]) -> str:
-    """The end of an error message about an unknown word: the nearest one and all there are."""
+    """The end of an error message about an unknown word: the nearest one and all known ones."""
     choices: Sequence[str] = sorted(words)
     if not choices:
         return "; it has none"

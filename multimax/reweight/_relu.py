@@ -12,7 +12,7 @@ from multimax.reweight._registry import register
 
 @register("relu", sums_to_one=False, needs_length=True)
 def relu(scores: Tensor, dim: int | None = None, *, mask: Tensor | None = None) -> Tensor:
-    """The positive part of the scores over their number; arguments, result and errors as for ``softmax``."""
+    """The positive part of the scores, divided by their number; arguments, result and errors as for ``softmax``."""
 
     def of_rows(scores: Tensor, mask: Tensor | None) -> Tensor:
         n = count_live(scores, mask)

@@ -1,4 +1,4 @@
-"""Self-adjust softmax: softmax times the position of the score between the smallest and the largest, 0 included.
+"""Self-adjust softmax: softmax times the score's position between the smallest and largest score, 0 included.
 
     p_i = (x_i - min(min x, 0)) / (max(max x, 0) - min(min x, 0)) * softmax(x)_i
 
@@ -27,7 +27,7 @@ def sa_softmax(scores: Tensor, dim: int | None = None, *, mask: Tensor | None = 
 
 def _place(x: Tensor) -> Tensor:
     """Where ``x`` lies between the ends of its row, from 0 to 1."""
-    x = x / 2  # or the difference of two finite numbers may overflow
+    x = x / 2  # else the difference of two finite numbers may overflow
     low, high = x.amin(-1, keepdim=True).clamp(max=0), x.amax(-1, keepdim=True).clamp(min=0)
     span = high - low
     return (x - low) / span.where(span >= torch.finfo(x.dtype).tiny, 1)  # a row of zeros has a slope of 1, not of 1e38

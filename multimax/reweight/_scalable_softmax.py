@@ -19,7 +19,7 @@ class ScalableSoftmax(Reweighting):
     """Softmax of the scores times s log n; its loss is the cross-entropy, where n is the number of classes.
 
     Args:
-        num_heads: heads of the attention that it serves, each with its own s; 1 takes scores of any shape.
+        num_heads: heads of the attention it serves, each with its own s; 1 takes scores of any shape.
     """
 
     has_loss = needs_length = has_parameters = True
@@ -50,7 +50,7 @@ class ScalableSoftmax(Reweighting):
     def _scaled(self, scores: Tensor, mask: Tensor | None) -> Tensor:
         x = scores.to(compute_dtype(scores))
         if mask is not None:
-            x = x.where(mask, 0)  # or dead entries would reach the gradient of s
+            x = x.where(mask, 0)  # else dead entries would reach the gradient of s
         rate = per_head("s", self.s, x).to(x.dtype) * count_live(x, mask).log()
         largest = torch.finfo(x.dtype).max
         return (x * rate).clamp(-largest, largest)

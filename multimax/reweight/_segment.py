@@ -24,12 +24,12 @@ def segment(
     Segments are given by ``index`` or by ``ptr``, as in ``torch_geometric.utils.softmax``.
 
     Args:
-        function: a module, or the name of a function at its default options: softmax, the entmax family up to
-            alpha = 2, ev-softmax, MultiMax, or any other that has one of their row kernels.
+        function: a module, or the name of a function with default options: softmax, the entmax family up to alpha = 2,
+            ev-softmax, MultiMax, or any other that uses one of their row kernels.
         scores: floating point [n, ...]; parameters per head need [n, heads].
         index: int64 [n], the segment of each entry, in any order.
         ptr: int64 [segments + 1], where each segment begins and the last one ends, from 0 to n.
-        num_segments: their number, with ``index``; if None, the largest index plus one, which has to be read.
+        num_segments: the number of segments, with ``index``; if None, the largest index plus one, which has to be read.
 
     Returns:
         Weights in the shape and dtype of ``scores``.
@@ -62,7 +62,7 @@ def _segments(scores: Tensor, index: Tensor | None, ptr: Tensor | None, num_segm
     """The segment of each entry and the number of segments."""
     if (index is None) == (ptr is None):
         raise ValueError("segments are given by index or by ptr: pass one of the two")
-    n = scores.shape[0]  # not by len, which torch.export takes for a constant
+    n = scores.shape[0]  # not len(), which torch.export takes for a constant
     for name, given in (("index", index), ("ptr", ptr)):
         if given is None:
             continue

@@ -35,7 +35,7 @@ class Sink(Reweighting):
     """Softmax beside a learned score, which is initially zero.
 
     Args:
-        num_heads: heads of the attention that it serves, each with its own sink; 1 takes scores of any shape.
+        num_heads: heads of the attention it serves, each with its own sink; 1 takes scores of any shape.
     """
 
     sums_to_one = can_be_zero = False

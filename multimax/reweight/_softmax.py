@@ -24,7 +24,7 @@ def softmax(scores: Tensor, dim: int | None = None, *, mask: Tensor | None = Non
         Weights in the shape and dtype of ``scores``.
 
     Raises:
-        TypeError: ``scores`` not floating point, or ``mask`` not bool.
+        TypeError: ``scores`` is not floating point, or ``mask`` is not bool.
         ValueError: no such dimension, or a ``mask`` that does not broadcast to ``scores`` or is on another device.
     """
     if mask is None:

@@ -1,4 +1,4 @@
-"""Softpick: a rectified softmax, whose rows may sum to less than one and need no sink.
+"""Softpick: a rectified softmax whose rows may sum to less than one and need no sink.
 
     p_i = relu(exp(x_i) - 1) / (sum_j |exp(x_j) - 1| + epsilon)
 
@@ -27,6 +27,6 @@ def _weigh(x: Tensor) -> Tensor:
     m = x.detach().amax(-1, keepdim=True).clamp(min=0)
     above = torch.relu(x)
     below = x - above
-    # e^-m (e^x - 1) above and below 0, without the digits that the difference would lose near 0.
+    # e^-m (e^x - 1) above and below 0, without the digits that subtraction would lose near 0.
     picked, dropped = -torch.exp(above - m) * torch.expm1(-above), -torch.exp(-m) * torch.expm1(below)
     return picked / ((picked + dropped).sum(-1, keepdim=True) + EPSILON)

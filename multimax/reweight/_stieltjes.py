@@ -3,7 +3,7 @@
     p_i = (lambda - x_i)^-q,      lambda > max x such that sum_i p_i = 1
 
 Gulko & Kumar, "Efficient GPU Implementation of Stieltjes Attention", 2026, github.com/gulkoa/stieltjes-triton. Their
-code takes three Newton steps towards lambda, so that a trained model depends on their number; here lambda is the root.
+code takes three Newton steps towards lambda, so a trained model depends on that number; here lambda is the root.
 """
 
 import torch
@@ -16,18 +16,17 @@ from multimax.reweight._registry import register
 
 @register("stieltjes", can_be_zero=False)
 def stieltjes(scores: Tensor, dim: int | None = None, *, mask: Tensor | None = None, q: float = 4.0) -> Tensor:
-    """Stieltjes weights of order ``q``; the larger, the sharper. The other arguments, result and errors as for
-    ``softmax``.
+    """Stieltjes weights of order ``q``, sharper for larger ``q``; the rest as for ``softmax``.
 
     Raises:
         TypeError: ``q`` is not a number.
-        ValueError: ``q`` is not above 0, or infinite.
+        ValueError: ``q`` is not above 0, or is infinite.
     """
     check_number("q", q, above=0)
-    q = float(q)  # torch raises to no int beyond 64 bits
+    q = float(q)  # torch cannot raise to an int beyond 64 bits
 
     def step(z: Tensor, a: Tensor) -> Tensor:
-        """With a = -lambda, Newton on sum (lambda - z)^-q to the power of -1/q, less 1."""
+        """With a = -lambda, a Newton step on (sum (lambda - z)^-q)^(-1/q), less 1."""
         distance = -a - z
         total = distance.pow(-q).sum(-1, keepdim=True)
         return a - (1 - total.pow(-1 / q)) * total.pow(1 + 1 / q) / distance.pow(-q - 1).sum(-1, keepdim=True)

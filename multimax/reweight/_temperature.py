@@ -4,7 +4,7 @@ It is a MultiMax of the first order whose two hinges meet at 0, with t = e^u - 1
 
     x e^u = x - t relu(-x) + t relu(x)
 
-At 0 both hinges have slope 0, so that the gradient of a score of exactly 0 lacks the factor e^u.
+At 0 both hinges have slope 0, so the gradient of a score of exactly 0 lacks the factor e^u.
 """
 
 import torch

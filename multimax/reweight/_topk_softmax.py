@@ -1,4 +1,4 @@
-"""Top-k softmax: softmax over the entries that are not below the k-th largest; of a tie there, all are kept.
+"""Top-k softmax: softmax over the entries not below the k-th largest; entries tied with it are all kept.
 
 Gupta et al., "Memory-efficient Transformers via Top-k Attention", SustaiNLP 2021, arXiv 2106.06899.
 """
@@ -23,9 +23,9 @@ def topk_softmax(scores: Tensor, dim: int | None = None, *, mask: Tensor | None 
     check_count("k", k)
 
     def weigh(x: Tensor) -> Tensor:
-        # With k more entries there are always k to choose from, however short the rows are.
+        # With k more entries there are always k to choose from, however short the row.
         padded = torch.cat([x.detach(), x.new_full((*x.shape[:-1], k), -math.inf)], -1)
         least = padded.topk(k).values[..., -1:]
-        return torch.softmax(x.masked_fill(x < least, -math.inf), -1)  # NaN is not below anything
+        return torch.softmax(x.masked_fill(x < least, -math.inf), -1)  # NaN is below nothing
 
     return along(dim, lambda x, live: over_live_entries(weigh, x, live), scores, mask)

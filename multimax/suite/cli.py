@@ -43,10 +43,10 @@ from multimax.suite.tasks import task_module, task_of
 from multimax.suite.tasks.base import Shard, Task
 
 FOLDERS = ("hydra.run.dir", "hydra.sweep.subdir", "hydra.output_subdir", "hydra.job.chdir")
-"""Keys of Hydra's that move files, and would not move those of a run."""
+"""Hydra's keys that move files, but would not move a run's."""
 
 failures: list[str] = []
-launcher: int | None = None  # process that train() was called in
+launcher: int | None = None  # the process that called train()
 config_dir: str | None = None  # as it was typed
 
 
@@ -55,7 +55,7 @@ def train() -> None:
     """Compose the configuration from the command line and train, or hand a sweep to Hydra's launcher."""
     global launcher, config_dir
     launcher = os.getpid()
-    # Hydra would print its own report of an error and exit; with this it raises, and we say it in one line.
+    # Hydra would print its own error report and exit; with this it raises, and we report in one line.
     os.environ["HYDRA_FULL_ERROR"] = "1"
     arguments = Parser(parents=[get_args_parser()], add_help=False).parse_intermixed_args()
     config_dir = arguments.config_dir
@@ -100,7 +100,7 @@ def job(composed: DictConfig) -> float | None:
         return train_composed(composed, overrides, command_for(overrides))
     except UserError as error:
         if os.getpid() != launcher:
-            raise  # in a launcher's own process, which has to know that its job failed
+            raise  # in a launcher's own process, which must know that its job failed
         hydra_config = HydraConfig.get()
         where = f"{hydra_config.job.override_dirname}: " if hydra_config.mode == RunMode.MULTIRUN else ""
         failures.append(f"{where}{error}")
@@ -111,7 +111,7 @@ def job(composed: DictConfig) -> float | None:
 def train_composed(composed: DictConfig, overrides: Sequence[str], command: str) -> float:
     """Train the run of a composed configuration; returns the final metric, which a sweeper may optimise.
 
-    ``overrides`` are those that it was composed with; ``command``, with which they are typed, is noted in the run.
+    It was composed with ``overrides``; ``command``, with which they are typed, is recorded in the run.
     """
     world = distributed.world_size()
     config = parent.found(typed(composed, world, overrides))
@@ -265,13 +265,13 @@ def run_parser(command: Callable[[], None]) -> argparse.ArgumentParser:
 
 
 def command_for(overrides: Sequence[str]) -> str:
-    """What to type, where this one was typed, for the run of ``overrides`` alone."""
+    """The command line, typed where this one was, for the run of ``overrides`` alone."""
     own = [] if config_dir is None else ["--config-dir", config_dir]
     return shlex.join([*program("train"), *own, *overrides])
 
 
 def program(name: str) -> list[str]:
-    """How this one was started: a script of the clone, or a command that a wheel installed."""
+    """How this program was started: a script of the clone, or a command installed by a wheel."""
     installed = f"multimax-{name}"
     return [installed] if Path(sys.argv[0]).name == installed else ["python", f"{name}.py"]
 
@@ -285,5 +285,5 @@ def add_checkpoint_options(parser: argparse.ArgumentParser) -> None:
 
 
 def open_run(arguments: argparse.Namespace, needs: str | None = None) -> OpenRun:
-    """The run that the options name, each part opened when it is asked for."""
+    """The run that the options name, each part opened on first use."""
     return OpenRun(Run(arguments.run), arguments.overrides, arguments.checkpoint, arguments.ema, needs)

@@ -30,12 +30,12 @@ from multimax.suite.tasks import MODULES, task_module, task_of
 SHIPPED = Path(__file__).resolve().with_name("configs")  # in a wheel; in a clone they are at the top
 CONFIGS = SHIPPED if SHIPPED.is_dir() else SHIPPED.parents[2] / "configs"
 SITES = ("attention", "encoder", "decoder", "cross", "output")
-OPTIONAL = ("experiment", "optimizer", "schedule", "logger")  # groups that a run may choose nothing from
+OPTIONAL = ("experiment", "optimizer", "schedule", "logger")  # groups from which a run need not choose
 INSTEAD = " This run has "
 """In a description: what follows is the run's own, and not of the file that the description is from."""
 
 
-_given: list[dict[str, Any]] = []  # the registries that Hydra's groups were last made from
+_given: list[dict[str, Any]] = []  # the registries from which Hydra's groups were last made
 
 
 def register_groups() -> None:
@@ -87,14 +87,14 @@ def import_given_plugins(overrides: Iterable[str]) -> None:
 
 
 def readable_overrides(overrides: Sequence[str], sweep: bool = False, config_dir: str | None = None) -> list[str]:
-    """The overrides as Hydra reads them; for one that it cannot read, raises UserError that says what to type."""
+    """The overrides as Hydra reads them. Raises UserError, saying what to type, for one that it cannot read."""
     groups = [*group_names(config_dir), "hydra"]
     texts = set().union(*(text_keys(task_module(task).Config) for task in MODULES)) - {*groups}
     found = []
     for given in overrides:
         override = readable(given, texts, sweep)
         found.append(override)
-        if given.endswith("=") and given.count("=") == 1:  # what a variable of the shell leaves that is not set
+        if given.endswith("=") and given.count("=") == 1:  # what an unset shell variable leaves
             none = "" if given[:-1] in groups else f"; {given}null stands for no value"
             raise UserError(f"{given}: nothing follows the =, as where a variable of the shell is not set{none}")
         if name := re.fullmatch(r"\+*reweight\.(\w+)\.name=.*", override):
@@ -135,7 +135,7 @@ def _compose(overrides: Sequence[str], config_dir: str | None = None, with_hydra
 
 
 def group_names(config_dir: str | None = None) -> list[str]:
-    """The groups from which a command line chooses by name."""
+    """The groups from which a command line can choose by name."""
     files = {
         str(path.parent.relative_to(folder))
         for folder in (CONFIGS, *([Path(config_dir)] if config_dir else []))
@@ -191,7 +191,7 @@ def foreign(error: OmegaConfBaseException, composed: DictConfig, given: Mapping[
 
 
 def without_retired(composed: DictConfig) -> DictConfig:
-    """A configuration, perhaps of an older run, without keys that no longer exist."""
+    """The configuration, perhaps an older run's, without keys that no longer exist."""
     kept = copy.deepcopy(composed)
     for group, key in (name.split(".") for name in RETIRED):
         part = kept.get(group)
@@ -201,7 +201,7 @@ def without_retired(composed: DictConfig) -> DictConfig:
 
 
 def explain(error: Exception, known: Sequence[str] = (), groups: Sequence[str] = ()) -> str:
-    """One line that says what is wrong with an override and what the nearest valid one is."""
+    """One line saying what is wrong with an override and which valid one is nearest."""
     message = str(error).splitlines()[0]
     if isinstance(error, MissingConfigException) and error.missing_cfg_file:
         group, _, name = error.missing_cfg_file.rpartition("/")

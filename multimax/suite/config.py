@@ -28,7 +28,7 @@ class Reweight:
     output: dict[str, Any]
 
     def own(self) -> dict[str, dict[str, Any]]:
-        """The sites beside ``attention`` and ``output`` that have a function of their own."""
+        """The sites, besides ``attention`` and ``output``, that have their own function."""
         sites = {item.name: getattr(self, item.name) for item in fields(self)}
         return {name: site for name, site in sites.items() if site and name not in ("attention", "output")}
 
@@ -124,7 +124,7 @@ LOGGERS = Registry(
 
 @dataclass
 class Logger:
-    """Where the run is shown beside its own files, and what is measured to be shown; changes no number of the run."""
+    """Where the run is shown besides its own files, and what is measured for that; changes no numbers of the run."""
 
     name: str = registered(LOGGERS, default="none")
     measure: bool = True  # at each evaluation the reweightings' parameters, sparsity and multi-modality of attention

@@ -1,7 +1,7 @@
 """Decoding: greedy search, beam search and sampling of translations in one loop, and the continuation of a text.
 
-A step gives every hypothesis the probabilities of its next token by the model's own output reweighting; a token to
-which a sparse one gives no mass is never chosen. Scores are sums of log-probabilities. Beam search keeps the rules of
+Each step gives every hypothesis its next token's probabilities by the model's own output reweighting; a token to which
+a sparse function gives no mass is never chosen. Scores are sums of log-probabilities. Beam search keeps the rules of
 fairseq's ``SequenceGenerator`` (github.com/facebookresearch/fairseq, 0.12):
 
 - of the ``2 * beam`` best continuations of a sentence, those among the first ``beam`` that end are finished, and the
@@ -9,7 +9,7 @@ fairseq's ``SequenceGenerator`` (github.com/facebookresearch/fairseq, 0.12):
 - a sentence is done when ``beam`` hypotheses are finished, or at its longest length, where all have to end;
 - finished hypotheses are ranked by score / length ** length_penalty, the end token counted.
 
-If no hypothesis can end, as zeros at the output make possible, they are returned as they are. Ties go to the earlier
+If no hypothesis can end, which zeros at the output make possible, they are returned as they are. Ties go to the earlier
 hypothesis, then to the lower token; only a tie at the last of the ``2 * beam`` likeliest tokens of a hypothesis is left
 to torch.topk. A sentence that is done leaves the batch.
 """
@@ -206,7 +206,7 @@ def choose_by_lot(
 def draw(weights: Tensor, sampling: Sampling, generator: torch.Generator | None) -> Tensor:
     """Tokens int64 [n, 1] for probabilities [n, vocabulary]."""
     adjusted = sampling.adjust(weights)
-    # Where there is nothing to draw from, the hypothesis is dead in any case.
+    # If there is nothing to draw from, the hypothesis is dead anyway.
     adjusted.masked_fill_((adjusted == 0).all(-1, keepdim=True), 1)
     return torch.multinomial(adjusted, 1, generator=generator)
 

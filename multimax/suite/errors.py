@@ -1,4 +1,4 @@
-"""Ways for a run to end other than by a mistake in the code; the entry points turn each into a single line."""
+"""Ways for a run to end other than by a bug; the entry points turn each into a single line."""
 
 import argparse
 import errno
@@ -26,7 +26,7 @@ CONFIGURATION = ("hydra", "omegaconf", "yaml")
 
 
 class UserError(Exception):
-    """A mistake that the user can correct: each of its messages is printed in one line, without a traceback."""
+    """A mistake that the user can correct; its message is printed in one line, without a traceback."""
 
 
 def install(extra: str) -> str:
@@ -43,8 +43,8 @@ class Diverged(UserError):
 class Interrupted(KeyboardInterrupt):
     """A signal asked the run to stop; its state is in the checkpoint of ``step``. All processes raise it after that.
 
-    A KeyboardInterrupt, so that nothing which goes on after a failed run, such as a sweep, goes on after this.
-    ``out_of_time`` if the signal was a cluster's warning, after which the run should be queued again.
+    It is a KeyboardInterrupt, so that whatever continues after a failed run, such as a sweep, does not continue after
+    this. ``out_of_time`` if the signal was a cluster's warning, after which the run should be queued again.
     """
 
     def __init__(self, step: int, out_of_time: bool = False):
@@ -94,7 +94,7 @@ def one_line_errors(main: Callable[[], None]) -> Callable[[], None]:
                 flush_output()
         except UserError as error:
             fail(*error.args)
-        except BrokenPipeError:  # the reader has left, as head does when it has its lines
+        except BrokenPipeError:  # the reader has left, as head does once it has its lines
             silence_output()
             sys.exit(141)
         except OSError as error:

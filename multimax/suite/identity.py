@@ -1,4 +1,4 @@
-"""What tells runs apart: the part of a configuration that determines a run's numbers, and the names made from it."""
+"""What distinguishes runs: the part of a configuration that determines the numbers, and names made from it."""
 
 import hashlib
 import json
@@ -78,7 +78,7 @@ def changes(stored: Mapping[str, Any], config: RunConfig) -> dict[str, str]:
 def setting(config: Mapping[str, Any], schema: type[RunConfig]) -> dict[str, Any]:
     """The ``identity`` of a configuration without reweighting and seed: equal for runs that compare functions.
 
-    For a run that started from another one, it has that run's setting in place of its name and weights.
+    For a run that started from another one, it has that run's setting instead of its name and weights.
     """
     numbers = identity(config, schema)
     own = {"seed", "parent.run", "parent.weights"} if "parent.setting" in numbers else {"seed"}

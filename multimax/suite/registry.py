@@ -10,7 +10,7 @@ T = TypeVar("T")
 
 
 class Registry(dict[str, Any]):
-    """Things by name. A thing that is a dotted name is imported on first use."""
+    """Objects by name; one given as a dotted name is imported on first use."""
 
     def register(self, name: str) -> Callable[[T], T]:
         """Decorator that adds a class or function. Raises ValueError if the name is taken."""
@@ -24,7 +24,7 @@ class Registry(dict[str, Any]):
         return add
 
     def find(self, key: str, name: str) -> Any:
-        """The thing called ``name``. Raises UserError, which begins with ``key``, if there is none."""
+        """The object called ``name``. Raises UserError, beginning with ``key``, if there is none."""
         if name not in self:
             raise UserError(f"{key}={name}: choose one of {', '.join(self)}")
         thing = self[name]

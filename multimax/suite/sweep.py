@@ -197,7 +197,7 @@ def frozen_config(sweep: Path, run: Member) -> Path:
 
 
 def arguments(sweep: Path, run: Member) -> tuple[Path, list[str], str]:
-    """Those of ``Train`` for a run."""
+    """The arguments of ``Train`` for a run."""
     return frozen_config(sweep, run), run.overrides, run.command
 
 

@@ -8,7 +8,7 @@ Row = Mapping[str, str]
 
 
 def csv_table(columns: Sequence[str], rows: Sequence[Row]) -> bytes:
-    """A cell that a row lacks is empty."""
+    """The table as CSV; a cell that a row lacks is empty."""
     text = io.StringIO()
     writer = csv.DictWriter(text, columns, lineterminator="\n", extrasaction="ignore")
     writer.writeheader()

@@ -1,4 +1,4 @@
-"""Whoever waits says what for, so that nobody has to guess whether a run has stopped."""
+"""Waiting that says what it waits for, so that nobody has to guess whether a run has stopped."""
 
 import sys
 import threading
@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-FIRST, THEN = 8.0, 60.0  # seconds until it is said, and until it is said again
+FIRST, THEN = 8.0, 60.0  # seconds until the first message, and between later ones
 
 
 @contextmanager

@@ -1,9 +1,9 @@
-"""The public names of version 1.3 of the entmax package, by this package's functions::
+"""The public names of the entmax package, version 1.3, with this package's functions::
 
     from multimax.compat import entmax          # in place of: import entmax
 
-The weights come from exact methods, by kernels where there are any, so that ``k``, ``n_iter`` and ``ensure_sum_one``
-are accepted but have no effect. docs/entmax.md has a table of all differences.
+The weights come from exact methods, computed by kernels where possible, so ``k``, ``n_iter`` and ``ensure_sum_one`` are
+accepted but have no effect. docs/entmax.md has a table of all differences.
 """
 
 from multimax.compat.entmax.activations import Entmax15, Sparsemax, entmax15, sparsemax

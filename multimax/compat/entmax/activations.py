@@ -10,7 +10,7 @@ from multimax.formulas.rows import check_arguments
 
 
 def check_scores(X: Tensor, dim: int) -> None:
-    """Raise TypeError or ValueError, in one line, for what cannot be normalised along ``dim``."""
+    """Raise TypeError or ValueError, in one line, if ``X`` cannot be normalised along ``dim``."""
     if dim is None:
         raise TypeError("dim must be an int, got None")
     check_arguments(X, None, dim, "X")
@@ -29,7 +29,7 @@ def entmax15(X: Tensor, dim: int = -1, k: int | None = None) -> Tensor:
 
 
 class FunctionModule(nn.Module):
-    """A function as a module; its options are attributes, and parameters of the module if they are Parameters."""
+    """A function as a module. Its options are attributes; those that are Parameters are the module's parameters."""
 
     def __init__(self, function: Callable[..., Tensor], **options: Any) -> None:
         super().__init__()

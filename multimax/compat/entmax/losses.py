@@ -1,7 +1,7 @@
 """Fenchel-Young losses under the names of ``entmax.losses``; their formula is in ``multimax.formulas.losses``.
 
-The functions give the losses [N] of scores X [N, C] and class indices int64 [N], in float32 for half precision; the
-modules sum them or average them over the rows whose target is not ``ignore_index``.
+The functions return losses [N] for scores X [N, C] and class indices int64 [N], in float32 for half precision; the
+modules sum or average them over the rows whose target is not ``ignore_index``.
 """
 
 from collections.abc import Callable
@@ -21,7 +21,7 @@ def sparsemax_loss(X: Tensor, target: Tensor, k: int | None = None) -> Tensor:
     """Losses [N] at alpha = 2; ``k`` has no effect.
 
     Raises:
-        TypeError, ValueError: ``X`` is not floating point [N, C], or ``target`` not class indices int64 [N].
+        TypeError, ValueError: ``X`` is not floating point [N, C], or ``target`` is not class indices int64 [N].
     """
     return entmax_bisect_loss(X, target, 2.0)
 
@@ -73,7 +73,7 @@ class _Loss(FunctionModule):
         reduction: "elementwise_mean", "sum" or "none" ([N]).
 
     Raises:
-        TypeError, ValueError: no such reduction, or an ``ignore_index`` that is no int.
+        TypeError, ValueError: there is no such reduction, or ``ignore_index`` is not an int.
     """
 
     def __init__(self, loss: Callable[..., Tensor], ignore_index: int, reduction: str, **options: Any) -> None:
@@ -89,7 +89,7 @@ class _Loss(FunctionModule):
         self.reduction = reduction
 
     def loss(self, X: Tensor, target: Tensor) -> Tensor:
-        """The loss of each row [N]."""
+        """The loss of each row, [N]."""
         return super().forward(X, target)
 
     def forward(self, X: Tensor, target: Tensor) -> Tensor:  # type: ignore[override]
@@ -123,7 +123,7 @@ class SparsemaxBisectLoss(_Loss):
 
 
 class EntmaxBisectLoss(_Loss):
-    """``entmax_bisect_loss`` as a module; an ``alpha`` that is a Parameter is one of the module."""
+    """``entmax_bisect_loss`` as a module; an ``alpha`` that is a Parameter is the module's."""
 
     def __init__(
         self,

@@ -1,7 +1,6 @@
 """Sparsemax, entmax at any alpha, normmax, and sparsemax with a budget, under the names of ``entmax.root_finding``.
 
-The last one is, as in Blondel, Martins, Niculae, "Learning with Fenchel-Young losses", JMLR 21 (2020), arXiv
-1901.02324,
+The last, as in Blondel, Martins, Niculae, "Learning with Fenchel-Young losses", JMLR 21 (2020), arXiv 1901.02324, is
 
     p_i = min(1, relu(x_i - tau)),      tau such that sum_i p_i = budget.
 """
@@ -27,7 +26,7 @@ from multimax.formulas.rows import (
 from multimax.formulas.torch_private import is_readable
 from multimax.reweight._normmax import weigh as weigh_by_normmax
 
-MAX_STEPS = 50  # 14 were seen, on rows of up to 100,000 entries
+MAX_STEPS = 50  # 14 were seen, with rows of up to 100,000 entries
 
 
 def sparsemax_bisect(X: Tensor, dim: int = -1, n_iter: int | None = 50, ensure_sum_one: bool = True) -> Tensor:
@@ -43,10 +42,10 @@ def entmax_bisect(
 
     Args:
         alpha: a finite number, or a tensor that expands to the shape of ``X`` with 1 at ``dim``, which gets a gradient.
-            Below 1 no weight is zero. The values of a tensor are read, so that a GPU's host waits.
+            Below 1 no weight is zero. A tensor's values are read, so a GPU's host waits.
 
     Raises:
-        TypeError, ValueError: as for ``multimax.reweight.entmax``, except that alpha may be below 1.
+        TypeError, ValueError: as for ``multimax.reweight.entmax``, but alpha may be below 1.
     """
     alpha = per_row("alpha", alpha, X, dim)
     if (is_readable(alpha) and bool((alpha >= 1).all())) if isinstance(alpha, Tensor) else alpha >= 1:
@@ -86,7 +85,7 @@ def budget_bisect(X: Tensor, budget: float | Tensor = 2, dim: int = -1, n_iter: 
 
 
 def per_row(name: str, number: float | Tensor, X: Tensor, dim: int) -> float | Tensor:
-    """A number, or a tensor [] or with as many dimensions as ``X`` and size 1 at ``dim``, in the compute dtype."""
+    """A float, or a tensor in the compute dtype, [] or with as many dimensions as ``X`` and size 1 at ``dim``."""
     check_scores(X, dim)
     if not isinstance(number, Tensor):
         check_number(name, number)
@@ -111,7 +110,7 @@ def _of_rows(weigh: Callable[[Tensor, float | Tensor], Tensor], X: Tensor, numbe
 
 
 def _weigh_by_budget(x: Tensor, budget: float | Tensor) -> Tensor:
-    """By Newton's method, or halving if a step would leave the interval of tau; dead entries are -inf."""
+    """Newton's method, or halving if a step would leave tau's interval; dead entries are -inf."""
     z = x.detach()
     wanted = budget.detach() if isinstance(budget, Tensor) else budget
     live = z > -math.inf
@@ -121,7 +120,7 @@ def _weigh_by_budget(x: Tensor, budget: float | Tensor) -> Tensor:
         p = (z - tau).clamp_(0, 1)
         excess = p.sum(-1, keepdim=True) - wanted
         low, high = tau.where(excess >= 0, low), high.where(excess >= 0, tau)
-        between = (p - p * p).sign_().sum(-1, keepdim=True)  # counts them, much faster than comparisons
+        between = (p - p * p).sign_().sum(-1, keepdim=True)  # counts them, much faster than a comparison
         following = tau + excess / between  # infinite or NaN if there are none
         following = following.where(excess != 0, tau)
         is_inside = (following == tau) | ((following > low) & (following < high))
@@ -146,7 +145,7 @@ class SparsemaxBisect(FunctionModule):
 
 
 class EntmaxBisect(FunctionModule):
-    """``entmax_bisect`` as a module; an ``alpha`` that is a Parameter is one of the module."""
+    """``entmax_bisect`` as a module; an ``alpha`` that is a Parameter is the module's."""
 
     def __init__(self, alpha: float | Tensor = 1.5, dim: int = -1, n_iter: int = 50) -> None:
         super().__init__(entmax_bisect, alpha=alpha, dim=dim, n_iter=n_iter)

@@ -7,8 +7,8 @@ Written for fairseq 0.12 (github.com/facebookresearch/fairseq); the extra ``fair
 
 from pathlib import Path
 
-# fairseq puts the parent of a user directory on sys.path and imports the directory by its name. So the name must be
-# unique, and the parent must contain nothing else, least of all a package called fairseq.
+# fairseq puts the user directory's parent on sys.path and imports the directory by name. So the name must be unique,
+# and the parent must contain nothing else, least of all a package called fairseq.
 USER_DIR = Path(__file__).parent / "user_dir" / "multimax_fairseq"
 
 INSTALL = "fairseq is not installed: run pip install -e '.[fairseq]' in the clone"

@@ -1,4 +1,4 @@
-"""``python -m multimax.integrations.fairseq`` prints what to give to ``--user-dir``."""
+"""``python -m multimax.integrations.fairseq`` prints the value for ``--user-dir``."""
 
 import importlib.util
 import sys

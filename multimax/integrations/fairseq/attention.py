@@ -14,7 +14,7 @@ IncrementalState = dict[str, dict[str, Tensor | None]]
 class ReweightedAttention(MultiheadAttention):
     """fairseq's attention, with its projections, cache and beam reordering, whose weights are those of ``reweight``.
 
-    Training, scoring and incremental decoding share one path, while fairseq uses torch's fused attention in one and its
+    Training, scoring and incremental decoding share one path here; fairseq uses torch's fused attention in one and its
     own code in the others. TorchScript, ONNX and xFormers are not supported.
     """
 
@@ -45,9 +45,10 @@ class ReweightedAttention(MultiheadAttention):
             query: [queries, batch, dim].
             key, value: [keys, batch, dim]; ignored in incremental decoding if ``static_kv`` and cached.
             key_padding_mask: [batch, keys], nonzero where a key is padding.
-            incremental_state: what fairseq passes from step to step of decoding.
-            need_weights: return the mean of the heads' weights [batch, queries, keys], which costs computing them all.
-            static_kv: keys and values stay the same from step to step, as those of an encoder do.
+            incremental_state: what fairseq passes from one decoding step to the next.
+            need_weights: return the mean of the heads' weights [batch, queries, keys], at the cost of computing them
+                all.
+            static_kv: keys and values stay the same from step to step, as an encoder's do.
             attn_mask: [queries, keys], added to the scores by fairseq: zero where a key may be attended to.
             before_softmax: not supported.
             need_head_weights: return the weights of each head [heads, batch, queries, keys].

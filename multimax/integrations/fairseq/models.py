@@ -1,6 +1,6 @@
-"""fairseq's transformer and transformer_lm with the registry's functions in all attention and at the output.
+"""fairseq's transformer and transformer_lm with the registry's functions in every attention and at the output.
 
-The models are fairseq's own, built by fairseq: with the same seed all parameters except the functions' start from the
+The models are fairseq's own, built by fairseq. With the same seed, all parameters except the functions' start from the
 same numbers, with any function.
 """
 
@@ -35,7 +35,7 @@ PARAMETER_GROUP = ("param_group", "reweight")
 
 @dataclass
 class LanguageModelSites(FairseqDataclass):
-    """Command-line options; for the meaning of an empty one see its help."""
+    """Command-line options; an option's help says what an empty value means."""
 
     reweight: str = field(
         default="multimax",
@@ -57,18 +57,18 @@ class TranslationSites(LanguageModelSites):
 
 @dataclass
 class ReweightedLanguageModelConfig(TransformerLanguageModelConfig, LanguageModelSites):
-    """fairseq's options of transformer_lm and ours."""
+    """fairseq's options for transformer_lm, and ours."""
 
 
 class ReweightedModel(BaseFairseqModel):
-    """What both models share: ``output``, the reweighting of the logits, and its probabilities."""
+    """What both models share: ``output``, the reweighting of the logits, and the probabilities it gives."""
 
     output: Reweighting
 
     def install(self, arguments: Any) -> None:
-        """Install the functions that ``arguments`` name in all attention and at the output.
+        """Install the functions that ``arguments`` name in every attention and at the output.
 
-        Raises ValueError for an unknown name or option, and for a function that cannot be used at the output.
+        Raises ValueError for an unknown name or option, or a function that cannot be used at the output.
         """
         for name, module in self.named_modules():
             if isinstance(module, MultiheadAttention):
@@ -93,10 +93,9 @@ class ReweightedModel(BaseFairseqModel):
     ) -> Tensor:
         """Weights, or their logarithms, of the logits ``net_output[0]`` [..., tokens], in at least float32.
 
-        The logarithm of a zero weight is that of the smallest normal number, since searches need it finite.
+        The logarithm of a zero weight is that of the smallest normal number, since searches need finite ones.
 
-        Raises ValueError in training for the logarithms of weights that may be zero, since a loss would be made of
-        them.
+        In training, raises ValueError for the logarithms of weights that may be zero, since they would go into a loss.
         """
         if self.decoder.adaptive_softmax is not None:
             return super().get_normalized_probs(net_output, log_probs, sample)

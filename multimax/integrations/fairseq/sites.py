@@ -10,7 +10,7 @@ FORM = 'a name, or {"name": NAME, "OPTION": value, ...}'
 
 
 def read_site(arguments: Any, part: str) -> Site:
-    """The site of ``encoder``, ``decoder``, ``cross`` or ``output``; raises ValueError for what does not exist."""
+    """The site of ``encoder``, ``decoder``, ``cross`` or ``output``; raises ValueError for one that cannot exist."""
     option = f"reweight_{part}"
     own = getattr(arguments, option, "")
     text = own or arguments.reweight

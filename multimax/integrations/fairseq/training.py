@@ -1,4 +1,4 @@
-"""What training in fairseq needs: the functions' own losses, and an Adam without weight decay of their parameters."""
+"""What training in fairseq needs: the functions' own losses, and an Adam that does not decay their parameters."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -24,9 +24,9 @@ class ReweightedLossConfig(FairseqDataclass):
 
 @register_criterion("multimax_loss", dataclass=ReweightedLossConfig)
 class ReweightedLoss(LabelSmoothedCrossEntropyCriterion):
-    """The loss of the function at the output. For softmax it is fairseq's ``label_smoothed_cross_entropy``.
+    """The output function's loss. For softmax it is fairseq's ``label_smoothed_cross_entropy``.
 
-    What is logged as ``nll_loss`` is -log of the target's weight, which is large but finite where the weight is zero.
+    The logged ``nll_loss`` is -log of the target's weight, which is large but finite if the weight is zero.
     """
 
     def __init__(self, task: Any, sentence_avg: bool, label_smoothing: float):
@@ -37,7 +37,7 @@ class ReweightedLoss(LabelSmoothedCrossEntropyCriterion):
         targets = model.get_targets(sample, net_output).flatten()
         if self.eps and not model.output.soft_targets:
             raise ValueError("the function at the output takes no label smoothing: set --label-smoothing 0")
-        # fairseq spreads the mass over all classes but the target, the functions' losses over all.
+        # fairseq spreads the mass over all classes but the target, our losses over all of them.
         smoothing = self.eps * scores.shape[-1] / (scores.shape[-1] - 1)
         reduction = "sum" if reduce else "none"
         loss = model.output.loss(
@@ -54,9 +54,9 @@ class ReweightedLoss(LabelSmoothedCrossEntropyCriterion):
 class ReweightedAdam(FairseqAdam):
     """fairseq's Adam, except that ``--weight-decay`` skips the functions' parameters, as in MultiMax's paper.
 
-    ``--clip-norm`` clips them by their own norm: parameters on the logits of V tokens sum V gradients, and in a common
-    norm would shrink the step of all others. With ``--fp16`` and ``--bf16`` the norm is common with any optimiser,
-    since fairseq scales the whole gradient by one factor; with ``--amp`` it is not.
+    ``--clip-norm`` clips them by their own norm: parameters on the logits of V tokens sum V gradients, and with a
+    common norm they would shrink the step of all others. With ``--fp16`` and ``--bf16`` the norm is common whatever the
+    optimiser, since fairseq scales the whole gradient by one factor; with ``--amp`` it is not.
 
     Raises ValueError if fp16 training has flattened all parameters into one.
     """

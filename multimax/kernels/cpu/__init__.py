@@ -1,1 +1,1 @@
-"""The CPU kernels: C++, compiled on first use and kept."""
+"""The CPU kernels: C++, compiled on first use and cached."""

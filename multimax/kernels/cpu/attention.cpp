@@ -17,21 +17,20 @@ namespace {
 
 using namespace multimax;
 
-// Queries of a block: as many as have kBlockScores scores, within bounds. Fewer if every query has its own mask, since
-// a block computes all keys up to the last live one of any of its queries.
+// Queries in a block: as many as have kBlockScores scores, within bounds. Fewer if every query has its own mask, since
+// a block computes all keys up to the last that is live for any of its queries.
 constexpr int64_t kBlockScores = 1 << 17, kFewestQueries = 64, kMostQueries = 256, kMostMasked = 128;
-// Fewer heads than this in a batch are cut into about this many parts.
+// If a batch has fewer heads than this, they are cut into about this many parts.
 constexpr int64_t kParts = 32;
 
 int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
-// Each unit's queries in blocks, and these in parts, on which the threads work. They depend only on the shapes and on
-// whether queries share a mask, and so do the bits of sums over them.
+// Each unit's queries in blocks, and the blocks in parts, on which the threads work. They depend only on the shapes and
+// on whether queries share a mask, and so do the bits of sums over them.
 struct Parts {
   int64_t units, queries, keys, per_block, per_part = 1, of_unit = 0, at_once;
 
-  // `in_turn`: a thread takes the same part of a head in all elements of the batch in turn, so that it may add to
-  // what these share.
+  // `in_turn`: a thread takes the same part of a head in all batch elements in turn, so it may add to what these share.
   Parts(const Tensor& query, const Tensor& key, const RowMask& mask, bool in_turn = false)
       : units(query.size(0) * query.size(1)),
         queries(query.size(2)),
@@ -46,7 +45,7 @@ struct Parts {
     of_unit = ceil_div(queries, per_part);
   }
 
-  // Calls block(part, first query, queries) for all of them with the block() that make() makes for each thread.
+  // Calls block(part, first query, queries) for every block; make() makes each thread's block().
   template <class Make>
   void for_each_block(const Make& make) const {
     torch::stable::parallel_for(0, at_once * of_unit, 1, [&](int64_t begin, int64_t end) {
@@ -60,7 +59,7 @@ struct Parts {
   }
 };
 
-// Scores of a block and of its sink, or as many other numbers.
+// The scores of a block and of its sink, or as many other numbers.
 template <class T>
 class Buffer {
  public:
@@ -79,7 +78,7 @@ class Buffer {
   std::unique_ptr<T[], Free> data_;
 };
 
-// The m and s of all rows in a tensor [2, batch, heads, queries].
+// The m and s of all rows, in a tensor [2, batch, heads, queries].
 template <class T>
 class RowStatistics {
  public:
@@ -96,7 +95,7 @@ class RowStatistics {
 template <class T>
 struct Extras {
   double softcap;                // 0 for none
-  std::optional<Units<T>> bias;  // with as many units as the scores, or as their heads
+  std::optional<Units<T>> bias;  // with as many units as the scores, or one per head
   const T* sinks;                // one for each head, or null
   int64_t heads, biases;
 
@@ -109,7 +108,7 @@ struct Extras {
   }
 };
 
-// Softcaps n products, and sets the slopes at them unless these are null.
+// Softcaps n products and sets the slopes there, unless these are null.
 template <class T>
 void cap(T* row, int64_t n, T softcap, T* slopes) {
   const Row<T> x{row}, slope{slopes};
@@ -120,8 +119,8 @@ void cap(T* row, int64_t n, T softcap, T* slopes) {
   });
 }
 
-// The scores and weights of some queries of a unit, for the keys up to the last live one. Each thread has one, which it
-// reuses for all of its blocks.
+// The scores and weights of some queries of a unit, for the keys up to the last live one. Each thread has one, reused
+// for all of its blocks.
 template <class Kernel>
 class Block {
   using T = typename Kernel::Number;
@@ -138,7 +137,7 @@ class Block {
 
   Matrix<T> weights;
 
-  // The scores, and memory for the weights; `slopes` is null, or memory for those of a softcap.
+  // Computes the scores, with memory for the weights; `slopes` is null, or memory for a softcap's slopes.
   void make(int64_t unit, int64_t first, const Matrix<T>& query, const Matrix<T>& key, double scale,
             Buffer<T>* slopes = nullptr) {
     unit_ = unit;
@@ -162,7 +161,7 @@ class Block {
     }
   }
 
-  // Computes the weights, and overwrites their gradient by that of the scores; returns that of the sink.
+  // Computes the weights, overwrites their gradient with that of the scores, and returns the sink's.
   double differentiate(const RowStatistics<T>& statistics, const Matrix<T>& grad) {
     double of_sink = 0;
     for (int64_t i = 0; i < weights.rows; ++i) {
@@ -216,8 +215,8 @@ void attend(const Tensor& query, const Tensor& key, const Tensor& value, const R
   });
 }
 
-// Sets the gradients of query, key and value and of the sinks, and adds that of the bias if it is asked for; returns
-// the kernel's sums for each of its heads.
+// Sets the gradients of query, key, value and sinks, and adds the bias's if it is asked for; returns the kernel's sums
+// for each of its heads.
 template <class Kernel>
 std::vector<double> differentiate(const Tensor& grad, const Tensor& query, const Tensor& key, const Tensor& value,
                                   const RowMask& mask, const Extras<typename Kernel::Number>& extras,
@@ -226,7 +225,7 @@ std::vector<double> differentiate(const Tensor& grad, const Tensor& query, const
                                   const std::optional<Tensor>& grad_bias, const Tensor& grad_sink) {
   using T = typename Kernel::Number;
   const Parts parts(query, key, mask, grad_bias && grad_bias->size(0) < query.size(0));
-  // A unit's first part adds to the gradients themselves, the others to buffers of their own.
+  // A unit's first part adds to the gradients themselves, the others to their own buffers.
   auto places = [&](const Tensor& t) {
     const int64_t others = std::max<int64_t>(0, parts.of_unit - 1);
     return torch::stable::new_empty(t, {others, parts.units, t.size(2), t.size(3)});

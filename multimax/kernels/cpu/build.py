@@ -1,17 +1,17 @@
-"""Loading the CPU's kernels: those that a wheel ships, or compiled on first use and cached.
+"""Loading the CPU kernels: shipped in a wheel, or compiled on first use and cached.
 
-A wheel has one library for each set of vector units; by torch's stable ABI it works with every torch from 2.11 on. If
-none can be loaded, as in a clone, one is compiled into the user's cache.
+A wheel has one library for each set of vector units; thanks to torch's stable ABI it works with every torch from 2.11
+on. If none can be loaded, as in a clone, one is compiled into the user's cache.
 
-The name of a compiled library has a digest of everything that must fit for it to run: its sources, torch, the C
-library, and the vector units that torch finds in this processor. So machines can share a cache, nothing in it becomes
-stale, and a machine without a compiler can use what another one compiled. CXX and CXXFLAGS only matter when a library
-is compiled; remove it to have it recompiled. CXXFLAGS come before our own flags, so that they can add options (-I, -g,
--fsanitize=...) but cannot override vector units, optimisation or language, as conda's would.
+The name of a compiled library contains a digest of everything it needs to match: its sources, torch, the C library, and
+the vector units that torch finds in this processor. So machines can share a cache, nothing in it goes stale, and a
+machine without a compiler can use what another one compiled. CXX and CXXFLAGS only matter when a library is compiled;
+remove it to have it recompiled. CXXFLAGS come before our own flags, so they can add options (-I, -g, -fsanitize=...)
+but cannot override vector units, optimisation or language, as conda's would.
 
-Nothing is loaded that another user could have written. A library appears under its name as a whole, and is never
-replaced: if one cannot be loaded, because it is damaged or needs a newer C++ runtime, a second one is compiled beside
-it, once. Processes that start together wait for the one that compiles; the system frees its lock if it dies.
+Nothing is loaded that another user could have written. A library appears under its name only when complete, and is
+never replaced: if one cannot be loaded, because it is damaged or needs a newer C++ runtime, a second one is compiled
+beside it, once. Processes that start together wait for the one that compiles; the system frees its lock if it dies.
 """
 
 import hashlib
@@ -35,15 +35,15 @@ FLAGS = [
     *("-std=c++20", "-O3", "-fPIC", "-shared"),
     *("-fno-math-errno", "-fno-trapping-math"),  # to vectorise sqrt and comparisons; NaN stays NaN
     *("-Wno-psabi", "-Wno-ignored-attributes"),
-    "-DTORCH_TARGET_VERSION=0x020b000000000000",  # 2.11, the oldest that we support
+    "-DTORCH_TARGET_VERSION=0x020b000000000000",  # 2.11, the oldest version we support
 ]
-# torch's own flags, by its name for the vector units of the processor (or those that ATEN_CPU_CAPABILITY allows).
+# torch's own flags, by torch's name for the processor's vector units (or those that ATEN_CPU_CAPABILITY allows).
 VECTOR_FLAGS = {
     "AVX2": ["-mavx2", "-mfma", "-mf16c"],
     "AVX512": ["-mavx512f", "-mavx512bw", "-mavx512vl", "-mavx512dq", "-mfma", "-mf16c"],
 }
-SHIPPED = Path(__file__).with_name("compiled")  # in a wheel that has them
-SECONDS_TO_WAIT = 300  # for another process that is compiling, before compiling as well
+SHIPPED = Path(__file__).with_name("compiled")  # only in wheels that ship them
+SECONDS_TO_WAIT = 300  # for another process to compile, before compiling as well
 ELSEWHERE = "name another folder in TORCH_EXTENSIONS_DIR"
 
 
@@ -52,15 +52,15 @@ class Unavailable(Exception):
 
 
 def load() -> Path:
-    """Load the operators, compiled first if need be, and return their library.
+    """Load the operators, compiling them first if need be, and return the path of their library.
 
     Raises:
-        Unavailable: no library was shipped that can be loaded, and there is no compiler, the cache cannot be written
-            or trusted, or what it holds cannot be loaded.
+        Unavailable: no shipped library can be loaded, and there is no compiler, the cache cannot be written or trusted,
+            or what it holds cannot be loaded.
     """
     if os.name != "posix":
         raise Unavailable(f"they are not available for {os.name}")
-    with suppress(OSError):  # not shipped, or for another C library or C++ runtime
+    with suppress(OSError):  # not shipped, or built for another C library or C++ runtime
         torch.ops.load_library(shipped := SHIPPED / _library(torch.backends.cpu.get_cpu_capability()))
         return shipped
     try:
@@ -97,12 +97,12 @@ def _digest() -> str:
 
 
 def _flags(capability: str = "") -> list[str]:
-    """Flags for this processor, or for one with the vector units that torch calls ``capability``."""
+    """Flags for this processor, or for the vector units that torch calls ``capability``."""
     return [*FLAGS, *VECTOR_FLAGS.get(capability or torch.backends.cpu.get_cpu_capability(), [])]
 
 
 def _library(capability: str) -> str:
-    """File name of the shipped library for torch's name of a processor's vector units."""
+    """File name of the shipped library for vector units by torch's name."""
     return f"{platform.machine()}-{capability if capability in VECTOR_FLAGS else 'baseline'}.so"
 
 
@@ -115,7 +115,7 @@ def compile_for_wheel(folder: Path) -> None:
 
 
 def _provide(path: Path) -> None:
-    """Make sure that the library exists and may be loaded."""
+    """Make sure that the library exists and can be trusted."""
     folder = path.parent
     if not path.exists():
         folder.mkdir(mode=0o755, parents=True, exist_ok=True)
@@ -128,7 +128,7 @@ def _provide(path: Path) -> None:
 
 
 def _check(path: Path) -> None:
-    """Raise Unavailable if another user could have written this path, or nothing can be loaded from it."""
+    """Raise Unavailable if another user could have written this path, or libraries cannot be loaded from it."""
     status = path.stat()
     if status.st_uid not in (os.geteuid(), 0):
         raise Unavailable(f"{path} belongs to another user; {ELSEWHERE}")
@@ -141,7 +141,7 @@ def _check(path: Path) -> None:
 def _compile(path: Path) -> None:
     compiler, began = _compiler(), time.monotonic()
     _say(f"compiling the C++ kernels into {path.parent}, once; it takes about half a minute")
-    for left_over in path.parent.glob("compiling-*"):  # by a process that was killed
+    for left_over in path.parent.glob("compiling-*"):  # of a process that was killed
         if time.time() - left_over.stat().st_mtime > SECONDS_TO_WAIT:
             shutil.rmtree(left_over, ignore_errors=True)
     with tempfile.TemporaryDirectory(prefix="compiling-", dir=path.parent) as folder:
@@ -155,13 +155,13 @@ def _compile(path: Path) -> None:
             )
         made.chmod(0o755)
         with made.open("rb") as file:
-            os.fsync(file.fileno())  # or a power cut could leave half a library under its name
+            os.fsync(file.fileno())  # else a power cut could leave half a library under its name
         made.replace(path)
     _say(f"compiled in {time.monotonic() - began:.0f} s")
 
 
 def _compiler() -> list[str]:
-    """The compiler in CXX, which may have arguments, or the first that is found."""
+    """The compiler in CXX, which may include arguments, or the first that is found."""
     named = _words_of("CXX")
     for program, *arguments in [named] if named else [["g++"], ["clang++"], ["c++"]]:
         if shutil.which(program):
@@ -185,7 +185,7 @@ def _words_of(variable: str) -> list[str]:
 
 
 def _line(text: str) -> str:
-    """The first line that mentions an error, or the first line."""
+    """The first line that mentions an error, else the first line."""
     lines = text.strip().splitlines() or [""]
     return next((line for line in lines if "error" in line), lines[0]).strip()
 
@@ -196,7 +196,7 @@ def _say(what: str) -> None:
 
 @contextmanager
 def _alone(path: Path) -> Iterator[None]:
-    """A context for one process at a time, or after ``SECONDS_TO_WAIT`` for all: each would compile the same."""
+    """A context for one process at a time; after ``SECONDS_TO_WAIT``, for all, since each would compile the same."""
     import fcntl  # not on Windows
 
     with path.with_suffix(".lock").open("w") as lock:
@@ -207,6 +207,6 @@ def _alone(path: Path) -> Iterator[None]:
                 break
             except BlockingIOError:
                 time.sleep(0.2)
-            except OSError:  # a file system without locks
+            except OSError:  # the file system has no locks
                 break
         yield

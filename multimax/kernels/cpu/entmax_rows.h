@@ -11,7 +11,7 @@ namespace multimax {
 
 constexpr int kMaxSteps = 32;  // of Newton's method; up to 14 were needed
 
-// A Newton step as small as this is the last, since each squares the error.
+// A Newton step this small is the last, since each step squares the error.
 template <class T>
 INLINE T nearly() {
   return std::sqrt(std::numeric_limits<T>::epsilon()) / 4;
@@ -32,15 +32,15 @@ INLINE T finite_max(Row<const T> x, int64_t n) {
   return any<T>(is_nan) || std::isinf(largest) ? std::numeric_limits<T>::quiet_NaN() : largest;
 }
 
-// (x - largest) * form.scale of the vector at a place, and the lanes where it is above form.bound: its candidates.
+// (x - largest) * form.scale for the vector at a place, and its candidates: the lanes where that is above form.bound.
 template <class T, class Place, class Form>
 INLINE Lanes<T> candidates_at(Row<const T> x, Place at, T largest, const Form& form, Vec<T>& z) {
   z = padded(at, (x[at] - largest) * form.scale, -std::numeric_limits<T>::infinity());
   return Lanes<T>::above(z, form.bound);
 }
 
-// Writes the candidates to z, padded with -infinity, to which every form gives weight zero; returns their number, and
-// the result of form.measure() for all z at form.start.
+// Writes the candidates to z, padded with -infinity, which every form weighs as zero; returns their number and the
+// result of form.measure() for all z at form.start.
 template <class T, class Form>
 INLINE int64_t candidates(Row<const T> x, int64_t n, T largest, const Form& form, T* z, T (&totals)[2]) {
   int64_t kept = 0;
@@ -57,7 +57,7 @@ INLINE int64_t candidates(Row<const T> x, int64_t n, T largest, const Form& form
 
 // Each form has the scale and bound of the candidates z, the weights as a function of z and the normaliser a, and
 // Newton's method for the a at which their total is one, until the remaining error is below rounding. That total, or a
-// power of it, is convex and increasing in a: the first step, from any start, leads to the root or above it, and the
+// power of it, is convex and increasing in a: from any start, the first step leads to the root or above it, and the
 // others down to it. The sums at the start are computed along with the candidates.
 
 // p = relu(z + a), z = x - max x, a the largest weight.
@@ -90,7 +90,7 @@ struct SparsemaxForm {
   }
 };
 
-// p = relu(y + a)^2, y = (x - max x) / 2; Newton on the Euclidean norm of relu(y + a), less 1.
+// p = relu(y + a)^2, y = (x - max x) / 2; Newton's method on the Euclidean norm of relu(y + a), less 1.
 template <class T>
 struct Entmax15Form {
   static constexpr T scale = T(0.5), bound = -1, start = T(0.6);
@@ -126,8 +126,8 @@ struct Entmax15Form {
 };
 
 // p = exp(m + log1p(d z / e^(d m)) / d), z = x - max x, d = alpha - 1, m the logarithm of the largest weight, which
-// works down to the limit d = 0. Newton on the (1/d)-norm of relu(d z + e^(d m)), less 1, starting from the result of
-// one step for 1.5-entmax.
+// works down to the limit d = 0. Newton's method on the (1/d)-norm of relu(d z + e^(d m)), less 1, starting from the
+// result of one step for 1.5-entmax.
 template <class T>
 struct AlphaEntmaxForm {
   T d, inverse, bound;
@@ -193,7 +193,7 @@ void entmax_forward_row(Row<const T> x, int64_t n, const Form& form, T* z, Row<T
     store(z + at.i, weight);
     sums[0] += weight;
   });
-  // With many entries one unit in the last place of the normaliser would show in the sum.
+  // With many entries, one unit in the last place of the normaliser would show in the sum.
   const Vec<T> scale = splat(1 / total[0]);
   const T* weight = z;
   each<T>(n, [&](auto at) INLINED {
@@ -215,7 +215,7 @@ INLINE void entmax_backward_row(Row<const T> p, Row<const T> g, int64_t n, const
   each<T>(n, [&](auto at) INLINED { dx.set(at, slope(p[at]) * (g[at] - mean)); });
 }
 
-// That of softmax (alpha = 1), which is ev-softmax's too.
+// The slope of softmax (alpha = 1), which is also ev-softmax's.
 template <class T>
 struct SoftmaxSlope {
   INLINE Vec<T> operator()(Vec<T> p) const { return p; }
@@ -223,7 +223,7 @@ struct SoftmaxSlope {
 
 template <class T>
 struct SparsemaxSlope {
-  INLINE Vec<T> operator()(Vec<T> p) const { return p > Vec<T>{} ? splat<T>(1) : p; }  // NaN stays
+  INLINE Vec<T> operator()(Vec<T> p) const { return p > Vec<T>{} ? splat<T>(1) : p; }  // NaN stays NaN
 };
 
 template <class T>
@@ -248,8 +248,8 @@ INLINE Vec<T> psi(Vec<T> l, Vec<T> x, Vec<T> exp_x) {
   return l * l * (x > T(-0.5) ? series : closed);
 }
 
-// dx at alpha = 1 + d as in `entmax_backward_row`, and minus the gradient of alpha, sum psi_i dx_i. Three rows of the
-// scratch memory are used.
+// dx at alpha = 1 + d as in `entmax_backward_row`, and sum psi_i dx_i, which is minus the gradient of alpha. Uses three
+// rows of the scratch memory.
 template <class T>
 T alpha_entmax_backward_row(Row<const T> p, Row<const T> g, int64_t n, T d, T* scratch, Row<T> dx) {
   T *slopes = scratch, *grads = slopes + whole_vectors<T>(n), *psis = grads + whole_vectors<T>(n);
@@ -284,14 +284,14 @@ T alpha_entmax_backward_row(Row<const T> p, Row<const T> g, int64_t n, T d, T* s
   return of_alpha[0];
 }
 
-// Softmax of the n scores x over those not below their mean, the others times `rest`, into p.
+// Softmax of the n scores x into p, with the exponentials of those below the mean multiplied by `rest`.
 template <class T>
 void evsoftmax_forward_row(Row<const T> x, int64_t n, T rest, Row<T> p) {
   constexpr T none = -std::numeric_limits<T>::infinity();
   Vec<T> top = splat(none);
   each<T>(n, [&](auto at) INLINED { top = max(padded(at, x[at], none), top); });
   const Vec<T> largest = splat(horizontal_max<T>(top));
-  // Relative to the maximum all terms have the same sign, so that nothing cancels in the mean.
+  // Relative to the maximum, all terms have the same sign, so nothing cancels in the mean.
   Mask<T> dead{};
   T sum[1], total[1];
   add_up(n, sum, [&](auto at, auto& sums) INLINED {
@@ -301,7 +301,7 @@ void evsoftmax_forward_row(Row<const T> x, int64_t n, T rest, Row<T> p) {
   });
   int64_t live = whole_vectors<T>(n);
   for (int64_t i = 0; i < kLanes<T>; ++i) live -= dead[i];
-  // An entry at the mean is kept, however the mean was rounded.
+  // An entry at the mean is kept however the mean is rounded.
   const Vec<T> mean = splat(sum[0] / live * (1 + 8 * std::numeric_limits<T>::epsilon()));
   add_up(n, total, [&](auto at, auto& sums) INLINED {
     Vec<T> v = x[at] - largest, e = exponential<T>(v);

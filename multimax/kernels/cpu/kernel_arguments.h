@@ -1,13 +1,13 @@
-// The description of a row kernel for operators that take every kind.
+// A row kernel's description, for operators that take every kind.
 
 #pragma once
 
 #include "tensors.h"
 
 namespace multimax {
-namespace {  // as torch's tensors are, not visible outside of the library
+namespace {  // like torch's tensors, not visible outside the library
 
-// Calls f with a null pointer to the type of the computation.
+// Calls f with a null pointer to the compute type.
 template <class F>
 void with_type(const Tensor& query, const F& f) {
   if (query.scalar_type() == ScalarType::Double) return f((double*)nullptr);
@@ -51,7 +51,7 @@ struct RowKernelArguments {
     return {like(first), like(second)};
   }
 
-  // Sets them from the kernel's totals for each head.
+  // Sets the gradients from the kernel's totals for each head.
   template <class T>
   void set_gradients(const std::vector<double>& sums, const Tensor& grad_first, const Tensor& grad_second) const {
     if (second)

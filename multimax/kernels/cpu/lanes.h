@@ -79,7 +79,7 @@ struct Lanes {
   static INLINE Lanes not_zero(Vec<T> v) { return {v != Vec<T>{}}; }
 
 #if defined(__AVX2__)
-  // Eight lanes of float: a double has two of them, and both or none are chosen.
+  // Eight lanes of float: a double takes two of them, and both or neither are chosen.
   INLINE int choice() const { return _mm256_movemask_ps((__m256)mask); }
   INLINE int64_t count() const { return __builtin_popcount(choice()) * sizeof(float) / sizeof(T); }
   INLINE Vec<T> loaded(const T* from) const {
@@ -115,8 +115,8 @@ struct Lanes {
 };
 #endif
 
-// Writes the chosen lanes of v to `to`, or all if they cannot be moved, and returns their number. What follows them,
-// up to a whole vector, is overwritten.
+// Writes the chosen lanes of v to `to`, or all lanes if they cannot be moved, and returns their number. Memory after
+// them, up to a whole vector, is overwritten.
 template <class T>
 INLINE int64_t compress(Lanes<T> lanes, Vec<T> v, T* to) {
   store<T>(to, lanes.compressed(v));

@@ -7,7 +7,7 @@
 #include "tensors.h"
 
 namespace multimax {
-namespace {  // as torch's tensors are, not visible outside of the library
+namespace {  // like torch's tensors, not visible outside the library
 
 template <class T>
 struct Matrix {
@@ -42,7 +42,7 @@ void clear(const Matrix<T>& m) {
 
 template <class T>
 void add(const Matrix<T>& m, const Matrix<T>& to) {
-  if (m.column_stride == 1 && to.column_stride == 1)  // which the compiler makes vectors of
+  if (m.column_stride == 1 && to.column_stride == 1)  // which the compiler vectorises
     for (int64_t i = 0; i < m.rows; ++i) {
       const T* from = m.row(i);
       T* row = to.row(i);

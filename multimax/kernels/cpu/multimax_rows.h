@@ -9,19 +9,18 @@
 
 namespace multimax {
 
-// Ranges and ts of one head: those of the first-order hinges at 0 (left) and 1 (right), those of the second-order ones
-// at 2 and 3.
+// Ranges and ts of one head: first-order hinges at 0 (left) and 1 (right), second-order ones at 2 and 3.
 template <class T>
 struct SegluParameters {
   T ranges[4] = {}, ts[4] = {};
-  T near = 0;  // the largest |x| for which no limit of SegLU is reached
+  T near = 0;  // the largest |x| at which no limit of SegLU is reached
 };
 
 // Hinges are clamped where their squares times any sensible t are still finite, as in the eager form.
 template <class T>
 const T kHingeLimit = std::pow(std::numeric_limits<T>::max(), T(0.4));
 
-// SegLU on vectors. `limited` is the form for any score; the other gives the same bits for scores up to `near`.
+// SegLU on vectors. The `limited` form is for any score; the other gives the same bits for scores up to `near`.
 template <class T, bool first, bool second, bool limited>
 struct Seglu {
   Vec<T> r[4], t[4];
@@ -57,7 +56,7 @@ struct Seglu {
   }
 };
 
-// The largest |x| for which no hinge reaches its limit; not positive, or NaN, if there is none.
+// The largest |x| at which no hinge reaches its limit; not positive, or NaN, if there is none.
 template <class T>
 T nearness(const SegluParameters<T>& p) {
   T range = 0, t = 1;
@@ -109,9 +108,8 @@ struct SegluSums {
   }
 };
 
-// dx from the weights p and the incoming gradient g with sum p g = `dot`; dx may be p. For a row that is `fresh` from
-// memory the next one is prefetched, and if one of its scores is not near, the result is false and the sums do not
-// change.
+// dx from the weights p and the incoming gradient g with sum p g = `dot`; dx may be p. If the row is `fresh` from
+// memory, the next one is prefetched; if one of its scores is not near, the result is false and the sums do not change.
 template <class T, bool first, bool second, bool limited, bool fresh>
 INLINE bool multimax_slopes(Row<const T> x, Row<const T> g, Row<const T> p, int64_t n,
                             const SegluParameters<T>& parameters, T dot, Row<T> dx, SegluSums<T>& sums) {

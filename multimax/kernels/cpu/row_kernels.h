@@ -1,4 +1,4 @@
-// The functions behind one interface, by which a thread weighs rows and differentiates the weights.
+// One interface for all functions, through which a thread weighs rows and differentiates the weights.
 //
 //   heads()                                   the heads of its parameters: 1, or those of the scores
 //   forward(x, n, head, p)                    the weights p of the n > 0 scores x of a head
@@ -6,9 +6,8 @@
 //   backward_anew(x, g, n, head, row, p, dx)  the same with the weights recomputed, into p; dx may be g
 //   collect(head, totals)                     adds the gradients of its parameters from the rows since the last call to
 //                                             the kTotals totals of a head
-//
 // `row` is the result of the forward. Only MultiMax, whose normaliser has a closed form, uses it, and only there may p
-// be dx.
+// and dx be the same.
 
 #pragma once
 
@@ -59,7 +58,7 @@ class MultimaxKernel {
   SegluSums<T> sums_;
 };
 
-// Alpha-entmax at one alpha for all heads or one for each. A learned alpha needs the general form, since the others
+// Alpha-entmax, with one alpha for all heads or one for each. A learned alpha needs the general form, since the others
 // have no gradient for it.
 template <class T>
 class EntmaxKernel {
@@ -144,8 +143,8 @@ class EvsoftmaxKernel {
   T rest_;
 };
 
-// A kernel on the rows of tensors, which are masked and of a type S that may differ from the compute type. Dead entries
-// get zero.
+// A kernel on the rows of tensors, which are masked and have a type S that may differ from the compute type. Dead
+// entries get zero.
 template <class S, class Kernel>
 class TensorRows {
   using T = typename Kernel::Number;

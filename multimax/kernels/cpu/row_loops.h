@@ -14,7 +14,7 @@ struct Part {
   int64_t i, count;
 };
 
-// The longest row that is prefetched: several of them stay in a core's cache until they are used.
+// The longest row that is prefetched: several such rows stay in a core's cache until they are used.
 template <class T>
 constexpr int64_t kFetched = 32768 / sizeof(T);
 
@@ -31,7 +31,7 @@ struct Row {
   INLINE void set(Whole at, Vec<T> v) const { store(data + at.i, v); }
   INLINE void set(Part at, Vec<T> v) const { Lanes<T>::first(at.count).store(data + at.i, v); }
 
-  // Prefetches what is `ahead` entries after a position, which may be outside the tensor. By itself a processor only
+  // Prefetches what is `ahead` entries after a position, which may be outside the tensor. A processor by itself only
   // prefetches within a page, and a row of an attention map is shorter than that.
   template <class Place>
   INLINE void fetch(Place at, int64_t ahead) const {
@@ -87,8 +87,8 @@ INLINE void each(int64_t n, const Body& body) {
 }
 
 // Totals of k quantities over a row of n entries: add(at, sums) adds those of the vector at a position to sums[0..k).
-// The sums of blocks are added with Kahan's correction, so that a long row is as exact as a short one. A row of one
-// block, where the kernels wait for each total, does without.
+// The sums of blocks are added with Kahan's correction, so a long row is as exact as a short one. A row of one block,
+// where the kernels wait for each total, does without.
 template <class T, int k, class Add>
 INLINE void add_up(int64_t n, T (&totals)[k], const Add& add) {
   Vec<T> sums[k] = {};

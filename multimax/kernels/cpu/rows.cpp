@@ -1,4 +1,4 @@
-// The row operators of multimax/kernels/operators.py, where their contract is, on the CPU.
+// The row operators of multimax/kernels/operators.py on the CPU; their contract is there.
 
 #include <torch/headeronly/util/BFloat16.h>
 #include <torch/headeronly/util/Half.h>

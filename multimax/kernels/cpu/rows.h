@@ -20,7 +20,7 @@ struct Live {
   int64_t operator[](int64_t i) const { return index ? index[i] : first + i; }
 };
 
-// A mask that broadcasts to the scores: its strides for their leading dimensions and, 0 or 1, for the last one. The
+// A mask that broadcasts to the scores: its strides for their leading dimensions and for the last one (0 or 1). The
 // stride of a dimension of size 1 is 0.
 struct RowMask {
   const bool* data = nullptr;  // null if all is live
@@ -36,7 +36,7 @@ struct RowMask {
   }
 };
 
-// The live entries of successive rows; a part of a mask that rows share is read once.
+// The live entries of successive rows; a part of the mask that rows share is read once.
 class LiveEntries {
  public:
   LiveEntries(const RowMask& mask, int64_t n) : mask_(mask), n_(n), live_{0, n, nullptr} {}
@@ -53,8 +53,8 @@ class LiveEntries {
     return live_;
   }
 
-  // The same with one more entry: the one after a contiguous run of live ones or, if they are scattered, `end`, which
-  // is after all entries of the row.
+  // The live entries and one more: the one after a contiguous run of live entries or, if they are scattered, `end`,
+  // which is after all entries of the row.
   Live with(int64_t r, int64_t end) {
     Live live = (*this)(r);
     if (live.index) index_[live.count] = static_cast<uint32_t>(end);
@@ -62,7 +62,7 @@ class LiveEntries {
     return live;
   }
 
-  // One past the last entry that is live in any of the rows [begin, end).
+  // One past the last entry that is live in any row of [begin, end).
   int64_t reach(int64_t begin, int64_t end) const {
     if (mask_.data == nullptr) return n_;
     int64_t reach = 0;
@@ -105,7 +105,7 @@ class LiveEntries {
   std::vector<uint32_t> index_;
 };
 
-// Memory for a row's live entries if they cannot be used in place, being of another type or scattered.
+// Memory for a row's live entries if they cannot be used in place because they are scattered or of another type.
 template <class T>
 class Scratch {
  public:
@@ -148,8 +148,8 @@ void deliver(const Row<T>& values, const Live& live, int64_t n, S* row) {
   for (int64_t i = 0; i < live.count; ++i) row[live[i]] = static_cast<S>(values.data[i]);
 }
 
-// Rows in chunks that depend only on the shape and lie within one head each, so that sums per chunk, added in order,
-// have the same bits for any number of threads.
+// Rows in chunks that depend only on the shape, each within one head, so that sums per chunk, added in order, have the
+// same bits for any number of threads.
 struct Chunks {
   static constexpr int64_t kEntries = 16384;
   int64_t rows, rows_per_group, heads, rows_per_chunk, chunks_per_group;

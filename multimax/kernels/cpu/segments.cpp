@@ -1,7 +1,5 @@
-// The operators of multimax/kernels/segments.py on the CPU.
-//
-// A thread takes some segments, with about as many scores as stay in the core's cache, and gathers the entries of each
-// segment in a buffer, one column of the scores after another.
+// The operators of multimax/kernels/segments.py on the CPU. A thread takes some segments, with about as many scores as
+// fit in the core's cache, and gathers each segment's entries in a buffer, one column of the scores after another.
 
 #include <numeric>
 #include <string>
@@ -15,7 +13,7 @@ using namespace multimax;
 
 constexpr int64_t kScoresOfPart = 16384;
 
-// Where the entries of the segments are, and the parts of segments, which depend only on the lengths.
+// Where the segments' entries are, and the segments divided into parts, which depend only on the lengths.
 struct Segments {
   std::vector<int64_t> begins, entries, parts{0};  // `entries` is empty if the segments are contiguous
   int64_t columns, longest = 0;

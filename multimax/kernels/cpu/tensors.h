@@ -1,6 +1,5 @@
-// What the operators share: torch's tensors in the form that the row kernels take.
-//
-// This uses torch's stable ABI: built once, the library works with every torch from TORCH_TARGET_VERSION on.
+// What the operators share: torch's tensors in the form that the row kernels take. It uses torch's stable ABI: built
+// once, the library works with every torch from TORCH_TARGET_VERSION on.
 
 #pragma once
 
@@ -47,7 +46,7 @@ inline void check(const char* name, const Tensor& t, ScalarType type, const std:
                   text(shape), " on the CPU, got ", toString(t.scalar_type()), " ", text(sizes_of(t)));
 }
 
-// The mask for scores of these sizes, its last dimension dense; `held` owns its memory.
+// The mask for scores of these sizes, with a dense last dimension; `held` owns its memory.
 inline RowMask row_mask(const std::optional<Tensor>& mask, const std::vector<int64_t>& sizes,
                         std::optional<Tensor>& held) {
   RowMask rows;
@@ -74,7 +73,7 @@ inline RowMask row_mask(const std::optional<Tensor>& mask, const std::vector<int
   return rows;
 }
 
-// Raises unless parameters of this shape are for one head or for all `heads`.
+// Raises unless the parameters are for one head or for all `heads`.
 inline void check_heads(const char* name, const Tensor& parameters, int64_t heads) {
   const int64_t found = parameters.dim() == 0 ? 0 : parameters.size(0);
   STD_TORCH_CHECK(found == 1 || found == heads, name, " must be of 1 head or of ", heads, ", got ", found);
@@ -110,7 +109,7 @@ void with_multimax(Tensor ranges, Tensor ts, const std::vector<int64_t>& powers,
     f(MultimaxKernel<T, false, true>(of_heads));
 }
 
-// NaN is allowed, and its weights are NaN.
+// NaN is allowed and gives NaN weights.
 inline double checked_alpha(double alpha) {
   STD_TORCH_CHECK(!(alpha < 1 || alpha > 2), "alpha must be from 1 to 2, got ", alpha);
   return alpha;
@@ -126,7 +125,7 @@ std::vector<double> alphas_of(const Tensor& alpha) {
   return alphas;
 }
 
-// The totals of each unit of work, k each, summed for each head.
+// The k totals of each unit of work, summed per head.
 template <class HeadOf>
 std::vector<double> sums_by_head(const std::vector<double>& totals, int k, int64_t heads, const HeadOf& head_of) {
   std::vector<double> sums(k * heads);

@@ -45,13 +45,13 @@ using Vec = typename Simd<T>::V;
 template <class T>
 using Mask = typename Simd<T>::I;  // all bits of a lane set: true
 template <class T>
-using Bits = typename Simd<T>::U;  // they may overflow
+using Bits = typename Simd<T>::U; // these may overflow
 
 template <class T>
 constexpr int64_t kLanes = kVectorBytes / sizeof(T);
 
 #define INLINE inline __attribute__((always_inline))
-#define INLINED __attribute__((always_inline))  // of a lambda
+#define INLINED __attribute__((always_inline))  // for a lambda
 
 template <class T>
 INLINE Vec<T> load(const T* from) {
@@ -80,7 +80,7 @@ INLINE Mask<T> first(int64_t count) {
   return lane < (Mask<T>{} + static_cast<std::remove_reference_t<decltype(lane[0])>>(count));
 }
 
-// The larger lanes; `b` where one is NaN. GCC does not find the single instruction for this.
+// The lanewise maximum; `b` where one is NaN. GCC does not find the single instruction for this.
 template <class V>
 INLINE V max(V a, V b) {
 #if defined(__AVX512F__)
@@ -99,8 +99,8 @@ INLINE Vec<T> abs(Vec<T> v) {
   return (Vec<T>)((Mask<T>)v & std::numeric_limits<Integer>::max());
 }
 
-// Lanes folded half by half, in an order that does not depend on the data, as vectors to the end: GCC turns loops over
-// single lanes into single additions as soon as there are two such loops.
+// Folds the lanes half by half, in an order that does not depend on the data. They stay vectors to the end, since GCC
+// turns loops over single lanes into single additions as soon as there are two such loops.
 template <int64_t width, class T, class Fold>
 INLINE T folded(const T* lanes, const Fold& fold) {
   if constexpr (width == 1) {
@@ -157,7 +157,7 @@ struct Constants<double> {
                           ln2_low = 1.42860682030941723212e-6, to_zero = -709.0;
   static constexpr uint64_t bias = 1023;
   static constexpr int bits = 52;
-  // Taylor's, to 4e-18.
+  // Taylor's coefficients, to 4e-18.
   static constexpr double exponential[] = {1.6059043836821613e-10, 2.08767569878681e-9, 2.505210838544172e-8,
                                            2.755731922398589e-7,   2.7557319223985893e-6, 2.48015873015873e-5,
                                            1.984126984126984e-4,   1.388888888888889e-3,  8.333333333333333e-3,
@@ -170,7 +170,7 @@ template <class T>
 INLINE Vec<T> exponential(Vec<T> x, Vec<T> scale) {
   using C = Constants<T>;
   x = max(splat<T>(C::to_zero), x);
-  // A number whose last bit is worth one, so that its lowest bits are the exponent of the power of two.
+  // A number whose last bit is worth one, so its lowest bits are the exponent of the power of two.
   Vec<T> n = x * T(1.4426950408889634) + (C::round + C::bias);
   const Vec<T> power = scale * (Vec<T>)((Bits<T>)n << C::bits);
   n -= C::round + C::bias;

@@ -1,1 +1,1 @@
-"""The kernels of GPUs: Triton. Nothing here is imported before a call needs it."""
+"""The GPU kernels, in Triton. Nothing here is imported before a call needs it."""

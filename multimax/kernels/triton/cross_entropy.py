@@ -1,12 +1,12 @@
 """Losses of rows of logits and, written over the logits, their gradients, for ``linear_cross_entropy`` on a GPU.
 
-A program reads its row twice: for the largest modulated logit y and the sum of the exponentials, then for the gradient.
-With the target probabilities q of the row, their sum M and the weight w of its loss,
+A program reads its row twice: once for the largest modulated logit y and the sum of the exponentials, once for the
+gradient. With the row's target probabilities q, their sum M and the weight w of its loss,
 
     loss = M logsumexp(y) - sum_j q_j y_j,      dy = w (M softmax(y) - q),      dx = dy SegLU'(x).
 
-M is one for a class index. SegLU's constants cancel in both, as before a softmax. In half precision four bytes are read
-and two written per logit; everything else is one value per row.
+M is one for a class index. SegLU's constants cancel in both, as before a softmax. In half precision this reads four
+bytes and writes two per logit; everything else is one value per row.
 """
 
 from collections.abc import Sequence
@@ -38,8 +38,8 @@ def cross_entropy(
     """Losses [n] and each row's share of the gradients of ranges and ts, [n, 2, k].
 
     Args:
-        logits: [n, V or more], rows dense. ``with_gradients`` they become the gradients of sum_i counts_i losses_i,
-            zero beyond V; otherwise they do not change, and the second tensor is not filled.
+        logits: [n, V or more], rows dense. If ``with_gradients``, they are overwritten by the gradients of sum_i
+            counts_i losses_i, zero beyond V; otherwise they do not change, and the second tensor is not filled.
         v: the number of classes, V.
         targets: int64 [n], or probabilities in floating point [n, V]. The loss and gradients of a row whose class is
             not in [0, V) are NaN.
@@ -72,7 +72,7 @@ def _load(pointers, column, v, EDGE: tl.constexpr):
 def _mass(
     targets, target, column, v, SOFT: tl.constexpr, SMOOTHING: tl.constexpr, EDGE: tl.constexpr, COMPUTE: tl.constexpr
 ):
-    """Target probabilities of the columns [1, BLOCK]; ``targets`` are those of this row, ``target`` is its class."""
+    """Target probabilities of the columns [1, BLOCK]; ``targets`` are this row's, ``target`` is its class."""
     mass = _load(targets, column, v, EDGE).to(COMPUTE) if SOFT else (column == target).to(COMPUTE)
     if SMOOTHING > 0:
         mass = mass * (1 - SMOOTHING) + SMOOTHING / tl.cast(v, COMPUTE)
@@ -101,7 +101,7 @@ def _rows(
         target = tl.load(targets)
         is_class = (target >= 0) & (target < v)
         target = tl.where(is_class, target, 0).to(tl.int32)
-        # Read before it is overwritten, since the sums over the row below synchronise all threads.
+        # Read before it is overwritten: the sums over the row below synchronise all threads.
         logit = tl.load(logits + target + one).to(COMPUTE)
         of_target = modulated(logit, r, t, FIRST, SECOND, LIMIT, LARGEST)
 

@@ -1,9 +1,9 @@
 """Entmax's row kernels in Triton: the functions of ``multimax.kernels.operators`` for alpha = 2, 1.5, any, and learned.
 
 Nothing is sorted: with z = x - max(x), Newton's method lowers the largest weight a until it no longer changes, in
-registers if a row fits one block. A tile iterates until its last row has converged, at most MAX_STEPS times. As in
-``multimax.formulas.entmax`` the unknown is a for alpha = 2, where a step is exact once the support is found, its square
-root for alpha = 1.5, and log a for any other alpha, which works down to alpha = 1.
+registers if a row fits in one block. A tile iterates until its last row has converged, at most MAX_STEPS times. As in
+``multimax.formulas.entmax``, the unknown is a for alpha = 2, where a step is exact once the support is found; the
+square root of a for alpha = 1.5; and log a for any other alpha, which works down to alpha = 1.
 """
 
 import torch
@@ -28,7 +28,7 @@ FORWARD_BLOCK = 16384
 BACKWARD_BLOCK = 16384
 MAX_STEPS = 32
 
-_POWERS = {2.0: 1, 1.5: 2}  # 1 / (alpha - 1) for an alpha with code of its own; 0 for any other
+_POWERS = {2.0: 1, 1.5: 2}  # 1 / (alpha - 1) for an alpha with its own code; 0 for any other
 _SOFTMAX = 3  # alpha = 1, in the backward only
 
 
@@ -102,7 +102,7 @@ def _expm1(u):
 
 @triton.jit
 def _distance_from_one(alpha, SMALLEST_D: tl.constexpr):
-    """alpha - 1, kept above 0; outside [1, 2] NaN, which reaches every weight of the head."""
+    """alpha - 1, kept above 0; NaN for an alpha outside [1, 2], which reaches every weight of the head."""
     return tl.where((alpha >= 1) & (alpha <= 2), tl.maximum(alpha - 1, SMALLEST_D), float("nan"))
 
 
@@ -186,7 +186,7 @@ def _forward(
                 lower = _lowered(a, total, tl.sum(slopes, 1)[:, None], d, POWER)
                 moving = tl.max((lower < a).to(tl.int32))
                 steps += 1
-                a = tl.where(steps < MAX_STEPS, lower, a)  # or the total would not be that of the weights
+                a = tl.where(steps < MAX_STEPS, lower, a)  # else the total would not be that of the weights
             for first in range(0, n, BLOCK):
                 column, there, live = columns_of_block(first, row, exists, n, mask, layout, BLOCK, None, THREADS)
                 x = load_live(scores + start + column, there, live, mask, -float("inf")).to(COMPUTE)

@@ -1,4 +1,4 @@
-"""Ev-softmax's forward row kernel in Triton, ``evsoftmax_forward`` of ``multimax.kernels.operators``.
+"""Ev-softmax's forward row kernel in Triton: ``evsoftmax_forward`` of ``multimax.kernels.operators``.
 
 The scores are read once, or four times if a row needs several blocks. ``multimax.formulas.evsoftmax`` explains why the
 mean is relative to the maximum and has a margin. The backward is entmax's at alpha = 1.

@@ -1,10 +1,10 @@
-"""Flash attention for MultiMax, fused and in memory linear in the lengths, in Triton for NVIDIA GPUs.
+"""Flash attention for MultiMax in Triton for NVIDIA GPUs: fused, with memory linear in the lengths.
 
     flash_attention(query, key, value, ranges, ts, powers, mask, causal=, scale=, dropout=, seed=) -> output
     supports(query, key, value, mask, dropout=) -> None, or the reason why it cannot
 
-After FlashAttention (Dao et al., NeurIPS 2022, arXiv 2205.14135; FlashAttention-2, arXiv 2307.08691) with SegLU between
-the scores and the softmax. The backward keeps query, key, value, output and one number per query, and recomputes scores
+This is FlashAttention (Dao et al., NeurIPS 2022, arXiv 2205.14135; FlashAttention-2, arXiv 2307.08691) with SegLU
+between scores and softmax. The backward keeps query, key, value, output and one number per query, and recomputes scores
 and SegLU. There are no atomic sums: the same inputs give the same bits, including the parameters' gradients.
 ``powers=()`` is plain softmax in the same kernel, which shows the cost of SegLU.
 
@@ -53,13 +53,13 @@ def flash_attention(
 
     Args:
         query, key, value: [batch, heads, length, size], cast by autocast as for a matrix product.
-        ranges, ts, powers: as of ``row_kernels.MultiMax``; None, None and () for softmax.
-        mask, causal, scale, dropout: as of ``multimax.attention``. The mask is read in place and never expanded.
-        seed: int64, one element, on the device; what is dropped depends only on it and on the position. Drawn from
-            PyTorch's generator if None.
+        ranges, ts, powers: as for ``row_kernels.MultiMax``; None, None and () for softmax.
+        mask, causal, scale, dropout: as for ``multimax.attention``. The mask is read in place and never expanded.
+        seed: int64, one element, on the device. What is dropped depends only on it and on the position. If None, it is
+            drawn from PyTorch's generator.
 
     Raises:
-        ValueError: an obstacle of ``supports``, or parameters that do not fit.
+        ValueError: ``supports`` names an obstacle, or parameters do not fit.
     """
     reason = supports(query, key, value, mask, dropout=dropout)
     if reason is not None:
@@ -85,7 +85,7 @@ def flash_attention(
 def supports(
     query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = None, *, dropout: float = 0.0
 ) -> str | None:
-    """Why it cannot compute with these tensors, in one line, or None."""
+    """Why ``flash_attention`` cannot take these tensors, in one line, or None."""
     if not is_ordinary(query, key, value):
         return "it takes no subclass of Tensor, and nothing that torch.func transforms or torch.export traces"
     if query.dim() != 4 or key.dim() != 4 or value.dim() != 4:
@@ -125,7 +125,7 @@ def _supports_device(kind: str, index: int | None) -> str | None:
 
 
 def _like(tensor: Tensor, size: int | None = None) -> Tensor:
-    """Empty, in the shape of ``tensor`` with rows of ``size``, laid out [batch, length, heads, size]."""
+    """An empty tensor in the shape of ``tensor`` with rows of ``size``, laid out [batch, length, heads, size]."""
     batch, heads, length, own = tensor.shape
     return tensor.new_empty(batch, length, heads, own if size is None else size).transpose(1, 2)
 
@@ -246,21 +246,21 @@ FLOPS: dict[Any, Any] = {
 
 
 def _rows_are_dense(*tensors: Tensor) -> list[Tensor]:
-    """With dense rows, close enough for int32 offsets within a block of them, which has at most 128."""
+    """The tensors with dense rows, close enough for int32 offsets within a block, which has at most 128 rows."""
     return [t if t.stride(-1) == 1 and t.stride(-2) < 2**24 else t.contiguous() for t in tensors]
 
 
 def _or(tensor: Tensor | None, placeholder: Tensor) -> Tensor:
-    """The tensor, bytes for bools, or a placeholder that the kernel does not use."""
+    """The tensor, bools as bytes, or a placeholder that the kernel does not use."""
     if tensor is None:
         return placeholder
     return tensor.view(torch.uint8) if tensor.dtype == torch.bool else tensor
 
 
 def _narrow(length: int, block: int, walked: int, block_walked: int, diagonal: bool) -> dict[str, int]:
-    """Blocks for the rest of ``length`` and of the length that is ``walked`` over: 196 leaves 4, which fit in 16.
+    """Block sizes for the remainders of ``length`` and of the length ``walked`` over: 196 leaves 4, which fit in 16.
 
-    On a causal diagonal the blocks that are walked over are whole, and checked.
+    On a causal diagonal, the blocks that are walked over are whole, and checked.
     """
     last = NARROW if 0 < length % block <= NARROW else block
     edge = NARROW if 0 < walked % block_walked <= NARROW and not diagonal else block_walked
@@ -282,7 +282,7 @@ def _common(
     batch, heads, queries, size = query.shape
     keys = key.shape[2]
     strides = (0, 0, 0, 0) if mask is None else mask.expand(batch, heads, queries, keys).stride()
-    # Products of float16 numbers stay far below the limit.
+    # Products of float16 values stay far below the limit.
     bounded = query.dtype == torch.float16 and abs(scale) < 1000
     return {
         "mask_strides": strides,

@@ -24,7 +24,7 @@ def _sums_by_thread(tile, WARPS: tl.constexpr):
     """Sums [warps, 8, 4] over each thread's part of a tile [m, n] in the layout of a matrix product.
 
     In that layout a warp holds groups of 16 rows, and each of its threads rows 8 apart and pairs of columns 8 apart.
-    The sums are correct for any layout; with this one the threads exchange nothing.
+    The sums are correct in any layout; in this one the threads exchange nothing.
     """
     rows: tl.constexpr = tile.shape[0] // 16
     columns: tl.constexpr = tile.shape[1] // 8
@@ -41,7 +41,7 @@ def _no_sums(m: tl.constexpr, WARPS: tl.constexpr):
 
 @triton.jit
 def _through_segments(sums, u, dy, parameters, FIRST: tl.constexpr, SECOND: tl.constexpr, WARPS: tl.constexpr):
-    """dx, and ``sums`` with this tile's added: for each hinge h, of power w, sum dy w h^(w - 1) and sum dy h^w."""
+    """dx, and ``sums`` plus this tile's: for each hinge h of power w, sum dy w h^(w - 1) and sum dy h^w."""
     r0, r1, r2, r3, t0, t1, t2, t3 = parameters
     a0, b0, a1, b1, a2, b2, a3, b3 = sums
     dx = dy
@@ -67,7 +67,7 @@ def _through_segments(sums, u, dy, parameters, FIRST: tl.constexpr, SECOND: tl.c
 
 @triton.jit
 def _store_sums(SUMS, sums, parameters, FIRST: tl.constexpr, SECOND: tl.constexpr):
-    """Each hinge's gradients of its r and its t, one row per program."""
+    """Store the gradients of each hinge's r and t, one row per program."""
     _, _, _, _, t0, t1, t2, t3 = parameters
     a0, b0, a1, b1, a2, b2, a3, b3 = sums
     width: tl.constexpr = 4 * (FIRST + SECOND)
@@ -94,7 +94,7 @@ def _of_queries(
     CLAMP: tl.constexpr, CAUSAL: tl.constexpr, HAS_MASK: tl.constexpr, MASK_OF_KEYS: tl.constexpr,
     DROPOUT: tl.constexpr, WARPS: tl.constexpr,
 ):  # fmt: skip
-    """delta and dq of BLOCK_M queries from ``begin`` on, and their sums; tensors are those of the head."""
+    """delta, dq and sums of BLOCK_M queries from ``begin`` on; the tensors are the head's."""
     i = begin + tl.arange(0, BLOCK_M)
     far = i.to(tl.int64)[:, None]
     d, c = tl.arange(0, HEAD_BLOCK), tl.arange(0, VALUE_BLOCK)
@@ -176,7 +176,7 @@ def _of_keys(
     CLAMP: tl.constexpr, CAUSAL: tl.constexpr, HAS_MASK: tl.constexpr, MASK_OF_KEYS: tl.constexpr,
     DROPOUT: tl.constexpr,
 ):  # fmt: skip
-    """dk and dv of BLOCK_N keys from ``begin`` on; tensors are those of the head."""
+    """dk and dv of BLOCK_N keys from ``begin`` on; the tensors are the head's."""
     j = begin + tl.arange(0, BLOCK_N)
     far = j.to(tl.int64)[:, None]
     d, c = tl.arange(0, HEAD_BLOCK)[None, :], tl.arange(0, VALUE_BLOCK)[None, :]
@@ -185,7 +185,7 @@ def _of_keys(
 
     dk = tl.zeros([BLOCK_N, HEAD_BLOCK], tl.float32)
     dv = tl.zeros([BLOCK_N, VALUE_BLOCK], tl.float32)
-    # Only queries on the causal diagonal, which come first, and the last block need checks.
+    # Only the last block and the queries on the causal diagonal, which come first, need checks.
     whole = queries // BLOCK_M * BLOCK_M
     first, middle = 0, 0
     if CAUSAL:

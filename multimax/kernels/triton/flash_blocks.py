@@ -1,11 +1,11 @@
 """Block sizes of the flash kernels, by the size of the heads, the dtype and the device's shared memory.
 
-For half precision and heads of up to 64 they are the fastest of some fifteen for each kernel on an H100, at 196 and 256
-keys: results/benchmarks/exploration_nvidia_h100_80gb_hbm3.json. Blocks of 128 rows and eight warps, which the
-compiler's report favoured, took a quarter longer. The others are chosen from that report (registers, spills and shared
-memory for compute capability 8.0 and 9.0): among those that spill least, the ones with the largest blocks of the rows
-that stay in registers, which are queries in the forward and for dq, and keys for dk and dv. float32 is multiplied
-without tensor cores, in smaller blocks.
+For half precision and heads of up to 64, they are the fastest of some fifteen tried for each kernel on an H100, at 196
+and 256 keys: results/benchmarks/exploration_nvidia_h100_80gb_hbm3.json. Blocks of 128 rows with eight warps, which the
+compiler's report favoured, took a quarter longer. The other sizes are chosen from that report (registers, spills and
+shared memory for compute capability 8.0 and 9.0): among those that spill least, the ones with the largest blocks of the
+rows that stay in registers, that is, of queries in the forward and for dq, and of keys for dk and dv. float32 is
+multiplied without tensor cores, in smaller blocks.
 """
 
 import torch

@@ -26,7 +26,7 @@ def _of_queries(
     CLAMP: tl.constexpr, CAUSAL: tl.constexpr, HAS_MASK: tl.constexpr, MASK_OF_KEYS: tl.constexpr,
     DROPOUT: tl.constexpr,
 ):  # fmt: skip
-    """The output of BLOCK_M queries from ``begin`` on; tensors are those of the head."""
+    """The output of BLOCK_M queries from ``begin`` on; the tensors are the head's."""
     i = begin + tl.arange(0, BLOCK_M)
     far = i.to(tl.int64)[:, None]
     d, c = tl.arange(0, HEAD_BLOCK), tl.arange(0, VALUE_BLOCK)[None, :]
@@ -49,7 +49,7 @@ def _of_queries(
                 )
                 y = tl.where(live, y, float("-inf"))
             larger = tl.maximum(largest, tl.max(y, 1))
-            # Before the first live key of a row, any finite number will do.
+            # Before a row's first live key, any finite number will do.
             base = tl.where(larger == float("-inf"), 0.0, larger)
             p = tl.exp2(y - base[:, None])
             shrink = tl.exp2(largest - base)

@@ -3,8 +3,8 @@
 A tile of scores lives in registers: u = scale log2(e) q.k, so that exponentials are powers of two, with SegLU's
 parameters scaled to match. Softmax does not change if a constant is added to a row, so SegLU is evaluated without its
 constants: t0 relu(r0 - u) as -t0 min(u, r0), t1 relu(u - r1) as t1 max(u, r1), and likewise for the squares. The
-running maximum is that of the modulated scores, since SegLU need not be monotone. For the backward the forward stores
-log2 sum exp2 of them, and +inf for a row without a live key, which makes its weights zero there.
+running maximum is that of the modulated scores, since SegLU need not be monotone. The forward stores log2 sum exp2 of
+them for the backward, and +inf for a row without a live key, which makes its weights zero there.
 
 Backward, with y the modulated scores, p = exp2(y - lse), delta = output . grad and dp = grad . v:
 
@@ -15,7 +15,7 @@ give the gradients of its range and its t. The other loops over the queries for 
 output is written once by one program, so the same inputs give the same bits.
 
 Names: i indexes queries, j keys; a block is BLOCK_M queries by BLOCK_N keys. The last blocks of a loop may reach beyond
-the end or across the causal diagonal; the loop is split there, so that only these blocks (EDGE) need checks.
+the end or across the causal diagonal; the loop is split there, so only these blocks (EDGE) need checks.
 """
 
 import triton
@@ -25,13 +25,13 @@ from multimax.kernels.triton.multimax import hinge_parameters
 
 LOG2E = tl.constexpr(1.4426950408889634)
 
-# Scores, in units of log2, are clamped to this, so that their squares times any sensible t stay finite.
+# Scores, in units of log2, are clamped to this so that their squares times any sensible t stay finite.
 LIMIT = tl.constexpr(2.0**50)
 
 
 @triton.jit
 def load_parameters(RANGES, TS, head, FIRST: tl.constexpr, SECOND: tl.constexpr):
-    """(r, r, r, r, t, t, t, t): left and right, first and second order; zero where the order is absent."""
+    """(r, r, r, r, t, t, t, t): left and right of the first order, then of the second; zero if an order is absent."""
     r0, r1, r2, r3 = hinge_parameters(RANGES, head, FIRST, SECOND)
     t0, t1, t2, t3 = hinge_parameters(TS, head, FIRST, SECOND)
     return r0 * LOG2E, r1 * LOG2E, r2 * LOG2E, r3 * LOG2E, t0, t1, t2 / LOG2E, t3 / LOG2E
@@ -75,9 +75,9 @@ def slope(u, parameters, FIRST: tl.constexpr, SECOND: tl.constexpr):
 
 @triton.jit
 def block_of_program(count, BLOCK: tl.constexpr, CAUSAL: tl.constexpr):
-    """This program's block of rows, its index of (batch, head), and whether the block is the last.
+    """This program's block of rows, its (batch, head) index, and whether the block is the last.
 
-    With a causal mask the longest loops start first.
+    With a causal mask, the longest loops start first.
     """
     blocks = tl.cdiv(count, BLOCK)
     block = tl.program_id(0) % blocks
@@ -97,7 +97,7 @@ def range_of_keys(begin, queries, keys, BLOCK_M: tl.constexpr, BLOCK_N: tl.const
 
 @triton.jit
 def scores(a, b, scale, CLAMP: tl.constexpr):
-    """u of a tile of queries and one of keys, or transposed."""
+    """u of a tile of queries and one of keys, or its transpose."""
     u = tl.dot(a, b, input_precision="ieee") * (scale * LOG2E)
     return tl.clamp(u, -LIMIT, LIMIT, propagate_nan=tl.PropagateNan.ALL) if CLAMP else u
 
@@ -107,7 +107,7 @@ def live_scores(
     i, j, MASK, mask_i, mask_j, queries, keys, HAS_MASK: tl.constexpr, MASK_OF_KEYS: tl.constexpr,
     CAUSAL: tl.constexpr, EDGE: tl.constexpr,
 ):  # fmt: skip
-    """Which scores of a tile are live; i and j have its two dimensions, in either order."""
+    """Which scores of a tile are live; i and j run along its two dimensions, in either order."""
     live = (i >= 0) & (j >= 0)
     if EDGE:
         live &= j < keys
@@ -126,8 +126,8 @@ def live_scores(
 def kept_by_dropout(SEED, i, start, row_of_heads, dropout, BLOCK_N: tl.constexpr):
     """Which weights dropout keeps, [queries, BLOCK_N]: Philox, counted by query, key and (batch, head).
 
-    Four consecutive keys use the four numbers of one call, so that the result does not depend on the tiling. Seven
-    rounds are the fewest that pass all tests of its authors (Salmon et al., SC 2011).
+    Four consecutive keys use the four numbers of one call, so the result does not depend on the tiling. Seven rounds
+    are the fewest that pass all of its authors' tests (Salmon et al., SC 2011).
     """
     i = i[:, None]
     quad = start // 4 + tl.arange(0, BLOCK_N // 4)[None, :]
@@ -140,7 +140,7 @@ def kept_by_dropout(SEED, i, start, row_of_heads, dropout, BLOCK_N: tl.constexpr
 
 @triton.jit
 def load_tile(pointer, rows, columns, count, SIZE: tl.constexpr, WIDTH: tl.constexpr, EDGE: tl.constexpr):
-    """A tile; zeros beyond ``count`` rows and SIZE of WIDTH columns."""
+    """A tile, with zeros beyond ``count`` rows and SIZE of its WIDTH columns."""
     if SIZE == WIDTH:
         if EDGE:
             return tl.load(pointer, mask=rows < count, other=0.0)
@@ -152,7 +152,7 @@ def load_tile(pointer, rows, columns, count, SIZE: tl.constexpr, WIDTH: tl.const
 
 @triton.jit
 def load_block(X, start, rows, columns, stride, count, SIZE: tl.constexpr, WIDTH: tl.constexpr, EDGE: tl.constexpr):
-    """The tile of the rows from ``start`` on; ``rows`` and ``columns`` have its two dimensions, in either order."""
+    """The tile of rows from ``start`` on; ``rows`` and ``columns`` run along its two dimensions, in either order."""
     pointer = X + tl.cast(start, tl.int64) * stride + (rows * stride + columns)
     return load_tile(pointer, start + rows, columns, count, SIZE, WIDTH, EDGE)
 

@@ -1,8 +1,8 @@
 """What the Triton row kernels share: how they iterate over rows, masks and heads, and how they sum over rows.
 
 A kernel processes scores [..., n] as rows of n. Each program takes one head and loops over tiles of ROWS of its rows,
-in blocks of BLOCK columns; a longer row is read block by block, several times. Masks are read in place, by their
-strides. Gradients of parameters are summed in registers, written once per program as partial sums [heads, programs, k]
+in blocks of BLOCK columns; a longer row is read block by block, several times. Masks are read in place, through their
+strides. Gradients of parameters are summed in registers, written once per program as partial sums [heads, programs, k],
 and added in a fixed order by one more program per head. So there are no atomics, and the bits are the same in every run
 on the same kind of device.
 
@@ -19,8 +19,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-MAX_PROGRAMS = 2**20  # beyond, programs loop over several tiles; far below the limits of the grid and of int32
-PART = 4096  # columns of a block when a row needs several
+MAX_PROGRAMS = 2**20  # beyond this, programs loop over several tiles; far below the limits of the grid and of int32
+PART = 4096  # columns in a block when a row needs several blocks
 REGISTERS = 65536  # of a multiprocessor, shared by at least two programs, so that one loads while another computes
 WARPS_PER_PROCESSOR = 32
 MAX_THREADS = 1024  # of a program
@@ -48,7 +48,7 @@ class Rows:
         return triton.cdiv(self.count, self.tile_rows)
 
     def programs(self, summing: bool = False) -> int:
-        """Programs per head: one per tile or, if they write partial sums, just enough to keep the device busy."""
+        """Programs per head: one per tile, or just enough to keep the device busy if they write partial sums."""
         if not summing:
             return min(self.tiles, MAX_PROGRAMS)
         per_processor = max(WARPS_PER_PROCESSOR // self.num_warps, 2)
@@ -57,7 +57,7 @@ class Rows:
     def options(self, max_registers: int = 255) -> dict[str, Any]:
         """The arguments of a kernel that describe the rows."""
         threads = 32 * self.num_warps
-        smallest = self.itemsize if self.mask is None else 1  # item that is read; a thread reads 16 bytes at once
+        smallest = self.itemsize if self.mask is None else 1  # bytes of an item that is read; a thread reads 16 at once
         registers = min(max(REGISTERS // (2 * threads), 64), max_registers)
         index = tl.int64 if self.count * self.heads + MAX_PROGRAMS * self.tile_rows >= 2**31 else tl.int32
         return {
@@ -84,13 +84,13 @@ class Rows:
 def rows_of(scores: Tensor, mask: Tensor | None, heads: int, max_block: int, columns: int) -> Rows:
     """The rows of contiguous ``scores`` [..., n], or [..., heads, queries, n] if there is more than one head.
 
-    A row of up to ``max_block`` entries is one block, and a thread holds ``columns`` entries of a tile, or more if a
+    A row of up to ``max_block`` entries is one block. A thread holds ``columns`` entries of a tile, or more if a
     program would otherwise have too many threads. Rows for which 32 threads are enough get one warp or share one, so
-    that their sums need no shared memory.
+    their sums need no shared memory.
     """
     n = scores.shape[-1]
     block = max(triton.next_power_of_2(n), 32) if n <= max_block else min(max_block, PART)
-    if mask is not None:  # with 16 bytes per read its layout over threads would differ from that of half precision
+    if mask is not None:  # with 16 bytes per read, its layout over threads would differ from that of half precision
         columns = min(columns, 8)
     columns = max(columns, block // MAX_THREADS)
     layout: tuple[int, ...] | None = None
@@ -137,7 +137,7 @@ def _mask_layout(mask: Tensor, shape: torch.Size) -> tuple[Tensor, tuple[int, ..
 
 @triton.jit
 def rows_of_tile(tile, head, count, heads, queries, ROWS: tl.constexpr, INDEX: tl.constexpr):
-    """Indices [ROWS, 1] of a tile's rows among all rows, and which of them exist."""
+    """Indices [ROWS, 1] of a tile's rows among all rows, and which rows exist."""
     i = tl.cast(tile, INDEX) * ROWS + tl.arange(0, ROWS)[:, None]
     return (i // queries * heads + head) * queries + i % queries, i < count
 
@@ -148,10 +148,10 @@ def columns_of_block(
 ):
     """Columns [1, BLOCK] from ``first`` on, which entries of rows [ROWS, 1] exist there, and which columns are live.
 
-    SURE, if the block is a whole row, is the largest multiple of the program's threads that is at most n, or None. It
-    tells the compiler which columns of a thread are always within a row, and which never are.
+    If the block is a whole row, SURE is the largest multiple of the program's threads that is at most n; otherwise
+    None. It tells the compiler which of a thread's columns are always within a row and which never are.
 
-    The layout has the number of rows in a group, the number of groups in a group of groups, and the mask's strides of
+    The layout holds the number of rows in a group, the number of groups in a group of groups, and the mask's strides of
     rows, groups, groups of groups, and columns.
     """
     column = first + tl.arange(0, BLOCK)[None, :]
@@ -182,14 +182,14 @@ def exponential(x):
     if x.dtype == tl.float64:
         return tl.exp(x)
     else:  # noqa: RET505 -- Triton compiles what follows a return
-        return tl.exp2(x * 1.4426950408889634)  # unlike exp it does no work for subnormal results
+        return tl.exp2(x * 1.4426950408889634)  # unlike exp, it does no work for subnormal results
 
 
 @triton.jit
 def sums_by_thread(terms, THREADS: tl.constexpr, VECTOR: tl.constexpr):
     """Sums [ROWS, THREADS] of ``terms`` [ROWS, BLOCK] over the entries of each thread, VECTOR neighbours at a time.
 
-    It is correct for any layout of the terms over threads; with this one the threads exchange nothing.
+    This is correct for any layout of the terms over threads; with this one the threads exchange nothing.
     """
     ROWS: tl.constexpr = terms.shape[0]
     spread = tl.reshape(terms, [ROWS, terms.shape[1] // (THREADS * VECTOR), THREADS, VECTOR])
@@ -198,7 +198,7 @@ def sums_by_thread(terms, THREADS: tl.constexpr, VECTOR: tl.constexpr):
 
 @triton.jit
 def add_partial_sums(partial, first, second, programs, K: tl.constexpr, BLOCK: tl.constexpr):
-    """``first`` [heads, K] and ``second`` likewise, or None: the sums of ``partial`` [heads, programs, 1 or 2, K]."""
+    """Sum ``partial`` [heads, programs, 1 or 2, K] into ``first`` [heads, K] and ``second``, likewise or None."""
     head = tl.program_id(0)
     k = tl.arange(0, K)[None, :]
     WIDTH: tl.constexpr = K if second is None else 2 * K

@@ -1,11 +1,11 @@
 """MultiMax's row kernels in Triton: ``multimax_forward`` and ``multimax_backward`` of ``multimax.kernels.operators``.
 
-Before a softmax the constants of SegLU's first order cancel, so that its two hinges are a minimum and a maximum, and
-the ``statistics`` are those of scores modulated up to that constant. Forward reads the scores and writes the weights;
-backward reads scores and gradient, recomputes the weights from the statistics and writes the gradient of the scores. In
-half precision these are 10 bytes per element. Rows of several blocks are read twice, the second time mostly from the
-cache. With dy = p (g - sum p g), a term of power 1 or 2 with direction s (-1 left, 1 right) and hinge h = relu(s (x -
-r)) adds
+Before a softmax, the constants of SegLU's first order cancel, so its two hinges become a minimum and a maximum, and the
+``statistics`` are those of scores modulated up to that constant. The forward reads the scores and writes the weights;
+the backward reads scores and gradient, recomputes the weights from the statistics and writes the gradient of the
+scores. In half precision that is 10 bytes per element. Rows of several blocks are read twice, the second time mostly
+from the cache. With dy = p (g - sum p g), a term of power 1 or 2 with direction s (-1 left, 1 right) and hinge h =
+relu(s (x - r)) adds
 
     to dx: dy s t [h > 0] or 2 dy s t h,      to dr: the sum of minus that,      to dt: the sum of dy h or dy h^2.
 """
@@ -70,7 +70,7 @@ def multimax_backward(
             _backward[programs, rows.heads](
                 grad.contiguous(), scores, *statistics.contiguous(), ranges.contiguous(), ts.contiguous(), grad_scores,
                 partial, **shape_of(ranges.dtype, powers),
-                # Programs of one or two warps are many, and more of them run at once with fewer registers.
+                # There are many programs of one or two warps, and more of them run at once with fewer registers.
                 **rows.options(max_registers=96 if rows.num_warps <= 2 else 255),
             )  # fmt: skip
             add_partial_sums[rows.heads,](partial, grad_ranges, grad_ts, programs, K=len(powers), **SUMMING)
@@ -78,7 +78,7 @@ def multimax_backward(
 
 
 def shape_of(dtype: torch.dtype, powers: Sequence[int]) -> dict[str, Any]:
-    """The arguments of the kernels for SegLU's order, and for the bounds of its results in the compute dtype."""
+    """The kernels' arguments for SegLU's order and for the bounds on its results in the compute dtype."""
     largest = torch.finfo(dtype).max
     return {"FIRST": 1 in powers, "SECOND": 2 in powers, "LIMIT": hinge_limit(dtype), "LARGEST": largest}
 
@@ -102,8 +102,8 @@ def hinge_parameters(parameter, head, FIRST: tl.constexpr, SECOND: tl.constexpr)
 
 @triton.jit
 def _clamped(x, limit: tl.constexpr):
-    """Between -limit and limit; a NaN stays one."""
-    if x.dtype == tl.float64:  # for which tl.clamp does not compile
+    """``x`` clamped to [-limit, limit]; NaN stays NaN."""
+    if x.dtype == tl.float64:  # tl.clamp does not compile for it
         y = tl.maximum(x, -limit, propagate_nan=tl.PropagateNan.ALL)
         return tl.minimum(y, limit, propagate_nan=tl.PropagateNan.ALL)
     else:  # noqa: RET505 -- Triton compiles what follows a return
@@ -112,7 +112,7 @@ def _clamped(x, limit: tl.constexpr):
 
 @triton.jit
 def modulated(x, r, t, FIRST: tl.constexpr, SECOND: tl.constexpr, LIMIT: tl.constexpr, LARGEST: tl.constexpr):
-    """SegLU up to a constant; as in the reference, its hinges and its value are bounded."""
+    """SegLU up to a constant; as in the reference, its hinges and value are bounded."""
     bounded = _clamped(x, LIMIT)
     y = x
     if FIRST:
@@ -128,7 +128,7 @@ def modulated(x, r, t, FIRST: tl.constexpr, SECOND: tl.constexpr, LIMIT: tl.cons
 def _modulated_live(
     x, live, r, t, FIRST: tl.constexpr, SECOND: tl.constexpr, LIMIT: tl.constexpr, LARGEST: tl.constexpr
 ):
-    """The same, with -inf for dead entries."""
+    """``modulated``, with -inf for dead entries."""
     return tl.where(live, modulated(x, r, t, FIRST, SECOND, LIMIT, LARGEST), -float("inf"))
 
 
@@ -189,7 +189,7 @@ def through_modulator(
 ):  # fmt: skip
     """dx, and the ``sums`` for the parameters with the terms of these entries added.
 
-    dy sums to zero over a row, so that the constants of the first order can be left out here too.
+    dy sums to zero over a row, so the constants of the first order can be left out here too.
     """
     below, above, second_below, second_above, lows, highs, left_squares, right_squares = sums
     bounded = _clamped(x, LIMIT)

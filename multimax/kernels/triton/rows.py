@@ -1,7 +1,7 @@
-"""The Triton row kernels: the operators of ``multimax.kernels.operators`` for CUDA tensors, by the same names.
+"""The Triton row kernels: the operators of ``multimax.kernels.operators`` for CUDA tensors, under the same names.
 
-Importing this imports Triton. Each function can be called directly with the arguments of its operator, also with CPU
-tensors, though slowly, if TRITON_INTERPRET=1 was set before Triton was imported.
+Importing this imports Triton. Each function can be called directly with the arguments of its operator; also, slowly,
+with CPU tensors if TRITON_INTERPRET=1 was set before Triton was imported.
 """
 
 from multimax.kernels.triton.entmax import alpha_entmax_backward, alpha_entmax_forward, entmax_backward, entmax_forward

@@ -1,1 +1,1 @@
-"""Data of every task: where examples come from, how they are augmented, and in which order they are trained on."""
+"""The data of every task: where examples come from, how they are augmented, and the order of training on them."""

@@ -1,4 +1,4 @@
-"""Which files of a folder are the line-aligned text of each split, and which stand beside them."""
+"""Which files in a folder are the line-aligned text of each split, and which others are there."""
 
 import re
 from collections import defaultdict
@@ -11,7 +11,7 @@ from multimax.suite.data.left_out import LeftOut, beside
 from multimax.suite.data.text import FileSource, TextSource
 from multimax.suite.errors import UserError
 
-VALID = "valid"  # what the validation split's files are called by fairseq, and once they are prepared
+VALID = "valid"  # what fairseq calls the validation split's files, as do prepared folders
 TEXT = re.compile(rf"(train|{'|'.join(VALIDATION)}|[\w-]*(?:test|tst)[\w-]*)\.({CODE})(\.gz)?")
 
 

@@ -1,7 +1,8 @@
-"""Augmentation with timm: the transforms of one image, and mixup and cutmix of a batch.
+"""Augmentation with timm: transforms of single images, and mixup and cutmix of batches.
 
-The recipe is DeiT's (Touvron et al., "Training data-efficient image transformers", 2012.12877, table 9). Every draw is
-timm's. Data workers hand over bytes: normalisation, the noise of random erasing, and mixing are done on the device.
+The recipe is DeiT's (Touvron et al., "Training data-efficient image transformers", 2012.12877, table 9). All random
+draws are timm's. Data workers hand over bytes; normalisation, random erasing's noise, and mixing are done on the
+device.
 """
 
 import math
@@ -36,12 +37,12 @@ class Erased(NamedTuple):
 
 
 class ImageBatch(NamedTuple):
-    """Images of one micro-batch.
+    """The images of one micro-batch.
 
-    As it is loaded, ``images`` is uint8 [B, H, W, C], and ``erased`` says by image what will be noise; ``Normalise``
-    makes float32 [B, C, H, W] of it. ``targets`` is int64 [B], or float32 [B, num_classes] after mixing. ``skipped``
-    names the images that could not be read, and why. In training each is replaced by the next readable one; in
-    evaluation it is left out, so that B may be smaller, even zero.
+    When loaded, ``images`` is uint8 [B, H, W, C], and ``erased`` says for each image what will become noise;
+    ``Normalise`` turns it into float32 [B, C, H, W]. ``targets`` is int64 [B], or float32 [B, num_classes] after
+    mixing. ``skipped`` names the images that could not be read, and why. In training each is replaced by the next
+    readable one; in evaluation it is left out, so B may be smaller, even zero.
     """
 
     images: Tensor
@@ -51,7 +52,7 @@ class ImageBatch(NamedTuple):
 
 
 class Normalise:
-    """Moves a loaded batch to a device, erases, and scales by ``data.mean`` and ``data.std``."""
+    """Moves a loaded batch to a device, erases, and normalises by ``data.mean`` and ``data.std``."""
 
     def __init__(self, config: ImageData) -> None:
         self.mean, self.std = (torch.tensor(values).view(-1, 1, 1) for values in (config.mean, config.std))
@@ -73,22 +74,22 @@ def _posterize(image: Image.Image, bits_to_keep: int, **_: object) -> Image.Imag
     return image if bits_to_keep >= 8 else ImageOps.posterize(image, bits_to_keep)
 
 
-# At magnitude 10, which rand-m9-mstd0.5 draws for one image in several hundred, timm 1.0.31 asks for zero bits. Pillow
-# made a black image of that, until Pillow 13 raised ValueError.
+# At magnitude 10, which rand-m9-mstd0.5 draws for one image in several hundred, timm 1.0.31 asks for zero bits. That
+# gave a black image until Pillow 13, which raises ValueError.
 auto_augment.NAME_TO_OP.update(OPERATIONS)
 auto_augment.NAME_TO_OP.update(dict.fromkeys(("Posterize", "PosterizeIncreasing"), _posterize))
 
 
 class RandomCrop:
-    """timm's random resized crop, of a picture that is decoded only as finely as the crop needs."""
+    """timm's random resized crop, decoding the picture only as finely as the crop needs."""
 
     def __init__(self, crop: RandomResizedCropAndInterpolation) -> None:
         self.crop = crop
 
     def __call__(self, picture: Picture) -> Image.Image:
-        whole = torch.empty(()).expand(picture.size[::-1])  # timm reads its size
+        whole = torch.empty(()).expand(picture.size[::-1])  # timm only reads its size
         top, left, height, width = self.crop.get_params(whole, self.crop.scale, self.crop.ratio)
-        height, width = max(1, height), max(1, width)  # of a picture of a few pixels timm's may have none
+        height, width = max(1, height), max(1, width)  # timm's crop of a picture of a few pixels may be empty
         top, left = min(top, picture.size[1] - height), min(left, picture.size[0] - width)
         pixels = picture.array(reduced=min(height // self.crop.size[0], width // self.crop.size[1]))
         y, x = pixels.shape[0] / picture.size[1], pixels.shape[1] / picture.size[0]
@@ -97,7 +98,7 @@ class RandomCrop:
 
 
 def resized(pixels: Tensor, size: tuple[int, int], interpolation: transforms.InterpolationMode) -> Image.Image:
-    """uint8 [H, W, C] at ``size``; torch resizes bytes as Pillow does, to within two levels, several times faster."""
+    """uint8 [H, W, C] at ``size``. torch resizes bytes like Pillow, within two levels, several times faster."""
     if interpolation.value not in ("bilinear", "bicubic"):
         image = Image.fromarray(pixels.squeeze(2).numpy())
         return transforms.functional.resize(image, size, interpolation)
@@ -125,7 +126,7 @@ class TrainTransform:
     """Random crop, flip, RandAugment or colour jitter, erasing; draws from the global generators.
 
     Raises:
-        UserError: an option that timm does not know.
+        UserError: timm does not know an option.
     """
 
     def __init__(self, config: ImageData) -> None:
@@ -181,11 +182,11 @@ def _interpolation(config: ImageData) -> transforms.InterpolationMode:
 
 
 class Mix:
-    """Mixup (1710.09412) or cutmix (1905.04899) of a batch with itself in reverse order; makes targets soft.
+    """Mixup (1710.09412) or cutmix (1905.04899) of a batch with its own reverse; makes targets soft.
 
-    One draw (mixup or cutmix, lambda, the box) is shared by ``mix_group`` images, or the whole global batch. It depends
-    only on the seed, the step and the group, so that mixing the parts of a global batch one by one gives the parts of
-    the mixed global batch.
+    One draw (mixup or cutmix, lambda, the box) is shared by ``mix_group`` images, or by the whole global batch. It
+    depends only on the seed, the step and the group, so mixing the parts of a global batch one by one gives the parts
+    of the mixed global batch.
     """
 
     def __init__(self, config: ImageData) -> None:
@@ -195,13 +196,13 @@ class Mix:
         self._pairs_per_group = (config.mix_group or sys.maxsize) // 2
 
     def __call__(self, batch: ImageBatch, step: int, seed: int, part: int = 0) -> ImageBatch:
-        """``batch`` of even size, the ``part``-th of its global batch, int64 [B] targets, on any device.
+        """Mix ``batch``, the ``part``-th of its global batch, of even size with int64 [B] targets, on any device.
 
-        Its images are overwritten. Targets of the result are float32 [B, num_classes] and sum to one.
+        Its images are overwritten. The result's targets are float32 [B, num_classes] and sum to one.
         """
         images, targets = batch.images, batch.targets
         pairs, size = len(targets) // 2, self._pairs_per_group
-        first = part * pairs  # of the global batch's pairs, counted from its ends to its middle
+        first = part * pairs  # among the global batch's pairs, counted from its ends to its middle
         soft = images.new_empty(len(targets), self._mixup.num_classes)
         for group in range(first // size, (first + pairs - 1) // size + 1):
             front = torch.arange(max(group * size - first, 0), min((group + 1) * size - first, pairs))
@@ -213,5 +214,5 @@ class Mix:
 
 
 def create_mix(config: ImageData) -> Mix | None:
-    """The mixing that the configuration asks for, or None, which leaves targets hard."""
+    """The configured mixing, or None, which leaves targets hard."""
     return Mix(config) if config.mixup > 0 or config.cutmix > 0 else None

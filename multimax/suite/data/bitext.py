@@ -1,7 +1,7 @@
-"""Sentence pairs to train translation on: line-aligned text, folders prepared from it, and those of fairseq.
+"""Sentence pairs for training translation: line-aligned text, folders prepared from it, and fairseq's folders.
 
-Text is prepared on first use (``multimax.suite.data.preparation``) and kept in the cache under a hash of the text and
-of its processing. All of them are finally opened in one format, fairseq's, mapped into memory.
+Text is prepared on first use (``multimax.suite.data.preparation``) and cached under a hash of the text and its
+processing. In the end all are opened in one format, fairseq's, mapped into memory.
 """
 
 import json
@@ -30,38 +30,38 @@ from multimax.suite.options import bounded, registered
 from multimax.suite.plugins import build, has_target, require
 from multimax.suite.registry import Registry
 
-READING = 2  # version of reading raw text: raising it leaves caches of older code unused
-MORE = re.compile(r"train\d+\.")  # parts of the training data that fairseq would join to train
+READING = 2  # version of how raw text is read: raising it leaves older code's caches unused
+MORE = re.compile(r"train\d+\.")  # parts of the training data that fairseq would add to train
 
 
 SOURCES = Registry(
     {"synthetic": "multimax.suite.data.bitext.synthetic", "files": "multimax.suite.data.bitext.from_files"}
 )
-"""By name (except files), what makes the two ``TextSource``s of each split from the configuration."""
+"""By name (except files), the functions that make each split's two ``TextSource``s from the configuration."""
 
 
 @dataclass
 class TranslationData(Recipe):
-    """Which sentence pairs, and how raw text is processed; a prepared folder records that itself."""
+    """Which sentence pairs, and how raw text is processed; prepared folders record that themselves."""
 
-    name: str  # label of the data in run names
-    source: str = registered(SOURCES)  # synthetic: of the project's own German grammar; files: root
-    # Folder with line-aligned text of each split, such as train.de and train.en or train.de.gz and train.en.gz; or made
-    # by scripts/prepare_iwslt14.py; or by fairseq-preprocess.
+    name: str  # the data's label in run names
+    source: str = registered(SOURCES)  # synthetic: from the project's own German grammar; files: from root
+    # Folder with line-aligned text of each split, such as train.de and train.en or train.de.gz and train.en.gz; or one
+    # made by scripts/prepare_iwslt14.py or fairseq-preprocess.
     root: str | None = None
-    where: str = ""  # where to get the data: printed when it is absent or incomplete
+    where: str = ""  # where to get the data; printed when it is absent or incomplete
     cache_dir: str = "~/.cache/multimax"  # where prepared text is kept
-    # What evaluation scores: validation, by this or another of its files' names, or a test split by that of its files.
+    # What evaluation scores: validation, by this name or its files', or a test split, by its files' name.
     eval_split: str = "validation"
-    test_split: str = "test"  # what the results of a run are measured on
+    test_split: str = "test"  # what a run's results are measured on
     max_left_out: float = bounded(0, 1, default=0.5)  # share of training pairs, or of unknown tokens, that stops a run
 
     def __post_init__(self) -> None:
-        if self.eval_split in VALIDATION:  # a single name, as it is part of a run's identity
+        if self.eval_split in VALIDATION:  # one name only, as it is part of a run's identity
             self.eval_split = "validation"
 
     def check(self) -> None:
-        """Raise UserError for values that fit no data."""
+        """Raise UserError for values that cannot fit any data."""
         self.check_languages("data.")
 
     def recipe(self) -> Recipe:
@@ -83,23 +83,23 @@ class Pairs:
 class References:
     """Target sentences that translations are scored against."""
 
-    tokenized: list[str]  # words as the model is trained on (lower-cased if it is), without marks of the BPE
-    raw: list[str] | None  # lines as they were given; None where they are not known, as in fairseq's folders
+    tokenized: list[str]  # words as the model is trained on them (perhaps lower-cased), without BPE marks
+    raw: list[str] | None  # lines as given; None if they are not known, as in fairseq's folders
 
 
 @dataclass
 class Bitext:
-    """Dictionaries, the pairs of each split, and conversion between text and ids."""
+    """Dictionaries, each split's pairs, and conversion between text and ids."""
 
     root: Path
     recipe: Recipe
     source_dictionary: Dictionary
-    target_dictionary: Dictionary  # the same object if it is joined
-    splits: dict[str, Pairs]  # train, validation and the test splits by the names of their files
-    description: dict[str, Any]  # sizes, and of text what was dropped: for a run's summary
-    preparation: dict[str, Any]  # recipe and versions of what prepared the text, for the summary; of fairseq unknown
-    held_out: int = 0  # training pairs that are scored in the place of validation pairs
-    beside: LeftOut | None = None  # what stands beside the files of all splits
+    target_dictionary: Dictionary  # the same object if joined
+    splits: dict[str, Pairs]  # train, validation, and test splits by their files' names
+    description: dict[str, Any]  # sizes and, for text, what was dropped: for a run's summary
+    preparation: dict[str, Any]  # recipe and versions that prepared the text, for the summary; unknown for fairseq
+    held_out: int = 0  # training pairs that are scored in place of validation pairs
+    beside: LeftOut | None = None  # what else is there besides the splits' files
 
     @cached_property
     def tokenizers(self) -> tuple[Tokenizer, Tokenizer]:
@@ -107,22 +107,22 @@ class Bitext:
         return source, target
 
     def prepare(self, line: str, target: bool = False) -> list[int]:
-        """Ids of a raw source (or target) sentence, with EOS at the end, as ``Pairs`` has them."""
+        """Ids of a raw source (or target) sentence, ending with EOS, as in ``Pairs``."""
         line = unicodedata.normalize("NFC", line)
         tokenizer = self.tokenizers[target]
         dictionary = self.target_dictionary if target else self.source_dictionary
         return dictionary.encode(tokenizer.pieces(tokenizer.words(line)), end=True)
 
     def tokenized(self, ids: Iterable[int]) -> str:
-        """Words of target ids up to EOS: what tokenised BLEU compares."""
+        """The words of target ids up to EOS, which tokenised BLEU compares."""
         return join_pieces(self.target_dictionary.decode(ids))
 
     def detokenize(self, ids: Iterable[int]) -> str:
-        """Text of target ids up to EOS: what detokenised BLEU compares, and people read."""
+        """The text of target ids up to EOS, which detokenised BLEU compares and people read."""
         return self.tokenizers[1].text(self.tokenized(ids))
 
     def fingerprint(self, splits: Iterable[str]) -> Fingerprint:
-        """Identifies the ids of ``splits`` and the conversion between text and ids, wherever they were made."""
+        """Identifies the ids of ``splits`` and the conversion between text and ids, wherever they were prepared."""
         found: Fingerprint = {"languages": self.recipe.direction}
         codes = self.root / "code"
         found["segmentation"] = (
@@ -142,8 +142,7 @@ class Bitext:
     def left_out(self, splits: Iterable[str], training: bool = True) -> list[LeftOut]:
         """What was found in reading ``splits``, and their unknown tokens.
 
-        With ``training`` also files that are not read, and pairs that are not trained on, as far as the folder records
-        it.
+        With ``training``, also files that are not read and, as far as the folder records them, pairs not trained on.
         """
         found = [*self.not_trained_on()] if training else []
         for split in dict.fromkeys(splits):
@@ -169,13 +168,13 @@ class Bitext:
         if (self.root / DESCRIPTION).exists():
             raw = self.lines(f"raw/{name}", split) if split != "train" else None
             return References([join_pieces(line) for line in self.lines(name, split)], raw)
-        # As in fairseq, an unknown word of the reference does not match an unknown word of a translation.
+        # As in fairseq, an unknown word in the reference does not match one in a translation.
         tokens = [f"<{token}>" if i == UNK else token for i, token in enumerate(self.target_dictionary.tokens)]
         sentences = (self.splits[split].targets[i] for i in range(len(self.splits[split])))
         return References([join_pieces(" ".join(tokens[i] for i in ids if i != EOS)) for ids in sentences], None)
 
     def lines(self, name: str, split: str) -> list[str]:
-        """A text file of a prepared folder. Raises UserError if it has not one line for each sentence of the split."""
+        """A text file of a prepared folder. Raises UserError unless it has one line per sentence of the split."""
         path, count = self.root / name, len(self.splits[split])
         try:
             lines = read_lines(path)
@@ -190,8 +189,8 @@ def open_bitext(config: TranslationData) -> Bitext:
     """The sentence pairs of a configuration.
 
     Raises:
-        UserError: they are absent, incomplete, not aligned, not UTF-8 or not in these languages, a dictionary does not
-            belong to them, or the cache cannot be written.
+        UserError: the pairs are absent, incomplete, not aligned, not UTF-8 or not in these languages, a dictionary does
+            not belong to them, or the cache cannot be written.
     """
     if config.source == "files":
         bitext = from_files(config)
@@ -206,7 +205,7 @@ def open_bitext(config: TranslationData) -> Bitext:
 
 
 def synthetic(config: TranslationData) -> dict[str, tuple[TextSource, TextSource]]:
-    """The text of the project's own grammar."""
+    """Text from the project's own grammar."""
     from multimax.suite.data.german_grammar import LANGUAGES, corpus
 
     if (config.source_language, config.target_language) != LANGUAGES:
@@ -215,7 +214,7 @@ def synthetic(config: TranslationData) -> dict[str, tuple[TextSource, TextSource
 
 
 def own_texts(made: Any) -> dict[str, tuple[TextSource, TextSource]]:
-    """The text of a ``_target_``: for each split the lines of both languages. Raises UserError."""
+    """The text of a ``_target_``: each split's lines in both languages. Raises UserError."""
     texts = require("data", made, dict)
     for split in dict.fromkeys(("train", VALID, *texts)):
         sides = texts.get(split)
@@ -234,7 +233,7 @@ def in_memory(texts: Mapping[str, tuple[Sequence[str], Sequence[str]]]) -> dict[
 
 
 def from_files(config: TranslationData) -> Bitext:
-    """The pairs in ``data.root``, whichever of the three kinds of folder it is."""
+    """The pairs in ``data.root``, whichever of the three kinds of folder that is."""
     try:
         if config.root is None:
             raise UserError("data.root is not set: point it at the sentence pairs")
@@ -264,7 +263,7 @@ def from_files(config: TranslationData) -> Bitext:
 
 
 def from_text(config: TranslationData, texts: dict[str, tuple[TextSource, TextSource]]) -> Bitext:
-    """The pairs of raw text, prepared into the cache unless they are there."""
+    """The pairs of raw text, from the cache, where they are prepared first if need be."""
     recipe = config.recipe()
     origin = {split: [side.fingerprint() for side in sides] for split, sides in texts.items()}
 
@@ -295,7 +294,7 @@ def beside_binary(root: Path, bitext: Bitext) -> LeftOut:
 
 
 def open_prepared(root: Path, source: str, target: str) -> Bitext:
-    """What ``preparation.prepare`` made."""
+    """Open a folder made by ``preparation.prepare``."""
     try:
         description = json.loads((root / DESCRIPTION).read_text(encoding="utf-8"))
         if description["format"] != preparation.FORMAT:
@@ -318,7 +317,7 @@ def open_prepared(root: Path, source: str, target: str) -> Bitext:
 
 
 def check_recipe(config: TranslationData, bitext: Bitext) -> None:
-    """Raise UserError for an option that is neither the default nor what the text of a folder was prepared with."""
+    """Raise UserError for an option that is neither the default nor what a folder's text was prepared with."""
     asked, default = asdict(config.recipe()), asdict(Recipe())
     for name, value in asdict(bitext.recipe).items():
         if asked[name] not in (value, default[name]):
@@ -329,9 +328,9 @@ def check_recipe(config: TranslationData, bitext: Bitext) -> None:
 
 
 def open_fairseq(root: Path, config: TranslationData) -> Bitext:
-    """What ``fairseq-preprocess`` made.
+    """Open a folder made by ``fairseq-preprocess``.
 
-    Raw sentences to translate are tokenised and split only if the folder also has the BPE's codes, in a file ``code``;
+    Raw sentences to translate are tokenised and split only if the folder also has the BPE codes, in a file ``code``;
     otherwise they are taken as tokens separated by spaces.
     """
     recipe = config.recipe()
@@ -341,7 +340,7 @@ def open_fairseq(root: Path, config: TranslationData) -> Bitext:
 
 
 def open_folder(root: Path, recipe: Recipe, description: dict[str, Any], made: dict[str, Any]) -> Bitext:
-    """Dictionaries and binary data. The files may be named after either direction."""
+    """Open dictionaries and binary data. The files may be named after either direction."""
     languages = recipe.languages
     there = sorted(path.name.split(".")[1] for path in root.glob("dict.*.txt"))
     for language in languages:

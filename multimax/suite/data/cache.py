@@ -1,4 +1,4 @@
-"""What is made from text once, on first use, and kept in ``data.cache_dir``."""
+"""Folders made from text once, on first use, and kept in ``data.cache_dir``."""
 
 import hashlib
 import json
@@ -17,7 +17,7 @@ T = TypeVar("T")
 
 
 class Cached(Protocol):
-    """A configuration of data that are cached."""
+    """A configuration of cached data."""
 
     name: str
     cache_dir: str
@@ -26,10 +26,10 @@ class Cached(Protocol):
 def cached(
     data: Cached, origin: Mapping[str, Any], load: Callable[[Path], T | None], make: Callable[[Path], object]
 ) -> T:
-    """What ``load`` finds in the folder of ``data``; if that is None, after ``make`` has made the folder.
+    """What ``load`` finds in the folder of ``data``, which ``make`` first makes if that is None.
 
-    The folder is named by a digest of ``origin``, so that another origin has another folder. Only one process makes it
-    at a time, since all processes of a run want it at once. Raises UserError if it cannot be written.
+    The folder's name is a digest of ``origin``, so another origin has another folder. All processes of a run want it at
+    once, so only one makes it at a time. Raises UserError if it cannot be written.
     """
     key = hashlib.sha256(json.dumps(origin).encode()).hexdigest()[:16]
     folder = expanded("data.cache_dir", data.cache_dir) / f"{data.name}-{key}"
@@ -53,9 +53,9 @@ def cached(
 
 @contextmanager
 def whole_folder(folder: Path) -> Iterator[Path]:
-    """A folder to fill, which replaces ``folder`` when the block ends; one that raises leaves ``folder`` as it was.
+    """A folder to fill, which replaces ``folder`` when the block ends; if the block raises, ``folder`` stays as it was.
 
-    Where there was none, that of another process stays, which on a disk without locks may have been faster.
+    If there was none, a folder made by another process meanwhile, as can happen on a disk without locks, is kept.
     """
     was_there = folder.exists()
     temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))

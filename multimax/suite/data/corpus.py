@@ -1,6 +1,6 @@
-"""Token ids of a text: made once, kept in a compact file, and mapped into memory.
+"""Token ids of a text: computed once, kept in a compact file, and mapped into memory.
 
-However large the text is, making them needs memory only for the vocabulary.
+However large the text, computing them needs memory only for the vocabulary.
 """
 
 import hashlib
@@ -34,8 +34,8 @@ from multimax.suite.files import expanded
 UNKNOWN, END_OF_LINE = "<unk>", {"word": "<eos>", "subword": "<eos>", "character": "\n"}
 UNSPACED = re.compile("[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff]+")  # Thai, ..., Chinese
 CODES = "codes.txt"  # of the byte-pair encoding
-FORMAT = 3  # version of the cache: raising it leaves caches of older code unused
-BUFFER = 1 << 16  # tokens held in memory while a file is written
+FORMAT = 3  # version of the cache: raising it leaves older code's caches unused
+BUFFER = 1 << 16  # tokens held in memory while writing a file
 
 
 def fingerprint(tokens: Sequence[str]) -> Tensor:
@@ -45,9 +45,9 @@ def fingerprint(tokens: Sequence[str]) -> Tensor:
 
 
 class Vocabulary:
-    """Tokens and their ids, the most frequent first; all other tokens are ``<unk>``.
+    """Tokens and their ids, most frequent first; all other tokens are ``<unk>``.
 
-    ``codes`` is the file with the byte-pair encoding of ``unit`` "subword".
+    ``codes`` is the file with the byte-pair encoding for ``unit`` "subword".
     """
 
     def __init__(self, tokens: Sequence[str], unit: str, codes: Path | None = None) -> None:
@@ -60,18 +60,18 @@ class Vocabulary:
         return len(self.tokens)
 
     def split(self, line: str) -> list[str]:
-        """Tokens of one line, its end included."""
+        """The tokens of one line, including its end."""
         tokens = line if self.unit == "character" else line.split()
         return [*(pieces(tokens, self.bpe) if self.bpe else tokens), END_OF_LINE[self.unit]]
 
     def encode(self, text: str) -> list[int]:
-        """Ids of a text in any Unicode form; no end is added to its last line."""
+        """The ids of a text in any Unicode form; no end is added to the last line."""
         text = unicodedata.normalize("NFC", text)
         tokens = [token for line in text.split("\n") for token in self.split(line)][:-1]
         return [self.ids.get(token, self.unknown) for token in tokens]
 
     def decode(self, ids: Iterable[int]) -> str:
-        """The text of ids."""
+        """The text that ``ids`` stand for."""
         tokens = (self.tokens[i] for i in ids)
         if self.unit == "character":
             return "".join(tokens)
@@ -79,7 +79,7 @@ class Vocabulary:
         return join_pieces(text) if self.bpe else text
 
     def identity(self) -> list[str]:
-        """What distinguishes it from others: the tokens in order, and the encoding that makes them."""
+        """What distinguishes it from others: the tokens in order and the encoding that produces them."""
         return [*self.tokens, *([self.codes.read_text(encoding="utf-8")] if self.codes else [])]
 
     def fingerprint(self) -> Tensor:
@@ -88,24 +88,24 @@ class Vocabulary:
 
 
 def pieces(words: Iterable[str], bpe: Any) -> Iterator[str]:
-    """The pieces of words; ``<unk>`` is a piece of its own."""
+    """The pieces of words; ``<unk>`` is one piece."""
     for word in words:
         yield from [word] if word == UNKNOWN else bpe.segment_tokens([word])
 
 
 @dataclass
 class Corpus:
-    """A vocabulary, and the ids of each split, mapped from a file."""
+    """A vocabulary and each split's ids, mapped from a file."""
 
     vocabulary: Vocabulary
     splits: dict[str, np.ndarray]
-    unknown: dict[str, int]  # tokens of each split that the vocabulary lacks
-    words: dict[str, int]  # of each split: between white space, the ends of lines included
-    read: dict[str, list[LeftOut]]  # of each split: what was left out of its lines, or changed in them
-    beside: LeftOut | None = None  # what stands beside the files of all splits
+    unknown: dict[str, int]  # each split's count of tokens that the vocabulary lacks
+    words: dict[str, int]  # each split's count of words between white space, including the ends of lines
+    read: dict[str, list[LeftOut]]  # what was left out of each split's lines, or changed in them
+    beside: LeftOut | None = None  # what else is there besides the splits' files
 
     def fingerprint(self, splits: Iterable[str]) -> Fingerprint:
-        """Identifies the vocabulary and the tokens of ``splits``, whichever file they came from."""
+        """Identifies the vocabulary and the tokens of ``splits``, whatever file they come from."""
         tokens = [token.encode() for token in self.vocabulary.identity()]
         found: Fingerprint = {
             "unit": self.vocabulary.unit,
@@ -117,7 +117,7 @@ class Corpus:
         return found
 
     def left_out(self, splits: Iterable[str]) -> list[LeftOut]:
-        """What was found in reading the lines of ``splits``, and their unknown tokens."""
+        """What was found while reading the lines of ``splits``, and their unknown tokens."""
         found = []
         for split in splits:
             ids, lacking = self.splits[split], self.unknown[split]
@@ -128,17 +128,17 @@ class Corpus:
         return found
 
     def unigram_perplexity(self, split: str) -> float:
-        """Perplexity of a split under the training text's token frequencies, with one added to each count."""
+        """A split's perplexity under the training text's token frequencies, with one added to each count."""
         seen, scored = (np.bincount(self.splits[name], minlength=len(self.vocabulary)) for name in ("train", split))
         log_probability = np.log((seen + 1) / (seen.sum() + len(seen)))
         return float(np.exp(-(scored * log_probability).sum() / scored.sum()))
 
 
 def open_corpus(config: TextData) -> Corpus:
-    """The corpus of a configuration, from the cache where it is there.
+    """The configured corpus, from the cache if it is there.
 
     Raises:
-        UserError: the text is absent, empty or not UTF-8, the vocabulary is unfit, or the cache cannot be written.
+        UserError: the text is absent, empty or not UTF-8, the vocabulary does not fit, or the cache cannot be written.
     """
     sources = open_text(config)
     file = expanded("data.vocabulary", config.vocabulary) if config.vocabulary else None
@@ -160,7 +160,7 @@ def open_corpus(config: TextData) -> Corpus:
 
 
 def read_vocabulary(path: Path, unit: str) -> Vocabulary:
-    """The vocabulary in a JSON file. Raises UserError if it is not one, or has no ``<unk>`` or end of line."""
+    """The vocabulary in a JSON file. Raises UserError if it is not one, or lacks ``<unk>`` or an end of line."""
     try:
         tokens = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
@@ -178,9 +178,9 @@ def read_vocabulary(path: Path, unit: str) -> Vocabulary:
 
 
 def build_vocabulary(source: TextSource, config: TextData, folder: Path) -> Vocabulary:
-    """The tokens of a text by decreasing frequency, and alphabetically where that is equal.
+    """The tokens of a text by decreasing frequency, ties alphabetically.
 
-    The encoding of subwords is learnt from the text, and kept in ``folder``.
+    The subword encoding is learnt from the text and kept in ``folder``.
     """
     unit, codes = config.unit, folder / CODES if config.unit == "subword" else None
     counts: Counter[str] = Counter({UNKNOWN: 0})
@@ -205,7 +205,7 @@ def build_vocabulary(source: TextSource, config: TextData, folder: Path) -> Voca
 
 
 def count_pieces(words: Counter[str], merges: int, codes: Path, name: str) -> Counter[str]:
-    """How often each piece occurs in text with these words, by a byte-pair encoding learnt from them."""
+    """How often each piece occurs in a text with these words, by a byte-pair encoding learnt from them."""
     special = {UNKNOWN, END_OF_LINE["subword"]}
     counted = [f"{word} {count}" for word, count in sorted(words.items()) if word not in special]
     learn_codes(counted, merges, codes, counted=True)
@@ -219,7 +219,7 @@ def count_pieces(words: Counter[str], merges: int, codes: Path, name: str) -> Co
 
 
 def check_spaced(counts: Counter[str], name: str, remedy: str) -> None:
-    """Raise UserError, ending in ``remedy``, for text without spaces between words, whose tokens would be sentences."""
+    """Raise UserError, ending in ``remedy``, for text without spaces: its tokens would be whole sentences."""
     found = {token: sum(map(len, UNSPACED.findall(token))) for token in counts}
     characters = sum(len(token) * count for token, count in counts.items())
     unspaced = sum(length * counts[token] for token, length in found.items())
@@ -234,7 +234,7 @@ def check_spaced(counts: Counter[str], name: str, remedy: str) -> None:
 def build(
     folder: Path, sources: dict[str, TextSource], given: Vocabulary | None, config: TextData, origin: dict[str, object]
 ) -> None:
-    """Make ``folder``, completely or not at all."""
+    """Make ``folder``, whole or not at all."""
     with whole_folder(folder) as made:
         vocabulary = given or build_vocabulary(sources["train"], config, made)
         sizes = {split: write_ids(made / f"{split}.bin", source, vocabulary) for split, source in sources.items()}
@@ -245,7 +245,7 @@ def build(
 def write_ids(path: Path, source: TextSource, vocabulary: Vocabulary) -> dict[str, Any]:
     """Write the ids of a text as little-endian integers.
 
-    Returns the numbers of its ``tokens``, ``unknown`` tokens and ``words``, and what was found in its lines (``read``).
+    Returns the numbers of ``tokens``, ``unknown`` tokens and ``words``, and what was found in the lines (``read``).
     """
     reader = LineReader(source.name)
     end = None if vocabulary.unit == "character" else END_OF_LINE[vocabulary.unit]
@@ -285,7 +285,7 @@ def id_type(num_tokens: int) -> np.dtype:
 
 
 def load(folder: Path, unit: str) -> Corpus | None:
-    """What ``build`` made, or None where it is incomplete."""
+    """What ``build`` made, or None if it is incomplete."""
     try:
         sizes = json.loads((folder / "description.json").read_text())["splits"]
         tokens = json.loads((folder / "vocabulary.json").read_text(encoding="utf-8"))
@@ -305,7 +305,7 @@ def load(folder: Path, unit: str) -> Corpus | None:
 
 @contextmanager
 def progress(source: TextSource, doing: str, reader: LineReader | None = None) -> Iterator[Iterator[str]]:
-    """The lines of a text, with a bar on a terminal."""
+    """The lines of a text, with a progress bar on a terminal."""
     with Progress(disable=not sys.stdout.isatty(), transient=True) as bar:
         task = bar.add_task(f"{doing} {source.name}", total=source.size)
         yield source.lines(lambda done: bar.update(task, completed=done), reader)

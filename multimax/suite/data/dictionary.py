@@ -1,8 +1,8 @@
-"""Tokens of one language and their ids, by fairseq's conventions, so that its dictionaries and binary data fit.
+"""One language's tokens and their ids, by fairseq's conventions, so that its dictionaries and binary data fit.
 
-The ids 0 to 3 are ``<s>``, ``<pad>``, ``</s>`` and ``<unk>``; those of ``dict.txt``, one "token count" per line, follow
-in its order. ``</s>`` ends every sentence and begins every decoder input; ``<s>`` is not used. A word of a text that is
-spelt like one of the four is an unknown word here; fairseq takes it for that token.
+The ids 0 to 3 are ``<s>``, ``<pad>``, ``</s>`` and ``<unk>``; the tokens of ``dict.txt``, one "token count" per line,
+follow in its order. ``</s>`` ends every sentence and begins every decoder input; ``<s>`` is not used. A word spelt like
+one of the four is an unknown word here; fairseq takes it for that token.
 """
 
 import itertools
@@ -17,27 +17,27 @@ from multimax.suite.errors import UserError
 
 SPECIAL = ("<s>", "<pad>", "</s>", "<unk>")
 PAD, EOS, UNK = 1, 2, 3
-FILLER = "madeupword{:04d}"  # with which fairseq pads a dictionary
+FILLER = "madeupword{:04d}"  # fairseq pads dictionaries with this
 
 
 class Dictionary:
-    """Tokens by id, the special ones first, and how often each occurs in the training text."""
+    """Tokens by id, special ones first, and how often each occurs in the training text."""
 
     def __init__(self, tokens: Sequence[str], counts: Sequence[int]) -> None:
-        """``tokens`` and ``counts`` exclude the special ones."""
+        """``tokens`` and ``counts`` exclude special tokens."""
         self.tokens = [*SPECIAL, *tokens]
         self.counts = list(counts)
-        self.ids = {token: i for i, token in enumerate(self.tokens) if i >= len(SPECIAL)}  # of what a text may have
+        self.ids = {token: i for i, token in enumerate(self.tokens) if i >= len(SPECIAL)}  # only tokens that texts have
 
     def __len__(self) -> int:
         return len(self.tokens)
 
     def encode(self, line: str, end: bool = False) -> list[int]:
-        """Ids of the tokens between white space, ``UNK`` for absent ones; with ``end``, an ``EOS`` follows."""
+        """Ids of the tokens between white space, ``UNK`` for unknown ones; with ``end``, an ``EOS`` follows."""
         return [*(self.ids.get(token, UNK) for token in line.split()), *([EOS] if end else [])]
 
     def decode(self, ids: Iterable[int]) -> str:
-        """Tokens up to ``EOS``, with a space in between and without ``PAD``; marks of the BPE stay."""
+        """Tokens up to ``EOS``, separated by spaces, without ``PAD``; BPE marks stay."""
         tokens = []
         for i in map(int, ids):
             if i == EOS:
@@ -54,8 +54,8 @@ class Dictionary:
     def from_lines(cls, lines: Iterable[str]) -> "Dictionary":
         """The tokens between white space in all lines, in the order of ``fairseq-preprocess``.
 
-        That is by decreasing count, and alphabetically where that is equal. The size is padded to a multiple of eight
-        with tokens that no text has, which suits GPUs.
+        That is by decreasing count, ties alphabetically. The size is padded to a multiple of eight, which suits GPUs,
+        with tokens that no text has.
         """
         counts = Counter(token for line in lines for token in line.split())
         tokens = sorted(counts.keys() - set(SPECIAL), key=lambda token: (-counts[token], token))

@@ -1,8 +1,8 @@
-"""The binary data that ``fairseq-preprocess`` makes (``--dataset-impl mmap``), read and written without fairseq.
+"""The binary data made by ``fairseq-preprocess`` (``--dataset-impl mmap``), read and written without fairseq.
 
 ``PREFIX.bin`` holds the ids of all sentences, one after the other. ``PREFIX.idx`` holds, all little-endian: the nine
 bytes ``MMIDIDX\\0\\0``, a version (uint64, 1), a code for the ids' type (uint8), the number of sentences (uint64),
-their lengths in ids (int32 each) and where they begin in bytes (int64 each). In fairseq it is ``MMapIndexedDataset``.
+their lengths in ids (int32 each) and where they begin in bytes (int64 each). fairseq calls it ``MMapIndexedDataset``.
 """
 
 import os
@@ -28,7 +28,7 @@ AGAIN = "binarise it again with fairseq-preprocess --dataset-impl mmap"
 class Sentences:
     """Sentences of one language, mapped into memory; each ends with EOS."""
 
-    ids: np.ndarray  # [tokens], of all sentences
+    ids: np.ndarray  # [tokens], all sentences
     lengths: np.ndarray  # int32 [sentences], EOS included
     starts: np.ndarray  # int64 [sentences], in ``ids``
 
@@ -36,7 +36,7 @@ class Sentences:
         return len(self.lengths)
 
     def __getitem__(self, i: int) -> np.ndarray:
-        """Ids of sentence ``i``, of the type that the file has."""
+        """The ids of sentence ``i``, in the file's type."""
         return self.ids[self.starts[i] : self.starts[i] + self.lengths[i]]
 
 
@@ -44,11 +44,11 @@ def read_sentences(prefix: Path, num_tokens: int) -> Sentences:
     """The sentences in ``PREFIX.bin`` and ``PREFIX.idx``.
 
     Args:
-        prefix: path without its suffix.
-        num_tokens: size of the dictionary that the ids must be of.
+        prefix: path without suffix.
+        num_tokens: size of the dictionary that the ids must belong to.
 
     Raises:
-        UserError: a file is absent, cut short, of another format or another dictionary, or a sentence has no end.
+        UserError: a file is absent, cut short, in another format or of another dictionary, or a sentence has no end.
     """
     index, data = Path(f"{prefix}.idx"), Path(f"{prefix}.bin")
     try:

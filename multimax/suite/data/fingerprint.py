@@ -1,7 +1,7 @@
-"""Identification of a run's data in a few short values, which show whether and how other data differ.
+"""A few short values that identify a run's data, and show whether and how other data differ.
 
 A fingerprint maps names, such as ``classes`` or ``training images``, to text, a list of names, or numbers by name. It
-contains no path, so that moving the data does not change it.
+contains no paths, so moving the data does not change it.
 """
 
 import hashlib
@@ -10,7 +10,7 @@ from typing import TypeAlias
 
 Fingerprint: TypeAlias = dict[str, str | list[str] | dict[str, int]]
 
-SHOWN = 5  # names of a list that a message has room for
+SHOWN = 5  # names in a list that a message has room for
 
 
 def digest(parts: Iterable[bytes]) -> str:
@@ -23,9 +23,9 @@ def digest(parts: Iterable[bytes]) -> str:
 
 
 def difference(here: Mapping, there: Mapping, other: str = "in the run") -> str | None:
-    """The first thing in which two fingerprints differ, as in ``classes: cat, dog here, bus, car in the run``.
+    """The first difference between two fingerprints, as in ``classes: cat, dog here, bus, car in the run``.
 
-    Returns None where they agree. ``other`` says where ``there`` is.
+    Returns None if they agree. ``other`` says where ``there`` is.
     """
     for name in dict.fromkeys([*there, *here]):
         mine, theirs = here.get(name), there.get(name)

@@ -1,8 +1,8 @@
-"""A synthetic corpus: German and English sentences that a small grammar makes together.
+"""A synthetic corpus: German and English sentences generated together by a small grammar.
 
-It has what makes German hard to translate: articles and adjectives that agree in gender, number and case, the verb at
-the end of subordinate clauses, prefixes that separate, objects before subjects, verbs with the dative, the perfect with
-haben or sein. An object stands first only where its form says that it is one, so that a source has one translation.
+It has what makes German hard to translate: articles and adjectives that agree in gender, number and case, verbs at the
+end of subordinate clauses, separable prefixes, objects before subjects, verbs with the dative, the perfect with haben
+or sein. An object comes first only if its form shows that it is one, so that each source has one translation.
 """
 
 from collections.abc import Sequence
@@ -17,7 +17,7 @@ SIZES = {"train": 19_000, "valid": 500, "test": 500}
 
 NOMINATIVE, ACCUSATIVE, DATIVE = range(3)
 
-# By gender (p: plural, of any gender), the articles and the endings of adjectives behind them, for the three cases.
+# By gender (p: plural, any gender), the articles and the endings of adjectives after them, for the three cases.
 DEFINITE = {
     "m": ("der den dem", "e en en"),
     "f": ("die die der", "e e en"),
@@ -62,13 +62,13 @@ THINGS = [
 
 
 class Verb(NamedTuple):
-    """German present singular, infinitive, participle without a prefix that separates; English base, present, past."""
+    """German present singular, infinitive, participle without its separable prefix; English base, present, past."""
 
     german: str
     english: str
     prefix: str = ""
     particle: str = ""
-    case: int = NOMINATIVE  # of its object; nominative: it takes none
+    case: int = NOMINATIVE  # of its object; nominative: it takes no object
     sein: bool = False  # whether the perfect is formed with sein instead of haben
 
 
@@ -109,7 +109,7 @@ class NounPhrase(NamedTuple):
 
 
 class Clause(NamedTuple):
-    """A subject, a verb in the present or the perfect, and its object, in the word orders of both languages."""
+    """A subject, a verb in the present or the perfect, and its object, in both languages' word orders."""
 
     subject: NounPhrase
     verb: Verb
@@ -117,7 +117,7 @@ class Clause(NamedTuple):
     object: NounPhrase | None = None
 
     def german(self, order: str) -> str:
-        """``order`` is what stands first: subject, object, or verb; or final, with the verb at the end."""
+        """``order`` is what comes first (subject, object or verb), or final, with the verb at the end."""
         singular, infinitive, participle = self.verb.german.split()
         finite, end = infinitive if self.subject.plural else singular, self.verb.prefix
         if self.perfect:
@@ -137,7 +137,7 @@ class Clause(NamedTuple):
         return join(self.subject.english(), verb, self.verb.particle, self.object.english() if self.object else "")
 
     def unambiguous(self) -> bool:
-        """Whether the form of the object says that it is the object, wherever it stands."""
+        """Whether the object's form shows that it is the object, wherever it stands."""
         return self.object is not None and self.object.german(self.verb.case) != self.object.german(NOMINATIVE)
 
 
@@ -152,7 +152,7 @@ class Grammar:
         self.random = Random(seed).random
 
     def pick(self, choices: Sequence[T]) -> T:
-        return choices[int(self.random() * len(choices))]  # random.choice may change with Python's version
+        return choices[int(self.random() * len(choices))]  # random.choice may change between Python versions
 
     def noun_phrase(self, nouns: Sequence[Noun]) -> NounPhrase:
         plural = self.random() < 0.3
@@ -165,7 +165,7 @@ class Grammar:
         return Clause(subject, verb, perfect, self.noun_phrase(objects) if objects else None)
 
     def sentence(self) -> tuple[str, str]:
-        """In German and English: a statement, or a main and a subordinate clause."""
+        """A statement, or a main and a subordinate clause, in German and English."""
         clause, other, kind = self.clause(), self.clause(), self.random()
         weil, because = self.pick([("weil", "because"), ("obwohl", "although")])
         if kind < 0.5:
@@ -181,7 +181,7 @@ class Grammar:
 
 
 def corpus(seed: int = 0) -> dict[str, tuple[list[str], list[str]]]:
-    """German and English lines of ``train``, ``valid`` and ``test``: no sentence occurs twice in either language."""
+    """German and English lines of ``train``, ``valid`` and ``test``; no sentence occurs twice in either language."""
     grammar, used = Grammar(seed), set()
     pairs: dict[str, str] = {}
     while len(pairs) < sum(SIZES.values()):

@@ -1,4 +1,4 @@
-"""Augmented images and their batches, also if files are broken."""
+"""Augmented images and their batches, even if some files are broken."""
 
 from typing import NamedTuple
 
@@ -11,7 +11,7 @@ from multimax.suite.data.images import ImageData
 from multimax.suite.data.pixels import UnreadableImage
 from multimax.suite.errors import UserError
 
-MAX_UNREADABLE_IN_A_ROW = 10  # more are not broken files but a lost disk
+MAX_UNREADABLE_IN_A_ROW = 10  # more means a lost disk, not broken files
 
 
 class Example(NamedTuple):
@@ -22,9 +22,9 @@ class Example(NamedTuple):
 
 
 class ImageDataset:
-    """Transformed images of a source.
+    """The transformed images of a source.
 
-    In training an unreadable image is replaced by the next readable one; otherwise it is left out of its batch.
+    In training, an unreadable image is replaced by the next readable one; otherwise it is left out of its batch.
     """
 
     def __init__(self, source: ImageSource, config: ImageData, *, training: bool) -> None:
@@ -35,7 +35,7 @@ class ImageDataset:
         self.shape = (config.image_size, config.image_size, config.in_chans)
 
     def order_classes(self, classes: list[str]) -> None:
-        """Number the classes in this order, which may differ from the source's."""
+        """Number the classes in this order, which may not be the source's."""
         self.classes = classes
         self.targets = [classes.index(name) for name in self.source.classes]
 
@@ -46,7 +46,7 @@ class ImageDataset:
         """Draws from the global generators in training.
 
         Raises:
-            UserError: many images in a row are unreadable.
+            UserError: too many images in a row are unreadable.
         """
         skipped: list[str] = []
         for candidate in range(index, index + MAX_UNREADABLE_IN_A_ROW):

@@ -1,8 +1,8 @@
-"""Which images a folder has: read once, kept in the cache, and shared by all processes of a machine.
+"""Which images a folder has: read once, cached, and shared by all processes on a machine.
 
 ImageNet's 1.28 million files take a minute or more to list from a network disk, and a list of Python strings would take
 217 MB, which every worker copies as soon as it counts references. Here they are three arrays mapped into memory. A
-cached listing is valid as long as no directory under the folder has another time of change (ctime), which changes with
+cached listing is valid until the change time (ctime) of a directory under the folder differs. The ctime changes with
 every entry that is added, removed or renamed, and cannot be set back.
 """
 
@@ -23,21 +23,21 @@ from multimax.suite.errors import UserError
 from multimax.suite.files import alone
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
-"""Suffixes of image files: those of torchvision's ImageFolder, whose order the images have too."""
+"""Suffixes of image files, as in torchvision's ImageFolder, whose order the images also have."""
 
-FORMAT = 1  # of a kept listing
-SETTLED = 2 * 10**9  # nanoseconds after which a further change of a directory certainly changes its ctime
+FORMAT = 1  # of a cached listing
+SETTLED = 2 * 10**9  # nanoseconds after which another change of a directory is certain to change its ctime
 
 
 class ImageListing:
-    """The images of a folder that has a folder for each class, in the order of their names.
+    """The images of a folder with one subfolder per class, in the order of their names.
 
     Args:
-        folder: its folders are the classes, with images in them and in their subfolders.
-        cache: where listings are kept; not used if it cannot be written.
+        folder: its subfolders are the classes, with images in them and in folders below them.
+        cache: where listings are kept; unused if it cannot be written.
 
     Raises:
-        UserError: a folder cannot be read, there is no class, or a class has no image.
+        UserError: a folder cannot be read, there is no class, or a class has no images.
     """
 
     def __init__(self, folder: Path, cache: Path) -> None:
@@ -47,7 +47,7 @@ class ImageListing:
         with suppress(OSError):
             lock.parent.mkdir(parents=True, exist_ok=True)
             lock.touch()
-        with alone(lock, f"another process, which lists the images of {folder}") as locked:  # one reads for all
+        with alone(lock, f"another process, which lists the images of {folder}") as locked:  # one reads it for all
             if not locked or not self._read(kept):
                 self._scan()
                 if locked:
@@ -57,7 +57,7 @@ class ImageListing:
         return len(self.labels)
 
     def relative(self, index: int) -> str:
-        """The path of an image from the folder."""
+        """The path of an image relative to the folder."""
         start = int(self.ends[index - 1]) if index else 0
         return os.fsdecode(self.names[start : int(self.ends[index])].tobytes())
 
@@ -130,7 +130,7 @@ class ImageListing:
         return True
 
     def _keep(self, kept: Path) -> None:
-        if max(self.directories.values()) > self.looked - SETTLED:  # it may have changed while it was read
+        if max(self.directories.values()) > self.looked - SETTLED:  # it may have changed while being read
             return
         try:
             with whole_folder(kept) as new:
@@ -139,10 +139,10 @@ class ImageListing:
                 about = {name: getattr(self, name) for name in ("directories", "classes", "other_files")}
                 (new / "about.json").write_text(json.dumps(about))
         except OSError:
-            return  # such as a full disk: the listing is then made anew each time
-        self._read(kept)  # the mapped arrays take the place of this process's own
+            return  # e.g. a full disk: the listing is then made anew each time
+        self._read(kept)  # the mapped arrays replace this process's own
 
 
 def inode(found: os.stat_result) -> tuple[int, int]:
-    """What tells a folder from others, by whatever name it is reached."""
+    """What identifies a folder, whatever name it is reached by."""
     return found.st_dev, found.st_ino

@@ -16,24 +16,24 @@ from multimax.suite.data.pixels import Picture, Plain, UnreadableImage
 from multimax.suite.errors import UserError
 from multimax.suite.files import read_file
 
-CHUNK, THREADS = 1024, 16  # files whose sizes a thread asks for at a time
+CHUNK, THREADS = 1024, 16  # a thread asks for the sizes of this many files at a time
 
 
 class ImageSource(ABC):
-    """Images of mode RGB or L and their labels by index."""
+    """Images of mode RGB or L and their labels, by index."""
 
     classes: list[str]
     mode: str
-    bits: int | None = None  # of each pixel in 16-bit grey; None: 16, as far as can be seen
-    other_files: Counter[str] = Counter()  # what else was there, by what it is
-    beside: LeftOut | None = None  # what stands beside all splits
+    bits: int | None = None  # per pixel of 16-bit grey; None: 16, as far as can be seen
+    other_files: Counter[str] = Counter()  # what else was there, by kind
+    beside: LeftOut | None = None  # what else is there besides the splits
 
     @abstractmethod
     def __len__(self) -> int: ...
 
     @abstractmethod
     def label(self, index: int) -> int:
-        """The class, without reading the image."""
+        """The image's class, without reading the image."""
 
     @abstractmethod
     def name(self, index: int) -> str:
@@ -41,14 +41,14 @@ class ImageSource(ABC):
 
     @abstractmethod
     def encoded(self, index: int) -> bytes:
-        """The image as it is stored; raises OSError where its file cannot be read."""
+        """The image as stored; raises OSError if its file cannot be read."""
 
     @abstractmethod
     def listing(self) -> Iterator[bytes]:
-        """Of each image its name, where it has one, and its size, without reading it."""
+        """Each image's name, if it has one, and size, without reading it."""
 
     def open(self, index: int) -> Picture:
-        """The image, not decoded yet; raises UnreadableImage."""
+        """The image, not yet decoded; raises UnreadableImage."""
         try:
             content = self.encoded(index)
         except OSError as error:
@@ -92,10 +92,10 @@ class ArraySource(ImageSource):
 
 
 class PartSource(ImageSource):
-    """Some images of another source, by their indices there."""
+    """Some of another source's images, by their indices there."""
 
     def __init__(self, whole: ImageSource, indices: Sequence[int]) -> None:
-        self.whole, self.indices = whole, np.array(indices, np.int64)  # which workers share, as they do not a list
+        self.whole, self.indices = whole, np.array(indices, np.int64)  # workers share an array, but not a list
         self.classes, self.other_files, self.beside = whole.classes, whole.other_files, whole.beside
         self.mode = whole.mode
 
@@ -146,9 +146,9 @@ class FolderSource(ImageSource):
             try:
                 return os.stat(path).st_size
             except OSError:
-                return "absent"  # a link may lead nowhere
+                return "absent"  # a dangling link, perhaps
 
-        # A network disk answers many questions at a time.
+        # A network disk can answer many queries at a time.
         chunks = [range(i, min(i + CHUNK, len(self))) for i in range(0, len(self), CHUNK)]
         with ThreadPoolExecutor(THREADS) as pool:
             for found in pool.map(described, chunks):

@@ -1,4 +1,4 @@
-"""Labelled images in tables: which files a split has, which columns, and which class each label stands for."""
+"""Labelled images in tables: which files and columns a split has, and which class each label stands for."""
 
 import os
 import re
@@ -16,18 +16,18 @@ from multimax.suite.errors import UserError
 from multimax.suite.files import read_file
 from multimax.suite.pipes import require_file
 
-ABSENT = (None, -1, "")  # labels of rows that have none
+ABSENT = (None, -1, "")  # labels of rows without one
 LABELS = ("label", "labels", "fine_label", "class", "target", "category")
-"""What a column of labels is called where its type does not say so."""
+"""Names of a column of labels, for when its type does not say so."""
 KINDS = {"images": "an Image, bytes, or a struct of bytes and path", "labels": "a ClassLabel, whole numbers or text"}
 SHARD = r"(?:-(?P<number>\d+)-of-(?P<total>\d+)(?:-[0-9a-f]{16})?)?\.parquet"
-"""What follows the name of a split in that of a file, as the hub writes it."""
+"""What follows the split's name in a file's name, as the hub writes it."""
 
 
 def shards(folder: Path, split: str, splits: Sequence[str]) -> list[str]:
-    """The parquet files of a split in their order: SPLIT.parquet, or SPLIT-00000-of-00003.parquet and so on.
+    """A split's parquet files in order: SPLIT.parquet, or SPLIT-00000-of-00003.parquet and so on.
 
-    Raises UserError for a file whose name begins like the split's and is of none of ``splits``.
+    Raises UserError for a file whose name begins like the split's but belongs to none of ``splits``.
     """
 
     def of(names: Iterable[str], path: Path) -> re.Match[str] | None:
@@ -55,7 +55,7 @@ def shards(folder: Path, split: str, splits: Sequence[str]) -> list[str]:
 
 
 def check_shards(files: Sequence[str]) -> None:
-    """Raise UserError for a file that is no parquet or empty."""
+    """Raise UserError for a file that is empty or not parquet."""
     from pyarrow.parquet import read_metadata
 
     for path in files:
@@ -69,17 +69,17 @@ def check_shards(files: Sequence[str]) -> None:
 
 
 class Columns(NamedTuple):
-    """The columns of a table that have the images and their labels."""
+    """The columns of a table with the images and their labels."""
 
     image: str
     label: str
 
 
 def find_columns(table: Any, split: str, image: str | None, label: str | None) -> Columns:
-    """The columns of these names, or those that can be no other.
+    """The columns with these names or, for None, the only ones that qualify.
 
-    Images are of type Image, or bytes, or a struct of bytes and path; labels are of type ClassLabel, or whole numbers
-    or text. Raises UserError where none is, or several are.
+    Images are of type Image, or bytes, or a struct of bytes and path; labels are of type ClassLabel, integers or text.
+    Raises UserError if no column qualifies, or several do.
     """
     import datasets
 
@@ -123,7 +123,7 @@ def kind(feature: Any) -> str:
 
 
 class Part(NamedTuple):
-    """So many of a table's rows, in order, and what their labels are in the file that they come from."""
+    """A number of a table's rows, in order, and what their labels mean in the file they come from."""
 
     where: str
     rows: int
@@ -131,7 +131,7 @@ class Part(NamedTuple):
 
 
 def parts_of_files(files: Sequence[str], label: str) -> list[Part]:
-    """The parts of a table that datasets made of parquet files: it takes the first file's names of classes for all."""
+    """The parts of a table that datasets made from parquet files: it uses the first file's class names for all."""
     from datasets import Features
     from pyarrow.parquet import ParquetFile
 
@@ -139,16 +139,16 @@ def parts_of_files(files: Sequence[str], label: str) -> list[Part]:
     for path in files:
         with ParquetFile(path) as file:
             features = Features.from_arrow_schema(file.schema_arrow)
-            if label not in features:  # where datasets would put nulls
+            if label not in features:  # datasets would fill in nulls
                 raise UserError(f"{path} has no column {label}, but {', '.join(features)}")
             parts.append(Part(path, file.metadata.num_rows, features[label]))
     return parts
 
 
 class Classes:
-    """The classes of the training data, and which of them a label stands for.
+    """The classes of the training data, and which class a label stands for.
 
-    Labels are the numbers of a ClassLabel, whose names count; or whole numbers or text, which are the names then.
+    Labels are the numbers of a ClassLabel, whose names count, or integers or text, which then are the names.
     """
 
     def __init__(self, table: Any, column: str, where: str) -> None:
@@ -161,7 +161,7 @@ class Classes:
         self.known = f"0 to {len(names) - 1}" if names else ", ".join(self.names[:5])
 
     def of(self, part: Part) -> dict[Any, int]:
-        """The classes by the labels of a part. Raises UserError if they are others."""
+        """The class of each label of a part. Raises UserError if it has other classes."""
         names = class_names(part.label)
         if (names is not None) != self.named:
             raise UserError(
@@ -178,21 +178,21 @@ class Classes:
 
 
 def labels_of(table: Any, column: str) -> list[Any]:
-    """The labels of all rows, text in Unicode's form NFC."""
+    """The labels of all rows, with text in Unicode form NFC."""
     values = table.with_format("arrow")[column][:].to_pylist()
     return [unicodedata.normalize("NFC", value) if isinstance(value, str) else value for value in values]
 
 
 def class_names(feature: Any) -> list[str] | None:
-    """The names of a ClassLabel, in Unicode's form NFC; None of another column."""
+    """The names of a ClassLabel, in Unicode form NFC; None for another column."""
     names = getattr(feature, "names", None)
     return None if names is None else [unicodedata.normalize("NFC", name) for name in names]
 
 
 class TableSource(ImageSource):
-    """A split of a Hugging Face data set; ``parts`` are its rows, by where they come from.
+    """A split of a Hugging Face data set; ``parts`` are its rows, by origin.
 
-    Raises UserError for a label that is none of the classes.
+    Raises UserError for a label that is not one of the classes.
     """
 
     def __init__(
@@ -216,7 +216,7 @@ class TableSource(ImageSource):
             )
         if not isinstance(table.features[columns.image], datasets.Image):
             table = table.cast_column(columns.image, datasets.Image())
-        # Arrow's rows hold the encoded bytes and the file's name; the decoding column loses the name, and is slower.
+        # Arrow's rows hold the encoded bytes and the file name; the decoding column loses the name and is slower.
         self.images = table.select_columns(columns.image).with_format("arrow")
 
     def __len__(self) -> int:

@@ -42,73 +42,73 @@ from multimax.suite.waiting import waiting
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
-SAMPLE = 1 << 26  # bytes of a split that a fingerprint reads
+SAMPLE = 1 << 26  # bytes that a fingerprint reads of a split
 OTHERS = "data.train_split and data.eval_split name others, and data.held_out=0.1 scores a tenth of the training images"
 SPLIT = re.compile(r"(train(ing)?|val(id(ation)?)?|test(ing)?|dev)[\d_-]*", re.IGNORECASE)
-INSPECTED = 10_000  # images of a split that are decoded before training: some seconds
+INSPECTED = 10_000  # images of a split that are decoded before training, which takes some seconds
 
 
 SOURCES = Registry(
     {"digits": "multimax.suite.data.images.open_digits", "files": "multimax.suite.data.images.open_files"}
 )
-"""By name, what makes the training and validation images from the configuration."""
+"""By name, the functions that make the training and validation images from the configuration."""
 
 
 @dataclass
 class ImageData:
     """Which images, and how they are augmented."""
 
-    name: str  # label of the data in run names
-    source: str = registered(SOURCES)  # files: root, or else hub
-    num_classes: int | None = bounded(2)  # None: those of the data
-    image_size: int = bounded(1, limit=2**14)  # pixels, of what the model sees
+    name: str  # the data's label in run names
+    source: str = registered(SOURCES)  # files: from root, or else from hub
+    num_classes: int | None = bounded(2)  # None: as in the data
+    image_size: int = bounded(1, limit=2**14)  # pixels, as the model sees it
     root: str | None = None  # folder with train/CLASS/*.jpg and val/CLASS/*.jpg, or train.parquet and val.parquet
-    hub: str | None = None  # data set of the Hugging Face hub, used without root
-    hub_config: str | None = None  # which of the data set's, where it has several
-    where: str = ""  # where to get the data: printed when it is absent or incomplete
+    hub: str | None = None  # data set on the Hugging Face hub, used if there is no root
+    hub_config: str | None = None  # which configuration of the data set, if it has several
+    where: str = ""  # where to get the data; printed when it is absent or incomplete
     num_val: int | None = bounded(1, default=None)  # expected validation images; None: any number
     train_split: str = "train"  # of tables and folders
     eval_split: str = "validation"  # what is scored; "validation" is also called val, valid or dev
-    image_column: str | None = None  # of tables; None: the one that can be no other
+    image_column: str | None = None  # of tables; None: the only one that qualifies
     label_column: str | None = None
-    # Share of each class's training images that are scored in the place of the validation images, and not trained on:
-    # where there are none, or to choose hyperparameters without a look at those.
+    # Share of each class's training images that are scored in place of the validation images, and not trained on: for
+    # when there are none, or to choose hyperparameters without looking at them.
     held_out: float = bounded(0, 0.9, default=0.0)
-    held_out_seed: int | None = bounded(0, default=None)  # draws them; None: at equal distances
-    in_chans: int = bounded(1, default=3)  # 1: images are read as grey
-    bits: int | None = bounded(8, 16, default=None)  # of a pixel in 16-bit grey; None: 16, if that can be
+    held_out_seed: int | None = bounded(0, default=None)  # draws them; None: equally spaced
+    in_chans: int = bounded(1, default=3)  # 1: read images as grey
+    bits: int | None = bounded(8, 16, default=None)  # per pixel of 16-bit grey; None: 16, if that is plausible
     train_crop: str = "rrc"  # rrc: random resized crop | shift: by up to one pixel
     hflip: float = bounded(0, 1, default=0.5)  # probability
     auto_augment: str | None = None  # timm's notation, such as rand-m9-mstd0.5-inc1
-    # Of brightness, contrast, saturation; timm ignores it beside auto_augment, as DeiT does.
+    # Of brightness, contrast, saturation; timm, like DeiT, ignores it with auto_augment.
     color_jitter: float = bounded(0, default=0.0)
     random_erasing: float = bounded(0, 1, default=0.0)  # probability
     mixup: float = bounded(0, default=0.0)  # alpha of the beta distribution; 0: off
-    cutmix: float = bounded(0, default=0.0)  # likewise; with both on, one of the two is drawn per batch
-    mix_group: int | None = bounded(2, default=None)  # images that share a draw of the two, even; None: the whole batch
-    repeated_augmentation: int = bounded(1, default=1)  # times that an image occurs in a row
-    # Side of the centre crop in evaluation, of the resized image's shorter side.
+    cutmix: float = bounded(0, default=0.0)  # likewise; with both on, one is drawn per batch
+    mix_group: int | None = bounded(2, default=None)  # images that share such a draw, even; None: the whole batch
+    repeated_augmentation: int = bounded(1, default=1)  # times each image occurs in a row
+    # Side of evaluation's centre crop, as a share of the resized image's shorter side.
     crop_pct: float = bounded(0.01, 1, default=0.875)
     interpolation: str = "bicubic"
-    mean: list[float] = field(default_factory=lambda: list(IMAGENET_MEAN))  # of each channel, for pixels in [0, 1]
+    mean: list[float] = field(default_factory=lambda: list(IMAGENET_MEAN))  # per channel, for pixels in [0, 1]
     std: list[float] = field(default_factory=lambda: list(IMAGENET_STD))
-    cache_dir: str = "~/.cache/multimax"  # where listings of folders are kept
-    num_workers: int = bounded(0, default=2, limit=1024)  # processes that load images, beside each training process
-    # Share of files, or of images that cannot be read, above which no run starts.
+    cache_dir: str = "~/.cache/multimax"  # where folder listings are kept
+    num_workers: int = bounded(0, default=2, limit=1024)  # processes that load images, for each training process
+    # Share of left-out files, or of unreadable images, above which no run starts.
     max_left_out: float = bounded(0, 1, default=0.5)
 
     @property
     def mode(self) -> str:
-        """Pillow's name of what images are read as."""
+        """Pillow's name for the mode that images are read in."""
         return "L" if self.in_chans == 1 else "RGB"
 
 
 def fingerprint(train: ImageSource, val: ImageSource) -> Fingerprint:
-    """Classes and their counts, and for each split a digest of names, sizes, labels and a part of the contents.
+    """Classes and their counts and, for each split, a digest of names, sizes, labels and part of the contents.
 
-    All contents are read if they have less than about ``SAMPLE`` bytes, otherwise those of images at equal distances.
-    The size of every file is asked for, which for a folder of ImageNet's size takes seconds on a local disk and longer
-    on that of a network.
+    All contents are read if they have fewer than about ``SAMPLE`` bytes, otherwise those of equally spaced images.
+    Every file's size is looked up, which for a folder of ImageNet's size takes seconds on a local disk and longer on a
+    network disk.
     """
     found: Fingerprint = {"images": type(train).__name__.removesuffix("Source").lower(), "classes": train.classes}
     for split, source in (("training", train), ("validation", val)):
@@ -134,7 +134,7 @@ def content(source: ImageSource, index: int) -> bytes:
 
 
 def empty_classes(source: ImageSource, split: str) -> LeftOut:
-    """Classes that a table names but has no row of; a folder without an image is refused."""
+    """Classes that a table names but has no rows of; folders without images are refused."""
     filled = {source.label(i) for i in range(len(source))}
     reasons = {f"no image of {name}": 1 for label, name in enumerate(source.classes) if label not in filled}
     if len(reasons) > 3:
@@ -143,7 +143,7 @@ def empty_classes(source: ImageSource, split: str) -> LeftOut:
 
 
 def unreadable(source: ImageSource, split: str) -> tuple[LeftOut, int]:
-    """Decodes all images, or ``INSPECTED`` of them: those that cannot be decoded, and the brightest 16-bit pixel."""
+    """Decode all images, or ``INSPECTED`` of them: which cannot be decoded, and the brightest 16-bit pixel."""
 
     def look(index: int) -> tuple[str | None, int]:
         try:
@@ -151,7 +151,7 @@ def unreadable(source: ImageSource, split: str) -> tuple[LeftOut, int]:
         except UnreadableImage as error:
             return str(error), 0
         try:
-            picture.pixels(reduced=8)  # which shows as well whether a JPEG is whole, in a quarter of the time
+            picture.pixels(reduced=8)  # this shows just as well whether a JPEG is whole, in a quarter of the time
         except UnreadableImage as error:
             return str(error), picture.brightest
         return None, picture.brightest
@@ -168,7 +168,7 @@ def unreadable(source: ImageSource, split: str) -> tuple[LeftOut, int]:
 
 
 def check_bits(config: ImageData, brightest: int) -> None:
-    """Raise UserError if 16-bit images are as dark as if they had fewer bits, and nobody has said how many."""
+    """Raise UserError if 16-bit images are so dark that they may have fewer bits, and nobody said how many."""
     fewer = next((bits for bits in FEWER if brightest < 1 << bits), None)
     if config.bits is None and brightest and fewer:
         raise UserError(
@@ -178,7 +178,7 @@ def check_bits(config: ImageData, brightest: int) -> None:
 
 
 def not_decoded(source: ImageSource, split: str) -> LeftOut:
-    """The images that ``unreadable`` passes over."""
+    """The images that ``unreadable`` does not look at."""
     indices = at_equal_distances(source, INSPECTED)
     rest = {f"of more than {INSPECTED:,} every {indices.step}th is": len(source) - len(indices)}
     return LeftOut(f"{split} images", len(source), rest, "are not decoded before training", limited=False)
@@ -188,7 +188,7 @@ def open_images(config: ImageData) -> tuple[ImageSource, ImageSource]:
     """Training and validation images, checked against what the configuration expects.
 
     Raises:
-        UserError: the data is absent or incomplete: what was found, what was expected and where to get it.
+        UserError: the data is absent or incomplete; says what was found, what was expected and where to get it.
     """
     if config.in_chans not in (1, 3):
         raise UserError(f"data.in_chans={config.in_chans}: images are read as grey (1) or in colours (3)")
@@ -221,7 +221,7 @@ def open_images(config: ImageData) -> tuple[ImageSource, ImageSource]:
 
 
 def hold_out(train: ImageSource, share: float, seed: int | None = None) -> tuple[PartSource, PartSource]:
-    """The training images split into the rest and this share of each class, at equal distances or drawn by a seed."""
+    """The training images split into the rest and a ``share`` of each class, equally spaced or drawn by a seed."""
     order = range(len(train)) if seed is None else np.random.default_rng(seed).permutation(len(train))
     parts: tuple[list[int], list[int]] = [], []
     seen: Counter[int] = Counter()
@@ -233,14 +233,14 @@ def hold_out(train: ImageSource, share: float, seed: int | None = None) -> tuple
 
 
 def held_out(source: ImageSource) -> LeftOut:
-    """What is reported about images that are held out of training."""
+    """What is reported about images held out of training."""
     here, whole = len(source), len(source.whole) if isinstance(source, PartSource) else len(source)
     reason = {"they are scored in the place of validation images": whole - here}
     return LeftOut("training images", whole, reason, "are held out", limited=False)
 
 
 def own_images(made: Any) -> tuple[ImageSource, ImageSource]:
-    """What a ``_target_`` made: the training and the validation images. Raises UserError."""
+    """The training and validation images that a ``_target_`` made. Raises UserError."""
     if not (isinstance(made, tuple) and len(made) == 2 and all(isinstance(part, ImageSource) for part in made)):
         raise UserError("data: a data set of images is a pair of ImageSources, for training and validation")
     for split, source in zip(("training", "validation"), made, strict=True):
@@ -256,7 +256,7 @@ def own_images(made: Any) -> tuple[ImageSource, ImageSource]:
 
 
 def open_digits(config: ImageData) -> tuple[ImageSource, ImageSource]:
-    """1,797 scans of 8x8 pixels with 17 levels of grey; a fixed fifth of each class is for validation."""
+    """1,797 scans of 8x8 pixels with 17 grey levels; a fixed fifth of each class is for validation."""
     from sklearn.datasets import load_digits
     from sklearn.model_selection import train_test_split
 
@@ -302,7 +302,7 @@ def _open_shards(
         if not some:
             raise UserError(f"{folder} has no parquet shards of the {split} split: {OTHERS}")
         check_shards(some)
-    # datasets would take what it made of another file with this name and time for what it made of this one.
+    # datasets would mistake what it made from another file with this name and time for this one's.
     stats = [(path, os.stat(path)) for some in files.values() for path in some]
     key = digest(f"{Path(path).name} {stat.st_size} {stat.st_ctime_ns}".encode() for path, stat in stats)
     train, val = _open_tables("parquet", config, files, name=f"files-{key}", data_files=files)
@@ -318,7 +318,7 @@ def _open_folders(root: Path, config: ImageData) -> tuple[ImageSource, ImageSour
     folders = [name for name in entries if (root / name).is_dir() and not name.startswith(".")]
     train, val = named(config.train_split, folders), named(config.eval_split, folders)
     if train is None and val is None and config.held_out and folders and not any(map(SPLIT.fullmatch, folders)):
-        train = ""  # the folders of the classes are in the root itself
+        train = ""  # the class folders are in the root itself
     if train is None or (val is None and not config.held_out):
         found = ", ".join(entries[:5]) + (", ..." if len(entries) > 5 else "") if entries else "nothing"
         raise UserError(
@@ -327,7 +327,7 @@ def _open_folders(root: Path, config: ImageData) -> tuple[ImageSource, ImageSour
         )
     try:
         cache = Path(config.cache_dir).expanduser()
-    except RuntimeError:  # nobody's home: a listing that cannot be kept is made anew
+    except RuntimeError:  # no home folder: a listing that cannot be cached is made anew
         cache = Path(os.devnull)
     with waiting(f"the images in {root} to be listed"):
         sources = [

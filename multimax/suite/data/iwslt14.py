@@ -1,8 +1,8 @@
-"""IWSLT14 German-English (Cettolo et al., 2014) from its organisers' archive, or other text in the same way.
+"""IWSLT14 German-English (Cettolo et al., 2014) from its organisers' archive, or other text prepared the same way.
 
-This is what ``scripts/prepare_iwslt14.py`` runs. It takes the same lines as fairseq's ``prepare-iwslt14.sh``. Only the
+``scripts/prepare_iwslt14.py`` runs this. It takes the same lines as fairseq's ``prepare-iwslt14.sh``. Only the
 tokeniser differs: sacremoses is a port of Moses', and where it splits a line differently, a training pair can cross the
-limits of length and ratio. The sizes are therefore compared with the published ones.
+limits on length and ratio. So the sizes are compared with the published ones.
 """
 
 import re
@@ -30,16 +30,16 @@ from multimax.suite.waiting import waiting
 URL = "https://dl.fbaipublicfiles.com/fairseq/data/iwslt14/de-en.tgz"
 PUBLISHED = {"train": 160_239, "valid": 7_283, "test": 6_750}  # pairs of German-English
 TEST_SETS = ("TED.dev2010", "TEDX.dev2012", "TED.tst2010", "TED.tst2011", "TED.tst2012")
-DESCRIBING = re.compile("<url>|<talkid>|<keywords>")  # lines of the training text that are no translations
+DESCRIBING = re.compile("<url>|<talkid>|<keywords>")  # lines of the training text that are not translations
 TAGS = re.compile("</?(?:title|description)>")
 SEGMENT = re.compile(r'<seg id="[0-9]*">\s*|\s*</seg>\s*')
 
 
 def read_archive(path: Path, source: str, target: str) -> dict[str, tuple[TextSource, TextSource]]:
-    """Training and test text in the archive of a language pair. Nothing is unpacked to disk.
+    """The training and test text in a language pair's archive. Nothing is unpacked to disk.
 
     Raises:
-        UserError: it is no such archive, or a file in it is absent or not UTF-8.
+        UserError: it is not such an archive, or a file in it is absent or not UTF-8.
     """
     names = ["train.tags.{pair}.{language}", *(f"IWSLT14.{name}.{{pair}}.{{language}}.xml" for name in TEST_SETS)]
     texts: dict[str, str] = {}
@@ -95,7 +95,7 @@ def report(description: dict[str, Any], published: dict[str, int]) -> None:
 
 
 def read_recipe(given: list[str]) -> Recipe:
-    """The recipe of KEY=VALUE. Raises UserError for a key or a value that it does not take."""
+    """The recipe given as KEY=VALUE. Raises UserError for a key or value that it does not take."""
     keys = asdict(Recipe(validation_every=23))
     try:
         recipe = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(Recipe), keys, OmegaConf.from_dotlist(given)))

@@ -1,4 +1,4 @@
-"""What the code of a language, of BCP 47 or ISO 639 (de, deu, zh-CN, pt_br, sr-Latn), says about its text."""
+"""What a language code, BCP 47 or ISO 639 (de, deu, zh-CN, pt_br, sr-Latn), says about the text."""
 
 import logging
 import re
@@ -12,9 +12,9 @@ logger = logging.getLogger(__name__)
 CODE = r"[A-Za-z]{2,3}(?:[-_][A-Za-z0-9]{1,8})*"
 
 UNSPACED = frozenset({"zh", "yue", "ja", "th", "lo", "km", "my", "bo", "dz"})
-"""Languages that are written without spaces between words."""
+"""Languages written without spaces between words."""
 
-# Codes of three letters for languages that are told apart here, or whose abbreviations Moses' tokeniser knows.
+# Three-letter codes of languages that are distinguished here, or whose abbreviations Moses' tokeniser knows.
 THREE_LETTERS = """
     zho=zh chi=zh cmn=zh jpn=ja tha=th lao=lo khm=km mya=my bur=my bod=bo tib=bo dzo=dz kor=ko tur=tr aze=az
     cat=ca ces=cs cze=cs deu=de ger=de ell=el gre=el eng=en spa=es fin=fi fra=fr fre=fr gle=ga hun=hu isl=is ice=is
@@ -30,20 +30,20 @@ def check_code(key: str, code: str) -> None:
 
 
 def primary(code: str) -> str:
-    """The language without script and region, in two letters if it has such a code: zh for zh-CN, de for deu."""
+    """The language without script and region, as a two-letter code if it has one: zh for zh-CN, de for deu."""
     language = re.split("[-_]", code)[0].lower()
     return SHORT.get(language, language)
 
 
 def bleu_tokenizer(code: str) -> str:
-    """sacrebleu's tokeniser for text in a language: its own choice, or characters for others without spaces."""
+    """sacrebleu's tokeniser for a language: its own choice, or characters for other languages without spaces."""
     language = primary(code)
     own = {"zh": "zh", "yue": "zh", "ja": "ja-mecab", "ko": "ko-mecab"}
     return own.get(language, "char" if language in UNSPACED else "13a")
 
 
 def check_processing(code: str, tokenize: bool, lowercase: bool) -> None:
-    """Raise UserError where Moses' tokeniser or lower case is wrong for a language; warn where English must serve."""
+    """Raise UserError if Moses' tokeniser or lower-casing is wrong for a language; warn if English has to do."""
     language = primary(code)
     if tokenize and language in UNSPACED:
         raise UserError(

@@ -1,4 +1,4 @@
-"""What a loader leaves out of the data, or replaces, is counted and reported, and refused beyond a share."""
+"""What a loader leaves out or replaces is counted and reported, and refused above a share."""
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -11,13 +11,13 @@ from multimax.suite.errors import UserError
 
 @dataclass
 class LeftOut:
-    """How many of how many, and why; as text, ``3 of 1,440 training images are left out, because ... (3)``."""
+    """How many of how many, and why. As text: ``3 of 1,440 training images are left out, because ... (3)``."""
 
     what: str  # such as "training images"
     total: int
     reasons: Mapping[str, int] = field(default_factory=Counter)
     done: str = "are left out"
-    first: str = ""  # of them: where it is
+    first: str = ""  # where the first of them is
     limited: bool = True  # whether a large share is refused
 
     @property
@@ -31,7 +31,7 @@ class LeftOut:
         return f"{self.count:,} of {self.total:,} {self.what} {self.done}, because: {why}{first}"
 
     def check(self, most: float) -> None:
-        """Raise UserError if it is a larger share than ``most``."""
+        """Raise UserError if the share is larger than ``most``."""
         if self.limited and self.count > most * self.total:
             raise UserError(f"{self}: that is more than the share data.max_left_out={most:g}")
 
@@ -39,7 +39,7 @@ class LeftOut:
 def beside(
     root: Path, read: Iterable[Path], why: Callable[[Path], str] = lambda _: "of no split that is read"
 ) -> LeftOut:
-    """What stands in a folder beside the files and folders in it that are ``read``."""
+    """What a folder holds besides the files and folders that are ``read``."""
     used = {*read}
     above = {parent for path in used for parent in path.parents}
 
@@ -68,5 +68,5 @@ def restore(found: Iterable[Mapping[str, Any]]) -> list[LeftOut]:
 
 
 def record(found: Iterable[LeftOut]) -> list[dict[str, Any]]:
-    """In a form for JSON, for a run's summary."""
+    """``found`` in a form for JSON, for a run's summary."""
     return [asdict(one) | {"reasons": dict(one.reasons), "count": one.count} for one in found]

@@ -1,4 +1,4 @@
-"""Lines of raw text as all loaders read them: what is changed, refused and counted."""
+"""How all loaders read lines of raw text: what is changed, refused and counted."""
 
 import re
 import unicodedata
@@ -9,15 +9,15 @@ from multimax.suite.data.left_out import LeftOut
 from multimax.suite.errors import UserError
 
 # Control characters, carriage returns within a line, soft hyphen, zero-width space, word joiner, byte order mark, and
-# the replacement of undecodable bytes; but not joiners and direction marks, which some scripts need.
+# the replacement character; but not joiners and direction marks, which some scripts need.
 INVISIBLE = re.compile("[\x01-\x08\r\x0e-\x1b\x7f-\x84\x86-\x9f\u00ad\u200b\u2060-\u2064\ufeff\ufff9-\ufffd]")
 
 
 def decoded(lines: Iterable[bytes], name: str) -> Iterator[str]:
-    """Lines of UTF-8 without ``\\n`` at their ends. Raises UserError, which calls the text ``name``, for others."""
+    """Decode UTF-8 lines and drop the ``\\n`` at their ends. Raises UserError, which calls the text ``name``."""
     for number, line in enumerate(lines, 1):
         try:
-            # Some editors write a mark of the byte order in front, which is no part of the first word.
+            # Some editors begin with a byte order mark, which is not part of the first word.
             yield line.decode("utf-8-sig" if number == 1 else "utf-8").removesuffix("\n")
         except UnicodeDecodeError as error:
             what = "UTF-16" if line.startswith((b"\xff\xfe", b"\xfe\xff")) else error.reason
@@ -33,15 +33,15 @@ class LineReader:
         self.null_rows = 0
         self.reformed = 0
         self.invisible: Counter[str] = Counter()
-        self.first: dict[str, str] = {}  # where each kind was met first
+        self.first: dict[str, str] = {}  # where each kind was first met
 
     def read(self, lines: Iterable[str | None], unit: str = "", before: int = 0) -> Iterator[str]:
-        """Lines without their ends, in Unicode's form NFC; ``None`` gives no line.
+        """Lines without their ends, in Unicode form NFC; ``None`` gives no line.
 
         Args:
             lines: without ``\\n`` at their ends, or rows of a table, which may hold several lines.
-            unit: "row " where a row of a table is what messages count.
-            before: how many there are before the first of ``lines``.
+            unit: "row " if messages count the rows of a table.
+            before: how many come before the first of ``lines``.
 
         Raises:
             UserError: a null character, or lines that end in a carriage return alone.
@@ -73,7 +73,7 @@ class LineReader:
         return line
 
     def left_out(self) -> list[LeftOut]:
-        """What was found so far. Lines that are only changed or noted do not count towards a limit."""
+        """What has been found so far. Lines only changed or noted do not count towards a limit."""
         lines, first = f"lines of {self.name}", self.first.get
         null = {"null": self.null_rows}
         form = {"they were in another": self.reformed}

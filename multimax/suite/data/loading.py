@@ -1,8 +1,8 @@
 """Batches that depend only on the seed and the step.
 
-What a step trains on is a pure function of (seed, step): the examples, their order, and everything random in them. A
-run that is resumed in mid-epoch, or moved to another number of workers, processes or accumulation steps, therefore sees
-the same bits.
+What a step trains on is a pure function of (seed, step): the examples, their order, and everything random in them. So a
+run that is resumed mid-epoch, or moved to another number of workers, processes or accumulation steps, sees the same
+bits.
 """
 
 import itertools
@@ -32,9 +32,9 @@ Batch_co = TypeVar("Batch_co", covariant=True)
 
 
 class Examples(Protocol[Batch_co]):
-    """A map-style dataset that can make a batch of its examples.
+    """A map-style dataset that can batch its examples.
 
-    ``__getitem__`` may draw from Python's, NumPy's and torch's global generators: they are seeded for it.
+    ``__getitem__`` may draw from Python's, NumPy's and torch's global generators, which are seeded for it.
     """
 
     def __len__(self) -> int: ...
@@ -45,7 +45,7 @@ class Examples(Protocol[Batch_co]):
 
 
 class Stream(IntEnum):
-    """Purposes of random numbers, which keep those drawn from the same seed and step apart."""
+    """Purposes of random numbers; they separate what is drawn from the same seed and step."""
 
     ORDER = 0
     EXAMPLE = 1
@@ -68,7 +68,7 @@ def seed_generators(seed: int) -> None:
 
 @contextmanager
 def preserved_generators() -> Iterator[None]:
-    """After the block the global generators continue as if it had drawn nothing."""
+    """After the block, the global generators continue as if it had drawn nothing."""
     states = random.getstate(), np.random.get_state(), torch.get_rng_state()  # noqa: NPY002
     try:
         yield
@@ -81,17 +81,17 @@ def preserved_generators() -> Iterator[None]:
 class EpochOrder:
     """A fresh random permutation each epoch, cut into batches; an incomplete last batch is left out.
 
-    With ``repeats`` > 1 each example of the permutation occurs that many times and the epoch keeps its length, so it
-    covers one ``repeats``-th of the examples: the repeated augmentation of DeiT (Hoffer et al., 1901.09335). The copies
-    are dealt to different ``groups`` of the batch, as DeiT deals them to different GPUs, each with a mixup of its own:
-    group g is the g-th of equal pieces of the batch's front and the mirrored piece of its back, as in ``shard``.
+    With ``repeats`` > 1, each example of the permutation occurs that many times and the epoch keeps its length, so it
+    covers one ``repeats``-th of the examples: DeiT's repeated augmentation (Hoffer et al., 1901.09335). The copies are
+    dealt to different ``groups`` of the batch, as DeiT deals them to different GPUs, each with its own mixup: group g
+    is the g-th of equal pieces of the batch's front and the mirrored piece of its back, as in ``shard``.
 
     Args:
         num_examples: examples in the data set.
         batch_size: examples in a global batch.
         seed: not negative.
-        repeats: times that an example occurs.
-        groups: what the copies are dealt to; one: they may meet anywhere.
+        repeats: how often each example occurs.
+        groups: number of groups that copies are dealt to; with one they may meet anywhere.
 
     Raises:
         UserError: an epoch would not fill one batch.
@@ -127,12 +127,12 @@ class EpochOrder:
 
 
 def shares(total: int, parts: int) -> list[int]:
-    """Sizes of the pieces of ``total``, as equal as possible, the larger first."""
+    """Sizes of the pieces of ``total``, as equal as possible, larger ones first."""
     return [total // parts + (part < total % parts) for part in range(parts)]
 
 
 def micro_batch_sizes(batch_size: int, rank: int, world: int, micro_batches: int) -> list[int]:
-    """Sizes of the micro-batches of one process: at most ``micro_batches``, and none is empty.
+    """Sizes of one process's micro-batches: at most ``micro_batches``, none empty.
 
     Raises UserError if there are more processes than examples.
     """
@@ -142,14 +142,14 @@ def micro_batch_sizes(batch_size: int, rank: int, world: int, micro_batches: int
 
 
 def rows(batch_size: int, rank: int, world: int, micro_batches: int) -> list[range]:
-    """Which rows of a global batch each micro-batch of one process has. Raises UserError as ``micro_batch_sizes``."""
+    """Which rows of a global batch a process's micro-batches have. Raises UserError like ``micro_batch_sizes``."""
     sizes = micro_batch_sizes(batch_size, rank, world, micro_batches)
     edges = itertools.accumulate(sizes, initial=sum(shares(batch_size, world)[:rank]))
     return [range(*edge) for edge in itertools.pairwise(edges)]
 
 
 def check_batch_size(batch_size: int, world: int, micro_batches: int, *, mixed: bool = False) -> None:
-    """Raise UserError unless each process gets something of a global batch, and for mixup or cutmix as many pairs."""
+    """Raise UserError unless each process gets part of a global batch and, for mixup or cutmix, equally many pairs."""
     if batch_size < world:
         raise UserError(f"training.batch_size={batch_size} is less than the {world} processes: start fewer")
     parts = world * micro_batches
@@ -166,11 +166,11 @@ def check_batch_size(batch_size: int, world: int, micro_batches: int, *, mixed: 
 
 
 def shard(batch: Sequence[T], rank: int, world: int, micro_batches: int) -> list[list[T]]:
-    """The micro-batches of one process.
+    """One process's micro-batches.
 
-    timm's Mixup mixes each element with the one that stands as far from the other end of the batch. A part therefore
-    takes a piece of the front and the mirrored piece of the back: a part of even size pairs the elements that the whole
-    batch pairs, where all parts are equal.
+    timm's Mixup mixes each element with the one equally far from the other end of the batch. So a part takes a piece of
+    the front and the mirrored piece of the back: if all parts are equal, a part of even size pairs the elements that
+    the whole batch pairs.
 
     Raises:
         UserError: there are more processes than elements.
@@ -199,7 +199,7 @@ def train_batches(
     micro_batches: int = 1,
     num_workers: int = 0,
 ) -> Iterator[list[Batch]]:
-    """This process's micro-batches of step ``start_step`` and of each one after it, without end.
+    """This process's micro-batches of step ``start_step`` and every later step, without end.
 
     Workers live as long as the iterator; closing or dropping it ends them.
 
@@ -223,7 +223,7 @@ def eval_batches(
 ) -> Iterator[Batch]:
     """Batches of at most ``batch_size`` in which each example occurs exactly once over all processes.
 
-    Processes may get different numbers of batches: add up over processes after the last one, not in between.
+    Processes may get different numbers of batches, so sum over processes after the last one, not in between.
     """
     indices = range(rank, len(dataset), world)
     parts = (list(indices[start : start + batch_size]) for start in range(0, len(indices), batch_size))
@@ -251,11 +251,11 @@ def _load(dataset: Any, collate: Any, parts: Iterable[list[Any]], num_workers: i
         worker_init_fn=_start_worker,
         pin_memory=torch.cuda.is_available(),
     )
-    # Without room for its semaphores torch's loader leaves a half-built iterator, whose end prints a traceback.
+    # Without room for its semaphores, torch's loader leaves a half-built iterator whose deletion prints a traceback.
     if num_workers and os.path.isdir("/dev/shm") and shutil.disk_usage("/dev/shm").free < 2**16:
         raise UserError(worker_failure("No space left on device", num_workers))
     try:
-        with preserved_generators():  # the loader draws a seed that nothing here uses
+        with preserved_generators():  # the loader draws a seed that we do not use
             batches = iter(loader)
     except OSError as error:
         raise UserError(f"data.num_workers={num_workers} cannot be started: {error.strerror}; lower it") from None
@@ -263,11 +263,11 @@ def _load(dataset: Any, collate: Any, parts: Iterable[list[Any]], num_workers: i
         _explain_deaths(num_workers)
     while True:
         try:
-            with preserved_generators():  # without workers it is this process that makes the examples
+            with preserved_generators():  # without workers, this process makes the examples
                 batch = next(batches)
         except StopIteration:
             return
-        except UserError as error:  # a worker's arrives as the text of its traceback
+        except UserError as error:  # a worker's error arrives as the text of its traceback
             raise UserError(str(error).strip().rpartition("UserError: ")[2]) from error
         except (OSError, RuntimeError, MemoryError) as error:
             if isinstance(error.__cause__, UserError):  # raised by the handler below, while torch waits
@@ -279,7 +279,7 @@ def _load(dataset: Any, collate: Any, parts: Iterable[list[Any]], num_workers: i
 
 
 def worker_failure(message: str, num_workers: int) -> str | None:
-    """What torch's message about a data worker means, and the remedy; None if the machine is not to blame."""
+    """What torch's message about a data worker means, with the remedy; None if the machine is not to blame."""
     if re.search("Bus error|shared memory|No space left on device|unable to (mmap|write to file|open shared)", message):
         return (
             f"/dev/shm is full, where data.num_workers={num_workers} hand over what they load: enlarge it (docker run "
@@ -301,7 +301,7 @@ def worker_failure(message: str, num_workers: int) -> str | None:
 
 
 def _explain_deaths(num_workers: int) -> None:
-    """Turn the error that torch raises when a worker dies, from a signal handler, into a UserError."""
+    """Turn the error that torch raises from a signal handler when a worker dies into a UserError."""
     raises = signal.getsignal(signal.SIGCHLD)
     if not callable(raises) or raises.__module__ == __name__:
         return
@@ -322,15 +322,15 @@ def _grouped(batches: Iterator[T], size: int) -> Iterator[list[T]]:
 
 def _start_worker(_worker: int) -> None:
     queues.Queue._on_queue_feeder_error = staticmethod(_end_worker)  # type: ignore[attr-defined]
-    # Ctrl-C, timeout and the like signal the whole group, but the training decides when it no longer needs its workers.
-    # (Ignoring the signals would not do: a loader ends a stuck worker by SIGTERM.)
+    # Ctrl-C, timeout and the like signal the whole group, but it is training that decides when it no longer needs its
+    # workers. (Ignoring the signals would not do: a loader ends a stuck worker with SIGTERM.)
     os.setpgid(0, 0)
 
 
 def _end_worker(error: BaseException, _batch: object) -> None:
-    """End a worker that cannot hand over a batch: torch would only print the error, and training would wait forever."""
+    """End a worker that cannot hand over a batch: torch would just print the error, and training would wait forever."""
     if "/dev/shm" in (worker_failure(str(error), 0) or ""):
-        os.kill(os.getpid(), signal.SIGBUS)  # as for a page of shared memory that is not there
+        os.kill(os.getpid(), signal.SIGBUS)  # as for a missing page of shared memory
         threading.Event().wait()
     traceback.print_exception(error)
     os._exit(1)

@@ -1,7 +1,7 @@
-"""From the bytes of an image file to 8-bit pixels, in one place: ``READ`` says what becomes of each of Pillow's modes.
+"""From an image file's bytes to 8-bit pixels, in one place: ``READ`` says what becomes of each of Pillow's modes.
 
-Pillow's own ``convert`` clips what has more than eight bits (a 16-bit photograph turns white) and shows what is hidden
-under transparent pixels. Nothing here is scaled by the range of a single picture: a dark image stays dark.
+Pillow's own ``convert`` clips pixels of more than eight bits (a 16-bit photograph turns white) and shows what is hidden
+under transparent ones. Nothing here is scaled by a single picture's range: a dark image stays dark.
 """
 
 import re
@@ -16,21 +16,21 @@ from torch import Tensor
 
 try:
     from torchvision.io import decode_jpeg
-except ImportError:  # torchvision 0.29 announces that it will drop it; Pillow gives the same bytes
+except ImportError:  # torchvision 0.29 announces its removal; Pillow gives the same bytes
     decode_jpeg = None
 
-DEEP = 4096  # 16-bit pixels that all stay below are of 12 bits or fewer in a wider file: their scale is not known
-FEWER = (8, 10, 12, 14)  # bits that cameras and scanners write into files of 16
+DEEP = 4096  # 16-bit pixels all below this have 12 bits or fewer in a wider file: their scale is unknown
+FEWER = (8, 10, 12, 14)  # bit depths that cameras and scanners write into 16-bit files
 
-SIDEWAYS = (5, 6, 7, 8)  # values of EXIF's orientation that swap width and height
+SIDEWAYS = (5, 6, 7, 8)  # EXIF orientations that swap width and height
 
 
 class UnreadableImage(Exception):
-    """An image that cannot be decoded, or whose pixels have no certain meaning; the text says why."""
+    """An image that cannot be decoded, or whose pixels have no certain meaning; the message says why."""
 
 
 def plain(image: Image.Image) -> Image.Image:
-    """8 bits a channel, which Pillow converts correctly."""
+    """8 bits per channel, which Pillow converts correctly."""
     return image
 
 
@@ -44,7 +44,7 @@ def opaque(image: Image.Image) -> Image.Image:
 
 
 def sixteen_bits(image: Image.Image, bits: int | None = None) -> Image.Image:
-    """The upper byte of pixels with so many ``bits``, 16 if not given; Pillow takes it of 16-bit colours too."""
+    """The upper byte of pixels with ``bits`` bits, 16 by default; Pillow also takes that of 16-bit colours."""
     values = np.asarray(image)
     if values.min() < 0 or values.max() > 65535:
         raise UnreadableImage("32-bit integers outside 0 to 65535, whose scale is not known: convert it to 8 bits")
@@ -72,23 +72,23 @@ READ: dict[str, Callable[[Image.Image], Image.Image]] = {
     **dict.fromkeys(("I;16", "I;16L", "I;16B", "I;16N", "I"), sixteen_bits),
     "F": unit_interval,
 }
-"""How the pixels of each of Pillow's modes are read. Any other mode is refused."""
+"""How pixels of each of Pillow's modes are read. Other modes are refused."""
 
 
 class Picture:
-    """The first and only picture in an image file; of a JPEG only the header has been read so far.
+    """The first and only picture in an image file; for a JPEG, only the header is read at first.
 
     Args:
-        content: the file; what its name says of its format makes no difference.
-        mode: RGB or L, of the pixels.
-        bits: of a pixel in 16-bit grey, where that is known.
+        content: the file's bytes; the format that its name suggests makes no difference.
+        mode: of the pixels, RGB or L.
+        bits: per pixel of 16-bit grey, if known.
 
     Raises:
-        UnreadableImage: with the reason, as does ``pixels``.
+        UnreadableImage: with the reason; ``pixels`` raises it too.
     """
 
     size: tuple[int, int]  # width and height, upright
-    brightest = 0  # of the 16-bit pixels that have been read
+    brightest = 0  # of the 16-bit pixels read so far
 
     def __init__(self, content: bytes, mode: str, bits: int | None = None) -> None:
         self.mode, self.bits, self._content = mode, bits, content
@@ -101,12 +101,12 @@ class Picture:
                 if (frames := getattr(self._image, "n_frames", 1)) > 1:
                     raise UnreadableImage(f"{frames} frames or pages: keep one")
                 self._wide = any(";16" in str(tile[3]) for tile in self._image.tile)
-                self._image.load()  # a PNG may have its orientation behind its pixels
+                self._image.load()  # a PNG may have its orientation after its pixels
             self._orientation = orientation(self._image)
             self.size = self._image.size[::-1] if self._orientation in SIDEWAYS else self._image.size
 
     def pixels(self, reduced: int = 1) -> Image.Image:
-        """Upright, in ``mode``; a JPEG is decoded smaller by a power of two up to ``reduced`` and 8, to save time."""
+        """Upright, in ``mode``; to save time, a JPEG is decoded smaller by a power of two up to ``reduced`` and 8."""
         with reasons():
             image = self._image
             if self._jpeg and reduced > 1:
@@ -126,7 +126,7 @@ class Picture:
             return seen.convert(self.mode) if seen.mode != "LAB" else seen.convert("RGB").convert(self.mode)
 
     def _check_colours(self, image: Image.Image) -> None:
-        """Raise UnreadableImage unless the upper bytes of 16-bit colours, all that Pillow gives, are the picture."""
+        """Raise UnreadableImage unless the upper bytes of 16-bit colours, all that Pillow gives, hold the picture."""
         if self.bits not in (None, 16):
             raise UnreadableImage(f"16-bit colours, for which data.bits={self.bits} does nothing: convert it to 8 bits")
         self.brightest = int(np.asarray(image.convert("RGB")).max()) * 257
@@ -134,10 +134,10 @@ class Picture:
             raise UnreadableImage(f"16-bit colours that all stay below {DEEP}: convert it to 8 bits")
 
     def array(self, reduced: int = 1) -> Tensor:
-        """The same as uint8 [H, W, C]."""
+        """``pixels`` as uint8 [H, W, C]."""
         ordinary = self._jpeg and self._orientation == 1 and self._image.mode == self.mode == "RGB"
         if decode_jpeg and ordinary and reduced <= 1:
-            try:  # torchvision gives the same bytes, a fifth sooner
+            try:  # torchvision gives the same bytes, a fifth faster
                 return decode_jpeg(torch.frombuffer(bytearray(self._content), dtype=torch.uint8)).permute(1, 2, 0)
             except RuntimeError:  # let Pillow say what is wrong
                 pass
@@ -145,7 +145,7 @@ class Picture:
 
 
 class Plain(Picture):
-    """Pixels that are there already."""
+    """A picture whose pixels are already in memory."""
 
     def __init__(self, image: Image.Image) -> None:
         self._image, self.size = image, image.size
@@ -164,7 +164,7 @@ def as_bytes(image: Image.Image) -> Tensor:
 
 @contextmanager
 def reasons() -> Iterator[None]:
-    """Raise UnreadableImage for whatever goes wrong: on a broken file Pillow's decoders raise nearly anything."""
+    """Raise UnreadableImage for whatever goes wrong: Pillow's decoders raise nearly anything on a broken file."""
     try:
         yield
     except UnreadableImage:
@@ -184,7 +184,7 @@ def orientation(image: Image.Image) -> int:
     """EXIF's number for how the camera was held; 1: upright."""
     try:
         return image.getexif().get(ExifTags.Base.Orientation, 1)
-    except Exception:  # what a camera wrote beside a good picture may be broken in any way
+    except Exception:  # what a camera wrote next to a good picture may be broken in any way
         return 1
 
 

@@ -1,11 +1,11 @@
-"""Prepares line-aligned raw text for translation, in a folder that fairseq can train on as well.
+"""Prepares line-aligned raw text for translation, in a folder that fairseq can train on too.
 
 The steps are those of fairseq's ``prepare-iwslt14.sh`` and ``fairseq-preprocess``: tokenise, leave out training pairs
-that are too long or too unlike in length, lower-case, hold out validation pairs where there are none, learn one
-byte-pair encoding on both sides of the training text, split all text by it, make dictionaries and number the tokens.
-The folder has
+that are too long or too unequal in length, lower-case, hold out validation pairs if there are none, learn one byte-pair
+encoding on both sides of the training text, split all text by it, make dictionaries and number the tokens. The folder
+has
 
-- ``SPLIT.LANGUAGE``, the text as the model sees it, and ``raw/SPLIT.LANGUAGE``, what it was made from (not of
+- ``SPLIT.LANGUAGE``, the text as the model sees it, and ``raw/SPLIT.LANGUAGE``, what it was made from (not for
   ``train``);
 - ``code`` with the merges, ``dict.LANGUAGE.txt``, and ``SPLIT.de-en.LANGUAGE.bin`` and ``.idx`` with the token ids;
 - ``prepared.json``: how and from what it was made, and the sizes.
@@ -37,13 +37,13 @@ from multimax.suite.errors import UserError
 from multimax.suite.options import bounded
 from multimax.suite.processes import worker_processes
 
-FORMAT = 1  # of the folder: a change of it leaves what older code made alone
+FORMAT = 1  # of the folder: changing it leaves alone what older code made
 DESCRIPTION = "prepared.json"
-MARKED = re.compile(r"@@(?:\s|$)")  # a piece that does not end its word
+MARKED = re.compile(r"@@(?:\s|$)")  # a piece that does not end a word
 CHUNK = 5_000  # lines that a process tokenises at a time
 
 Lines = tuple[list[str], list[str]]
-"""Source and target side of a split."""
+"""The source and target sides of a split."""
 
 
 @dataclass(kw_only=True)
@@ -52,12 +52,12 @@ class Recipe:
 
     source_language: str = "de"
     target_language: str = "en"
-    tokenize: bool = True  # with Moses' tokeniser; else tokens are between white space
+    tokenize: bool = True  # with Moses' tokeniser; otherwise tokens are separated by white space
     lowercase: bool = True
     bpe_merges: int | None = bounded(1, default=10_000)  # None: words as tokens
     joined_dictionary: bool = False
-    max_length: int = bounded(1, default=175)  # words of either side of a training pair
-    max_ratio: float = bounded(1, default=1.5)  # of the numbers of words of a training pair's sides
+    max_length: int = bounded(1, default=175)  # words on either side of a training pair
+    max_ratio: float = bounded(1, default=1.5)  # between the numbers of words on a training pair's two sides
     # Without a validation split: hold out every n-th training pair.
     validation_every: int | None = bounded(2, default=None)
 
@@ -70,14 +70,14 @@ class Recipe:
         return f"{self.source_language}-{self.target_language}"
 
     def check_languages(self, prefix: str = "") -> None:
-        """Raise UserError for languages that are none, or one; ``prefix`` stands before the options' names."""
+        """Raise UserError for unknown or equal languages; ``prefix`` goes before the options' names."""
         if self.source_language == self.target_language:
             raise UserError(f"{prefix}source_language and target_language are both {self.source_language}")
         check_code(f"{prefix}source_language", self.source_language)
         check_code(f"{prefix}target_language", self.target_language)
 
     def tokenizers(self, folder: Path) -> list[Tokenizer]:
-        """Of both languages, with the merges in ``folder``."""
+        """Both languages' tokenisers, with the merges in ``folder``."""
         codes = folder / "code" if self.bpe_merges is not None else None
         return [Tokenizer(language, self.tokenize, self.lowercase, codes) for language in self.languages]
 
@@ -89,24 +89,24 @@ def prepare(
     origin: Mapping[str, Any],
     processes: int = 1,
 ) -> dict[str, Any]:
-    """Make ``folder``, whole or not at all; one that is there is replaced.
+    """Make ``folder``, whole or not at all; an existing one is replaced.
 
     Args:
-        texts: source and target side of ``train`` and of each other split, such as ``valid`` and ``test``. All is held
-            in memory.
+        texts: source and target side of ``train`` and of each other split, such as ``valid`` and ``test``. They are all
+            held in memory.
         recipe: what is done to them.
-        folder: its parent must be there.
-        origin: what to write down of where the text comes from.
-        processes: that tokenise.
+        folder: its parent must exist.
+        origin: what to record about where the text comes from.
+        processes: number of processes that tokenise.
 
     Returns:
-        What ``prepared.json`` holds: ``recipe``, ``origin``, ``versions``, and of each split of ``splits`` the number
-        of ``pairs`` and of the ``unknown`` tokens on each side, of ``train`` also how many pairs were ``dropped`` for
-        what.
+        What ``prepared.json`` holds: ``recipe``, ``origin``, ``versions`` and, in ``splits``, each split's number of
+            ``pairs`` and of ``unknown`` tokens on each side, and for ``train`` also how many pairs were ``dropped`` and
+            why.
 
     Raises:
-        UserError: a file is empty, not UTF-8 or not aligned, a sentence of another split than ``train`` has no word, or
-            no training pair is left.
+        UserError: a file is empty, not UTF-8 or not aligned, a sentence outside ``train`` has no words, or no training
+            pair is left.
     """
     for language in recipe.languages:
         check_processing(language, recipe.tokenize, recipe.lowercase)
@@ -116,7 +116,7 @@ def prepare(
     words = tokenize_all(raw, recipe, processes)
     check_scored(
         texts, words, marked=recipe.bpe_merges is not None
-    )  # once more, as the tokeniser takes control characters out
+    )  # once more, as the tokeniser removes control characters
     for language, source, side in zip(recipe.languages, texts["train"], words["train"], strict=True):
         if primary(language) in UNSPACED:
             check_spaced(Counter(word for line in side for word in line.split()), source.name, "segment the text")
@@ -158,7 +158,7 @@ def prepare(
 
 
 def read_pair(sources: tuple[TextSource, TextSource], readers: tuple[LineReader, LineReader]) -> Lines:
-    """The lines of both sides. Raises UserError unless there are as many on each."""
+    """The lines of both sides. Raises UserError unless they are equally many."""
     source, target = sources
     pair = [
         [line.strip() for line in side.lines(lambda _: None, reader)]
@@ -178,9 +178,9 @@ def read_pair(sources: tuple[TextSource, TextSource], readers: tuple[LineReader,
 def check_scored(
     texts: Mapping[str, tuple[TextSource, TextSource]], text: Mapping[str, Lines], marked: bool = False
 ) -> None:
-    """Raise UserError for a line without a word, and where pieces will be ``marked``, for a word that looks marked.
+    """Raise UserError for a line without words and, if pieces will be ``marked``, for a word that looks marked.
 
-    Not of ``train``, where such a pair is left out: what is scored must be whole.
+    This does not apply to ``train``, where such a pair is left out, but what is scored must be whole.
     """
     for split, sides in text.items():
         for source, lines in zip(texts[split], sides, strict=True):
@@ -196,7 +196,7 @@ def check_scored(
 
 
 def tokenize_all(raw: Mapping[str, Lines], recipe: Recipe, processes: int) -> dict[str, Lines]:
-    """Words of all lines, in chunks that the processes share."""
+    """The words of all lines, in chunks shared among the processes."""
     words: dict[str, Lines] = {split: ([], []) for split in raw}
     chunks = [
         (split, side, lines[i : i + CHUNK])
@@ -216,7 +216,7 @@ def tokenize_all(raw: Mapping[str, Lines], recipe: Recipe, processes: int) -> di
 
 
 def clean(words: Lines, recipe: Recipe) -> tuple[list[int], dict[str, int]]:
-    """Indices of the pairs to train on, as Moses' ``clean-corpus-n.perl`` chooses, and counts of the rest by reason."""
+    """Indices of the pairs to train on, chosen like Moses' ``clean-corpus-n.perl``, and counts of others by reason."""
     kept: list[int] = []
     dropped: Counter[str] = Counter()
     for i, pair in enumerate(zip(*words, strict=True)):
@@ -274,5 +274,5 @@ def write_lines(path: Path, lines: list[str]) -> None:
 
 
 def read_lines(path: Path) -> list[str]:
-    """What ``write_lines`` wrote: lines end at ``\\n`` alone, raw text may hold other separators."""
+    """What ``write_lines`` wrote: lines end only at ``\\n``, as raw text may hold other separators."""
     return path.read_bytes().decode("utf-8").removesuffix("\n").split("\n")

@@ -1,7 +1,7 @@
-"""Shears and translations, which move an image's rows or columns: timm's operations in a fraction of the time.
+"""Shears and translations, which move an image's rows or columns: timm's operations, much faster.
 
-Pillow transforms each pixel separately, with 4x4 neighbours for bicubic interpolation. In a row that is moved as a
-whole, two or four neighbours are enough, and the weights are the same for all pixels.
+Pillow transforms each pixel separately, with 4x4 neighbours for bicubic interpolation. When a whole row moves, two or
+four neighbours are enough, and the weights are the same for all pixels.
 """
 
 import random
@@ -19,13 +19,13 @@ WEIGHTS: dict[int, Callable[[Tensor], list[Tensor]]] = {
     Image.Resampling.BILINEAR: lambda t: [1 - t, t],
     Image.Resampling.BICUBIC: lambda t: [-t + 2 * t**2 - t**3, 1 - 2 * t**2 + t**3, t + t**2 - t**3, -(t**2) + t**3],
 }
-"""Of neighbouring pixels, for a place a fraction t of the way between the middle two. Pillow's bicubic has a = -1."""
+"""Weights of neighbouring pixels, at a fraction t of the way between the middle two. Pillow's bicubic has a = -1."""
 
 
 def move_rows(image: Image.Image, shifts: Tensor, resample: int, fill: tuple[int, ...]) -> Image.Image:
-    """Pillow's affine transform of an RGB image in which each row is moved by itself.
+    """Pillow's affine transform of an RGB image in which each row moves by itself.
 
-    ``shifts`` is float64 [height]: how many pixels further on a row is looked up. ``fill`` comes in from outside.
+    ``shifts`` is float64 [height]: how many pixels further along each row is read. ``fill`` comes in from outside.
     """
     width, height = image.size
     whole = shifts.floor()
@@ -58,7 +58,7 @@ def translate_rel(image: Image.Image, share: float) -> Tensor:
 
 @dataclass(frozen=True)
 class Move:
-    """timm's operation, by ``move_rows`` where that can do it; it draws the interpolation as timm does."""
+    """timm's operation, by ``move_rows`` where possible; it draws the interpolation as timm does."""
 
     name: str
     original: Callable[..., Image.Image]

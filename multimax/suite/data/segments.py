@@ -1,6 +1,6 @@
-"""Segments of a long sequence of tokens: which ones a training step sees, and how evaluation covers all of them once.
+"""Segments of a long token sequence: which ones a training step sees, and how evaluation covers each once.
 
-A segment of ``length`` inputs has as its targets the tokens one later.
+The targets of a segment of ``length`` inputs are the tokens one position later.
 """
 
 from collections.abc import Iterator
@@ -23,15 +23,15 @@ class TextBatch(NamedTuple):
 
     tokens: Tensor  # int64 [rows, length]
     targets: Tensor  # int64 [rows, length]
-    first_row: int = 0  # of the global batch
-    fresh: bool = True  # whether the rows start over, without the memory of the step before
+    first_row: int = 0  # in the global batch
+    fresh: bool = True  # whether the rows start over, without the previous step's memory
 
     def to(self, device: torch.device) -> "TextBatch":
         return self._replace(tokens=self.tokens.to(device), targets=self.targets.to(device))
 
 
 class Streams:
-    """The text cut into ``batch_size`` streams that run side by side: each row continues where its last step ended."""
+    """The text cut into ``batch_size`` parallel streams: each row continues where its last step ended."""
 
     def __init__(self, num_tokens: int, batch_size: int, length: int) -> None:
         self.stream_length, self.batch_size, self.length = (num_tokens - 1) // batch_size, batch_size, length
@@ -85,7 +85,7 @@ def cut(ids: np.ndarray, starts: list[int], length: int) -> tuple[Tensor, Tensor
 def eval_streams(ids: np.ndarray, num_streams: int, length: int, rank: int = 0, world: int = 1) -> Iterator[TextBatch]:
     """This process's part of ``num_streams`` equal streams, segment by segment; the first segment is ``fresh``.
 
-    Together the streams score each token but the first of the text once. A short text has fewer streams.
+    Together the streams score each token but the text's first once. A short text has fewer streams.
     """
     num_streams = max(1, min(num_streams, len(ids) - 1))
     bounds = [(len(ids) - 1) * i // num_streams for i in range(num_streams + 1)]
@@ -99,10 +99,10 @@ def eval_streams(ids: np.ndarray, num_streams: int, length: int, rank: int = 0, 
 def eval_windows(
     ids: np.ndarray, window: int, context: int, batch_size: int, rank: int = 0, world: int = 1
 ) -> Iterator[TextBatch]:
-    """Batches of overlapping windows of ``window`` tokens that score each token but the first of the text once.
+    """Batches of overlapping windows of ``window`` tokens that score each token but the text's first once.
 
-    Each scores its last ``window - context`` targets, so that they have at least ``context`` tokens before them; only
-    the first windows, which begin with the text, have less.
+    Each scores its last ``window - context`` targets, so that these have at least ``context`` tokens before them; only
+    the first windows, which begin with the text, have fewer.
     """
     stride, targets = window - context, len(ids) - 1
     windows = [(max(0, first - context), first, min(first + stride, targets)) for first in range(0, targets, stride)][
@@ -113,7 +113,7 @@ def eval_windows(
 
 
 def padded(ids: np.ndarray, windows: list[tuple[int, int, int]]) -> TextBatch:
-    """One row per window (start, first scored, stop), filled up on the right, where a causal model does not look."""
+    """One row per window (start, first scored, stop), padded on the right, where a causal model does not look."""
     length = max(stop - start for start, _, stop in windows)
     tokens = np.zeros((len(windows), length), dtype=np.int64)
     targets = np.full_like(tokens, IGNORED)

@@ -1,4 +1,4 @@
-"""Text, line by line: the English that ships with CPython, local files, and data sets of the Hugging Face hub."""
+"""Text, line by line: the English that ships with CPython, local files, and data sets on the Hugging Face hub."""
 
 import gzip
 import hashlib
@@ -27,39 +27,38 @@ from multimax.suite.registry import Registry
 SPLITS = ("train", "validation", "test")
 
 Advance = Callable[[int], None]
-"""Called with the number of bytes (for a data set of the hub: rows) done so far."""
+"""Called with the number of bytes (rows, for a hub data set) done so far."""
 
 
 SOURCES = Registry({"pydoc": "multimax.suite.data.text.open_pydoc", "files": "multimax.suite.data.text.open_files"})
-"""By name, what makes the ``TextSource`` of each split from the configuration."""
+"""By name, the functions that make each split's ``TextSource`` from the configuration."""
 
 
 @dataclass
 class TextData:
-    """Which text, what its tokens are, and how evaluation walks over it."""
+    """Which text, what its tokens are, and how evaluation goes through it."""
 
-    name: str  # label of the data in run names
-    source: str = registered(SOURCES)  # files: root, or else hub
+    name: str  # the data's label in run names
+    source: str = registered(SOURCES)  # files: from root, or else from hub
     # word: between white space, <eos> after each line; subword: pieces of those words by a byte-pair encoding
     unit: str = choice("word", "subword", "character", default="word")
     bpe_merges: int = bounded(1, default=10_000)  # for unit=subword: learnt from the training text
-    # Folder with a text, gzip or parquet file of each split, such as train.txt.gz, or one file to train on.
+    # Folder with a text, gzip or parquet file for each split, such as train.txt.gz, or one file to train on.
     root: str | None = None
-    text_column: str | None = None  # of tables; None: text, or the one that can be no other
-    # Share of the lines of the training text, its last, that is scored in the place of the validation text.
+    text_column: str | None = None  # of tables; None: text, or the only one that qualifies
+    # Share of the training text's lines, the last ones, that is scored in place of the validation text.
     held_out: float = bounded(0, 0.9, default=0.0)
-    hub: str | None = None  # data set of the Hugging Face hub, used without root
+    hub: str | None = None  # data set on the Hugging Face hub, used if there is no root
     hub_config: str | None = None
-    where: str = ""  # where to get the data: printed when it is absent or incomplete
-    vocabulary: str | None = None  # JSON list of tokens, the most frequent first; None: those of the training text
-    # Size of a vocabulary made from the training text: its most frequent tokens, with <unk> and the end of a line.
+    where: str = ""  # where to get the data; printed when it is absent or incomplete
+    vocabulary: str | None = None  # JSON list of tokens, most frequent first; None: those of the training text
+    # Size of a vocabulary made from the training text's most frequent tokens, with <unk> and the end of a line.
     max_tokens: int | None = bounded(3, default=None)
     cache_dir: str = "~/.cache/multimax"  # where token ids are kept
     eval_split: str = choice("validation", "test", default="validation")
-    # transformer_xl: streams that the text is cut into, each with a memory of its own. transformer_lm: windows at a
-    # time.
+    # transformer_xl: streams that the text is cut into, each with its own memory. transformer_lm: windows at a time.
     eval_batch_size: int = bounded(1, default=10)
-    # Share of rows, or of tokens that the vocabulary lacks, above which no run starts.
+    # Share of left-out rows, or of tokens that the vocabulary lacks, above which no run starts.
     max_left_out: float = bounded(0, 1, default=0.5)
 
 
@@ -67,9 +66,9 @@ class TextSource(ABC):
     """One split of a text."""
 
     name: str
-    size: int  # what ``raw`` counts up to
-    beside: LeftOut | None = None  # what stands beside all splits
-    unit = ""  # "row " where rows of a table are counted
+    size: int  # the number that ``raw`` counts up to
+    beside: LeftOut | None = None  # what else is there besides the splits
+    unit = ""  # "row " if rows of a table are counted
 
     @abstractmethod
     def fingerprint(self) -> str:
@@ -77,18 +76,18 @@ class TextSource(ABC):
 
     @abstractmethod
     def raw(self, advance: Advance) -> Iterator[str | None]:
-        """Lines, or rows of a table, as they are stored; None is a row without text."""
+        """Lines, or rows of a table, as stored; None is a row without text."""
 
     def lines(self, advance: Advance, reader: LineReader | None = None) -> Iterator[str]:
-        """Lines without their end, as ``reader`` cleans and counts them. Raises UserError for what is not text."""
+        """Lines without their ends, as ``reader`` cleans and counts them. Raises UserError for anything but text."""
         return (reader or LineReader(self.name)).read(self.raw(advance), self.unit)
 
 
 class FileSource(TextSource):
-    """A text file in UTF-8, gzipped or not, or a parquet file whose column ``text`` has lines or whole documents."""
+    """A UTF-8 text file, perhaps gzipped, or a parquet file whose column ``text`` has lines or whole documents."""
 
     def __init__(self, path: Path, column: str | None = None) -> None:
-        """Raises UserError if there is none."""
+        """Raises UserError if there is no such file."""
         table = path.suffix == ".parquet"
         if column is not None and not table:
             raise UserError(f"data.text_column is of tables, and {path} is a text: leave it out")
@@ -100,7 +99,7 @@ class FileSource(TextSource):
         self.path, self.name, self.size = path, str(path), found.st_size
 
     def fingerprint(self) -> str:
-        """Of the file's bytes, and the column that is asked for; raises UserError if it cannot be read."""
+        """A digest of the file's bytes, and the requested column; raises UserError if the file cannot be read."""
         try:
             with self.path.open("rb") as file:
                 return " ".join(filter(None, [hashlib.file_digest(file, "sha256").hexdigest(), self.column]))
@@ -110,13 +109,13 @@ class FileSource(TextSource):
     def raw(self, advance: Advance) -> Iterator[str | None]:
         try:
             yield from self._rows(advance) if self.path.suffix == ".parquet" else self._lines(advance)
-        except (OSError, EOFError, zlib.error, ValueError) as error:  # of OSErrors, BadGzipFile has no strerror
+        except (OSError, EOFError, zlib.error, ValueError) as error:  # among OSErrors, BadGzipFile has no strerror
             reason = getattr(error, "strerror", None) or str(error)
             raise UserError(f"{self.path} cannot be read: {shorten(reason, 200)}") from None
 
     def _lines(self, advance: Advance) -> Iterator[str]:
         with self.path.open("rb") as raw, gzip.open(raw) if self.path.suffix == ".gz" else raw as file:
-            # Lines end at \n alone, as for the other tokenizers of WikiText: some of its words hold other separators.
+            # Lines end only at \n, as for other tokenizers of WikiText: some of its words hold other separators.
             for number, line in enumerate(decoded(file, self.name), 1):
                 if number % 1000 == 0:
                     advance(raw.tell())
@@ -135,9 +134,9 @@ class FileSource(TextSource):
 
 
 def find_text(schema: Any, column: str | None, name: str) -> str:
-    """The column with the text in pyarrow's ``schema``: the requested one, ``text``, or the only column of text.
+    """The text column in pyarrow's ``schema``: the requested one, ``text``, or the only column of text.
 
-    Raises UserError where there is none.
+    Raises UserError if there is none.
     """
     names: list[str] = schema.names
     texts = [one for one in names if is_text(schema.field(one).type)]
@@ -151,7 +150,7 @@ def find_text(schema: Any, column: str | None, name: str) -> str:
 
 
 def is_text(column: Any) -> bool:
-    """Whether pyarrow's type of a column is one of text."""
+    """Whether a pyarrow column holds text, by its type."""
     import pyarrow.types as types
 
     inner = column.value_type if types.is_dictionary(column) else column
@@ -159,7 +158,7 @@ def is_text(column: Any) -> bool:
 
 
 class TableSource(TextSource):
-    """A split of a Hugging Face data set with a column of lines or of whole documents."""
+    """A split of a Hugging Face data set with a column of lines or whole documents."""
 
     def __init__(self, table: Any, name: str, column: str | None = None) -> None:
         self.column = find_text(table.data.schema, column, name)
@@ -191,7 +190,7 @@ class StringSource(TextSource):
 
 
 class PartSource(TextSource):
-    """The lines (rows, of a table) of another source without their last ``share``, or only these."""
+    """Another source's lines (or table rows) without the last ``share``, or only these."""
 
     def __init__(self, whole: TextSource, share: float, last: bool) -> None:
         self.whole, self.share, self.last = whole, share, last
@@ -208,7 +207,7 @@ class PartSource(TextSource):
 
     @cached_property
     def cut(self) -> int:
-        """Number of the lines that stay; raises UserError if one of the parts is empty."""
+        """Number of lines before the cut; raises UserError if either part is empty."""
         count = sum(1 for _ in self.whole.raw(lambda _: None))
         cut = count - int(count * self.share)
         if cut in (0, count):
@@ -220,7 +219,7 @@ def open_text(config: TextData) -> dict[str, TextSource]:
     """The sources of the splits "train", "validation" and, if there is one, "test".
 
     Raises:
-        UserError: the data is absent or incomplete: what was found and where to get it.
+        UserError: the data is absent or incomplete; says what was found and where to get it.
     """
     if has_target(config):
         sources = own_text(build("data", config, offered={}))
@@ -233,7 +232,7 @@ def open_text(config: TextData) -> dict[str, TextSource]:
 
 
 def own_text(made: Any) -> dict[str, TextSource]:
-    """The text of a ``_target_``: a string, or a ``TextSource``, for each split. Raises UserError."""
+    """The text of a ``_target_``: a string or a ``TextSource`` for each split. Raises UserError."""
     texts = require("data", made, dict)
     if missing := {*SPLITS} - texts.keys():
         raise UserError(f"data: there is no text of {', '.join(sorted(missing))}")
@@ -256,7 +255,7 @@ def open_files(config: TextData) -> dict[str, TextSource]:
 
 
 def _require_splits(config: TextData, found: Iterable[str], place: str) -> None:
-    """Raise UserError, suggesting a substitute, for a split that the configuration needs and that is missing."""
+    """Raise UserError, suggesting a substitute, for a split that is needed but missing."""
     needed = {"train", config.eval_split} - ({"validation"} if config.held_out else set())
     for split in (name for name in SPLITS if name in needed - set(found)):
         tip = ": data.held_out=0.1 scores the last tenth of the training text" if split == "validation" else ""

@@ -1,7 +1,7 @@
-"""Batches of sentence pairs of similar lengths, limited by tokens; a step depends on its seed and number alone.
+"""Batches of sentence pairs of similar length, limited by tokens; a step depends only on the seed and its number.
 
 As in fairseq (Ott et al., 1904.01038), a batch may have at most ``max_tokens`` tokens, counted as its rows times its
-longest side, and the pairs of a batch are neighbours in the order of their lengths.
+longest side, and its pairs are neighbours in the order of lengths.
 """
 
 import itertools
@@ -19,11 +19,11 @@ from multimax.suite.data.loading import EpochOrder, Stream, random_seeds
 from multimax.suite.data.segments import IGNORED
 from multimax.suite.errors import UserError
 
-ROWS = 8  # larger batches have a multiple of so many rows, which suits GPUs
+ROWS = 8  # larger batches have a multiple of this many rows, which suits GPUs
 
 
 class TranslationBatch(NamedTuple):
-    """Sentence pairs, each filled up on the right."""
+    """Sentence pairs, padded on the right."""
 
     source: Tensor  # int64 [rows, S], the sentence, which ends with EOS, then PAD
     source_mask: Tensor  # bool [rows, S], True for the sentence
@@ -38,12 +38,12 @@ class TranslationBatch(NamedTuple):
 class TokenBatches:
     """Training batches, formed once per seed and in a new order each epoch.
 
-    Pairs that do not fit into ``max_tokens`` by themselves are left out, which ``left_out`` counts.
+    Pairs that do not fit into ``max_tokens`` by themselves are left out and counted in ``left_out``.
 
     Args:
         pairs: the training data.
-        max_tokens: most tokens of a global batch, rows times its longest side.
-        seed: not negative. Says which pairs of the same lengths meet, and the order of the batches.
+        max_tokens: most tokens in a global batch, counted as rows times its longest side.
+        seed: not negative; determines which pairs of equal lengths meet, and the order of the batches.
 
     Raises:
         UserError: no pair fits.
@@ -71,10 +71,10 @@ class TokenBatches:
     def train_batches(
         self, start_step: int, *, rank: int = 0, world: int = 1, micro_batches: int = 1
     ) -> Iterator[list[TranslationBatch]]:
-        """This process's micro-batches of step ``start_step`` and of each one after it, without end.
+        """This process's micro-batches of step ``start_step`` and every later step, without end.
 
-        Part i of n takes the rows i, i + n, ..., so that all parts have similar lengths. Where a batch has fewer rows
-        than parts, a part without one gets the batch's first pair with nothing to score: its targets are IGNORED.
+        Part i of n takes rows i, i + n, ..., so that all parts have similar lengths. If a batch has fewer rows than
+        parts, a part without rows gets the batch's first pair with nothing to score: its targets are IGNORED.
         """
         parts = range(rank * micro_batches, (rank + 1) * micro_batches)
         for step in itertools.count(start_step):
@@ -86,9 +86,9 @@ class TokenBatches:
 
 
 def eval_batches(pairs: Pairs, max_tokens: int, *, rank: int = 0, world: int = 1) -> Iterator[TranslationBatch]:
-    """Batches in which each pair occurs exactly once over all processes, however long it is; the longest come first.
+    """Batches in which each pair, however long, occurs exactly once over all processes; the longest come first.
 
-    Processes may get different numbers of batches: add up over processes after the last one, not in between.
+    Processes may get different numbers of batches, so sum over processes after the last one, not in between.
     """
     longest = np.maximum(pairs.sources.lengths, pairs.targets.lengths)
     order = np.lexsort((pairs.targets.lengths, pairs.sources.lengths))
@@ -97,11 +97,11 @@ def eval_batches(pairs: Pairs, max_tokens: int, *, rank: int = 0, world: int = 1
 
 
 def cut_by_tokens(order: np.ndarray, longest: np.ndarray, max_tokens: int) -> list[np.ndarray]:
-    """``order`` cut into batches of at most ``max_tokens``; a longer sentence is a batch of its own.
+    """``order`` cut into batches of at most ``max_tokens``; a longer sentence gets its own batch.
 
     Args:
         order: int [pairs], indices of pairs.
-        longest: int, for each pair the length of its longer side.
+        longest: int, the length of each pair's longer side.
     """
     batches, lengths = [], longest[order].tolist()
     start = 0
@@ -119,7 +119,7 @@ def cut_by_tokens(order: np.ndarray, longest: np.ndarray, max_tokens: int) -> li
 
 
 def collate(pairs: Pairs, indices: Sequence[int] | np.ndarray) -> TranslationBatch:
-    """The pairs of ``indices``, which are at least one."""
+    """The pairs of ``indices``, of which there is at least one."""
     rows = len(indices)
     source = np.full((rows, int(pairs.sources.lengths[indices].max())), PAD, dtype=np.int64)
     targets = np.full((rows, int(pairs.targets.lengths[indices].max())), IGNORED, dtype=np.int64)

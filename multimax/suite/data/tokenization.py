@@ -1,8 +1,8 @@
-"""Raw text and the tokens that translation is trained on: Moses' tokenisation, lower case and byte-pair encoding.
+"""From raw text to translation's tokens and back: Moses' tokenisation, lower case and byte-pair encoding.
 
-As in the tradition of IWSLT14, tokens are those of Moses' ``tokenizer.perl`` with its escapes (``&apos;`` for an
-apostrophe), here by sacremoses, which is a port of it and differs in rare lines. The byte-pair encoding is that of
-Sennrich et al. (1508.07909) by subword-nmt: a piece that does not end its word ends in ``@@``.
+As is usual for IWSLT14, tokens are those of Moses' ``tokenizer.perl`` with its escapes (``&apos;`` for an apostrophe),
+here by sacremoses, a port of it that differs in rare lines. The byte-pair encoding is that of Sennrich et al.
+(1508.07909) by subword-nmt: a piece that does not end its word ends in ``@@``.
 """
 
 import io
@@ -17,11 +17,11 @@ SEPARATOR = "@@"
 
 
 class Tokenizer:
-    """The processing of text in one language.
+    """The text processing of one language.
 
     Args:
-        language: such as ``de`` or ``pt_br``: Moses knows abbreviations and apostrophes of many.
-        moses: whether the text is tokenised; else its tokens are those between white space.
+        language: such as ``de`` or ``pt_br``; Moses knows the abbreviations and apostrophes of many.
+        moses: whether the text is tokenised; otherwise tokens are separated by white space.
         lowercase: whether it is lower-cased.
         codes: file with the merges of a byte-pair encoding; None for words as tokens.
     """
@@ -37,26 +37,26 @@ class Tokenizer:
             self.bpe = read_codes(codes)
 
     def words(self, line: str) -> str:
-        """Raw text to words separated by spaces."""
+        """From raw text to words separated by spaces."""
         text = self.moses.tokenize(line, return_str=True) if self.moses else line
         return " ".join((text.lower() if self.lowercase else text).split())
 
     def pieces(self, words: str) -> str:
-        """Words to the pieces that are the model's tokens."""
+        """From words to pieces, the model's tokens."""
         return self.bpe.process_line(words) if self.bpe else words
 
     def text(self, words: str) -> str:
-        """Words to text as people write it; lower-cased text stays so."""
+        """From words to text as people write it; lower-cased text stays lower-cased."""
         return self.moses_back.detokenize(words.split()) if self.moses_back else words
 
 
 def join_pieces(pieces: str) -> str:
-    """Pieces of a byte-pair encoding to words."""
+    """From the pieces of a byte-pair encoding to words."""
     return f"{pieces} ".replace(f"{SEPARATOR} ", "").rstrip()
 
 
 def tokenize(language: str, lines: Sequence[str], moses: bool, lowercase: bool) -> list[str]:
-    """``Tokenizer.words`` of many lines, in a form that can be sent to another process."""
+    """``Tokenizer.words`` of many lines, as a function that can be sent to another process."""
     tokenizer = Tokenizer(language, moses, lowercase)
     return [tokenizer.words(line) for line in lines]
 
@@ -64,7 +64,7 @@ def tokenize(language: str, lines: Sequence[str], moses: bool, lowercase: bool) 
 def learn_codes(lines: Sequence[str], merges: int, path: Path, counted: bool = False) -> None:
     """Learn a byte-pair encoding of at most ``merges`` merges from words and write it to ``path``.
 
-    ``counted`` lines are each a word and how often it occurs.
+    If ``counted``, each line is a word and how often it occurs.
     """
     from subword_nmt.learn_bpe import learn_bpe
 
@@ -86,5 +86,5 @@ def read_codes(path: Path):
             return BPE(file)
     except OSError as error:
         raise UserError(f"the BPE's codes {path} cannot be read: {error.strerror}") from None
-    except (SystemExit, ValueError):  # it exits where a line has not two parts
+    except (SystemExit, ValueError):  # it exits if a line does not have two parts
         raise UserError(f"{path} is no file of BPE codes as subword-nmt writes it") from None

@@ -1,1 +1,1 @@
-"""The one training loop, and what it stands on: optimiser, checkpoints, run folders, processes, console."""
+"""The training loop and what it builds on: optimiser, checkpoints, run folders, processes, console."""

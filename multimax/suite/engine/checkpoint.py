@@ -1,8 +1,8 @@
-"""Checkpoints that are either whole or not there.
+"""Checkpoints that are either whole or absent.
 
 A checkpoint is a folder ``step-00001234`` with ``model.safetensors``, perhaps ``ema.safetensors``, ``training.pt``
 (optimiser state, read with ``weights_only=True``) and ``manifest.json``, which names the run and has the SHA-256 of
-each file; it is checked before anything is read. The folder is written under a temporary name, flushed to disk and
+each file; it is checked before anything is read. The folder is written under a temporary name, flushed to disk, then
 renamed.
 """
 
@@ -43,10 +43,10 @@ def save(
     metric: float | None,
     run: str | None = None,
 ) -> Path:
-    """Write the checkpoint of ``step`` of the run called ``run`` and return its folder.
+    """Write the checkpoint of ``step`` of the run ``run`` and return its folder.
 
-    Raises UserError if the disk is full, has gone or cannot be written, or if ``training`` holds what
-    ``load_training`` would not read; the checkpoints there stay as they are.
+    Raises UserError if the disk is full, gone or not writable, or if ``training`` holds something that
+    ``load_training`` would not read. Existing checkpoints stay as they are.
     """
     final = folder / name_of(step)
     temporary, replaced = folder / f".{final.name}.tmp", folder / f".{final.name}.old.tmp"
@@ -64,19 +64,19 @@ def save(
         (temporary / MANIFEST).write_text(json.dumps({"content": content, "sha256": digest(content)}, indent=1))
         for path in [*temporary.iterdir(), temporary]:
             flush_to_disk(path)
-        if final.exists():  # damaged, or it would have been resumed from
+        if final.exists():  # it is damaged, or the run would have resumed from it
             final.rename(replaced)
         temporary.rename(final)
         flush_to_disk(folder)
         shutil.rmtree(replaced, ignore_errors=True)
-    except Exception as error:  # safetensors, torch and Python each report a full disk in their own way
+    except Exception as error:  # safetensors, torch and Python each report a full disk differently
         full, gone = is_full(folder, error), not os.path.exists(folder)
         shutil.rmtree(temporary, ignore_errors=True)
         if gone:
             raise UserError(f"{folder} disappeared while a checkpoint was written: was it deleted or moved?") from error
         if full:
             raise UserError(f"no space left for a checkpoint in {folder}; the last whole one is untouched") from error
-        # A quota or a limit on files, too: neither torch nor safetensors raises OSError.
+        # This includes quotas and limits on files; neither torch nor safetensors raises OSError.
         if isinstance(error, OSError) or "inline_container" in str(error) or "os error" in str(error):
             raise UserError(f"no checkpoint can be written in {folder}: {error}; the last is untouched") from error
         raise
@@ -84,9 +84,9 @@ def save(
 
 
 def plain(value: Any, where: str) -> Any:
-    """``value``, found ``where``, with Python's numbers in place of numpy's, which a schedule of one's own may set.
+    """``value``, found ``where``, with Python numbers in place of NumPy's, which a user's own schedule may set.
 
-    Raises UserError if there is anything in it but tensors, numbers, text and containers.
+    Raises UserError if it holds anything but tensors, numbers, text and containers.
     """
     if isinstance(value, np.generic):
         return value.item()
@@ -133,7 +133,7 @@ def read_manifest(checkpoint: Path) -> dict[str, Any]:
 
 
 def verify(checkpoint: Path, run: str | None = None) -> None:
-    """Raise ValueError, saying what is wrong, if a checkpoint is damaged or not of the run called ``run``."""
+    """Raise ValueError, saying what is wrong, if a checkpoint is damaged or not of the run ``run``."""
     content = read_manifest(checkpoint)
     if checkpoint.name != name_of(content["step"]):
         raise ValueError(f"it is that of step {content['step']}")
@@ -163,12 +163,12 @@ def step_of(checkpoint: Path) -> int:
 
 
 def newest_first(folder: Path) -> list[Path]:
-    """Checkpoint folders, the newest first, complete or not; a copy that somebody made under another name is none."""
+    """Checkpoint folders, newest first, complete or not; copies that somebody made under other names do not count."""
     return sorted(filter(is_named, folder.glob(f"{PREFIX}*")), reverse=True)
 
 
 def newest(folder: Path, run: str | None = None) -> tuple[Path | None, dict[Path, str]]:
-    """The newest whole checkpoint of the run called ``run``, and what is wrong with each newer one."""
+    """The newest whole checkpoint of the run ``run``, and what is wrong with each newer one."""
     skipped = {}
     for checkpoint in newest_first(folder):
         try:
@@ -181,14 +181,14 @@ def newest(folder: Path, run: str | None = None) -> tuple[Path | None, dict[Path
 
 
 def set_aside(checkpoint: Path) -> None:
-    """Rename a damaged checkpoint: it no longer counts among the newest, and its step can be written again."""
+    """Rename a damaged checkpoint, so that it no longer counts as the newest and its step can be written again."""
     aside = checkpoint.with_name(f"{ASIDE}{checkpoint.name}")
     shutil.rmtree(aside, ignore_errors=True)
     checkpoint.rename(aside)
 
 
 def scored(folder: Path) -> Iterator[tuple[float, Path]]:
-    """Metrics and checkpoints of the steps that were evaluated, the newest first."""
+    """Metrics and checkpoints of the steps that were evaluated, newest first."""
     for checkpoint in newest_first(folder):
         try:
             metric = read_manifest(checkpoint)["metric"]
@@ -199,7 +199,7 @@ def scored(folder: Path) -> Iterator[tuple[float, Path]]:
 
 
 def best(folder: Path, higher_is_better: bool) -> Path | None:
-    """The checkpoint with the best metric, the newest if several are equal; None if no checkpoint has one."""
+    """The checkpoint with the best metric, the newest of several equal ones; None if no checkpoint has a metric."""
     ranked = [(metric if higher_is_better else -metric, path.name, path) for metric, path in scored(folder)]
     return max(ranked)[2] if ranked else None
 
@@ -223,7 +223,7 @@ def find(folder: Path, name: str, higher_is_better: bool) -> Path:
 def newest_scored(folder: Path, count: int) -> list[Path]:
     """The ``count`` newest checkpoints whose step was evaluated, or as many as there are.
 
-    They do not depend on interruptions, which write their checkpoints without a metric.
+    Interruptions do not change these, as they write their checkpoints without a metric.
     """
     return [path for _, path in islice(scored(folder), count)]
 
@@ -231,7 +231,7 @@ def newest_scored(folder: Path, count: int) -> list[Path]:
 def prune(folder: Path, keep: int, higher_is_better: bool, average: int = 0) -> None:
     """Delete all but the ``keep`` newest checkpoints, the ``average`` newest that were evaluated, and the best one.
 
-    Also deletes the remains of interrupted writes, and all but the newest of the damaged checkpoints set aside.
+    Also deletes what interrupted writes left behind, and all but the newest damaged checkpoint that was set aside.
     """
     spared = {best(folder, higher_is_better), *newest_first(folder)[:keep], *newest_scored(folder, average)}
     for checkpoint in newest_first(folder):
@@ -252,7 +252,7 @@ def load_weights(checkpoint: Path, model: nn.Module, which: str, device: torch.d
 
 @torch.no_grad()
 def load_average(checkpoints: Sequence[Path], model: nn.Module, device: torch.device | str = "cpu") -> None:
-    """Load the mean of the weights of whole checkpoints, summed in float64; raises UserError as ``load_weights``."""
+    """Load the mean of whole checkpoints' weights, summed in float64; raises UserError like ``load_weights``."""
     tensors = [tensor for tensor in (*model.parameters(), *model.buffers()) if tensor.is_floating_point()]
     sums = [torch.zeros_like(tensor, dtype=torch.float64) for tensor in tensors]
     for checkpoint in checkpoints:
@@ -264,9 +264,9 @@ def load_average(checkpoints: Sequence[Path], model: nn.Module, device: torch.de
 
 
 def load_training(checkpoint: Path) -> dict[str, Any]:
-    """What ``save`` was given as ``training``, its tensors on the CPU: the optimiser moves what belongs on the GPU.
+    """What ``save`` got as ``training``, with tensors on the CPU: the optimiser moves what belongs on the GPU.
 
-    Raises UserError if there is anything in it but tensors, numbers, text and containers: it is not run.
+    Raises UserError if it holds anything but tensors, numbers, text and containers; no code in it is run.
     """
     path = checkpoint / "training.pt"
     try:

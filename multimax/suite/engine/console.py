@@ -1,4 +1,4 @@
-"""What a person sees of a run: a progress bar on a terminal, plain lines in a log file."""
+"""What people see of a run: a progress bar on a terminal, plain lines in a log file."""
 
 import sys
 from collections.abc import Mapping
@@ -17,7 +17,7 @@ def format_metrics(metrics: Mapping[str, Any]) -> str:
 
 
 class Console(AbstractContextManager):
-    """Reports the steps of a run. Use it as a context manager; all processes but the first are ``quiet``."""
+    """A context manager that reports the steps of a run; all processes but the first are ``quiet``."""
 
     def __init__(self, total_steps: int, start_step: int, quiet: bool):
         self.total_steps, self.quiet = total_steps, quiet

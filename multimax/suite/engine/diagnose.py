@@ -29,8 +29,8 @@ from multimax.suite.tasks.base import Shard
 def largest_scores(model: nn.Module) -> Iterator[dict[str, Tensor]]:
     """Record the largest absolute score that reaches each reweighting in the block, by the module's name.
 
-    NaN if any score was NaN. Masked entries do not count. A module with a hook and a ``loss`` of its own is never
-    bypassed by a fast path, so that both see its scores.
+    The result is NaN if any score was. Masked entries do not count. A fast path never bypasses a module that has a hook
+    or its own ``loss``, so both see its scores.
     """
     found: dict[str, Tensor] = {}
 
@@ -64,7 +64,7 @@ def largest_scores(model: nn.Module) -> Iterator[dict[str, Tensor]]:
 
 
 def largest_gradients(model: nn.Module) -> dict[str, Tensor]:
-    """The largest absolute gradient of each module that has parameters of its own; NaN if there is one."""
+    """The largest absolute gradient of each module with its own parameters; NaN if any is NaN."""
     found: dict[str, Tensor] = {}
     for name, parameter in model.named_parameters():
         if parameter.grad is not None:
@@ -77,8 +77,8 @@ def largest_gradients(model: nn.Module) -> dict[str, Tensor]:
 def diagnose(run: OpenRun, step: int | None = None) -> dict[str, Any]:
     """Examples, loss, largest scores and largest gradients of a step, counted from 1, the largest first.
 
-    By default the step is the last that was skipped before the checkpoint, or the first after it. Raises UserError as
-    ``OpenRun`` does, and for other data, which would make another step.
+    By default this is the last step skipped before the checkpoint, or else the first after it. Raises UserError as
+    ``OpenRun`` does, and if the data differ, since they would make a different step.
     """
     model, task = run.model.train(), run.task
     run.run.check_data(task.fingerprint())
@@ -114,7 +114,7 @@ def largest_first(values: Mapping[str, Tensor]) -> dict[str, float | str]:
 
 
 def readable(value: float) -> float | str:
-    """The value for JSON, which has neither NaN nor infinity: these become strings."""
+    """The value for JSON, which has no NaN or infinity: they become strings."""
     return value if math.isfinite(value) else str(value)
 
 

@@ -1,7 +1,7 @@
-"""Processes: one per device. The launcher, torchrun or Slurm's srun, tells each its rank in the environment.
+"""Processes, one per device. The launcher (torchrun or Slurm's srun) tells each its rank through the environment.
 
 If both do, torchrun counts, since srun has then started torchrun. Only the variables of a Slurm job *step* are read:
-a batch script and the shell of salloc have those of the job, and ``python train.py`` is a single process there.
+batch scripts and salloc's shell have those of the job, and ``python train.py`` is a single process there.
 """
 
 import os
@@ -20,28 +20,28 @@ import torch.distributed as dist
 from multimax.suite.errors import Diverged, Interrupted, UserError
 from multimax.suite.waiting import waiting
 
-# How long a process waits for the others before it concludes that one of them hangs. It leaves time for a slow
-# evaluation, a slow disk or the preparation of the data.
+# How long a process waits for the others before it concludes that one of them hangs. This leaves time for a slow
+# evaluation, a slow disk or data preparation.
 TIMEOUT = timedelta(minutes=30)
 T = TypeVar("T")
-LEAVE = 20  # seconds that a failed process has to report its error and exit
-JOIN_TIMEOUT = timedelta(minutes=5)  # for all to start; the launcher notices one that dies before it has joined
-TERMINAL_JOIN_TIMEOUT = timedelta(seconds=50)  # in a terminal of srun, where the other tasks have no shell
-PORTS = range(12_000, 32_000)  # below those that systems assign themselves
+LEAVE = 20  # seconds for a failed process to report its error and exit
+JOIN_TIMEOUT = timedelta(minutes=5)  # for all to start; the launcher notices a process that dies before it joins
+TERMINAL_JOIN_TIMEOUT = timedelta(seconds=50)  # in srun's terminal, where the other tasks have no shell
+PORTS = range(12_000, 32_000)  # below the ports that systems assign themselves
 
 
 @dataclass(frozen=True)
 class Place:
-    """This process among those of the run."""
+    """This process's place among those of the run."""
 
     rank: int = 0
-    local_rank: int = 0  # among those of this machine
+    local_rank: int = 0  # among the processes on this machine
     world: int = 1
     slurm: bool = False
 
 
 def number(environment: Mapping[str, str], name: str, default: int | None = None) -> int:
-    """The whole number in a launcher's variable. Raises UserError for another word, KeyError if it is not set."""
+    """The integer in a launcher's variable. Raises UserError for anything else, KeyError if it is not set."""
     value = environment[name] if default is None else environment.get(name, default)
     try:
         return int(value)
@@ -50,8 +50,8 @@ def number(environment: Mapping[str, str], name: str, default: int | None = None
 
 
 def place(environment: Mapping[str, str] = os.environ) -> Place:
-    """This process's place according to the launcher; without one it is alone. Raises UserError for nonsense."""
-    if {"RANK", "WORLD_SIZE"} <= environment.keys():  # LOCAL_RANK: other launchers of torch's kind may leave it out
+    """This process's place according to the launcher; alone without one. Raises UserError for nonsense."""
+    if {"RANK", "WORLD_SIZE"} <= environment.keys():  # not LOCAL_RANK, which other launchers like torch's may leave out
         names = "RANK", "LOCAL_RANK", "WORLD_SIZE"
         rank, local_rank, world = (number(environment, name, 0) for name in names)
     else:
@@ -76,7 +76,7 @@ def rank() -> int:
 
 
 def address(environment: Mapping[str, str] = os.environ) -> tuple[str, int]:
-    """Host and port at which rank 0 waits for the others: MASTER_ADDR and MASTER_PORT, or from Slurm's step.
+    """Host and port where rank 0 waits for the others: MASTER_ADDR and MASTER_PORT, or from Slurm's step.
 
     Raises UserError if neither is set.
     """
@@ -84,8 +84,8 @@ def address(environment: Mapping[str, str] = os.environ) -> tuple[str, int]:
         if not place(environment).slurm:
             return environment["MASTER_ADDR"], number(environment, "MASTER_PORT")
         host = environment.get("MASTER_ADDR") or first_host(environment["SLURM_STEP_NODELIST"])
-        # The same for all tasks of a step, but different for other steps and jobs on the same machine, and after a
-        # requeue, when processes of the former start may still hold their port.
+        # The same for all tasks of a step, but different for other steps and jobs on the machine, and after a requeue,
+        # when processes of the previous start may still hold their port.
         numbers = [number(environment, f"SLURM_{name}", 0) for name in ("JOB_ID", "STEP_ID", "RESTART_COUNT")]
         port = PORTS[(16 * numbers[0] + numbers[1] + numbers[2]) % len(PORTS)]
         return host, number(environment, "MASTER_PORT", port)
@@ -94,11 +94,11 @@ def address(environment: Mapping[str, str] = os.environ) -> tuple[str, int]:
 
 
 def first_host(nodes: str) -> str:
-    """A name or an address of the first machine in Slurm's compressed list of nodes, such as ``gpu[07-09],big1``."""
+    """Name or address of the first machine in Slurm's compressed node list, such as ``gpu[07-09],big1``."""
     name = nodes if not {*nodes} & {*"[,"} else scontrol("show", "hostnames", nodes).split()[0]
     try:
         socket.getaddrinfo(name, None)
-    except OSError:  # a node's name need not be its machine's
+    except OSError:  # a node's name need not be its host name
         fields = dict(field.split("=", 1) for field in scontrol("show", "node", name).split() if "=" in field)
         return fields.get("NodeAddr", name)
     return name
@@ -114,13 +114,13 @@ def scontrol(*arguments: str) -> str:
 
 
 def choose_device(name: str) -> torch.device:
-    """The device of this process for ``training.device``: auto, cpu or cuda. Raises UserError if there is none."""
+    """This process's device for ``training.device``: auto, cpu or cuda. Raises UserError if there is none."""
     if name == "cuda" and not torch.cuda.is_available():
         raise UserError("training.device=cuda, but torch finds no CUDA device here; use training.device=auto")
     if name == "cpu" or not torch.cuda.is_available():
         return torch.device("cpu")
     index, count = place().local_rank, torch.cuda.device_count()
-    if place().slurm and count == 1:  # --gpus-per-task shows each task its own
+    if place().slurm and count == 1:  # --gpus-per-task shows each task only its own
         index = 0
     if index >= count:
         raise UserError(f"process {index} of this machine has no GPU of its own: torch finds {count}; start {count}")
@@ -129,10 +129,10 @@ def choose_device(name: str) -> torch.device:
 
 @contextmanager
 def processes(device: torch.device) -> Iterator[None]:
-    """Join the other processes, if there are any, for the duration of the block.
+    """Join the other processes, if any, for the duration of the block.
 
-    When a process dies, the launcher ends the others and names it: torchrun and ``srun --kill-on-bad-exit=1`` do.
-    Raises UserError in a process that notices before that, because a collective with the dead one fails.
+    When a process dies, the launcher (torchrun, or ``srun --kill-on-bad-exit=1``) ends the others and names it. A
+    process that notices earlier, because a collective with the dead one fails, raises UserError.
     """
     here = place()
     if device.type == "cuda":
@@ -149,7 +149,7 @@ def processes(device: torch.device) -> Iterator[None]:
     except BaseException as error:
         end_by_force_after(LEAVE)
         with suppress(RuntimeError):
-            dist.destroy_process_group()  # or its threads may abort the process when it ends
+            dist.destroy_process_group()  # else its threads may abort the process at exit
         if is_lost_exchange(error):
             reason = str(error).splitlines()[0]
             raise UserError(
@@ -161,7 +161,7 @@ def processes(device: torch.device) -> Iterator[None]:
 
 
 def join(here: Place, device: torch.device) -> None:
-    """Make the process group of all processes of the run."""
+    """Make the process group of the run."""
     host, port = address()
     url = f"tcp://{host}:{port}" if here.slurm else "env://"
     alone = "SLURM_STEP_NUM_TASKS" if here.slurm else "WORLD_SIZE"
@@ -174,8 +174,7 @@ def join(here: Place, device: torch.device) -> None:
         with waiting(others):
             store, _, _ = next(dist.rendezvous(url, here.rank, here.world, timeout=timeout))
             dist.init_process_group(
-                # Sums of a few numbers go over gloo: on the GPU they would make the host wait for the device in every
-                # step.
+                # Sums of a few numbers use gloo: on the GPU they would make the host wait for the device in every step.
                 "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo",
                 store=store,
                 rank=here.rank,
@@ -191,27 +190,27 @@ def join(here: Place, device: torch.device) -> None:
 
 
 def leave() -> None:
-    """Leave the process group, as all other processes do at this point.
+    """Leave the process group, together with all other processes.
 
-    All wait for rank 0, which may still be writing: a launcher ends the others as soon as one exits.
+    All wait for rank 0, which may still be writing, since a launcher ends the others as soon as one exits.
     """
     all_reduce({"done": 1.0})
     dist.destroy_process_group()
 
 
 def end_by_force_after(seconds: int) -> None:
-    """Have the system end this failed process if it does not manage to exit by itself.
+    """Have the system end this failed process if it cannot exit by itself.
 
-    Its exit may wait for a GPU that waits for another process, after Python's threads have ended, and the launcher
-    would wait with it.
+    After Python's threads have ended, its exit may still wait for a GPU that waits for another process, and the
+    launcher would wait too.
     """
-    with suppress(ValueError):  # outside of the main thread
+    with suppress(ValueError):  # outside the main thread
         signal.signal(signal.SIGALRM, signal.SIG_DFL)
     signal.alarm(seconds)
 
 
 def is_lost_exchange(error: BaseException) -> bool:
-    """Whether ``error`` comes from the process group, and so says nothing about the cause."""
+    """Whether ``error`` comes from the process group and so says nothing about the cause."""
     return isinstance(error, dist.DistError) or (isinstance(error, RuntimeError) and "gloo" in str(error))
 
 
@@ -225,9 +224,9 @@ def all_reduce(values: dict[str, float]) -> dict[str, float]:
 
 
 def from_first(work: Callable[[], T]) -> T:
-    """What ``work`` gives in the first process, for all, which wait for it: others may see an older state of a disk.
+    """Run ``work`` in the first process and return its result in all, which wait: others may see an older disk state.
 
-    A UserError of the first is its alone to explain: the others raise one without a message.
+    If it raises UserError, only the first process explains it; the others raise one without a message.
     """
     given: list[Any] = [None]
     if rank() == 0:
@@ -243,7 +242,7 @@ def from_first(work: Callable[[], T]) -> T:
 
 
 def all_gather(rows: torch.Tensor) -> torch.Tensor:
-    """The rows of all processes, which may differ in number, in the order of ranks and on the CPU."""
+    """The rows of all processes, which may have different numbers of them, by rank, on the CPU."""
     if not dist.is_initialized():
         return rows.cpu()
     parts: list[Any] = [None] * dist.get_world_size()

@@ -13,25 +13,24 @@ from multimax.suite.engine.precision import LossScale
 def poisoned(loss: Tensor, factor: float | Tensor) -> Tensor:
     """``loss * factor``, with a gradient that is NaN everywhere if the loss is not finite.
 
-    A loss can be infinite while its gradient is finite, and a process does not know the losses of the others. The
-    gradient is all-reduced, so that all processes decide alike.
+    A loss can be infinite while its gradient is finite, and a process does not know the others' losses. But the
+    gradient is all-reduced, so all processes make the same decision.
     """
     return loss * torch.where(loss.detach().isfinite(), factor, math.nan)
 
 
 class Guard:
-    """Takes the optimiser's steps, except those whose gradient norm is not finite: these change nothing.
+    """Takes the optimiser's steps, except those whose gradient norm is not finite, which change nothing.
 
-    As in a gradient scaler the decision is made on the device, through ``found_inf`` of torch's fused optimisers, so
-    that the host need not wait for the step to end; with another optimiser it waits. All processes have the same
-    gradients and decide alike. A step that is skipped because the loss ``scale`` was too large halves the scale, and
-    is not counted.
+    As in a gradient scaler, the decision is made on the device, through ``found_inf`` of torch's fused optimisers, so
+    the host need not wait for the step to end; with other optimisers it waits. All processes have the same gradients,
+    so they decide alike. A step skipped because the loss ``scale`` was too large halves the scale and is not counted.
     """
 
     def __init__(self, optimizer: Any, device: torch.device, limit: int, scale: LossScale):
         self.optimizer, self.limit, self.scale = optimizer, limit, scale
-        self.on_device = getattr(optimizer, "_step_supports_amp_scaling", False)  # how torch marks fused optimisers
-        self.counts = torch.zeros(2, dtype=torch.int64, device=device)  # skipped steps: in a row, in all
+        self.on_device = getattr(optimizer, "_step_supports_amp_scaling", False)  # torch's mark of a fused optimiser
+        self.counts = torch.zeros(2, dtype=torch.int64, device=device)  # skipped steps: in a row, in total
         self.noted = torch.zeros(2, dtype=torch.int64, pin_memory=device.type == "cuda")
         self.event = torch.cuda.Event() if device.type == "cuda" else None
 
@@ -40,7 +39,7 @@ class Guard:
         self.noted[0] = in_row
 
     def step(self, norm: Tensor) -> Tensor:
-        """Step, given the norm of the whole gradient; returns whether it was taken, on the device."""
+        """Step, given the norm of the whole gradient; returns whether the step was taken, as a tensor on the device."""
         taken = norm.isfinite()
         if self.on_device:
             self.optimizer.found_inf = (~taken).float()
@@ -52,14 +51,14 @@ class Guard:
         return taken
 
     def in_a_row(self) -> int:
-        """How many steps up to the last one were skipped; waits for the device."""
+        """How many steps in a row, up to the last one, were skipped; waits for the device."""
         return int(self.counts[0])
 
     def exhausted(self) -> bool:
-        """Whether the last ``limit`` steps were skipped; to be called after each step.
+        """Whether the last ``limit`` steps were skipped; call it after each step.
 
-        On a GPU the host reads the outcome of the previous step while the device works on this one, and waits for this
-        one only if the previous one was skipped, so that it may take ``limit + 1`` steps.
+        On a GPU, the host reads the outcome of the previous step while the device works on this one. It waits for this
+        one only if the previous one was skipped, so it may take ``limit + 1`` steps.
         """
         if self.event is not None:
             self.event.synchronize()

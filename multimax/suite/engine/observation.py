@@ -1,6 +1,6 @@
-"""What a run shows of its model beside its metrics: the reweightings' parameters, attention, and sample predictions.
+"""What a run shows of its model besides its metrics: the reweightings' parameters, attention, and sample predictions.
 
-Nothing here draws a random number or changes the model, so that a resumed run shows what an uninterrupted one would.
+Nothing here draws random numbers or changes the model, so a resumed run shows what an uninterrupted one would.
 """
 
 import json
@@ -21,24 +21,24 @@ from multimax.suite.measures.sparsity import multi_modality, sparsity
 from multimax.suite.runs import Run
 from multimax.suite.tasks import Task
 
-PICTURED = 8  # the most heads, and the most layers (spread evenly over the depth), in a picture
+PICTURED = 8  # most heads, and most layers (spread evenly over the depth), in a picture
 MEASURES: dict[str, Callable[..., Tensor]] = {"sparsity": sparsity, "multi_modality": multi_modality}
 
 
 class Observer(AbstractContextManager):
-    """Follows the training of a run, which happens within its context. This one does nothing."""
+    """Follows the training of a run, which happens within its context. This base class does nothing."""
 
     def update(self) -> None:
-        """Called when all of a step has been logged."""
+        """Called once everything about a step has been logged."""
 
     def __exit__(self, kind: type[BaseException] | None, *rest: object) -> None:
-        """The training has ended, by an exception or not."""
+        """Called when training ends, with an exception or without."""
 
 
 def observe(
     task: Task, model: nn.Module, device: torch.device, run: Run, step: int, total_steps: int
 ) -> dict[str, float]:
-    """What ``config.logger`` asks to see of a model in evaluation mode: numbers to log, and samples in files."""
+    """What ``config.logger`` asks of a model in evaluation mode: numbers to log, returned, and samples, in files."""
     options, training = task.config.logger, task.config.training
     every = options.samples_every * (training.evaluate_every or task.steps_per_epoch)
     sampling = every and (step % every == 0 or step == total_steps)
@@ -52,12 +52,12 @@ def observe(
 
 @torch.no_grad()
 def measure(task: Task, model: nn.Module, device: torch.device) -> tuple[dict[str, float], dict[str, Tensor]]:
-    """Numbers to log of a model in evaluation mode, and the weights of its attention over the task's probe by site.
+    """Numbers to log about a model in evaluation mode, and its attention weights on the task's probe, by site.
 
     ``reweight/SITE/PARAMETER.INDEX`` are the reweightings' own parameters. ``sparsity/SITE`` and
     ``multi_modality/SITE`` are means over the rows of the probe's attention (multimax.suite.measures.sparsity), and
-    ``.../mean`` those over sites. The threshold between relevant and irrelevant scores is the row's mean: one number
-    cannot serve every layer.
+    ``.../mean`` their means over sites. The threshold between relevant and irrelevant scores is the row's mean, since
+    no one number suits every layer.
     """
     numbers = {
         f"reweight/{name.removesuffix('.reweight')}/{parameter}.{index}": value
@@ -79,7 +79,7 @@ def measure(task: Task, model: nn.Module, device: torch.device) -> tuple[dict[st
 
 
 def row_mean(measured: Callable[..., Tensor], weights: Tensor, scores: Tensor, mask: Tensor | None = None) -> float:
-    """Mean of ``measured`` over the rows for which it is defined; NaN if it is for none."""
+    """Mean of ``measured`` over the rows where it is defined; NaN if there are none."""
     scores, live = centred(scores, mask)
     return measured(scores, weights.float(), 0.0, mask=live).nanmean().item()
 
@@ -90,7 +90,7 @@ def save_samples(
 ) -> None:
     """Write the model's predictions for the task's samples, and pictures of its attention, to ``folder``.
 
-    ``samples.json`` is written last: if it exists, everything does.
+    ``samples.json`` is written last: if it exists, so does everything else.
     """
     folder.mkdir(parents=True, exist_ok=True)
     rows = []
@@ -108,7 +108,7 @@ def save_samples(
 
 
 def picture_of(layers: list[Tensor]) -> Tensor:
-    """Attention of the first example as an image: a row for each layer, a column for each head; white is the maximum.
+    """Attention of the first example as an image: a row per layer, a column per head; white is the maximum.
 
     layers: [batch, heads, queries, keys] each; smaller ones are padded with black.
     """

@@ -1,4 +1,4 @@
-"""Opening a run that was trained: its task with the data, and its model as in a checkpoint."""
+"""Opening a trained run: its task with the data, and its model as of a checkpoint."""
 
 import logging
 from collections.abc import Sequence
@@ -25,9 +25,9 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class OpenRun:
-    """A run with the weights that ``checkpoint`` names: last, best, average, or a folder such as step-00001234.
+    """A run with the weights named by ``checkpoint``: last, best, average, or a folder such as step-00001234.
 
-    ``overrides`` are KEY=VALUE of its configuration; ``ema`` takes the averaged weights of the checkpoint; ``needs``
+    ``overrides`` are KEY=VALUE pairs for its configuration; ``ema`` takes the checkpoint's averaged weights; ``needs``
     names the task that the run must have. Each part is opened on first use; the configuration is read and the
     checkpoint found before the data and the model, which take time. Every part raises UserError.
     """
@@ -44,7 +44,7 @@ class OpenRun:
 
     @cached_property
     def config(self) -> Any:
-        """The run's configuration, of its task's class. Raises UserError if it is not of the task that is needed."""
+        """The run's configuration, of its task's class. Raises UserError if the run has another task than ``needs``."""
         composed = OmegaConf.create({"numerics": 1} | self.run.config)
         if composed.numerics != NUMERICS:
             logger.warning(
@@ -65,7 +65,7 @@ class OpenRun:
 
     @cached_property
     def checkpoints(self) -> list[Path]:
-        """The requested checkpoint, or those to average."""
+        """The requested checkpoint, or the ones to average."""
         higher_is_better = self.run.task_module.create.higher_is_better
         count = self.config.training.average_checkpoints
         if self.checkpoint == "average" and (count is None or self.ema):
@@ -85,12 +85,12 @@ class OpenRun:
 
     @property
     def names(self) -> str:
-        """The folders of the checkpoints in one line."""
+        """The names of the checkpoints' folders, in one line."""
         return " ".join(path.name for path in self.checkpoints)
 
     @cached_property
-    def task(self) -> Any:  # a Task, which callers narrow to the one that they need
-        """The task with its data, which must have the classes or vocabulary that the run was trained with."""
+    def task(self) -> Any:  # a Task, which callers narrow to the one they need
+        """The task with its data, which must have the classes or vocabulary of the run's training."""
         _ = self.checkpoints
         task = self.run.task_module.create(self.config)
         if self.run.data is not None:

@@ -1,6 +1,6 @@
-"""Learning-rate schedules, and a user's own by ``schedule._target_``.
+"""Learning-rate schedules, including a user's own by ``schedule._target_``.
 
-A schedule is a function of the step alone: ``step_update(step)`` sets the learning rate of each parameter group.
+A schedule depends only on the step: ``step_update(step)`` sets the learning rate of each parameter group.
 """
 
 from collections.abc import Callable
@@ -15,7 +15,7 @@ from multimax.suite.plugins import build, has_target, require
 
 
 class RateSchedule(Scheduler):
-    """The learning rate is ``rate(step, full)``, where ``full`` is the optimiser's own."""
+    """The learning rate is ``rate(step, full)``, where ``full`` is the optimiser's own rate."""
 
     def __init__(self, optimizer: torch.optim.Optimizer, rate: Callable[[int, float], float]):
         super().__init__(optimizer, param_group_field="lr", t_in_epochs=False)

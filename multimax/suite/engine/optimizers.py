@@ -1,8 +1,8 @@
-"""Optimisers by name, from libraries, and a user's own by ``optimizer._target_``.
+"""Optimisers from libraries, by name, and a user's own by ``optimizer._target_``.
 
-All are given ``multimax.parameter_groups``: weight decay for matrices only. Muon (Jordan et al. 2024,
+All get ``multimax.parameter_groups``: weight decay for matrices only. Muon (Jordan et al. 2024,
 kellerjordan.github.io/posts/muon) orthogonalises the steps of the matrices within the layers; AdamW trains the
-embeddings, the layer that gives the scores, everything that is not a matrix, and the reweightings.
+embeddings, the output layer, everything that is not a matrix, and the reweightings.
 """
 
 from collections.abc import Iterator, Sequence
@@ -22,7 +22,7 @@ METHODS = ("step", "zero_grad", "state_dict", "load_state_dict")
 
 
 def create_optimizer(model: nn.Module, config: Optimizer) -> Any:
-    """The optimiser of a configuration, ready to train.
+    """The configured optimiser, ready to train.
 
     Raises UserError for an unknown name or an unsuitable ``_target_``.
     """
@@ -55,7 +55,7 @@ def sgd(model: nn.Module, config: Optimizer) -> torch.optim.SGD:
 
 
 def muon(model: nn.Module, config: Optimizer) -> "Several":
-    """Muon with steps of AdamW's size (Liu et al. 2025, 2502.16982), so that both have one learning rate."""
+    """Muon with steps of AdamW's size (Liu et al. 2025, 2502.16982), so that one learning rate serves both."""
     inside = {id(parameter) for parameter in inner_matrices(model)}
     of_muon: list[dict[str, Any]] = []
     of_adamw: list[dict[str, Any]] = []
@@ -75,7 +75,7 @@ def muon(model: nn.Module, config: Optimizer) -> "Several":
 
 
 def inner_matrices(model: nn.Module) -> Iterator[nn.Parameter]:
-    """The weights of linear layers, except those that embed tokens, give scores, or belong to a reweighting."""
+    """The weights of linear layers, except those that embed tokens, produce the scores, or belong to a reweighting."""
     outside = {
         id(parameter)
         for name, module in model.named_modules()
@@ -89,7 +89,7 @@ def inner_matrices(model: nn.Module) -> Iterator[nn.Parameter]:
 
 
 class Several:
-    """Optimisers of one model's parameters as one."""
+    """Several optimisers of one model's parameters, used as one."""
 
     def __init__(self, parts: Sequence[torch.optim.Optimizer]) -> None:
         self.parts = parts
@@ -127,7 +127,7 @@ def schedule_free_adamw(model: nn.Module, config: Optimizer) -> Any:
 
 
 def load_state(optimizer: Any, state: dict[str, Any]) -> None:
-    """``load_state_dict`` that keeps the parameter groups: torch makes new ones, and a schedule may hold these."""
+    """``load_state_dict`` that keeps the parameter groups: torch makes new ones, but a schedule may hold these."""
     before = list(optimizer.param_groups)
     optimizer.load_state_dict(state)
     groups = optimizer.param_groups
@@ -137,15 +137,15 @@ def load_state(optimizer: Any, state: dict[str, Any]) -> None:
 
 
 def trains_other_weights(optimizer: Any) -> bool:
-    """Whether the trained weights differ from those to be scored, as with schedule-free optimisers."""
+    """Whether the weights to score differ from the trained ones, as with schedule-free optimisers."""
     return callable(getattr(optimizer, "train", None)) and callable(getattr(optimizer, "eval", None))
 
 
 @contextmanager
 def scored_weights(optimizer: Any, model: nn.Module) -> Iterator[dict[str, Tensor]]:
-    """Have ``model`` hold the weights to be scored within the block, and afterwards exactly the trained ones again.
+    """Within the block ``model`` holds the weights to score; afterwards, exactly the trained ones again.
 
-    Yields the trained weights by name, to be saved beside the others; none if the optimiser does not distinguish them.
+    Yields the trained weights by name, to be saved with the others; empty if the optimiser has only one kind.
     """
     if not trains_other_weights(optimizer):
         yield {}
@@ -161,7 +161,7 @@ def scored_weights(optimizer: Any, model: nn.Module) -> Iterator[dict[str, Tenso
 
 @torch.no_grad()
 def set_weights(model: nn.Module, weights: dict[str, Tensor]) -> None:
-    """Copy ``weights`` into the parameters of these names."""
+    """Copy ``weights`` into the parameters with the same names."""
     for name, parameter in model.named_parameters():
         if name in weights:
             parameter.copy_(weights[name])

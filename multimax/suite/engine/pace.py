@@ -1,4 +1,4 @@
-"""How fast training currently is, and how much of the time it waits for data."""
+"""How fast training currently is, and how much of the time it spends waiting for data."""
 
 import time
 from collections.abc import Iterator
@@ -11,9 +11,9 @@ T = TypeVar("T")
 
 
 class Pace:
-    """Times the steps between two logged ones, without the evaluations and checkpoints in between.
+    """Times the steps between two logged ones, excluding evaluations and checkpoints.
 
-    ``weight`` is how much the run has trained on so far, in examples or tokens of all processes.
+    ``weight`` is how much the run has trained on so far, in examples or tokens over all processes.
     """
 
     def __init__(self, weight: float) -> None:
@@ -21,7 +21,7 @@ class Pace:
         self.since, self.waited = time.perf_counter(), 0.0
 
     def next(self, batches: Iterator[T]) -> T:
-        """The next of ``batches``, for which training has to wait. Raises UserError where there is none."""
+        """The next of ``batches``, timing the wait. Raises UserError if there is none."""
         started = time.perf_counter()
         try:
             batch = next(batches)

@@ -1,4 +1,4 @@
-"""What a run starts from: weights of a file or of another run (``init_from``), or a whole run (``extends``)."""
+"""What a run starts from: weights from a file or another run (``init_from``), or a whole run (``extends``)."""
 
 import pickle
 from collections.abc import Sequence
@@ -34,16 +34,16 @@ SITES = {"reweight", "attn_scale", "feat_scale"}
 
 
 class Source(NamedTuple):
-    """A file of weights, and the run that it belongs to, if any."""
+    """A file of weights and the run it belongs to, if any."""
 
     path: Path
     run: Run | None
 
 
 def found(config: RunConfig) -> RunConfig:
-    """The configuration with its ``parent``, which is part of the run's name.
+    """The configuration with its ``parent`` filled in, which is part of the run's name.
 
-    Raises UserError if there are no such weights, or if an extended run differs from this one in more than its length.
+    Raises UserError if the weights do not exist, or if the extended run differs from this one in more than its length.
     """
     run: Run | None
     try:
@@ -64,13 +64,13 @@ def found(config: RunConfig) -> RunConfig:
 
 
 def locate(name: str) -> Source:
-    """The weights that ``init_from`` names: a run's last, a checkpoint's, a file's, or the hub's. Raises UserError."""
+    """The weights named by ``init_from``: a run's last, a checkpoint's, a file's or the hub's. Raises UserError."""
     if name.startswith(HUB):
         return Source(download(name.removeprefix(HUB)), None)
     path = expanded("init_from", name)
     if (run := Run(path)).exists:
         path = checkpoint.find(run.checkpoints, "last", True)
-    if path.is_dir():  # a checkpoint, or a model as the hub has it, perhaps in the hub's own cache
+    if path.is_dir():  # a checkpoint, or a model as on the hub, perhaps in the hub's own cache
         inside = [file for name in FILES for file in (path / name, *sorted(path.glob(f"snapshots/*/{name}")))]
         there = [file for file in inside if file.is_file()]
         if not there:
@@ -93,7 +93,7 @@ def locate(name: str) -> Source:
 
 
 def download(name: str) -> Path:
-    """The weights of a model of the Hugging Face hub, from its cache where they are there."""
+    """The weights of a model on the Hugging Face hub, from its cache if they are there."""
     from huggingface_hub import hf_hub_download
     from huggingface_hub.errors import EntryNotFoundError
 
@@ -102,12 +102,12 @@ def download(name: str) -> Path:
             return Path(hf_hub_download(name, FILES[0]))
         except EntryNotFoundError:
             return Path(hf_hub_download(name, FILES[1]))
-    except Exception as error:  # absent, gated, offline, no connection: each has a type of its own
+    except Exception as error:  # absent, gated, offline, no connection: each has its own type
         raise UserError(f"init_from={HUB}{name} cannot be loaded: {' '.join(str(error).split())[:200]}") from None
 
 
 def read(path: Path) -> dict[str, Tensor]:
-    """The tensors of a file, by name. Raises UserError if it holds none, or anything else."""
+    """The tensors in a file, by name. Raises UserError if it holds none, or anything else."""
     try:
         if path.suffix == ".safetensors":
             return safetensors.torch.load_file(path)
@@ -115,7 +115,7 @@ def read(path: Path) -> dict[str, Tensor]:
     except (OSError, EOFError, RuntimeError, ValueError, SafetensorError, pickle.UnpicklingError) as error:
         reason = " ".join(str(error).split())[:100] or type(error).__name__
         raise UserError(f"init_from: {path} does not hold weights alone: {reason}") from None
-    for wrapped in ("model", "state_dict"):  # as in DeiT's releases, and in timm's checkpoints
+    for wrapped in ("model", "state_dict"):  # as in DeiT's releases and timm's checkpoints
         state = state.get(wrapped, state) if isinstance(state, dict) else state
     if not isinstance(state, dict) or not all(isinstance(k, str) and isinstance(v, Tensor) for k, v in state.items()):
         raise UserError(f"init_from: {path} is not the state dict of one model")
@@ -123,7 +123,7 @@ def read(path: Path) -> dict[str, Tensor]:
 
 
 def without_wrappers(state: dict[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
-    """The same without what DDP and torch.compile put before all names, and a line that says so."""
+    """``state`` without the prefixes of DDP and torch.compile, and a line that says so."""
     found = ""
     while prefix := next((one for one in WRAPPERS if state and all(key.startswith(one) for key in state)), None):
         state = {key.removeprefix(prefix): value for key, value in state.items()}
@@ -135,9 +135,9 @@ def without_wrappers(state: dict[str, Tensor]) -> tuple[dict[str, Tensor], list[
 def initialise(model: nn.Module, task: Task) -> list[str]:
     """Put the weights of ``init_from`` into a fresh model; returns lines that say what was done.
 
-    Parameters keep their fresh values, and are listed, if they belong to a reweighting that the weights lack or to
-    another function, or to the head or embeddings of other classes or another vocabulary. Raises UserError if any other
-    weights are missing, superfluous or of another shape.
+    Parameters keep their fresh values, and are listed, if they belong to a reweighting that the weights lack or have
+    with another function, or to a head or embeddings for other classes or another vocabulary. Raises UserError if any
+    other weights are missing, superfluous or of another shape.
     """
     name = task.config.init_from
     assert name is not None
@@ -155,7 +155,7 @@ def initialise(model: nn.Module, task: Task) -> list[str]:
     fit = {key for key, value in adapted.items() if key in own and own[key].shape == value.shape}
 
     kinds = {key: (adapted[key].dtype, own[key].dtype) for key in sorted(fit)}
-    for key, (given, here) in kinds.items():  # of quantised weights a copy would make other ones
+    for key, (given, here) in kinds.items():  # copying quantised weights would change them
         if given.is_floating_point != here.is_floating_point:
             raise UserError(f"init_from={name} does not fit the model: {key} is of {given}, and here of {here}")
 
@@ -186,12 +186,12 @@ def initialise(model: nn.Module, task: Task) -> list[str]:
 
 
 def is_site(key: str) -> bool:
-    """Whether a parameter belongs to a reweighting, or to another method at its site."""
+    """Whether a parameter belongs to a reweighting, or to another method used at its site."""
     return bool(SITES & set(key.split("."))) or key.split(".")[0] == "output"
 
 
 def drop_other_functions(state: dict[str, Tensor], theirs: dict[str, Any], ours: dict[str, Any]) -> None:
-    """Remove the parameters of sites with another function, where the same name may mean something else."""
+    """Remove the parameters of sites with another function, where the same names may mean something else."""
 
     def functions(sites: dict[str, Any], at_output: bool) -> dict[str, str]:
         names = {site: (of or sites["attention"])["name"] for site, of in sites.items()}
@@ -220,7 +220,7 @@ def listed(keys: set[str]) -> str:
 
 
 def extended(name: str) -> tuple[Run, Path]:
-    """The run that ``extends`` names and its last checkpoint. Raises UserError unless it is finished and whole."""
+    """The run named by ``extends`` and its last checkpoint. Raises UserError unless it is finished and whole."""
     run = Run(expanded("extends", name))
     if not run.finished:
         what = "is not finished: its own command continues it" if run.exists else "is not a run folder"
@@ -257,7 +257,7 @@ def check_length(config: RunConfig, total_steps: int) -> None:
 
 
 def check_data(config: RunConfig, run: Run) -> None:
-    """Raise UserError if the run in ``run`` has other data than the one that it extends."""
+    """Raise UserError if ``run`` has other data than the run that it extends."""
     assert config.extends is not None
     theirs = Run(expanded("extends", config.extends)).data
     if run.data is not None and theirs is not None and (differs := difference(run.data, theirs, "in that run")):
@@ -267,8 +267,8 @@ def check_data(config: RunConfig, run: Run) -> None:
 
 
 def keep_hyperparameters(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> dict[str, Any]:
-    """An optimiser's state with the hyperparameters that ``optimizer`` was made with."""
-    if "param_groups" not in state:  # an optimiser of the user's own
+    """An optimiser's ``state`` with the hyperparameters of ``optimizer``."""
+    if "param_groups" not in state:  # a user's own optimiser
         return state
     groups: Sequence[dict[str, Any]] = [
         theirs | {key: ours[key] for key in HYPERPARAMETERS if key in ours}

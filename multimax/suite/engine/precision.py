@@ -17,7 +17,7 @@ def autocast(device: torch.device, precision: str) -> torch.autocast:
 
 
 def set_up(device: torch.device, training: Training) -> str:
-    """Turn TensorFloat-32 on or off for this process; returns how the run computes, in words.
+    """Turn TensorFloat-32 on or off for this process; returns a description of how the run computes.
 
     Raises UserError for bf16 on a GPU that only emulates it.
     """
@@ -33,8 +33,8 @@ def set_up(device: torch.device, training: Training) -> str:
 class LossScale:
     """The factor of a float16 loss, which keeps small gradients from becoming zero (Micikevicius et al., 1710.03740).
 
-    Like torch's ``GradScaler`` it halves with each gradient that overflows and doubles after ``patience`` that did
-    not, but it is kept on the device and in the run's progress. In other formats it stays 1.
+    Like torch's ``GradScaler``, it halves with each gradient that overflows and doubles after ``patience`` that do not,
+    but it is kept on the device and in the run's progress. In other formats it stays 1.
     """
 
     def __init__(self, precision: str, device: torch.device, first: float = 2.0**16, patience: int = 2000):
@@ -54,7 +54,7 @@ class LossScale:
             torch._foreach_div_(gradients, self.value)
 
     def update(self, finite: Tensor) -> Tensor:
-        """Note whether a gradient was finite; returns whether it was not although the scale is not to blame."""
+        """Note whether a gradient was finite; returns whether it was not, for a reason other than the scale."""
         if not self.active:
             return ~finite
         at_fault = ~finite & (self.value > 1)

@@ -1,4 +1,4 @@
-"""Where numbers come from: the revision of the code, and the machine. Needs only torch."""
+"""Where numbers come from: the code's revision and the machine. Needs only torch."""
 
 import os
 import platform
@@ -15,11 +15,11 @@ if TYPE_CHECKING:
     from multimax.suite.runs import Run
 
 REVISION = "REVISION"
-"""File in a copy of the package that holds the revision that was copied."""
+"""File in a copy of the package with the revision that was copied."""
 
 
 def revision() -> str | None:
-    """Git revision of the code, with "-dirty" where tracked files were changed; None outside a repository."""
+    """Git revision of the code, with "-dirty" if tracked files have changed; None outside a repository."""
     noted = Path(__file__).parents[2] / REVISION
     if noted.exists():
         return noted.read_text().strip()
@@ -30,14 +30,14 @@ def revision() -> str | None:
 
 
 def changes_since(run: "Run", plugins: Mapping[str, str] | None = None) -> list[str]:
-    """Lines on how the code, and that of ``plugins``, differs from that which trained a run, as far as it is known."""
+    """Lines on how the code, and that of ``plugins``, differs from the code that trained a run, as far as is known."""
     start = (run.starts or [{}])[-1]
     then = {"revision": run.revision, "plugins": start.get("plugins", run.summary.get("plugins", {}))}
     return code_changes(then, {"revision": revision(), "plugins": plugins or {}}, f"{run.path} was trained")
 
 
 def code_changes(then: Mapping[str, Any], now: Mapping[str, Any], since: str) -> list[str]:
-    """A line for the project's code, and one for that of plugins, where it is known to have changed."""
+    """A line for the project's code, and one for the plugins', where it is known to have changed."""
     said = []
     if then["revision"] is not None and then["revision"] != now["revision"]:
         said.append(f"the code has changed since {since}: it was {then['revision']}, now {now['revision']}")
@@ -48,14 +48,14 @@ def code_changes(then: Mapping[str, Any], now: Mapping[str, Any], since: str) ->
 
 
 def git(*arguments: str) -> str:
-    """Output of git in the repository of this code; raises OSError or CalledProcessError if there is none."""
+    """Output of git in this code's repository; raises OSError or CalledProcessError if there is none."""
     require_tracked(Path(__file__))
     return git_in(Path(__file__).parent, *arguments)
 
 
 @cache
 def require_tracked(file: Path) -> None:
-    """Raise CalledProcessError for a file in another's repository, such as of an environment within somebody's."""
+    """Raise CalledProcessError for a file in someone else's repository, such as an environment inside one."""
     git_in(file.parent, "ls-files", "--error-unmatch", file.name)
 
 

@@ -1,4 +1,4 @@
-"""Writes a run as it is trained, so that the same command continues from its files whenever it is killed."""
+"""Writes a run during training, so that if it is killed, the same command continues from its files."""
 
 import fcntl
 import json
@@ -24,13 +24,13 @@ from multimax.suite.plugins import sources
 from multimax.suite.runs import Run
 from multimax.suite.waiting import waiting
 
-LOCK_WAIT = 120  # seconds until a network file system notices that a machine is gone
+LOCK_WAIT = 120  # seconds for a network file system to notice that a machine is gone
 
 
 class RunWriter:
-    """Writes the run of ``config`` in ``path``. Only the first process has it ``active``; the others write nothing.
+    """Writes the run of ``config`` to ``path``. It is ``active`` only in the first process; the others write nothing.
 
-    ``command`` starts the run again. Raises UserError, naming what differs, if the folder holds a run of another
+    ``command`` starts the run again. Raises UserError, naming what differs, if the folder holds a run with another
     configuration.
     """
 
@@ -48,20 +48,20 @@ class RunWriter:
             )
 
     def open(self, fingerprint: Callable[[], Fingerprint]) -> None:
-        """Take the run lock, and make the folder or continue in that of an interrupted run.
+        """Take the run lock, and create the folder or continue in an interrupted run's.
 
-        ``fingerprint`` computes that of the data, which is kept with the run. Raises UserError if another process is
-        training it, or if it is a run of other data.
+        ``fingerprint`` computes the data's fingerprint, which is kept with the run. Raises UserError if another process
+        is training the run, or if it is a run on other data.
         """
         if not self.active:
             return
         with writing(self.path):
             self.run.checkpoints.mkdir(parents=True, exist_ok=True)
             self.run_lock = (self.path / ".lock").open("w")
-        # A job that Slurm requeued may meet the lock of its former start, whose machine is gone.
+        # A requeued Slurm job may meet the lock of its previous start, whose machine is gone.
         with waiting(f"the process that trains in {self.path}"):
             self.lock(self.run_lock, LOCK_WAIT if os.environ.get("SLURM_RESTART_COUNT", "0") != "0" else 0)
-        for leftover in self.path.glob(".*.tmp"):  # of a write that a kill cut short
+        for leftover in self.path.glob(".*.tmp"):  # of a write cut short by a kill
             leftover.unlink(missing_ok=True)
         with waiting("a fingerprint of the data"):
             data = fingerprint()
@@ -72,7 +72,7 @@ class RunWriter:
         write_atomic(self.path / "config.yaml", yaml.safe_dump(asdict(self.config), sort_keys=False))
 
     def lock(self, file: IO[str], wait: float) -> None:
-        """Lock ``file``; raises UserError if another process still has it locked after ``wait`` seconds."""
+        """Lock ``file``; raises UserError if another process still holds the lock after ``wait`` seconds."""
         ends = time.monotonic() + wait
         while True:
             try:
@@ -88,9 +88,9 @@ class RunWriter:
             time.sleep(1)
 
     def newest_checkpoint(self) -> Path | None:
-        """The newest whole checkpoint of the run, which the first process looks for and the others use too.
+        """The newest whole checkpoint of the run. The first process looks for it, and the others use the same.
 
-        Damaged newer ones are set aside. Raises UserError where all are damaged, or the other processes cannot see it.
+        Damaged newer ones are set aside. Raises UserError if all are damaged, or if the other processes cannot see it.
         """
         found = distributed.from_first(self.newest_whole)
         if found is not None and not found.is_dir():
@@ -109,9 +109,10 @@ class RunWriter:
         return found
 
     def start(self, step: int) -> None:
-        """Record that the run continues from ``step``: by which command, on what machine and with what code.
+        """Record that the run continues from ``step``: with which command, on what machine and with what code.
 
-        Drops the lines of ``metrics.jsonl`` that a killed run wrote after its checkpoint: they will be written again.
+        Drops the lines of ``metrics.jsonl`` that a killed run wrote after its checkpoint, since they will be written
+        again.
         """
         if not self.active:
             return
@@ -135,23 +136,23 @@ class RunWriter:
             say(line)
 
     def log(self, record: Mapping[str, Any]) -> None:
-        """Append one line to ``metrics.jsonl``, in which ``step`` is the number of optimiser steps done."""
+        """Append one line to ``metrics.jsonl``; its ``step`` is the number of optimiser steps done."""
         if not self.active:
             return
         with writing(self.metrics), self.metrics.open("a", encoding="utf-8") as file:
             file.write(json.dumps(record) + "\n")
 
     def flush(self) -> None:
-        """Flush ``metrics.jsonl`` to the disk: a checkpoint promises all lines up to its step."""
+        """Flush ``metrics.jsonl`` to disk: a checkpoint promises all lines up to its step."""
         for path in (self.metrics, self.path):
             if path.exists():
                 with writing(path):
                     flush_to_disk(path)
 
     def finish(self, metrics: Mapping[str, float], of_task: Mapping[str, Any] | None = None, **facts: Any) -> None:
-        """Write ``summary.json``: the final metrics and where they come from, and what the task adds.
+        """Write ``summary.json``: the final metrics, where they come from, and what the task adds.
 
-        What a task adds was JSON before training; what is none by now is kept as text.
+        What a task adds was valid JSON before training; whatever no longer is, is kept as text.
         """
         if not self.active:
             return
@@ -160,7 +161,7 @@ class RunWriter:
             **{str(name): as_json(value) for name, value in (of_task or {}).items()},
             "metrics": metrics,
             "config_hash": self.digest,
-            # More than one if the code changed between the starts of the run.
+            # Several if the code changed between starts of the run.
             "revision": " ".join(dict.fromkeys(str(start["revision"]) for start in starts)),
             "plugins": starts[-1].get("plugins", {}),
             "command": starts[-1].get("command"),
@@ -172,7 +173,7 @@ class RunWriter:
 
 
 def as_json(value: Any) -> Any:
-    """The value, or its text where it cannot be written."""
+    """The value, or its text if it cannot be written as JSON."""
     try:
         json.dumps(value)
     except (TypeError, ValueError):

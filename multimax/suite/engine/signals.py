@@ -1,4 +1,4 @@
-"""Signals that ask a run to stop are noted, and the run stops at a point where it loses nothing."""
+"""Signals that ask a run to stop are noted, and the run stops where it loses nothing."""
 
 import math
 import signal
@@ -9,15 +9,15 @@ from typing import Self
 
 STOPS = (signal.SIGINT, signal.SIGTERM)
 WARNINGS = (signal.SIGUSR1, signal.SIGUSR2)
-"""What a cluster sends some time before it ends a job (sbatch --signal)."""
+"""Signals that a cluster sends some time before it ends a job (sbatch --signal)."""
 
 
 class StopSignals:
-    """Catches the signals to this process within its block; a second SIGINT raises KeyboardInterrupt at once."""
+    """Catches signals to this process within the block; a second SIGINT raises KeyboardInterrupt at once."""
 
     def __init__(self) -> None:
         self.requested = False
-        self.warned = False  # by a cluster, that the time is nearly up
+        self.warned = False  # by a cluster: time is nearly up
         self.last = -math.inf
 
     def __enter__(self) -> Self:
@@ -31,8 +31,8 @@ class StopSignals:
     def note(self, number: int, frame: FrameType | None) -> None:
         """Signal handler.
 
-        A launcher forwards a signal that the terminal has already sent, so that two within a second count as one. A
-        cluster may send SIGTERM repeatedly before it kills; only a second SIGINT cuts the checkpoint short.
+        A launcher forwards signals that the terminal has already sent, so two within a second count as one. A cluster
+        may send SIGTERM repeatedly before it kills; only a second SIGINT cuts the checkpoint short.
         """
         self.warned |= number in WARNINGS
         now = time.monotonic()

@@ -1,7 +1,7 @@
-"""The training loop, in plain torch, because exact resumption needs every piece in view.
+"""The training loop, in plain torch, since exact resumption needs every piece in view.
 
-All randomness of a step (data, augmentation, dropout) is a function of the seed and the step. A checkpoint therefore
-holds no generator state and no position in a data loader, and a resumed run equals the uninterrupted one.
+All randomness in a step (data, augmentation, dropout) is a function of the seed and the step. So a checkpoint holds no
+generator state and no data-loader position, and a resumed run equals an uninterrupted one.
 """
 
 import hashlib
@@ -41,23 +41,23 @@ REMEDY = "In a new run, lower optimizer.learning_rate, lengthen the warm-up or s
 
 @dataclass
 class Progress:
-    """How far a run has come; part of its checkpoints. Sums are over all processes."""
+    """How far a run has got; part of its checkpoints. Sums are over all processes."""
 
     step: int = 0  # optimiser steps done
     weight: float = 0.0  # examples or tokens trained on
-    seconds: float = 0.0  # over all starts of the run, evaluation included
-    loss_sum: float = 0.0  # since the last logged step, as is weight_sum
+    seconds: float = 0.0  # over all starts of the run, including evaluation
+    loss_sum: float = 0.0  # since the last logged step, like weight_sum
     weight_sum: float = 0.0
     skipped_in_row: int = 0  # steps up to this one whose loss or gradient was not finite
     skipped_steps: int = 0  # such steps so far
-    loss_scale: float = 2.0**16  # of precision=fp16, and the steps since it last changed
+    loss_scale: float = 2.0**16  # for precision=fp16, with the steps since it last changed
     steps_at_scale: int = 0
-    best: float | None = None  # of the metric that the task names
-    validation: dict[str, float] = field(default_factory=dict)  # metrics of this very step; empty: not evaluated
+    best: float | None = None  # value of the task's metric
+    validation: dict[str, float] = field(default_factory=dict)  # metrics of this step; empty if it was not evaluated
 
 
 def step_seed(*parts: int) -> int:
-    """A 63-bit seed that depends on every one of ``parts``."""
+    """A 63-bit seed that depends on all ``parts``."""
     return int.from_bytes(hashlib.blake2b(repr(parts).encode(), digest_size=8).digest()) >> 1
 
 
@@ -91,11 +91,11 @@ class Trainer:
         self.progress = Progress()
         self.loss_scale = precision.LossScale(config.precision, self.device)
         self.guard = nonfinite.Guard(self.optimizer, self.device, config.max_skipped_steps, self.loss_scale)
-        # Loss of this process and weight of all, over the steps since the last logged one that were not skipped.
+        # This process's loss and all processes' weight, over the steps since the last logged one, without skipped ones.
         self.sums = torch.zeros(2, device=self.device, dtype=torch.float64)
         self.signals = StopSignals()
-        self.stopping = False  # a signal to stop reached any process
-        self.out_of_time = False  # one of them was a cluster's warning
+        self.stopping = False  # a signal to stop has reached some process
+        self.out_of_time = False  # one of the signals was a cluster's warning
         self.saved = -1  # step of the newest checkpoint
 
     @property
@@ -103,13 +103,13 @@ class Trainer:
         return self.progress.step
 
     def run(self) -> dict[str, float]:
-        """Train to the end from the newest checkpoint, or from the start; return the final metrics.
+        """Train from the newest checkpoint, or from the start, to the end; return the final metrics.
 
-        Raises Interrupted after a signal to stop, with a checkpoint of the last step taken, and Diverged if too many
-        steps in a row had a loss or a gradient that is not finite, with a checkpoint of the weights from before them.
+        Raises Interrupted after a signal to stop, with a checkpoint of the last step taken; and Diverged if too many
+        steps in a row had a non-finite loss or gradient, with a checkpoint of the weights before them.
         """
         with self.signals:
-            # In one process alone: to look for what cannot be read may mean to decode thousands of images.
+            # In one process only: looking for unreadable examples may mean decoding thousands of images.
             distributed.from_first(self.say_what_is_left_out)
             self.writer.open(self.task.fingerprint)
             self.restore()
@@ -117,7 +117,7 @@ class Trainer:
             self.started = time.perf_counter() - self.progress.seconds
             with self.observer:
                 self.train()
-                if not self.progress.validation:  # a run of no steps
+                if not self.progress.validation:  # a run with no steps
                     self.validate()
                 return self.finish()
 
@@ -154,19 +154,19 @@ class Trainer:
                 self.stop_if_asked()
 
     def share(self, **values: float) -> dict[str, float]:
-        """Sums of ``values`` over all processes, which also agree here on whether to stop."""
+        """Sum ``values`` over all processes, which also agree here on whether to stop."""
         signals = {"stop": float(self.signals.requested), "warned": float(self.signals.warned)}
         total = distributed.all_reduce({**values, **signals})
         self.stopping, self.out_of_time = total["stop"] > 0, total["warned"] > 0
         return total
 
     def stop_if_asked(self) -> None:
-        """Raise Interrupted if any process had been asked to stop at the last ``share``; the state is saved."""
+        """Raise Interrupted if any process had been asked to stop at the last ``share``; the state is saved by then."""
         if self.stopping:
             raise Interrupted(self.step, out_of_time=self.out_of_time)
 
     def train_step(self, batches: list[Any]) -> None:
-        """One optimiser step over this process's micro-batches, skipped if its loss or its gradient is not finite."""
+        """One optimiser step over this process's micro-batches, skipped if the loss or gradient is not finite."""
         progress = self.progress
         torch.manual_seed(step_seed(self.config.seed, self.step, self.shard.rank))
         self.schedule.step_update(self.step)
@@ -180,7 +180,7 @@ class Trainer:
             with nullcontext() if last else no_sync():
                 with self.autocast():
                     loss = self.task.loss(self.train_model, batch, self.device)
-                # Gradients are averaged over processes, the loss over the whole batch.
+                # Gradients are averaged over processes, but the loss over the whole batch.
                 nonfinite.poisoned(loss, self.shard.world / total_weight * self.loss_scale.value).backward()
             sums[0] += loss.detach()
         self.loss_scale.unscale(self.model)
@@ -231,21 +231,21 @@ class Trainer:
         )
 
     def log(self, phase: str, metrics: dict[str, float], observed: dict[str, float] | None = None) -> dict[str, float]:
-        """Write a line of ``metrics.jsonl``, without the values that are not finite; returns those of ``metrics``."""
+        """Write a line of ``metrics.jsonl``, dropping non-finite values; returns the ``metrics`` that were written."""
         metrics = nonfinite.finite(metrics)
         named = nonfinite.finite({f"{phase}/{name}": value for name, value in metrics.items()} | (observed or {}))
         self.writer.log({"step": self.step, "epoch": self.step / self.task.steps_per_epoch, **named})
         return metrics
 
     def observe(self) -> dict[str, float]:
-        """Numbers to log beside the metrics, from the first process."""
+        """Numbers to log with the metrics, from the first process."""
         if not self.writer.active:
             return {}
         with self.autocast():
             return observe(self.task, self.model, self.device, self.writer.run, self.step, self.total_steps)
 
     def validate(self) -> bool:
-        """Score the validation data, also with the averaged weights if configured; True for a new best score."""
+        """Score the validation data, also with averaged weights if configured; True for a new best score."""
         with scored_weights(self.optimizer, self.model):
             metrics = self.score(self.task.evaluate, self.model)
             require_metric(self.task, metrics)
@@ -263,16 +263,16 @@ class Trainer:
 
     @torch.no_grad()
     def score(self, evaluate: Evaluate, model: nn.Module) -> dict[str, float]:
-        """Metrics from the sums of ``evaluate`` over all processes; none where it has nothing to score."""
+        """Metrics from the sums of ``evaluate`` over all processes; empty if there is nothing to score."""
         model.eval()
         with self.autocast():
             sums = evaluate(model, self.device, self.shard)
         return self.task.metrics(distributed.all_reduce(sums)) if sums is not None else {}
 
     def test(self) -> dict[str, float]:
-        """Metrics ``test_NAME@last``, ``@best`` and ``@average`` of a task with test data; leaves other weights behind.
+        """Metrics ``test_NAME@last``, ``@best`` and ``@average`` of a task with test data; changes the model's weights.
 
-        Raises Interrupted between them after a signal to stop, as each may take as long as an evaluation.
+        After a signal to stop, raises Interrupted between them, as each may take as long as an evaluation.
         """
         tested = {"last": self.test_weights()}
         if not tested["last"]:
@@ -287,12 +287,12 @@ class Trainer:
         return {f"test_{name}@{of}": value for of, scores in tested.items() for name, value in scores.items()}
 
     def test_weights(self) -> dict[str, float]:
-        self.share()  # waits also until the first process has written its checkpoint
+        self.share()  # also waits until the first process has written its checkpoint
         self.stop_if_asked()
         return self.score(self.task.test, self.model)
 
     def save(self) -> None:
-        """Write a checkpoint of this step and drop the old ones. Only the first process writes.
+        """Write a checkpoint of this step and drop old ones. Only the first process writes.
 
         Raises Diverged if the weights are not finite.
         """
@@ -314,7 +314,7 @@ class Trainer:
         self.prune()
 
     def prune(self) -> None:
-        """Drop old checkpoints, but none while steps are being skipped, which may precede a divergence."""
+        """Drop old checkpoints, but not while steps are being skipped, which may precede divergence."""
         if self.progress.skipped_in_row or not self.writer.active:
             return
         config, folder = self.config.training, self.writer.run.checkpoints
@@ -324,7 +324,7 @@ class Trainer:
     def restore(self) -> None:
         """Continue from the newest whole checkpoint of the run folder, if there is one.
 
-        Raises UserError if there are checkpoints and all of them are damaged: starting over silently would hide a loss.
+        Raises UserError if there are checkpoints but all are damaged: starting over silently would hide the loss.
         """
         found = self.writer.newest_checkpoint()
         if found is not None:
@@ -332,7 +332,7 @@ class Trainer:
             load_state(self.optimizer, state["optimizer"])
             self.saved = self.step
             self.writer.say(f"resuming from {found}")
-            self.prune()  # a kill may have come between the last checkpoint and this
+            self.prune()  # in case the run was killed between its last checkpoint and pruning
         elif self.config.extends is not None:
             if self.writer.active:
                 parent.check_data(self.config, self.writer.run)
@@ -352,7 +352,7 @@ class Trainer:
         set_weights(self.model, state.get("trained weights", {}))
         self.progress = Progress(**state["progress"])
         self.task.load_state(state["task"], self.shard)
-        self.sums[0] = self.progress.loss_sum if self.writer.active else 0.0  # the sum is that of all processes
+        self.sums[0] = self.progress.loss_sum if self.writer.active else 0.0  # it is the sum over all processes
         self.sums[1] = self.progress.weight_sum
         self.guard.restore(self.progress.skipped_in_row, self.progress.skipped_steps)
         self.loss_scale.restore(self.progress.loss_scale, self.progress.steps_at_scale)
@@ -386,7 +386,7 @@ class Trainer:
             processes=self.shard.world,
             skipped_steps=self.progress.skipped_steps,
             parameters=count_parameters(self.model),
-            # Evaluation and checkpoints are in the time, the test at the end is not.
+            # The time includes evaluation and checkpoints, but not the test at the end.
             throughput={"seconds": seconds, f"{self.task.unit}_per_second": rate},
             peak_memory_bytes=memory,
         )

@@ -1,4 +1,4 @@
-"""The attention weights of a model, as it uses them."""
+"""A model's attention weights, as it uses them."""
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -16,10 +16,10 @@ Observer = Callable[[str, Tensor, Tensor, Tensor | None], None]
 def observe_attention(model: nn.Module, observe: Observer) -> Iterator[None]:
     """Call ``observe(name, weights, scores, mask)`` for every attention in each forward of ``model``.
 
-    ``name`` is that of the attention's submodule; weights and scores are [batch, heads, queries, keys], the weights
-    before dropout and AttnScale; the mask is broadcastable to them or None. Works for the models of this project and
-    for timm's own attention with softmax. The hooks make softmax be computed step by step, which agrees with PyTorch's
-    fused attention up to rounding. They are gone when the context ends.
+    ``name`` is the name of the attention's submodule; weights and scores are [batch, heads, queries, keys], the weights
+    before dropout and AttnScale; the mask is broadcastable to them or None. Works for this project's models and for
+    timm's own attention with softmax. While the hooks are in place, softmax is computed step by step, which agrees with
+    PyTorch's fused attention up to rounding. They are removed when the context ends.
     """
     with ExitStack() as stack:
 

@@ -11,7 +11,7 @@ from multimax.reweight import MultiMax
 from multimax.suite.measures.attention_rows import MEASURES
 from multimax.suite.measures.streaming import SCORE_EDGES, AttentionSite
 
-OUTPUT_RANGE = (-10.0, 10.0)  # range of the output's curve: the logits it meets are not recorded
+OUTPUT_RANGE = (-10.0, 10.0)  # range of the output's curve, as the logits it meets are not recorded
 
 
 def numbers(sites: Mapping[str, AttentionSite], model: nn.Module) -> dict[str, Any]:

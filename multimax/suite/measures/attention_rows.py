@@ -11,8 +11,8 @@ MEASURES = ("sparsity", "multi_modality", "entropy", "support", "gini", "mass_be
 def centred(scores: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
     """Scores minus the mean of the row's live scores, float32, and the mask, bool; both [..., n].
 
-    The threshold 0 then separates relevant from irrelevant scores at the row's own mean, as no single number would suit
-    every layer.
+    The threshold 0 then separates relevant from irrelevant scores at the row's own mean, since no single number would
+    suit every layer.
     """
     scores = scores.float()
     live = torch.ones_like(scores, dtype=torch.bool) if mask is None else mask.expand_as(scores)
@@ -23,16 +23,16 @@ def centred(scores: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
 def row_measures(weights: Tensor, scores: Tensor, mask: Tensor | None = None) -> dict[str, Tensor]:
     """``MEASURES`` of each row of weights [..., n] and their scores, each [...], float32; NaN where not defined.
 
-    ``sparsity`` and ``multi_modality`` are those of ``measures.sparsity`` with the mean of the row's scores as the
-    threshold; that of softmax cannot exceed 1/e. ``entropy`` is in nats. ``support`` is the number of nonzero
-    weights. ``gini`` is Gini's index, 0 for equal weights and 1 - 1/n for a single one, over live entries (Hurley and
-    Rickard, "Comparing Measures of Sparsity", 2009, 0811.4706). ``mass_below`` is the weight of all entries with scores
-    below the row's mean. A row without a live entry is NaN throughout.
+    ``sparsity`` and ``multi_modality`` are those of ``measures.sparsity`` with the row's mean score as the threshold;
+    softmax's ``sparsity`` cannot exceed 1/e. ``entropy`` is in nats. ``support`` is the number of nonzero weights.
+    ``gini`` is Gini's index, 0 for equal weights and 1 - 1/n for a single one, over live entries (Hurley and Rickard,
+    "Comparing Measures of Sparsity", 2009, 0811.4706). ``mass_below`` is the weight of all entries with scores below
+    the row's mean. A row without a live entry is NaN throughout.
     """
     weights = weights.float()
     scores, live = centred(scores, mask)
     n = live.sum(-1)
-    # Dead entries are zeros and sort to the front, so ranks counted from the end are those among the live ones.
+    # Dead entries are zeros and sort to the front, so ranks counted from the end are ranks among live entries.
     from_last = torch.arange(weights.shape[-1] - 0.5, 0, -1, device=weights.device)
     unequal = 1 - 2 * (weights.where(live, 0).sort(-1).values * from_last).sum(-1) / n
     measures = {

@@ -1,4 +1,4 @@
-"""How much the confidence of a classifier differs from how often it is right."""
+"""How much a classifier's confidence differs from how often it is right."""
 
 import torch
 from torch import Tensor

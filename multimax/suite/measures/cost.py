@@ -1,9 +1,9 @@
-"""The cost of a reweighting, counted in operations of a forward pass.
+"""The cost of a reweighting, counted as operations in a forward pass.
 
-Operations are counted from the graph of the written-out functions, one for each entry that an elementwise operation
+Operations are counted from the graph of the written-out functions: one for each entry that an elementwise operation
 makes or a reduction reads, and two for each multiplication and addition of a matrix product. They say how much there is
-to do, not how long it takes: all of these functions are bound by memory, and a fused kernel does the same operations in
-a single pass over it. Measured times are in ``benchmarks``.
+to do, not how long it takes: all of these functions are memory-bound, and a fused kernel does the same operations in a
+single pass over memory. Measured times are in ``benchmarks``.
 """
 
 from typing import Any
@@ -24,7 +24,7 @@ DECOMPOSED = get_decompositions([torch.ops.aten._softmax])
 
 
 class CountOperations(TorchDispatchMode):
-    """Counts in ``total`` the elementwise operations and the reductions that are carried out in its block."""
+    """Counts, in ``total``, the elementwise operations and reductions carried out in its block."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -56,7 +56,7 @@ def operations(function: Reweighting, scores: Tensor) -> int:
 
 
 def matrix_products(model: nn.Module, *inputs: Tensor) -> int:
-    """Floating-point operations of the matrix products of a forward pass, two for a multiplication and an addition."""
+    """Floating-point operations of a forward pass's matrix products, two per multiplication and addition."""
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         model(*inputs)
     return counter.get_total_flops()

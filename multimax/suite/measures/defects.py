@@ -1,7 +1,7 @@
-"""Defects of released code that change or destroy results, measured beside the functions here.
+"""Defects in released code that change or destroy results, measured next to the functions here.
 
 The authors' code is not a dependency: its behaviour is reimplemented below from reading it
-(github.com/ZhouYuxuanYX/MultiMax, github.com/sisl/EvSoftmax). The entmax package is the one that is installed.
+(github.com/ZhouYuxuanYX/MultiMax, github.com/sisl/EvSoftmax). The entmax package is the installed one.
 """
 
 from collections.abc import Callable, Iterator
@@ -22,7 +22,7 @@ OUTCOME = "outcome"
 
 @dataclass(frozen=True)
 class Defect:
-    """One line of the table: ``released`` and ``here`` are the same measurement of both."""
+    """One line of the table: ``released`` and ``here`` are the same measurement, of each."""
 
     code: str
     what: str
@@ -32,7 +32,7 @@ class Defect:
 
 
 def defects() -> Iterator[Defect]:
-    """Each defect, measured on draws that are the same every time."""
+    """Each defect, measured on the same draws every time."""
     yield from masked_mean()
     yield from modulated_mask()
     yield from entmax_package()
@@ -47,7 +47,7 @@ def masked_scores() -> tuple[Tensor, Tensor]:
 
 
 def released_evsoftmax(scores: Tensor) -> Tensor:
-    """Ev-softmax whose mean runs over the whole row, with whatever stands for the mask in it."""
+    """Ev-softmax whose mean includes the whole row, with whatever stands for the mask in it."""
     kept = (scores >= scores.mean(-1, keepdim=True)).float()
     weights = kept * (scores - scores.amax(-1, keepdim=True)).exp()
     return weights / weights.sum(-1, keepdim=True)
@@ -68,7 +68,7 @@ def masked_mean() -> Iterator[Defect]:
 
 
 def modulated_mask() -> Iterator[Defect]:
-    """SegLU multiplies the infinity of a mask that is among the scores."""
+    """SegLU multiplies the infinities of a mask that is added to the scores."""
     scores, mask = masked_scores()
     attend = reweight.create("multimax")
     assert isinstance(attend, reweight.MultiMax)

@@ -1,4 +1,4 @@
-"""Grad-CAM: which patches speak for a class.
+"""Grad-CAM: which patches are evidence for a class.
 
 Selvaraju et al., "Grad-CAM: Visual Explanations from Deep Networks via Gradient-based Localization", ICCV 2017, arXiv
 1610.02391. With A_k channel k of a layer's output over the patches and y the score of a class,
@@ -6,7 +6,7 @@ Selvaraju et al., "Grad-CAM: Visual Explanations from Deep Networks via Gradient
     alpha_k = mean over patches of dy/dA_k,      map = relu(sum over k of alpha_k A_k).
 
 The layer is the last one whose patches the classifier sees. With average pooling that is the final norm. With a class
-token the patches that leave the last block go nowhere, so it is the norm in front of the last block's attention.
+token, the patches that leave the last block go nowhere, so it is the norm before the last block's attention.
 """
 
 from typing import Any

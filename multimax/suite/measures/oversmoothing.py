@@ -1,11 +1,11 @@
 """Over-smoothing: how similar the tokens of one input are, layer by layer, over a whole data set.
 
 Patch similarity is the mean signed cosine between the outputs of one attention, after its projection and before the
-residual, over all pairs of two tokens of an image, as MultiMax's authors measure it. MAD, the mean average distance
-(Chen et al., "Measuring and Relieving the Over-smoothing Problem for Graph Neural Networks from the Topological View",
-AAAI 2020, 1909.03211), is the mean over tokens of the mean cosine distance to the others, of what a layer hands to the
-next one. Chen et al. leave distances of zero out of the means; since rounding alone decides whether the distance of two
-tokens is exactly zero, every pair counts here. MAD of the same tokens would be one minus their similarity.
+residual, over all pairs of tokens of an image, as MultiMax's authors measure it. MAD, the mean average distance (Chen
+et al., "Measuring and Relieving the Over-smoothing Problem for Graph Neural Networks from the Topological View", AAAI
+2020, 1909.03211), is the mean over tokens of the mean cosine distance to the others, on what a layer passes to the
+next. Chen et al. leave zero distances out of the means; but rounding alone decides whether two tokens' distance is
+exactly zero, so every pair counts here. MAD of the same tokens would be one minus their similarity.
 """
 
 from collections.abc import Iterator, Mapping
@@ -22,28 +22,28 @@ from multimax.suite.models.encoder_decoder import EncoderDecoder
 
 
 def patch_similarity(tokens: Tensor, mask: Tensor | None = None) -> Tensor:
-    """Mean signed cosine over the pairs of two tokens of each input [batch, n, dim]: [batch], float64.
+    """Mean signed cosine over pairs of different tokens of each input [batch, n, dim]: [batch], float64.
 
-    ``mask`` bool [batch, n] is True at a token; NaN where there are not two. A token of zeros is at right angles to
+    ``mask`` bool [batch, n] is True at a token; NaN for inputs with fewer than two. A token of zeros is orthogonal to
     every other.
     """
     directions = F.normalize(tokens.double(), dim=-1)
     live = torch.ones_like(directions[..., 0]) if mask is None else mask.double()
     directions = directions * live[..., None]
     count = live.sum(-1)
-    # The square of the sum has every pair twice, and each token with itself.
+    # The square of the sum contains every pair twice, and each token with itself.
     pairs = directions.sum(-2).square().sum(-1) - directions.square().sum((-2, -1))
     return (pairs / (count * (count - 1))).where(count > 1, torch.nan)
 
 
 def mean_average_distance(tokens: Tensor, mask: Tensor | None = None) -> Tensor:
-    """MAD of each input [batch, n, dim]: [batch], float64. As ``patch_similarity`` otherwise."""
+    """MAD of each input [batch, n, dim]: [batch], float64. Otherwise like ``patch_similarity``."""
     return 1 - patch_similarity(tokens, mask)
 
 
 @dataclass
 class LayerSmoothing:
-    """Running means of one layer over inputs; inputs of a single token have none."""
+    """Running means of one layer over inputs; inputs with a single token do not count."""
 
     sums: dict[str, float] = field(default_factory=lambda: {"patch_similarity": 0.0, "mad": 0.0})
     inputs: int = 0
@@ -78,7 +78,7 @@ def _layers(model: nn.Module) -> Iterator[tuple[nn.Module, nn.Module, int]]:
     """Each layer, its attention, and the number of leading tokens that are not part of the input."""
     layer: Any
     if isinstance(model, ImageClassifier):
-        for layer in getattr(model.backbone, "blocks", ()):  # which a model of one's own may have otherwise, or not
+        for layer in getattr(model.backbone, "blocks", ()):  # a user's own model may have other ones, or none
             if hasattr(layer, "attn"):
                 yield layer, layer.attn, getattr(model.backbone, "num_prefix_tokens", 0)
     elif isinstance(model, EncoderDecoder):

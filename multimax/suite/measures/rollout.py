@@ -1,4 +1,4 @@
-"""Attention rollout: how much of each input token is in each output token, if only attention mixed them.
+"""Attention rollout: how much of each input token would be in each output token if only attention mixed them.
 
 Abnar and Zuidema, "Quantifying Attention Flow in Transformers", ACL 2020, arXiv 2005.00928. With A the weights of layer
 l averaged over its heads,
@@ -26,10 +26,10 @@ def attention_rollout(layers: Sequence[Tensor]) -> Tensor:
 
 
 def patch_relevance(flow: Tensor, prefix: int, pool: str) -> Tensor:
-    """The relevance of each patch to the classifier, [batch, patches], from R [batch, tokens, tokens].
+    """Each patch's relevance to the classifier, [batch, patches], from R [batch, tokens, tokens].
 
-    ``prefix`` tokens, such as the class token, stand before the patches. The classifier sees the class token
-    (``pool`` "token"), or the mean of the patches ("avg").
+    ``prefix`` tokens, such as the class token, come before the patches. The classifier sees the class token (``pool``
+    "token"), or the mean of the patches ("avg").
     """
     seen = flow[:, 0] if pool == "token" else flow[:, prefix:].mean(1)
     return seen[:, prefix:]

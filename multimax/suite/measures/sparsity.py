@@ -1,14 +1,14 @@
 """How multi-modal and how sparse weights are, row by row.
 
-Definitions 3.2 and 3.3 of Zhou, Fritz, Keuper, "MultiMax: Sparse and Multi-Modal Attention Learning", ICML 2024,
-arXiv 2406.01189, with the conventions of its Figure 1. A threshold eps on the scores x tells relevant from irrelevant:
+Definitions 3.2 and 3.3 of Zhou, Fritz, Keuper, "MultiMax: Sparse and Multi-Modal Attention Learning", ICML 2024, arXiv
+2406.01189, with the conventions of its Figure 1. A threshold eps on the scores x separates relevant from irrelevant:
 
     M = 1 - mean over relevant n other than the maximum of (p_max - p_n)
     S = mean over irrelevant l of exp(-p_l / s)
 
-where s is the smallest softmax probability of the row's scores, so that softmax's own smallest weight counts e^-1.
-Both are 1 at best: all relevant entries weigh the same; no irrelevant entry weighs anything. At a tie for the maximum
-one copy of it is left out of M and the others count.
+where s is the smallest softmax probability of the row's scores, so softmax's own smallest weight counts e^-1. Both are
+1 at best: all relevant entries have the same weight; no irrelevant entry has any. If the maximum is tied, one copy of
+it is left out of M and the others count.
 """
 
 import math
@@ -18,7 +18,7 @@ from torch import Tensor
 
 
 def multi_modality(scores: Tensor, weights: Tensor, eps: float, mask: Tensor | None = None) -> Tensor:
-    """M of each row; NaN, which ``nanmean`` passes over, where nothing but the maximum exceeds ``eps``.
+    """M of each row; NaN, which ``nanmean`` skips, if nothing but the maximum exceeds ``eps``.
 
     Args:
         scores: what the weights were made from, floating point [..., n].
@@ -32,16 +32,16 @@ def multi_modality(scores: Tensor, weights: Tensor, eps: float, mask: Tensor | N
     x, p, live = _prepare(scores, weights, mask)
     relevant = live & (x > eps)
     largest = p.amax(-1)
-    # The maximum is its own neighbour at distance 0, so that leaving one copy out changes the count alone.
+    # The maximum is its own neighbour at distance 0, so leaving one copy out only changes the count.
     others = relevant.sum(-1) - 1
     distance = (largest.unsqueeze(-1) - p).where(relevant, 0).sum(-1)
     return torch.where(others > 0, 1 - distance / others, math.nan)
 
 
 def sparsity(scores: Tensor, weights: Tensor, eps: float, mask: Tensor | None = None) -> Tensor:
-    """S of each row; NaN, which ``nanmean`` passes over, where no entry is below ``eps``.
+    """S of each row; NaN, which ``nanmean`` skips, if no entry is below ``eps``.
 
-    Entries below ``eps`` are irrelevant; otherwise as ``multi_modality``.
+    Entries below ``eps`` are irrelevant; otherwise like ``multi_modality``.
     """
     x, p, live = _prepare(scores, weights, mask)
     irrelevant = live & (x < eps)

@@ -15,7 +15,8 @@ WEIGHT_EDGES = torch.linspace(-8, 0, 41)  # of log10; smaller weights and zeros 
 
 
 class AttentionSite:
-    """Accumulated statistics of one attention. ``sums`` and ``rows`` are float64 [measures, heads], as MEASURES.
+    """Accumulated statistics of one attention. ``sums`` and ``rows`` are float64 [measures, heads], ordered as
+    MEASURES.
 
     ``scores`` and ``weights`` are histograms of the live entries over ``SCORE_EDGES`` and ``WEIGHT_EDGES``; the
     outermost bins of scores include everything beyond. ``tiny`` counts the weights below the lowest edge, zeros too.
@@ -29,7 +30,7 @@ class AttentionSite:
 
     @property
     def means(self) -> Tensor:
-        """[measures, heads]; NaN where a measure was defined for no row."""
+        """Means [measures, heads]; NaN where a measure was defined for no row."""
         return self.sums / self.rows
 
     def middle(self) -> tuple[float, float]:
@@ -58,7 +59,7 @@ def count(values: Tensor, edges: Tensor) -> Tensor:
 
 @contextmanager
 def attention_statistics(model: nn.Module) -> Iterator[dict[str, AttentionSite]]:
-    """The attention of every forward of ``model`` within the context, by the name of its submodule."""
+    """Statistics of every forward of ``model`` within the context, by the name of the attention's submodule."""
     sites: dict[str, AttentionSite] = {}
 
     def observe(name: str, weights: Tensor, scores: Tensor, mask: Tensor | None) -> None:

@@ -1,6 +1,6 @@
 """What a function makes of the three scores (10, k, -1) of Figure 1 of arXiv 2406.01189, as k grows towards 10.
 
-Two scores are relevant and one is not, so that a good function keeps the second and drops the third.
+Two scores are relevant and one is not, so a good function keeps the second and drops the third.
 """
 
 from collections.abc import Callable, Sequence
@@ -16,7 +16,7 @@ from multimax import reweight
 from multimax.suite.measures.sparsity import multi_modality, sparsity
 
 ALPHA = 1.25  # entmax's, between softmax and 1.5-entmax
-EPS = 0.0  # the threshold of relevance; anywhere between -1 and the least k it is the same
+EPS = 0.0  # the threshold of relevance; any value between -1 and the least k gives the same
 
 Function = Callable[[Tensor], Tensor]
 
@@ -65,11 +65,11 @@ class Fit:
 
 
 def fit_multimax(k: Sequence[float], largest: Sequence[float], second: Sequence[float]) -> Fit:
-    """Eight parameters with which MultiMax gives the published weights of 10 and k, and next to nothing to -1.
+    """Eight parameters with which MultiMax gives 10 and k their published weights, and -1 next to nothing.
 
-    The parameters behind the published points are not published, and the points do not determine eight numbers: of
-    those that fit, these are small ones, by a weak penalty on their squares. They show what MultiMax does at these
-    scores, and say nothing reliable about others.
+    The parameters behind the published points are not published, and the points do not determine eight numbers. Of
+    those that fit, these are small, by a weak penalty on their squares. They show what MultiMax does at these scores,
+    and say nothing reliable about others.
     """
     scores = three_scores(k)
     published = torch.tensor([largest, second], dtype=torch.float64).T

@@ -1,7 +1,7 @@
 """Whether a change of a row's scores makes its weights sparser and more multi-modal at once, row by row.
 
-The measures are M and S of ``measures.sparsity`` with a threshold that is the row's own and softmax's smallest weight
-of the row as the reference of S. What is proved about them is in docs/theory.md, beside the tables of these numbers.
+The measures are M and S of ``measures.sparsity``, with the row's own threshold and the row's smallest softmax weight as
+the reference of S. What is proved about them is in docs/theory.md, with tables of these numbers.
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -36,7 +36,7 @@ SETTINGS: Mapping[str, Draw] = {
     "exponential downwards, n = 32": lambda draw, count: -draw.exponential(1, (count, 32)),
     "normal, 4 of 32 higher by 4 ± 1": some_stand_out,
 }
-"""How scores are drawn; each gives an equal share of ROWS."""
+"""How scores are drawn; each setting gives an equal share of ROWS."""
 
 
 def draw_rows(setting: str, count: int = ROWS // len(SETTINGS)) -> Tensor:
@@ -53,7 +53,7 @@ def two_slopes(scores: Tensor, at: Tensor | float, below: float, above: float) -
 
 @dataclass(frozen=True)
 class Gains:
-    """For each row [rows] with something to trade, whether M and S rose and whether they fell."""
+    """Whether M and S rose, and whether they fell, for each row [rows] with something to trade."""
 
     m_rose: Tensor
     m_fell: Tensor
@@ -101,6 +101,6 @@ def by_slopes(scores: Tensor, at: Tensor | float, pairs: Iterable[tuple[float, f
 
 
 def with_offsets(scores: Tensor, deviations: float) -> Tensor:
-    """Each row moved by a normal number of so many standard deviations of a score, which softmax does not see."""
+    """Each row shifted by a normal number times ``deviations`` of a score, which softmax does not see."""
     offsets = numpy.random.default_rng(0).standard_normal((len(scores), 1))
     return scores + deviations * scores.std() * torch.from_numpy(offsets)

@@ -1,6 +1,6 @@
-"""Small problems that each ask one thing of a row of weights, and models that depend on those weights alone.
+"""Small problems that each ask one thing of a row of weights, and models that depend only on those weights.
 
-A run takes seconds. Runs that decide something are in the plan, and everything else is exploratory:
+A run takes seconds. Runs that decide something are in the plan; everything else is exploratory:
 ``python -m multimax.suite.planned --help``.
 """
 
@@ -26,6 +26,6 @@ VARIANTS = {
     for name, problem in PROBLEMS.items()
     for variant in problem.variants
 }
-"""Every problem in each of its variants, by the name under which it can be explored."""
+"""Every variant of every problem, by the name under which it can be explored."""
 
 __all__ = ["PROBLEMS", "VARIANTS", "MechanismRuns", "Problem"]

@@ -1,10 +1,10 @@
-"""Recall what was stored under a symbol, several times over: all matches count equally, and nothing else counts.
+"""Recall what was stored several times under a symbol: all matches count equally, and nothing else counts.
 
     target = mean of content_i over the items i whose symbol is the query's
 
 An item is [symbol, content], the symbol one-hot, the content normal; the first item of a row is the query, whose
-content is zero. All matches score the same, so that no different scores need equal weights: the weights only
-have to drop the rest, which is harder in longer rows.
+content is zero. All matches score the same, so different scores never need equal weights: the weights only have to drop
+the rest, which is harder in longer rows.
 """
 
 from collections.abc import Callable
@@ -52,7 +52,7 @@ class AssociativeRecallProblem(MeanOfContents):
     def batch(self, size: int, n: int, generator: torch.Generator) -> Batch:
         wanted = torch.randint(SYMBOLS, (size, 1), generator=generator)
         count = torch.randint(1, MOST_MATCHES + 1, (size, 1), generator=generator)
-        matches = torch.arange(n) < count  # which ones does not matter: nothing knows an item's place
+        matches = torch.arange(n) < count  # which ones does not matter: nothing depends on an item's position
         others = (wanted + torch.randint(1, SYMBOLS, (size, n), generator=generator)) % SYMBOLS
         symbols = F.one_hot(torch.cat([wanted, wanted.where(matches, others)], 1), SYMBOLS).float()
         content = torch.randn(size, n, CONTENT, generator=generator)

@@ -1,11 +1,11 @@
 """Digits with some wrong training labels, and the functions at the output: which of them memorise the errors?
 
-A share of the training labels is changed to another class, once and for all, so that a large enough network fits them
-too. Label smoothing (0.1; Szegedy et al. 2016, arXiv 1512.00567) and mixup (Beta(0.2, 0.2); Zhang et al. 2018,
-arXiv 1710.09412) are the usual remedies.
+A share of the training labels is changed to another class, for good, so a large enough network fits these too. Label
+smoothing (0.1; Szegedy et al. 2016, arXiv 1512.00567) and mixup (Beta(0.2, 0.2); Zhang et al. 2018, arXiv 1710.09412)
+are the usual remedies.
 
-The labels that judge are right. Seeds that choose learning rates are judged by images held out of the training data,
-the others by images that no rate was chosen with.
+Evaluation labels are correct. Seeds that choose learning rates are judged on images held out of the training data, the
+others on images that no rate was chosen with.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -26,11 +26,11 @@ WIDTH = 128
 TEST, HELD_OUT = 497, 300  # images
 BATCH = 128
 SMOOTHING, MIXUP = 0.1, 0.2
-LEAST = 1e-6  # the least that a weight counts in the loss, which would be infinite for exact zeros
+LEAST = 1e-6  # smallest weight in the loss, which would be infinite for exact zeros
 
 
 class NoisyDigits(nn.Module):
-    """Images [batch, 64] to weights of the classes [batch, CLASSES]."""
+    """From images [batch, 64] to weights of the classes [batch, CLASSES]."""
 
     def __init__(self, reweight: Reweighting, smoothing: float):
         super().__init__()
@@ -57,7 +57,7 @@ class LabelNoiseProblem(Problem):
     steps = 500
 
     def functions(self) -> Sequence[str]:
-        """Without scalable softmax, which is just a temperature where every row has as many classes."""
+        """All but scalable softmax, which is just a temperature when every row has the same number of classes."""
         return [name for name in FUNCTIONS if name != "scalable_softmax"]
 
     def model(self, variant: str, create: Callable[[], Reweighting]) -> nn.Module:
@@ -94,7 +94,7 @@ class LabelNoiseProblem(Problem):
 
 
 def mixed(images: Tensor, labels: Tensor, draw: torch.Generator) -> Batch:
-    """Each image mixed with another of the batch, all in one proportion, and the class probabilities likewise."""
+    """Each image mixed with another of the batch, all in the same proportion, and class probabilities likewise."""
     gammas = torch._standard_gamma(torch.full((2,), MIXUP), generator=draw)
     share, order = gammas[0] / gammas.sum(), torch.randperm(len(labels), generator=draw)
     target = F.one_hot(labels, CLASSES).float()
@@ -103,7 +103,7 @@ def mixed(images: Tensor, labels: Tensor, draw: torch.Generator) -> Batch:
 
 @cache
 def digits() -> Batch:
-    """Images [1797, 64] from 0 to 1 and their classes, in an order that means nothing."""
+    """Images [1797, 64] from 0 to 1 and their classes, in an order without meaning."""
     from sklearn.datasets import load_digits
 
     data = load_digits()
@@ -112,7 +112,7 @@ def digits() -> Batch:
 
 
 def split(seed: int) -> tuple[Batch, Batch]:
-    """The images to train on and those that judge."""
+    """The images to train on and those to judge by."""
     images, labels = digits()
     if seed < TUNING_FROM:
         return (images[TEST:], labels[TEST:]), (images[:TEST], labels[:TEST])

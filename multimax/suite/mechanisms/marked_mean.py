@@ -2,9 +2,9 @@
 
     target = mean of content_i over the items i that are marked
 
-An item is [strength, content]: the strength of its mark is uniform on [0.5, 1.5], or 0 where it has none, and its
-content is normal. Marks of different strength must count equally, so a softmax of scores that are linear in the
-strength has to choose between weighing them equally and dropping the rest.
+An item is [strength, content]: the strength of its mark is uniform on [0.5, 1.5], or 0 if it has none, and its content
+is normal. Marks of different strength must count equally, so a softmax of scores that are linear in the strength has to
+choose between weighing them equally and dropping the rest.
 """
 
 from collections.abc import Callable, Iterator
@@ -21,9 +21,9 @@ HIDDEN = 32
 
 
 class Gathered(nn.Module):
-    """One query over items [batch, n, 1 + content], and ``value`` of the content that it gathers.
+    """One query over items [batch, n, 1 + content], and ``value`` applied to the content that it gathers.
 
-    The score of an item is a linear map of it, or a small network where ``scorer`` is "mlp".
+    An item's score is a linear map of it, or a small network if ``scorer`` is "mlp".
     """
 
     def __init__(self, scorer: str, reweight: Reweighting, content: int, value: Callable[[], nn.Module]):
@@ -77,5 +77,5 @@ class MarkedMeanProblem(MeanOfContents):
 def marks(size: int, n: int, most: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
     """Which of ``n`` items are marked, one to ``most`` in each row, and the strength of each mark; both [size, n]."""
     count = torch.randint(1, most + 1, (size, 1), generator=generator)
-    marked = torch.arange(n) < count  # which ones does not matter: nothing knows an item's place
+    marked = torch.arange(n) < count  # which ones does not matter: nothing depends on an item's position
     return marked, (0.5 + torch.rand(size, n, generator=generator)) * marked

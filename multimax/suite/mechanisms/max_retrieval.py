@@ -3,8 +3,8 @@
     target = class of item argmax_i priority_i
 
 After Velickovic et al., "softmax is not enough (for sharp out-of-distribution)", 2024, arXiv 2410.01104: with bounded
-scores the weights of a softmax flatten as rows grow, so that what was learned at 16 items is lost at hundreds. An item
-is [priority, class]: the priority is uniform on [0, 1], the class one of ten, one-hot.
+scores, a softmax's weights flatten as rows grow, so what was learned at 16 items is lost at hundreds. An item is
+[priority, class]: the priority is uniform on [0, 1], the class one of ten, one-hot.
 """
 
 from collections.abc import Callable, Iterator
@@ -58,6 +58,6 @@ class MaxRetrievalProblem(Generated):
         return F.cross_entropy(model(items), target)
 
     def score(self, batches: Iterator[Batch]) -> dict[str, float]:
-        """Share of rows whose class is found, in percent."""
+        """Percentage of rows whose class is found."""
         right = [(output.argmax(-1) == target).float() for output, target in batches]
         return {"accuracy": 100 * torch.cat(right).mean().item()}

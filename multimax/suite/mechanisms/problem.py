@@ -1,4 +1,4 @@
-"""What a problem is, and how one run of it trains on its training rows and is measured at each test length."""
+"""What a problem is, and how one run trains on its training rows and is measured at each test length."""
 
 import time
 from abc import ABC, abstractmethod
@@ -19,14 +19,14 @@ from multimax.suite.measures.attention_rows import row_measures
 from multimax.suite.plan import Arm
 
 CHUNK = 2**18  # items that are scored at once
-ATTENTION = ("gini", "multi_modality", "mass_below")  # measured of every problem's weights beside its own measures
+ATTENTION = ("gini", "multi_modality", "mass_below")  # measured on every problem's weights, besides its own measures
 FUNCTIONS = ("softmax", "temperature", "scalable_softmax", "multimax", "sparsemax", "entmax15", "evsoftmax")
 
 Batch = tuple[Tensor, Tensor]  # rows and their answers
 
 
 class Problem(ABC):
-    """Rows with their answers, the models that learn them, and how an answer is scored.
+    """Rows with answers, the models that learn them, and how an answer is scored.
 
     ``judge`` is the measure that chooses learning rates, as MEASURE@LENGTH; ``better`` is its good direction.
     """
@@ -45,7 +45,7 @@ class Problem(ABC):
 
     @abstractmethod
     def model(self, variant: str, create: Callable[[], Reweighting]) -> nn.Module:
-        """A model whose every site is made by ``create``."""
+        """A model with every site made by ``create``."""
 
     @abstractmethod
     def training(self, variant: str, seed: int) -> Iterator[Batch]:
@@ -53,7 +53,7 @@ class Problem(ABC):
 
     @abstractmethod
     def testing(self, n: int, seed: int) -> Iterator[Batch]:
-        """Test rows of ``n`` weights each, the same for all arms of a seed."""
+        """Test rows of ``n`` weights each, the same for all arms with a seed."""
 
     @abstractmethod
     def loss(self, model: nn.Module, items: Tensor, target: Tensor) -> Tensor: ...
@@ -64,7 +64,7 @@ class Problem(ABC):
 
 
 class Generated(Problem):
-    """Problems whose rows are generated without end, so that every step and every test has fresh ones."""
+    """Problems whose rows are generated without end, so every step and every test gets fresh ones."""
 
     train_lengths: ClassVar[Sequence[int]]
     batch_size: ClassVar[int] = 128
@@ -95,7 +95,7 @@ class MechanismRuns:
     variant: str
 
     def run(self, arm: Arm, seed: int) -> dict[str, str]:
-        """What ``run`` returns, and ``seconds``, as text."""
+        """The result of ``run``, and ``seconds``, as text."""
         started = time.monotonic()
         found = run(self.problem, self.variant, arm, seed)
         seconds = f"{time.monotonic() - started:.1f}"
@@ -105,8 +105,8 @@ class MechanismRuns:
 def run(problem: Problem, variant: str, arm: Arm, seed: int, steps: int | None = None) -> dict[str, float]:
     """Train and measure one model. Arms with the same seed start from the same weights and see the same rows.
 
-    Returns ``MEASURE@LENGTH`` for each measure and test length, and the training loss over the third and over the last
-    quarter of the steps, which say whether it still fell.
+    Returns ``MEASURE@LENGTH`` for each measure and test length, and the training loss over the third and last quarter
+    of the steps, which show whether it was still falling.
     """
     steps = steps or problem.steps
     torch.manual_seed(seed)

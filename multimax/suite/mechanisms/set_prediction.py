@@ -1,11 +1,11 @@
-"""Which classes are among the marked items of a row: each of these must be detected, and no other.
+"""Which classes are among a row's marked items: each must be detected, and no others.
 
     target_c = whether an item i of class c is marked
 
-An item is [strength, class]: the strength of its mark is uniform on [0.5, 1.5], or 0 where it has none, and the class
-is one-hot. A classifier behind the attention sees only how much weight went to each class. As in the mean of marked
-items the marks differ in strength; but the weights need not be equal, as long as the least of the marked classes
-exceeds what leaks to the others.
+An item is [strength, class]: the strength of its mark is uniform on [0.5, 1.5], or 0 if it has none, and the class is
+one-hot. A classifier after the attention sees only how much weight went to each class. As in the mean of marked items,
+the marks differ in strength; but the weights need not be equal, as long as the least of the marked classes exceeds what
+leaks to the others.
 """
 
 from collections.abc import Callable, Iterator

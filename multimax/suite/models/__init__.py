@@ -1,1 +1,1 @@
-"""The models of the suite, each with the two sites at which a reweighting acts, attention and output."""
+"""The suite's models, each with two sites where a reweighting acts: attention and output."""

@@ -1,9 +1,9 @@
-"""Methods against over-smoothing in vision transformers, with which MultiMax is compared.
+"""Methods against over-smoothing in vision transformers, to compare MultiMax with.
 
 AttnScale and FeatScale: Wang et al., "Anti-Oversmoothing in Deep Vision Transformers via the Fourier Domain Analysis:
 From Theory to Practice", ICLR 2022, 2203.05962 (github.com/VITA-Group/ViT-Anti-Oversmoothing). Both start as the
 identity. Patch Diversification: Gong et al., "Vision Transformers with Patch Diversification", 2021, 2104.12753
-(github.com/ChengyueGongR/PatchVisionTransformer), three losses beside that of the classifier.
+(github.com/ChengyueGongR/PatchVisionTransformer), three losses in addition to the classifier's.
 """
 
 from collections.abc import Sequence
@@ -30,7 +30,7 @@ class AttnScale(nn.Module):
 
 
 class FeatScale(nn.Module):
-    """Scale the mean over tokens by 1 + s and what deviates from it by 1 + t, channel by channel."""
+    """Scale the mean over tokens by 1 + s and deviations from it by 1 + t, channel by channel."""
 
     def __init__(self, dim: int):
         super().__init__()
@@ -44,7 +44,7 @@ class FeatScale(nn.Module):
 
 
 def cosine_loss(last: Tensor) -> Tensor:
-    """Mean absolute cosine over the pairs of two patches of ``last`` [batch, n, dim]: [batch]."""
+    """Mean absolute cosine over pairs of different patches of ``last`` [batch, n, dim]: [batch]."""
     directions = F.normalize(last.float(), dim=-1)
     cosines = (directions @ directions.transpose(-2, -1)).abs()
     n = last.shape[-2]
@@ -52,7 +52,7 @@ def cosine_loss(last: Tensor) -> Tensor:
 
 
 def contrastive_loss(first: Tensor, last: Tensor) -> Tensor:
-    """Cross-entropy of telling each patch's own last state from the others' mean by its first state: [batch].
+    """Cross-entropy of telling, by a patch's first state, its own last state from the others' mean: [batch].
 
     Both [batch, n, dim]; no gradient goes through ``first``.
     """
@@ -62,9 +62,10 @@ def contrastive_loss(first: Tensor, last: Tensor) -> Tensor:
 
 
 def random_box(generator: torch.Generator) -> Tensor:
-    """Top, left, bottom and right, in parts of the image, of a box as CutMix draws it (Yun et al. 2019, 1905.04899).
+    """Top, left, bottom and right, as fractions of the image, of a box drawn as in CutMix (Yun et al. 2019,
+    1905.04899).
 
-    Its share of the area is uniform in [0, 1], its centre is uniform, and what lies outside of the image is cut off.
+    Its share of the area is uniform in [0, 1], its centre is uniform, and what lies outside the image is cut off.
     """
     share, centre = torch.rand(3, generator=generator).split([1, 2])
     half = share.sqrt() / 2
@@ -72,14 +73,14 @@ def random_box(generator: torch.Generator) -> Tensor:
 
 
 def patches_outside(box: Tensor, side: int) -> Tensor:
-    """bool [side * side], row by row: which patches of a grid have their centres outside of ``box``, as above."""
+    """bool [side * side], row by row: which patches of a grid have their centres outside a ``random_box``."""
     centres = (torch.arange(side, device=box.device) + 0.5) / side
     rows, columns = ((box[i] <= centres) & (centres < box[i + 2]) for i in (0, 1))
     return ~(rows[:, None] & columns).flatten()
 
 
 def mix_patches(images: Tensor, keeps: Tensor) -> Tensor:
-    """Images [batch, channels, size, size] whose patches that are not in ``keeps`` come from the mirrored batch.
+    """Images [batch, channels, size, size] with the patches not in ``keeps`` taken from the mirrored batch.
 
     ``keeps`` is bool [side * side] for a grid of square patches.
     """
@@ -90,9 +91,9 @@ def mix_patches(images: Tensor, keeps: Tensor) -> Tensor:
 
 
 class PatchDiversification(nn.Module):
-    """The chosen ones of ``LOSSES``, each of weight one, summed over a batch.
+    """The chosen ``LOSSES``, each with weight one, summed over a batch.
 
-    ``mixing`` classifies every patch of mixed images by a linear head of its own, which serves in training alone.
+    ``mixing`` classifies every patch of mixed images with its own linear head, which is only used in training.
     """
 
     def __init__(self, losses: Sequence[str], dim: int, num_classes: int):
@@ -107,9 +108,9 @@ class PatchDiversification(nn.Module):
     def forward(
         self, first: Tensor, last: Tensor, targets: Tensor, keeps: Tensor | None, label_smoothing: float
     ) -> Tensor:
-        """Summed loss of patches [batch, n, dim] after the first layer, and after the last one and its norm.
+        """Summed loss of patches [batch, n, dim] after the first layer, and after the last layer and its norm.
 
-        targets float [batch, classes], those of the images before mixing; keeps bool [n], as ``mix_patches`` took it.
+        targets float [batch, classes], of the images before mixing; keeps bool [n], as given to ``mix_patches``.
         """
         total = last.new_zeros((), dtype=torch.float32)
         if "cosine" in self.losses:

@@ -1,14 +1,14 @@
-"""Keys and values of the hypotheses of a search, which stay in place when other hypotheses are chosen.
+"""Keys and values of a search's hypotheses, which stay in place when other hypotheses are chosen.
 
-The hypotheses of a sentence are the queries of one attention over the keys of all of them, [batch, heads, beam, dim]
-to [batch, heads, positions * beam, dim], and a mask says which slots hold a hypothesis's own past. When other
-hypotheses are chosen, only the mask changes. Keys of the source are held once per sentence, whatever the beam.
+A sentence's hypotheses are the queries of one attention over all their keys, [batch, heads, beam, dim] to
+[batch, heads, positions * beam, dim], and a mask says which slots hold a hypothesis's own past. When other hypotheses
+are chosen, only the mask changes. The source's keys are held once per sentence, whatever the beam.
 """
 
 import torch
 from torch import Tensor
 
-POSITIONS = 16  # that there is room for at first, doubled as needed
+POSITIONS = 16  # initial room, doubled as needed
 
 
 class DecoderCache:
@@ -18,7 +18,7 @@ class DecoderCache:
         source: keys and values of the source, [depth, 2, batch, heads, source length, head_dim].
         source_mask: bool [batch, 1, 1, source length], True at a token.
         visible: bool [batch, 1, beam, length * beam], True at a hypothesis's own past.
-        length: number of positions held.
+        length: number of positions it holds.
     """
 
     def __init__(self, source: Tensor, source_mask: Tensor, beam: int):
@@ -39,19 +39,19 @@ class DecoderCache:
         return self.visible
 
     def append(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
-        """All keys and values of a layer, with those of the newest position [batch, heads, beam, head_dim]."""
+        """All keys and values of a layer, including the newest position's, [batch, heads, beam, head_dim]."""
         used = self.length * self.beam
         self.target[layer, 0, ..., used - self.beam : used, :] = keys
         self.target[layer, 1, ..., used - self.beam : used, :] = values
         return self.target[layer, 0, ..., :used, :], self.target[layer, 1, ..., :used, :]
 
     def reorder(self, parents: Tensor) -> None:
-        """Make hypothesis j of each sentence continue the former ``parents[:, j]``, int64 [batch, beam]."""
+        """Make hypothesis j of each sentence continue the previous ``parents[:, j]``, int64 [batch, beam]."""
         rows = parents[:, None, :, None].expand_as(self.visible)
         self.visible = self.visible.gather(2, rows)
 
     def keep(self, sentences: list[int]) -> None:
-        """Keep only ``sentences``, in this order; only those that change their place are moved."""
+        """Keep only ``sentences``, in this order; only those whose place changes are moved."""
         places = [place for place, sentence in enumerate(sentences) if place != sentence]
         if places:
             moved, used = [sentences[place] for place in places], self.length * self.beam

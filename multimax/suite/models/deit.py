@@ -1,7 +1,7 @@
 """DeiT (Touvron et al. 2021, 2012.12877) from timm, with any reweighting in its attention and on its logits.
 
-timm builds the vision transformer and takes our attention as its ``attn_layer``; with softmax at the attention site it
-keeps its own, so that the model is timm's to the last bit.
+timm builds the vision transformer and takes our attention as its ``attn_layer``. With softmax at the attention site it
+keeps its own, so the model is timm's to the last bit.
 """
 
 from collections.abc import Sequence
@@ -30,7 +30,7 @@ from multimax.suite.options import bounded, choice
 
 @dataclass
 class DeiTConfig:
-    """A timm vision transformer; the fields that are None keep the value of the timm model called ``name``."""
+    """A timm vision transformer; fields that are None keep the value of the timm model ``name``."""
 
     name: str = "deit_small_patch16_224"
     patch_size: int | None = bounded(1, default=None, limit=2**14)
@@ -38,22 +38,23 @@ class DeiTConfig:
     depth: int | None = bounded(1, default=None, limit=10_000)
     num_heads: int | None = bounded(1, default=None, limit=2**20)
     class_token: bool = False
-    # "avg" pools the tokens after the final norm, as MultiMax's authors do; "token" is the class token, as in DeiT.
+    # "avg" pools the tokens after the final norm, like MultiMax's authors; "token" is the class token, as in DeiT.
     pool: str = choice("avg", "token", default="avg")
     qkv_bias: bool = True
     drop_path: float = bounded(0, 1, default=0.0)
-    # Initial weights: timm's standard deviation of 0.02 at any width, or lecun's, which a narrow model needs.
+    # Initial weights: timm's, with standard deviation 0.02 at any width, or lecun's, which narrow models need.
     init: str = choice("timm", "lecun", default="timm")
-    # Methods against over-smoothing (multimax.suite.models.anti_smoothing); of patch_diversification any of its losses.
+    # Methods against over-smoothing (multimax.suite.models.anti_smoothing); patch_diversification takes any of its
+    # losses.
     attn_scale: bool = False
     feat_scale: bool = False
     patch_diversification: list[str] = field(default_factory=list)
 
 
 def reweighted_attention(site: Site, attn_scale: bool = False, feat_scale: bool = False) -> type[Attention]:
-    """timm's self-attention with the reweighting of ``site`` in the place of softmax, and what scales its output.
+    """timm's self-attention with the reweighting of ``site`` in place of softmax, and optional scaling of its output.
 
-    timm asks for a class, not for a factory. The parameters of timm's own attention keep their names.
+    timm wants a class, not a factory. The parameters of timm's own attention keep their names.
     """
 
     class ReweightedAttention(Attention):
@@ -86,15 +87,15 @@ def reweighted_attention(site: Site, attn_scale: bool = False, feat_scale: bool 
 
 
 class PatchProjection(nn.Conv2d):
-    """A convolution of windows that do not overlap: on a GPU the matrix product that it is.
+    """A convolution over non-overlapping windows; on a GPU it is computed as the matrix product that it is.
 
-    cuDNN takes ten times as long, as measured on an H100, mostly for the gradient of the weight. On a CPU the result is
-    timm's to the last bit.
+    On an H100 cuDNN took ten times as long, mostly for the weight's gradient. On a CPU the result is timm's to the last
+    bit.
     """
 
     @classmethod
     def of(cls, convolution: nn.Conv2d) -> "PatchProjection":
-        """The same with the parameters of ``convolution``."""
+        """A ``PatchProjection`` with the parameters of ``convolution``."""
         height, width = size = convolution.kernel_size
         if size != convolution.stride:
             raise ValueError(f"windows of {size} every {convolution.stride} are not next to each other")
@@ -115,7 +116,7 @@ class PatchProjection(nn.Conv2d):
 
 
 class ImageClassifier(nn.Module):
-    """A backbone that gives scores over classes, and the reweighting that turns them into probabilities.
+    """A backbone that computes class scores, and the reweighting that turns them into probabilities.
 
     ``diversification`` names losses of multimax.suite.models.anti_smoothing that are added to the classifier's.
     """
@@ -141,9 +142,9 @@ class ImageClassifier(nn.Module):
         return list(getattr(self.backbone, "blocks", ()))
 
     def adapted(self, state: dict[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
-        """Weights of such a classifier, or of a vision transformer of timm's, for this image and patch size.
+        """Adapt the weights of such a classifier, or of a timm vision transformer, to this image and patch size.
 
-        Also returns what was resampled, in words. Raises UserError if only one of the two has a class token.
+        Also returns what was resampled, in words. Raises UserError if only one of the two models has a class token.
         """
         if not isinstance(self.backbone, VisionTransformer):
             return state, []
@@ -210,7 +211,7 @@ def create_deit(
     label_smoothing: float = 0.0,
     drawn: bool = True,
 ) -> ImageClassifier:
-    """Build the classifier, with initial weights if these are to be ``drawn``, which takes most of the time."""
+    """Build the classifier. Initial weights, which take most of the time, are only computed if ``drawn``."""
     overrides: dict[str, Any] = {
         key: value
         for key in ("patch_size", "embed_dim", "depth", "num_heads")
@@ -221,7 +222,7 @@ def create_deit(
     if not drawn:
         overrides["weight_init"] = "skip"
     if config.pool == "avg":
-        overrides["fc_norm"] = False  # timm would move the norm behind the pooling
+        overrides["fc_norm"] = False  # timm would move the norm after the pooling
     backbone = timm.create_model(
         config.name,
         img_size=image_size,
@@ -241,15 +242,15 @@ def create_deit(
 
 
 def init_lecun(backbone: VisionTransformer) -> None:
-    """Draw linear weights with standard deviation 1 / sqrt(inputs), and positions as large as the patches' embeddings.
+    """Draw linear weights with standard deviation 1 / sqrt(inputs), and positions as large as the patch embeddings.
 
     A layer then preserves the scale of its input (LeCun et al. 1998, "Efficient BackProp"). timm's 0.02 does so at a
-    width of 2,500; at a width of 64 the tokens and positions barely reach the output when training starts.
+    width of 2,500; at a width of 64, tokens and positions barely reach the output when training starts.
     """
     for module in backbone.modules():
         if isinstance(module, nn.Linear):
             trunc_normal_(module.weight, std=module.in_features**-0.5)
-    # torch draws the patches' convolution so that values of variance 1 come out with variance 1/3.
+    # torch draws the patch convolution so that inputs of variance 1 come out with variance 1/3.
     trunc_normal_(backbone.pos_embed, std=3**-0.5)
 
 

@@ -32,30 +32,30 @@ Append = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 class EncoderDecoderConfig:
     """An encoder-decoder transformer; the defaults are fairseq's ``transformer_iwslt_de_en`` and its recipe's dropout.
 
-    ``as_released`` decodes another model than the one that is trained, as the fairseq port released by MultiMax's
-    authors does: their modulation acts in the encoder and in the decoder's training, but neither in cross-attention
-    nor in incremental decoding. With it cross-attention is softmax, and so is the decoder's self-attention wherever it
-    has a cache. The output stays as it is. This option exists to measure what that costs.
+    ``as_released`` decodes with a different model than the trained one, like the fairseq port released by MultiMax's
+    authors: their modulation acts in the encoder and in the decoder's training, but neither in cross-attention nor in
+    incremental decoding. With it, cross-attention is softmax, and so is the decoder's self-attention wherever it has a
+    cache. The output stays as it is. This option exists to measure what that costs.
     """
 
     encoder_depth: int = bounded(1, default=6, limit=10_000)
     decoder_depth: int = bounded(1, default=6, limit=10_000)
-    dim: int = bounded(4, default=512, limit=2**20)  # of sines and cosines, two wavelengths
+    dim: int = bounded(4, default=512, limit=2**20)  # sines and cosines, at least two wavelengths
     num_heads: int = bounded(1, default=4, limit=2**20)
     ffn_dim: int = bounded(1, default=1024, limit=2**20)
     dropout: float = bounded(0, 1, default=0.3)
     attention_dropout: float = bounded(0, 1, default=0.0)
     activation_dropout: float = bounded(0, 1, default=0.0)
-    pre_norm: bool = False  # a norm before each sublayer and one at the end, instead of one after each residual
-    # decoder: its input and output; all: the encoder's too, of a joined vocabulary.
+    pre_norm: bool = False  # norms before each sublayer and at the end, instead of after each residual
+    # decoder: its input and output; all: also the encoder's, for a joined vocabulary.
     share_embeddings: str = choice("decoder", "all", default="decoder")
-    max_length: int = bounded(1, default=1024, limit=2**20)  # tokens of the longest source or target
+    max_length: int = bounded(1, default=1024, limit=2**20)  # tokens in the longest source or target
     as_released: bool = False
 
 
 @dataclass(frozen=True)
 class AttentionSites:
-    """What stands at each kind of attention; cross-attention is the decoder's, to the encoder's output."""
+    """The reweighting of each kind of attention; cross-attention is the decoder's, to the encoder's output."""
 
     encoder: Site
     decoder: Site
@@ -63,12 +63,12 @@ class AttentionSites:
 
 
 class EncoderDecoder(VocabularyModel):
-    """Encoder, decoder, scores tied to the target embedding, and the reweighting that makes them probabilities.
+    """Encoder, decoder, scores tied to the target embedding, and the reweighting that turns them into probabilities.
 
-    Masks are bool, True at a token. ``fingerprint`` (int64 tensor) stands for both vocabularies.
+    Masks are bool, True at a token. ``fingerprint`` (int64 tensor) identifies both vocabularies.
 
     Raises:
-        UserError: one embedding for vocabularies of two sizes.
+        UserError: one embedding for vocabularies of different sizes.
     """
 
     of_classes = ("source_embedding.", "target_embedding.")
@@ -123,7 +123,7 @@ class EncoderDecoder(VocabularyModel):
         return self.encoder_norm(x)
 
     def decode(self, target: Tensor, encoded: Tensor, source_mask: Tensor) -> Tensor:
-        """Hidden states [batch, length, dim] of target int64 [batch, length], each of the tokens up to its own."""
+        """Hidden states [batch, length, dim] of target int64 [batch, length], each from the tokens up to its own."""
         x = self.embed(target, self.target_embedding)
         for layer in self.decoder:
             x = layer(x, None, None, *layer.keys_values(encoded), source_mask[:, None, None])
@@ -138,18 +138,18 @@ class EncoderDecoder(VocabularyModel):
         return self.decoder_norm(x)
 
     def start_cache(self, encoded: Tensor, source_mask: Tensor, beam: int) -> DecoderCache:
-        """The empty cache of ``beam`` hypotheses for each sentence whose encoder output is ``encoded``."""
+        """An empty cache for ``beam`` hypotheses of each sentence with encoder output ``encoded``."""
         layers = [torch.stack(layer.keys_values(encoded)) for layer in self.decoder]
         return DecoderCache(torch.stack(layers), source_mask, beam)
 
     def forward(
         self, source: Tensor, source_mask: Tensor, target: Tensor, targets: Tensor, label_smoothing: float = 0.0
     ) -> Tensor:
-        """Summed training loss of ``targets`` int64 [batch, length], -100 where there is none, after ``target``.
+        """Summed training loss of ``targets`` int64 [batch, length], -100 where there is no target, after ``target``.
 
-        With label smoothing eps a target has the mass 1 - eps + eps / V of the V tokens, and each other one eps / V,
-        as in ``torch.nn.functional.cross_entropy``. fairseq gives the target 1 - eps and each other one
-        eps / (V - 1): its loss at eps is this one at eps * V / (V - 1).
+        With label smoothing eps and V tokens, a target has mass 1 - eps + eps / V and every other token eps / V, as in
+        ``torch.nn.functional.cross_entropy``. fairseq gives the target 1 - eps and every other token eps / (V - 1): its
+        loss at eps is this one at eps * V / (V - 1).
         """
         hidden = self.decode(target, self.encode(source, source_mask), source_mask)
         return linear_loss(
@@ -163,11 +163,11 @@ class EncoderDecoder(VocabularyModel):
         )
 
     def scores(self, hidden: Tensor) -> Tensor:
-        """Scores [..., target_tokens], before the output's reweighting, after hidden states [..., dim]."""
+        """Scores [..., target_tokens] of hidden states [..., dim], before the output's reweighting."""
         return F.linear(hidden, self.target_embedding.weight)
 
     def weights(self, hidden: Tensor) -> Tensor:
-        """Probabilities [..., target_tokens] after hidden states [..., dim], in float32 at least."""
+        """Probabilities [..., target_tokens] for hidden states [..., dim], in at least float32."""
         scores = self.scores(hidden)
         return self.output(scores.to(torch.promote_types(scores.dtype, torch.float32)))
 
@@ -244,7 +244,7 @@ class Attention(nn.Module):
         self.dropout = nn.Dropout(config.dropout)
 
     def input_matrices(self) -> tuple[Tensor, ...]:
-        """The matrices that make queries, keys and values, each [dim, dim]."""
+        """The matrices that compute queries, keys and values, each [dim, dim]."""
         raise NotImplementedError
 
     def split_heads(self, x: Tensor, parts: int) -> tuple[Tensor, ...]:
@@ -258,9 +258,9 @@ class Attention(nn.Module):
 
 
 class SelfAttention(Attention):
-    """Attention of x [batch, length, dim] to itself, or with ``append`` also to what was appended before.
+    """Attention of x [batch, length, dim] to itself and, with ``append``, to what was appended before.
 
-    Without a mask each position attends to those up to its own.
+    Without a mask, each position attends to those up to its own.
     """
 
     def __init__(self, config: EncoderDecoderConfig, site: Site):
@@ -280,7 +280,7 @@ class SelfAttention(Attention):
 
 
 class CrossAttention(Attention):
-    """Attention of x [batch, length, dim] to keys and values that ``keys_values`` makes of the encoder's output."""
+    """Attention of x [batch, length, dim] to keys and values that ``keys_values`` makes from the encoder's output."""
 
     def __init__(self, config: EncoderDecoderConfig, site: Site):
         super().__init__(config, site)

@@ -17,7 +17,7 @@ MODELS = Registry(
         "transformer_lm": "multimax.suite.models.transformer_lm.TransformerLM",
     }
 )
-"""Subclasses of ``LanguageModel``; one with ``model.memory_length`` is called segment by segment, with its memory."""
+"""Subclasses of ``LanguageModel``; a model with ``memory_length`` is called segment by segment, with its memory."""
 
 
 @dataclass
@@ -26,36 +26,36 @@ class LanguageModelConfig:
 
     name: str = registered(MODELS, default="transformer_xl")
     depth: int = bounded(1, default=16, limit=10_000)
-    dim: int = bounded(4, default=410, limit=2**20)  # of sines and cosines, two wavelengths
+    dim: int = bounded(4, default=410, limit=2**20)  # sines and cosines, at least two wavelengths
     num_heads: int = bounded(1, default=10, limit=2**20)
     ffn_dim: int = bounded(1, default=2100, limit=2**20)
     dropout: float = bounded(0, 1, default=0.1)
     attention_dropout: float = bounded(0, 1, default=0.0)
-    segment_length: int = bounded(1, default=150)  # of one training example; transformer_lm takes no longer input
-    # transformer_lm: least context of a scored token, but for those at the very start of the text.
+    segment_length: int = bounded(1, default=150)  # of one training example; transformer_lm takes no longer inputs
+    # transformer_lm: least context of a scored token, except at the very start of the text.
     eval_context: int | None = bounded(0, default=None)
-    # transformer_xl: the reach of its attention in training and in evaluation.
+    # transformer_xl: the reach of attention in training and in evaluation.
     memory_length: int | None = bounded(0, default=None)
-    clamp_length: int | None = bounded(1, default=None)  # distances beyond count as this one
+    clamp_length: int | None = bounded(1, default=None)  # larger distances count as this one
     same_length: bool = False  # every position attends to the same number of positions: memory_length
     eval_segment_length: int | None = bounded(1, default=None)
     eval_memory_length: int | None = bounded(0, default=None)
     eval_clamp_length: int | None = bounded(1, default=None)
     eval_same_length: bool = False
-    # transformer_xl: first token ids of the tail clusters of its adaptive softmax and input; none: one softmax.
+    # transformer_xl: first token ids of the tail clusters of its adaptive softmax and input; empty: one softmax.
     cutoffs: list[int] = field(default_factory=list)
-    div_val: int = bounded(1, default=1)  # factor by which the vectors shrink from cluster to cluster
+    div_val: int = bounded(1, default=1)  # factor by which vectors shrink from one cluster to the next
 
 
 class LanguageModel(VocabularyModel):
-    """Embedding, layers of a subclass, tied output scores, and the reweighting that makes them probabilities.
+    """Embedding, a subclass's layers, tied output scores, and the reweighting that turns them into probabilities.
 
     A subclass defines ``blocks``, ``encode`` and ``start_memory``.
     """
 
     of_classes = ("embedding.",)
     blocks: nn.ModuleList
-    max_length: int | None = None  # longest input together with its memory; None: any
+    max_length: int | None = None  # longest input including its memory; None: any
 
     def __init__(self, embedding: AdaptiveEmbedding, output: Site, fingerprint: Tensor | None = None):
         super().__init__(fingerprint)
@@ -74,7 +74,7 @@ class LanguageModel(VocabularyModel):
         raise NotImplementedError
 
     def forward(self, tokens: Tensor, targets: Tensor, memory: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
-        """Loss of ``targets`` int64 [batch, length] summed over all of them, and the memory after ``tokens``."""
+        """Loss summed over all ``targets`` int64 [batch, length], and the memory after ``tokens``."""
         hidden, memory = self.encode(tokens, memory)
         parts = self.embedding.losses(hidden.flatten(0, 1), targets.flatten(), self.output, reduction="sum")
         return torch.stack([loss for _, loss in parts]).sum(), memory

@@ -13,10 +13,10 @@ FIRST_POSITION = 2
 
 
 class VocabularyModel(nn.Module):
-    """A model of one vocabulary, or of a pair, without which its weights mean nothing.
+    """A model for one vocabulary or a pair, without which its weights mean nothing.
 
-    ``fingerprint`` (int64 tensor) identifies the vocabulary: it is saved in checkpoints, and weights of another
-    vocabulary are refused. None: not known.
+    ``fingerprint`` (int64 tensor) identifies the vocabulary; None: unknown. It is saved in checkpoints, and weights of
+    another vocabulary are refused.
     """
 
     def __init__(self, fingerprint: Tensor | None = None):
@@ -35,7 +35,7 @@ class VocabularyModel(nn.Module):
 
 
 class FeedForward(nn.Sequential):
-    """Two linear layers around a ReLU, with dropout after it (``inner_dropout``) and at the end."""
+    """Two linear layers around a ReLU, with dropout after the ReLU (``inner_dropout``) and at the end."""
 
     def __init__(self, dim: int, hidden_dim: int, dropout: float, inner_dropout: float = 0.0):
         super().__init__(
@@ -50,7 +50,7 @@ class FeedForward(nn.Sequential):
 def reset_attention(inputs: Iterable[Tensor], projection: nn.Linear) -> None:
     """Draw initial values as fairseq's ``MultiheadAttention`` does.
 
-    ``inputs`` are the matrices [dim, dim] that make queries, keys and values, whose biases keep torch's values.
+    ``inputs`` are the matrices [dim, dim] that compute queries, keys and values; their biases keep torch's values.
     """
     for matrix in inputs:
         nn.init.xavier_uniform_(matrix, gain=2**-0.5)

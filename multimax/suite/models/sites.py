@@ -1,4 +1,4 @@
-"""The parameters of a model's reweightings, by the site at which they act."""
+"""The parameters of a model's reweightings, by site."""
 
 from torch import nn
 
@@ -6,7 +6,7 @@ from multimax.reweight import Reweighting
 
 
 def count_parameters(model: nn.Module) -> dict[str, int]:
-    """Number of trainable parameters: ``total``, and of it those of reweightings in ``attention`` and ``output``.
+    """Number of trainable parameters: ``total`` and, of these, the reweightings' in ``attention`` and ``output``.
 
     The output site is the submodule called ``output`` at the top of the model; every other reweighting is attention.
     """

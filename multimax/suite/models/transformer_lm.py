@@ -1,7 +1,7 @@
 """The transformer language model of fairseq's ``transformer_lm``, with any reweighting in attention and on its logits.
 
 A decoder of pre-norm layers (Vaswani et al. 2017, 1706.03762) with sinusoidal positions and an output tied to the
-embedding, in the form that MultiMax's authors train on WikiText-103: without an adaptive softmax. Checked against
+embedding, in the form that MultiMax's authors train on WikiText-103, without an adaptive softmax. Checked against
 fairseq's ``TransformerLanguageModel`` (github.com/facebookresearch/fairseq, 0.12) and torch's ``TransformerEncoder``.
 """
 
@@ -19,8 +19,8 @@ from multimax.suite.models.layers import FIRST_POSITION, FeedForward, reset_atte
 class TransformerLM(LanguageModel):
     """A causal transformer over at most ``segment_length`` tokens.
 
-    Memory is a cache of keys and values, [depth, 2, batch, heads, length, head_dim]. Without one (None) none is made;
-    give ``start_memory`` to begin one.
+    Memory is a cache of keys and values, [depth, 2, batch, heads, length, head_dim]. Given None, no memory is made;
+    pass ``start_memory`` to begin one.
     """
 
     max_length: int
@@ -64,7 +64,7 @@ class TransformerLM(LanguageModel):
                 f"{self.max_length} (model.segment_length): shorten it, or take model=transformer_xl"
             )
         x = self.dropout(self.embedding(tokens) * self.dim**0.5 + self.positions[past : past + length])
-        mask = None  # there are special kernels for causal attention without a past
+        mask = None  # causal attention without a past has special kernels
         if past:
             mask = torch.ones(length, past + length, dtype=torch.bool, device=tokens.device).tril(past)
         caches = []
@@ -75,7 +75,7 @@ class TransformerLM(LanguageModel):
 
 
 class Block(nn.Module):
-    """Attention and feed-forward, each behind a norm, with dropout and a residual."""
+    """Attention and feed-forward, each after a norm, with dropout and a residual."""
 
     def __init__(self, config: LanguageModelConfig, site: Site):
         super().__init__()
@@ -91,7 +91,7 @@ class Block(nn.Module):
     def forward(self, x: Tensor, cache: Tensor | None, mask: Tensor | None) -> tuple[Tensor, Tensor | None]:
         """Output [batch, queries, dim] and the cache with the keys and values of x [batch, queries, dim] appended.
 
-        Without a mask each query attends to the keys up to its own.
+        Without a mask, each query attends to the keys up to its own.
         """
         features = self.query_key_value(self.attention_norm(x)).unflatten(-1, (3, self.num_heads, -1))
         query, key, value = features.permute(2, 0, 3, 1, 4)  # each [batch, heads, queries, head_dim]

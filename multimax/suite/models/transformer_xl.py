@@ -1,4 +1,4 @@
-"""Transformer-XL: relative positions and a memory of the segments before, with any reweighting of the full score.
+"""Transformer-XL: relative positions and a memory of previous segments, with any reweighting of the full score.
 
 Dai et al., "Transformer-XL: Attentive Language Models Beyond a Fixed-Length Context", ACL 2019, arXiv 1901.02860. For
 query i, key j and their distance i - j, whose sinusoidal vector is R,
@@ -6,8 +6,8 @@ query i, key j and their distance i - j, whose sinusoidal vector is R,
     score_ij = ((q_i + u) . k_j + (q_i + v) . W_R R_(i-j)) / sqrt(head_dim),      weights_i = reweight(score_i, mask_i).
 
 Layers, initial values and the adaptive output are those of the authors' code (github.com/kimiyoung/transformer-xl) in
-its WikiText-103 base configuration: normalisation after the residual, u and v shared by all layers. With ``div_val``
-> 1 the projection of the head cluster is tied as the others are, where theirs is not.
+its WikiText-103 base configuration: normalisation after the residual, u and v shared by all layers. With ``div_val`` >
+1 the head cluster's projection is tied like the others, unlike theirs.
 """
 
 from dataclasses import dataclass
@@ -31,7 +31,7 @@ class Reach:
     same_length: bool = False
 
     def mask(self, distance: Tensor) -> Tensor:
-        """True where a key at this distance before the query may be attended to."""
+        """True where a key this far before the query may be attended to."""
         live = distance >= 0
         return live & (distance < self.memory_length) if self.same_length else live
 
@@ -40,10 +40,10 @@ class Reach:
 
 
 class TransformerXL(LanguageModel):
-    """Transformer-XL with the two sites at which a reweighting acts.
+    """Transformer-XL with its two sites for a reweighting.
 
-    ``train_reach`` holds in training mode and ``eval_reach`` in evaluation mode. Memory is [depth, batch, length,
-    dim]: what entered each layer at the last ``memory_length`` positions; no gradient goes into it.
+    ``train_reach`` applies in training mode and ``eval_reach`` in evaluation mode. Memory is
+    [depth, batch, length, dim]: the input of each layer at the last ``memory_length`` positions, without gradients.
     """
 
     def __init__(
@@ -144,8 +144,8 @@ class RelativeAttention(nn.Module):
     ) -> Tensor:
         """Attention output [batch, queries, dim].
 
-        x [batch, queries, dim]; before [batch, past, dim], what stands before x; positions [past + queries, dim], by
-        falling distance; mask bool [queries, past + queries]; both biases [heads, head_dim].
+        x [batch, queries, dim]; before [batch, past, dim], what precedes x; positions [past + queries, dim], by
+        decreasing distance; mask bool [queries, past + queries]; both biases [heads, head_dim].
         """
         query = self.split_heads(self.query(x))
         key, value = (self.split_heads(part) for part in self.key_value(torch.cat([before, x], 1)).chunk(2, -1))
@@ -172,8 +172,8 @@ class RelativeAttention(nn.Module):
 def align_distances(scores: Tensor) -> Tensor:
     """From columns by decreasing distance to columns by key: row i [..., queries, keys] moves left by queries - 1 - i.
 
-    With one column more, each row of the flat array starts one later, which is the move. What comes in from the right
-    belongs to keys after the query.
+    With one more column, each row of the flat array starts one later, which makes the move. What comes in from the
+    right belongs to keys after the query.
     """
     *leading, queries, keys = scores.shape
     padded = nn.functional.pad(scores, (1, 0)).reshape(*leading, keys + 1, queries)

@@ -1,1 +1,1 @@
-"""The runs of the plan, one CSV for each entry: ``python -m multimax.suite.planned --help``."""
+"""The plan's runs, one CSV per entry: ``python -m multimax.suite.planned --help``."""

@@ -18,7 +18,7 @@ from multimax.suite.plugins import import_plugins
 
 PLANNED = Path("results/planned")
 PLACES = ("data.root", "data.cache_dir")
-"""Keys that say where data are on this machine; they change no number and are not recorded."""
+"""Keys that say where data are on this machine; they change no numbers and are not recorded."""
 
 MOST_SEEDS = 10_000
 

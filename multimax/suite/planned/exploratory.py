@@ -1,4 +1,4 @@
-"""Problems outside the plan, whose learning rates are chosen by runs of their own and which confirm nothing."""
+"""Problems outside the plan, which choose learning rates by their own runs and confirm nothing."""
 
 import math
 from collections.abc import Iterable, Mapping
@@ -12,7 +12,7 @@ FOLDER = Path("results/exploratory")
 
 
 def unplanned(name: str, rows: Iterable[Mapping[str, str]]) -> Entry:
-    """One of VARIANTS as an entry: every function at the best of the rates that were tried, NaN where none was."""
+    """One of VARIANTS as an entry: every function at the best of its tried rates, NaN if none was tried."""
     of = VARIANTS[name]
     rates = dict.fromkeys(of.problem.functions(), math.nan) | best_rates(of.problem, rows)
     nothing: dict[str, tuple[str, ...]] = {}

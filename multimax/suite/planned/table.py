@@ -1,4 +1,4 @@
-"""The runs of an entry of the plan as one CSV, a line each, filled run by run and never with the same run twice."""
+"""The runs of a plan's entry as one CSV, a line each, filled run by run, never with the same run twice."""
 
 import base64
 import csv
@@ -41,8 +41,8 @@ class Runs(Protocol):
 class RunTable:
     """The runs in ``path``.
 
-    Columns are KEY (``plan`` is the digest of the plan's entry, empty for a run that confirms nothing) and whatever
-    was measured, including ``seconds``. A run that lacks a column has an empty cell.
+    Columns are KEY (``plan`` is the digest of the plan's entry, empty for runs that confirm nothing) and whatever was
+    measured, including ``seconds``. A run without a value for a column has an empty cell.
     """
 
     path: Path
@@ -50,9 +50,9 @@ class RunTable:
     plugins: Sequence[str] = ()  # modules that each process imports first
 
     def fill(self, arms: Sequence[Arm], seeds: Iterable[int], plan: str, jobs: int) -> None:
-        """Run each arm with each seed, seed by seed, where that is missing; the table is complete after each run.
+        """Do the missing runs of each arm with each seed, seed by seed; the file is whole after each run.
 
-        Raises UserError if the code has uncommitted changes, so that no revision names it.
+        Raises UserError if the code has uncommitted changes, since no revision would identify it.
         """
         code = revision()
         if code is None or code.endswith("-dirty"):
@@ -78,7 +78,7 @@ def keys(rows: Iterable[dict[str, str]]) -> set[tuple[str, ...]]:
 
 
 def read_table(path: Path) -> list[dict[str, str]]:
-    """The rows of a table of runs; none if there is no such file. Raises UserError for one that is damaged."""
+    """The rows of a table of runs; none if there is no such file. Raises UserError if it is damaged."""
     if not path.is_file():
         return []
     try:
@@ -95,7 +95,7 @@ def read_table(path: Path) -> list[dict[str, str]]:
 
 
 def measured(row: Mapping[str, str], measure: str, table: str) -> float:
-    """What a run of TABLE.csv measured. Raises UserError where that is missing or no finite number."""
+    """What a run in TABLE.csv measured. Raises UserError if that is missing or not a finite number."""
     cell = row.get(measure, "")
     if not cell or not math.isfinite(value := float(cell)):
         what = f"{measure} is {cell}" if cell else f"there is no {measure}"
@@ -119,9 +119,9 @@ def is_whole(cell: tuple[str, str]) -> bool:
 def in_processes(
     work: Iterable[tuple[Runs, Arm, int]], jobs: int, plugins: Sequence[str] = ()
 ) -> Iterator[tuple[int, dict[str, str]]]:
-    """The runs as they end, each with its number in ``work``, of which ``jobs`` are made at a time.
+    """Runs as they end, each with its position in ``work``; ``jobs`` run at a time.
 
-    Each has one thread, so that its numbers do not depend on ``jobs``.
+    Each has one thread, so its numbers do not depend on ``jobs``.
     """
     with worker_processes(jobs, partial(start, plugins)) as pool:
         numbers = {pool.submit(one, of): number for number, of in enumerate(work)}
@@ -142,7 +142,7 @@ def one(work: tuple[Runs, Arm, int]) -> dict[str, str]:
     runs, arm, seed = work
     try:
         return runs.run(arm, seed)
-    except KeyboardInterrupt:  # by a terminal, which means the runs that this process has in its queue as well
+    except KeyboardInterrupt:  # from a terminal, which also means the runs still in this process's queue
         os._exit(130)
 
 

@@ -25,15 +25,15 @@ from multimax.suite.plan import Arm
 from multimax.suite.planned.table import packed
 from multimax.suite.tasks import Task, task_of
 
-BLOCKS = 200  # stretches of a text, each of which counts as one example
+BLOCKS = 200  # stretches of a text, each counting as one example
 
 
 @dataclass(frozen=True)
 class Trainings:
-    """Runs with ``overrides`` and those of each arm; ``places`` says where data are here, and is kept nowhere.
+    """Runs with ``overrides`` and each arm's own; ``places`` says where data are here, and is not kept.
 
-    Unfinished runs are kept in ``folder``, so that the same run continues where it was stopped. ``plugins`` and
-    ``config_dir`` are the user's own, as train.py takes them.
+    Unfinished runs are kept in ``folder``, so the same run continues where it stopped. ``plugins`` and ``config_dir``
+    are the user's own, as for train.py.
     """
 
     overrides: Sequence[str]
@@ -87,7 +87,7 @@ def fresh(task: Task, device: torch.device) -> dict[str, float]:
 
 @torch.no_grad()
 def smoothing_and_attention(task: Task, model: nn.Module, device: torch.device) -> dict[str, float]:
-    """MEASURES of the attention over the validation data, as means over sites and of each site, and over-smoothing."""
+    """MEASURES of attention over the validation data, for each site and averaged over sites, and over-smoothing."""
     with attention_statistics(model) as sites, token_smoothing(model) as layers:
         task.look(model.eval(), device)
     found: dict[str, float] = {}
@@ -110,7 +110,7 @@ def by_layer(layers: Sequence[Any]) -> dict[str, float]:
 
 
 def losses(rows: Sequence[Mapping[str, float]]) -> dict[str, float]:
-    """The training loss over the third and the last quarter of the steps, which says whether it still fell."""
+    """The training loss over the third and last quarters of the steps, which show whether it was still falling."""
     logged = torch.tensor([row["train/loss"] for row in rows if "train/loss" in row])
     quarters = logged.tensor_split(4)
     return {"third_quarter": quarters[2].mean().item(), "last_quarter": quarters[3].mean().item()}
@@ -152,10 +152,10 @@ def calls(owner: Any, name: str) -> Iterator[Calls]:
 
 @contextmanager
 def evaluated(task: Task, model: Any) -> Iterator[dict[str, str]]:
-    """Fill a dictionary with what the one evaluation within the context says about each image, or stretch of text.
+    """Fill a dictionary with what the one evaluation within the context says about each image or stretch of text.
 
-    ``examples:METRIC`` has the values whose mean is the metric: of ``top1`` each image's 0 or 100, of a text's ``loss``
-    those of ``BLOCKS`` stretches. Beside ``top1`` there is the ``calibration_error``.
+    ``examples:METRIC`` has the values whose mean is the metric: for ``top1`` each image's 0 or 100, for a text's
+    ``loss`` those of ``BLOCKS`` stretches. Along with ``top1`` there is the ``calibration_error``.
     """
     found: dict[str, str] = {}
     if task.config.task == "deit":

@@ -72,14 +72,14 @@ def main() -> None:
         serve(arguments.runs, arguments.port)
         return
     everything = [all_tables, all_figures, results_page]
-    # What theory counts depends on no record.
+    # The counts of theory depend on no records.
     parts: Mapping[str | None, Sequence[Callable[[Path], Iterator[Output]]]] = {
         "tables": [all_tables],
         "theory": [theory],
         "page": [results_page],
         None: [theory, *everything],
     }
-    with alone(arguments.results):  # or the tables of a report that began before another's record would lack it
+    with alone(arguments.results):  # else the tables of a report that began earlier would lack another's new record
         if arguments.command == "merge":
             for path, of in merge(arguments.file, arguments.results, arguments.exploratory):
                 print(f"merged {path}: {of}")

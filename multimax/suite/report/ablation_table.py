@@ -1,4 +1,4 @@
-"""The ablation as one table: what each part of MultiMax, and of the model around it, is worth."""
+"""The ablation as one table: what each part of MultiMax and of the model around it is worth."""
 
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
@@ -27,7 +27,7 @@ FULL = ("multimax", "multimax")
 
 
 def ablation_table(records: Sequence[Run]) -> Iterator[Output]:
-    """One table of all ablations, at every scale; none where there is no run."""
+    """One table of all ablations, at every scale; none if there are no runs."""
     used = [record for record in records if record.experiment.startswith("ablation_")]
     if not used:
         return
@@ -39,7 +39,7 @@ def ablation_table(records: Sequence[Run]) -> Iterator[Output]:
 
 
 def scale_rows(scale: str, epochs: str, records: Sequence[Run]) -> Iterator[Row]:
-    """The rows of one scale: the usual model first, and in each model the best mean first."""
+    """The rows of one scale: the usual model first and, within each model, the best mean first."""
     groups: dict[tuple[Around, tuple[str, str]], list[Run]] = defaultdict(list)
     for record in records:
         sites = record.config["reweight"]

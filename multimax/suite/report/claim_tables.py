@@ -73,7 +73,7 @@ pairing removes no noise. *p Holm* is adjusted for all rows of this table, inter
 
 
 def claim_tables(claims: Claims, path: Path, records: Sequence[Run]) -> Iterator[Output]:
-    """The tables ``claims_numbers``, ``claims_comparisons`` and ``stand_ins``; ``path`` is that of the claims."""
+    """The tables ``claims_numbers``, ``claims_comparisons`` and ``stand_ins``; ``path`` is the claims' file."""
     numbers = [judge_number(claim, claims.numbers, records) for claim in claims.numbers]
     rows = [number_row(result) for result in numbers]
     legend = "\n" + "".join(f"- **{key}**: {source}\n" for key, source in claims.sources.items())
@@ -127,7 +127,7 @@ def comparison_row(result: ComparisonResult, adjusted: float | None) -> Row:
 
 
 def tested(result: ComparisonResult, adjusted: float | None) -> Row:
-    """The cells that a claim's own runs and stand-ins have in common."""
+    """The cells that a claim's own runs and its stand-ins have in common."""
     difference, digits = result.difference, result.claim.digits
     return {
         "id": result.claim.id,
@@ -166,14 +166,14 @@ def stand_in_row(result: ComparisonResult, adjusted: float | None) -> Row:
 
 
 def elsewhere(records: Sequence[Run]) -> str:
-    """How many of the runs were merged, and from whom; empty without runs."""
+    """How many of the runs were merged, and from whom; empty if none."""
     names = Counter(record.origin["from"] or "not named" for record in records if record.origin)
     told = ", ".join(f"{name} {count}" for name, count in sorted(names.items()))
     return f"{names.total()} of {len(records)}{f' ({told})' if told else ''}" if records else ""
 
 
 def what_it_takes(claim: Number | Comparison, other: str | None = None) -> str:
-    """The command that makes the runs of a claim, or what is missing to run it."""
+    """The command that makes a claim's runs, or what is missing to run it."""
     seeds = "seed=" + ",".join(map(str, claim.seeds))
     if isinstance(claim, Number):
         return f"`python train.py -m {' '.join(claim.run)} {seeds}`" if claim.run else f"needs {claim.needs}"

@@ -1,12 +1,12 @@
-"""Claims of ``results/claims.yaml`` against the recorded runs, and a verdict on each.
+"""The claims in ``results/claims.yaml`` against the recorded runs, with a verdict on each.
 
 A verdict comes from runs of exactly the claim's configuration, with all of its seeds; the texts in ``claim_tables`` say
-what each means. Where a row is about a change, such as MultiMax for softmax, the difference between the two rows is
-judged, by runs paired by seed: their common level says nothing about the change. A reported difference within the
+what each means. If a row is about a change, such as MultiMax for softmax, the difference between the two rows is
+judged, with runs paired by seed: their common level says nothing about the change. A reported difference within the
 tolerance is *too close to tell*: two equal runs might differ by as much. What is reported in words, such as "does not
-train", is *inconclusive* once its runs are there: a reader compares.
+train", is *inconclusive* once its runs exist: a reader compares.
 
-Runs at another setting, or on data that stand in for the claim's, give no verdict; ``stand_ins`` has them.
+Runs at another setting, or on stand-in data, give no verdict; they are in ``stand_ins``.
 """
 
 import json
@@ -47,7 +47,7 @@ class Claim:
 
     @property
     def sign(self) -> int:
-        """The factor, 1 or -1, that makes an improvement a positive difference."""
+        """The factor, 1 or -1, that makes improvements positive."""
         return 1 if self.better == "higher" else -1
 
 
@@ -129,7 +129,7 @@ def runs_of(records: Iterable[Run], *overrides: str) -> list[Run]:
 
 
 def tests(claims: Claims) -> Iterator[tuple[Claim, Sequence[str]]]:
-    """Each claim with the arguments of ``train.py``, without the seed, for each kind of run that tests it."""
+    """Each claim with the ``train.py`` arguments, except the seed, of each kind of run that tests it."""
     for number in claims.numbers:
         if number.run:
             yield number, number.run
@@ -139,9 +139,9 @@ def tests(claims: Claims) -> Iterator[tuple[Claim, Sequence[str]]]:
 
 
 def wanted(claims: Claims, pattern: str = "*") -> list[list[str]]:
-    """The arguments of ``train.py``, seeds included, that make the runs of the claims whose name matches ``pattern``.
+    """The ``train.py`` arguments, with seeds, that make the runs of the claims whose names match ``pattern``.
 
-    One entry for each configuration, however many claims it tests. Raises UserError where nothing matches.
+    One entry per configuration, however many claims it tests. Raises UserError if nothing matches.
     """
     found: dict[str, tuple[Sequence[str], set[int]]] = {}
     for claim, overrides in tests(claims):
@@ -155,7 +155,7 @@ def wanted(claims: Claims, pattern: str = "*") -> list[list[str]]:
 
 
 def by_seed(records: Iterable[Run], metric: str | None) -> dict[int, float]:
-    """Values of ``metric`` (None: the one that a run is scored by) by seed, of the runs that have it.
+    """Values of ``metric`` (None: the one a run is scored by), by seed, for the runs that have it.
 
     Raises UserError for two runs of one configuration and seed.
     """
@@ -173,7 +173,7 @@ def by_seed(records: Iterable[Run], metric: str | None) -> dict[int, float]:
 
 @dataclass(frozen=True)
 class NumberResult:
-    """``reported`` and ``difference`` are from the row that the claim is ``over``; None if it is over none."""
+    """``reported`` and ``difference`` are relative to the row that the claim is ``over``; None if there is none."""
 
     claim: Number
     records: Sequence[Run]
@@ -185,7 +185,7 @@ class NumberResult:
 
 @dataclass(frozen=True)
 class ComparisonResult:
-    """``experiment`` is None where the runs are the claim's own."""
+    """``experiment`` is None if the runs are the claim's own."""
 
     claim: Comparison
     experiment: str | None
@@ -199,7 +199,7 @@ class ComparisonResult:
 
 
 def judge_number(claim: Number, numbers: Sequence[Number], records: Sequence[Run]) -> NumberResult:
-    """The result for one of ``numbers``, compared with the number that it is over, if any."""
+    """The result for one of ``numbers``, compared with the number it is over, if any."""
     found, values = _measured(claim, records)
     measured = mean_over_seeds(values.values(), possible(claim.metric or "")) if values else None
     if claim.over is None:
@@ -224,7 +224,7 @@ def _are_numbers(*values: object) -> bool:
 
 
 def number_verdict(claim: Number, reported: object, seeds: Iterable[int], measured: Mean | None) -> str:
-    """The verdict on a reported level or difference from what was measured with these seeds."""
+    """The verdict on a reported level or difference, given what was measured with these seeds."""
     if claim.value is None:
         return NOT_AVAILABLE
     if claim.over is not None and isinstance(reported, float) and abs(reported) <= (claim.tolerance or 0.0):
@@ -257,9 +257,9 @@ def judge_comparison(claim: Comparison, records: Sequence[Run]) -> Iterator[Comp
 
 
 def stand_ins(claim: Comparison, records: Sequence[Run]) -> Iterator[ComparisonResult]:
-    """The comparison within every other experiment of the claim's task that has runs of both functions.
+    """The same comparison within every other experiment of the claim's task that has runs of both functions.
 
-    The verdicts are about these runs, at their setting and on their data, and none of them is one on the claim. Runs
+    These verdicts are about those runs, at their setting and on their data; none is a verdict on the claim. Runs
     without the claim's test score are compared by what they are scored by.
     """
     assert claim.run is not None
@@ -318,7 +318,7 @@ def in_units_of(margin: float | str | None, of: Mean | None) -> float | None:
 
 
 def difference_verdict(claim: Comparison, difference: Difference | None, margin: float | None) -> str:
-    """The verdict that the interval of a paired difference gives; inconclusive with fewer than two pairs."""
+    """The verdict given by the interval of a paired difference; inconclusive with fewer than two pairs."""
     if difference is None or difference.interval is None:
         return INCONCLUSIVE
     low, high = sorted(claim.sign * bound for bound in difference.interval)

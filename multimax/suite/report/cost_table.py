@@ -29,7 +29,7 @@ def cost_table() -> Output:
     for name in reweight.available():
         counts, own = count_parameters(deit(name, "meta")), per_score(name, example)
         row = {"function": name, "in attention": str(counts["attention"]), "at the output": str(counts["output"])}
-        # A function that iterates until it converges does not do the same on other scores, nor on another machine.
+        # A function that iterates to convergence does not do the same on other scores or machines.
         if own == per_score(name, 10 * example):
             extra = (own - of_softmax) * scores
             row |= {
@@ -56,7 +56,7 @@ def per_score(name: str, scores: torch.Tensor) -> float:
 
 
 def deit(name: str, device: str) -> ImageClassifier:
-    """The paper's DeiT-S with the function ``name`` in its attention, and at its output where it can stand there."""
+    """The paper's DeiT-S with the function ``name`` in its attention and, if possible, at its output."""
     attention, output = {"name": name}, {"name": reweight.at_the_output(name)}
     with torch.device(device):
         return create_deit(paper().model, attention, output, image_size=IMAGE_SIZE, in_chans=3, num_classes=CLASSES)

@@ -1,4 +1,4 @@
-"""The table of what released code does, measured beside the functions and models here."""
+"""The table of what released code does, measured next to the functions and models here."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
@@ -28,7 +28,7 @@ def defect_table(records: Sequence[Run]) -> Output:
 
 
 def released_decoding(records: Sequence[Run]) -> Iterator[tuple[Defect, list[Run]]]:
-    """Translation by a model that decodes another one than it trains, by runs paired by seed, and the runs."""
+    """Translation by a model that decodes with another model than it trains, by runs paired by seed; and the runs."""
     metric = HEADLINE["mt"].metric
     released = [r for r in records if r.config["task"] == "mt" and r.config["model"]["as_released"]]
     for experiment, function in dict.fromkeys((r.experiment, r.function) for r in released):

@@ -1,4 +1,4 @@
-"""A picture for each task: how far every function of every experiment is from softmax, paired by seed."""
+"""One picture per task: how far every function of every experiment is from softmax, paired by seed."""
 
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence

@@ -1,4 +1,4 @@
-"""What ran outside the plan: each function in the small problems, at the best of the rates that were tried for it."""
+"""What ran outside the plan: each function in the small problems, at the best of its tried rates."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -37,7 +37,7 @@ this* is the mean difference over the seeds that both have, with its interval. N
 
 @dataclass(frozen=True)
 class Explored:
-    """The runs of one problem that count, by function, seed and measure, and the learning rates."""
+    """One problem's runs that count, by function, seed and measure, and the learning rates."""
 
     path: Path
     problem: Problem
@@ -97,7 +97,7 @@ def table_rows(of: Explored) -> Iterator[Row]:
 
 
 def compared(values: Mapping[str, Mapping[int, float]], most: float) -> Iterator[Row]:
-    """The cells of each function that come from its values by seed, which are from 0 to ``most``."""
+    """The cells of each function from its values by seed, which are between 0 and ``most``."""
     for function, others in values.items():
         found = mean_over_seeds(others.values(), (0.0, most))
         ours = paired(values[OURS], others, (-most, most)) if function != OURS else None
@@ -122,7 +122,7 @@ def with_interval(of: Mean | None) -> str:
 
 
 def exploratory_figures(folder: Path) -> Iterator[Output]:
-    """``exploratory_PROBLEM``: what MultiMax gains on each function in the measure that judges, paired by seed."""
+    """``exploratory_PROBLEM``: MultiMax's gain over each function in the judging measure, paired by seed."""
     for of in explored(folder):
         judge, groups = of.problem.judge, {f"{of.name}, exploratory": list(lines(of))}
         means = {name: mean_over_seeds(of.values(name, judge).values()).mean for name in TITLE if name in of.runs}

@@ -12,7 +12,7 @@ COLUMNS = ("function", "k", "M published", "M here", "difference", "S here", "ve
 
 
 def figure1_table(fit: Fit, claims: Mapping[str, Any], path: Path) -> Output:
-    """Every published point beside ours. MultiMax was fitted to its own points, which is no reproduction."""
+    """Every published point next to ours. MultiMax was fitted to its own points, which is not a reproduction."""
     rows: list[Row] = []
     for name, values in claims["multi_modality"].items():
         here = points(functions(fit)[name], claims["k"])

@@ -1,4 +1,4 @@
-"""Findings: a verdict on each comparison of the plan, from the runs that the plan asked for and from no others."""
+"""Findings: a verdict on each of the plan's comparisons, from the runs that the plan asked for and no others."""
 
 import math
 import zlib
@@ -60,7 +60,7 @@ class Measured:
 class Finding:
     """``ours`` against one of the controls. ``measured`` is empty, and ``p`` None, until all seeds are there.
 
-    ``p_holm`` is None for secondary comparisons, and for the second control where the claim fails against the first.
+    ``p_holm`` is None for secondary comparisons, and for the second control if the claim fails against the first.
     ``level`` is LEVEL divided by the number of primary comparisons.
     """
 
@@ -97,7 +97,7 @@ class Finding:
 
 
 def findings(plan: Mapping[str, Entry], folder: Path) -> list[Finding]:
-    """Each comparison against each of its controls; ``folder`` has the tables of runs, ENTRY.csv."""
+    """Each comparison against each of its controls; ``folder`` holds the tables of runs, ENTRY.csv."""
     tests = [(entry, of) for entry in plan.values() for of in entry.comparisons]
     count = sum(of.primary for _, of in tests)
     rows = {name: confirming(entry, folder) for name, entry in plan.items()}
@@ -107,14 +107,14 @@ def findings(plan: Mapping[str, Entry], folder: Path) -> list[Finding]:
         for control in of.controls
     ]
     first = [of for of in found if of.comparison.primary and of.against == of.comparison.controls[0]]
-    # A comparison that has not run yet counts as a test with p = 1, which can only make the others stricter.
+    # A comparison that has not run counts as a test with p = 1, which can only make the others stricter.
     adjusted = holm([1.0 if of.p is None else of.p for of in first])
     decided = {of.comparison.id: replace(of, p_holm=p) for of, p in zip(first, adjusted, strict=True) if of.measured}
     return [with_holm(of, decided, count) for of in found]
 
 
 def confirming(entry: Entry, folder: Path) -> Rows:
-    """The plan's runs of an entry. Raises UserError for a run that is there twice, and for runs on different data."""
+    """The plan's runs of an entry. Raises UserError for duplicate runs, and for runs on different data."""
     path, runs = folder / f"{entry.id}.csv", dict[tuple[str, int], Mapping[str, str]]()
     lines, data = dict[tuple[str, int], int](), dict[str, list[int]]()
     for line, row in enumerate(read_table(path), start=2):
@@ -139,13 +139,13 @@ def complete(entry: Entry, rows: Rows) -> list[str]:
 
 
 def shown(entry: Entry, rows: Rows) -> list[str]:
-    """The arms whose runs may be looked at: those that are complete, once all are that decide the entry."""
+    """The arms whose runs may be looked at: the complete ones, once all that decide the entry are complete."""
     arms = complete(entry, rows)
     return arms if {*entry.decisive} <= {*arms} else []
 
 
 def values_of(entry: Entry, comparison: Comparison, measure: str, rows: Rows) -> Values:
-    """The statistic of each run of the arms that are complete. Raises UserError where a run has none."""
+    """The statistic of each run of the complete arms. Raises UserError if a run has none."""
     return {
         arm: {seed: statistic(entry, comparison, measure, rows[arm, seed]) for seed in entry.seeds}
         for arm in complete(entry, rows)
@@ -180,7 +180,7 @@ def judged(entry: Entry, comparison: Comparison, control: str, rows: Rows, level
 
 
 def joint(tests: list[tuple[bool, float]]) -> float:
-    """The p-value of a claim that all measures gain: that of the weakest gain, or of the clearest loss if any lose."""
+    """The p-value of the claim that all measures gain: of the weakest gain, or of the clearest loss if any lose."""
     lost = [p for gains, p in tests if not gains]
     return min(1.0, len(tests) * min(lost)) if lost else max(p for _, p in tests)
 
@@ -271,7 +271,7 @@ def numbers(of: Finding, each: Measured) -> Row:
 
 
 def amount(value: float, margin: float) -> str:
-    """Rounded to a hundredth of the margin, with two digits at least."""
+    """``value`` rounded to a hundredth of the margin, with at least two digits."""
     return number(value, digits=max(2, 1 - math.floor(math.log10(margin)) + 1))
 
 

@@ -13,7 +13,7 @@ from multimax.suite.report.outputs import Output, picture
 from multimax.suite.report.statistics import Difference, gain
 
 CLAIM = 100  # characters of a claim above its lines
-LINEAR = 2.0  # margins to either side of zero; beyond them the axis of all findings is logarithmic
+LINEAR = 2.0  # margins on either side of zero; beyond them, the axis of all findings is logarithmic
 
 
 def findings_figures(plan: Path, folder: Path) -> Iterator[Output]:
@@ -36,7 +36,7 @@ def all_findings(found: Sequence[Finding], planned: int, used: Sequence[Path]) -
     groups: dict[str, list[Line]] = {}
     for of in found:
         for i, each in enumerate(of.measured):
-            # The verdict is of all measures of the claim, and stands beside the first.
+            # The verdict is on all of the claim's measures, and is shown with the first.
             label = style_of(of.against).label + (f": {brief(of.verdict)}" if i == 0 else "")
             several = f" ({each.measure})" if len(of.measured) > 1 else ""
             drawn = line(label, of.against, each.gain, not of.comparison.primary, each.margin)
@@ -57,7 +57,7 @@ def brief(verdict: str) -> str:
 
 
 def one_finding(tests: Sequence[Finding], runs: Mapping[str, Rows], used: Sequence[Path]) -> Output:
-    """``ours`` against every arm that has run, in each measure; the band is the margin. ``tests`` are of one claim."""
+    """``ours`` against every arm that has run, in each measure; the band is the margin. ``tests`` share one claim."""
     of, groups = tests[0], dict[str, list[Line]]()
     for each in of.measured:
         values = values_of(of.entry, of.comparison, each.measure, runs[of.entry.id])
@@ -76,7 +76,7 @@ def one_finding(tests: Sequence[Finding], runs: Mapping[str, Rows], used: Sequen
 
 
 def each_verdict(tests: Sequence[Finding]) -> str:
-    """Each verdict once, with the functions that it is against."""
+    """Each verdict once, with the functions it is against."""
     against: dict[str, list[str]] = {}
     for of in tests:
         against.setdefault(of.verdict.partition(":")[0], []).append(style_of(of.against).label)

@@ -20,7 +20,7 @@ from multimax.suite.runs import MAPS, Run
 def measured_figures(records: Sequence[Run]) -> Iterator[Output]:
     """``KIND_EXPERIMENT`` for each kind of map, and the statistics of attention, found in an experiment's records.
 
-    Raises UserError for maps of one experiment that are of different images or texts.
+    Raises UserError if an experiment's maps are of different images or texts.
     """
     for kind in MAPS:
         for experiment, of, group, files in kept(records, kind):
@@ -38,7 +38,7 @@ def measured_figures(records: Sequence[Run]) -> Iterator[Output]:
 
 
 def oversmoothing_figures(records: Sequence[Run]) -> Iterator[Output]:
-    """A figure for each experiment, of what ``python -m multimax.suite.figures oversmoothing`` kept of its runs."""
+    """A figure for each experiment, from what ``python -m multimax.suite.figures oversmoothing`` kept of its runs."""
     for experiment, of, group, files in kept(records, "oversmoothing"):
         runs = []
         for record, one in zip(group, of.values(), strict=True):
@@ -49,7 +49,7 @@ def oversmoothing_figures(records: Sequence[Run]) -> Iterator[Output]:
 
 
 def smoothing_title(experiment: str, runs: Sequence[Smoothing]) -> str:
-    """What the picture shows of the last layer: MAD beside softmax's, paired by seed."""
+    """What the picture shows about the last layer: MAD compared with softmax's, paired by seed."""
     last: dict[str, dict[int, float]] = defaultdict(dict)
     for run in runs:
         last[run.label][run.seed] = run.measured[-1]["mad"][-1]
@@ -64,7 +64,7 @@ def smoothing_title(experiment: str, runs: Sequence[Smoothing]) -> str:
 
 
 def kept(records: Sequence[Run], kind: str) -> Iterator[tuple[str, dict[str, Any], list[Run], list[Path]]]:
-    """By experiment: KIND.json by the run's label, ordered as the styles are, its records, and the files."""
+    """By experiment: KIND.json by run label, in the order of the styles; its records; and the files."""
 
     def order(record: Run) -> tuple[int, str, int]:
         name = record.config["reweight"]["attention"]["name"]

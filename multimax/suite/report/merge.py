@@ -1,8 +1,8 @@
-"""Add runs that somebody else packed to ``results/runs``, once all of them have passed the checks.
+"""Add runs that somebody else packed to ``results/runs``, once all of them pass the checks.
 
-The file does not say where its runs go: the folder of a record follows from its configuration, as that of a run does.
-The checks cannot tell whether the numbers were computed at all; the fingerprint of the weights, which is kept, is what
-a contributor can be held to.
+The file does not say where its runs go: a record's folder follows from its configuration, like a run's. The checks
+cannot tell whether the numbers were computed at all; a contributor can be held to the fingerprint of the weights, which
+is kept.
 """
 
 import json
@@ -51,9 +51,9 @@ class Wanted:
 
 
 def merge(file: Path, results: Path, exploratory: bool = False) -> list[tuple[Path, str]]:
-    """Add the runs of a file to the records, all or none; returns each record and what it is of.
+    """Add a file's runs to the records, all or none; returns each record and what it is a run of.
 
-    Runs that neither a claim nor the plan asked for are added only if ``exploratory`` says so. Raises UserError.
+    Runs that neither a claim nor the plan asked for are only added if ``exploratory``. Raises UserError.
     """
     packed, claims = unpack(file), read_claims(results / "claims.yaml")
     known = read_runs(results / "runs")
@@ -73,7 +73,7 @@ def merge(file: Path, results: Path, exploratory: bool = False) -> list[tuple[Pa
 def checked(
     where: str, content: dict[str, Any], claims: Claims, results: Path, folder: Path, exploratory: bool
 ) -> tuple[Run, tuple[str, ...]]:
-    """The packed run as one in ``folder``, and what asked for it. Raises UserError if it cannot be accepted."""
+    """The packed run as a run in ``folder``, and what asked for it. Raises UserError if it cannot be accepted."""
     summary = content["summary"]
     config = configuration(where, content["config"], summary["processes"])
     if summary["config_hash"] != digest(config):
@@ -113,7 +113,7 @@ def checked(
 
 
 def configuration(where: str, content: dict[str, Any], processes: int) -> RunConfig:
-    """The packed configuration, typed and checked like that of a run started here."""
+    """The packed configuration, typed and checked as for a run started here."""
     if modules(content):
         raise UserError(f"{where}: config names code that is not ours ({modules(content)[0]}): it cannot be merged")
     if content.get("task") not in MODULES:
@@ -132,7 +132,7 @@ def configuration(where: str, content: dict[str, Any], processes: int) -> RunCon
 
 
 def check_revision(where: str, revision: str) -> None:
-    """Raise UserError unless ``revision`` is a commit of this repository whose numbers are those of this code."""
+    """Raise UserError unless ``revision`` is a commit of this repository that gives the same numbers as this code."""
     if not re.fullmatch("[0-9a-f]{40}", revision):
         raise UserError(f"{where}: revision {revision} is not a commit: train from a clean worktree")
     try:
@@ -185,7 +185,7 @@ def without_seed(config: RunConfig) -> dict[str, Any]:
 
 
 def check_metrics(where: str, config: RunConfig, summary: dict[str, Any], rows: list[dict[str, Any]]) -> None:
-    """Raise UserError unless the rows are those of a complete run, and the summary agrees with their end."""
+    """Raise UserError unless the rows are a complete run's and the summary agrees with their end."""
     steps, training = summary["steps"], config.training
     scored = [row for row in rows if "val/loss" in row]
     logged = [row.get("step", 0) for row in rows]
@@ -210,7 +210,7 @@ def check_metrics(where: str, config: RunConfig, summary: dict[str, Any], rows: 
 def check_summary(where: str, config: RunConfig, summary: dict[str, Any], scored: list[dict[str, Any]]) -> None:
     last = {name.removeprefix("val/"): value for name, value in scored[-1].items() if name.startswith("val/")}
     metrics, metric = summary["metrics"], summary["metric"]
-    # The best is over all evaluations, whatever direction is better.
+    # The best is over all evaluations, whichever direction is better.
     values = [row[f"val/{metric}"] for row in scored if f"val/{metric}" in row]
     pick = max if HEADLINE[config.task].higher_is_better else min
     expected = last | ({f"best_{metric}": pick(values)} if values else {})
@@ -235,7 +235,7 @@ def check_summary(where: str, config: RunConfig, summary: dict[str, Any], scored
 
 
 def check_complete(where: str, run: Run, asked: Wanted | None) -> None:
-    """Raise UserError if a metric is missing that the tables, or the claims which asked for the run, need."""
+    """Raise UserError if a metric is missing that is needed by the tables or the claims that asked for the run."""
     headline = HEADLINE[run.config["task"]].metric
     needed = {run.summary["metric"], *([headline] if headline else []), *(asked.metrics if asked else ())}
     for measured in (run.analysis("oversmoothing") or {"measured": ()})["measured"]:
@@ -249,7 +249,7 @@ def check_complete(where: str, run: Run, asked: Wanted | None) -> None:
 
 
 def check_new(where: str, run: Run, known: Sequence[Run]) -> None:
-    """Raise UserError if there is a run of this configuration and seed, or one of this setting on other data."""
+    """Raise UserError if there already is a run of this configuration and seed, or of this setting on other data."""
     schema = run.task_module.Config
     own, setting = identity(run.config, schema), run.setting
     for other in known:

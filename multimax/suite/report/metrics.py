@@ -6,12 +6,12 @@ from dataclasses import dataclass
 from multimax.suite.runs import Run
 
 BASELINE = "softmax"
-"""The function that all others are compared with."""
+"""The function all others are compared with."""
 
 
 @dataclass(frozen=True)
 class Headline:
-    """What a task's tables are about: ``metric`` is None for the one that a run is scored by."""
+    """What a task's tables are about; ``metric`` is None for the one a run is scored by."""
 
     title: str
     higher_is_better: bool

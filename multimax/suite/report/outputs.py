@@ -1,8 +1,8 @@
-"""Files under ``results/``, each with a sidecar that says what it was made from.
+"""Files under ``results/``, each with a sidecar saying what it was made from.
 
 A sidecar ``NAME.json`` holds the runs with the revisions that trained them, digests of other sources and of the files
-themselves, and the revision of the code at which any of these last changed. Output that has not changed is not written
-again, so that regenerating everything leaves the tree as it was.
+themselves, and the code revision at which any of these last changed. Unchanged output is not written again, so
+regenerating everything leaves the tree as it was.
 """
 
 import hashlib
@@ -29,7 +29,7 @@ class Output:
     name: str
     files: Mapping[str, bytes]
     records: Sequence[Run] = ()
-    sources: Sequence[Path] = ()  # files under results/ that it depends on beside the records
+    sources: Sequence[Path] = ()  # files under results/, besides the records, that it depends on
     made_with: Mapping[str, str] = field(default_factory=dict)  # versions of what draws it
 
     def sidecar(self, results: Path) -> dict[str, object]:
@@ -83,7 +83,7 @@ def save(output: Output, results: Path) -> list[Path]:
 
 
 def rewrite(page: str, results: Path, made: Callable[[str], str]) -> None:
-    """Update a page of the repository that holds ``results``, if it has that page, to what is ``made`` of its text."""
+    """Replace the text of a page in the repository around ``results``, if it exists, by what is ``made`` from it."""
     path = results.resolve().parent / page
     if path.is_file():
         text = path.read_text(encoding="utf-8")

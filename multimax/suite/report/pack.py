@@ -1,4 +1,4 @@
-"""Pack the records of finished runs into one small file for somebody else, who adds them to their results by ``merge``.
+"""Pack the records of finished runs into one small file for somebody else, who adds them by ``merge``.
 
 The file is JSON, gzipped: ``from``, a name or null, and ``runs``, each with the fields of ``RUN``. What is not in
 ``RUN`` is left out: the command, where data and runs are, the settings of loggers, and names of unreadable files.
@@ -48,14 +48,14 @@ checkpoint's, null where that has been deleted."""
 
 LEFT_OUT = "command, paths of data and runs, logger, names of unreadable files, samples, checkpoints"
 UNFIT = re.compile(r"\$\{|[<>|`]|[^\S \n]|[^\w\s]*\.\.[/\\]|(?:^|[\s=,'\"(])(?:~|[/\\]|[A-Za-z]:\\)\S")
-"""What no text in a packed run may contain: an interpolation, markup, a path."""
+"""What no text in a packed run may contain: interpolations, markup, paths."""
 NAME = re.compile(r"[\w][\w .,'()@-]{0,79}")
 
 
 def pack(runs: Sequence[Path], to: Path, name: str | None = None) -> None:
     """Write the records of ``runs`` to the file ``to``, from a contributor who may give a ``name``.
 
-    Raises UserError for a run that is not finished, or whose text contains a path, or the name of this user or machine.
+    Raises UserError for a run that is not finished, or whose text contains a path or the name of this user or machine.
     """
     check_name(name)
     packed = [packed_run(Run(path)) for path in runs]
@@ -84,7 +84,7 @@ def packed_run(run: Run) -> dict[str, Any]:
 
 
 def weights_of(checkpoint: Path) -> str:
-    """The SHA-256 of its weights. Raises UserError where its manifest is missing or damaged."""
+    """The SHA-256 of a checkpoint's weights. Raises UserError if its manifest is missing or damaged."""
     try:
         return read_manifest(checkpoint)["files"]["model.safetensors"]
     except ValueError as error:
@@ -143,7 +143,7 @@ def check_texts(where: str, run: dict[str, Any]) -> None:
 
 
 def check_private(where: str, run: dict[str, Any]) -> None:
-    """Raise UserError for text that reveals the user or the machine; the suite's own words are not searched."""
+    """Raise UserError for text that reveals the user or machine; the suite's own words are not searched."""
     check_texts(where, run)
     host, user, home = socket.gethostname(), "", ""
     with suppress(KeyError, OSError):  # a container's user may have neither a name nor a home

@@ -73,7 +73,7 @@ above 1 at low scores (*steep below*, at {STEEP_AT:g}), and large ones drawn tog
 
 
 def planned_table(name: str, plan: Path, folder: Path) -> Iterator[Output]:
-    """One of TABLES, with the rows of all entries; none where there is no plan."""
+    """One of TABLES, with the rows of all entries; none without a plan."""
     if plan.is_file():
         text, columns, rows_of = TABLES[name]
         rows = [row for entry in read_plan(plan).values() for row in rows_of(entry, folder)]
@@ -106,7 +106,7 @@ def rates(entry: Entry, folder: Path) -> Iterator[Row]:
 
 
 def edge(rate: float, tried: list[float]) -> str:
-    """Which end of those tried the rate is, if any."""
+    """Which end of the tried rates this one is, if any."""
     ends = {"smallest": min(tried), "largest": max(tried)}
     names = [name for name, end in ends.items() if rate == end]
     return "only one" if len(names) == 2 else "".join(names)
@@ -137,7 +137,7 @@ def correlation(values: Sequence[float], others: Sequence[float], scale: str) ->
 
 
 def fall(runs: Sequence[Mapping[str, str]]) -> str:
-    """Empty where a run was too short to have quarters."""
+    """How the loss fell; empty if a run was too short to have quarters."""
     third, last = (
         numpy.array([float(row.get(name) or "nan") for row in runs]) for name in ("third_quarter", "last_quarter")
     )

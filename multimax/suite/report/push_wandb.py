@@ -28,7 +28,7 @@ def push_wandb(runs: Sequence[Path]) -> None:
             import_plugins(run.config["plugins"])  # a function's own defaults are part of the run's identity
             sent, url = wandb_mirror.push(run)
             say(f"{number}/{len(runs)} {path}: {sent} new steps, {url}")
-        except Exception as error:  # the other runs must not wait for this one's mistake
+        except Exception as error:  # this run's mistake must not hold up the others
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
             failures.append(f"{path}: {reason}" if str(path) not in reason else reason)
             say(f"{number}/{len(runs)} {path}: failed")

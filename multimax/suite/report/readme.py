@@ -29,7 +29,7 @@ MEASURES = {
     "multi_modality": "M, the multi-modality",
     "top1": "accuracy",
 }
-"""Measures whose name is not its own word."""
+"""Words for measures whose names are not words themselves."""
 PERCENT = ("accuracy", "top1")
 
 
@@ -41,7 +41,7 @@ def findings_lines(findings: Path) -> list[str]:
     pairs = list(zip(*against.values(), strict=True))
     lines = [*answer(pairs), "", *HEAD]
     for comparison, group in groupby(pairs, key=lambda pair: pair[0]["comparison"]):
-        ours, others = zip(*group, strict=True)  # a line for each measure of the claim, which have one verdict
+        ours, others = zip(*group, strict=True)  # a line per measure of the claim, all with one verdict
         assert all((of["comparison"], of["verdict"]) == (comparison, ours[0]["verdict"]) for of in ours)
         assert [of["statistic"] for of in ours] == [of["statistic"] for of in others]
         row, other = ours[0], others[0]
@@ -75,7 +75,7 @@ def answer(pairs: Sequence[tuple[Mapping[str, str], Mapping[str, str]]]) -> list
 
 
 def in_words(statistic: str, margin: float) -> str:
-    """A column *statistic* of the findings, and the margin in the units that a reader thinks in."""
+    """The findings' column *statistic*, and the margin in units that a reader thinks in."""
     log = statistic.startswith("ln ")
     name, _, at = statistic.removeprefix("ln ").partition("@")
     words = MEASURES.get(name, name.replace("_", " ")) + (f" at {at} items" if at.isdecimal() else "")
@@ -86,7 +86,7 @@ def in_words(statistic: str, margin: float) -> str:
 
 
 def with_findings(readme: str, findings: Path) -> str:
-    """The text with its table replaced; a text without the marks around a table is returned as it is."""
+    """``readme`` with its table replaced; a text without the marks around a table is returned unchanged."""
     before, begin, rest = readme.partition(BEGIN)
     _, end, after = rest.partition(END)
     if not end:

@@ -1,4 +1,4 @@
-"""Records: what is kept of a finished run in the repository, which is everything but the weights."""
+"""Records: what the repository keeps of a finished run, which is everything but the weights."""
 
 import copy
 import json
@@ -16,7 +16,7 @@ from multimax.suite.measures.oversmoothing import summary as oversmoothing_summa
 from multimax.suite.runs import Run
 
 PLACES = ("data.root", "data.cache_dir", "run_dir", "runs_dir", "init_from", "extends")
-"""Where things were on the machine that trained the run: private, and no part of what it computed."""
+"""Where things were on the machine that trained the run: private, and not part of what it computed."""
 
 
 def final_metrics(run: Run) -> dict[str, float]:
@@ -37,8 +37,8 @@ def require_finished(run: Run) -> None:
 def record(run: Run, folder: Path) -> Path:
     """Copy the configuration, metrics and summary of a finished run into ``folder`` and return where they are.
 
-    The JSON files of its analysis are copied too; pictures are drawn again from these. Raises UserError if ``run`` is
-    not finished, or if its record there is of other data.
+    The JSON files of its analysis are copied too; pictures are redrawn from these. Raises UserError if ``run`` is not
+    finished, or if its existing record is of other data.
     """
     require_finished(run)
     target = folder / run.name
@@ -59,12 +59,12 @@ def record(run: Run, folder: Path) -> Path:
             kept = target / path.relative_to(run.path)
             kept.parent.mkdir(exist_ok=True)
             write_atomic(kept, path.read_bytes())
-    write_atomic(target / "summary.json", json.dumps(summary, indent=1) + "\n")  # makes it a record: the last
+    write_atomic(target / "summary.json", json.dumps(summary, indent=1) + "\n")  # last, as this makes it a record
     return target
 
 
 def found_in(config: dict[str, Any], names: Iterable[str]) -> Iterator[tuple[dict[str, Any], str]]:
-    """Those of the keys, such as ``data.root``, that the configuration has, each as its section and its name there."""
+    """Which of the keys, such as ``data.root``, the configuration has, each as its section and its name there."""
     for *sections, key in (name.split(".") for name in names):
         section = config.get(sections[0], {}) if sections else config
         if key in section:
@@ -72,7 +72,7 @@ def found_in(config: dict[str, Any], names: Iterable[str]) -> Iterator[tuple[dic
 
 
 def command_without_places(command: str) -> str:
-    """A command line with PATH for each of ``PLACES``, and for the user's folder of configurations."""
+    """A command line with PATH in place of each of ``PLACES`` and of the user's configuration folder."""
     words = shlex.split(command)
     if "--config-dir" in words:
         words[words.index("--config-dir") + 1] = "PATH"

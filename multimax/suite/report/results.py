@@ -29,7 +29,7 @@ from multimax.suite.runs import Run, read_runs
 def all_tables(results: Path) -> Iterator[Output]:
     """The findings, each experiment with runs, and the claims, ablation, defects and costs. Raises UserError.
 
-    For a user's own folder, with records or a plan but without claims, what depends on no claim.
+    For a user's own folder, with records or a plan but no claims, only what does not depend on claims.
     """
     records, path, planned = read_runs(results / "runs"), results / "claims.yaml", of_plan(results)
     claims = None if is_own(results, records) else read_claims(path)

@@ -1,4 +1,4 @@
-"""What an entry of the plan trains, and on what, in words; and what configurations say of themselves."""
+"""What an entry of the plan trains, and on what, in words; and how configurations describe themselves."""
 
 import re
 
@@ -11,7 +11,7 @@ VARIANTS = {"linear": "scores linear in the input", "mlp": "an MLP before the sc
 
 
 def setting(entry: Entry) -> str:
-    """The small problem and its model, or how the configuration describes itself and what the plan changes of it."""
+    """The small problem and its model, or how the configuration describes itself and what the plan changes in it."""
     if entry.problem != "train":
         name = entry.problem.replace("_", " ")
         return f"{name}, {VARIANTS.get(entry.variant, entry.variant)}" if entry.variant else name
@@ -31,9 +31,9 @@ def described(given: dict[str, str]) -> str:
 
 
 def description(kind: str, name: str, of_run: str = "") -> str:
-    """What a configuration file says of itself today, in one line; ``of_run``, what a run has of it, if it is gone.
+    """How a configuration file describes itself today, in one line; if it is gone, ``of_run``, the run's copy.
 
-    What a run has instead of the file's data or model stays at its end.
+    What the run has instead of the file's data or model stays at the end.
     """
     path = CONFIGS / kind / f"{name}.yaml"
     content = yaml.safe_load(path.read_text(encoding="utf-8")) if path.is_file() else {}

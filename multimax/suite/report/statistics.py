@@ -1,7 +1,7 @@
 """Means over seeds, differences between functions that ran with the same seeds, and how many seeds a test needs.
 
 Runs that share a seed start from the same weights and see the same data in the same order. Whether that makes their
-difference less noisy depends on the data: the correlation over seeds tells, and it may be negative.
+difference less noisy depends on the data: the correlation over seeds shows it, and may be negative.
 """
 
 import math
@@ -15,7 +15,7 @@ from scipy import optimize, stats
 CONFIDENCE = 0.95
 LEVEL = 0.05
 POWER = 0.8
-EXACT = 20  # pairs up to which every pattern of signs is tried, 2^20 of them
+EXACT = 20  # most pairs for which every pattern of signs is tried, 2^20 of them
 DRAWS = 100_000  # patterns beyond that
 
 Interval = tuple[float, float]
@@ -33,10 +33,10 @@ class Mean:
 
 @dataclass(frozen=True)
 class Difference(Mean):
-    """A mean of the paired differences ``pairs`` over ``seeds``, with two-sided p-values of there being none.
+    """The mean of the paired differences ``pairs`` over ``seeds``, with two-sided p-values of no difference.
 
-    ``p`` is that of the paired t test, ``p_sign_flip`` that of ``sign_flip``; ``correlation`` is Pearson's between the
-    two functions over seeds, None where one of them does not vary.
+    ``p`` is from the paired t test, ``p_sign_flip`` from ``sign_flip``; ``correlation`` is Pearson's between the two
+    functions over seeds, None if one of them does not vary.
     """
 
     seeds: tuple[int, ...] = ()
@@ -47,10 +47,10 @@ class Difference(Mean):
 
 
 def mean_over_seeds(values: Iterable[float], possible: Interval = (-math.inf, math.inf)) -> Mean:
-    """Mean, standard deviation and interval at ``CONFIDENCE``. Raises ValueError without a value.
+    """Mean, standard deviation and interval at ``CONFIDENCE``. Raises ValueError if there are no values.
 
-    The interval is cut to the ``possible`` values, such as accuracies up to 100%: the true mean is one of them, so
-    that the interval contains it as often as before.
+    The interval is cut to the ``possible`` values, such as accuracies up to 100%: the true mean is one of them, so the
+    interval contains it as often as before.
     """
     values = list(values)
     if not values:
@@ -67,7 +67,7 @@ def mean_over_seeds(values: Iterable[float], possible: Interval = (-math.inf, ma
 def paired(
     ours: Mapping[int, float], others: Mapping[int, float], possible: Interval = (-math.inf, math.inf)
 ) -> Difference | None:
-    """``ours`` minus ``others``, values by seed, over the seeds that both have; None if they share none.
+    """``ours`` minus ``others``, values by seed, over the seeds both have; None if they share none.
 
     The interval is cut to the ``possible`` differences, as in ``mean_over_seeds``.
     """
@@ -86,15 +86,15 @@ def paired(
 
 
 def gain(better: str, ours: Mapping[int, float], others: Mapping[int, float]) -> Difference | None:
-    """What ``ours`` gain on ``others``, above zero where they are better; ``better`` is "higher" or "lower"."""
+    """What ``ours`` gain on ``others``, positive if they are better; ``better`` is "higher" or "lower"."""
     return paired(ours, others) if better == "higher" else paired(others, ours)
 
 
 def sign_flip(differences: Sequence[float]) -> float:
-    """Two-sided p-value of the mean difference if each might as well have had the other sign.
+    """Two-sided p-value of the mean difference, if each difference might as well have had the other sign.
 
-    It does not assume normal differences. Exact for up to ``EXACT`` pairs: with n pairs it is at least 2^(1 - n), so
-    that with fewer than six it never falls below .05. Beyond, it is estimated from ``DRAWS`` random patterns.
+    It does not assume normal differences. Up to ``EXACT`` pairs it is exact: with n pairs it is at least 2^(1 - n), so
+    with fewer than six it never falls below .05. Beyond, it is estimated from ``DRAWS`` random patterns.
     """
     values = numpy.asarray(differences, dtype=float)
     if len(values) <= EXACT:
@@ -104,12 +104,12 @@ def sign_flip(differences: Sequence[float]) -> float:
     else:
         signs = numpy.random.default_rng(0).choice([-1.0, 1.0], (DRAWS, len(values)))
         sums = numpy.append(signs @ values, values.sum())
-    # Patterns that give the observed sum in another order of additions count as equal to it.
+    # Patterns that give the observed sum, added in another order, count as equal to it.
     return float(numpy.mean(numpy.abs(sums) >= abs(values.sum()) - 1e-12 * numpy.abs(values).sum()))
 
 
 def holm(p: Sequence[float]) -> list[float]:
-    """p-values of a family of tests, adjusted so that one false finding or more has at most the level's probability.
+    """p-values of a family of tests, adjusted so that the probability of any false finding is at most the level.
 
     Holm, "A Simple Sequentially Rejective Multiple Test Procedure", Scandinavian Journal of Statistics 6, 1979.
     """
@@ -132,7 +132,7 @@ def power(effect: float, deviation: float, pairs: int, level: float = LEVEL) -> 
 
 
 def pairs_needed(effect: float, deviation: float, level: float = LEVEL) -> int | None:
-    """The fewest pairs with which ``power`` is ``POWER``; None beyond a thousand."""
+    """The fewest pairs for which ``power`` is ``POWER``; None beyond a thousand."""
     if not deviation:
         return 2 if effect else None
     return next((n for n in range(2, 1001) if power(effect, deviation, n, level) >= POWER), None)

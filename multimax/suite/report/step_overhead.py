@@ -1,4 +1,4 @@
-"""The table of what MultiMax adds to the time of a training step here, beside what the authors report."""
+"""The table of what MultiMax adds to the time of a training step here, next to what the authors report."""
 
 import csv
 import json
@@ -20,7 +20,7 @@ machines and other kernels, so that they are no verdict on those numbers: they s
 
 
 def step_overhead(benchmarks: Path) -> Output:
-    """Made from every ``training_steps_*.csv`` in the folder and the record of its machine beside it."""
+    """The table, from every ``training_steps_*.csv`` in the folder and its machine's record next to it."""
     paths = sorted(benchmarks.glob("training_steps_*.csv"))
     rows = [row for path in paths for row in rows_of(path)]
     sources = [file for path in paths for file in (path, path.with_suffix(".json"))]

@@ -1,4 +1,4 @@
-"""Tables of final metrics: each function's mean over its seeds, and its paired difference to softmax, by experiment."""
+"""Tables of final metrics by experiment: each function's mean over seeds, and its paired difference from softmax."""
 
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
@@ -23,7 +23,7 @@ OWN_NAME = (
     "remove one, or train it by a file of its own with an experiment name, in configs/experiment/ or in experiment/ of "
     "--config-dir"
 )
-"""What to do about runs that cannot be in one table."""
+"""What to do about runs that cannot share a table."""
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ def compare(records: Sequence[Run]) -> Comparison:
 
 
 def rows(of: Comparison, adjusted: Mapping[str, float]) -> list[Row]:
-    """One row for each function; deviation and interval need two seeds. ``adjusted`` are Holm's p-values."""
+    """One row per function; deviation and interval need two seeds. ``adjusted`` are Holm's p-values."""
     groups: dict[str, list[Run]] = defaultdict(list)
     for record in of.records:
         groups[record.function].append(record)
@@ -79,7 +79,7 @@ def adjusted_p(compared: Mapping[str, Comparison]) -> dict[tuple[str, str], floa
 
 
 def holm_of(differences: Mapping[Any, Difference | None]) -> dict[Any, float]:
-    """The adjusted p-values of the differences that have one, as one family."""
+    """The p-values of the differences that have one, adjusted as one family."""
     tested = {key: of.p for key, of in differences.items() if of is not None and of.p is not None}
     return dict(zip(tested, holm(list(tested.values())), strict=True))
 
@@ -104,8 +104,8 @@ def difference_cells(of: Difference | None, adjusted: float | None) -> Row:
 def experiments(records: Sequence[Run]) -> dict[str, list[Run]]:
     """The records of each experiment.
 
-    Raises UserError if runs of one experiment differ in more than their reweighting and their seed, such as in their
-    data where these are known, or in their metric.
+    Raises UserError if an experiment's runs differ in more than reweighting and seed, such as in their data, where
+    known, or their metric.
     """
     result = defaultdict(list)
     for record in records:
@@ -131,7 +131,7 @@ def experiments(records: Sequence[Run]) -> dict[str, list[Run]]:
 
 
 def apart(record: Run, other: Run) -> str | None:
-    """The first key and values in which the settings of two runs differ; None where they agree."""
+    """The first key and values in which two runs' settings differ; None if they agree."""
     for key in sorted({*record.setting, *other.setting}):
         if record.setting.get(key, ...) != other.setting.get(key, ...):
             values = [dict(flatten(run.config)).get(key) for run in (record, other)]
@@ -140,7 +140,7 @@ def apart(record: Run, other: Run) -> str | None:
 
 
 def tables(records: Sequence[Run]) -> Iterator[Output]:
-    """A table of each experiment, as CSV and Markdown. Raises UserError as ``experiments`` does."""
+    """A table for each experiment, as CSV and Markdown. Raises UserError like ``experiments``."""
     compared = {experiment: compare(group) for experiment, group in experiments(records).items()}
     adjusted = adjusted_p(compared)
     for experiment, of in compared.items():

@@ -1,4 +1,4 @@
-"""``results/theory``: how often rows of scores do what docs/theory.md proves of them, and the page's tables of it."""
+"""``results/theory``: how often rows of scores do what docs/theory.md proves about them, and that page's tables."""
 
 import csv
 import re
@@ -45,7 +45,7 @@ def texts(cells: Cells) -> dict[str, str]:
 
 
 def temperature(scores: Tensor) -> Cells:
-    """Softmax at two temperatures, with the row's mean as the threshold, and with a deviation more than that."""
+    """Softmax at two temperatures, with the row's mean, and the mean plus one deviation, as the threshold."""
     warm, cold = trade_off.warmer_and_colder(scores)
     at_mean = gains(scores, mean(scores), warm, cold)
     higher = gains(scores, mean(scores) + scores.std(-1, keepdim=True), warm, cold)
@@ -65,7 +65,7 @@ def own_breakpoints(scores: Tensor) -> Cells:
 
 
 def shared_breakpoints(scores: Tensor) -> Cells:
-    """Both slopes meet at the mean of all rows, whose own means are spread by multiples of a score's deviation."""
+    """Both slopes meet at the mean of all rows; the rows' own means are spread by multiples of a score's deviation."""
     cells = {}
     for offset in OFFSETS:
         moved = with_offsets(scores, offset)
@@ -75,7 +75,7 @@ def shared_breakpoints(scores: Tensor) -> Cells:
 
 
 def one_side(scores: Tensor) -> Cells:
-    """A temperature on one side of the row's mean alone, on both, and above it with all below dropped."""
+    """A temperature only on one side of the row's mean, on both, and above it with everything below dropped."""
     found = by_slopes(scores, mean(scores), ONE_SIDE.values())
     cells = {name: percent(both) for name, both in zip(ONE_SIDE, found, strict=True)}
     moved = with_offsets(scores, 1.0)
@@ -94,7 +94,7 @@ def update_theory(results: Path) -> None:
 
 
 def with_tables(page: str, folder: Path) -> str:
-    """The page in which what stands between ``<!-- NAME -->`` and ``<!-- end -->`` is made from ``folder``/NAME.csv."""
+    """``page`` with everything between ``<!-- NAME -->`` and ``<!-- end -->`` made from ``folder``/NAME.csv."""
 
     def made(found: re.Match[str]) -> str:
         with (folder / f"{found[1]}.csv").open(newline="", encoding="utf-8") as file:

@@ -17,14 +17,14 @@ MODULES = Registry(
         "mt": "multimax.suite.tasks.translation",
     }
 )
-"""Module of each task, which has ``Config``, the task's configuration, and ``create(config) -> Task``.
+"""Each task's module, which has ``Config``, the task's configuration, and ``create(config) -> Task``.
 
-A plugin adds a subclass of ``Task`` with a ``Config`` by ``@MODULES.register("name")``.
+A plugin adds a subclass of ``Task`` with a ``Config`` through ``@MODULES.register("name")``.
 """
 
 
 class OwnTask(NamedTuple):
-    """A task that is a class, with what the module of a task has."""
+    """A task that is a class, with the attributes of a task's module."""
 
     Config: type[RunConfig]
     create: type[Task]
@@ -39,7 +39,7 @@ def task_module(name: str | None) -> Any:
 
 
 def task_of(config: Mapping[str, Any]) -> Any:
-    """The module of a configuration's task, once its plugins are imported. Raises UserError if there is none."""
+    """The module of a configuration's task, after importing its plugins. Raises UserError if there is none."""
     import_plugins(config.get("plugins"))
     if (target := config.get(TARGET)) is not None:
         return own_task(f"{TARGET}={target}", find("task", target))
@@ -47,7 +47,7 @@ def task_of(config: Mapping[str, Any]) -> Any:
 
 
 def own_task(key: str, made: Any) -> OwnTask:
-    """The task of a class. Raises UserError, which begins with ``key``, if the class lacks what a task needs."""
+    """A task from a class. Raises UserError, beginning with ``key``, if the class lacks what a task needs."""
     if not (isinstance(made, type) and issubclass(made, Task)):
         raise UserError(f"{key}: {made.__name__} is not a subclass of multimax.suite.tasks.Task")
     config = getattr(made, "Config", None)

@@ -17,7 +17,7 @@ from multimax.suite.errors import UserError
 
 @dataclass(frozen=True)
 class Shard:
-    """This process's part of the work: its rank of ``world``, and the number of micro-batches that it is split into."""
+    """This process's part of the work: its rank among ``world``, and the number of micro-batches per step."""
 
     rank: int = 0
     world: int = 1
@@ -35,31 +35,31 @@ class Sample:
 class Task(ABC):
     """One run's data, model, loss and metrics, made from its configuration. The constructor opens the data."""
 
-    metric: str  # the metric that says which checkpoint is best
+    metric: str  # the metric that decides which checkpoint is best
     higher_is_better: ClassVar[bool]
     unit: ClassVar[str]  # what weight() counts, for the throughput: "images", "tokens"
 
     config: RunConfig
-    left_out: list[LeftOut]  # or replaced, of the data: no larger share than data.max_left_out
+    left_out: list[LeftOut]  # or replaced in the data: no larger a share than data.max_left_out
     steps_per_epoch: int
 
     @abstractmethod
     def fingerprint(self) -> Fingerprint:
-        """A short identification of the data, kept with the run; the same on every disk and in every process.
+        """A short identification of the data, kept with the run; the same on every disk and in each process.
 
-        It may take seconds to compute: one process is enough.
+        It may take seconds to compute, so one process does it.
         """
 
     @abstractmethod
     def match(self, trained: Fingerprint) -> None:
-        """Prepare these data to be scored with weights that were trained on data of fingerprint ``trained``.
+        """Prepare these data for scoring with weights trained on data with fingerprint ``trained``.
 
-        Classes are matched by name. Raises UserError, which says what differs, for other classes, another vocabulary
-        or other preparation of text; the examples themselves may be others.
+        Classes are matched by name. Raises UserError, saying what differs, for other classes, another vocabulary or
+        other text preparation; the examples themselves may differ.
         """
 
     def same_outputs(self, trained: Fingerprint) -> bool:
-        """Whether the outputs of a model mean the same for these data as for data of fingerprint ``trained``."""
+        """Whether a model's outputs mean the same for these data as for data with fingerprint ``trained``."""
         try:
             self.match(trained)
         except UserError:
@@ -67,9 +67,9 @@ class Task(ABC):
         return True
 
     def output_order(self, trained: Fingerprint) -> list[int] | None:
-        """Of each output, its place in a model for data of fingerprint ``trained`` that have them in another order.
+        """For each output, its place in a model of data with fingerprint ``trained``, which order them differently.
 
-        None if they have them in this one, or others.
+        None if they have the same order, or other outputs.
         """
         return None
 
@@ -79,9 +79,9 @@ class Task(ABC):
 
     @abstractmethod
     def train_batches(self, start_step: int, shard: Shard) -> Iterator[list[Any]]:
-        """For step ``start_step`` and each one after it, without end, the micro-batches of this process.
+        """This process's micro-batches for step ``start_step`` and every later step, without end.
 
-        A pure function of the seed and the step: the same for a resumed run and for any number of processes.
+        This is a pure function of the seed and the step: the same in a resumed run and with any number of processes.
         """
 
     @abstractmethod
@@ -96,11 +96,11 @@ class Task(ABC):
     def evaluate(self, model: nn.Module, device: torch.device, shard: Shard) -> dict[str, float]:
         """Sums and counts over this process's part of the validation data, each example in one part.
 
-        The engine adds them up over all processes and hands the totals to ``metrics``.
+        The engine sums them over all processes and passes the totals to ``metrics``.
         """
 
     def look(self, model: nn.Module, device: torch.device) -> None:
-        """Run the model over the validation data once, for callers that look at what happens inside it."""
+        """Run the model over the validation data once, for callers that observe what happens inside it."""
         self.evaluate(model, device, Shard())
 
     @abstractmethod
@@ -108,13 +108,13 @@ class Task(ABC):
         """Metrics from the sums of ``evaluate`` over all processes."""
 
     def test(self, model: nn.Module, device: torch.device, shard: Shard) -> dict[str, float] | None:
-        """As ``evaluate``, over the test data that are scored once at the end of a run; None: the task has none."""
+        """Like ``evaluate``, for the test data that are scored once at the end of a run; None if there are none."""
         return None
 
     def state(self) -> dict[str, Tensor]:
-        """State that training carries from step to step beside the model, such as a memory; saved in checkpoints.
+        """State besides the model that training carries from step to step, such as a memory; saved in checkpoints.
 
-        Tensors [rows, ...] of this process's rows of the global batch; a checkpoint holds those of all processes in
+        Tensors [rows, ...] for this process's rows of the global batch; a checkpoint holds those of all processes, in
         order.
         """
         return {}
@@ -130,27 +130,27 @@ class Task(ABC):
         return []
 
     def examples(self, step: int) -> list[int]:
-        """The global batch of ``step``, to find it again: the indices of its examples, or of its first tokens."""
+        """Identifies the global batch of ``step``: the indices of its examples or first tokens."""
         return []
 
     def scored_left_out(self) -> list[LeftOut]:
-        """What is left out of the data that ``evaluate`` scores, or replaced in them."""
+        """What is left out of, or replaced in, the data that ``evaluate`` scores."""
         return self.left_out
 
     def signatures(self) -> dict[str, str]:
-        """How metrics are computed, by their names, where there are several ways."""
+        """How metrics are computed, by name, where there are several ways."""
         return {}
 
     def summary(self) -> dict[str, Any]:
-        """Further entries of a run's summary, such as what was left out of the data: values of JSON.
+        """Further entries of a run's summary, such as what was left out of the data; JSON values.
 
-        Called before training too, to see that they can be written.
+        Also called before training, to check that they can be written.
         """
         return {}
 
 
 def require_metric(task: Task, metrics: dict[str, float]) -> None:
-    """Raise UserError unless a task, perhaps the user's own, gives its metric, and numbers alone."""
+    """Raise UserError unless a task, perhaps the user's own, returns its metric, and only numbers."""
     if task.metric not in metrics:
         raise UserError(f"task={task.config.task}: metrics() gives no {task.metric}, its metric")
     for name, value in metrics.items():
@@ -173,7 +173,7 @@ def require_summary(task: Task, reserved: Iterable[str]) -> None:
 
 
 def require_same(here: Fingerprint, trained: Fingerprint, names: Iterable[str]) -> None:
-    """Raise UserError if two fingerprints differ in one of ``names``; what an older one lacks is not compared."""
+    """Raise UserError if two fingerprints differ in any of ``names``; what an older one lacks is not compared."""
     known = [name for name in names if name in trained]
     if differs := difference({n: here[n] for n in known}, {n: trained[n] for n in known}):
         raise UserError(f"these data are not what the run was trained on ({differs}): point data.root at such data")

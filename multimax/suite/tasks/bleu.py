@@ -1,4 +1,4 @@
-"""BLEU by sacrebleu, from sums that add up over the processes which score parts of a corpus.
+"""BLEU by sacrebleu, from sums that add up over processes that each score part of a corpus.
 
 Papineni et al., "BLEU: a Method for Automatic Evaluation of Machine Translation", ACL 2002; Post, "A Call for Clarity
 in Reporting BLEU Scores", WMT 2018 (1804.08771).
@@ -17,17 +17,17 @@ class CorpusBLEU:
     """One way to score translations.
 
     Args:
-        name: of the metric and, in front of theirs, of its sums.
-        tokenize: sacrebleu's tokeniser, such as 13a; none for words with a space in between.
-        lowercase: whether case makes no difference.
+        name: of the metric, and the prefix of its sums' names.
+        tokenize: sacrebleu's tokeniser, such as 13a; none for words separated by spaces.
+        lowercase: whether to ignore case.
 
-    Raises UserError where the tokeniser needs a package that is not installed.
+    Raises UserError if the tokeniser needs a package that is not installed.
     """
 
     def __init__(self, name: str, tokenize: str, lowercase: bool):
         self.name = name
         try:
-            # force: text that is tokenised already is what is asked for, not a mistake to warn of
+            # force: tokenised text is intended here, not a mistake to warn about
             self.scorer = BLEU(tokenize=tokenize, lowercase=lowercase, force=True)
         except RuntimeError:
             language = tokenize.partition("-")[0]
@@ -37,12 +37,12 @@ class CorpusBLEU:
 
     @property
     def keys(self) -> list[str]:
-        """Names of the sums: lengths, n-grams that match and n-grams in all, the latter two for n from 1 to 4."""
+        """Names of the sums: lengths, and matching and total n-grams for n from 1 to 4."""
         counts = [f"{kind}{n}" for kind in ("matches", "ngrams") for n in range(1, ORDER + 1)]
         return [f"{self.name}_{key}" for key in ("length", "reference_length", *counts)]
 
     def sums(self, hypotheses: Sequence[str], references: Sequence[str]) -> dict[str, float]:
-        """The sums over some of a corpus's sentences, which may be none."""
+        """The sums over some, perhaps none, of a corpus's sentences."""
         if not hypotheses:
             return dict.fromkeys(self.keys, 0.0)
         score = self.scorer.corpus_score(hypotheses, [references])
@@ -66,5 +66,5 @@ class CorpusBLEU:
 
     def signature(self) -> str:
         """sacrebleu's own statement of what was computed, with its version."""
-        self.scorer.corpus_score(["."], [["."]])  # it knows the number of references only after this
+        self.scorer.corpus_score(["."], [["."]])  # only after this does it know the number of references
         return str(self.scorer.get_signature())

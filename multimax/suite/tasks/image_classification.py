@@ -80,7 +80,7 @@ class Config(RunConfig):
 
     @property
     def groups(self) -> int:
-        """Groups of a global batch that have draws of mixup and cutmix of their own."""
+        """Number of groups in a global batch with their own draws of mixup and cutmix."""
         mixed = self.data.mixup > 0 or self.data.cutmix > 0
         return self.training.batch_size // self.data.mix_group if mixed and self.data.mix_group else 1
 
@@ -170,7 +170,7 @@ class ImageClassification(Task):
         return self.look_at({"scored": self.val_dataset.source})
 
     def look_at(self, sources: dict[str, ImageSource]) -> list[LeftOut]:
-        """What is left out of sources. Raises UserError if it is too much, or if the scale of pixels is not known."""
+        """What is left out of ``sources``. Raises UserError if it is too much, or if the pixels' scale is unknown."""
         files = [
             LeftOut(f"files among the {split} images", len(source) + source.other_files.total(), source.other_files)
             for split, source in sources.items()
@@ -220,7 +220,7 @@ class ImageClassification(Task):
 
     def loss(self, model: nn.Module, batch: Part, device: torch.device) -> Tensor:
         images = self.normalise(batch.images, device)
-        if self.mix:  # here and not in train_batches, because the device is faster at it
+        if self.mix:  # here, not in train_batches, because the device is faster at it
             images = self.mix(images, batch.step, self.config.seed, batch.part)
         if "mixing" not in self.config.model.patch_diversification:
             return model(images.images, images.targets)
@@ -263,7 +263,7 @@ class ImageClassification(Task):
         }
 
     def few_images(self, device: torch.device) -> ImageBatch:
-        """Readable ones among eight spread over the validation data, which may be ordered by class."""
+        """The readable ones of eight images spread over the validation data, which may be ordered by class."""
         count = len(self.val_dataset)
         indices = dict.fromkeys(i * count // 8 for i in range(8))
         return self.normalise(self.val_dataset.collate([self.val_dataset[i] for i in indices]), device)
@@ -292,7 +292,7 @@ class ImageClassification(Task):
         ]
 
     def note_skipped(self, batch: ImageBatch) -> None:
-        """Say which images cannot be read. Raises UserError once there are too many: not all are checked before."""
+        """Say which images cannot be read. Raises UserError if there are too many, as not all are checked before."""
         total = len(self.train_dataset) + len(self.val_dataset)
         for image in batch.skipped:
             if image not in self.skipped:

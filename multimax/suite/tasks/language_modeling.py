@@ -1,13 +1,13 @@
 """Language modelling: Transformer-XL or transformer_lm on a text, scored by perplexity.
 
 The name of a perplexity says what each token was predicted from: ``ppl@mem640`` from a segment and a memory of 640
-(Transformer-XL), ``ppl@ctx400`` from at least 400 tokens (transformer_lm). A function at the output that gives exact
-zeros has no perplexity. For it the metric is ``smoothed_ppl@...``, of the distribution that has a hundredth of its
-mass spread evenly over the vocabulary (the epsilon-perplexity of Martins et al., "Sparse Text Generation", EMNLP
-2020, arXiv 2004.02644), and ``zero_targets`` is the share in percent of the tokens that had no mass before.
+(Transformer-XL), ``ppl@ctx400`` from at least 400 tokens (transformer_lm). An output function that gives exact zeros
+has no perplexity. For it the metric is ``smoothed_ppl@...``, of the distribution with a hundredth of its mass spread
+evenly over the vocabulary (the epsilon-perplexity of Martins et al., "Sparse Text Generation", EMNLP 2020, arXiv
+2004.02644), and ``zero_targets`` is the percentage of tokens that had no mass before.
 
-Of characters and subwords there is ``word_ppl@...`` too, the perplexity of a word or the end of a line: the same log
-likelihood over the number of those. It compares models of other vocabularies, as long as none of them reads ``<unk>``.
+For characters and subwords there is also ``word_ppl@...``, the perplexity per word or end of line: the same log
+likelihood divided by their number. It can compare models with different vocabularies, as long as none reads ``<unk>``.
 """
 
 import itertools
@@ -76,7 +76,7 @@ class Config(RunConfig):
 
     @property
     def recurrent(self) -> bool:
-        """Whether the model walks over a text with a memory; one of the user's own says so by ``memory_length``."""
+        """Whether the model goes through a text with a memory; a user's own model says so by ``memory_length``."""
         model = self.model
         return model.memory_length is not None if has_target(model) else model.name == "transformer_xl"
 
@@ -120,7 +120,7 @@ class LanguageModeling(Task):
         model, batch_size = config.model, config.training.batch_size
         self.corpus = open_corpus(config.data)
         self.train_ids, self.eval_ids = self.corpus.splits["train"], self.corpus.splits[config.data.eval_split]
-        # What the published numbers are of; scored once, at the end.
+        # Published numbers are for this split; scored once, at the end.
         self.test_split = "test" if "test" in self.corpus.splits and config.data.eval_split != "test" else None
         self.used = [split for split in ("train", config.data.eval_split, self.test_split) if split]
         num_tokens = len(self.corpus.vocabulary)
@@ -148,7 +148,7 @@ class LanguageModeling(Task):
         self.left_out = checked(found, config.data.max_left_out)
         self.positive = not reweight.get(config.reweight.output["name"]).can_be_zero
         self.metric = f"ppl@{self.context}" if self.positive else f"smoothed_ppl@{self.context}"
-        self.memory: dict[int, Tensor | None] = {}  # of each micro-batch, by its first row
+        self.memory: dict[int, Tensor | None] = {}  # each micro-batch's, by its first row
 
     def fingerprint(self) -> Fingerprint:
         return self.corpus.fingerprint(self.used)
@@ -185,9 +185,9 @@ class LanguageModeling(Task):
         batch = batch.to(device)
         memory = None if batch.fresh else self.memory.get(batch.first_row)
         if memory is not None:
-            memory = memory.to(device)  # one from a checkpoint is on the CPU
+            memory = memory.to(device)  # a memory from a checkpoint is on the CPU
         loss, memory = model(batch.tokens, batch.targets, memory)
-        # What is not finite is forgotten: such a step is skipped, and must not spoil those after it.
+        # Non-finite values are forgotten: such a step is skipped, and must not spoil later ones.
         self.memory[batch.first_row] = None if memory is None else memory.where(memory.isfinite(), 0)
         return loss
 
@@ -245,12 +245,12 @@ class LanguageModeling(Task):
         model.encode(torch.from_numpy(self.eval_ids[None, :length].astype("int64")).to(device))
 
     def samples(self, model: nn.Module, device: torch.device) -> list[Sample]:
-        """The most probable continuation of the beginnings of four parts of the text."""
+        """The most probable continuation of the beginning of each of four parts of the text."""
         assert isinstance(model, LanguageModel)
         length = max(1, min(PROBED, self.config.model.segment_length, len(self.eval_ids)) // 2)
         starts = [i * max(0, len(self.eval_ids) - 2 * length) // 4 for i in range(4)]
         prompts = torch.stack([torch.from_numpy(self.eval_ids[i : i + length].astype("int64")) for i in starts])
-        generator = torch.Generator(device).manual_seed(0)  # what is certain is drawn as well
+        generator = torch.Generator(device).manual_seed(0)  # even certain outcomes are drawn
         continued = continue_text(model, prompts.to(device), length, Sampling(temperature=0.0), generator)
         decode = self.corpus.vocabulary.decode
         return [

@@ -1,12 +1,11 @@
 """Machine translation: an encoder-decoder on sentence pairs, decoded by beam search and scored by BLEU.
 
-``bleu`` is the tokenised BLEU in the tradition of IWSLT14: sacrebleu without a tokeniser of its own on the words of
-Moses' tokeniser. ``sacrebleu`` is of text as people read it against the references as they were given, by sacrebleu's
-tokeniser for the target language, 13a for most. Of lower-cased data case makes no difference to them, as the
-``case:lc`` of their signatures says, because a model of lower-cased words cannot know better. Neither is comparable
-with the other, and signatures of both are in a run's summary. The checkpoint that counts as best has the highest
-``bleu`` on the validation data, as in fairseq's recipe: losses of different functions cannot be compared,
-and with label smoothing BLEU still rises when the loss no longer falls.
+``bleu`` is the tokenised BLEU usual for IWSLT14: sacrebleu, without a tokeniser of its own, on the words of Moses'
+tokeniser. ``sacrebleu`` compares text as people read it with the references as given, using sacrebleu's tokeniser for
+the target language, 13a for most. On lower-cased data both ignore case, as the ``case:lc`` in their signatures says,
+because a model of lower-cased words cannot know better. The two are not comparable; both signatures are in a run's
+summary. The best checkpoint is the one with the highest ``bleu`` on the validation data, as in fairseq's recipe: losses
+of different functions cannot be compared, and with label smoothing BLEU still rises when the loss no longer falls.
 """
 
 import math
@@ -41,7 +40,7 @@ from multimax.suite.tasks.bleu import CorpusBLEU
 
 @dataclass
 class Sites(Reweight):
-    """``attention`` sets all three kinds of attention; the others, where given, override one kind."""
+    """``attention`` sets all three kinds of attention; each of the others, if given, overrides one kind."""
 
     encoder: dict[str, Any] | None = None  # self-attention of the encoder
     decoder: dict[str, Any] | None = None  # self-attention of the decoder
@@ -50,10 +49,10 @@ class Sites(Reweight):
 
 @dataclass
 class Decoding(Search):
-    """How data are translated when they are scored."""
+    """How data are translated for scoring."""
 
-    batch_tokens: int = bounded(1, default=4096)  # of the sentences that are scored and translated at a time
-    # BLEU of the validation data is over the first so many; None: all.
+    batch_tokens: int = bounded(1, default=4096)  # tokens of sentences scored and translated at a time
+    # Validation BLEU is over the first this many sentences; None: all.
     validation_sentences: int | None = bounded(1, default=None)
 
 
@@ -61,7 +60,7 @@ class Decoding(Search):
 class Config(RunConfig):
     """``training.batch_size`` and ``micro_batch_size`` count tokens, as fairseq's ``--max-tokens`` on one GPU.
 
-    A batch has as many sentence pairs as, all filled up to its longest sentence of either side, stay within it.
+    A batch has as many sentence pairs as fit when all are padded to its longest sentence on either side.
     """
 
     model: EncoderDecoderConfig
@@ -92,9 +91,9 @@ class Config(RunConfig):
         yield "data.eval_split=validation", data.eval_split == "validation", ("decoding.validation_sentences",)
 
     def micro_batches(self, world: int) -> int:
-        """Micro-batches of each of ``world`` processes, of about ``micro_batch_size`` tokens.
+        """Number of micro-batches, of about ``micro_batch_size`` tokens, for each of ``world`` processes.
 
-        A batch of sentences can be divided into any number, though not into equal parts.
+        A batch of sentences can be divided into any number of parts, though not equal ones.
         """
         training = self.training
         return math.ceil(training.batch_size / (world * (training.micro_batch_size or training.batch_size)))
@@ -175,7 +174,7 @@ class Translation(Task):
         return self.score(model, device, shard, split, translated)
 
     def look(self, model: nn.Module, device: torch.device) -> None:
-        """Without translating: what is looked at is teacher forcing."""
+        """Runs the model without translating: callers observe it under teacher forcing."""
         self.score(model, device, Shard(), self.config.data.eval_split, translated=0)
 
     def test(self, model: nn.Module, device: torch.device, shard: Shard) -> dict[str, float] | None:
@@ -184,7 +183,7 @@ class Translation(Task):
     def score(
         self, model: nn.Module, device: torch.device, shard: Shard, split: str, translated: int | None = None
     ) -> dict[str, float]:
-        """Sums over this process's part of a split: of the loss, and of BLEU for the first ``translated`` pairs."""
+        """This process's part of a split's sums: of the loss, and of BLEU for the first ``translated`` pairs."""
         assert isinstance(model, EncoderDecoder)
         pairs = self.bitext.splits[split]
         count = len(pairs) if translated is None else min(translated, len(pairs))
@@ -218,7 +217,7 @@ class Translation(Task):
     def encode(self, line: str, where: str = "a line", target: bool = False) -> Tensor:
         """Ids int64 [length] of a raw source (or target) line, END included.
 
-        Raises UserError, which says ``where``, if it is longer than the model takes.
+        Raises UserError, saying ``where``, if it is longer than the model takes.
         """
         ids, limit = self.bitext.prepare(line, target), self.config.model.max_length
         if len(ids) > limit:
@@ -231,9 +230,9 @@ class Translation(Task):
     def translate(
         self, model: EncoderDecoder, device: torch.device, sources: Sequence[Tensor]
     ) -> list[list[tuple[float, str]]]:
-        """Of each of ``sources``, as ``encode`` makes them, scores and text of its translations, best first.
+        """For each of ``sources``, made by ``encode``, the scores and texts of its translations, best first.
 
-        There are at most ``decoding.beam``; the only one of a line without a word is the empty line.
+        There are at most ``decoding.beam``; a line without words only has the empty line.
         """
         lengths = np.array([len(ids) for ids in sources])
         order = np.argsort(lengths, kind="stable")
@@ -246,9 +245,9 @@ class Translation(Task):
         return translations
 
     def score_text(self, hypotheses: Sequence[str], split: str) -> dict[str, float]:
-        """Metrics of translations of a split in text as people read it, one a line.
+        """Metrics of a split's translations, given as text as people read it, one per line.
 
-        They are tokenised again, not always as the model's own were, so that ``bleu`` may differ slightly.
+        They are tokenised again, not always as the model's own were, so ``bleu`` may differ slightly.
         """
         references, tokenizer = self.bitext.references(split), self.bitext.tokenizers[1]
         scores = {self.bleu: ([tokenizer.words(line) for line in hypotheses], references.tokenized)}

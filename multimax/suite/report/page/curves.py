@@ -1,4 +1,4 @@
-"""What a run logged, metric by metric, thinned to what a screen can show."""
+"""What a run logged, by metric, thinned to what a screen can show."""
 
 import math
 from collections.abc import Sequence
@@ -8,7 +8,7 @@ from typing import Any
 from multimax.suite.runs import Run
 
 POINTS = 200
-"""Most points of a curve: the first of every k, and the last."""
+"""Most points on a curve: the first of every k, and the last."""
 
 Curve = tuple[list[int], list[float]]  # steps and values
 
@@ -47,10 +47,10 @@ def thinned(curve: Curve, most: int) -> Curve:
 
 
 def packed(curves: Sequence[Curves], budget: int = 1_000_000) -> tuple[list[str], list[Any], int]:
-    """The names of all metrics, for each run its steps and curves, and the largest number of points of a curve.
+    """The names of all metrics, each run's steps and curves, and the largest number of points on a curve.
 
     A run is ``[[steps, ...], [[metric, steps, values], ...]]`` with indices for metric and steps; values have five
-    digits. Where all curves together have more points than ``budget``, each is thinned to fewer.
+    digits. If all curves together have more points than ``budget``, each is thinned to fewer.
     """
     most = POINTS
     while most > 20 and sum(min(most, len(c[0])) for run in curves for c in run.by_metric.values()) > budget:

@@ -19,12 +19,12 @@ from multimax.suite.report.statistics import CONFIDENCE, mean_over_seeds, paired
 from multimax.suite.runs import Run
 
 SCORES = {"deit": ("top1",), "lm": ("ppl@", "smoothed_ppl@"), "mt": ("bleu",)}
-"""Beginning of the name of the metric that a task's runs are scored by, which an unfinished run does not record."""
+"""Beginnings of the metric that a task's runs are scored by, which unfinished runs do not record."""
 
 
 @dataclass(frozen=True)
 class Shown:
-    """A run on the page, as it was when it was read; ``pictures`` are pairs of kind and URL."""
+    """A run on the page, as it was when read; ``pictures`` are pairs of kind and URL."""
 
     run: Run
     summary: Mapping[str, Any]  # empty for an unfinished run
@@ -49,7 +49,7 @@ class Shown:
 
     @property
     def command(self) -> str | None:
-        """The command that the run was last started with; None if that is not recorded."""
+        """The command the run was last started with; None if that is not recorded."""
         return self.summary.get("command") or self.start.get("command")
 
     @property
@@ -84,7 +84,7 @@ class Shown:
 
     @property
     def of_steps(self) -> int | None:
-        """Number of steps that the run has, or will have if that is known."""
+        """Number of steps the run has, or will have if that is known."""
         training = self.config["training"]
         if self.summary or training.get("steps"):
             return (self.summary or training).get("steps")
@@ -93,7 +93,7 @@ class Shown:
 
 
 def read_run(run: Run) -> Shown:
-    """A run, finished or not. Raises UserError, ValueError or KeyError for one that is damaged."""
+    """A run, finished or not. Raises UserError, ValueError or KeyError if it is damaged."""
     summary, starts = run.summary, run.starts
     seconds = summary.get("throughput", {}).get("seconds")
     return Shown(
@@ -116,9 +116,9 @@ def page_data(
 ) -> dict[str, Any]:
     """The page's data as JSON will hold them.
 
-    ``problems`` are lines about runs that could not be read, ``findings`` is what ``findings_data`` gives. Runs of one
-    experiment that differ in more than their functions and their seed are told apart by what differs, and never
-    averaged; ``t`` is the quantile of Student's t behind 95% intervals, by degrees of freedom from one on.
+    ``problems`` are lines about runs that could not be read, ``findings`` is what ``findings_data`` returns. Runs of
+    one experiment that differ in more than functions and seed are distinguished by what differs, and never averaged;
+    ``t`` is the quantile of Student's t for 95% intervals, by degrees of freedom from one on.
     """
     runs = sorted(runs, key=lambda run: run.run.name)
     variants = variants_of(runs)
@@ -277,7 +277,7 @@ def by_seed(group: Sequence[Shown]) -> dict[int, float]:
 
 
 def mean_of(values: Iterable[float | None]) -> float | None:
-    """None where one of them is missing."""
+    """The mean; None if any value is missing."""
     known = list(values)
     return None if None in known else precise(fmean(value for value in known if value is not None))
 
@@ -287,7 +287,7 @@ def rounded(value: float | None) -> float | int | None:
 
 
 def precise(value: float | None) -> float | None:
-    """Twelve digits, which the page rounds once more to two: as the tables do, and the same on every machine."""
+    """Twelve digits, which the page rounds again to two: as the tables do, and the same on every machine."""
     return None if value is None else float(f"{value:.12g}")
 
 

@@ -1,4 +1,4 @@
-"""The findings on the page: a row for each test, and behind it the plan, the runs of each seed and the command."""
+"""The findings on the page: a row for each test and, behind it, the plan, each seed's runs and the command."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,7 +12,7 @@ from multimax.suite.report.settings import setting
 
 SHOWN = ("against", "statistic", "n", "effect", "effect / margin", "margin", "evaluation set", "detectable",
          "p", "p_sign_flip", "p_holm", "verdict")  # fmt: skip
-"""Columns of the table of findings that a row of the page has as they are."""
+"""Columns of the table of findings that the page's rows have unchanged."""
 
 
 def findings_data(plan: Path, folder: Path) -> dict[str, Any]:

@@ -1,7 +1,7 @@
-"""The page itself: one file, with its style, its scripts and its data in it.
+"""The page itself: one file that contains its style, scripts and data.
 
 Whatever comes from a run is data, which the script puts on the page as text. The page's content security policy forbids
-any other script, and fetching anything but the pictures beside it.
+all other scripts, and fetching anything but the pictures next to it.
 """
 
 import base64
@@ -38,7 +38,7 @@ def asset(name: str) -> str:
 
 
 def source(content: str) -> str:
-    """The hash by which a content security policy names an inline script or style."""
+    """The hash by which a content security policy identifies an inline script or style."""
     return f"'sha256-{base64.b64encode(hashlib.sha256(content.encode()).digest()).decode()}'"
 
 

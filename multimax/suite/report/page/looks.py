@@ -12,8 +12,8 @@ from multimax.suite.figures.style import Style, style_of
 def look(function: str) -> dict[str, Any]:
     """A function's look in pictures, for SVG.
 
-    ``outline`` is the marker's, one high and y upwards, with nothing to fill where it is not ``filled``; ``dash`` has
-    lengths in line widths, none for a whole line.
+    ``outline`` is the marker's, one high with y upwards; nothing is filled unless ``filled``. ``dash`` has lengths in
+    line widths, none for a solid line.
     """
     of: Style = style_of(function)
     marker = MarkerStyle(of.marker)

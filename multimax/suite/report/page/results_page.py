@@ -1,4 +1,4 @@
-"""``results/index.html``: the recorded runs beside the tables and figures that were made from them."""
+"""``results/index.html``: the recorded runs with the tables and figures made from them."""
 
 import csv
 from collections.abc import Iterator
@@ -22,7 +22,7 @@ MADE_BY = (
 
 
 def results_page(results: Path) -> Iterator[Output]:
-    """The page, made after the tables and figures; it links to the figures beside it."""
+    """The page, made after the tables and figures; it links to the figures next to it."""
     records = read_runs(results / "runs")
     experiments = {record.experiment for record in records}
     paths = [path for path in sorted((results / "tables").glob("*.csv")) if path.stem not in experiments]
@@ -43,7 +43,7 @@ def results_page(results: Path) -> Iterator[Output]:
 
 
 def table(path: Path) -> dict[str, Any]:
-    """A table with the title and the words of the Markdown beside it."""
+    """A table with the title and text of the Markdown next to it."""
     with path.open(newline="") as file:
         columns, *rows = csv.reader(file)
     title, text = path.stem, ""
@@ -55,7 +55,7 @@ def table(path: Path) -> dict[str, Any]:
 
 
 def figures(folder: Path) -> list[dict[str, Any]]:
-    """Each figure once, with the kinds of file that there are of it."""
+    """Each figure once, with the kinds of file it has."""
     kinds: dict[str, list[str]] = {}
     for path in sorted(folder.glob("*.*")):
         kinds.setdefault(path.stem, []).append(path.suffix)

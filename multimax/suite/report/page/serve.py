@@ -31,7 +31,7 @@ class Runs:
         self.pictures: dict[str, Path] = {}  # by their place relative to the page
 
     def folders(self) -> list[Path]:
-        """Raises UserError where there are none."""
+        """The run folders. Raises UserError if there are none."""
         found = []
         for path in self.paths:
             if not path.is_dir():
@@ -43,7 +43,7 @@ class Runs:
         return list({folder.resolve(): folder for folder in found}.values())
 
     def html(self) -> bytes:
-        """The page as of now. Raises UserError where there are no runs."""
+        """The page as of now. Raises UserError if there are no runs."""
         runs, problems = [], []
         pictures: dict[str, Path] = {}
         for number, folder in enumerate(self.folders()):
@@ -84,7 +84,7 @@ def seconds_per_step(folder: Path, run: Shown) -> float | None:
 
 
 def server(runs: Runs, port: int) -> ThreadingHTTPServer:
-    """A server for this machine alone that makes a new page for each load. Raises UserError for a taken port."""
+    """A server, only for this machine, that makes a new page for each load. Raises UserError for a taken port."""
     try:
         return ThreadingHTTPServer(("127.0.0.1", port), handler(runs))
     except OSError as error:
