@@ -45,7 +45,7 @@ class _MultiMax(torch.autograd.Function):
         (grad,) = grads
         scores, mask, ranges, ts, weights = ctx.saved_tensors
         if torch.is_grad_enabled():
-            found = gradients(lambda *tensors: weigh(*tensors, mask, ctx.powers), (scores, ranges, ts), grad)
+            found = gradients(lambda x, r, t: weigh(x, r, t, mask, ctx.powers), (scores, ranges, ts), grad)
         else:
             found = _backward(grad, scores, mask, ranges, ts, ctx.powers, weights)
         grad_scores, grad_ranges, grad_ts = found

@@ -133,7 +133,7 @@ def _multimax_backward(ctx: Any, grad: Tensor, _: Tensor | None = None) -> tuple
     scores, mask, statistics, ranges, ts, weights = ctx.saved_tensors
     if torch.is_grad_enabled():
         grad_scores, grad_ranges, grad_ts = gradients(
-            lambda *tensors: multimax_formula.weigh(*tensors, mask, ctx.powers), (scores, ranges, ts), grad
+            lambda x, r, t: multimax_formula.weigh(x, r, t, mask, ctx.powers), (scores, ranges, ts), grad
         )
     else:
         grad_scores, grad_ranges, grad_ts = _operators.multimax_backward(

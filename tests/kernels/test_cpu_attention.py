@@ -224,6 +224,16 @@ def test_a_gradient_that_can_be_differentiated_is_the_same(name):
     torch.testing.assert_close(differentiable, plain)
 
 
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_the_output_can_be_changed_in_place(name):
+    query, key, value, module = case(name)
+    output = attention(query, key, value, module, backend="blocked")
+    (right,) = torch.autograd.grad((output + value.sum(-2, keepdim=True)).square().sum(), query, retain_graph=True)
+    output += value.sum(-2, keepdim=True)
+    (found,) = torch.autograd.grad(output.square().sum(), query)
+    torch.testing.assert_close(found, right)
+
+
 def test_no_matrix_of_all_queries_by_all_keys():
     """What is held at most, as torch's profiler counts it, grows with the length and not with its square.
 

@@ -7,6 +7,7 @@
 // The score of a sink is written after those of a row's live keys: over the next key, which is dead, if the live keys
 // are contiguous, and otherwise after all keys. Its weight is then set to zero, since the sink has no value.
 
+#include <algorithm>
 #include <string>
 #include <tuple>
 
@@ -308,6 +309,20 @@ void check_extras(const std::optional<Tensor>& bias, std::optional<Tensor>& sink
   }
 }
 
+// Empty [batch, heads, queries, size] whose transpose(1, 2) is contiguous. It is no view of another tensor, since torch
+// would refuse to change a view in place that a custom operator made.
+Tensor empty_output(const Tensor& value, int64_t batch, int64_t heads, int64_t queries) {
+  const int64_t size = value.size(3), row = std::max<int64_t>(size, 1), step = std::max<int64_t>(heads, 1) * row;
+  const int64_t sizes[] = {batch, heads, queries, size};
+  const int64_t strides[] = {std::max<int64_t>(queries, 1) * step, row, step, 1};
+  int32_t type, device;
+  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_dtype(value.get(), &type));
+  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_device_type(value.get(), &device));
+  AtenTensorHandle output;
+  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_empty_strided(4, sizes, strides, type, device, 0, &output));
+  return Tensor(output);
+}
+
 std::tuple<Tensor, Tensor> attention_forward(Tensor query, Tensor key, Tensor value, std::optional<Tensor> mask,
                                              std::optional<Tensor> bias, std::optional<Tensor> sink,
                                              std::optional<Tensor> first, std::optional<Tensor> second,
@@ -319,8 +334,7 @@ std::tuple<Tensor, Tensor> attention_forward(Tensor query, Tensor key, Tensor va
   check_extras(bias, sink, softcap, query.scalar_type(), shape);
   std::optional<Tensor> held;
   const RowMask rows = row_mask(mask, shape, held);
-  Tensor output = torch::stable::new_empty(value, {query.size(0), query.size(2), query.size(1), value.size(3)});
-  output = torch::stable::transpose(output, 1, 2);
+  Tensor output = empty_output(value, query.size(0), query.size(1), query.size(2));
   Tensor statistics = torch::stable::new_empty(query, {2, query.size(0), query.size(1), query.size(2)});
   with_type(query, [&]<class T>(T*) {
     const Extras<T> extras(bias, sink, softcap, shape[1]);

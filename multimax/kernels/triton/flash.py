@@ -125,9 +125,13 @@ def _supports_device(kind: str, index: int | None) -> str | None:
 
 
 def _like(tensor: Tensor, size: int | None = None) -> Tensor:
-    """An empty tensor in the shape of ``tensor`` with rows of ``size``, laid out [batch, length, heads, size]."""
+    """Empty, in the shape of ``tensor`` with rows of ``size``, laid out [batch, length, heads, size].
+
+    It is no view of another tensor, since torch would refuse to change a view in place that a custom operator made.
+    """
     batch, heads, length, own = tensor.shape
-    return tensor.new_empty(batch, length, heads, own if size is None else size).transpose(1, 2)
+    size = own if size is None else size
+    return tensor.new_empty_strided((batch, heads, length, size), (length * heads * size, size, heads * size, 1))
 
 
 @torch.library.custom_op("multimax::flash_attention", mutates_args=())

@@ -1,4 +1,4 @@
-"""Tables of the plan's runs beside the findings: the rates tried, convergence, trained attention, learned modulators."""
+"""Tables of the plan's runs besides the findings: tried rates, convergence, trained attention, learned modulators."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import product
