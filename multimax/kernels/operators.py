@@ -91,8 +91,7 @@ def aligned(mask: Tensor | None, scores: Tensor) -> Tensor | None:
 def gradients(
     function: Callable[..., Tensor], inputs: Iterable[Tensor | None], grad: Tensor
 ) -> tuple[Tensor | None, ...]:
-    """Gradients of ``function(*inputs)``, which torch can differentiate, for the inputs that require one;
-    differentiable."""
+    """Differentiable gradients of ``function(*inputs)`` for the inputs that require one."""
     # For aliases: an input may be another one as well, or computed from it, and its gradient here is not the whole one.
     aliases = [t.view_as(t) if t is not None and t.requires_grad else t for t in inputs]
     wanted = [t for t in aliases if t is not None and t.requires_grad]

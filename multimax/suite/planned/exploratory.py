@@ -20,19 +20,29 @@ def unplanned(name: str, rows: Iterable[Mapping[str, str]]) -> Entry:
     return Entry(name, "mechanism", of.problem.name, of.variant, (), (), nothing, rates, *seeds, "", ())
 
 
-def best_rates(problem: Problem, rows: Iterable[Mapping[str, str]]) -> dict[str, float]:
-    """For each arm the rate with the best mean of the judging measure over the seeds from TUNING_FROM on.
+def tried(rows: Iterable[Mapping[str, str]], measure: str) -> dict[str, dict[float, dict[int, float]]]:
+    """By arm, rate and seed, ``measure`` in the runs that choose the rates.
 
-    A rate at which a run diverged is worse than any other. A seed that ran at two revisions counts once.
+    Those have no plan, and seeds from TUNING_FROM on. NaN where a run has none. A seed that ran at two revisions counts
+    once.
     """
     found: dict[str, dict[float, dict[int, float]]] = {}
     for row in rows:
-        if int(row["seed"]) >= TUNING_FROM:
+        if not row.get("plan") and int(row["seed"]) >= TUNING_FROM:
             of_rate = found.setdefault(row["arm"], {}).setdefault(float(row["rate"]), {})
-            of_rate[int(row["seed"])] = float(row.get(problem.judge) or "nan")
+            of_rate[int(row["seed"])] = float(row.get(measure) or "nan")
+    return found
+
+
+def best_rates(problem: Problem, rows: Iterable[Mapping[str, str]]) -> dict[str, float]:
+    """For each arm the rate with the best mean of the judging measure over the seeds from TUNING_FROM on.
+
+    A rate at which a run diverged is worse than any other.
+    """
     sign = 1 if problem.better == "higher" else -1
 
     def merit(values: Iterable[float]) -> float:
         return sign * mean if math.isfinite(mean := fmean(values)) else -math.inf
 
+    found = tried(rows, problem.judge)
     return {arm: max(of, key=lambda rate: merit(of[rate].values())) for arm, of in found.items()}

@@ -10,7 +10,7 @@ from multimax.suite.figures.style import style_of
 from multimax.suite.mechanisms import VARIANTS, Problem
 from multimax.suite.mechanisms.problem import ATTENTION
 from multimax.suite.plan import CONFIRMING_FROM, TUNING_FROM
-from multimax.suite.planned.exploratory import best_rates
+from multimax.suite.planned.exploratory import best_rates, tried
 from multimax.suite.planned.table import measured, read_table
 from multimax.suite.report.outputs import Output, Row, picture, table
 from multimax.suite.report.statistics import Mean, gain, mean_over_seeds, paired
@@ -57,15 +57,12 @@ def read(path: Path) -> Explored:
     problem, rows = VARIANTS[path.stem].problem, read_table(path)
     rates = best_rates(problem, rows)
     runs: dict[str, dict[int, Mapping[str, str]]] = {name: {} for name in problem.functions()}
-    tried: dict[str, set[float]] = {}
     for row in rows:
         arm, rate, seed = row["arm"], float(row["rate"]), int(row["seed"])
-        if seed >= TUNING_FROM:
-            tried.setdefault(arm, set()).add(rate)
-        elif seed < CONFIRMING_FROM and rate == rates.get(arm):
+        if seed < CONFIRMING_FROM and rate == rates.get(arm):
             runs.setdefault(arm, {})[seed] = row
     there = {name: of for name, of in runs.items() if of}
-    return Explored(path, problem, there, rates, {arm: sorted(of) for arm, of in tried.items()})
+    return Explored(path, problem, there, rates, {arm: sorted(of) for arm, of in tried(rows, problem.judge).items()})
 
 
 def explored(folder: Path) -> list[Explored]:

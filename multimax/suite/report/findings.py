@@ -192,21 +192,22 @@ def examples_error(entry: Entry, arms: Sequence[str], measure: str, rows: Rows) 
     many as another's.
     """
     column = f"examples:{measure}"
-    of = {(arm, seed): rows[arm, seed].get(column) for arm in arms for seed in entry.seeds}
-    if not all(of.values()):
+    if not all(rows[arm, seed].get(column) for arm in arms for seed in entry.seeds):
         return None
-    values: dict[tuple[str, int], numpy.ndarray] = {}
-    for (arm, seed), cell in of.items():
+
+    def values(arm: str, seed: int) -> numpy.ndarray:
         try:
-            values[arm, seed] = unpacked(cell or "")
+            return unpacked(rows[arm, seed][column])
         except (ValueError, zlib.error):
             raise UserError(f"{entry.id}.csv: {arm}, seed {seed}: {column} is damaged: restore the line") from None
-    if len(lengths := {len(each) for each in values.values()}) > 1:
+
+    ours, others = ([values(arm, seed) for seed in entry.seeds] for arm in arms)
+    if len(lengths := {len(each) for each in (*ours, *others)}) > 1:
         raise UserError(
             f"{entry.id}.csv: {column} has {' or '.join(map(str, sorted(lengths)))} values: restore the lines"
         )
-    ours, others = (numpy.mean([values[arm, seed] for seed in entry.seeds], 0) for arm in arms)
-    return float(numpy.std(ours - others, ddof=1) / math.sqrt(len(ours)))
+    differences = numpy.mean(ours, 0) - numpy.mean(others, 0)
+    return float(numpy.std(differences, ddof=1) / math.sqrt(len(differences)))
 
 
 def with_holm(of: Finding, decided: Mapping[str, Finding], count: int) -> Finding:

@@ -1,6 +1,7 @@
 """Tables of the plan's runs besides the findings: tried rates, convergence, trained attention, learned modulators."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import product
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import torch
 from multimax.formulas.multimax import seglu_formula
 from multimax.suite.mechanisms.problem import ATTENTION
 from multimax.suite.plan import TUNING_FROM, Entry, read_plan
+from multimax.suite.planned.exploratory import tried
 from multimax.suite.planned.table import measured, read_table
 from multimax.suite.report.exploratory import OURS, compared
 from multimax.suite.report.findings import confirming, shown, sources
@@ -81,16 +83,11 @@ def planned_table(name: str, plan: Path, folder: Path) -> Iterator[Output]:
 
 
 def rates(entry: Entry, folder: Path) -> Iterator[Row]:
-    """A row for each arm and rate that was tried; a seed that ran at two revisions counts once."""
+    """A row for each arm and rate that was tried."""
     measure = "loss" if entry.problem == "train" else next(iter(entry.comparisons[0].margins))
-    found: dict[tuple[str, float], dict[int, float]] = {}
-    for row in read_table(folder / f"{entry.id}.csv"):
-        if not row["plan"] and int(row["seed"]) >= TUNING_FROM:
-            of = found.setdefault((row["arm"], float(row["rate"])), {})
-            of[int(row["seed"])] = float(row.get(measure) or "nan")
-    arms = list(entry.rates)
-    for arm, rate in sorted(found, key=lambda key: (arms.index(key[0]) if key[0] in arms else len(arms), key[1])):
-        values = list(found[arm, rate].values())
+    found = tried(read_table(folder / f"{entry.id}.csv"), measure)
+    for arm, rate in [(of, rate) for of in in_order(entry, found) for rate in sorted(found[of])]:
+        values = list(found[arm][rate].values())
         numbers = {"mean": numpy.mean(values), "least": numpy.min(values), "most": numpy.max(values)}
         planned = entry.revision and entry.rates.get(arm) == rate
         yield {
@@ -101,8 +98,14 @@ def rates(entry: Entry, folder: Path) -> Iterator[Row]:
             "measure": measure,
             **{name: f"{value:.3g}" for name, value in numbers.items()},
             "planned": "yes" if planned else "",
-            "at the edge": edge(rate, [tried for of, tried in found if of == arm]) if planned else "",
+            "at the edge": edge(rate, [*found[arm]]) if planned else "",
         }
+
+
+def in_order(entry: Entry, arms: Iterable[str]) -> list[str]:
+    """The plan's arms first, as it has them."""
+    planned = list(entry.rates)
+    return sorted(arms, key=lambda arm: planned.index(arm) if arm in planned else len(planned))
 
 
 def edge(rate: float, tried: list[float]) -> str:
@@ -164,21 +167,17 @@ def trade_off(entry: Entry, folder: Path) -> Iterator[Row]:
 
 
 def equal_rates(entry: Entry, folder: Path) -> Iterator[Row]:
-    """A row for each measure, rate and function, of entries that train a model."""
-    rows = [
-        row
-        for row in read_table(folder / f"{entry.id}.csv")
-        if entry.problem == "train" and not row["plan"] and int(row["seed"]) >= TUNING_FROM
-    ]
-    for measure, rate in product(("gini", "multi_modality"), sorted({float(row["rate"]) for row in rows})):
-        values: dict[str, dict[int, float]] = {arm: {} for arm in entry.rates}
-        for row in rows:
-            if float(row["rate"]) == rate and row.get(measure):
-                values.setdefault(row["arm"], {})[int(row["seed"])] = measured(row, measure, entry.id)
-        there = {arm: of for arm, of in values.items() if of}
-        if OURS in there and len(there) > 1:
-            for cells in compared(there, most=1.0):
-                yield {"entry": entry.id, "measure": measure, "rate": f"{rate:g}", **cells}
+    """A row for each measure, rate and function, of entries that train a model; without runs that diverged."""
+    rows = read_table(folder / f"{entry.id}.csv") if entry.problem == "train" else []
+    for measure in ("gini", "multi_modality"):
+        found = tried(rows, measure)
+        for rate in sorted({rate for of in found.values() for rate in of}):
+            of_rate = {arm: found[arm].get(rate, {}) for arm in in_order(entry, found)}
+            finite = {arm: {seed: of[seed] for seed in of if math.isfinite(of[seed])} for arm, of in of_rate.items()}
+            there = {arm: of for arm, of in finite.items() if of}
+            if OURS in there and len(there) > 1:
+                for cells in compared(there, most=1.0):
+                    yield {"entry": entry.id, "measure": measure, "rate": f"{rate:g}", **cells}
 
 
 def slopes(entry: Entry, folder: Path) -> Iterator[Row]:
@@ -206,7 +205,7 @@ def ends(row: Mapping[str, str], layer: str) -> list[float]:
     )
     x = torch.tensor([STEEP_AT, FLAT_AT], dtype=torch.float64, requires_grad=True)
     (slope,) = torch.autograd.grad(seglu_formula(x, ranges, ts).sum(), x)
-    return [float(value) for value in slope]
+    return list(slope.tolist())
 
 
 TABLES: dict[str, tuple[str, Sequence[str], Callable[[Entry, Path], Iterator[Row]]]] = {

@@ -46,6 +46,7 @@ def test_equal_rates_are_compared_in_the_runs_that_chose_them_alone(tmp_path):
     as_training(tmp_path)
     tried = {"plan": "", "revision": "x", "seed": "1000", "multi_modality": "0.5"}
     given = {("softmax", "0.01"): "0.2", ("multimax", "0.01"): "0.5", ("softmax", "0.02"): "0.3"}
+    given["multimax", "0.02"] = "nan"  # it diverged
     rows = [tried | {"arm": arm, "rate": rate, "gini": gini} for (arm, rate), gini in given.items()]
     path.write_text(text([row | {"gini": "0.9"} for row in read_table(path)] + rows))
     (output,) = planned_table("equal_rates", tmp_path / "plan.yaml", tmp_path)
