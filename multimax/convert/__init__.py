@@ -42,16 +42,24 @@ class Conversion:
         self.changed, self.left = (), ()
         self._rows: list[tuple[str, str, str]] = []
         self._undo: list[Callable[[], None]] = []
+        self._classes: list[tuple[str, nn.Module, type[nn.Module]]] = []
         self._configurations: dict[int, Any] = {}
 
     def undo(self) -> None:
         """Give the model its softmax back. The functions' parameters are lost; all others stay as they are.
 
         Raises:
-            RuntimeError: it has already been undone.
+            RuntimeError: it has already been undone; or a converted module has changed its class since, as torch's
+                parametrizations and ``fully_shard`` make it do. The model is then left as it is.
         """
         if not self._undo:
             raise RuntimeError("there is nothing to undo: this conversion is undone already")
+        for path, module, converted in self._classes:
+            if type(module) is not converted:
+                raise RuntimeError(
+                    f"the class of {path or 'the model itself'} is no longer the one that convert gave it, but "
+                    f"{type(module).__name__}: remove first what changed it, such as a parametrization"
+                )
         self._restore()
 
     def _restore(self) -> None:
@@ -71,6 +79,7 @@ class Conversion:
         stock: Any = type(module)
         module.__class__ = intercepted(stock)
         self._undo.append(lambda: setattr(module, "__class__", stock))
+        self._classes.append((site.path, module, type(module)))
         for name, value in {**site.attributes, "reweight": function}.items():
             self._set(module, name, value)
 

@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import nn
 from torch.nn import functional as F
+from torch.nn.utils import parametrize
 from torch.utils.checkpoint import checkpoint
 
 import multimax
@@ -211,6 +212,19 @@ def test_undone_nothing_is_left_of_it(model, x):
     model(x)
     conversion.undo()
     assert state(model) == before
+    assert torch.equal(model(x), expected)
+
+
+def test_undo_does_not_take_away_what_was_put_on_top(model, x):
+    expected = model(x)
+    model[0].register_buffer("own", torch.zeros(1))
+    conversion = multimax.convert(model, "multimax")
+    parametrize.register_parametrization(model[0], "own", nn.Identity())
+    with pytest.raises(RuntimeError, match="the class of 0 is .* ParametrizedAttention: remove first"):
+        conversion.undo()
+    model(x)
+    parametrize.remove_parametrizations(model[0], "own")
+    conversion.undo()
     assert torch.equal(model(x), expected)
 
 
