@@ -260,7 +260,7 @@ def run(
     seconds: int | None = None,
     fresh: bool = False,
 ) -> Outcome:
-    """Run a command in ``folder`` in its own process, with these environment variables (None: unset).
+    """Run a command in ``folder`` in its own process, with environment variables (None: unset).
 
     ``prepare`` is called in that process before the command. The process gets Ctrl-C after
     ``seconds`` on the clock; if that is None, after SECONDS or OTHERS_SECONDS of CPU time, or after

@@ -263,9 +263,9 @@ def test_an_option_that_the_code_gains_later_is_not_another_run():
 
 @pytest.mark.parametrize("group", ["recipe", "data", "model"])
 def test_no_file_repeats_defaults(group):
-    """Every value in a recipe or data set differs from the dataclass's default, so the file shows what
-    is special. A model's file describes a published model in full, but differs from the defaults in
-    something."""
+    """Every value in a recipe or data set differs from the dataclass's default, so the file shows
+    what is special. A model's file describes a published model in full, but differs from the
+    defaults in something."""
     defaults = {task: dict(flatten(skeleton(task_module(task).Config))) for task in MODULES}
     for path in sorted((CONFIGS / group).rglob("*.yaml")):
         values = OmegaConf.to_container(OmegaConf.load(path), resolve=False)

@@ -23,7 +23,7 @@ SHORT = Search(beam=3, max_length_ratio=0.5, max_length_extra=6)
 
 
 def build(name="softmax", output=None, spread=0.5, **options):
-    """A model whose next token depends on all before it; a large ``spread`` sharpens its outputs."""
+    """A model whose next token depends on all before it; ``spread`` sharpens its outputs."""
     torch.manual_seed(0)
     site, config = {"name": name}, EncoderDecoderConfig(2, 2, 12, 3, 10, 0.0, **options)
     model = EncoderDecoder(config, AttentionSites(site, site, site), {"name": output or name}, 13, 11)
@@ -33,7 +33,7 @@ def build(name="softmax", output=None, spread=0.5, **options):
 
 
 def next_weights(model, source):
-    """Function from a prefix to the next token's weights, by a full forward pass of one sentence."""
+    """Function from a prefix to the next token's weights, by a full forward of one sentence."""
     mask = torch.ones(1, len(source), dtype=torch.bool)
     encoded = model.encode(source[None], mask)
 
@@ -134,7 +134,7 @@ PATHS = [
 
 def test_a_token_without_mass_is_never_chosen():
     ((found), (cut), (stuck)), _ = search_chain(PATHS, 6, [4, 1, 4], starts=[2, 2, 0])
-    assert [tokens for tokens, _ in found] == [[3, 2], [4, 2]]  # the mass of 1 is lost; 5 never ends
+    assert [tokens for tokens, _ in found] == [[3, 2], [4, 2]]  # 1 is lost, 5 never ends
     assert [score for _, score in found] == pytest.approx([math.log(0.4) / 2, math.log(0.15) / 2])
     assert [tokens for tokens, _ in cut] == [[3, 2], [4, 2]]
     assert stuck == [([], 0.0)]
