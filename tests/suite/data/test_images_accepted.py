@@ -87,7 +87,7 @@ def saved(pixels, form: str, mode: str | None = None, **options) -> bytes:
 
 
 def png(depth: int, kind: int, values: np.ndarray, claimed: tuple[int, int] | None = None) -> bytes:
-    """A PNG of a kind that Pillow does not write: ``values`` [height, width, channels] of ``depth`` bits.
+    """A PNG that Pillow does not write: ``values`` [height, width, channels] of ``depth`` bits.
 
     Its header claims the size ``claimed`` (width, height) if that is given.
     """
