@@ -1,4 +1,4 @@
-"""The released decoding is compared with runs that differ from it in nothing else."""
+"""The released decoding is compared with runs that differ from it only in that."""
 
 from dataclasses import asdict
 

@@ -1,4 +1,7 @@
-"""The fingerprint of each task's data: it changes when the data do, and only then; models are scored by names."""
+"""The fingerprint of a task's data changes when the data do, and only then.
+
+A model is scored only on data with the same names.
+"""
 
 import json
 from pathlib import Path
@@ -53,7 +56,7 @@ KINDS = {
     "lm": (text, "the cat sat", "sat the cat", "the dog sat"),
     "mt": (pairs, "eins zwei drei", "eins zwei drei", "eins zwei vier"),
 }
-"""For each task: how its data are written, some data, others of the same names or words, and some of other ones."""
+"""Of each task: what writes data, some data, some with the same names or words, some with others."""
 
 
 def opened(overrides):
