@@ -56,7 +56,7 @@ COMMANDS: dict[str, Callable[[], None]] = {
 SECONDS = 20  # CPU time after which a draw that trains gets Ctrl-C: training for long is no fault
 OTHERS_SECONDS = 90  # for other draws: a report with all figures takes 20 on a slow machine
 TRAINS = ("train.py", "planned", "diagnose")
-PATIENCE = 180  # seconds on the clock after which an idle draw gets Ctrl-C: hanging is a fault
+PATIENCE = 180  # clock seconds after which even an idle draw gets Ctrl-C: hanging is a fault
 MEMORY = 6 << 30  # bytes of address space
 
 TINY = ["training.epochs=null", "training.steps=2", "training.log_every=1", "training.device=cpu"]
@@ -260,7 +260,7 @@ def run(
     seconds: int | None = None,
     fresh: bool = False,
 ) -> Outcome:
-    """Run a command in ``folder`` in its own process, with environment variables (None: unset).
+    """Run a command in ``folder`` in its own process, with ``variables`` set (None: unset).
 
     ``prepare`` is called in that process before the command. The process gets Ctrl-C after
     ``seconds`` on the clock; if that is None, after SECONDS or OTHERS_SECONDS of CPU time, or after

@@ -33,7 +33,10 @@ def build(name="softmax", output=None, spread=0.5, **options):
 
 
 def next_weights(model, source):
-    """Function from a prefix to the next token's weights, by a full forward of one sentence."""
+    """Function from a prefix to the probabilities of the next token.
+
+    Each call is a full forward pass over one sentence.
+    """
     mask = torch.ones(1, len(source), dtype=torch.bool)
     encoded = model.encode(source[None], mask)
 
@@ -134,7 +137,8 @@ PATHS = [
 
 def test_a_token_without_mass_is_never_chosen():
     ((found), (cut), (stuck)), _ = search_chain(PATHS, 6, [4, 1, 4], starts=[2, 2, 0])
-    assert [tokens for tokens, _ in found] == [[3, 2], [4, 2]]  # 1 is lost, 5 never ends
+    # The mass of 1 is lost, and 5 never ends.
+    assert [tokens for tokens, _ in found] == [[3, 2], [4, 2]]
     assert [score for _, score in found] == pytest.approx([math.log(0.4) / 2, math.log(0.15) / 2])
     assert [tokens for tokens, _ in cut] == [[3, 2], [4, 2]]
     assert stuck == [([], 0.0)]

@@ -1,5 +1,6 @@
-"""The plan: entries that are wrong are refused, and a run confirms only with the plan's entry,
-revision and seed.
+"""The plan: wrong entries are refused, and only its own runs confirm.
+
+A run confirms only with the plan's entry, revision and seed.
 """
 
 from dataclasses import fields, replace

@@ -1,5 +1,6 @@
-"""Odd homes, launchers' leftovers, full disks: a run works, or one line says within ten seconds of
-CPU time what is wrong.
+"""Odd homes, launchers' leftovers, full disks: a run works or one line says what is wrong.
+
+That line comes within ten seconds of CPU time.
 """
 
 import ctypes

@@ -1,4 +1,4 @@
-"""Sweeps without a cluster: what would be submitted, its cost, and the same runs run here."""
+"""Sweeps without a cluster: what would be submitted, its cost, and the same runs, run locally."""
 
 import json
 import os

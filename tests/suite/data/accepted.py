@@ -17,7 +17,7 @@ class Row(NamedTuple):
 
 
 class Said(NamedTuple):
-    """What is read, and a pattern of the line that says so before training starts."""
+    """What is read, and a pattern for the line that is said before training starts."""
 
     read: object
     line: str

@@ -53,7 +53,7 @@ def test_augmentation_follows_from_the_generators(config: ImageData):
 
 
 def photograph(width: int, height: int, seed: int = 0) -> Image.Image:
-    """A smooth image with some grain, for which resizing and decoding at half size are made."""
+    """A smooth image with some grain, what resizing and half-size decoding are made for."""
     generator = np.random.default_rng(seed)
     blobs = Image.fromarray(generator.integers(0, 256, (6, 8, 3), dtype=np.uint8))
     pixels = np.asarray(blobs.resize((width, height), Image.Resampling.BICUBIC)).astype(float)
@@ -123,7 +123,7 @@ def test_the_crop_is_timms_and_a_jpeg_decoded_for_it_alone_looks_the_same():
         reduced.append(picture._image.size[0] < 1300)
         seed_generators(seed)
         whole = TrainTransform(config)(Plain(Image.open(file)))[0].float()
-        # In levels: a shift within a pixel of the reduced image, on blobs of ten.
+        # The bound is in levels: a shift within a pixel of the reduced image, on blobs of ten.
         assert (found - whole).abs().mean() < 3
     assert any(reduced)
 

@@ -35,7 +35,7 @@ UPRIGHT = np.rot90(COLOURS, -1)
 
 
 class WithBits(NamedTuple):
-    """An image file, with data.bits of its data set."""
+    """An image file and the data.bits of its data set."""
 
     content: bytes
     bits: int | None
@@ -73,7 +73,7 @@ def read(given: bytes | WithBits, mode: str) -> Image.Image:
 
 
 class Near(NamedTuple):
-    """Expected pixels, and how far those that are read may differ."""
+    """Expected pixels, with the tolerance that is allowed."""
 
     pixels: np.ndarray
     tolerance: int

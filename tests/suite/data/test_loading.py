@@ -226,7 +226,7 @@ def test_a_users_mistake_in_a_worker_is_still_one_line(num_workers: int):
     ],
 )
 def test_a_worker_that_dies_is_said_in_one_line(by, said):
-    """It is, wherever this process is at the time: torch learns of it by a signal."""
+    """This holds wherever this process is at the time: torch learns of the death by a signal."""
     with pytest.raises(UserError, match=said) as raised:
         list(eval_batches(Killed(8, by), 2, num_workers=1))
     assert len(str(raised.value).splitlines()) == 1

@@ -78,7 +78,7 @@ def test_grad_cam_is_that_of_its_package(name, pool):
 
 @torch.no_grad()
 def test_with_average_pooling_grad_cam_is_the_class_activation_map():
-    """Every patch has the gradient w_c / n there.
+    """With average pooling, every patch has the gradient w_c / n.
 
     So the map is what each patch adds to the score, where that is positive.
     """

@@ -121,7 +121,7 @@ def test_no_position_sees_the_future(name):
 @torch.no_grad()
 @pytest.mark.parametrize("name", KINDS)
 def test_hypotheses_in_a_cache_are_the_whole_at_once(name):
-    """Two hypotheses that part, swap and merge, at more positions than fit into the first cache."""
+    """Two hypotheses that part, swap and merge, over so many positions that the cache must grow."""
     model = build(name)
     cache = model.start_cache(model.encode(SOURCE, MASK), MASK, 2)
     generator = torch.Generator().manual_seed(2)

@@ -53,7 +53,7 @@ def embed(model, token):
 def written_out(model, sequence, memory):
     """Hidden states [length, dim] of one sequence after memory [depth, past, dim].
 
-    Returns also what entered each layer.
+    Also returns what entered each layer.
     """
     heads, size, reach = TINY.num_heads, TINY.dim // TINY.num_heads, model.eval_reach
     x = torch.stack([embed(model, token) for token in sequence.tolist()])

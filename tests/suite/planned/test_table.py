@@ -81,7 +81,7 @@ def test_runs_in_other_processes_are_the_same(tmp_path):
 
 
 class First(Counted):
-    """Runs of which softmax's end only once another has its row in the table."""
+    """Runs where softmax ends only once another run has its row in the table."""
 
     def __init__(self, path):
         super().__init__()

@@ -26,8 +26,8 @@ class Browser:
         self.driver = driver
 
     def open(self, address, drawn=None):
-        """Open an address and wait for what ``drawn`` selects, or if it is None for a curve."""
-        self.driver.get("about:blank")  # a new fragment of the same page alone loads nothing
+        """Open an address and wait for ``drawn``, or for the first curve if it is None."""
+        self.driver.get("about:blank")  # else a new fragment of the same page would load nothing
         self.driver.get_log("browser"), self.driver.get_log("performance")
         self.driver.get(address)
         curve = "return performance.getEntriesByName('first-curve').length"
@@ -49,7 +49,7 @@ class Browser:
         return self.run("return [...document.querySelectorAll(arguments[0])].map((e) => e.textContent)", selector)
 
     def click(self, selector):
-        """Click by script, whatever is under the mouse; the tests of the mouse look at that."""
+        """Click by script, whatever is under the mouse; other tests use the mouse."""
         self.run("document.querySelector(arguments[0]).click()", selector)
 
     def choose(self, name, value, in_address=None):

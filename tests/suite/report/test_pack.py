@@ -1,6 +1,6 @@
 """A packed run becomes a record elsewhere and tells nothing about who trained it.
 
-It is refused whatever is wrong with it.
+It is refused if anything is wrong with it.
 """
 
 import copy

@@ -94,7 +94,7 @@ def as_the_page_shows(value, sign=""):
 
 
 def test_the_page_shows_the_numbers_of_the_tables(root):
-    """Each is rounded only once, from the exact number."""
+    """Each number is rounded only once, from its full value."""
     tables = root / "results" / "tables"
     data = data_in((root / "results" / "index.html").read_bytes())
     assert data["means"]

@@ -1,4 +1,7 @@
-"""In headless Chromium: findings, groups of runs, two runs side by side, downloads, phone cards."""
+"""Tools of the page in headless Chromium.
+
+Findings, groups of runs, two runs side by side, downloads, and cards on a phone.
+"""
 
 import csv
 import statistics

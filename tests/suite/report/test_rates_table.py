@@ -1,4 +1,7 @@
-"""The sweep of learning rates: those tried and chosen, and whether a better may lie beyond."""
+"""The sweep of learning rates.
+
+It shows what was tried, what was chosen, and whether a better rate may lie beyond.
+"""
 
 import csv
 
@@ -12,7 +15,7 @@ from multimax.suite.report.planned_tables import planned_table
 
 
 def sweep(tmp_path, errors):
-    """Rows of the table of rates if softmax had these errors at these rates; 0.01 is planned."""
+    """The table's rows by rate, if softmax had these errors at these rates and 0.01 is planned."""
     path = write(tmp_path, [1.0])
     row = read_table(path)[0] | {"plan": "", "arm": "softmax", "seed": "1000"}
     path.write_text(text([row | {"rate": rate, "error@32": error} for rate, error in errors.items()]))

@@ -34,7 +34,7 @@ def test_a_paired_test_is_scipys_over_the_seeds_that_both_have():
 
 
 def test_the_interval_holds_the_mean_as_often_as_it_says():
-    """Even where it is cut off at the possible values."""
+    """Even where it is cut off at the limits of what is possible."""
     generator = numpy.random.default_rng(0)
     samples = generator.normal(3.0, 2.0, (4000, 3))
     for possible in ((-math.inf, math.inf), (2.5, 3.5)):

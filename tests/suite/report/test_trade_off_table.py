@@ -1,6 +1,6 @@
 """What the plan's runs show about attention besides the planned measures.
 
-That is means, paired differences and learned modulators.
+Means, paired differences and learned modulators.
 """
 
 import csv

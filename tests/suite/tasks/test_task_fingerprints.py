@@ -56,7 +56,10 @@ KINDS = {
     "lm": (text, "the cat sat", "sat the cat", "the dog sat"),
     "mt": (pairs, "eins zwei drei", "eins zwei drei", "eins zwei vier"),
 }
-"""Of each task: what writes data, some data, some with the same names or words, some with others."""
+"""For each task: a function that writes data, and three data sets for it to write.
+
+The second has the same names or words as the first; the third has others.
+"""
 
 
 def opened(overrides):

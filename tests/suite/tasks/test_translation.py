@@ -181,7 +181,7 @@ def test_processes_and_micro_batches_share_each_batch(counting):
             yield sum(task.loss(model, batch, CPU).item() for batch in batches), sum(map(task.weight, batches))
 
     whole = list(steps(1, 1))
-    for shape in ((2, 1), (2, 3), (40, 1)):  # 40 is more than the sentences of a batch
+    for shape in ((2, 1), (2, 3), (40, 1)):  # 40: more than a batch's sentences
         for (loss, weight), (expected_loss, expected_weight) in zip(steps(*shape), whole, strict=True):
             assert weight == expected_weight
             assert loss == pytest.approx(expected_loss, rel=1e-5)
