@@ -1,7 +1,8 @@
-"""Mutations of valid command lines, run folders, results and data, each run as a command in a process of its own.
+"""Mutations of valid command lines, run folders, results and data, each run in its own process.
 
-``prepare(folder)`` makes the valid ones and ``draw(folder, seed, scratch)`` runs a mutation of one of them. A process
-is a fork of a server that has imported everything, so that a draw takes a second.
+``prepare(folder)`` makes the valid ones and ``draw(folder, seed, scratch)`` runs a mutation of one
+of them. Each process is forked from a server that has imported everything, so that a draw takes a
+second.
 """
 
 import json
@@ -52,11 +53,11 @@ COMMANDS: dict[str, Callable[[], None]] = {
     "diagnose": diagnose.main,
     "prepare_iwslt14.py": iwslt14.main,
 }
-SECONDS = 20  # of its own time, after which a draw that trains gets Ctrl-C: to train for long is no fault
-OTHERS_SECONDS = 90  # for any other: a report that draws all its figures takes 20 on a slow machine
+SECONDS = 20  # CPU time after which a draw that trains gets Ctrl-C: training for long is no fault
+OTHERS_SECONDS = 90  # for other draws: a report with all figures takes 20 on a slow machine
 TRAINS = ("train.py", "planned", "diagnose")
-PATIENCE = 180  # seconds until one that has not used as much gets it: to stand still is a fault
-MEMORY = 6 << 30  # bytes of addresses
+PATIENCE = 180  # clock seconds after which even an idle draw gets Ctrl-C: hanging is a fault
+MEMORY = 6 << 30  # bytes of address space
 
 TINY = ["training.epochs=null", "training.steps=2", "training.log_every=1", "training.device=cpu"]
 TASKS = {
@@ -99,13 +100,13 @@ class Outcome:
 
     @property
     def is_training(self) -> bool:
-        """It has taken a step, so that it is no fault if Ctrl-C ended it."""
+        """Whether it has taken a step, so that ending it by Ctrl-C is no fault."""
         step = r"^step [1-9]|^stopped at step [1-9]"
         return re.search(step, self.printed + "\n" + self.errors, re.MULTILINE) is not None
 
     @property
     def is_fine(self) -> bool:
-        """It has done what was asked, or says in one line what is wrong."""
+        """Whether it has done what was asked, or says in one line what is wrong."""
         lines = self.errors.strip().splitlines()
         told = len([line for line in lines if line.startswith("error: ")])
         mute = "Traceback" not in self.errors
@@ -119,7 +120,7 @@ def overrides(folder: Path, task: str) -> list[str]:
 
 
 def tables(folder: Path) -> None:
-    """The images and the text as parquet, beside the folders that have them as files."""
+    """Write the images and the text as parquet too, beside the folders of plain files."""
     images, text = folder / "data" / "deit-table", folder / "data" / "lm-table"
     names = datasets.ClassLabel(names=["cats", "dogs"])
     for split in ("train", "val"):
@@ -135,7 +136,7 @@ def tables(folder: Path) -> None:
 
 
 def prepare(folder: Path) -> None:
-    """Data of each task, and a finished run on them."""
+    """Make data for each task, a finished run on them, and a results folder with a plan."""
     draws = random.Random(0)
     for split in ("train", "val"):
         for label in ("cats", "dogs"):
@@ -259,15 +260,15 @@ def run(
     seconds: int | None = None,
     fresh: bool = False,
 ) -> Outcome:
-    """Run a command in ``folder`` in a process of its own, with other variables of the environment (None: unset).
+    """Run a command in ``folder`` in its own process, with ``variables`` set (None: unset).
 
-    ``prepare`` is called in the process before the command. The process gets Ctrl-C after ``seconds``; None: after
-    SECONDS or OTHERS_SECONDS of its own time, or PATIENCE. A ``fresh`` process has the variables before it imports
-    anything.
+    ``prepare`` is called in that process before the command. The process gets Ctrl-C after
+    ``seconds`` on the clock; if that is None, after SECONDS or OTHERS_SECONDS of CPU time, or after
+    PATIENCE on the clock. A ``fresh`` process has the variables before it imports anything.
     """
     folders = (Path(__file__).parent, ROOT / "tests", Path(cli.__file__).parents[2])
     paths = {"PYTHONPATH": os.pathsep.join(map(str, folders))}
-    for name in ("stdout", "stderr", "cpu"):  # a copied folder has those of the run before
+    for name in ("stdout", "stderr", "cpu"):  # a copied folder holds those of an earlier run
         (folder / name).write_text("")
     errors = folder / "stderr"
     arguments = (command, str(folder), str(errors), dict(variables), prepare)
@@ -287,7 +288,7 @@ def run(
     while process.is_alive() and time.monotonic() < ends and (most == math.inf or own_time(process.pid) < most):
         process.join(0.5)
     if process.is_alive():
-        with suppress(ProcessLookupError):  # it may end at this moment
+        with suppress(ProcessLookupError):  # it may have just ended
             os.kill(process.pid, signal.SIGINT)
         process.join(PATIENCE)
     if process.is_alive():
@@ -300,7 +301,7 @@ def run(
 
 
 def own_time(pid: int) -> float:
-    """Seconds that the processors have spent on a process; more than any limit for one that has gone."""
+    """CPU seconds that a process has used; infinite for one that has gone."""
     try:
         user, system = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[11:13]
     except OSError:
@@ -310,7 +311,7 @@ def own_time(pid: int) -> float:
 
 @contextmanager
 def environment(variables: Mapping[str, str | None]) -> Iterator[None]:
-    """Variables of this process for the time of the block; None: unset."""
+    """Set variables of this process for the duration of the block; None: unset."""
     before = dict(os.environ)
     os.environ.update({name: value for name, value in variables.items() if value is not None})
     for name in [name for name, value in variables.items() if value is None]:
@@ -346,7 +347,7 @@ def in_process(
         os.write(cpu, str(time.process_time() - began).encode())
 
 
-if __name__ == "__main__":  # python fuzzing.py FOLDER FIRST LAST: what fails, as JSON lines
+if __name__ == "__main__":  # python fuzzing.py FOLDER FIRST LAST prints what fails as JSON lines
     base, first, last = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
     if not base.exists():
         prepare(base)

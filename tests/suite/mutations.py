@@ -1,4 +1,4 @@
-"""What typing, disks, copies and people do to a word of a command line, to a file and to a folder."""
+"""Damage that typos, disks, copying and people do to a command-line word, a file or a folder."""
 
 import json
 import math
@@ -18,7 +18,7 @@ KINDS = [None, True, -1, 0, 1.5, math.nan, math.inf, "", "x", "1", [], [1], ["x"
 
 
 def mangle(word: str, choice: random.Random) -> str:
-    """The word with a mistake of typing in it."""
+    """The word with a typing mistake."""
     at = choice.randrange(len(word) + 1)
     before, after = word[:at], word[at:]
     return choice.choice(
@@ -37,7 +37,7 @@ def mangle(word: str, choice: random.Random) -> str:
 
 
 def damage(path: Path, choice: random.Random) -> str:
-    """Do to a file or folder what disks, copies and people do; returns what."""
+    """Damage a file or folder as disks, copying and people do; returns the kind of damage."""
     what = choice.choice(
         ["delete", "empty", "cut", "flip", "junk", "folder", "loop", "rename", "dangle", "repeat", "pipe", "kind"]
     )
@@ -80,7 +80,7 @@ def damage(path: Path, choice: random.Random) -> str:
 
 
 def of_another_kind(content: str, suffix: str, choice: random.Random) -> str:
-    """The content with one value, of those within, replaced by one of another kind, or without it."""
+    """The content with one of the values in it replaced by one of another kind, or removed."""
     lines = content.splitlines() if suffix == ".jsonl" else [content]
     at = choice.randrange(len(lines)) if lines else 0
     value = (yaml.safe_load if suffix == ".yaml" else json.loads)(lines[at]) if lines else {}

@@ -45,7 +45,7 @@ def test_train_then_evaluate_gives_the_same_number(root, tmp_path):
     assert "DEMO" in done.stdout
     assert "scale=paper" in done.stdout
     summary = json.loads((run / "summary.json").read_text())
-    assert summary["parameters"]["attention"] == 32  # four layers of eight
+    assert summary["parameters"]["attention"] == 32  # four layers with eight each
     assert summary["parameters"]["output"] == 8
 
     scored = command(root, "evaluate.py", str(run), "--checkpoint", "last", "data.num_workers=1")

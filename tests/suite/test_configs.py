@@ -196,7 +196,7 @@ def test_what_is_read_sometimes_are_keys(task):
 
 
 def numbers(schema: type, prefix: str = "") -> Iterator[str]:
-    """Dotted keys of a configuration whose value is a number, or may be one."""
+    """Dotted keys of a configuration whose values are, or may be, numbers."""
     for name, kind in get_type_hints(schema).items():
         if is_dataclass(kind):
             yield from numbers(kind, f"{prefix}{name}.")
@@ -204,13 +204,14 @@ def numbers(schema: type, prefix: str = "") -> Iterator[str]:
             yield prefix + name
 
 
-MAY_BE_NEGATIVE = {"numerics", "decoding.length_penalty", "decoding.max_length_extra"}  # the first is not chosen
+# Users do not set numerics.
+MAY_BE_NEGATIVE = {"numerics", "decoding.length_penalty", "decoding.max_length_extra"}
 
 
 @pytest.mark.parametrize("task", MODULES)
 @pytest.mark.parametrize("wrong", [-1, 2**64, float("nan"), float("inf"), float("-inf")])
 def test_every_number_has_a_range_and_is_finite(task, wrong):
-    """What is beyond it is refused in a line that names the key and the value, before anything is opened."""
+    """A wrong number is refused in a line with its key and value, before anything is opened."""
     config = compose(f"task={task}")
     said = {}
     tried = set(numbers(type(config))) - (MAY_BE_NEGATIVE if wrong == -1 else set())
@@ -262,8 +263,9 @@ def test_an_option_that_the_code_gains_later_is_not_another_run():
 
 @pytest.mark.parametrize("group", ["recipe", "data", "model"])
 def test_no_file_repeats_defaults(group):
-    """A value in a recipe or of a data set differs from the dataclass's default: reading it tells what is special. A
-    model's file states the whole of a published model, but says something that the defaults do not."""
+    """Every value in a recipe or data set differs from the dataclass's default, so the file shows
+    what is special. A model's file describes a published model in full, but differs from the
+    defaults in something."""
     defaults = {task: dict(flatten(skeleton(task_module(task).Config))) for task in MODULES}
     for path in sorted((CONFIGS / group).rglob("*.yaml")):
         values = OmegaConf.to_container(OmegaConf.load(path), resolve=False)
@@ -272,7 +274,7 @@ def test_no_file_repeats_defaults(group):
         ours = dict(flatten(values if group == "recipe" else {group: values}))
         task = min(MODULES, key=lambda task: len(ours.keys() - defaults[task].keys()))
         repeated = {key for key, value in ours.items() if defaults[task].get(key, ...) == value}
-        if group == "recipe":  # which may take back what its model says
+        if group == "recipe":  # a recipe may reset a key that a model sets
             repeated -= {f"model.{key}" for file in (CONFIGS / "model").glob("*.yaml") for key in OmegaConf.load(file)}
         assert len(repeated) < len(ours) if group == "model" else not repeated, f"{path}: {repeated}"
 

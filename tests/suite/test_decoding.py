@@ -1,4 +1,4 @@
-"""One search loop against plain ones, without batch, cache or tensors, on models of every function."""
+"""The search loop against plain ones without batch, cache or tensors, for every function."""
 
 import math
 from collections import Counter
@@ -23,7 +23,7 @@ SHORT = Search(beam=3, max_length_ratio=0.5, max_length_extra=6)
 
 
 def build(name="softmax", output=None, spread=0.5, **options):
-    """A model whose next token depends on everything before it; ``spread`` makes its outputs sharp."""
+    """A model whose next token depends on all before it; ``spread`` sharpens its outputs."""
     torch.manual_seed(0)
     site, config = {"name": name}, EncoderDecoderConfig(2, 2, 12, 3, 10, 0.0, **options)
     model = EncoderDecoder(config, AttentionSites(site, site, site), {"name": output or name}, 13, 11)
@@ -33,7 +33,10 @@ def build(name="softmax", output=None, spread=0.5, **options):
 
 
 def next_weights(model, source):
-    """Function of a prefix to the probabilities of what follows it, from the whole forward of one sentence."""
+    """Function from a prefix to the probabilities of the next token.
+
+    Each call is a full forward pass over one sentence.
+    """
     mask = torch.ones(1, len(source), dtype=torch.bool)
     encoded = model.encode(source[None], mask)
 
@@ -90,7 +93,7 @@ def test_every_option_is_the_plain_search_s(beam, options):
 
 
 class Chain:
-    """A decoder whose next token depends on the newest alone: weights [vocabulary, vocabulary]."""
+    """A decoder whose next token depends only on the last: weights [vocabulary, vocabulary]."""
 
     def __init__(self, weights):
         self.weights, self.batches = torch.tensor(weights, dtype=torch.float64), []
@@ -107,7 +110,10 @@ class Chain:
 
 
 def search_chain(weights, beam, limits, choose=choose_best, starts=None):
-    """[(tokens, score)] of each sentence; token 2 ends, token 1 is never chosen; and the sizes of the batches."""
+    """Search a ``Chain``: [(tokens, score)] for each sentence, and the batch size at each step.
+
+    Token 2 ends a sentence; token 1 is never chosen.
+    """
     chain = Chain(weights)
     tokens = torch.full((len(limits), beam), END) if starts is None else torch.tensor(starts)[:, None].expand(-1, beam)
     scores = torch.zeros(len(limits), beam)
@@ -117,7 +123,8 @@ def search_chain(weights, beam, limits, choose=choose_best, starts=None):
     return [[(h.tokens.tolist(), h.score) for h in hypotheses] for hypotheses in found], chain.batches
 
 
-# From the beginning (2) to 3, 4 or 5; 3 must end, 4 goes on to 5 or ends, 5 never ends.
+# The beginning (2) leads to 3, 4 or 5. After 3 a sentence ends, after 4 it ends or goes on to 5,
+# and 5 repeats for ever.
 PATHS = [
     [0, 0, 0, 0, 0, 0],
     [0, 0, 0, 0, 0, 0],
@@ -130,7 +137,8 @@ PATHS = [
 
 def test_a_token_without_mass_is_never_chosen():
     ((found), (cut), (stuck)), _ = search_chain(PATHS, 6, [4, 1, 4], starts=[2, 2, 0])
-    assert [tokens for tokens, _ in found] == [[3, 2], [4, 2]]  # the mass of 1 is lost, and 5 does not end
+    # The mass of 1 is lost, and 5 never ends.
+    assert [tokens for tokens, _ in found] == [[3, 2], [4, 2]]
     assert [score for _, score in found] == pytest.approx([math.log(0.4) / 2, math.log(0.15) / 2])
     assert [tokens for tokens, _ in cut] == [[3, 2], [4, 2]]
     assert stuck == [([], 0.0)]
@@ -148,7 +156,7 @@ def test_between_equals_the_earlier_hypothesis_goes_first_and_then_the_lower_tok
 
 
 def test_equals_of_many_are_in_the_order_of_hypotheses_and_tokens():
-    """Which of the 50 they are is torch.topk's choice."""
+    """torch.topk decides which of the 50 equal tokens are chosen, but not their order."""
     weights = torch.full((1, 2, 50), 1 / 50)
     scores, parents, tokens = choose_best(torch.zeros(1, 2), weights)
     assert len(set(scores[0].tolist())) == 1
@@ -158,7 +166,7 @@ def test_equals_of_many_are_in_the_order_of_hypotheses_and_tokens():
 
 
 def test_a_sentence_that_is_done_costs_nothing_more():
-    """Each sentence is in the batch for as many steps as alone."""
+    """Each sentence stays in the batch for as many steps as it takes alone."""
     generator = torch.Generator().manual_seed(0)
     weights = torch.rand(9, 9, generator=generator).double()
     weights[:, END] *= 0.1

@@ -36,9 +36,9 @@ LOOP = re.compile(r"for (\w+) in ([^;\n]+)|^ *(\w+)=(\S+)$", re.MULTILINE)
 
 
 def with_values(line: str, text: str) -> list[str]:
-    """A line of a shell, once for each value of the variables that ``text`` gives them."""
+    """A shell line with its variables filled in, once for each value that ``text`` gives them."""
     values: dict[str, list[str]] = {}
-    for match in LOOP.finditer(text):  # a value may be made from the one before
+    for match in LOOP.finditer(text):  # a value may refer to earlier variables
         earlier = {name: " ".join(given) for name, given in values.items()}
         values[match[1] or match[3]] = Template(match[2] or match[4]).safe_substitute(earlier).split()
     values = {name: values[name] for name in re.findall(r"\$(\w+)", line) if name in values}
@@ -47,7 +47,7 @@ def with_values(line: str, text: str) -> list[str]:
 
 
 def pieces() -> list[str]:
-    """What stands in blocks of code and between backticks, without comments."""
+    """The lines of code blocks and the text between backticks, without comments."""
     found: set[str] = set()
     for page in PAGES:
         text = page.read_text(encoding="utf-8").replace("\\\n", " ")
@@ -57,7 +57,7 @@ def pieces() -> list[str]:
 
 
 def documented() -> list[tuple[str, str]]:
-    """Commands as program and arguments."""
+    """Documented commands as (program, arguments)."""
     commands = [piece for piece in pieces() if "python" in piece or "torchrun" in piece]
     matches = [match for command in commands for match in COMMAND.finditer(command)]
     return sorted({(match[1].split("multimax.suite.")[-1], match[2].strip()) for match in matches})
@@ -73,7 +73,7 @@ def test_a_documented_training_composes(words, monkeypatch):
     sweep = "-m" in arguments
     overrides = [word for word in arguments if "=" in word and not word.startswith(("hydra/", "hydra."))]
     readable_overrides(overrides, sweep)
-    if sweep:  # the first run of it
+    if sweep:  # try the first run of the sweep
         overrides = [word.split(",")[0] for word in overrides if "(" not in word]
     config_dir = None
     if "--config-dir" in arguments:
@@ -106,7 +106,8 @@ def test_flags_of_other_programs_exist(monkeypatch, capsys):
     matches = [match for piece in pieces() for match in OTHER.finditer(piece) if not COMMAND.search(match[0])]
     documented = {(match[1], match[2]) for match in matches}
     texts = {}
-    for program in {program for program, _ in documented} - {"scripts/sweep.py"}:  # which has no help but one flag
+    # scripts/sweep.py has one flag and no help.
+    for program in {program for program, _ in documented} - {"scripts/sweep.py"}:
         monkeypatch.setattr(sys, "argv", [program, "--help"])
         run, where = (runpy.run_path, str(ROOT / program)) if program.endswith(".py") else (runpy.run_module, program)
         with pytest.raises(SystemExit) as left:
@@ -144,7 +145,7 @@ def test_what_commands_name_exists():
 
 
 def test_no_release_is_installed_that_is_not_there():
-    """Until there is one, whoever is told to install an extra is told to do so in a clone."""
+    """Until there is a release, instructions to install an extra must be for a clone."""
     sources = [path for folder in ("multimax", "scripts", "benchmarks") for path in (ROOT / folder).rglob("*.py")]
     for path in (*PAGES, *sources):
         text = path.read_text(encoding="utf-8")

@@ -1,4 +1,4 @@
-"""evaluate.py with a run of translation: its scores again, translated text, translations scored, and mistakes."""
+"""evaluate.py on a translation run: scoring it again, translating, scoring text, mistakes."""
 
 import io
 import json
@@ -33,7 +33,7 @@ ENGLISH = [
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
-    """A finished run of a tiny model on five sentences, which are all of its splits."""
+    """A finished run of a tiny model; each of its splits is the same five sentences."""
     folder = tmp_path_factory.mktemp("translation")
     for split in ("train", "valid", "test"):
         for language, lines in (("de", GERMAN), ("en", ENGLISH)):
@@ -56,7 +56,7 @@ def run(tmp_path_factory):
 
 @pytest.fixture
 def evaluate(monkeypatch, capsys):
-    """evaluate.py as a function of its arguments and standard input: exit code, standard output and error."""
+    """Call evaluate.py with arguments and standard input; returns exit code, output and errors."""
 
     def command(*arguments, stdin: str | bytes = "", kind=io.BytesIO):
         monkeypatch.setattr(sys, "argv", ["evaluate.py", *map(str, arguments)])
@@ -158,7 +158,8 @@ def test_a_folder_of_fairseqs_without_its_bpe_is_warned_of(run, evaluate, tmp_pa
     other = evaluate(run, f"data.root={tmp_path}", "--translate", "-", stdin="der hund")
     assert other[0] == 2
     assert "segmentation" in other[2]
-    converted = shutil.copytree(run, tmp_path / "converted")  # as a run of fairseq's, which notes nothing of its data
+    # A run converted from fairseq records nothing about its data.
+    converted = shutil.copytree(run, tmp_path / "converted")
     (converted / "data.json").unlink()
     code, printed, _ = evaluate(converted, f"data.root={tmp_path}", "--translate", "-", stdin="der hund")
     assert (code, printed.count("\n")) == (0, 1)

@@ -1,4 +1,4 @@
-"""A fuzz of command lines, values, run folders and data: what is wrong ends in one line, never in a traceback."""
+"""Fuzzing of command lines, values, runs and data: mistakes end in one line, not a traceback."""
 
 import shutil
 

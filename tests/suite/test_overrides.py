@@ -1,4 +1,7 @@
-"""KEY=VALUE as people type it: what Hydra's grammar cannot read is taken as text, or the error says what to type."""
+"""KEY=VALUE as people type it.
+
+What Hydra's grammar cannot read is taken as text, or the error says what to type.
+"""
 
 import shlex
 
@@ -48,7 +51,7 @@ def test_quoting_keeps_any_text(text):
 
 @given(st.text(st.characters(exclude_categories=["Cs", "Cc"])), st.sampled_from(["key", "data.root"]), st.booleans())
 def test_what_is_not_read_comes_with_words_that_are(text, key, sweep):
-    """Whatever stands behind the =, Hydra can read what comes of it, or what the error says to type."""
+    """Whatever follows the =, Hydra can read the result, or else what the error says to type."""
     override = f"{key}={text}"
     try:
         result = readable(override, {"data.root"}, sweep)

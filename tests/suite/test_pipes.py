@@ -1,4 +1,4 @@
-"""Whoever opens a pipe or a device in place of a file is refused at once, in our code and in that of libraries."""
+"""Opening a pipe or a device in place of a file fails at once, in our code and in libraries."""
 
 import gzip
 import os

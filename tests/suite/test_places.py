@@ -1,4 +1,4 @@
-"""Where runs and results are, wherever a command is started."""
+"""Runs and results are in the same places, wherever a command is started."""
 
 import shlex
 import subprocess
@@ -60,7 +60,8 @@ def test_tab_completion_is_bash_s_own_and_quick(monkeypatch, capsys, tmp_path):
         done = subprocess.run(["bash", "-c", f"source {script}; {ask}"], capture_output=True, text=True, timeout=20)
         return set(done.stdout.split())
 
-    assert completed("python", "train.py", "task=") >= {"task=deit", "task=lm", "task=mt"}  # plugins have more
+    # Plugins may add tasks.
+    assert completed("python", "train.py", "task=") >= {"task=deit", "task=lm", "task=mt"}
     assert completed("torchrun", "a/train.py", "training.epo") == {"training.epochs="}
     assert {"data=images", "data.root="} <= completed("multimax-train", "data")
     assert completed("python", "train.py", "reweight/output=multim") == {"reweight/output=multimax"}

@@ -1,4 +1,7 @@
-"""The plan: an entry is whole or refused, and a run confirms only where entry, revision and seed are the plan's."""
+"""The plan: wrong entries are refused, and only its own runs confirm.
+
+A run confirms only with the plan's entry, revision and seed.
+"""
 
 from dataclasses import fields, replace
 
@@ -16,7 +19,7 @@ from multimax.suite.planned.training import Trainings
 
 
 def written(tmp_path, entry=None, comparison=None):
-    """A plan of one entry with these changes; what is None is left out."""
+    """Write a plan of one entry with these changes; a key set to None is left out."""
     comparison = {key: value for key, value in (COMPARISON | (comparison or {})).items() if value is not None}
     changed = ENTRY | {"comparisons": {"marked": comparison}} | (entry or {})
     path = tmp_path / "plan.yaml"

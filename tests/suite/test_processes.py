@@ -1,4 +1,4 @@
-"""Worker processes end with the one that they work for, whatever ended it, and a worker's end is told."""
+"""Worker processes end when their parent does, however it ends; a worker's death is reported."""
 
 import os
 import signal

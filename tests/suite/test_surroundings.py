@@ -1,4 +1,7 @@
-"""Odd homes, launchers' leftovers, full disks: a run works, or says in one line and ten seconds what is wrong."""
+"""Odd homes, launchers' leftovers, full disks: a run works or one line says what is wrong.
+
+That line comes within ten seconds of CPU time.
+"""
 
 import ctypes
 import os
@@ -27,17 +30,17 @@ from multimax.suite.errors import UserError, limits_explained
 
 @dataclass
 class Surroundings:
-    """Variables (None: unset), what the process does to itself, and overrides; ``says``: a part of the error's line."""
+    """Environment variables (None: unset), what the process does to itself, and key overrides."""
 
     variables: dict[str, str | None] = field(default_factory=dict)
     prepare: Callable[[], None] = fuzzing.nothing
     overrides: tuple[str, ...] = ()
-    says: str | None = None  # None: the run is trained
-    fresh: bool = False  # of variables that are read when something is imported
+    says: str | None = None  # part of the error's line; None: the run is trained
+    fresh: bool = False  # for variables that are read at import
 
 
 def nobody() -> None:
-    os.setresuid(54321, 0, 0)  # a user that no file of passwords has
+    os.setresuid(54321, 0, 0)  # a user without an entry in the password file
 
 
 def small_files() -> None:
@@ -46,7 +49,7 @@ def small_files() -> None:
 
 
 def closed() -> None:
-    """As in a shell ``<&- >&-``."""
+    """Close standard input and output, as ``<&- >&-`` does in a shell."""
     for number in (0, 1):
         os.close(number)
     sys.stdin = sys.stdout = None
@@ -59,7 +62,7 @@ def gone() -> None:
 
 
 def mount(place: str, *options: str) -> None:
-    """A file system of its own, which only this process sees."""
+    """Mount a temporary file system that only this process sees."""
     Path(place).mkdir(exist_ok=True)
     if ctypes.CDLL(None, use_errno=True).unshare(0x20000):  # CLONE_NEWNS
         raise OSError(ctypes.get_errno(), "unshare")
@@ -196,7 +199,7 @@ def test_figures_need_no_display_and_no_backend_of_a_notebook(base, tmp_path):
 
 
 def no_mode() -> None:
-    kernels._of_thread.mode = "x"  # what MULTIMAX_KERNELS=x gives when the kernels are imported
+    kernels._of_thread.mode = "x"  # as if imported with MULTIMAX_KERNELS=x
 
 
 @pytest.mark.parametrize("name", ["evaluate.py", "generate.py", "figures", "report"])
@@ -234,7 +237,7 @@ LOCALES = [
 
 @pytest.mark.parametrize("variables", LOCALES, ids=str)
 def test_without_utf_8_nothing_is_lost(base, root, tmp_path, variables):
-    """A translation is UTF-8 on any terminal, and a line with other letters is printed as well as it can be."""
+    """Translations are UTF-8 on any terminal; an error with other letters leaves no traceback."""
     command = [
         sys.executable,
         str(root / "evaluate.py"),

@@ -1,4 +1,4 @@
-"""Sweeps without a cluster: what would be submitted and what it would cost, and the same runs on this machine."""
+"""Sweeps without a cluster: what would be submitted, its cost, and the same runs, run locally."""
 
 import json
 import os
@@ -24,7 +24,7 @@ SMALL = ["training.epochs=1", "hydra.launcher.gpus_per_node=null"]
 
 
 def sweep(folder, monkeypatch, *arguments: str) -> None:
-    """``train.py -m`` in this process."""
+    """Run ``train.py -m`` in this process."""
     monkeypatch.chdir(folder)
     monkeypatch.setattr(sys, "argv", ["train.py", "-m", *SMALL, *arguments])
     monkeypatch.setattr(cli, "failures", [])
@@ -117,12 +117,13 @@ def test_ctrl_c_stops_local_runs_with_checkpoints(root, tmp_path):
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # ignored where the tests are a background job
+        # It would inherit an ignored SIGINT where the tests are a background job.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     try:
         while process.poll() is None and not any(Run(run).metrics for run in tmp_path.glob("runs/deit-*")):
             time.sleep(0.2)
-        os.killpg(process.pid, signal.SIGINT)  # as a terminal does
+        os.killpg(process.pid, signal.SIGINT)  # as Ctrl-C in a terminal does
         errors = process.communicate(timeout=120)[1]
     finally:
         if process.poll() is None:

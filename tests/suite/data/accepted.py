@@ -1,4 +1,4 @@
-"""Rows of the tables of docs/data.md: what is fed, what becomes of it in words, and how a test sees that it does."""
+"""Rows of the tables in docs/data.md: an input, its outcome in words, and what a test expects."""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -11,24 +11,24 @@ class Row(NamedTuple):
     """One kind of input."""
 
     what: str
-    outcome: str  # in the words of docs/data.md
+    outcome: str  # in words, as docs/data.md has it
     given: object  # what the test feeds
-    expected: object  # what it must become; a ``Refused`` where it is refused
+    expected: object  # what it must become, or ``Refused``
 
 
 class Said(NamedTuple):
-    """What is read, and what one line says before training starts."""
+    """What is read, and a pattern for the line that is said before training starts."""
 
     read: object
     line: str
 
 
 class Refused(str):
-    """Text that the reason has in it."""
+    """A pattern that the reason for refusing must match."""
 
 
 def table(rows: Iterable[Row]) -> str:
-    """Rows as Markdown; kinds that the same happens to stand in one line."""
+    """The rows as a Markdown table; inputs with the same outcome share a line."""
     lines: dict[str, list[str]] = {}
     for row in rows:
         lines.setdefault(row.outcome, []).append(row.what)

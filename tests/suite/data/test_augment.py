@@ -53,7 +53,7 @@ def test_augmentation_follows_from_the_generators(config: ImageData):
 
 
 def photograph(width: int, height: int, seed: int = 0) -> Image.Image:
-    """Smooth, with some grain: what resizing and decoding at half the size are made for."""
+    """A smooth image with some grain, what resizing and half-size decoding are made for."""
     generator = np.random.default_rng(seed)
     blobs = Image.fromarray(generator.integers(0, 256, (6, 8, 3), dtype=np.uint8))
     pixels = np.asarray(blobs.resize((width, height), Image.Resampling.BICUBIC)).astype(float)
@@ -92,7 +92,8 @@ def test_an_image_is_what_timm_makes_of_it_with_the_same_generators(change: dict
     for seed, mine in enumerate(ours):
         seed_generators(seed)
         levels.append((transform(image) - mine).abs().mean().item() * 255 * config.std[0])
-    # Rounding apart; posterising and the like make a step of one level into a large one for some pixels.
+    # Equal up to rounding, but posterising and the like turn a difference of one level into a large
+    # one at some pixels.
     assert np.median(levels) < 0.1
     assert max(levels) < 2
 
@@ -122,7 +123,8 @@ def test_the_crop_is_timms_and_a_jpeg_decoded_for_it_alone_looks_the_same():
         reduced.append(picture._image.size[0] < 1300)
         seed_generators(seed)
         whole = TrainTransform(config)(Plain(Image.open(file)))[0].float()
-        assert (found - whole).abs().mean() < 3  # levels: within a pixel of the reduced image, on blobs of ten
+        # The bound is in levels: a shift within a pixel of the reduced image, on blobs of ten.
+        assert (found - whole).abs().mean() < 3
     assert any(reduced)
 
 
@@ -225,7 +227,7 @@ def test_a_group_shares_a_draw_and_the_next_has_its_own():
     fresh = batch(24)._replace(targets=torch.arange(24) % 5)
     shares = mix(fresh, step=0, seed=1).targets.amax(1)
     pairs = [{round(max(shares[i].item(), 1 - shares[i].item()), 5) for i in range(g, g + 4)} for g in (0, 4, 8)]
-    draws = [pair - {1.0} for pair in pairs]  # a pair of one class shows nothing of its draw
+    draws = [pair - {1.0} for pair in pairs]  # a pair of one class does not show its draw
     assert all(len(draw) == 1 for draw in draws)
     assert len(set.union(*draws)) == 3
 

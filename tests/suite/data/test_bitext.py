@@ -100,7 +100,8 @@ def test_gzip_and_other_names_are_the_same_data(folder):
     for name, sides in TEXTS.items():
         for language, lines in sides.items():
             path = root / f"{name.replace('val', 'dev')}.{language}.gz"
-            path.write_bytes(gzip.compress("\n".join(lines).encode()))  # without an end of the last line
+            # The last line has no line feed.
+            path.write_bytes(gzip.compress("\n".join(lines).encode()))
     other = open_bitext(config(root))
     assert other.source_dictionary.tokens == plain.source_dictionary.tokens
     for split, pairs in plain.splits.items():
@@ -146,7 +147,8 @@ def test_a_prepared_folder_is_read_as_it_is(folder):
     copy = folder.parent / "copy"
     first.root.rename(copy)
     shutil.rmtree(folder.parent / "cache")
-    second = open_bitext(config(copy, bpe_merges=10_000))  # the default: the folder says itself that it has 20
+    # 10_000 is the default; the folder itself says that it has 20.
+    second = open_bitext(config(copy, bpe_merges=10_000))
     assert second.preparation["recipe"] == asdict(first.recipe)
     assert set(second.preparation["versions"]) == {"sacremoses", "subword-nmt"}
     for name, value, made in (("bpe_merges", 5, 20), ("lowercase", False, True), ("max_ratio", 9.0, 1.5)):
@@ -171,7 +173,7 @@ def test_a_prepared_folder_is_read_as_it_is(folder):
 
 @pytest.fixture
 def fairseq_folder(folder):
-    """What fairseq-preprocess would have made of the text: dictionaries and binary data alone."""
+    """What fairseq-preprocess would make of the text: only dictionaries and binary data."""
     root = folder.parent / "data-bin"
     shutil.copytree(open_bitext(config(folder)).root, root)
     for path in root.iterdir():
@@ -190,12 +192,13 @@ def test_a_folder_of_fairseq_is_read_without_fairseq(folder, fairseq_folder):
     assert bitext.preparation == {}
     references = bitext.references("test_2016")
     assert references.raw is None
-    # An unknown word of a reference must not be matched by the unknown word of a translation.
+    # An unknown word in a reference must not match an unknown word in a translation.
     known = [line for line in ours.references("test_2016").tokenized if "<<unk>>" not in line]
     assert references.tokenized[1] in known
     assert references.tokenized[0].startswith("the cat sees")
     pieces = bitext.source_dictionary.decode(ours.splits["train"].sources[0])
-    assert bitext.prepare(pieces) == ours.splits["train"].sources[0].tolist()  # without codes: tokens as they are
+    # Without BPE codes, tokens are taken as they are.
+    assert bitext.prepare(pieces) == ours.splits["train"].sources[0].tolist()
     shutil.copy(ours.root / "code", fairseq_folder)
     assert open_bitext(config(fairseq_folder)).prepare(TRAIN["de"][0]) == ours.splits["train"].sources[0].tolist()
 

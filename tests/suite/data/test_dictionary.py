@@ -11,7 +11,8 @@ def dictionary():
 
 
 def test_ids_are_those_of_fairseq(dictionary):
-    # Special tokens first, then by falling count, then by characters, filled up to a multiple of eight.
+    # Special tokens come first, then words by falling count and, for equal counts, by characters;
+    # the list is filled up to a multiple of eight.
     assert dictionary.tokens[:4] == ["<s>", "<pad>", "</s>", "<unk>"]
     assert dictionary.tokens[4:] == ["dog", "the", "a", "cat", "sees", *(f"madeupword000{i}" for i in range(7))]
     assert len(dictionary) == 16

@@ -15,7 +15,7 @@ def lists(sentences):
 
 
 def by_hand(prefix, code: int, kind: str, sentences=SENTENCES, magic=b"MMIDIDX\0\0", version=1) -> None:
-    """fairseq's format, packed field by field."""
+    """Write sentences in fairseq's format, packed field by field."""
     size = struct.calcsize(kind)
     index = magic + struct.pack("<Q", version) + struct.pack("<B", code) + struct.pack("<Q", len(sentences))
     index += b"".join(struct.pack("<i", len(s)) for s in sentences)

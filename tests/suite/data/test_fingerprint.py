@@ -1,4 +1,4 @@
-"""Fingerprints of data: what differs is said in one line."""
+"""Fingerprints of data: one line says what differs."""
 
 import pytest
 

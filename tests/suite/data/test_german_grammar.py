@@ -41,7 +41,7 @@ def phrase(noun: str, article: str = "der", adjective: str = "", plural: bool = 
 
 
 @pytest.mark.parametrize(
-    ("words", "cases"),  # as a grammar book has them: nominative, accusative, dative
+    ("words", "cases"),  # nominative, accusative, dative, as in a grammar book
     [
         (("Mann", "der", "old"), "der alte Mann, den alten Mann, dem alten Mann"),
         (("Frau", "der", "old"), "die alte Frau, die alte Frau, der alten Frau"),
@@ -90,7 +90,8 @@ def test_clauses(clause, order, german, english):
 
 def test_an_object_stands_first_only_where_form_says_who_does_what():
     woman, girl, man = phrase("Frau"), phrase("Mädchen"), phrase("Mann")
-    assert not Clause(woman, VERB["see"], object=girl).unambiguous()  # die Frau sieht das Mädchen: either could see
+    # In "die Frau sieht das Mädchen" either could be the one who sees.
+    assert not Clause(woman, VERB["see"], object=girl).unambiguous()
     assert Clause(woman, VERB["see"], object=man).unambiguous()  # den Mann
     assert Clause(woman, VERB["help"], object=girl).unambiguous()  # dem Mädchen
     assert not Clause(woman, VERB["sleep"]).unambiguous()

@@ -1,4 +1,4 @@
-"""A kept listing of a folder is what a fresh look finds, whatever has changed since."""
+"""A cached listing of a folder equals a fresh one, whatever has changed since."""
 
 import os
 import time
@@ -75,7 +75,7 @@ def test_whatever_changes_is_seen_also_with_the_old_times(change: str, folder: P
 
 
 def test_a_folder_that_has_just_changed_is_read_again(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    """Its next change might fall on the same tick of the clock."""
+    """Its next change might fall on the same clock tick and go unnoticed."""
     monkeypatch.setattr(image_listing, "SETTLED", 10**12)
     found(folder, tmp_path / "cache")
     monkeypatch.setattr(os, "walk", refuse)
@@ -95,7 +95,7 @@ def test_a_damaged_or_unwritable_cache_is_done_without(broken: str, folder: Path
 
 @pytest.mark.parametrize("to", [".", "..", "../..", "../../.."])
 def test_a_link_to_a_folder_around_it_is_refused(folder: Path, tmp_path: Path, to: str):
-    """Its images would come once more for each time that the link is followed."""
+    """Each time the link is followed, its images would be listed once more."""
     (folder / "cat" / "loop").symlink_to(to)
     with pytest.raises(UserError, match="cat/loop is a link to a folder that it lies in"):
         ImageListing(folder, tmp_path / "cache")

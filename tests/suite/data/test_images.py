@@ -34,7 +34,10 @@ def jpeg(seed: int) -> bytes:
 
 
 def pets(split: str, broken: tuple[int, ...] = ()) -> list[tuple[str, int, bytes]]:
-    """Name, label and file of each image: four of each class to train on, two to validate on; cut short if broken."""
+    """Name, label and file of each image: four per class for training and two for validation.
+
+    Those whose numbers are in ``broken`` are cut short.
+    """
     count, first = {"train": (4, 0), "val": (2, 100)}[split]
     files = [(f"{i}.jpg", i // count, jpeg(first + i)) for i in range(3 * count)]
     return [(name, label, file[:-20] if i in broken else file) for i, (name, label, file) in enumerate(files)]
@@ -62,7 +65,10 @@ def write_shards(root: Path, split: str, images: list[tuple[str, int, bytes]], s
 
 
 def write(layout: str, root: Path, broken: tuple[int, ...] = ()) -> ImageData:
-    """Pets under ``root`` and the configuration that opens them; ``broken`` holds for both splits."""
+    """Write pets under ``root``; returns the configuration that opens them.
+
+    ``broken`` holds for both splits.
+    """
     if layout == "folder":
         write_folder(root, "train", pets("train", broken))
         write_folder(root, "val", pets("val", broken))
@@ -207,7 +213,7 @@ def test_digits_are_split_the_same_way_every_time():
     assert (len(train), len(val)) == (1437, 360)
     assert len({source.name(i) for source in (train, val) for i in range(len(source))}) == 1797
     labels = np.bincount([val.label(i) for i in range(360)])
-    assert labels.min() >= 34  # a fifth of each class, of which the smallest has 174
+    assert labels.min() >= 34  # a fifth of each class; the smallest has 174
     assert labels.max() <= 37
     image = train.load(0)
     assert image.size == (8, 8)

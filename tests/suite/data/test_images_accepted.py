@@ -1,4 +1,7 @@
-"""Every kind of image file becomes the right pixels or is refused with the reason; docs/data.md says which."""
+"""Every kind of image file becomes the right pixels or is refused with the reason.
+
+docs/data.md says which.
+"""
 
 import io
 import struct
@@ -22,7 +25,7 @@ GREY3 = np.dstack([GREY] * 3)
 DEEP = GREY.astype(np.uint16) * 257
 PALETTE = Image.fromarray(COLOURS).quantize(24)
 CLEAR = np.dstack([COLOURS, np.full((4, 6), 255, np.uint8)])
-CLEAR[0, :, 3] = 0  # what is left of a row are hidden colours
+CLEAR[0, :, 3] = 0  # a transparent row that still has colours
 ON_WHITE = COLOURS.copy()
 ON_WHITE[0] = 255
 WHITE_CORNER = COLOURS.copy()
@@ -32,7 +35,7 @@ UPRIGHT = np.rot90(COLOURS, -1)
 
 
 class WithBits(NamedTuple):
-    """A file of a data set for which data.bits is given."""
+    """An image file and the data.bits of its data set."""
 
     content: bytes
     bits: int | None
@@ -61,7 +64,7 @@ class OneImage(ImageSource):
 
 
 def read(given: bytes | WithBits, mode: str) -> Image.Image:
-    """As a data set of this image alone is read, with a look at it before."""
+    """Read an image as a data set of its own; with ``WithBits``, its bits are checked first."""
     source = OneImage(given)
     source.mode = mode
     if isinstance(given, WithBits):
@@ -70,7 +73,7 @@ def read(given: bytes | WithBits, mode: str) -> Image.Image:
 
 
 class Near(NamedTuple):
-    """Pixels that are met to within a tolerance."""
+    """Expected pixels, with the tolerance that is allowed."""
 
     pixels: np.ndarray
     tolerance: int
@@ -84,7 +87,10 @@ def saved(pixels, form: str, mode: str | None = None, **options) -> bytes:
 
 
 def png(depth: int, kind: int, values: np.ndarray, claimed: tuple[int, int] | None = None) -> bytes:
-    """A PNG that Pillow does not write: ``values`` [height, width, channels] of ``depth`` bits."""
+    """A PNG that Pillow does not write: ``values`` [height, width, channels] of ``depth`` bits.
+
+    Its header claims the size ``claimed`` (width, height) if that is given.
+    """
     width, height = claimed or (values.shape[1], values.shape[0])
 
     def chunk(name: bytes, content: bytes) -> bytes:
@@ -271,13 +277,13 @@ def test_every_orientation_is_undone(form, orientation):
 
 @pytest.mark.parametrize("mode", sorted(Image.MODES))
 def test_every_mode_of_pillow_is_read_or_refused(mode):
-    """Also those that no format of ours gives: none may become one single value in silence."""
+    """Even modes that none of our formats has: no image may silently become a single value."""
     try:
         image = Image.fromarray(np.dstack([GREY, GREY, GREY])).convert(mode)
     except ValueError:
         image = Image.new(mode, (6, 4))
     if mode not in READ:
-        assert mode == "La"  # which no file has
+        assert mode == "La"  # no file has this mode
         return
     if mode == "I":
         image = Image.fromarray(DEEP.astype(np.int32))

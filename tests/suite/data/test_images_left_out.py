@@ -1,4 +1,7 @@
-"""What stands beside images in a folder, and images that cannot be read, are counted; labels and caches are checked."""
+"""What lies beside images in a folder, and images that cannot be read, are counted.
+
+Labels and caches are checked.
+"""
 
 import json
 import os
@@ -107,7 +110,7 @@ def test_a_row_without_a_label_is_refused_at_once(label, said, tmp_path):
 
 
 def test_another_file_of_the_same_name_size_and_time_is_another_data_set(tmp_path):
-    """datasets keeps what it made of a file under its name and time."""
+    """datasets caches what it made of a file under the file's name and time."""
     root = shards(tmp_path / "pets", [0, 1] * 4)
     config = replace(CONFIG, root=str(root))
     first = open_images(config)[0].load(0).tobytes()
@@ -162,7 +165,7 @@ def test_what_stands_beside_the_splits_is_said(tmp_path):
 
 
 def deep(root: Path, brightest: int, count: int = 2) -> Path:
-    """Images in 16-bit grey, the first of each class with a pixel of this value."""
+    """Images in 16-bit grey; the first of each class has a pixel of value ``brightest``."""
     for path in folders(root, count).rglob("*.png"):
         values = np.random.default_rng(0).integers(0, 4999, (12, 12)).astype(np.uint16)
         values[0, 0] = brightest if path.stem == "0" else 5000

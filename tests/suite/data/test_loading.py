@@ -20,7 +20,7 @@ from multimax.suite.errors import UserError
 
 
 class Draws:
-    """Examples that are what the three global generators give."""
+    """Each example is its index and a draw from each of the three global generators."""
 
     def __init__(self, size: int) -> None:
         self.size = size
@@ -41,7 +41,7 @@ class Broken(Draws):
 
 
 class Killed(Draws):
-    """Examples that cost the process that makes them its life."""
+    """Examples that kill the process that makes them."""
 
     def __init__(self, size: int, by: int) -> None:
         super().__init__(size)
@@ -53,7 +53,7 @@ class Killed(Draws):
 
 
 class Unsendable(Draws):
-    """Batches that a worker makes and cannot hand over, as where /dev/shm is full."""
+    """Batches that a worker can make but not hand over, as when /dev/shm is full."""
 
     def collate(self, examples: list) -> "Unsendable":
         return self
@@ -144,7 +144,8 @@ def test_a_batch_that_cannot_be_cut_is_refused_by_its_numbers():
         check_batch_size(6, world=2, micro_batches=1, mixed=True)
     with pytest.raises(UserError, match=r"batch_size=4 over 2 processes x 3 .*: set training.batch_size=12,"):
         check_batch_size(4, world=2, micro_batches=3, mixed=True)
-    with pytest.raises(UserError, match="batch_size=12 is less than the 15 processes"):  # at the call
+    # The call itself raises, before a batch is asked for.
+    with pytest.raises(UserError, match="batch_size=12 is less than the 15 processes"):
         train_batches(Draws(27), EpochOrder(27, 12, seed=0), start_step=0, seed=0, world=15)
 
 
@@ -152,7 +153,8 @@ def test_a_batch_that_cannot_be_cut_is_refused_by_its_numbers():
 def test_workers_and_resuming_change_nothing(num_workers: int):
     reference = steps(0, 7)
     assert steps(0, 7, num_workers=num_workers) == reference
-    assert steps(3, 4, num_workers=num_workers) == reference[3:]  # in the middle of the second epoch
+    # Step 3 is in the middle of the second epoch.
+    assert steps(3, 4, num_workers=num_workers) == reference[3:]
 
 
 @pytest.mark.parametrize(("world", "micro_batches"), [(2, 1), (1, 3), (2, 3), (4, 3)])
@@ -224,7 +226,7 @@ def test_a_users_mistake_in_a_worker_is_still_one_line(num_workers: int):
     ],
 )
 def test_a_worker_that_dies_is_said_in_one_line(by, said):
-    """Wherever this process is when it happens: torch notices by a signal."""
+    """This holds wherever this process is at the time: torch learns of the death by a signal."""
     with pytest.raises(UserError, match=said) as raised:
         list(eval_batches(Killed(8, by), 2, num_workers=1))
     assert len(str(raised.value).splitlines()) == 1

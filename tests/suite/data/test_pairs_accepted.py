@@ -1,4 +1,7 @@
-"""Every kind of sentence pairs becomes the right words or is refused with file and line; docs/data.md says which."""
+"""Every kind of sentence pairs becomes the right words or is refused with file and line.
+
+docs/data.md says which.
+"""
 
 import os
 import re
@@ -22,7 +25,7 @@ LANGUAGES = "refused: says which key to set"
 
 
 def files(train=(DE, EN), valid=(DE, EN), languages=("de", "en"), **keys) -> tuple[dict[str, bytes], dict]:
-    """Content by name of train, valid and test, and keys of the configuration."""
+    """File contents by name, and keys of the configuration; test has the lines of ``valid``."""
     content = {}
     for split, sides in (("train", train), ("valid", valid), ("test", valid)):
         for language, lines in zip(languages, sides, strict=True):
@@ -185,7 +188,7 @@ def test_pairs_are_right_or_refused(row, tmp_path):
         assert len(str(raised.value).splitlines()) == 1
         return
     read, said = row.expected if isinstance(row.expected, Said) else (row.expected, None)
-    for _ in range(2):  # the second time from the cache
+    for _ in range(2):  # the second pass reads the cache
         bitext, found = opened()
         if read is not None:
             train = bitext.splits["train"]

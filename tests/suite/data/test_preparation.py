@@ -105,7 +105,7 @@ def test_what_fails_leaves_nothing_behind(tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == [folder]
 
 
-# The archive of IWSLT14 in small.
+# A small copy of the IWSLT14 archive.
 
 
 def segments(count: int, name: str) -> str:
@@ -227,7 +227,7 @@ def test_other_text_goes_the_same_way(tmp_path, prepare_by_command, error):
     assert done.stdout.splitlines()[:3] == ["test: 10 pairs", "train: 8 pairs", "valid: 2 pairs"]
     for language in ("fr", "en"):
         (text / f"valid.{language}.gz").write_bytes((text / f"test.{language}.gz").read_bytes())
-    prepare_by_command(out, *options)  # what the script made it may replace
+    prepare_by_command(out, *options)  # the script may replace what it made
     assert lines_of(out / "raw/valid.fr")[0] == "Il pleut."
 
     (tmp_path / "mine").mkdir()

@@ -1,4 +1,4 @@
-"""Labelled images in layouts that others have: columns and splits of other names, no validation split."""
+"""Labelled images in other layouts: columns and splits with other names, no validation split."""
 
 import io
 import re
@@ -46,7 +46,7 @@ def marked(image="image", label="label") -> datasets.Dataset:
 
 
 def raw(**columns) -> pa.Table:
-    """Parquet as another program writes it, with nothing of Hugging Face's in it."""
+    """A table as another program would write it, without anything of Hugging Face's in it."""
     return pa.table(columns)
 
 
@@ -64,7 +64,7 @@ IN_ORDER, REORDERED, OTHERS = ["bird", "cat", "dog"], ["dog", "bird", "cat"], ["
 
 
 def labelled(kind: str, names: list[str]) -> datasets.Dataset | pa.Table:
-    """The pictures with the classes of LABELS, in one of the ways that tables have labels."""
+    """The pictures with the classes of LABELS, in one of the ways in which tables hold labels."""
     classes = [IN_ORDER[label] for label in LABELS]
     if kind == "names":
         numbers = [names.index(name) if name in names else 2 for name in classes]
@@ -182,7 +182,7 @@ def test_what_is_held_out_is_said_and_the_number_of_classes_is_that_of_the_data(
     assert task.build_model().backbone.head.weight.shape[0] == 3
     for folder in ("train2017", "Val2017"):
         (tmp_path / "coco" / folder).mkdir(parents=True)
-    with pytest.raises(UserError, match="but Val2017, train2017"):  # which are no classes
+    with pytest.raises(UserError, match="but Val2017, train2017"):  # these are not classes
         open_images(replace(CONFIG, root=str(tmp_path / "coco"), held_out=0.5))
     with pytest.raises(UserError, match=r"data\.label_column is of tables"):
         open_images(replace(CONFIG, root=str(tmp_path), label_column="label"))
@@ -191,7 +191,7 @@ def test_what_is_held_out_is_said_and_the_number_of_classes_is_that_of_the_data(
 @pytest.mark.parametrize("where", ["split", "shard", "split of the hub"])
 @pytest.mark.parametrize("names", [IN_ORDER, REORDERED, OTHERS], ids=["same", "reordered", "others"])
 def test_labels_of_each_file_mean_what_its_own_names_say(tmp_path, monkeypatch, where, names):
-    """datasets gives the names of the first file to all."""
+    """datasets would apply the names of the first file to all files."""
     first, second = labelled("names", IN_ORDER), labelled("names", names)
     if where == "split of the hub":
         tables = datasets.DatasetDict(train=first, validation=second)

@@ -32,7 +32,8 @@ def config(root, **changes) -> TextData:
 
 def test_words_are_those_between_spaces_and_lines_have_an_end(folder):
     corpus = open_corpus(config(folder))
-    assert corpus.vocabulary.tokens[:3] == ["<eos>", "=", "the"]  # four, two and two times, then by their characters
+    # They occur four, two and two times; equal counts are ordered by their characters.
+    assert corpus.vocabulary.tokens[:3] == ["<eos>", "=", "the"]
     words = [corpus.vocabulary.tokens[i] for i in corpus.splits["train"]]
     assert words == [w for line in TRAIN.splitlines() for w in [*line.split(), "<eos>"]]
     assert corpus.splits["train"].dtype == np.uint16
@@ -61,7 +62,7 @@ def test_text_gzip_parquet_and_the_hubs_form_are_the_same_tokens(folder, monkeyp
         root.mkdir()
         tables = datasets.DatasetDict()
         for split, text in texts.items():
-            # The hub's rows keep the ends of their lines, but for the empty ones.
+            # The hub's rows keep their line ends, except for empty ones.
             rows = [line if line.strip() == "" else f"{line}\n" for line in text.removesuffix("\n").split("\n")]
             tables[split] = datasets.Dataset.from_dict({"text": rows})
             if kind == "gz":
@@ -86,7 +87,8 @@ def test_the_cache_is_reused_and_a_changed_text_or_vocabulary_is_noticed(folder,
     assert len(built) == 1
 
     stamp = (folder / "valid.txt").stat()
-    (folder / "valid.txt").write_text(VALID.replace("cat", "saw"))  # as long and as old as before
+    # The changed file is as long and as old as before.
+    (folder / "valid.txt").write_text(VALID.replace("cat", "saw"))
     os.utime(folder / "valid.txt", ns=(stamp.st_atime_ns, stamp.st_mtime_ns))
     changed = open_corpus(config(folder))
     assert len(built) == 2
@@ -108,7 +110,7 @@ def test_a_damaged_cache_is_made_again(folder, victim):
     path.write_bytes(path.read_bytes()[:-3])
     again = open_corpus(config(folder))
     assert np.array_equal(again.splits["train"], whole.splits["train"])
-    assert not list((folder.parent / "cache").glob(".*[!k]"))  # nothing but locks beside it
+    assert not list((folder.parent / "cache").glob(".*[!k]"))  # only locks are left beside it
 
 
 def test_memory_is_that_of_the_vocabulary_however_long_the_text(folder):
@@ -120,7 +122,7 @@ def test_memory_is_that_of_the_vocabulary_however_long_the_text(folder):
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert len(corpus.splits["train"]) == 420_000
-    assert peak < 2 << 20  # a list of its tokens is 3 MB without the tokens
+    assert peak < 2 << 20  # a list of its tokens takes 3 MB, not counting the tokens
 
 
 MISTAKES = {

@@ -1,4 +1,7 @@
-"""Every kind of text becomes the right tokens, or is refused with file and line; docs/data.md says which."""
+"""Every kind of text becomes the right tokens, or is refused with file and line.
+
+docs/data.md says which.
+"""
 
 import gzip
 import os
@@ -169,7 +172,7 @@ def test_text_is_right_or_refused(row, tmp_path):
         assert len(str(raised.value).splitlines()) == 1
         return
     read, said = row.expected if isinstance(row.expected, Said) else (row.expected, None)
-    for _ in range(2):  # the second time from the cache
+    for _ in range(2):  # the second pass reads the cache
         corpus, found = opened()
         assert tokens(corpus) == read
         if said is None:

@@ -1,4 +1,4 @@
-"""Text that others have: subwords, one file, no validation split, columns of other names."""
+"""Text in other layouts: subwords, one file, no validation split, columns with other names."""
 
 import math
 import random
@@ -40,7 +40,7 @@ def folder(tmp_path):
 
 
 def test_subwords_give_the_text_back_and_are_few(folder):
-    for _ in range(2):  # the second time from the cache
+    for _ in range(2):  # the second pass reads the cache
         corpus = open_corpus(config(folder, unit="subword", bpe_merges=20))
         for split, lines in (("train", LINES[:40]), ("validation", LINES[40:50])):
             text = corpus.vocabulary.decode(corpus.splits[split])
@@ -147,7 +147,7 @@ def test_what_else_is_in_the_folder_is_said(folder):
     (folder / "notes").mkdir()
     for name in ("train2.txt", "book.txt", "train.csv", ".cache"):
         (folder / name).touch()
-    for _ in range(2):  # the second time from the cache
+    for _ in range(2):  # the second pass reads the cache
         assert str(open_corpus(config(folder, held_out=0.1)).beside) == (
             f"5 of 8 files and folders in {folder} are left out, because: of no split that is read (4); hidden (1); "
             "the first is book.txt"

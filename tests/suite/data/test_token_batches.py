@@ -59,7 +59,8 @@ def test_an_epoch_has_each_pair_once_and_batches_keep_to_the_limit(pairs):
             assert len(indices) * longest <= MAX_TOKENS
     assert {tuple(b) for b in epochs[0]} == {tuple(b) for b in epochs[1]}
     assert [tuple(b) for b in epochs[0]] != [tuple(b) for b in epochs[1]]
-    assert sum(len(indices) > 8 and len(indices) % 8 > 0 for indices in epochs[0]) <= 1  # the last one formed
+    # At most the last batch formed.
+    assert sum(len(indices) > 8 and len(indices) % 8 > 0 for indices in epochs[0]) <= 1
 
 
 def test_batches_are_full_of_sentences_of_like_lengths():
@@ -85,7 +86,7 @@ def test_seeds_decide_which_pairs_meet_and_in_which_order(pairs):
 @pytest.mark.parametrize("world", [1, 2, 3])
 @pytest.mark.parametrize("micro_batches", [1, 2])
 def test_parts_make_up_the_global_batch(world, micro_batches):
-    # With few tokens many batches have fewer rows than there are parts.
+    # With so few tokens, many batches have fewer rows than there are parts.
     pairs = make_pairs(120)
     batches = TokenBatches(pairs, 45, seed=3)
     parts = [
@@ -128,7 +129,7 @@ def test_pairs_that_do_not_fit_are_left_out_and_counted(pairs):
 
 @pytest.mark.parametrize("world", [1, 2, 3])
 def test_evaluation_sees_each_pair_once(pairs, world):
-    # However long: those above the limit are batches of their own.
+    # Pairs longer than the limit are seen too, each in a batch of its own.
     batches = [batch for rank in range(world) for batch in eval_batches(pairs, 30, rank=rank, world=world)]
     assert sorted(i for batch in batches for i in batch.indices.tolist()) == list(range(len(pairs)))
     for batch in batches:

@@ -54,7 +54,7 @@ def test_maps_of_a_sentence_pair(name):
         assert (layer[..., future] == 0).all()
     for layer in chain.from_iterable(maps.values()) if reweight.traits(name).sums_to_one else ():
         torch.testing.assert_close(layer.sum(-1), torch.ones_like(layer[..., 0]))
-    # The recorded weights and the values make what the attention gives.
+    # The recorded weights, applied to the values, give the output of the attention.
     block = model.encoder[0].attention.branch
     x = model.embed(SOURCE, model.source_embedding)
     values = block.query_key_value(x)[..., 24:].unflatten(-1, (3, 4)).transpose(1, 2)

@@ -1,4 +1,4 @@
-"""What is kept of a run's attention and of its modulators."""
+"""What is kept about a run's attention and its modulators."""
 
 import torch
 

@@ -1,4 +1,4 @@
-"""Calibration, by cases whose error is plain."""
+"""Calibration error in cases where it is obvious."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""Operations are counted as one counts them by hand."""
+"""Counted operations agree with counts by hand."""
 
 import torch
 from torch import nn
@@ -15,10 +15,12 @@ class Halves(reweight.Reweighting):
 def test_elementwise_operations_and_reductions():
     scores = torch.randn(3, 4, 5)
     assert operations(reweight.create("softmax"), scores) == 5 * 60  # maximum, difference, exp, sum, quotient
-    assert operations(Halves(), scores) == 4 * 60  # comparison, product, sum, quotient; choosing is free
+    # Comparison, product, sum, quotient; choosing by torch.where is free.
+    assert operations(Halves(), scores) == 4 * 60
     first = operations(reweight.create("multimax", order=1), scores)
     both = operations(reweight.create("multimax"), scores)
-    assert both - first == 2 * 60 * 5  # for each hinge a difference, two bounds that are one clamp, two products, a sum
+    # Each hinge: a difference, one clamp for its two bounds, two products, a sum.
+    assert both - first == 2 * 60 * 5
 
 
 def test_matrix_products():

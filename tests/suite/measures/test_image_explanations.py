@@ -1,4 +1,4 @@
-"""Rollout beside a plain loop, Grad-CAM beside pytorch-grad-cam and the cases where it can be written down."""
+"""Rollout against a plain loop, Grad-CAM against pytorch-grad-cam and a closed form."""
 
 import pytest
 import torch
@@ -10,7 +10,7 @@ from multimax.suite.measures.grad_cam import grad_cam, target_layer
 from multimax.suite.measures.rollout import attention_rollout, patch_relevance
 from multimax.suite.models.deit import DeiTConfig, create_deit
 
-SIDE = 5  # pixels and, as patches are pixels, patches
+SIDE = 5  # in pixels, and in patches: each is one pixel
 
 
 def classifier(name="multimax", pool="avg"):
@@ -71,13 +71,17 @@ def test_grad_cam_is_that_of_its_package(name, pool):
     assert ours.min() >= 0
     assert ours.amax((1, 2)).min() > 0
     least = ours.amin((1, 2), keepdim=True)
-    ours = (ours - least) / (ours - least).amax((1, 2), keepdim=True)  # the package scales its maps to this
+    # The package scales its maps in this way.
+    ours = (ours - least) / (ours - least).amax((1, 2), keepdim=True)
     torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=0)
 
 
 @torch.no_grad()
 def test_with_average_pooling_grad_cam_is_the_class_activation_map():
-    """There every patch has the gradient w_c / n: the map is what each adds to the score, where that is positive."""
+    """With average pooling, every patch has the gradient w_c / n.
+
+    So the map is what each patch adds to the score, where that is positive.
+    """
     model = classifier()
     outputs = []
     with model.backbone.norm.register_forward_hook(lambda module, inputs, output: outputs.append(output)):

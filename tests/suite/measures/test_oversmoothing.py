@@ -1,4 +1,4 @@
-"""Patch similarity and MAD beside plain loops over pairs, and over batches beside everything at once."""
+"""Patch similarity and MAD against plain loops over pairs, and batches against all at once."""
 
 import math
 
@@ -20,7 +20,7 @@ def similarity_by_pairs(tokens):
 
 
 def mad_as_published(tokens):
-    """Chen et al.'s equations 1 to 4 with every pair a target: means over the distances that are not zero."""
+    """Chen et al.'s equations 1 to 4 with every pair a target: means over nonzero distances."""
     distances = [[0.0 if i == j else 1 - cosine(a, b) for j, b in enumerate(tokens)] for i, a in enumerate(tokens)]
     means = [sum(row) / sum(d > 0 for d in row) for row in distances]
     return sum(means) / sum(mean > 0 for mean in means)
@@ -36,7 +36,8 @@ def test_measures_beside_plain_loops():
 @pytest.mark.parametrize(
     ("tokens", "similarity"),
     [
-        (torch.ones(4, 3) * torch.tensor([[1.0], [2.0], [0.5], [7.0]]), 1.0),  # one direction, whatever the length
+        # One direction, whatever the lengths.
+        (torch.ones(4, 3) * torch.tensor([[1.0], [2.0], [0.5], [7.0]]), 1.0),
         (torch.eye(5), 0.0),  # at right angles
         (torch.tensor([[1.0, 0.0], [-2.0, 0.0]]), -1.0),  # opposite: the sign counts
     ],
@@ -58,7 +59,7 @@ def test_what_the_mask_hides_does_not_count():
 @pytest.mark.parametrize("name", ["softmax", "multimax"])
 @pytest.mark.parametrize("class_token", [False, True])
 def test_a_deits_layers_over_batches(name, class_token):
-    """Each layer beside a forward written out with the layer's own modules."""
+    """Each layer against a forward pass written out with the layer's own modules."""
     torch.manual_seed(0)
     config = DeiTConfig(
         name="deit_tiny_patch16_224", patch_size=4, embed_dim=12, depth=2, num_heads=3, class_token=class_token

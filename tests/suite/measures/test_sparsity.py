@@ -8,7 +8,7 @@ import torch
 from multimax import reweight
 from multimax.suite.measures.sparsity import multi_modality, sparsity
 
-# M at inputs (10, k, -1), measured in the authors' picture
+# M at inputs (10, k, -1), measured in the authors' figure
 FIGURE_1 = {
     "softmax": {10: 1, 8: 0.238, 6: 0.036, 4: 0.005, 2: 0.001},
     "evsoftmax": {10: 1, 8: 0.238, 6: 0.036, 4: 0, 2: 0},

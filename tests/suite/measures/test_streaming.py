@@ -1,4 +1,4 @@
-"""Measures of rows beside plain loops, and statistics over batches beside those of everything at once."""
+"""Measures of rows against plain loops, and statistics over batches against all at once."""
 
 import math
 
@@ -15,7 +15,10 @@ from multimax.suite.models.transformer_lm import TransformerLM
 
 
 def gini(values):
-    """Half the mean absolute difference over all ordered pairs, relative to the mean: the index's other definition."""
+    """The index's other definition.
+
+    Half the mean absolute difference over all ordered pairs, relative to the mean.
+    """
     n = len(values)
     return sum(abs(a - b) for a in values for b in values) / (2 * n * sum(values))
 
@@ -47,7 +50,7 @@ def test_gini_of_the_extremes():
 @torch.no_grad()
 @pytest.mark.parametrize("name", ["softmax", "multimax"])
 def test_batches_give_what_everything_at_once_gives(name):
-    """For a language model, whose mask is causal, and for DeiT, with timm's own softmax and with ours."""
+    """For a language model with a causal mask, and DeiT with timm's softmax and with ours."""
     torch.manual_seed(0)
     site = {"name": name}
     config = LanguageModelConfig(depth=2, dim=12, num_heads=3, ffn_dim=10, segment_length=6)

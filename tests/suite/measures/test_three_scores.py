@@ -1,4 +1,7 @@
-"""Figure 1's points, the fit to MultiMax's, and the front; the rest of M and S is in test_sparsity.py."""
+"""Figure 1's points, the fit to MultiMax's, and the front.
+
+Other tests of M and S are in test_sparsity.py.
+"""
 
 import pytest
 import torch
@@ -27,7 +30,7 @@ def test_every_published_point_is_ours(published, fit):
 
 
 def test_the_fitted_parameters_are_those_of_a_multimax(published, fit):
-    """What the module of these parameters makes of the scores is what was published, to the residual that is told."""
+    """A module with these parameters gives the published weights, up to the reported residual."""
     module = reweight.create("multimax").double()
     with torch.no_grad():
         module.ranges.copy_(fit.ranges)

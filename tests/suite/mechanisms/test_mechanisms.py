@@ -1,4 +1,4 @@
-"""The small problems ask what they say they ask, and their runs are paired."""
+"""The small problems ask what they claim to ask, and their runs are paired."""
 
 from functools import partial
 from itertools import islice

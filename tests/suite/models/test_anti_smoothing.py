@@ -1,4 +1,4 @@
-"""The methods against over-smoothing beside the formulas of their papers, written out, and as switches of a DeiT."""
+"""Methods against over-smoothing: equal to their papers' formulas, and as switches of a DeiT."""
 
 import math
 
@@ -35,7 +35,10 @@ def build(attention=SOFTMAX, label_smoothing=0.0, **overrides):
 
 
 def test_attn_scale_is_the_papers_filter():
-    """A = low-pass + high-pass with A_lp = 11^T / n, and the high-pass part is scaled by omega + 1 (equation 7)."""
+    """Equation 7: A is low-pass plus high-pass, with A_lp = 11^T / n.
+
+    The high-pass part is scaled by omega + 1.
+    """
     n, heads = 6, 3
     scores, value = torch.randn(2, heads, n, n).double(), torch.randn(2, heads, n, 4).double()
     weights = scores.softmax(-1)
@@ -48,7 +51,7 @@ def test_attn_scale_is_the_papers_filter():
 
 
 def test_feat_scale_is_the_papers_reweighting():
-    """DC[x] is the mean over tokens, HC[x] the rest: (1 + s) DC[x] + (1 + t) HC[x], by channel."""
+    """(1 + s) DC[x] + (1 + t) HC[x] by channel: DC[x] is the mean over tokens, HC[x] the rest."""
     x = torch.randn(2, 6, 4).double()
     module = FeatScale(4).double()
     with torch.no_grad():
@@ -103,7 +106,8 @@ def test_boxes_are_those_of_cutmix():
     assert ((boxes >= 0) & (boxes <= 1)).all()
     assert (boxes[:, :2] <= boxes[:, 2:]).all()
     area = (boxes[:, 2:] - boxes[:, :2]).prod(-1).mean().item()
-    # Of a box of side r whose centre is uniform, r - r^2 / 4 is inside on average along each axis; r^2 is uniform.
+    # Along each axis, on average r - r^2 / 4 of a box of side r with a uniform centre is inside.
+    # r^2 is uniform.
     assert area == pytest.approx(1 / 2 - 2 / 2 * 2 / 5 / 2 + 1 / 16 / 3, abs=0.02)
 
 
@@ -128,7 +132,10 @@ def test_every_parameter_of_the_switches_learns():
 
 @pytest.mark.parametrize("class_token", [False, True])
 def test_the_whole_loss_beside_its_terms(class_token):
-    """Cross-entropy of the mixed image, and the three losses on the first layer and on what the head pools."""
+    """Cross-entropy of the mixed image plus three losses.
+
+    The losses are on the first layer and on what the head pools.
+    """
     model = build(
         MULTIMAX, 0.1, class_token=class_token, patch_diversification=["cosine", "contrastive", "mixing"]
     ).eval()
@@ -142,7 +149,7 @@ def test_the_whole_loss_beside_its_terms(class_token):
     last = backbone.norm(backbone.blocks[1](first))
     first, last = first[:, int(class_token) :], last[:, int(class_token) :]
     smoothed = {"label_smoothing": 0.1, "reduction": "none"}
-    hard = torch.stack([targets.flip(0), targets.flip(0), targets, targets], 1)  # of each patch
+    hard = torch.stack([targets.flip(0), targets.flip(0), targets, targets], 1)  # for each patch
     of_patches = F.cross_entropy(model.diversification.head(last).transpose(1, 2), hard, **smoothed).mean(-1)
     scores = plain(mixed)
     of_image = (F.cross_entropy(scores, targets, **smoothed) + F.cross_entropy(scores, targets.flip(0), **smoothed)) / 2

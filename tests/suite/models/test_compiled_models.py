@@ -1,4 +1,4 @@
-"""torch.compile of training steps, forward, loss and backward, without a graph break."""
+"""torch.compile takes training steps (forward, loss, backward) without a graph break."""
 
 import pytest
 import torch

@@ -42,7 +42,7 @@ def test_with_softmax_it_is_timms_own_to_the_last_bit(class_token, pool):
 
 
 def test_every_other_function_computes_its_attention_where_timm_has_softmax():
-    """The materialised path with softmax's formula in the place of a reweighting is timm's model."""
+    """With softmax's formula as the reweighting, the materialised path equals timm's model."""
 
     def written_out(scores, mask=None):
         return torch.exp(scores) / torch.exp(scores).sum(-1, keepdim=True)
@@ -81,7 +81,10 @@ def test_the_output_site_has_its_own_parameters_and_a_gradient():
 
 
 def test_initial_weights_are_those_of_deits_code():
-    """``_init_weights`` of timm 0.3.2, which DeiT's training uses; its convolution of the patches has torch's."""
+    """``_init_weights`` of timm 0.3.2, which DeiT's training uses.
+
+    It leaves the convolution of the patches with torch's initial weights.
+    """
     model = build(patch_size=16, embed_dim=192, image_size=224, num_classes=100)
     for name, parameter in model.backbone.named_parameters():
         std = 0.0 if parameter.dim() == 1 else 0.02
@@ -91,7 +94,7 @@ def test_initial_weights_are_those_of_deits_code():
 
 
 def test_lecuns_initial_weights_keep_the_size_of_the_tokens():
-    """With timm's, a model this narrow starts with scores that hardly depend on the image."""
+    """With timm's, a model this narrow starts with scores that barely depend on the image."""
     images = torch.randn(64, 3, 8, 8, generator=torch.Generator().manual_seed(0))
     spread = {init: build(init=init).eval()(images).std(0).mean().item() for init in ("timm", "lecun")}
     assert spread["lecun"] > 8 * spread["timm"]

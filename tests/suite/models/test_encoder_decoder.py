@@ -36,7 +36,7 @@ def hidden_states(model, source=SOURCE, mask=MASK, target=TARGET):
 
 
 def copy_attention(ours, theirs):
-    """Our attention's weights into ``nn.MultiheadAttention``."""
+    """Copy our attention's weights into ``nn.MultiheadAttention``."""
     named = dict(ours.named_parameters())
     for kind in ("weight", "bias"):
         parts = [
@@ -59,7 +59,7 @@ def copy_layer(ours, theirs):
 
 
 def positions(length):
-    """Written out anew: position 2 + i, sines before cosines."""
+    """The sinusoids written out independently: position 2 + i, sines before cosines."""
     rates = [10000 ** (-k / 5) for k in range(6)]
     return torch.tensor(
         [[f((2 + i) * rate) for f in (math.sin, math.cos) for rate in rates] for i in range(length)]
@@ -121,7 +121,7 @@ def test_no_position_sees_the_future(name):
 @torch.no_grad()
 @pytest.mark.parametrize("name", KINDS)
 def test_hypotheses_in_a_cache_are_the_whole_at_once(name):
-    """Two hypotheses that part, swap and merge, over more positions than the cache has room for at first."""
+    """Two hypotheses that part, swap and merge, over so many positions that the cache must grow."""
     model = build(name)
     cache = model.start_cache(model.encode(SOURCE, MASK), MASK, 2)
     generator = torch.Generator().manual_seed(2)
@@ -160,7 +160,7 @@ def test_the_released_model_is_softmax_in_cross_attention_and_with_a_cache(name)
 
 @pytest.mark.parametrize("name", [name for name in KINDS if reweight.get(name).has_loss])
 def test_every_parameter_is_trained(name):
-    """DistributedDataParallel waits for all of them."""
+    """DistributedDataParallel waits for the gradient of every one."""
     model = build(name)
     loss = model(SOURCE, MASK, TARGET, TARGET, label_smoothing=0.1 if reweight.get(name).soft_targets else 0.0)
     loss.backward()
@@ -179,7 +179,7 @@ def test_the_loss_is_the_smoothed_cross_entropy_of_the_tokens_that_are_there():
             if target >= 0:
                 expected -= 0.9 * logs[target] + 0.1 * logs.mean()
     torch.testing.assert_close(model(SOURCE, MASK, TARGET, targets, label_smoothing=0.1), expected)
-    # fairseq's at eps is ours at eps V / (V - 1)
+    # fairseq's loss with smoothing eps is ours with eps V / (V - 1).
     eps, ours = 0.1, 0.1 * 11 / 10
     fairseq = sum(
         -(1 - eps) * logs[target] - eps / 10 * (logs.sum() - logs[target])
@@ -193,7 +193,7 @@ def test_the_loss_is_the_smoothed_cross_entropy_of_the_tokens_that_are_there():
 @pytest.mark.parametrize(
     ("share", "source", "target", "total"),
     [
-        ("decoder", 8848, 6632, 39_469_056),  # the number that fairseq prints for IWSLT14 with joint BPE
+        ("decoder", 8848, 6632, 39_469_056),  # as fairseq prints for IWSLT14 with joint BPE
         ("all", 10_152, 10_152, 36_741_120),
     ],
 )

@@ -1,4 +1,4 @@
-"""transformer_lm against torch's layers on the same weights; tests/integrations has fairseq's."""
+"""transformer_lm against torch's layers with the same weights; tests/integrations has fairseq's."""
 
 import pytest
 import torch
@@ -52,7 +52,7 @@ def test_equals_torchs_transformer_encoder():
 
 @pytest.mark.parametrize("name", KINDS)
 def test_equals_one_query_at_a_time(name):
-    """Every function, by the masks' golden property: a query's weights are those of its live keys alone."""
+    """The golden property of masks: a query's weights are those of its live keys alone."""
     model = build(name)
     hidden, _ = model.encode(tokens())
     for length in range(1, 10):
@@ -91,7 +91,7 @@ def test_a_sequence_longer_than_the_model_is_refused():
 
 
 def test_the_modulated_logits_are_trained_and_counted():
-    """The paper's language model: SegLU in every layer and one on the output logits."""
+    """The paper's language model: a SegLU in every layer and one on the output logits."""
     config = LanguageModelConfig("transformer_lm", depth=6, dim=512, num_heads=8, ffn_dim=2048, segment_length=512)
     with torch.device("meta"):
         counts = count_parameters(TransformerLM(config, {"name": "multimax"}, {"name": "multimax"}, 267_744))

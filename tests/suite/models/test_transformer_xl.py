@@ -1,4 +1,4 @@
-"""Transformer-XL against the formula of the paper, written out for one query and one distance at a time."""
+"""Transformer-XL against the paper's formula, written out for one query and distance at a time."""
 
 import math
 
@@ -51,7 +51,10 @@ def embed(model, token):
 
 
 def written_out(model, sequence, memory):
-    """Hidden states [length, dim] of one sequence after memory [depth, past, dim], and what entered each layer."""
+    """Hidden states [length, dim] of one sequence after memory [depth, past, dim].
+
+    Also returns what entered each layer.
+    """
     heads, size, reach = TINY.num_heads, TINY.dim // TINY.num_heads, model.eval_reach
     x = torch.stack([embed(model, token) for token in sequence.tolist()])
     entered = []
@@ -126,11 +129,11 @@ def test_no_position_sees_the_future(name):
 
 
 def test_evsoftmax_under_a_causal_mask_is_not_softmax():
-    """An ev-softmax that takes its mean over -inf is softmax under another name."""
+    """An ev-softmax whose mean includes -inf is softmax under another name."""
     softmax, evsoftmax = build("softmax"), build("evsoftmax")
     assert all(torch.equal(a, b) for a, b in zip(softmax.parameters(), evsoftmax.parameters(), strict=True))
     difference = softmax.encode(tokens(7))[0] - evsoftmax.encode(tokens(7))[0]
-    assert difference[:, 0].abs().max() < 1e-12  # it has only itself to attend to
+    assert difference[:, 0].abs().max() < 1e-12  # the first token attends only to itself
     assert difference[:, 2:].abs().amax((0, 2)).min() > 1e-3
 
 
@@ -217,7 +220,10 @@ def test_runs_that_share_a_seed_start_from_the_same_weights(name):
 
 @pytest.mark.parametrize("div_val", [1, 2])
 def test_initial_weights_are_those_of_the_authors_code(div_val):
-    """``weights_init`` in kimiyoung/transformer-xl's train.py, with its --init_std .02 and --proj_init_std .01."""
+    """``weights_init`` in train.py of kimiyoung/transformer-xl.
+
+    Its flags are --init_std .02 and --proj_init_std .01.
+    """
     torch.manual_seed(0)
     config = LanguageModelConfig(depth=4, dim=128, num_heads=4, ffn_dim=256, cutoffs=[100, 200], div_val=div_val)
     for name, parameter in TransformerXL(config, {"name": "softmax"}, {"name": "softmax"}, 500).named_parameters():

@@ -20,7 +20,7 @@ ARMS = [Arm("softmax", 0.01), Arm("multimax", 0.02)]
 
 
 class Counted:
-    """Runs that find their own number, and more of it in some arms than in others."""
+    """Runs whose error is their seed plus .5; those of MultiMax also find a slope."""
 
     def __init__(self):
         self.done = []
@@ -33,7 +33,7 @@ class Counted:
 
 @pytest.fixture
 def runs(monkeypatch):
-    """Made in this process, at revision abc."""
+    """Runs made in this process, at revision abc."""
     monkeypatch.setattr(table, "in_processes", lambda work, jobs, plugins: enumerate(map(table.one, work)))
     for module in (table, command):
         monkeypatch.setattr(module, "revision", lambda: "abc")
@@ -59,7 +59,7 @@ def test_processes_that_fill_one_table_lose_and_double_nothing(runs, tmp_path):
 
     class Slow(Counted):
         def run(self, arm, seed):
-            others.fill([*ARMS, Arm("sparsemax", 0.1)], [seed], "", 1)  # meanwhile
+            others.fill([*ARMS, Arm("sparsemax", 0.1)], [seed], "", 1)  # during this run
             return super().run(arm, seed)
 
     RunTable(of.path, Slow()).fill(ARMS, [0, 1], "", 1)
@@ -81,7 +81,7 @@ def test_runs_in_other_processes_are_the_same(tmp_path):
 
 
 class First(Counted):
-    """A run that ends only once another has its row in the table."""
+    """Runs where softmax ends only once another run has its row in the table."""
 
     def __init__(self, path):
         super().__init__()
@@ -144,7 +144,7 @@ def test_what_no_entry_plans_runs_at_the_best_of_the_rates_that_were_tried(runs,
     called(monkeypatch, "explore", "marked_mean_mlp", *options, "--rates", "0.1,0.2", "--seeds", "1000")
     path = tmp_path / "marked_mean_mlp.csv"
     rows = read_table(path)
-    for row in rows:  # softmax errs least at 0.2, MultiMax at 0.1
+    for row in rows:  # softmax has the least error at 0.2, MultiMax at 0.1
         row["error@32"] = "1" if (row["arm"], row["rate"]) in {("softmax", "0.2"), ("multimax", "0.1")} else "2"
     path.write_text(table.text(rows))
     called(monkeypatch, "explore", "marked_mean_mlp", *options, "--seeds", "0")

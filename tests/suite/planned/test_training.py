@@ -1,4 +1,4 @@
-"""A planned run of train.py leaves every measure behind, and neither weights nor the places of this machine."""
+"""A planned run of train.py leaves every measure behind, but no weights and no local paths."""
 
 import pytest
 
@@ -25,7 +25,7 @@ TRANSLATION += ["data.bpe_merges=null", "model.max_length=40", "training.batch_s
 
 @pytest.fixture
 def places(tmp_path):
-    """A text of counting, and its translation, which is itself."""
+    """Overrides for a text that counts, and its translation, which is the same text."""
     words = ["one", "two", "three", "four", "five", "six", "seven", "eight"]
     root = tmp_path / "text"
     root.mkdir()
@@ -48,7 +48,8 @@ def test_a_run_is_measured_in_every_way_before_it_goes(kind, measure, places, tm
     assert not any(folder.iterdir())
     assert not any(str(tmp_path) in value for value in cells.values())
     examples = unpacked(cells[f"examples:{measure}"])
-    # The jackknife's mean differs from BLEU by what BLEU's bias is, which is large while next to nothing is translated.
+    # The jackknife's mean differs from BLEU by BLEU's bias, which is large while almost nothing is
+    # translated.
     if kind != "pairs":
         assert examples.mean() == pytest.approx(float(cells[measure]), rel=1e-3)
     assert len(examples) == {"images": 360, "text": 200, "pairs": 60}[kind]

@@ -1,4 +1,4 @@
-"""A page that is open in headless Chromium; the fixture ``browser`` is in conftest.py."""
+"""A page open in headless Chromium; the fixture ``browser`` is in conftest.py."""
 
 import json
 import shutil
@@ -20,14 +20,14 @@ IN_CHROMIUM = [
 
 
 class Browser:
-    """A page that is open; what looks for elements takes CSS selectors."""
+    """An open page; methods that look for elements take CSS selectors."""
 
     def __init__(self, driver):
         self.driver = driver
 
     def open(self, address, drawn=None):
-        """Until what is ``drawn`` is there, the first curve if nothing is named."""
-        self.driver.get("about:blank")  # else another fragment of the same page loads nothing
+        """Open an address and wait for ``drawn``, or for the first curve if it is None."""
+        self.driver.get("about:blank")  # else a new fragment of the same page would load nothing
         self.driver.get_log("browser"), self.driver.get_log("performance")
         self.driver.get(address)
         curve = "return performance.getEntriesByName('first-curve').length"
@@ -49,11 +49,14 @@ class Browser:
         return self.run("return [...document.querySelectorAll(arguments[0])].map((e) => e.textContent)", selector)
 
     def click(self, selector):
-        """By script: what is under the mouse is for the tests of the mouse."""
+        """Click by script, whatever is under the mouse; other tests use the mouse."""
         self.run("document.querySelector(arguments[0]).click()", selector)
 
     def choose(self, name, value, in_address=None):
-        """An option of a select, once the page has taken it: the address then has ``in_address``, or name and value."""
+        """Choose an option of a select and wait until the page has taken it.
+
+        The address then contains ``in_address`` or, if that is None, the name and value.
+        """
         Select(self.one(f'[name="{name}"]')).select_by_value(value)
         taken = in_address or f"{name}={quote_plus(value)}"
         self.wait(lambda: taken in self.run("return location.hash"))

@@ -1,4 +1,4 @@
-"""Run folders made by hand for the page, which the training never saw."""
+"""Hand-made run folders for the page, without any training."""
 
 import json
 import math
@@ -26,7 +26,10 @@ def make_run(
     training: dict | None = None,
     **site,
 ) -> Path:
-    """A run whose loss falls to 1 and whose score rises to ``level``, in a folder of its own."""
+    """A run in its own folder, whose loss falls to about 1.
+
+    Its score rises to ``level`` plus the seed.
+    """
     config = {
         "task": task, "scale": scale, "experiment": experiment, "description": description, "seed": seed,
         "model": {"depth": 2}, "data": {"name": "digits", "source": "digits", "root": None},
@@ -60,7 +63,10 @@ def make_run(
 
 
 def make_runs(folder: Path, experiments: int = 2, seeds: int = 3, **options) -> None:
-    """Softmax, MultiMax and sparsemax with some seeds in each of several experiments, of all tasks in turn."""
+    """Runs of softmax, MultiMax and sparsemax with several seeds in each experiment.
+
+    The experiments take the tasks in turn.
+    """
     for number in range(experiments):
         for level, function in enumerate(("softmax", "multimax", "sparsemax")):
             for seed in range(seeds):

@@ -1,4 +1,4 @@
-"""A plan made up, and the runs that it asks for."""
+"""A made-up plan and the runs that it asks for."""
 
 import math
 import random
@@ -13,7 +13,11 @@ SEEDS = range(100, 110)
 
 
 def write(tmp_path, gains, comparison=None, seeds=SEEDS, measures=("error@32",), deviation=0.1, **columns):
-    """A plan with the entries A, B, ... that gain ``gains`` on average, in each measure, and their runs."""
+    """Write a plan with the entries A, B, ... and their runs; returns the table of A.
+
+    ``gains`` are the average gains of the entries, each one number for all measures or a tuple with
+    one for each.
+    """
     comparison = COMPARISON | {"margins": dict.fromkeys(measures, 0.5)} | (comparison or {})
     draw, arms = random.Random(0), [comparison["ours"], *comparison["controls"]]
     names = "ABCDEFGH"[: len(gains)]

@@ -1,4 +1,4 @@
-"""The ablation's differences are those of runs that share a seed and differ in the one thing that a row names."""
+"""The ablation compares runs that share a seed and differ only in what a row names."""
 
 import csv
 from statistics import mean

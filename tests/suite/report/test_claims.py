@@ -1,4 +1,4 @@
-"""Verdicts follow from runs of exactly a claim's configuration, all of its seeds, and from nothing else."""
+"""Verdicts follow from runs of exactly a claim's configuration, all its seeds, and nothing else."""
 
 import csv
 import json
@@ -178,7 +178,7 @@ def test_two_records_of_one_run_are_refused(tmp_path):
 
 
 def test_the_shipped_claims_are_whole(root):
-    """Every claim can be read, and the runs that would test it are ones that ``train.py`` takes."""
+    """Every claim can be read, and the configurations of the runs that would test it compose."""
     claims = read_claims(root / "results" / "claims.yaml")
     identifiers = [claim.id for claim in [*claims.numbers, *claims.comparisons]]
     assert len(identifiers) == len(set(identifiers))

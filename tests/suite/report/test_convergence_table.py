@@ -1,4 +1,4 @@
-"""How far the decided runs had converged, and of those alone."""
+"""How far the runs of decided entries had converged; others have no row."""
 
 import csv
 import math

@@ -1,4 +1,4 @@
-"""The released decoding is compared with runs that differ from it in nothing else."""
+"""The released decoding is compared with runs that differ in nothing else."""
 
 from dataclasses import asdict
 

@@ -1,4 +1,4 @@
-"""The forest plots show each pair of runs, and say in their titles how many intervals leave out zero."""
+"""Forest plots show each pair of runs; their titles say how many intervals exclude zero."""
 
 import csv
 from dataclasses import asdict

@@ -1,4 +1,4 @@
-"""Exploratory runs: counted at the rate that other seeds chose, and paired."""
+"""Exploratory runs count at the rate that other seeds chose, and are paired."""
 
 import csv
 import random
@@ -15,7 +15,7 @@ RIGHT = {"softmax": 70.0, "multimax": 90.0}
 
 @pytest.fixture
 def folder(tmp_path):
-    """Two functions, each better at 0.01 than at 0.1, where nothing is to be counted but seeds 0 to 4 at 0.01."""
+    """Two functions, each better at 0.01 than at 0.1; only seeds 0 to 4 at 0.01 should count."""
     draw = random.Random(0)
     rows = [
         {"plan": "", "revision": "abc", "arm": arm, "rate": rate, "seed": str(seed)}

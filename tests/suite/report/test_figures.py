@@ -1,8 +1,8 @@
-"""The pictures that are in the repository show what the recorded runs and the claims give.
+"""The pictures in the repository show what the recorded runs and the claims give.
 
-What a picture shows lies beside it as CSV, and that is compared number by number on any machine. A picture itself is
-held to the digest in its sidecar, so that it is the one that was drawn with these numbers. Where Matplotlib has the
-version that drew it, the SVG is drawn again and compared byte by byte.
+The CSV beside a picture holds what it shows, and is compared number by number on any machine. The
+picture itself must match the digest in its sidecar, so that it is the one drawn with these numbers.
+Where Matplotlib has the version that drew it, the SVG is drawn again and compared byte by byte.
 """
 
 import csv
@@ -16,7 +16,7 @@ from multimax.suite.report.results import all_figures
 
 
 def numbers_and_words(content):
-    """Cells of a CSV as floats where they are numbers."""
+    """The cells of a CSV, as floats where they are numbers."""
 
     def value(cell):
         try:

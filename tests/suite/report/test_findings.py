@@ -1,4 +1,4 @@
-"""Verdicts follow from the plan's own runs: all of them, and nothing but them."""
+"""Verdicts follow from all of the plan's own runs, and from nothing else."""
 
 import csv
 import random
@@ -76,7 +76,7 @@ def test_a_missing_record_leaves_no_verdict_and_changes_no_other(tmp_path):
 
 
 def test_a_missing_record_can_only_make_others_harder(tmp_path):
-    """Holm's adjustment of a comparison depends on those that are clearer: at most it becomes Bonferroni's."""
+    """Holm's adjustment depends on the comparisons with smaller p; at most it is Bonferroni's."""
     draw = random.Random(1)
     for _ in range(200):
         p = [draw.random() ** 4 for _ in range(7)]
@@ -115,14 +115,14 @@ def test_a_loss_to_a_control_that_is_not_tested_is_called_one(tmp_path):
 
 
 def changed(path, number, **cells):
-    """The table with other cells in one row."""
+    """Change cells in one row of the table."""
     rows = read_table(path)
     rows[number] = rows[number] | cells
     path.write_text(text(rows))
 
 
 def refused(tmp_path, *said):
-    """Whether the table of findings is refused in one line that has these words."""
+    """Check that the table of findings is refused in one line that contains these words."""
     with pytest.raises(UserError) as error:
         [*findings_table(tmp_path / "plan.yaml", tmp_path)]
     assert "\n" not in str(error.value)
@@ -169,7 +169,8 @@ def test_a_run_that_diverged_stops_nothing_before_its_arm_is_complete(tmp_path):
 def test_a_figure_names_the_functions_that_each_verdict_is_against(tmp_path):
     path = write(tmp_path, [1.0], {"controls": ["softmax", "temperature"]})
     assert each_verdict(found(tmp_path)) == "supported (softmax, learned temperature)"
-    path.write_text("".join(path.read_text().splitlines(keepends=True)[:-1]))  # a run with temperature
+    # The last run is one with temperature.
+    path.write_text("".join(path.read_text().splitlines(keepends=True)[:-1]))
     assert each_verdict(found(tmp_path)) == "supported (softmax); not run (learned temperature)"
 
 
@@ -246,7 +247,7 @@ def test_a_plan_of_one_s_own_has_its_findings_in_a_folder_without_claims(tmp_pat
 
 
 def test_the_documented_check_gives_the_row_of_the_table(root, monkeypatch):
-    """docs/method.md has it, and it uses nothing of this package but the records."""
+    """The check in docs/method.md uses nothing of this package but the records."""
     monkeypatch.chdir(root)
     (code,) = re.findall(r"```python\n(.*?)```", (root / "docs/method.md").read_text(), re.S)
     assert "multimax.suite" not in code

@@ -1,4 +1,7 @@
-"""Pictures from what the analysis of recorded runs kept: one for each experiment and kind, in the functions' order."""
+"""Pictures from the analyses kept with recorded runs: one for each experiment and kind.
+
+They are in the functions' order.
+"""
 
 import csv
 import io

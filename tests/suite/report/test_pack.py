@@ -1,4 +1,7 @@
-"""A packed run is a record elsewhere, tells nothing about who trained it, and is refused whatever is wrong with it."""
+"""A packed run becomes a record elsewhere and tells nothing about who trained it.
+
+It is refused if anything is wrong with it.
+"""
 
 import copy
 import gzip
@@ -63,7 +66,7 @@ def runs(tmp_path_factory):
 
 @pytest.fixture
 def results(tmp_path):
-    """An empty results folder, but for a claim about these runs."""
+    """A results folder with nothing but a claim about these runs."""
     return results_in(tmp_path / "results")
 
 
@@ -160,7 +163,10 @@ def test_a_run_that_tells_it_is_not_packed(runs, tmp_path, monkeypatch, private)
 
 
 def shapes(shape, value, path=()):
-    """Every place in a packed run that has a shape of its own, one for each list and each free name."""
+    """Paths to every part of a packed run that has a shape of its own.
+
+    Of a list, and of free names, only the first is followed.
+    """
     yield path
     if isinstance(shape, dict) and value:
         free = ... in shape

@@ -1,4 +1,4 @@
-"""The page of runs: what is in it. tests/suite/report/test_page_in_browser.py looks at it."""
+"""The contents of the page of runs; tests/suite/report/test_page_in_browser.py opens it."""
 
 import base64
 import csv
@@ -60,7 +60,7 @@ class Parts(HTMLParser):
 
 
 def data_in(content):
-    """What the page holds as JSON."""
+    """The data that a page holds as JSON."""
     return next(json.loads(text) for attributes, text in Parts(content.decode()).all("script") if attributes.get("id"))
 
 
@@ -88,13 +88,13 @@ def test_the_page_in_the_repository_is_what_the_records_give(root):
 
 
 def as_the_page_shows(value, sign=""):
-    """What JavaScript's toFixed(2) makes of a number: it rounds halves up, Python to even."""
-    rounded = Decimal(value).quantize(Decimal(".01"), ROUND_HALF_UP) + 0  # + 0: without a negative zero
+    """Round as JavaScript's toFixed(2) does: halves up, where Python rounds them to even."""
+    rounded = Decimal(value).quantize(Decimal(".01"), ROUND_HALF_UP) + 0  # + 0: no negative zero
     return f"{rounded:{sign}}"
 
 
 def test_the_page_shows_the_numbers_of_the_tables(root):
-    """Each is rounded once, from the number itself."""
+    """Each number is rounded only once, from its full value."""
     tables = root / "results" / "tables"
     data = data_in((root / "results" / "index.html").read_bytes())
     assert data["means"]
@@ -226,7 +226,10 @@ def test_a_table_is_read_with_its_words(tmp_path):
 
 
 def test_the_command_of_a_recorded_run_makes_that_run(root):
-    """One run of each experiment, of functions in turn; by the code of its own version of the numbers."""
+    """One run of each experiment, with the functions in turn.
+
+    The version of the numerics may have grown since the run.
+    """
     groups: dict[str, list] = {}
     for record in read_runs(root / "results" / "runs"):
         groups.setdefault(record.experiment, []).append(record)
@@ -242,7 +245,7 @@ def test_the_command_of_a_recorded_run_makes_that_run(root):
 
 @pytest.fixture
 def served(tmp_path):
-    """A server of ``tmp_path`` and a function that loads a path of it."""
+    """Serve the runs in ``tmp_path``; yields a function that loads a path from the server."""
     make_run(tmp_path / "runs", "multimax", 0)
     running = server(Runs([tmp_path / "runs"]), 0)
     thread = threading.Thread(target=running.serve_forever)

@@ -65,7 +65,7 @@ def test_primary_comparisons_come_first_and_what_has_not_run_has_no_effect(tmp_p
 
 
 def without(path, arm):
-    """The table without the last run of an arm."""
+    """Remove the last run of an arm from the table."""
     rows = read_table(path)
     rows.remove(next(row for row in reversed(rows) if row["arm"] == arm))
     path.write_text(text(rows))

@@ -1,4 +1,4 @@
-"""The page in headless Chromium: what a reader does with it, and that it asks the network for nothing."""
+"""The page in headless Chromium: what readers do with it, and that it uses no network."""
 
 import json
 import re
@@ -27,7 +27,7 @@ TABLE = {
 
 @pytest.fixture(scope="module")
 def address(tmp_path_factory):
-    """A page of 27 runs in three experiments, from a file."""
+    """The address of a file: a page of 27 runs in three experiments."""
     folder = tmp_path_factory.mktemp("page")
     make_runs(folder / "runs", experiments=3)
     runs = [replace(read_run(Run(path)), folder=f"runs/{path.name}/") for path in sorted((folder / "runs").iterdir())]
@@ -44,7 +44,7 @@ def opened(browser, address):
 
 
 def scale_of(browser, panel="made_0"):
-    """What the x axis of a panel says."""
+    """The numbers on the x axis of a panel."""
     selector = f'[data-name="{panel}"] .axes text[text-anchor="middle"]'
     return [float(text) for text in browser.texts(selector)]
 
@@ -92,7 +92,7 @@ def test_the_wheel_zooms_a_plot_that_has_the_focus_and_scrolls_the_page_elsewher
     everything = scale_of(opened)
     wheel = "return arguments[0].dispatchEvent(new WheelEvent('wheel', arguments[1]))"
     turn = {"deltaY": -200, "clientX": plot.rect["x"] + plot.rect["width"] / 2, "cancelable": True}
-    assert opened.run(wheel, plot, turn)  # not taken: the page scrolls
+    assert opened.run(wheel, plot, turn)  # the plot does not take it: the page scrolls
     assert scale_of(opened) == everything
     ActionChains(opened.driver).click(plot).perform()
     assert not opened.run(wheel, plot, turn)
@@ -121,7 +121,7 @@ def test_hovering_tells_the_mean_and_the_spread_at_the_nearest_step(opened):
     ActionChains(opened.driver).move_to_element_with_offset(plot, int(plot.rect["width"] / 2) - 30, 0).perform()
     assert opened.one('[data-name="made_0"] .tip caption').text == "step 1000"
     rows = opened.texts('[data-name="made_0"] .tip tbody tr')
-    # seeds 0, 1 and 2 end at 50, 51 and 52, MultiMax one and sparsemax two above softmax
+    # Softmax's seeds 0, 1 and 2 end at 50, 51 and 52, MultiMax's one higher and sparsemax's two.
     assert rows == [
         "sparsemax-softmax53.00052.00 – 54.00 (n=3)", "multimax-softmax52.00051.00 – 53.00 (n=3)",
         "softmax51.00050.00 – 52.00 (n=3)",
@@ -149,7 +149,7 @@ def test_curves_of_any_metric_over_epochs_and_time_on_logarithmic_axes(opened):
 
 
 def roughness(path):
-    """How far a curve goes up and down."""
+    """How far a curve goes up and down in all, as a multiple of its net change."""
     heights = [float(point.split(",")[1]) for point in re.split("[ML]", path.get_attribute("d"))[1:]]
     return sum(abs(b - a) for a, b in pairwise(heights)) / abs(heights[-1] - heights[0])
 
@@ -188,7 +188,7 @@ def test_tables_sort_by_number_and_by_word(opened, address):
     sort("measured")
     assert column(3) == ["10.5", "9.5", ""]
     sort("measured")
-    assert column(3) == ["9.5", "10.5", ""]  # what is empty stays last
+    assert column(3) == ["9.5", "10.5", ""]  # empty cells stay last
     assert column(1)[0] == "a <b>claim</b>"
     shared = opened.run("return location.hash")
     opened.open(address + shared)
@@ -261,13 +261,13 @@ return low;
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_all_text_stands_out_from_what_is_behind_it(opened, address, scheme):
-    """By WCAG's contrast for text of normal size, AA: 4.5."""
+    """WCAG's level AA asks for a contrast of 4.5 for text of normal size."""
     feature = [{"name": "prefers-color-scheme", "value": scheme}]
     opened.driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": feature})
     try:
         opened.open(f"{address}#view=claims&task=deit")
         assert opened.run("return matchMedia('(prefers-color-scheme: dark)').matches") == (scheme == "dark")
-        time.sleep(0.2)  # transitions
+        time.sleep(0.2)  # until transitions end
         assert opened.run(LUMINANCE) == []
     finally:
         opened.driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": []})

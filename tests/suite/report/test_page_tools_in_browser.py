@@ -1,4 +1,7 @@
-"""In headless Chromium: the findings, groups of runs, two runs side by side, downloads, and cards on a phone."""
+"""Tools of the page in headless Chromium.
+
+Findings, groups of runs, two runs side by side, downloads, and cards on a phone.
+"""
 
 import csv
 import statistics
@@ -20,7 +23,10 @@ pytestmark = IN_CHROMIUM
 
 @pytest.fixture(scope="module")
 def address(tmp_path_factory):
-    """Findings of three entries, the last one not run, and runs of two experiments with two rates of smoothing."""
+    """The address of a page with findings and runs.
+
+    There are three entries, the last one not run, and two experiments with two rates of smoothing.
+    """
     folder = tmp_path_factory.mktemp("tools")
     write(folder, [1.0, 0.0, 0.3], {"controls": ["softmax", "temperature"]})
     (folder / "C.csv").unlink()
@@ -54,7 +60,7 @@ def test_the_first_screen_has_each_test_with_its_effect_and_verdict(opened):
     assert len(opened.all("#findings-table .interval")) == 4
     assert opened.texts("#findings-table .effect")[-1] == ""
     at = [mark.rect["x"] for mark in opened.all("#findings-table .marker")]
-    assert at[0] > at[2]  # what gains more stands further right
+    assert at[0] > at[2]  # larger gains are further right
     opened.click('[data-which="run"]')
     assert len(opened.all("#findings-table .against")) == 4
     assert "findings=run" in opened.run("return location.hash")

@@ -1,4 +1,7 @@
-"""The sweep of learning rates: what was tried, what was chosen, and whether a better one may lie beyond."""
+"""The sweep of learning rates.
+
+It shows what was tried, what was chosen, and whether a better rate may lie beyond.
+"""
 
 import csv
 
@@ -12,7 +15,7 @@ from multimax.suite.report.planned_tables import planned_table
 
 
 def sweep(tmp_path, errors):
-    """The table of rates where softmax had these errors at these rates, by the planned one of 0.01."""
+    """The table's rows by rate, if softmax had these errors at these rates and 0.01 is planned."""
     path = write(tmp_path, [1.0])
     row = read_table(path)[0] | {"plan": "", "arm": "softmax", "seed": "1000"}
     path.write_text(text([row | {"rate": rate, "error@32": error} for rate, error in errors.items()]))
@@ -56,4 +59,5 @@ def test_a_seed_that_ran_at_two_revisions_counts_once(tmp_path):
     (found,) = csv.DictReader(output.files[".csv"].decode().splitlines())
     assert (found["seeds"], found["mean"]) == ("2", "0.5")
     runs = [*read_table(path), row | {"seed": "1000", "rate": "0.03", "error@32": "0.6"}]
-    assert best_rates(PROBLEMS["marked_mean"], runs) == {"softmax": 0.01}  # 0.63 if both runs of 1000 counted
+    # The mean at 0.01 would be 0.63 if both runs of seed 1000 counted.
+    assert best_rates(PROBLEMS["marked_mean"], runs) == {"softmax": 0.01}

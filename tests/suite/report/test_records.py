@@ -61,7 +61,7 @@ def test_a_table_is_what_the_records_say(tmp_path):
 
 
 def places(value, above=()):
-    """The paths to everything in a JSON value, of a list's items only the first."""
+    """The paths to everything in a JSON value; of a list, only to its first item."""
     yield above
     items = value.items() if isinstance(value, dict) else [(0, value[0])] if value and isinstance(value, list) else []
     for key, below in items:
@@ -123,7 +123,7 @@ def test_a_record_that_a_kill_cuts_short_is_none(tmp_path, monkeypatch):
         with pytest.raises(KeyboardInterrupt):
             record(run, tmp_path / str(last))
         assert read_runs(tmp_path / str(last)) == []
-    last = -1  # none
+    last = -1  # no write is killed
     assert read_runs(record(run, tmp_path / "all").parent)[0].data == {"classes": ["a"]}
 
 

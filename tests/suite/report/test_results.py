@@ -1,4 +1,4 @@
-"""The tables that are in the repository are what the recorded runs and the claims give."""
+"""The tables in the repository are what the recorded runs and the claims give."""
 
 import json
 

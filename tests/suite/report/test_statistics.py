@@ -1,4 +1,4 @@
-"""Intervals, tests and their power, beside SciPy's own, closed examples and simulation."""
+"""Intervals, tests and their power, against SciPy, closed examples and simulation."""
 
 import itertools
 import math
@@ -34,7 +34,7 @@ def test_a_paired_test_is_scipys_over_the_seeds_that_both_have():
 
 
 def test_the_interval_holds_the_mean_as_often_as_it_says():
-    """Also where it ends at what is possible."""
+    """Even where it is cut off at the limits of what is possible."""
     generator = numpy.random.default_rng(0)
     samples = generator.normal(3.0, 2.0, (4000, 3))
     for possible in ((-math.inf, math.inf), (2.5, 3.5)):
@@ -89,7 +89,7 @@ def test_a_sign_flip_of_many_pairs_is_drawn_and_repeats():
 
 
 def test_holm_is_that_of_a_closed_example():
-    """The example of R's p.adjust(c(.01, .02, .03, .04), "holm"), and one whose order is mixed."""
+    """R's example p.adjust(c(.01, .02, .03, .04), "holm"), and one in mixed order."""
     assert holm([0.01, 0.02, 0.03, 0.04]) == pytest.approx([0.04, 0.06, 0.06, 0.06])
     assert holm([0.04, 0.005, 0.6, 0.3]) == pytest.approx([0.12, 0.02, 0.6, 0.6])
     assert holm([]) == []
@@ -111,7 +111,8 @@ def test_power_is_how_often_the_test_finds_the_effect():
 
 @pytest.mark.parametrize(
     ("effect", "level", "n"),
-    [(0.5, 0.05, 34), (0.8, 0.05, 15), (0.2, 0.05, 199), (0.5, 0.01, 51)],  # G*Power 3.1, two-sided paired t, 80%
+    # G*Power 3.1, two-sided paired t, 80%
+    [(0.5, 0.05, 34), (0.8, 0.05, 15), (0.2, 0.05, 199), (0.5, 0.01, 51)],
 )
 def test_pairs_needed_are_those_of_a_published_table(effect, level, n):
     assert pairs_needed(effect, 1.0, level) == n

@@ -1,4 +1,4 @@
-"""docs/theory.md: what it proves holds row by row, and its tables are what the program counts."""
+"""docs/theory.md: what it proves holds row by row; its tables are what the program counts."""
 
 import csv
 import json

@@ -1,4 +1,7 @@
-"""What the plan's runs say of attention beside the planned measures: means, paired differences, learned modulators."""
+"""What the plan's runs show about attention besides the planned measures.
+
+Means, paired differences and learned modulators.
+"""
 
 import csv
 
@@ -63,7 +66,7 @@ def test_a_modulator_is_counted_by_its_slopes(tmp_path):
     path = write(tmp_path, [1.0], **ranges, **hinges, **{"ts.0:a": "-1", "ts.1:a": "-0.5"})
     as_training(tmp_path)
     rows = read_table(path)
-    for row in rows:  # of the quadratic terms, t times twice the distance from 0
+    for row in rows:  # a quadratic term has the slope t times twice the distance from 0
         if row["seed"] == str(SEEDS[0]):
             row["ts.2:a"] = "0.5"  # 1 + 1 - 2 * 0.5 * 4 < 1 at -4
         if row["seed"] == str(SEEDS[1]):
@@ -76,7 +79,7 @@ def test_a_modulator_is_counted_by_its_slopes(tmp_path):
 
 
 def as_training(folder):
-    """The same plan for runs of train.py. Its digest changes with it, and so do the runs'."""
+    """Make it a plan for runs of train.py. Its digest changes, and with it the one in the runs."""
     path = folder / "plan.yaml"
     plan = yaml.safe_load(path.read_text())
     before = read_plan(path)

@@ -1,4 +1,4 @@
-"""Records made by hand, of any configuration and summary."""
+"""Hand-made records with any configuration and summary."""
 
 import json
 from pathlib import Path

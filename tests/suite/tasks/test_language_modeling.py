@@ -38,7 +38,8 @@ def text(tmp_path):
     root.mkdir()
     for split, seed, lines in (("train", 0, 60), ("valid", 1, 6), ("test", 2, 3)):
         steps = torch.randint(1, 4, (lines, 7), generator=torch.Generator().manual_seed(seed))
-        rows = (steps.cumsum(1) % len(WORDS)).tolist()  # a word is one of the three after the one before
+        # Each word is one of the three that come after the previous one in WORDS.
+        rows = (steps.cumsum(1) % len(WORDS)).tolist()
         (root / f"{split}.txt").write_text("".join(f"{' '.join(WORDS[i] for i in row)} <unk>\n" for row in rows))
     return root
 
@@ -77,7 +78,8 @@ def test_evaluation_is_that_of_one_token_at_a_time(text, arguments, output):
         if task.recurrent:
             count = task.config.data.eval_batch_size
             stream = max(b for b in ((len(ids) - 1) * k // count for k in range(count)) if b <= i)
-            first, memory = i - (i - stream) % 4, None  # a segment's tokens see the memory before it and each other
+            # Tokens of a segment see each other and the memory from before it.
+            first, memory = i - (i - stream) % 4, None
             for start in range(stream, first, 4):
                 _, memory = model.encode(ids[None, start : start + 4], memory)
             hidden, _ = model.encode(ids[None, first : i + 1], memory)

@@ -1,4 +1,7 @@
-"""The fingerprint of each task's data: it changes when the data do, and only then; models are scored by names."""
+"""The fingerprint of a task's data changes when the data do, and only then.
+
+A model is scored only on data with the same names.
+"""
 
 import json
 from pathlib import Path
@@ -53,7 +56,10 @@ KINDS = {
     "lm": (text, "the cat sat", "sat the cat", "the dog sat"),
     "mt": (pairs, "eins zwei drei", "eins zwei drei", "eins zwei vier"),
 }
-"""For each task: how its data are written, some data, others of the same names or words, and some of other ones."""
+"""For each task: a function that writes data, and three data sets for it to write.
+
+The second has the same names or words as the first; the third has others.
+"""
 
 
 def opened(overrides):

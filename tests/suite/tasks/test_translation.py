@@ -54,7 +54,7 @@ TINY = [
 
 @pytest.fixture(scope="session")
 def counting(tmp_path_factory):
-    """Numbers in German and, in reverse order, in English."""
+    """Numbers in German, translated into English in reverse order."""
     root = tmp_path_factory.mktemp("counting")
     german, generator = list(WORDS), torch.Generator().manual_seed(0)
     for split, sentences in (("train", 120), ("valid", 11), ("test", 9)):
@@ -181,7 +181,7 @@ def test_processes_and_micro_batches_share_each_batch(counting):
             yield sum(task.loss(model, batch, CPU).item() for batch in batches), sum(map(task.weight, batches))
 
     whole = list(steps(1, 1))
-    for shape in ((2, 1), (2, 3), (40, 1)):  # 40: more than a batch has sentences
+    for shape in ((2, 1), (2, 3), (40, 1)):  # 40: more than a batch's sentences
         for (loss, weight), (expected_loss, expected_weight) in zip(steps(*shape), whole, strict=True):
             assert weight == expected_weight
             assert loss == pytest.approx(expected_loss, rel=1e-5)
@@ -261,7 +261,7 @@ def test_every_function_learns(counting, tmp_path, name):
         "training.log_every=50",
     )
     metrics = Trainer(Translation(config), RunWriter(tmp_path / "run", config)).run()
-    assert metrics["ppl"] < 5  # of 7 words and the end, drawn at random, about 7.5
+    assert metrics["ppl"] < 5  # about 7.5 if 7 words and the end were drawn at random
     assert metrics["bleu"] > 10
 
 
