@@ -1,10 +1,10 @@
-"""All benchmarks one after the other, each in a process of its own, and the report on them.
+"""Run all benchmarks one after the other, each in its own process, then write the report.
 
     python -m benchmarks [NAME ...] [--device cuda] [--quick] [--results FOLDER]
 
-On two CPU cores this takes a quarter of an hour, on a GPU six minutes. On a GPU several processes first compile what a
-benchmark will measure; then it runs alone. A benchmark that fails or takes too long leaves what it has measured, and
-the next one starts.
+On two CPU cores this takes a quarter of an hour, on a GPU six minutes. On a GPU several processes
+first compile what a benchmark will measure; then it runs alone. If a benchmark fails or takes too
+long, what it has measured so far is kept, and the next one starts.
 """
 
 import argparse
@@ -19,7 +19,8 @@ import torch
 from benchmarks import report
 from benchmarks.bench import RESULTS, line
 
-# Seconds after which a benchmark begins nothing more, its other options, and how many processes compile for it first.
+# For each benchmark: the seconds after which it starts no further comparison, its other options,
+# and how many processes compile for it first.
 PLAN: dict[str, dict[str, tuple[int, str, int]]] = {
     "cpu": {
         "functions": (260, "--seconds 2.5", 0),
@@ -43,7 +44,7 @@ PLAN: dict[str, dict[str, tuple[int, str, int]]] = {
 }
 WARMING = 80  # seconds after which compiling is stopped
 NEEDS = {"translation": "fairseq", "compat": "entmax", "segments": "torch_geometric"}
-GRACE = 60  # seconds that it then has to finish
+GRACE = 60  # seconds that a benchmark has to finish after its limit
 
 
 def main() -> None:
@@ -64,7 +65,8 @@ def main() -> None:
             print(f"{name}: left out, {NEEDS[name]} is not installed", flush=True)
             continue
         command = [*call(name, arguments.device), "--limit", str(limit), *(["--quick"] * arguments.quick)]
-        if arguments.results != RESULTS.parent:  # else the record would name a folder of this machine
+        # Passed only if it differs: the command goes into the record, which then names this folder.
+        if arguments.results != RESULTS.parent:
             command += ["--output", str(arguments.results / "benchmarks")]
         if not arguments.quick:
             warm(name, arguments.device)
@@ -87,7 +89,10 @@ def call(name: str, device: str) -> list[str]:
 
 
 def warm(name: str, device: str) -> None:
-    """Compile what a benchmark will call, in several processes; what fails here fails again when it is measured."""
+    """Compile what a benchmark will call, in several processes.
+
+    Failures are ignored here: what fails now fails again when it is measured.
+    """
     count, started = PLAN[device][name][2], time.monotonic()
     running = [subprocess.Popen([*call(name, device), "--warm", f"{i}/{count}"]) for i in range(count)]
     for process in running:

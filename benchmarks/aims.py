@@ -1,4 +1,4 @@
-"""What the kernels are meant to reach, held against the tables that were measured.
+"""What the kernels are meant to reach, compared with the tables that were measured.
 
 An aim is met if all of its values are within its bound. The aims for a GPU were set for an H100; the table says which
 GPU was measured.
@@ -14,12 +14,15 @@ from benchmarks.bench import BOTH, FORWARD
 
 Row = Mapping[str, str]
 Rows = Sequence[Row]
-Values = Iterator[tuple[Row, float]]  # each row that an aim is about, with the number that is held against the bound
+Values = Iterator[tuple[Row, float]]  # each row that an aim is about, and its number to compare
 
 
 @dataclass(frozen=True)
 class Aim:
-    """What ``values`` finds in ``table`` is at most, or at least, ``bound``; ``named_by`` tells its rows apart."""
+    """All that ``values`` finds in ``table`` should be at most, or at least, ``bound``.
+
+    ``named_by`` has the columns that tell the rows apart.
+    """
 
     text: str
     table: str
@@ -47,17 +50,20 @@ def column(name: str, **fields: str) -> Callable[[Rows], Values]:
 
 
 def sized(least: float, most: float, found: Callable[[Rows], Values]) -> Callable[[Rows], Values]:
-    """Of what is ``found`` that of rows of these sizes."""
+    """The part of what ``found`` yields whose rows have a size from ``least`` to ``most``."""
     return lambda rows: ((row, value) for row, value in found(rows) if least <= number(row, "size") <= most)
 
 
 def over(other: Mapping[str, str], name: str, **fields: str) -> Callable[[Rows], Values]:
-    """A ``column`` over the rows that are the same but for the fields in ``other``."""
+    """A ``column``, each value over that of the row that differs only in the fields ``other``."""
     return lambda rows: ((row, quotient(name, row, rows, **other)) for row in where(rows, **fields))
 
 
 def quotient(name: str, row: Row, rows: Rows, **other: str) -> float:
-    """A number of ``row``, over that of the row which is the same but for the fields in ``other``."""
+    """A number of ``row`` divided by that of the row that differs only in the fields ``other``.
+
+    NaN if there is no such row.
+    """
     keys = ("part", "case", "size", "function", "way", "direction")
     divisors = where(rows, **{key: row[key] for key in keys} | other)
     return number(row, name) / number(divisors[0], name) if divisors else nan
@@ -68,7 +74,7 @@ def speedup(**fields: str) -> Callable[[Rows], Values]:
 
 
 def attention_of(*cases: str) -> Callable[[Rows], Values]:
-    """MultiMax's attention by default, over torch's; NaN for a case that the table lacks."""
+    """Time of MultiMax's attention by its default path, over torch's; NaN where it is missing."""
 
     def values(rows: Rows) -> Values:
         mine = where(rows, function="multimax", way="default", direction=BOTH)
@@ -80,7 +86,10 @@ def attention_of(*cases: str) -> Callable[[Rows], Values]:
 
 
 def share_of_logits(rows: Rows) -> Values:
-    """Peak memory of a loss beyond its gradients, over that of the scores [tokens, vocabulary], all in float32."""
+    """Peak memory of a loss beyond its gradients, divided by the size of the scores.
+
+    The scores are [tokens, vocabulary]; everything is in float32.
+    """
     for row in where(rows, **LARGEST_VOCABULARY):
         tokens, dim, vocabulary = map(int, re.findall(r"\d+", row["case"]))
         gradients = 4 * dim * (tokens + vocabulary)
@@ -150,7 +159,7 @@ ON_CPU = [
         Aim(
             f"MultiMax without a compiler, {direction}, over torch.softmax",
             *("functions", bound),
-            # where a row's cost is more than that of starting a call
+            # sizes at which the work costs more than starting the calls
             sized(1e7, inf, column("ratio", part="shapes", function="multimax", way="eager", direction=direction)),
         )
         for direction, bound in ((FORWARD, 4.0), (BOTH, 5.0))

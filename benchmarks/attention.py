@@ -1,9 +1,10 @@
-"""Attention with every function and by every path, against PyTorch's fused softmax and FlexAttention.
+"""Attention with every function by every path, against PyTorch's fused softmax and FlexAttention.
 
     python -m benchmarks.attention [--device cuda] [--functions multimax ...] [--quick]
 
-Parts: DeiT-S's attention, and sequences of growing length at a constant number of tokens, causal or not. FlexAttention
-has MultiMax's parameters frozen: its backward, which exists on a GPU alone, gives them no gradient.
+Parts: DeiT-S's attention, and sequences of growing length at a constant number of tokens, causal
+or not. In FlexAttention, MultiMax's parameters are frozen: its backward, which exists only on a
+GPU, gives them no gradient.
 """
 
 from collections.abc import Sequence
@@ -23,8 +24,8 @@ from multimax.kernels.triton.flash import flash_attention, supports
 
 SHAPE = (64, 6, 197, 64)
 LENGTHS = (128, 256, 512, 1024, 2048, 4096)
-LENGTHS_ON_GPU = (1024, 4096, 256, 128, 64, 512, 2048)  # what matters most first: kernels are compiled for minutes
-GROWING = ("multimax", "entmax15")  # of the functions, those measured over the length
+LENGTHS_ON_GPU = (1024, 4096, 256, 128, 64, 512, 2048)  # most important first: compiling is slow
+GROWING = ("multimax", "entmax15")  # the functions measured at growing lengths
 
 
 def sdpa(causal: bool) -> Contestant:
@@ -32,7 +33,10 @@ def sdpa(causal: bool) -> Contestant:
 
 
 def ours(name: str, causal: bool, inputs: Sequence[Tensor]) -> list[Contestant]:
-    """A registered function by the backend that ``attention`` chooses, and by every other one that can serve."""
+    """A registered function by the backend that ``attention`` chooses, and by every other one.
+
+    Backends that do not support the function are skipped.
+    """
     query, key, value = (tensor.detach() for tensor in inputs)
     module = reweight.create(name, num_heads=query.shape[1]).to(query.device)
     taken = attention_path(query, key, value, module)
@@ -52,7 +56,7 @@ def ours(name: str, causal: bool, inputs: Sequence[Tensor]) -> list[Contestant]:
 
 
 def flash(name: str, causal: bool, device: torch.device) -> Contestant:
-    """The flash kernel itself, whatever ``attention`` would choose; softmax has it without SegLU."""
+    """The flash kernel itself, whatever ``attention`` would choose; for softmax, without SegLU."""
     if name == "softmax":
         call = lambda q, k, v: flash_attention(q, k, v, None, None, (), causal=causal)  # noqa: E731
         return Contestant(name, "flash", call)

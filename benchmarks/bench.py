@@ -1,7 +1,7 @@
 """What the benchmarks share: their command line, their table, and the record of where it was measured.
 
 All tables have the same columns (``COLUMNS``, explained in benchmarks/README.md), so that one program draws them and
-holds them against the aims.
+compares them with the aims.
 """
 
 import argparse
@@ -44,8 +44,8 @@ BACKWARD = "backward"  # of a kernel by itself
 class Contestant:
     """A function, a way to compute it, and the call that does so.
 
-    Gradients are taken of the inputs and of ``parameters``; ``directions`` are those that are measured, ``within``
-    makes the context for every call, and ``note`` goes into its rows.
+    Gradients are computed for the inputs and for ``parameters``. ``directions`` are the ones to
+    measure, ``within`` makes the context of every call, and ``note`` goes into the rows.
     """
 
     function: str
@@ -89,7 +89,10 @@ def parser(doc: str | None) -> argparse.ArgumentParser:
 def program(
     name: str, doc: str | None, run: Callable[["Benchmark"], None], **options: Mapping[str, Any]
 ) -> Callable[[], None]:
-    """The ``main`` of a benchmark; ``options`` are arguments of ``add_argument`` for options of its own."""
+    """The ``main`` of a benchmark.
+
+    ``options`` has the arguments of ``add_argument`` for each of the benchmark's own options.
+    """
 
     def main() -> None:
         known = parser(doc)
@@ -118,7 +121,7 @@ class Benchmark:
     arguments: argparse.Namespace
     rows: list[dict[str, str]] = field(default_factory=list)
     left_out: list[str] = field(default_factory=list)
-    calls: int = 0  # so far, of contestants
+    calls: int = 0  # that ``warm`` has seen so far
 
     def __post_init__(self) -> None:
         self.device = torch.device(self.arguments.device)
@@ -176,9 +179,10 @@ class Benchmark:
         units: int | None = None,
         in_a_row: int = 1,
     ) -> None:
-        """One row for each call, named (function, way) or (function, way, note). The rest is as for ``race``.
+        """Add a row for each call, named (function, way) or (function, way, note).
 
-        A call repeats its work ``in_a_row`` times; its row is about one of them.
+        A call repeats its work ``in_a_row`` times; its row has the time of one repetition. The
+        other arguments are as for ``race``.
         """
         if self.arguments.warm:
             self.warm(calls)
@@ -219,7 +223,7 @@ class Benchmark:
             self.calls += 1
 
     def compile(self, function: Callable[..., Tensor]) -> Callable[..., Tensor]:
-        """``function`` by ``torch.compile`` for fixed shapes; tiny sizes are spared its long compilation."""
+        """Compile ``function`` for fixed shapes; ``--quick`` skips the long compilation."""
         torch.compiler.reset()  # after a few shapes of one function it would silently run uncompiled
         return torch.compile(function, dynamic=False, backend="eager" if self.quick else "inductor")
 
@@ -278,7 +282,7 @@ def version(package: str) -> str | None:
 
 
 def device_name(device: torch.device) -> str:
-    """As in names of files: cpu, or the GPU's name in lower case with underscores."""
+    """The device in names of files: cpu, or the GPU's name in lower case with underscores."""
     if device.type != "cuda":
         return device.type
     return "_".join(torch.cuda.get_device_name(device).lower().replace("-", " ").split())

@@ -1,9 +1,11 @@
-"""The names of the entmax package by multimax.compat.entmax, beside the package itself.
+"""The functions and losses of multimax.compat.entmax, beside those of the entmax package itself.
 
     python -m benchmarks.compat [--quick]
 
-Long rows, as at the output of a language model, and short ones, as in attention. The package comes first in each pair.
-Arguments are the defaults; alpha is 1.5, learned where it can be. The table in docs/entmax.md is written as well.
+Long rows, as at the output of a language model, and short ones, as in attention. The package comes
+first in each pair. Arguments are the defaults; entmax_bisect gets its default alpha, 1.5, as a
+learned parameter. A full run on the CPU with the default --output also writes the table in
+docs/entmax.md.
 """
 
 import re
@@ -28,7 +30,7 @@ LOSSES = ("SparsemaxLoss", "Entmax15Loss", "SparsemaxBisectLoss", "EntmaxBisectL
 
 
 def calls(package: ModuleType, name: str, target: Tensor) -> tuple[Callable[[Tensor], Tensor], Sequence[Tensor]]:
-    """What computes with scores by a name of a package, and its parameters."""
+    """A function of scores that calls ``name`` of ``package``, and its learned parameters."""
     if name in LOSSES:
         loss: Any = getattr(package, name)()
         return (lambda x: loss(x, target)), ()
@@ -63,7 +65,7 @@ def run(benchmark: Benchmark) -> None:
 
 
 def table(rows: Sequence[Row]) -> str:
-    """How many times as fast each name is here, in each part."""
+    """How many times as fast as the package each name is here, in each part."""
     found = {(r["function"], r["part"]): 1 / float(r["ratio"]) for r in rows if r["way"] == "ours" and r["ratio"]}
     cases = {r["part"]: r["case"] for r in rows}
     names = dict.fromkeys(function for function, _ in found)

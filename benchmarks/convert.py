@@ -1,9 +1,10 @@
-"""GPT-2 small of transformers and ViT-S of timm, converted, against themselves with fused and written-out softmax.
+"""GPT-2 small of transformers and ViT-S of timm, converted, against the same models unconverted.
 
     python -m benchmarks.convert [--device cuda] [--models gpt2 vit] [--functions multimax ...] [--quick]
 
-The first contestant is the model as its library makes it, by ``F.scaled_dot_product_attention``. On a CPU in float32,
-on a GPU in bfloat16 by autocast. All share their weights.
+Unconverted, they run with fused and with written-out softmax. The first contestant is the model as
+its library makes it, with ``F.scaled_dot_product_attention``. All contestants share their weights.
+They run in float32 on a CPU, and in bfloat16 by autocast on a GPU.
 """
 
 from collections.abc import Callable

@@ -1,11 +1,12 @@
-"""Every function that has a kernel, by it and in eager mode, against ``torch.softmax`` and other implementations.
+"""Every function that has a kernel, with it and in eager mode, against other implementations.
 
     python -m benchmarks.functions [--device cuda] [--functions multimax ...] [--quick]
 
-Parts: the shapes of a vision transformer, of attention over text and of a language model's output; rows of growing
-length at a constant number of scores; growing numbers of threads. Peers are MultiMax's formula written out, in eager
-mode and compiled, the entmax package and, on a GPU, Liger's sparsemax. Then the gradients of parameters: whether two
-runs give the same bits, and their largest error against eager float64, relative to the largest gradient.
+Parts: the shapes of a vision transformer, of attention over text and of a language model's output;
+rows of growing length at a constant number of scores; growing numbers of threads. They are
+compared with ``torch.softmax``, MultiMax's formula written out, in eager mode and compiled, the
+entmax package and, on a GPU, Liger's sparsemax. Then the gradients of parameters: whether two runs
+give the same bits, and their largest error against eager float64, relative to the largest gradient.
 
 Bandwidth counts what even softmax must move: forward reads the scores and writes the weights; backward reads the
 weights and their gradient and writes that of the scores.
@@ -26,7 +27,7 @@ from benchmarks.bench import BOTH, FORWARD, Benchmark, Contestant, program
 from multimax import kernels, reweight
 
 SHAPES = ((384, 197, 197), (8, 512, 512), (512, 32000))
-LENGTHS = (197, 1024, 4096, 16384, 512, 267_744, 64, 65536)  # what matters most first, lest time runs out
+LENGTHS = (197, 1024, 4096, 16384, 512, 267_744, 64, 65536)  # by importance: time may run out
 
 MODES = {"kernel": "require", "eager": "eager"}
 
@@ -47,7 +48,7 @@ def ours(name: str, path: str, device: torch.device) -> Contestant:
 
 
 def peers(benchmark: Benchmark) -> list[Contestant]:
-    """Other implementations of the functions, as far as they are installed."""
+    """Other implementations of the functions, those that are installed."""
     names, device = benchmark.arguments.functions, benchmark.device
     found = []
     if "multimax" in names:
@@ -65,7 +66,7 @@ def peers(benchmark: Benchmark) -> list[Contestant]:
             ("entmax15", "sorted", entmax.entmax15, ()),
             ("entmax", "bisection", lambda x: entmax.entmax_bisect(x, alpha), (alpha,)),
         )
-        for name, way, of_rows, learned in theirs:  # all are along the last dimension
+        for name, way, of_rows, learned in theirs:  # all work along the last dimension
             found.append(Contestant(name, f"entmax package, {way}", of_rows, learned, directions=[BOTH]))
     except ImportError as error:
         benchmark.leave_out(f"the entmax package is not installed ({error})")
@@ -81,7 +82,7 @@ def peers(benchmark: Benchmark) -> list[Contestant]:
 
 
 def gradients(benchmark: Benchmark, name: str, path: str, shape: tuple[int, ...]) -> None:
-    """A row about the gradients of the parameters of one function by one path."""
+    """Add a row about the gradients of one function's parameters, computed by one path."""
     module = reweight.create(name).to(benchmark.device)
     scores, grad = torch.randn(2, *shape, device=benchmark.device, dtype=benchmark.dtype)
 

@@ -3,9 +3,10 @@
 #
 #     [PYTHON=python3] benchmarks/gpu.sh [options of python -m benchmarks]
 #
-# Needs torch with Triton and this package; what else is missing is said and left out. The tests of the kernels come
-# first and get a hundred seconds. Tables land in results/benchmarks; all rows, and the aims, are printed at the end. With
-# --device cpu --quick it goes through its paces where there is no GPU, without these tests.
+# Needs torch with Triton, and this package. Anything else that is missing is reported and left
+# out. The tests of the kernels come first and get a hundred seconds. Tables go to
+# results/benchmarks; all rows and the aims are printed at the end. Without a GPU, --device cpu
+# --quick tries it out, without the tests.
 set -u
 cd "$(dirname "$0")/.."
 python=${PYTHON:-$(test -x .venv/bin/python && echo .venv/bin/python || echo python3)}

@@ -2,11 +2,13 @@
 
     python -m benchmarks.input [FOLDER] [--images 256] [--batch 32] [--seconds 60] [--quick]
 
-FOLDER has a folder of images for each class; without one, JPEGs of 500x375 pixels with the spectrum of photographs are
-made. What is timed is the work of a loading process up to a finished batch: decoding, random resized crop, flip,
-RandAugment and collating. Normalisation and random erasing are left to the device, in ours as in timm's default
-(``bytes``); without timm's prefetcher (``floats``), as in DeiT's own code, they are timed too. Everything runs in one
-process with one thread. Handing a batch to another process is not timed; it costs floats four times as much as bytes.
+FOLDER has a folder of images for each class. Without it, JPEGs of 500x375 pixels with the spectrum
+of photographs are made. What is timed is the work of a loading process up to a finished batch:
+decoding, random resized crop, flip, RandAugment and collating. Our loader and timm's default
+(``bytes``) leave normalisation and random erasing to the device. Without timm's prefetcher
+(``floats``), as in DeiT's own code, they are timed too. Everything runs in one process with one
+thread. Handing a batch to another process is not timed; it costs four times as much for floats as
+for bytes.
 """
 
 import tempfile
@@ -54,7 +56,7 @@ def write_photographs(folder: Path, count: int, width: int, height: int) -> None
 
 
 def timms(folder: Path, size: int, batch: int, *, prefetcher: bool) -> Iterator[Any]:
-    """Batches of timm's loader, endlessly; with its prefetcher, as the device gets them."""
+    """Endless batches of timm's loader; with its prefetcher, those that the device gets."""
     with mock.patch.dict(auto_augment.NAME_TO_OP, {name: ours.original for name, ours in OPERATIONS.items()}):
         loader = timm.data.create_loader(
             timm.data.ImageDataset(str(folder)),

@@ -1,10 +1,11 @@
-"""Speed and memory of training steps of both language models beside others on the same weights and batch.
+"""Speed and memory of training steps of both language models, beside other implementations.
 
     python -m benchmarks.language_modeling [--device cuda] [--functions softmax multimax ...] [--quick]
 
-transformer_lm is compared with fairseq's, where that is installed, and Transformer-XL with its formula as the paper
-writes it, a position vector for each query and key. Both pairs are checked to agree before they are timed. A step is
-forward and backward.
+transformer_lm is compared with fairseq's, if that is installed, and Transformer-XL with its
+formula as the paper writes it, which has a position vector for each pair of a query and a key.
+Both sides of a pair have the same weights and batch, and are checked to agree before they are
+timed. A step is forward and backward.
 """
 
 import copy
@@ -45,7 +46,7 @@ class PlainAttention(RelativeAttention):
 
 
 def plain_formula(model: TransformerXL) -> TransformerXL:
-    """The same model with the same weights, its scores computed by the formula."""
+    """The same model with the same weights, but with scores computed by the plain formula."""
     model = copy.deepcopy(model)
     for block in model.blocks:
         block.attention.__class__ = PlainAttention

@@ -2,10 +2,11 @@
 
     python -m benchmarks.output_layer [--device cuda] [--quick]
 
-Parts: the loss of hidden states against a tied table, for growing vocabularies, with MultiMax on the scores and
-without; and adaptive softmax beside torch's. Gradients are of hidden states, table and MultiMax's parameters. "whole"
-holds all scores at once, "pieces" is ``linear_cross_entropy``. Peers are the whole expression compiled and, on a GPU,
-Liger's fused linear cross-entropy.
+Parts: the loss of hidden states against a tied table, for growing vocabularies, with and without
+MultiMax on the scores; and adaptive softmax beside torch's. Gradients are computed for the hidden
+states, the table and MultiMax's parameters. "whole" holds all scores at once, "pieces" is
+``linear_cross_entropy``. Peers are the whole expression compiled and, on a GPU, Liger's fused
+linear cross-entropy.
 """
 
 from collections.abc import Callable
@@ -21,7 +22,7 @@ from multimax import reweight
 from multimax.output_layer import linear_cross_entropy
 from multimax.suite.models.adaptive import AdaptiveEmbedding
 
-VOCABULARIES = (267_744, 32_768, 8192)  # what matters most first, lest time runs out
+VOCABULARIES = (267_744, 32_768, 8192)  # most important first: time may run out
 CUTOFFS = (20_000, 40_000, 200_000)  # of Transformer-XL on WikiText-103
 
 
@@ -60,14 +61,14 @@ def contestants(benchmark: Benchmark, targets: Tensor, vocabulary: int) -> list[
 
 
 class Torchs(nn.AdaptiveLogSoftmaxWithLoss):
-    """torch's adaptive softmax as a sum of losses after hidden states."""
+    """torch's adaptive softmax, with a method for the summed loss of hidden states."""
 
     def loss(self, targets: Tensor, hidden: Tensor) -> Tensor:
         return -self(hidden, targets).output.sum()
 
 
 def adaptive(benchmark: Benchmark, tokens: int, dim: int, vocabulary: int, cutoffs: tuple[int, ...]) -> None:
-    """Adaptive softmax of both libraries, on words as frequent as Zipf's law has them."""
+    """Adaptive softmax of both libraries, on words whose frequencies follow Zipf's law."""
     device = benchmark.device
     words = torch.arange(1, vocabulary + 1, dtype=torch.float64).reciprocal()
     targets = torch.multinomial(words, tokens, replacement=True).to(device)

@@ -1,4 +1,4 @@
-"""A picture of each table: contestants as dots at their ratio to the first, and as lines over what grows."""
+"""A picture of each table: contestants as dots at their ratio to the first, or lines over size."""
 
 import math
 from collections.abc import Sequence
@@ -13,11 +13,13 @@ from benchmarks.aims import Row
 from benchmarks.bench import BACKWARD, BOTH, FORWARD
 from multimax.suite.figures.style import figure, style_of
 
-# Lines by way: the path that is ours is drawn through, what holds everything at once dashed, all else dotted.
+# Line style by way: our own path is solid, what holds everything at once dashed, all else dotted.
 LINES = dict.fromkeys(("kernel", "default", "pieces", "ours", "flash"), "-") | dict.fromkeys(
     ("eager", "whole", "reference"), "--"
 )
-SHORT = 3  # times from one end of an axis to the other; a logarithmic one would have a tick or two
+# An axis whose ends differ by less than this factor has even steps: as powers, it would have only a
+# tick or two.
+SHORT = 3
 UNITS = {
     "ratio": "time, over the first",
     "of_copy": "bandwidth, over a copy's",
@@ -97,7 +99,7 @@ def contestants(rows: Sequence[Row], case: tuple[str, str]) -> list[tuple[str, s
 
 
 def dots(axes: Axes, case: tuple[str, str], rows: Sequence[Row], labelled: bool) -> None:
-    """One case: a row for each contestant, hollow for forward alone."""
+    """One case, with a line for each contestant; marks of forward alone are hollow."""
     names = contestants(rows, case)[::-1]
     for row in rows:
         if (row["part"], row["case"]) == case:
@@ -147,7 +149,10 @@ def grow(axes: Axes, growth: Growth, rows: Sequence[Row]) -> None:
 
 
 def plain(axes: Axes, which: str) -> None:
-    """Powers of ten as numbers, and one or two between them where the axis spans little; even steps on a short one."""
+    """Label powers of ten as plain numbers; 2 and 5 too if the ends differ less than 100-fold.
+
+    An axis shorter than ``SHORT`` gets even steps instead.
+    """
     axis = axes.xaxis if which == "x" else axes.yaxis
     low, high = axis.get_view_interval()
     if high / low < SHORT:

@@ -1,9 +1,10 @@
-"""Pages and pictures of the measured tables, and the aims held against them.
+"""Pages and pictures of the measured tables, and the aims compared with them.
 
     python -m benchmarks.report [RESULTS]
 
-Reads ``RESULTS/benchmarks/*.csv`` with their records, prints the aims, and writes ``aims.md`` and, in ``report/``, a
-page and a picture for each table. Tables of tiny sizes are left out; with ``--quick`` they are all that is read.
+Reads ``RESULTS/benchmarks/*.csv`` with their records, prints the aims, and writes ``aims.md`` and,
+in ``report/``, a page and a picture for each table. Tables of tiny sizes are left out; with
+``--quick`` only those are read.
 """
 
 import argparse
@@ -51,7 +52,7 @@ def read_tables(folder: Path, quick: bool) -> list[Table]:
 
 
 def verdicts(tables: Sequence[Table]) -> list[Row]:
-    """Each aim, what was measured and whether it is met; more than one device has a row for each."""
+    """Each aim, what was measured and whether it is met, with a row for each measured device."""
     rows: list[Row] = []
     for aim in AIMS:
         fitting = [table for table in tables if table.name == aim.table and table.on_gpu == aim.on_gpu]
@@ -65,13 +66,13 @@ def verdicts(tables: Sequence[Table]) -> list[Row]:
             measured = describe(aim, values) + (f", {table.record['device']}" if aim.on_gpu else "")
             verdict = "met" if met == len(values) else f"not met ({met} of {len(values)})" if met else "not met"
             if all(row["milliseconds"] and value != value for row, value in values):
-                measured, verdict = "", "not measured here"  # the row was, but not this number
+                measured, verdict = "", "not measured here"  # the case was, but not this number
             rows.append(text | {"measured": measured, "verdict": verdict})
     return rows
 
 
 def describe(aim: Aim, values: Sequence[tuple[Row, float]]) -> str:
-    """The value of each row, or the best and the worst of many."""
+    """The value of each row, or only the least and the greatest if there are more than four."""
     if len(values) > 4:
         ranked = sorted(values, key=lambda pair: pair[1] if pair[1] == pair[1] else float("inf"))
         values = [ranked[0], ranked[-1]]

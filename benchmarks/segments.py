@@ -2,7 +2,8 @@
 
     python -m benchmarks.segments [--functions multimax ...] [--quick]
 
-Edges are spread evenly over the nodes, 20 for each on average and sorted by node or not, or by a power law.
+Edges are spread evenly over the nodes, 20 per node on average, sorted by node or not; or they
+follow a power law.
 """
 
 from functools import partial

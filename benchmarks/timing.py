@@ -32,16 +32,17 @@ class Measurement:
     failure: str = ""
 
     def divided_by(self, count: int) -> "Measurement":
-        """The measurement of one of ``count`` that were timed together."""
+        """The measurement of one of ``count`` repetitions that were timed together."""
         times = {name: getattr(self, name) / count for name in ("milliseconds", "low", "high")}
         return replace(self, **times)
 
 
 def compare(calls: Sequence[Call], device: torch.device, *, seconds: float, repeats: int = 50) -> list[Measurement]:
-    """Measure ``calls`` by turns, for about ``seconds`` in all and at most ``repeats`` turns.
+    """Measure ``calls`` in turn, for about ``seconds`` in all and at most ``repeats`` turns.
 
-    Each call has an equal share of the time: one that has used it up drops out after three turns, or after the first if
-    that took ten shares. A call that raises is left out, and its measurement says why.
+    Each call has an equal share of the time. One that has used up its share drops out after three
+    turns, or earlier if it has used ten shares. A call that raises is left out, and its
+    measurement says why.
     """
     share = seconds / max(1, len(calls))
     results: list[Measurement | None] = [None] * len(calls)
@@ -83,14 +84,14 @@ def summary(taken: Mapping[int, float], first: Mapping[int, float], peak: int) -
 
 
 def timed(call: Call, device: torch.device) -> float:
-    """Seconds of one call; on a GPU between two events, behind the clearing of its cache."""
+    """Seconds that one call takes; on a GPU, between two events, after clearing its cache."""
     if device.type != "cuda":
         started = time.perf_counter()
         call()
         return time.perf_counter() - started
     start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-    # Clearing 2 GiB takes most of a millisecond, longer than the host needs to queue a forward and a backward of a few
-    # kernels, so that their launch is not what is measured.
+    # Clearing 2 GiB takes most of a millisecond. That is longer than the host needs to queue a
+    # forward and a backward of a few kernels, so launching them is not what is measured.
     memory = torch.cuda.get_device_properties(device).total_memory
     torch.empty(min(2**31, memory // 16), dtype=torch.int8, device=device).zero_()
     start.record()
@@ -101,10 +102,10 @@ def timed(call: Call, device: torch.device) -> float:
 
 
 def peak_memory(call: Call, device: torch.device) -> int:
-    """Bytes that torch's allocator holds at most during a call, on top of what it holds before.
+    """The most bytes that torch's allocator holds during a call, on top of what it held before.
 
-    On the CPU these are the allocations that torch's profiler sees, the same each time; scratch memory of libraries
-    that have an allocator of their own is not among them.
+    On the CPU these are the allocations that torch's profiler sees, which are the same each time.
+    Scratch memory of libraries that have their own allocator is not included.
     """
     if device.type == "cuda":
         torch.cuda.synchronize(device)
@@ -126,7 +127,10 @@ def peak_memory(call: Call, device: torch.device) -> int:
 
 
 def copy_bandwidth(device: torch.device, megabytes: int) -> float:
-    """Bytes per second, read plus written, of copying a tensor of so many MiB, which should dwarf the caches."""
+    """Bytes per second, read plus written, of copying a tensor of ``megabytes`` MiB.
+
+    It should be much larger than the caches.
+    """
     source = torch.zeros(megabytes * 2**20, dtype=torch.int8, device=device)
     target = torch.empty_like(source)
     target.copy_(source)

@@ -1,11 +1,13 @@
-"""Training steps of the three models of the paper with each function, against softmax: forward, backward, optimiser.
+"""Training steps of the paper's three models with each function, against softmax.
 
     python -m benchmarks.training_steps [--device cuda] [--models deit lm mt] [--functions multimax ...] [--quick]
 
-Models and optimisers are those of ``scale=paper`` (with ``--quick``, ``scale=demo``) on random batches, which need no
-data: DeiT-S, Transformer-XL base and the IWSLT14 model. On a GPU a step is in bfloat16, compiled and replayed from CUDA
-graphs (``training.cuda_graphs``), so that it does not measure a slow host's launches, and several in a row are timed,
-since in training the host runs ahead of the device. On a CPU it is in float32 on a batch that takes seconds.
+A step is forward, backward and optimiser. Models and optimisers are those of ``scale=paper`` (with
+``--quick``, ``scale=demo``) on random batches, which need no data: DeiT-S, Transformer-XL base and
+the IWSLT14 model. On a GPU a step is in bfloat16, compiled and replayed from CUDA graphs
+(``training.cuda_graphs``), so that it does not measure a slow host's launches. Several in a row
+are timed, since in training the host runs ahead of the device. On a CPU a step is in float32 on a
+batch that takes seconds.
 """
 
 from collections.abc import Callable
@@ -35,7 +37,7 @@ def image_classifier(config: Any, batch: int, device: torch.device) -> tuple[nn.
 
 
 def language_model(config: Any, batch: int, device: torch.device) -> tuple[nn.Module, Loss, int]:
-    """On a segment with a full memory; words are as frequent as Zipf's law has them."""
+    """On a segment with a full memory; the frequencies of words follow Zipf's law."""
     from multimax.suite.models.language_model import MODELS as LANGUAGE_MODELS
 
     cutoffs, length = config.model.cutoffs, config.model.segment_length
@@ -76,7 +78,7 @@ def training_step(
 ) -> tuple[Callable[[], None], int]:
     """IN_A_ROW steps as the trainer takes them, and the number of images or target tokens in one.
 
-    Models share ``weights``, which the first one fills, so that several large ones find room.
+    Models share ``weights``, which the first one fills, so that several large ones fit into memory.
     """
     from multimax import clip_gradients
     from multimax.suite.engine.optimizers import create_optimizer

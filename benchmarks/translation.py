@@ -2,10 +2,11 @@
 
     python -m benchmarks.translation [--tokens 1024] [--beam-tokens 256] [--functions softmax multimax ...] [--quick]
 
-Both have the same weights and see the same batches, and are checked to agree in loss and in translations before they
-are timed. For softmax the other model is fairseq's own, for other functions that of ``multimax.integrations.fairseq``.
-A training step is forward and backward with label smoothing and dropout. The weights are random, so that hypotheses run
-to the greatest length, which is the same for both.
+Both have the same weights and see the same batches, and are checked to agree in loss and in
+translations before they are timed. For softmax the other model is fairseq's own, for other
+functions that of ``multimax.integrations.fairseq``. A training step is forward and backward with
+label smoothing and dropout. The weights are random, so hypotheses run to the maximum length, which
+is the same for both.
 """
 
 from argparse import Namespace
@@ -33,7 +34,7 @@ SIZES = {
     "paper": EncoderDecoderConfig(),
 }
 SMOOTHING, BEAM = 0.1, 5
-LENGTHS = (6, 36)  # of the sentences, both included
+LENGTHS = (6, 36)  # tokens per sentence in the first and the last batch
 
 
 def fairseq_model(
@@ -63,7 +64,7 @@ def fairseq_model(
 
 
 def random_batch(max_tokens: int, num_tokens: int, length: int) -> TranslationBatch:
-    """As many padded pairs of about ``length`` tokens as fit ``max_tokens`` tokens on each side."""
+    """As many padded pairs of about ``length`` tokens as fit into ``max_tokens`` on each side."""
     rows = max(1, max_tokens // length)
     lengths = torch.randint(max(2, length - 3), length + 1, (2, rows))
     lengths[:, 0] = length
@@ -76,7 +77,7 @@ def random_batch(max_tokens: int, num_tokens: int, length: int) -> TranslationBa
 
 
 def fairseq_sample(batch: TranslationBatch) -> dict[str, Any]:
-    """The same batch, padded on the right as ours is."""
+    """The same batch in fairseq's format, padded on the right like ours."""
     inputs = {"src_tokens": batch.source, "src_lengths": batch.source_mask.sum(1), "prev_output_tokens": batch.target}
     targets = batch.targets.where(batch.targets != IGNORED, PAD)
     return {"id": batch.indices, "net_input": inputs, "target": targets, "ntokens": int((targets != PAD).sum())}
@@ -85,7 +86,8 @@ def fairseq_sample(batch: TranslationBatch) -> dict[str, Any]:
 class Ours:
     def __init__(self, model: EncoderDecoder, vocabulary: int, longest: int):
         self.model = model
-        self.smoothing = SMOOTHING * vocabulary / (vocabulary - 1)  # fairseq's leaves out the target
+        # fairseq's smoothing leaves out the target.
+        self.smoothing = SMOOTHING * vocabulary / (vocabulary - 1)
         self.search = Search(BEAM, max_length_ratio=0, max_length_extra=longest)
 
     def loss(self, batch: TranslationBatch) -> Tensor:

@@ -17,7 +17,7 @@ COMMANDS = {
     "heads": ("text_maps", "which tokens each head of a language model looks at"),
     "oversmoothing": ("oversmoothing_command", "how alike tokens become, by layer and over training"),
 }
-"""The module of each command, with a function of the command's name, and what it does."""
+"""For each command: the module with the function of that name, and what the command does."""
 
 
 @one_line_errors

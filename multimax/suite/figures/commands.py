@@ -1,4 +1,7 @@
-"""Shared by the commands of ``python -m multimax.suite.figures``: reading runs, and writing numbers and figures."""
+"""Shared by the commands of ``python -m multimax.suite.figures``.
+
+They read runs, and write numbers and figures.
+"""
 
 import argparse
 import json
@@ -22,7 +25,10 @@ from multimax.suite.runs import Run
 from multimax.suite.text_tables import Row
 
 Draw = Callable[[Mapping[str, Any]], tuple[Figure, Sequence[Row]] | None]
-"""A figure of what was found in runs, by label, with the rows that it shows; None where there is nothing to draw."""
+"""Takes what was found in each run, by the run's label, and returns a figure and the rows it shows.
+
+Returns None if there is nothing to draw.
+"""
 
 
 def keep(run: OpenRun, kind: str, found: Mapping[str, Any]) -> None:
@@ -33,7 +39,7 @@ def keep(run: OpenRun, kind: str, found: Mapping[str, Any]) -> None:
 
 
 def runs_parser(command: Callable[[Sequence[str]], None]) -> argparse.ArgumentParser:
-    """Options of a command that reads one run or several."""
+    """A parser with the options of a command that reads one or more runs."""
     parser = Parser(prog=f"python -m multimax.suite.figures {command.__name__}", description=command.__doc__)
     parser.add_argument(
         "runs", nargs="+", metavar="RUN", help="run folders; KEY=VALUE among them, such as data.root=PATH, is for all"
@@ -59,7 +65,7 @@ def parse(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> argparse
 
 
 def open_runs(arguments: argparse.Namespace, needs: str | None = None) -> Iterator[OpenRun]:
-    """Open the runs one after the other, once the configurations of all have been checked.
+    """Check the configuration of every run, then open the runs one after the other.
 
     Raises UserError as ``OpenRun`` does.
     """
@@ -69,7 +75,7 @@ def open_runs(arguments: argparse.Namespace, needs: str | None = None) -> Iterat
     for run in runs:
         _ = run.config
     while runs:
-        yield runs.pop(0)  # so that its model is free to go
+        yield runs.pop(0)  # popped, so that nothing here keeps its model in memory
 
 
 def chosen(given: str | None, option: str, what: str, count: int, run: OpenRun) -> list[int]:
@@ -91,9 +97,11 @@ def compare(
     find: Callable[[OpenRun], Mapping[str, Any]],
     figures: Mapping[str, Draw] | None = None,
 ) -> None:
-    """Keep what ``find`` gives for each run as KIND.json, and draw it as maps, or as each of the ``figures``.
+    """Write what ``find`` returns for each run to KIND.json, and draw it with all ``figures``.
 
-    They go to RUN/analysis, and those of several runs to FIGURE_compared.
+    Without ``figures`` it is drawn as maps. The files of each run go to its RUN/analysis. With
+    several runs, FIGURE_compared shows all of them; it goes to ``--to``, by default RUN/analysis of
+    the first.
     """
     configs, found = [], []
     for run in open_runs(arguments, needs):
@@ -109,7 +117,7 @@ def compare(
 
 
 def labels(configs: Sequence[Mapping[str, Any]]) -> list[str]:
-    """A distinct label for each run: its functions, and its seed or position where several have the same."""
+    """A distinct label for each run: its functions, plus seed and position where runs share it."""
     names = [reweight_label(config["reweight"]) for config in configs]
     for more in ([f"seed {config['seed']}" for config in configs], [f"run {i}" for i in range(1, len(configs) + 1)]):
         count = Counter(names)

@@ -16,16 +16,16 @@ Band = tuple[int, float, float, float]  # step; mean, least and greatest of the 
 
 @dataclass(frozen=True)
 class Curve:
-    """One key of the log of one function's runs."""
+    """One logged key over the steps of one function's runs."""
 
     label: str
-    function: str  # in attention, which gives the colour
+    function: str  # the one in attention; decides colour and line style
     key: str
     points: Sequence[Band]
 
 
 def bands(seeds: Sequence[Mapping[int, float]]) -> list[Band]:
-    """Mean, least and greatest of the seeds' values at every step that any of them has."""
+    """Mean, least and greatest value over the seeds, at every step that any seed has."""
     at: dict[int, list[float]] = defaultdict(list)
     for values in seeds:
         for step, value in values.items():
@@ -36,7 +36,10 @@ def bands(seeds: Sequence[Mapping[int, float]]) -> list[Band]:
 def dashboard_figure(
     title: str, sections: Mapping[str, Mapping[str, Sequence[Curve]]], final: tuple[str, Sequence[Curve]]
 ) -> tuple[Figure, list[Row]]:
-    """The panels of each section, with a panel of bars at the end of the first; a row for each point."""
+    """Draw the panels of each section, and the bars of ``final`` after the first section's panels.
+
+    Returns the figure, and a row for each point in it.
+    """
     lines = [-(-(len(panels) + (number == 0)) // COLUMNS) for number, panels in enumerate(sections.values())]
     with figure(9.5, 1.75 * sum(lines) + 0.5) as drawing:
         parts = drawing.subfigures(len(sections), 1, squeeze=False, height_ratios=lines)[:, 0]
@@ -79,7 +82,7 @@ def draw_curves(axes: Axes, curves: Sequence[Curve]) -> None:
 
 
 def draw_bars(axes: Axes, curves: Sequence[Curve]) -> None:
-    """The means of the last step; a line from the least to the greatest."""
+    """A bar for each mean at the last step, with a line from the least to the greatest value."""
     for place, curve in enumerate(curves):
         _, mean, least, greatest = curve.points[-1]
         axes.bar(place, mean, color=style_of(curve.function).color, width=0.7)

@@ -69,7 +69,7 @@ def idea(multimax: Fit) -> tuple[Figure, list[Row]]:
 
 
 def rounded_points(function: Function, k: Sequence[float] | torch.Tensor) -> Points:
-    """``points`` rounded to four digits, as in the CSV: beyond these, processors differ and so would the figure."""
+    """``points`` rounded to four decimals, as in the CSV: processors differ in the later ones."""
     exact = points(function, k)
     return Points(rounded(exact.weights), rounded(exact.multi_modality), rounded(exact.sparsity))
 
@@ -82,7 +82,10 @@ def legend(names: Iterable[str]) -> list[Line2D]:
 
 
 def label(name: str) -> str:
-    """Says of MultiMax that it is fitted: its points show what it can do, and reproduce nothing."""
+    """MultiMax's label says that it is fitted.
+
+    Its points show what it can do, and reproduce nothing.
+    """
     more = {"entmax": f", α = {ALPHA}", "multimax": ", fitted"}
     return style_of(name).label + more.get(name, "")
 
@@ -93,7 +96,10 @@ def row(panel: str, series: str, at: float, x: float, y: float) -> Row:
 
 
 def draw_simplex(axes: Axes) -> list[Row]:
-    """Softmax's path over k at some temperatures: from t = 4 on it is off the edge, where -1 has no weight."""
+    """Softmax's path over k at several temperatures.
+
+    On the lower edge -1 has no weight; from t = 4 on the path is off that edge.
+    """
     axes.set_title("a  Softmax at temperatures t")
     height = math.sqrt(3) / 2
     axes.plot([0, 1, 0.5, 0], [0, 0, height, 0], color="0.7", linewidth=1)

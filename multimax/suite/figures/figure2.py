@@ -14,7 +14,10 @@ from multimax.suite.text_tables import Row
 
 RANGES = torch.tensor([-1.0, 1.0], dtype=torch.float64)
 TS = torch.tensor([-2.0, -0.75], dtype=torch.float64)
-"""MultiMax of first order, chosen to be seen and not learned: slope 3 below -1, 1 between, 1/4 above 1."""
+"""First-order MultiMax with parameters chosen to be visible, not learned.
+
+The slope is 3 below -1, 1 in between and 1/4 above 1.
+"""
 
 LEVELS = {"small": -3.0, "medium": 0.0, "large": 3.0}
 DIFFERENCES = torch.arange(-80, 81, dtype=torch.float64) / 20
@@ -39,7 +42,7 @@ def multimax(scores: Tensor) -> Tensor:
 
 
 def first_weight(function: Function, level: float) -> Tensor:
-    """Weight of the first of two scores around ``level`` for each of ``DIFFERENCES`` of the first from the second."""
+    """Weight of the first of two scores around ``level``, by ``DIFFERENCES`` of first - second."""
     scores = torch.stack([level + DIFFERENCES / 2, level - DIFFERENCES / 2], -1)
     return function(scores)[:, 0]
 

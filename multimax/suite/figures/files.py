@@ -30,7 +30,10 @@ def drawn(figure: Figure, kind: str) -> bytes:
 
 
 def rounded(svg: bytes) -> bytes:
-    """Coordinates to a thousandth of a point, and identifiers, which are digests of exact ones, in order."""
+    """Round coordinates to a thousandth of a point, and number the identifiers in their order.
+
+    Matplotlib's identifiers are digests of the exact coordinates.
+    """
     text = re.sub(r"(?<!scale\()(?<![\d.])-?\d+\.\d{4,}", lambda number: f"{float(number[0]):z.3f}", svg.decode())
     for count, name in enumerate(dict.fromkeys(re.findall(r'id="([a-z][0-9a-f]{10})"', text))):
         text = text.replace(name, f"shape{count}")

@@ -1,4 +1,7 @@
-"""Paired differences as a forest plot: each pair a faint mark, their mean a strong one on its interval."""
+"""Paired differences as a forest plot: faint marks for pairs, a strong one for their mean.
+
+The mean lies on its interval.
+"""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -12,12 +15,15 @@ from multimax.suite.figures.style import figure, style_of
 from multimax.suite.text_tables import Row
 
 LEFT = 0.01  # where the title and the groups' names begin, in widths of the figure
-WIDTH = 88  # characters of a title's line
+WIDTH = 88  # characters in a line of the title
 
 
 @dataclass(frozen=True)
 class Line:
-    """One line of the plot, which looks as ``function`` does; hollow if it is ``secondary`` or has no interval."""
+    """One line of the plot, in the style of ``function``.
+
+    The mark of its mean is hollow if it is ``secondary`` or has no interval.
+    """
 
     label: str
     function: str
@@ -28,7 +34,7 @@ class Line:
 
 
 def forest(groups: Mapping[str, Sequence[Line]], title: str, axis: str) -> tuple[Figure, list[Row]]:
-    """The groups below each other, each under its name, and everything the figure shows as rows."""
+    """The groups one below the other, each under its name; and everything shown, as rows."""
     count = sum(len(lines) + 1 for lines in groups.values())
     with figure(7.0, 1.0 + 0.24 * count) as drawing:
         axes = drawing.subplots()

@@ -27,7 +27,10 @@ Find = Callable[[OpenRun, Tensor], dict[str, Any]]
 
 
 def maps(arguments: Sequence[str]) -> None:
-    """Attention of one patch of an image to all patches, by layer, side by side over runs of task=deit."""
+    """Attention of one patch of an image to all patches, by layer.
+
+    Runs of task=deit are shown side by side.
+    """
     parser = image_parser(maps)
     parser.add_argument("--query", help="number of the patch, row by row from 0, or class; default: the middle")
     parser.add_argument("--layers", help="numbers from 0, such as 0,4,9; default: all")
@@ -49,7 +52,10 @@ def maps(arguments: Sequence[str]) -> None:
 
 
 def rollout(arguments: Sequence[str]) -> None:
-    """Attention rollout through all layers for one image (arXiv 2005.00928), side by side over runs of task=deit."""
+    """Attention rollout (arXiv 2005.00928) through all layers for one image.
+
+    Runs of task=deit are shown side by side.
+    """
 
     def find(run: OpenRun, images: Tensor) -> dict[str, Any]:
         backbone = run.model.backbone
@@ -61,7 +67,10 @@ def rollout(arguments: Sequence[str]) -> None:
 
 
 def gradcam(arguments: Sequence[str]) -> None:
-    """Grad-CAM of the predicted class for one image (arXiv 1610.02391), side by side over runs of task=deit."""
+    """Grad-CAM (arXiv 1610.02391) of the predicted class for one image.
+
+    Runs of task=deit are shown side by side.
+    """
 
     def find(run: OpenRun, images: Tensor) -> dict[str, Any]:
         with torch.no_grad(), run.autocast():
@@ -94,7 +103,9 @@ def compare_on_image(arguments: argparse.Namespace, kind: str, find: Find) -> No
 
 
 def read_image(path: Path, data: ImageData) -> tuple[Tensor, str]:
-    """The image preprocessed as in validation, [channels, height, width], and the same as a PNG in base64.
+    """The image preprocessed as in validation, [channels, height, width], and a PNG in base64.
+
+    The PNG is of the same image before normalisation.
 
     Raises UserError if the file is not an image.
     """

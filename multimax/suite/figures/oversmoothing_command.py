@@ -15,9 +15,10 @@ from multimax.suite.measures.oversmoothing import token_smoothing
 
 
 def oversmoothing(arguments: Sequence[str]) -> None:
-    """Patch similarity and MAD of every layer over the validation data, to RUN/analysis of each RUN, and one figure.
+    """Patch similarity and MAD of every layer over the validation data, in one figure for all runs.
 
-    Measured on a DeiT's patches, or on the source tokens in a translation model's encoder.
+    They are measured on a DeiT's patches, or on the source tokens in a translation model's encoder.
+    The numbers of each RUN go to its RUN/analysis.
     """
     parser = runs_parser(oversmoothing)
     parser.add_argument(

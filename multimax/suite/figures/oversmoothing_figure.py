@@ -27,7 +27,8 @@ class Smoothing:
 def oversmoothing_figure(runs: Sequence[Smoothing], title: str = "") -> tuple[Figure, list[Row]]:
     """Faint lines are runs, strong lines a function's mean over seeds. One row for each run, step and layer.
 
-    If several epochs were measured for every run, a third panel shows the mean over layers at these.
+    If several epochs were measured for every run, a third panel shows the mean over layers at those
+    epochs.
     """
     epochs = set.intersection(*({at["epoch"] for at in run.measured} for run in runs))
     over_time = len(epochs) > 1
@@ -67,7 +68,10 @@ def oversmoothing_figure(runs: Sequence[Smoothing], title: str = "") -> tuple[Fi
 
 
 def draw(axes: Axes, run: Smoothing, lines: Sequence[Mapping[float, float]], joined: bool = True) -> None:
-    """One line per run of a function, and their mean; only marks unless ``joined``: nothing was measured in between."""
+    """Draw one line per run of a function, and their mean.
+
+    Unless they are ``joined``, there are only marks: nothing was measured in between.
+    """
     style = style_of(run.function)
     faint, strong = ("-", style.line) if joined else ("", "")
     if len(lines) > 1:

@@ -1,9 +1,9 @@
 """Attention as heat maps, side by side over runs.
 
-What is drawn is a dict that can be kept as JSON, with ``rows`` of panels: each row is ``{"label": str, "panels":
-[{"title": str, "values": [[...], ...]}, ...]}``. Maps of an image have its ``image``, a PNG in base64, and the
-``query``, the patch whose attention they show, or None; those of text have the tokens behind the values' rows,
-``queries``, and columns, ``keys``.
+What is drawn is a dict that can be kept as JSON. It has ``rows`` of panels, each of them
+``{"label": str, "panels": [{"title": str, "values": [[...], ...]}, ...]}``. Maps of an image also
+have the ``image``, a PNG in base64, and the ``query``: the patch whose attention is shown, or None.
+Maps of text have the tokens of the values' rows, ``queries``, and of their columns, ``keys``.
 """
 
 import base64
@@ -28,7 +28,7 @@ INVISIBLE = {"\n": "\N{RETURN SYMBOL}", " ": "\N{OPEN BOX}", "\t": "\N{RIGHTWARD
 
 
 def panel(title: str, values: Any) -> dict[str, Any]:
-    """A panel of a tensor [rows, columns], to four digits."""
+    """A panel that shows a tensor [rows, columns], rounded to four significant digits."""
     return {"title": title, "values": [[float(f"{value:.4g}") for value in row] for row in values.tolist()]}
 
 
@@ -104,7 +104,7 @@ def draw_text(of: Mapping[str, Maps]) -> Figure:
 
 
 def heat_maps(several: Sequence[Axes], panels: Sequence[Mapping[str, Any]], largest: float = 0.0) -> None:
-    """Each panel under its title; what is left of the axes stays empty."""
+    """Each panel under its title; axes that are left over are hidden."""
     for axes, part in zip(several, panels, strict=False):
         heat_map(axes, part["values"], largest)
         axes.set_title(part["title"], fontsize=8)
@@ -113,7 +113,10 @@ def heat_maps(several: Sequence[Axes], panels: Sequence[Mapping[str, Any]], larg
 
 
 def heat_map(axes: Axes, values: Sequence[Sequence[float]], largest: float = 0.0) -> None:
-    """The colour scale runs from 0 to ``largest``, or to the map's own, printed below; exact zeros are white."""
+    """A map whose colours run from 0 to ``largest``, or to its own maximum; exact zeros are white.
+
+    The maximum is printed below the map.
+    """
     array = np.array(values)
     axes.imshow(np.ma.masked_equal(array, 0), COLORS, vmin=0, vmax=largest or array.max() or 1, interpolation="none")
     plain(axes)

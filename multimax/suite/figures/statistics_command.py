@@ -13,10 +13,10 @@ from multimax.suite.measures.streaming import attention_statistics
 
 
 def statistics(arguments: Sequence[str]) -> None:
-    """Statistics of the attention over each RUN's validation data, to its analysis folder.
+    """Write statistics of the attention over each RUN's validation data to its analysis folder.
 
     attention: sparsity, multi-modality, entropy, support and Gini index of each layer and head. histograms: the scores
-    and the weights of each layer. modulators: MultiMax's learned curves, where a run has it.
+    and the weights of each layer. modulators: MultiMax's learned curves, if the run uses it.
     """
 
     def find(run: OpenRun) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """Figures that compare trained models: attention measures by layer, histograms of scores, learned modulators.
 
-Each takes, by the label of the run, what ``multimax.suite.measures.attention_numbers.numbers`` returned for it.
+Each takes what ``multimax.suite.measures.attention_numbers.numbers`` returned for each run, by the
+run's label.
 """
 
 import math
@@ -195,7 +196,10 @@ def modulator_figure(of: Found) -> Made | None:
 
 
 def falling_title(of: Found) -> str:
-    """In how many attentions some larger score weighs less than a smaller one, among 99.9% of those met."""
+    """In how many attentions a larger score weighs less than a smaller one.
+
+    Only the central 99.9% of the scores met are considered.
+    """
     counts = [
         (sum(falls(curve) for curve in curves), len(curves))
         for found in of.values()

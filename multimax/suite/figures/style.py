@@ -1,7 +1,8 @@
 """How figures look: each function has one colour, marker and line style everywhere.
 
-The colours of the paper's functions are Okabe and Ito's ("Color Universal Design", 2008); the others were searched for
-the largest distance from all before among those that the colour-blind can tell apart.
+The colours of the paper's functions are Okabe and Ito's ("Color Universal Design", 2008). A search
+chose the others: among the colours that colour-blind people can tell apart, each is the one that is
+farthest from all before it.
 """
 
 from collections.abc import Iterator
@@ -75,6 +76,9 @@ def figure(width: float, height: float) -> Iterator[Figure]:
 
 
 def rounded(values: Tensor) -> Tensor:
-    """``values`` rounded to four decimals, float64: processors that agree so far then give the same bits."""
+    """``values`` in float64, rounded to four decimals.
+
+    Processors that agree up to there then give the same bits.
+    """
     flat = [round(value, 4) for value in values.flatten().tolist()]
     return torch.tensor(flat, dtype=torch.float64).view_as(values)

@@ -18,9 +18,10 @@ LONGEST = 60  # most tokens that can be labelled in a figure
 
 @torch.no_grad()
 def alignment(arguments: Sequence[str]) -> None:
-    """Attention of each word of a translation to the source, by layer, side by side over runs of task=mt.
+    """Attention of each word of a translation to the source, by layer.
 
-    A row is the state that predicts its word, while the decoder reads the words before it.
+    Runs of task=mt are shown side by side. A row belongs to the decoder state that predicts its
+    word from the words before it.
     """
     parser = runs_parser(alignment)
     parser.add_argument("--source", required=True, metavar="TEXT", help="sentence to translate")
@@ -59,7 +60,10 @@ def alignment(arguments: Sequence[str]) -> None:
 
 @torch.no_grad()
 def heads(arguments: Sequence[str]) -> None:
-    """Attention of each token of a text to those up to it, by layer and head, side by side over runs of task=lm."""
+    """Attention of each token of a text to those up to it, by layer and head.
+
+    Runs of task=lm are shown side by side.
+    """
     parser = runs_parser(heads)
     parser.add_argument("--text", required=True, metavar="TEXT")
     parser.add_argument("--layers", help="numbers from 0, such as 0,4,9; default: all")
@@ -82,7 +86,10 @@ def heads(arguments: Sequence[str]) -> None:
 
 
 def readable(ids: Tensor, option: str, ends: int = 1) -> Tensor:
-    """Return ``ids``. Raises UserError if there are none apart from ``ends``, or too many to label in a figure."""
+    """Return ``ids``, of which ``ends`` are end tokens.
+
+    Raises UserError if there are no others, or too many to label in a figure.
+    """
     if len(ids) <= ends:
         raise UserError(f"{option} has no word in it")
     if len(ids) > LONGEST:
