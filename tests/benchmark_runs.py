@@ -1,4 +1,4 @@
-"""Benchmarks at tiny sizes."""
+"""Run the benchmarks at tiny sizes."""
 
 import csv
 import importlib
@@ -9,7 +9,7 @@ from benchmarks.bench import COLUMNS
 
 
 def run(name, folder, monkeypatch, *options):
-    """The rows and the record of a benchmark at tiny sizes."""
+    """Run a benchmark at tiny sizes; return its rows and its record."""
     monkeypatch.setattr(sys, "argv", [name, "--device", "cpu", "--quick", "--output", str(folder), *options])
     importlib.import_module(f"benchmarks.{name}").main()
     with (folder / f"{name}_cpu.csv").open(newline="") as file:
@@ -18,5 +18,5 @@ def run(name, folder, monkeypatch, *options):
     for row in (row for row in rows if not row["same_bits"]):
         assert 0 < float(row["low"]) <= float(row["milliseconds"]) <= float(row["high"]), row
         assert float(row["ratio"]) > 0
-        assert float(row["peak_mb"]) > 0 or name == "input"  # Pillow's memory is none of torch's
+        assert float(row["peak_mb"]) > 0 or name == "input"  # torch does not count Pillow's memory
     return rows, json.loads((folder / f"{name}_cpu.json").read_text())

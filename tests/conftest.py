@@ -4,7 +4,8 @@ from pathlib import Path
 import pytest
 import torch
 
-# Without a GPU the Triton kernels are interpreted. Triton reads this when it is imported, which any import may do.
+# Without a GPU the Triton kernels run in its interpreter. Triton reads this variable when it is imported, and any
+# import below may import it.
 if not torch.cuda.is_available():
     os.environ["TRITON_INTERPRET"] = "1"
 
@@ -20,7 +21,7 @@ ROOT = Path(__file__).resolve().parent.parent
 
 @pytest.fixture(autouse=True)
 def _registry_as_it_was():
-    """What a test registers is gone after it."""
+    """Undo what a test registered."""
     before = dict(_registry._REGISTRY)
     yield
     _registry._REGISTRY.clear()
@@ -29,8 +30,8 @@ def _registry_as_it_was():
 
 @pytest.fixture
 def small_fresh_graphs(monkeypatch):
-    """What is compiled is compiled anew, and quickly: the steps of a search for a root are unrolled in graphs."""
-    monkeypatch.setattr("multimax.formulas.newton.MAX_STEPS", 8)  # the short rows of tests need no more
+    """Compile everything anew, and quickly: graphs unroll the steps of a root search, so allow only a few."""
+    monkeypatch.setattr("multimax.formulas.newton.MAX_STEPS", 8)  # enough for the short rows in tests
     torch.compiler.reset()
 
 
@@ -41,7 +42,7 @@ def root() -> Path:
 
 
 def pytest_terminal_summary(terminalreporter):
-    """What tests recorded as ``faults`` (what they did to runs) and ``lost`` (how many runs lost anything by it)."""
+    """Print what tests recorded as ``faults`` (what they did to runs) and ``lost`` (how many runs lost anything)."""
     reports = [report for kind in ("passed", "failed") for report in terminalreporter.stats.get(kind, [])]
     found = [(report.nodeid, dict(report.user_properties)) for report in reports if report.when == "call"]
     injected = [(name.split("::")[-1], properties) for name, properties in found if "faults" in properties]

@@ -1,7 +1,7 @@
-"""One function of each kind, for tests that need not go through all that are registered.
+"""One function of each kind, for tests that need not cover every registered function.
 
-What a model, a kernel or an engine has to do with a function is said by its row kernel, by whether it has a loss and by
-whether it has parameters; what it computes is the business of ``tests/reweight``, which goes through all.
+To a model, a kernel or the engine, functions differ only in their row kernel and in whether they have a loss and
+parameters. What each one computes is tested in ``tests/reweight``, which covers all of them.
 """
 
 import torch
@@ -22,7 +22,7 @@ WITH_KERNEL = tuple(name for name in reweight.available() if _kind(name)[0] is n
 
 
 def served(name):
-    """The backends that serve a function here, and None, which chooses."""
+    """The backends that can serve a function on this machine, and None, which lets ``attention`` choose."""
     query = torch.zeros(1, 1, 8, 16)
     found = []
     for backend in (None, *BACKENDS):

@@ -1,4 +1,4 @@
-"""An entry of a plan, whole and right."""
+"""A complete and correct entry of a plan."""
 
 COMPARISON = {
     "question": "Does it?",

@@ -1,4 +1,4 @@
-"""Attention with any reweighting against one query at a time, written out; and which path it takes."""
+"""Attention with any reweighting equals a plain loop over the queries, and takes the expected path."""
 
 import pytest
 import torch
@@ -262,7 +262,7 @@ def test_a_function_brings_a_backend_of_its_own():
 
 @pytest.mark.parametrize("name", KINDS)
 def test_flops_are_those_of_the_products(name):
-    """A counter's hooks have a module called; what was computed before and goes backward under it is counted too."""
+    """The counter's hooks force a call of the module. A backward counts even if its forward ran before."""
     query, key, value = (torch.randn(2, 3, n, d, requires_grad=True) for n, d in ((20, 8), (30, 8), (30, 5)))
     product, module = 2 * 2 * 3 * 20 * 30, reweight.create(name)
     with FlopCounterMode(display=False) as counter:
@@ -274,4 +274,4 @@ def test_flops_are_those_of_the_products(name):
         output = attention(query, key, value, module, backend="blocked")
         with FlopCounterMode(display=False) as counter:
             output.sum().backward()
-        assert counter.get_total_flops() == product * (3 * 8 + 2 * 5)  # the scores once more
+        assert counter.get_total_flops() == product * (3 * 8 + 2 * 5)  # the backward computes the scores once more

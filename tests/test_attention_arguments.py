@@ -1,4 +1,4 @@
-"""Wrong arguments of attention and of the output loss end in one line that names them, or in the right value."""
+"""Wrong arguments to attention and the output loss give a one-line error that names them, or the right value."""
 
 import pytest
 import torch
@@ -14,7 +14,7 @@ DRAWS = 700
 
 def assert_right(function, plain, right, seed):
     assert judge(function, plain, right, []) is None
-    names = list(right)  # what does not fit its neighbour may be said of either
+    names = list(right)  # the error may name either of two arguments that do not fit together
     faults = [(judge(function, plain, arguments, names), changed) for arguments, changed in draws(right, DRAWS, seed)]
     faults = [fault for fault in faults if fault[0] is not None]
     assert not faults, f"{len(faults)}, such as: {faults[0]}"
@@ -53,7 +53,7 @@ OPTIONS = {
 @pytest.mark.parametrize("name", ["softmax", "multimax", "entmax15"])
 def test_attention(name):
     def attend(dropout, **arguments):
-        """What is dropped is a matter of chance: only that a probability is taken for one."""
+        """Check only that a probability is accepted as one: which weights are dropped is random."""
         is_probability = isinstance(dropout, float) and 0 <= dropout < 1
         return multimax.attention(**arguments, dropout=0.0 if is_probability else dropout)
 

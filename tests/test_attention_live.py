@@ -1,4 +1,4 @@
-"""What is dead reaches neither outputs nor gradients, and what is live and not finite gives what the docstring says."""
+"""Dead entries reach neither outputs nor gradients; live ones that are not finite give what the docstring says."""
 
 from itertools import product
 
@@ -18,7 +18,7 @@ CASES = [(name, backend) for name in KINDS for backend in served(name)]
 @pytest.mark.parametrize("length", [8, 160])
 @pytest.mark.parametrize("way", ["keys", "rows", "causal", "queries"])
 def test_what_is_dead_reaches_neither_outputs_nor_gradients(name, backend, length, way):
-    """Keys that no query may attend to, in a mask of keys or of each query or behind a causal one; queries likewise."""
+    """Keys that no query may attend to: by a mask of keys, a mask for each query or a causal one. Dead queries too."""
     check_dead(attention, name, backend, length, way)
 
 
@@ -57,7 +57,7 @@ def check_dead(attend, name, backend, length, way):
 
 
 def traced(q, k, v, module, mask, causal):
-    """By a graph that was made when all was finite."""
+    """Run a graph that was traced on finite tensors."""
     graph = make_fx(lambda *tensors: attention(*tensors, module, mask, causal=causal))(*map(torch.ones_like, (q, k, v)))
     return graph(q, k, v)
 
@@ -102,7 +102,7 @@ def test_what_a_key_holds_reaches_only_the_queries_that_may_attend_to_it(way, na
 
 @pytest.mark.parametrize("name", reweight.available())
 def test_a_row_of_infinities_is_the_functions_own_on_every_backend(name):
-    """By keys, since some backends take no bias; in a graph as well, where nothing is masked."""
+    """The infinities are in the keys, since some backends take no bias. Nothing is masked; a graph is tried too."""
     torch.compiler.reset()
     module = reweight.create(name)
     rows = {"-inf": (-torch.inf,), "nan": (torch.nan, 0.0, 1.0)}
@@ -113,7 +113,7 @@ def test_a_row_of_infinities_is_the_functions_own_on_every_backend(name):
             expected = module(key.T.expand(n, n), mask) @ tensors[2]
             output = attention(*tensors, module, mask, backend=backend, scale=1)
             torch.testing.assert_close(output, expected, equal_nan=True, msg=f"{backend}, {n} of {row}")
-            if name == "softmax" and backend == "sdpa" and n == 3:  # the others are traced as the reference
+            if name == "softmax" and backend == "sdpa" and n == 3:  # in a graph, others take the reference
                 graph = torch.compile(attention, backend="eager", fullgraph=True)
                 torch.testing.assert_close(graph(*tensors, module, mask, scale=1), expected, equal_nan=True)
 

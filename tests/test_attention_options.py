@@ -1,4 +1,4 @@
-"""Grouped heads, soft-capping, sinks, windows and biases against one query at a time, written out in float64."""
+"""Grouped heads, soft-capping, sinks, windows and biases equal a plain loop over the queries in float64."""
 
 import pytest
 import torch
@@ -57,7 +57,7 @@ def written_out(
 @pytest.mark.parametrize("name", reweight.available())
 @pytest.mark.parametrize("option", OPTIONS)
 def test_equals_what_is_written_out(name, option):
-    """On every backend that serves it; the others say why they do not."""
+    """Every backend that can serve an option agrees; the others say why they cannot."""
     for groups in (1, 2) if option == "groups" else (2,):
         *tensors, mask = inputs(groups)
         function, served = reweight.create(name, num_heads=HEADS).double(), 0

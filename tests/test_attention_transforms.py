@@ -17,7 +17,7 @@ from multimax.reweight import seglu
 
 FUNCTIONS = reweight.available()
 WITH_LOSS = [name for name in FUNCTIONS if reweight.get(name).has_loss]
-LENGTHS = (4, 130)  # below and above what pays in blocks
+LENGTHS = (4, 130)  # below and above the length from which blocks pay
 
 
 def module_of(name):
@@ -29,7 +29,7 @@ def module_of(name):
 
 
 def attend(name, length, masked=False, **options):
-    """Attention as a function of one tensor [1, 2, length, 3] and of the function's parameters."""
+    """Attention as a function of one tensor [1, 2, length, 3] and of the reweighting's parameters."""
     module = module_of(name)
     mask = torch.ones(length, length, dtype=torch.bool).tril() if masked else None
 
@@ -52,7 +52,7 @@ def numeric(f, x, tangent, step=1e-6):
 
 
 def check_tangent(found, f, x, tangent):
-    """Against differences where few scores can be at a kink, and against the gradient, which other tests hold."""
+    """Compare with finite differences where few scores can be at a kink, and with the gradient, tested elsewhere."""
     if x.shape[-2] < 10:
         torch.testing.assert_close(found, numeric(f, x, tangent), rtol=1e-5, atol=1e-6)
     leaf = x.clone().requires_grad_()
@@ -104,7 +104,7 @@ def test_second_derivatives_of_attention(name):
     right = numeric(grad(loss), x, tangent, 1e-5)
     torch.testing.assert_close((hessian(loss)(x) * tangent).sum((-4, -3, -2, -1)), right, rtol=1e-4, atol=1e-5)
     leaf = x.clone().requires_grad_()
-    backend = "reference" if name == "softmax" else None  # "sdpa" is PyTorch's, and refuses
+    backend = "reference" if name == "softmax" else None  # "sdpa" has no second derivative
     (first,) = torch.autograd.grad(attend(name, 4, True, backend=backend)[0](leaf).sin().sum(), leaf, create_graph=True)
     (second,) = torch.autograd.grad(first, leaf, tangent)
     torch.testing.assert_close(second, right, rtol=1e-4, atol=1e-5)
@@ -129,7 +129,7 @@ def test_a_backend_asked_for_by_name_says_that_it_cannot_be_transformed(backend,
 @pytest.mark.parametrize("length", LENGTHS)
 @pytest.mark.parametrize("name", KINDS)  # each takes seconds
 def test_compiled_attention_has_the_right_tangent(name, length):
-    """Also where the graph was made without dual numbers."""
+    """Even if the graph was first compiled without dual numbers."""
     torch.compiler.reset()
     f, _ = attend(name, length, **({"backend": "reference"} if name == "softmax" else {}))
     compiled = torch.compile(f, backend="eager")
@@ -184,7 +184,7 @@ def test_attention_is_exported_with_a_dynamic_length(name, masked):
     torch.testing.assert_close(program.module()(*longer), model(*longer))
 
 
-@pytest.mark.filterwarnings("ignore")  # that lengths are looked at
+@pytest.mark.filterwarnings("ignore")  # torch.jit.trace warns that lengths are looked at
 @pytest.mark.parametrize("name", FUNCTIONS)
 def test_attention_is_traced_by_torch_jit(name):
     model = Model(name)
@@ -200,7 +200,7 @@ def case(n=5, v=7):
 
 
 def losses(name):
-    """The loss of an output layer and what it is, as functions of hidden states and weights."""
+    """The loss of an output layer and its expected value, as functions of hidden states and weights."""
     *_, targets = case()
     options = {"label_smoothing": 0.1}
     if name in ("plain", "modulated"):

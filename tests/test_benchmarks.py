@@ -1,4 +1,4 @@
-"""The benchmarks run, at tiny sizes, and give the rows that they promise; how fast is for a quiet machine to say."""
+"""The benchmarks run at tiny sizes and give the rows that they promise. Speed is for a quiet machine to measure."""
 
 import importlib
 import importlib.util
@@ -59,7 +59,7 @@ def test_attention(tmp_path, monkeypatch):
     assert fixed | flex <= contestants(rows, "DeiT-S", FORWARD)
     assert fixed <= contestants(rows, "DeiT-S", BOTH)
     assert not flex & contestants(rows, "DeiT-S", BOTH)
-    # What is taken by default has a row of its own, and each other path that can serve has another.
+    # The default has a row of its own, and so has every other path that can serve the function.
     for name in FUNCTIONS:
         mine = [row for row in rows if (row["part"], row["function"], row["direction"]) == ("DeiT-S", name, BOTH)]
         paths = {"reference", "blocked"} | ({"sdpa"} if name == "softmax" else set())

@@ -1,4 +1,4 @@
-"""Categorical: torch's where the function is softmax, and sound where probabilities are zero."""
+"""Categorical equals torch's for softmax, and stays sound where probabilities are zero."""
 
 import math
 

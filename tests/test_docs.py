@@ -1,4 +1,4 @@
-"""The documentation: it builds without a warning, and what it computes in the browser is what the library computes."""
+"""The documentation builds without a warning, and computes in the browser what the library computes."""
 
 import json
 import math
@@ -72,7 +72,7 @@ def test_colours_are_those_of_the_figures():
 
 
 def rows(count):
-    """Scores and parameters, with ties and equal scores among them."""
+    """Scores and parameters; every fifth row has a tie."""
     draw = random.Random(0)
     for i in range(count):
         x = [draw.gauss(0, 3) for _ in range(draw.randint(2, 12))]
@@ -127,7 +127,7 @@ def test_the_drawings_move_and_fit(chromium, site, width):
     from selenium.webdriver.common.keys import Keys
 
     handles = chromium.find_elements(By.CSS_SELECTOR, ".explore .handle")
-    assert len(handles) == 1 + 4 + 12  # the ring, SegLU's knees, the scores of the tokens
+    assert len(handles) == 1 + 4 + 12  # the ring, SegLU's knees and the tokens' scores
     for handle in handles:
         before = handle.get_attribute("aria-valuetext") or handle.get_attribute("y")
         handle.send_keys(Keys.ARROW_UP, Keys.ARROW_RIGHT)

@@ -1,4 +1,4 @@
-"""Layers import downwards only, the library needs torch alone, and its public names are what they are."""
+"""Layers import only what is below them, the library needs nothing but torch, and its public names stay the same."""
 
 import ast
 import inspect
@@ -11,7 +11,8 @@ import pytest
 import multimax
 from multimax import distributions, reweight
 
-# What stands further left in a chain imports nothing of what stands further right; what is in one place may.
+# A part imports nothing that stands to its right in a chain. Parts joined by "|" may import one another, but not in
+# a circle.
 CHAINS = [
     "formulas kernels reweight attention|output_layer compat|convert|integrations|suite",
     "suite.errors suite.data|suite.models suite.tasks|suite.runs suite.engine suite.cli|suite.sweep",
@@ -34,17 +35,17 @@ def test_the_library_needs_torch_alone(module):
 
 @pytest.mark.parametrize("module", ["multimax.suite.models.deit", "multimax.suite.data.loading"])
 def test_nothing_below_the_tasks_knows_hydra_or_wandb(module):
-    """Where wandb is installed timm imports it by itself."""
+    """timm imports wandb by itself if it is installed."""
     assert not {"hydra", "omegaconf", "wandb"} & (imported(module) - imported("timm"))
 
 
 def part(module: str) -> str:
-    """What a module is part of: multimax.PART, or multimax.suite.PART."""
+    """The part that a module belongs to: multimax.PART, or multimax.suite.PART."""
     return ".".join(module.split(".")[: 3 if module.startswith("multimax.suite") else 2])
 
 
 def imports_of_parts(root) -> dict[str, set[str]]:
-    """For each part of the package the other parts that it imports, those within functions as well."""
+    """For each part of the package, the other parts that it imports, including imports within functions."""
     result: dict[str, set[str]] = {}
     for path in (root / "multimax").rglob("*.py"):
         module = ".".join(path.relative_to(root).with_suffix("").parts).removesuffix(".__init__")
@@ -59,7 +60,7 @@ def imports_of_parts(root) -> dict[str, set[str]]:
 
 
 def test_no_part_imports_one_that_imports_it(root):
-    TopologicalSorter(imports_of_parts(root)).prepare()  # raises CycleError, by whatever way around
+    TopologicalSorter(imports_of_parts(root)).prepare()  # raises CycleError for a cycle of any length
 
 
 @pytest.mark.parametrize("chain", CHAINS)
@@ -86,7 +87,7 @@ def test_the_library_knows_nothing_of_the_suite(root):
 
 
 def test_the_public_names():
-    """To take one away, or to rename it, breaks somebody's program."""
+    """Removing or renaming one breaks somebody's program."""
     assert set(multimax.__all__) == {
         *("__version__", "attention", "attention_weights", "convert", "linear_cross_entropy", "reweight"),
         *("clip_gradients", "is_reweighting", "parameter_groups"),

@@ -1,4 +1,4 @@
-"""The loss of an output layer in chunks against F.cross_entropy of its logits in float64, and the memory it takes."""
+"""The chunked loss of an output layer equals F.cross_entropy of its logits in float64; and the memory it takes."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -22,12 +22,12 @@ from multimax.reweight import seglu
 
 RANGES = {1: 2, 2: 4, "second_only": 2, "shared": 2}
 WAYS = ["cpp", "eager", *(["triton"] if find_spec("triton") else [])]
-pytestmark = pytest.mark.filterwarnings("ignore:.*encountered in:RuntimeWarning:triton")  # where it is interpreted
+pytestmark = pytest.mark.filterwarnings("ignore:.*encountered in:RuntimeWarning:triton")  # of the interpreter
 
 
 @pytest.fixture(autouse=True)
 def _small_chunks(monkeypatch):
-    """Several chunks and blocks, the last ones not full."""
+    """Make chunks and blocks so small that there are several, with the last ones not full."""
     monkeypatch.setattr(chunked, "CHUNK", {"cpu": 70, "cuda": 70})
     monkeypatch.setattr(chunked, "MIN_ROWS", 1)
     monkeypatch.setattr(chunked, "BLOCK", {"cpu": 30, "cuda": 30})
@@ -35,7 +35,7 @@ def _small_chunks(monkeypatch):
 
 @contextmanager
 def computed_by(way: str) -> Iterator[None]:
-    """By the CPU's kernels, by tensor operations, or by the GPU's kernel, interpreted."""
+    """Compute by the CPU's kernels (cpp), tensor operations (eager) or the GPU's kernel, interpreted (triton)."""
     with kernels.use("eager" if way == "eager" else "auto"):
         if way == "triton":
             with mock.patch.object(kernels, "path", return_value="triton"):
@@ -45,7 +45,7 @@ def computed_by(way: str) -> Iterator[None]:
 
 
 def case(n=13, v=11, dim=5, order=2, kind="hard", with_bias=True, dtype=torch.float64, seed=0, scale=1.0):
-    """Leaves by name, targets and the order, all of them drawn from ``seed``."""
+    """Leaves by name and targets, all drawn from ``seed``, and the order."""
     torch.manual_seed(seed)
     leaves = {"hidden": scale * torch.randn(n, dim), "weight": torch.randn(v, dim)}
     if with_bias:
@@ -137,7 +137,7 @@ def test_other_dtypes(dtype, tolerance, reduction):
 
 
 def test_float16_waits_for_the_scale_of_the_loss():
-    """A gradient that float16 cannot hold before it is scaled."""
+    """The gradient of the unscaled loss is too small for float16."""
     leaves, targets, order = case(dtype=torch.float16, order=None, kind="hard")
     scale = 2.0**24
     loss = ours(leaves, targets, order, reduction="sum") / scale
@@ -170,7 +170,7 @@ def test_parameters_get_the_same_bits_each_time():
 
 @pytest.mark.parametrize("way", WAYS)
 def test_sums_for_the_parameters_are_exact_for_a_large_vocabulary(monkeypatch, way):
-    """Every entry counts in them, however improbable it is."""
+    """Every entry counts in these sums, however improbable it is."""
     monkeypatch.undo()
     leaves, targets, order = case(300, 5000, 32, dtype=torch.float32, kind="hard", with_bias=False)
     with computed_by(way):
@@ -212,7 +212,7 @@ def test_no_graph_break(reduction):
 
 @pytest.mark.parametrize("reduction", ["sum", "none"])
 def test_memory_is_that_of_a_chunk(monkeypatch, reduction):
-    """The largest allocations and the peak, as torch's profiler counts them, do not grow with the rows."""
+    """The peak that torch's profiler counts grows with the number of rows by less than 4 dim + 100 bytes each."""
     v, dim = 2000, 4
     monkeypatch.setattr(chunked, "CHUNK", {"cpu": 16 * v})
     monkeypatch.setattr(chunked, "BLOCK", {"cpu": 4 * v})
@@ -279,7 +279,7 @@ def test_targets_outside_the_vocabulary_are_refused_on_the_cpu_and_nan_on_a_gpu(
         ours(leaves, targets, order)
     tensors = [leaves[name] for name in ("hidden", "weight", "bias")]
     arguments = (*tensors, targets.where(targets != -100, 0), leaves["ranges"], leaves["ts"], (1, 1, 2, 2), 0.0)
-    for way in WAYS:  # past the check, as in a compiled graph
+    for way in WAYS:  # without the check, as in a compiled graph
         with computed_by(way):
             if way == "triton":
                 found = torch.ops.multimax.linear_cross_entropy_losses(*arguments)
@@ -310,7 +310,7 @@ def test_ignored_rows_may_hold_anything(reduction):
 @pytest.mark.parametrize("reduction", ["mean", "none"])
 @pytest.mark.parametrize("trained", ["hidden", "weight", "bias", "ranges", "ts"])
 def test_nothing_is_computed_for_what_is_frozen(trained, reduction):
-    """The gradient is that of all, and the products are those of the logits and of what wants them."""
+    """The gradient is the same as if all were trained; only the logits and what is trained cost a matrix product."""
     leaves, targets, order = case(kind="hard")
     (expected,) = torch.autograd.grad(reference(leaves, targets, order, reduction=reduction).sum(), leaves[trained])
     frozen = {name: leaf.detach().requires_grad_(name == trained) for name, leaf in leaves.items()}
@@ -346,9 +346,9 @@ def test_the_loss_of_any_function_is_that_of_its_scores(name):
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32], ids=str)
 @pytest.mark.parametrize("v", [1, 1000, 10_001, 267_744])
 def test_on_a_gpu(monkeypatch, v, dtype):
-    """Several chunks, the last one not full, of rows of any alignment; the same bits twice.
+    """Several chunks, the last one not full, with rows of any alignment; two calls give the same bits.
 
-    In half precision logits are rounded, and SegLU's slope multiplies what that makes of them.
+    In half precision the logits are rounded, and SegLU's slope multiplies the rounding error.
     """
     monkeypatch.undo()
     monkeypatch.setattr(chunked, "CHUNK", {"cuda": 100 * v})

@@ -1,4 +1,4 @@
-"""What optimisers are told of the reweightings' parameters."""
+"""How optimisers treat the parameters of reweightings."""
 
 import copy
 import math
@@ -75,7 +75,7 @@ def test_the_reweightings_gradient_is_clipped_by_itself():
 def test_without_a_limit_gradients_are_left_alone():
     model = Model()
     for parameter in model.parameters():
-        parameter.grad = torch.full_like(parameter, 1e30)  # whose norm is infinite
+        parameter.grad = torch.full_like(parameter, 1e30)  # their norm is infinite
     assert multimax.clip_gradients(model, None).isinf()
     assert all((parameter.grad == 1e30).all() for parameter in model.parameters())
 

@@ -1,4 +1,4 @@
-"""The program of experiments/policies runs, and writes its table from what ran."""
+"""The program of experiments/policies runs, and writes its table from its own runs."""
 
 import csv
 import importlib.util

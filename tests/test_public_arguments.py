@@ -1,4 +1,4 @@
-"""Wrong arguments of every public name end in one line that names them, or in the right value."""
+"""Wrong arguments to every public name give a one-line error that names them, or the right value."""
 
 import pytest
 import torch
@@ -20,7 +20,7 @@ OTHERS = torch.randn(3, 4, generator=torch.Generator().manual_seed(1))
 
 
 def along(weigh):
-    """``weigh``, a function of a row in float64 and of another argument, over each row along ``dim``."""
+    """Apply ``weigh``, a function of a row in float64 and of a number, to each row along ``dim``."""
 
     def plain(X, dim=-1, number=None, **_):
         x, dim = X.detach().double(), -1 if dim is None else dim
@@ -46,7 +46,7 @@ def plain_entmax(x, alpha):
 
 
 def plain_budget(x, budget):
-    """By halving."""
+    """Find tau by bisection."""
     low, high = x.min() - 1, x.max()
     for _ in range(200):
         tau = (low + high) / 2
@@ -74,7 +74,7 @@ plain_normmax_loss = plain_losses(lambda x, a: weigh_by_normmax(x, a.item()), la
 
 
 def reduced(loss, of):
-    """A loss of ``of``'s values, summed, averaged or not."""
+    """The loss, and a plain version: ``of``'s values summed, averaged or as they are."""
 
     def plain(X, target, ignore_index, reduction, **options):
         counted = target != ignore_index
@@ -117,7 +117,7 @@ def plain_segments(function, scores, index, ptr, num_segments):
 
 
 def torchs(method, **options):
-    """What torch's Categorical gives."""
+    """The value of a method of torch's Categorical."""
     return lambda **arguments: getattr(TorchsCategorical(logits=SCORES.double()), method)(**arguments)
 
 
@@ -126,7 +126,7 @@ def zeros_of(sample_shape, more=()):
 
 
 def of_module(module):
-    """A module of one input as a function of its options and that input."""
+    """A module as a function of its input and its options."""
     return lambda X, **options: module(**options)(X)
 
 
@@ -291,7 +291,7 @@ CALLS = {
 def test_wrong_arguments(name):
     function, plain, right = CALLS[name]
     assert judge(function, plain, right, []) is None
-    names = [*right, "no reweighting is named"]  # what does not fit its neighbour may be said of either
+    names = [*right, "no reweighting is named"]  # the error may name either of two arguments that do not fit together
     faults = [
         (judge(function, plain, arguments, names), arguments, changed)
         for arguments, changed in draws(right, 150, seed=1)
@@ -311,7 +311,7 @@ ELSEWHERE = {
 }
 NOTHING_TO_CALL = {
     *("__version__", "reweight", "MODULATORS", "row_kernels", "Traits", "available"),
-    *("Modulator", "Reweighting"),  # which have subclasses
+    *("Modulator", "Reweighting"),  # base classes
 }
 
 

@@ -1,4 +1,4 @@
-"""The README: its snippets run, its table of findings is that of the records, its pictures and links are there."""
+"""The README: its snippets run, its table of findings matches the records, its pictures and links exist."""
 
 import re
 from typing import Any
@@ -75,7 +75,7 @@ def test_its_answer_counts_what_was_won_lost_and_is_open():
         (verdict(str(i), "stand-in", ours), verdict(str(i), "stand-in", other))
         for i, (ours, other) in enumerate(zip(first, second, strict=True))
     ]
-    (line,) = answer([*pairs, pairs[-1]])  # a comparison of two measures counts once
+    (line,) = answer([*pairs, pairs[-1]])  # a comparison by two measures counts once
     assert line == (
         "In small models of images and language, MultiMax wins 2 of 6 comparisons with softmax, and 1 of these also "
         "against a learned temperature; 1 is lost; 2 are not finished; 1 is without a gain that could be told from "
@@ -102,7 +102,7 @@ def test_its_measures_are_in_words_with_their_margins(statistic, margin, words):
 
 
 def test_the_report_counts_what_is_decided(root):
-    """docs/reproduction-report.md says in words how many of the primary comparisons there are and are decided."""
+    """docs/reproduction-report.md says in words how many primary comparisons there are and how many are decided."""
     found = [
         of for of in findings(read_plan(root / "results/plan.yaml"), root / "results/planned") if of.comparison.primary
     ]

@@ -1,4 +1,4 @@
-"""The Python of the documentation runs, page by page, and prints what stands below it."""
+"""The Python in the documentation runs, page by page, and prints what is shown below it."""
 
 import contextlib
 import io
@@ -30,7 +30,7 @@ def test_it_runs_and_prints_what_stands_below_it(page, tmp_path, monkeypatch):
     source = tmp_path / "page.py"
     names: dict[str, object] = {"__name__": "page"}
     for number, (code, expected) in enumerate(PAGES[page]):
-        # In a file, at its lines: Triton and torch.compile read the source of what they compile.
+        # Put the code in a file, since Triton and torch.compile read the source of what they compile.
         file = source.with_stem(f"page{number}")
         file.write_text(code)
         printed = io.StringIO()

@@ -1,4 +1,4 @@
-"""A wheel: what it carries, and that it trains in an empty folder where no compiler is."""
+"""A wheel holds what it should, and trains in an empty folder without a compiler."""
 
 import json
 import os
@@ -16,7 +16,7 @@ ROOT = Path(__file__).parents[1]
 
 
 def make_wheel(folder, **environment):
-    """Build from a copy, so that nothing is left in the clone; return the wheel."""
+    """Build from a copy, so that nothing is left behind in the clone; return the wheel."""
     source = folder / "source"
     kept = ["configs", "multimax", "hydra_plugins", "pyproject.toml", "setup.py", "README.md", "LICENSE"]
     source.mkdir()

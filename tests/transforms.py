@@ -1,9 +1,9 @@
-"""What torch can do to a function besides calling it: each is compared with reverse-mode derivatives, one at a time.
+"""What torch can do to a function besides calling it, each compared with plain calls or reverse-mode derivatives.
 
-``TRANSFORMS`` has by name functions of ``(f, inputs)``: ``f`` maps one or more float64 tensors to one, ``inputs`` are
-such tensors. Each returns pairs of what the transform gives and what it should. ``ROWWISE`` has those that need more of
-``f``: that along the first dimension of its first input it maps each slice by itself. ``compiled`` is one like them and
-takes seconds.
+``TRANSFORMS`` maps names to functions of ``(f, inputs)``: ``inputs`` are one or more float64 tensors, which ``f`` maps
+to one. Each function yields pairs of what the transform gives and what it should give. Those in ``ROWWISE`` also need
+``f`` to treat each slice along the first dimension of its first input by itself. ``compiled`` is of the same kind as
+``TRANSFORMS``, but takes seconds.
 """
 
 from collections.abc import Callable, Iterator
@@ -82,7 +82,7 @@ def hessians(f: Function, inputs: tuple[Tensor, ...]) -> Pairs:
 
 
 def compiled(f: Function, inputs: tuple[Tensor, ...]) -> Pairs:
-    """Transforms inside a compiled function, and a compiled function that meets them when it exists already."""
+    """Compile a function that holds a transform, and transform a function that is already compiled."""
     vectors = directions(inputs)
     expected = along(f, inputs, vectors)
     inside = torch.compile(lambda *x: torch.func.jvp(f, x, vectors)[1], backend="eager", fullgraph=True)
@@ -97,7 +97,7 @@ def compiled(f: Function, inputs: tuple[Tensor, ...]) -> Pairs:
 
 
 def traced(f: Function, inputs: tuple[Tensor, ...]) -> Pairs:
-    """A graph of make_fx for numbers it has not seen."""
+    """Run a graph of make_fx on numbers that it was not traced with."""
     others = tuple(x + 0.1 * v for x, v in zip(inputs, directions(inputs), strict=True))
     for mode in ("real", "fake", "symbolic"):
         yield make_fx(f, tracing_mode=mode, _allow_non_fake_inputs=True)(*inputs)(*others), f(*others)

@@ -1,8 +1,8 @@
-"""Arguments that are often wrong, for the functions that the library is called by.
+"""Mostly wrong arguments for the public functions of the library.
 
-``draws(right, count, seed)`` takes right arguments by name and yields such dictionaries, one or two of them replaced,
-with the replaced names. ``judge`` calls a function with one: it must refuse in one line that names a replaced argument,
-or give what the plain formula does.
+``draws(right, count, seed)`` takes right arguments by name. It yields copies of that dictionary with one or two values
+replaced, each with the replaced names. ``judge`` calls a function with such a dictionary: the function must raise an
+error of one line that names a replaced argument, or give the same as the plain formula.
 """
 
 import math
@@ -96,7 +96,7 @@ def wrong(chance: random.Random, right: Any) -> Any:
 def judge(
     function: Callable[..., Tensor], plain: Callable[..., Tensor], arguments: dict[str, Any], changed: list[str]
 ) -> str | None:
-    """What is wrong with how ``function`` takes the arguments, or None. ``plain`` computes in float64."""
+    """Say what is wrong with how ``function`` takes the arguments, or None. ``plain`` computes in float64."""
     try:
         found = function(**arguments)
     except (TypeError, ValueError) as error:

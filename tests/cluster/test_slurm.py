@@ -1,4 +1,4 @@
-"""Sweeps on a real Slurm of two nodes: frozen, preempted, out of time, and with a node that goes away."""
+"""Sweeps on a real Slurm of two nodes: with frozen code, preempted, out of time, and losing a node."""
 
 import json
 import os
@@ -13,10 +13,10 @@ from toy import NODES, wait_for
 from multimax.suite.files import read_lines
 from multimax.suite.runs import Run
 
-pytestmark = pytest.mark.xdist_group("cluster")  # one cluster, on one of the test processes
+pytestmark = pytest.mark.xdist_group("cluster")  # one cluster, so one test process
 
-# A user's function: softmax, but at two seconds a step while the file that HOLD names is there, so that a run lasts
-# until a test has done to it what it wants.
+# A user's function: softmax, but a step takes two seconds while the file named by HOLD exists, so that a run lasts
+# until the test is done with it.
 HELD = """
 import os, time
 from multimax import reweight
@@ -28,7 +28,7 @@ def held(scores, mask=None):
     return reweight.softmax(scores, mask=mask)
 """
 
-# No checkpoint but those that a signal or the end brings.
+# The only checkpoints are those at a signal and at the end.
 RUN = [
     "plugins=[held]",
     "reweight=held",
@@ -43,7 +43,7 @@ ON_A_TOY = ["hydra.launcher.gpus_per_node=null", "hydra.launcher.mem_gb=1", "hyd
 
 
 class Submitter:
-    """Someone at the login node."""
+    """A user on the login node."""
 
     def __init__(self, cluster, checkout: Path, folder: Path):
         self.cluster, self.checkout, self.folder = cluster, checkout, folder
@@ -66,12 +66,12 @@ class Submitter:
         return self.train("-m", "hydra/launcher=slurm", *ON_A_TOY, *arguments)
 
     def run(self, seed: int = 0) -> Path:
-        """The folder of the run of a seed, as soon as there is one."""
+        """Wait until the run of a seed has started, and return its folder."""
         wait_for("the run to start", lambda: any(self.folder.glob(f"runs/*-seed{seed}-*/starts.jsonl")))
         return next(self.folder.glob(f"runs/*-seed{seed}-*"))
 
     def wait_for_steps(self, run: Path, starts: int, steps: int) -> None:
-        """Until the run has gone ``steps`` steps further since it started for the ``starts``-th time."""
+        """Wait until the run has made ``steps`` steps since it started for the ``starts``-th time."""
 
         def far_enough() -> bool:
             begun = read_lines(run / "starts.jsonl")
@@ -80,7 +80,7 @@ class Submitter:
         wait_for(f"{run.name} to make {steps} steps", far_enough)
 
     def wait_for_start(self, run: Path, number: int) -> None:
-        """Until the run has started for the ``number``-th time, without Slurm's waiting time."""
+        """Wait until the run has started for the ``number``-th time, without Slurm's delay after a requeue."""
 
         def started() -> bool:
             self.cluster.start_requeued()
@@ -89,7 +89,7 @@ class Submitter:
         wait_for("the run to start again", started)
 
     def finish(self) -> None:
-        """Let all runs go on to their ends."""
+        """Let all runs finish, and wait for them."""
         self.hold.unlink(missing_ok=True)
 
         def over() -> bool:
@@ -105,7 +105,7 @@ class Submitter:
 
 
 def trace(run: Path) -> list[tuple]:
-    """What a run logged, step by step, but for how fast it was."""
+    """The losses and gradient norms that a run logged, step by step."""
     return [
         (record["step"], *(value for name, value in sorted(record.items()) if name.endswith(("loss", "gradient_norm"))))
         for record in Run(run).metrics
@@ -123,7 +123,7 @@ def submitter(cluster, checkout, tmp_path) -> Submitter:
 
 @pytest.fixture(scope="module")
 def uninterrupted(cluster, checkout, tmp_path_factory) -> list[tuple]:
-    """What the run with seed 0 logs if nothing happens to it, on one process without Slurm."""
+    """What the run with seed 0 logs if nothing interrupts it, in one process without Slurm."""
     submitter = Submitter(cluster, checkout, tmp_path_factory.mktemp("uninterrupted"))
     submitter.train()
     return trace(submitter.run())
@@ -184,7 +184,8 @@ def test_a_run_out_of_time_goes_on_where_it_was(submitter, uninterrupted):
     submitter.wait_for_steps(run, 1, steps=2)
     (job,) = cluster.jobs()
     minutes = 2 + int(cluster.run("squeue", "-h", "--format=%M").split(":")[-2])
-    cluster.run("scontrol", "update", f"JobId={job}", f"TimeLimit={minutes}")  # which the warning is due before
+    # At most two minutes are left, and the warning is due 180 s before the limit.
+    cluster.run("scontrol", "update", f"JobId={job}", f"TimeLimit={minutes}")
     wait_for("the requeue", lambda: cluster.jobs().get(job) == "PENDING")
     cluster.run("scontrol", "update", f"JobId={job}", "TimeLimit=30")
     submitter.finish()
@@ -207,7 +208,7 @@ def test_srun_ends_a_run_one_of_whose_processes_is_killed_and_names_it(submitter
 
 
 def variable(process: int, name: str) -> str | None:
-    """What a task's environment says; None for Slurm's own processes and for what a task has started."""
+    """A variable in a task's environment; None for Slurm's own processes and for those that a task started."""
     command = Path(f"/proc/{process}/cmdline").read_text()
     if "submitit" not in command:
         return None

@@ -1,4 +1,4 @@
-"""A Slurm cluster of two nodes on one machine, which lives in a folder of its own and leaves nothing behind."""
+"""A Slurm cluster of two nodes on one machine, kept in a folder of its own, that leaves nothing behind."""
 
 import os
 import secrets
@@ -17,7 +17,7 @@ NODES = ("n0", "n1")
 
 
 def missing() -> str | None:
-    """Why there can be no cluster here, if so."""
+    """Why no cluster can be started here, or None if one can."""
     if absent := [program for program in PROGRAMS if shutil.which(program, path=search_path()) is None]:
         return f"no {', '.join(absent)} here: apt-get install slurm-wlm munge"
     if os.geteuid() != 0:
@@ -46,10 +46,10 @@ def wait_for(what: str, condition: Callable[[], object], seconds: float = 240) -
 
 
 class ToyCluster:
-    """Starts with ``start()``; ``environment`` is what a command needs to talk to it."""
+    """``start()`` starts it; ``environment`` is what a command needs to talk to it."""
 
     def __init__(self) -> None:
-        self.folder = Path(tempfile.mkdtemp(prefix="multimax-slurm-"))  # not below pytest's, which munge may not enter
+        self.folder = Path(tempfile.mkdtemp(prefix="multimax-slurm-"))  # munge may not enter pytest's
         self.folder.chmod(0o755)
         self.conf = self.folder / "slurm.conf"
         self.environment = {**os.environ, "PATH": search_path(), "SLURM_CONF": str(self.conf), "OMP_NUM_THREADS": "1"}
@@ -124,7 +124,7 @@ class ToyCluster:
         return self.run("sinfo", "--noheader", "--nodes", node, "--format=%T").split()[0].upper().rstrip("*~#")
 
     def lose_node(self, node: str) -> None:
-        """The machine of ``node`` goes away with all that runs on it."""
+        """Kill the daemon of ``node`` and everything that runs on it, as if its machine were lost."""
         os.kill(int((self.folder / f"{node}.pid").read_text()), signal.SIGKILL)
         for process in self.processes(node):
             try:
@@ -133,7 +133,7 @@ class ToyCluster:
                 continue
 
     def processes(self, node: str) -> list[int]:
-        """Of the jobs on a node: the tasks and what they started, and Slurm's own process above each."""
+        """The processes of the jobs on a node: tasks, what they started, and Slurm's own process above each."""
         found = []
         for folder in Path("/proc").glob("[0-9]*"):
             try:
@@ -143,24 +143,24 @@ class ToyCluster:
                     parent = int((folder / "stat").read_text().rpartition(")")[2].split()[1])
                     if Path(f"/proc/{parent}/comm").read_text().startswith("slurmstepd"):
                         found.append(parent)
-            except (OSError, ValueError):  # it has ended by now
+            except (OSError, ValueError):  # it has ended in the meantime
                 continue
         return sorted({*found})
 
     def jobs(self) -> dict[str, str]:
-        """States of the jobs that are not over, by job or by array and member."""
+        """States of the jobs that are not over, by job id, or ARRAY_MEMBER for a member of an array."""
         lines = self.run("squeue", "--noheader", "--array", "--format=%i %T").splitlines()
         return dict(line.split() for line in lines)
 
     def start_requeued(self) -> None:
-        """Slurm lets a requeued job wait for two minutes, which a test need not."""
+        """Start requeued jobs at once: Slurm would make them wait for two minutes."""
         for job, state in self.jobs().items():
             if state == "PENDING":
-                with suppress(RuntimeError):  # it has started by now
+                with suppress(RuntimeError):  # it has started in the meantime
                     self.run("scontrol", "update", f"JobId={job}", "StartTime=now")
 
     def occupy(self, node: str) -> str:
-        """Take all of a node for a job of the higher partition; returns the job."""
+        """Take a whole node for a job of the higher-priority partition; return the job's id."""
         script = ["--parsable", "--partition=high", f"--nodelist={node}", "--exclusive", "--output=/dev/null"]
         return self.run("sbatch", *script, "--wrap", "sleep 1000")
 
@@ -172,7 +172,7 @@ class ToyCluster:
             wait_for("the jobs to end", lambda: not any(self.processes(node) for node in NODES), 60)
             self.run("scontrol", "shutdown")
         except (RuntimeError, TimeoutError, subprocess.TimeoutExpired, FileNotFoundError):
-            pass  # what is left is ended below
+            pass  # whatever is left is killed below
         for node in NODES:
             for process in self.processes(node):
                 end(process)

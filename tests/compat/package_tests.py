@@ -10,7 +10,7 @@ import pytest
 
 
 def private(name: str) -> Callable[..., Any]:
-    """In place of the package's private functions, which have no equal here: it skips the test that calls it."""
+    """A stand-in for a private function of the package, which we do not have: a test that calls it is skipped."""
     if not name.startswith("_") or name.startswith("__"):
         raise AttributeError(name)
     return lambda *_, **__: pytest.skip(f"{name} is private")

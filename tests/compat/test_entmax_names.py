@@ -1,4 +1,4 @@
-"""multimax.compat.entmax beside the entmax package: names, arguments, values, gradients, and what docs say differs."""
+"""multimax.compat.entmax against the entmax package: names, arguments, values, gradients, documented differences."""
 
 import inspect
 import os
@@ -32,7 +32,7 @@ def doubles(*shape):
 
 
 def assert_alike(ours, theirs, inputs, tolerance=1e-7):
-    """Values and gradients."""
+    """Compare values and gradients."""
     torch.testing.assert_close(ours, theirs, rtol=0, atol=tolerance)
     incoming = torch.randn_like(ours)
     gradients = (torch.autograd.grad(found, inputs, incoming) for found in (ours, theirs))
@@ -78,7 +78,7 @@ def test_entmax_at_alphas_in_any_shape(dim, shape, bounds):
 
 
 def test_entmax_below_1_is_stieltjes():
-    """(1 - alpha)^-q (lambda - x)^-q with q = 1 / (1 - alpha)."""
+    """The weights are (1 - alpha)^-q (lambda - x)^-q with q = 1 / (1 - alpha)."""
     x = doubles(5, 9)
     for alpha in (0.75, torch.tensor(0.75)):
         torch.testing.assert_close(ours.entmax_bisect(x, alpha), reweight.stieltjes(x / 4, q=4.0))
@@ -152,7 +152,7 @@ def test_losses(name, alpha):
 
 
 def test_losses_of_many_columns_in_float32_are_those_in_float64():
-    """By blocks of rows, of which the last is shorter."""
+    """They are computed in blocks of rows; the last block is shorter."""
     x, target = torch.randn(21, 30_000) * torch.logspace(-3, 1, 21)[:, None], torch.randint(30_000, (21,))
     target[:5] = x[:5].argmax(-1)
     for name in ("SparsemaxLoss", "Entmax15Loss"):

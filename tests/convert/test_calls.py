@@ -1,4 +1,4 @@
-"""torch's own calls, answered with softmax and with MultiMax at zero, against torch."""
+"""torch's own calls give the same when answered with softmax or with MultiMax at zero."""
 
 import itertools
 
@@ -15,7 +15,7 @@ INF = float("inf")
 
 
 def masks(queries: int, keys: int) -> dict[str, torch.Tensor | None]:
-    """Masks as torch takes them in which every query has a live key."""
+    """Masks in the forms that torch takes, each with a live key for every query."""
     live = torch.rand(queries, keys) > 0.5
     live[:, 0] = True
     bias = torch.randn(2, 4, queries, keys)
@@ -74,14 +74,14 @@ def test_autocast_gives_the_dtype_that_torch_gives(dtype):
 
 
 def test_what_says_nothing_becomes_none():
-    """So that kernels which take no bias, or no mask, serve."""
+    """So that kernels which take no bias, or no mask, can serve."""
     live = torch.tensor([[True, False]])
     masked = torch.zeros(1, 2).masked_fill(~live, -INF)
     assert live_and_bias(torch.zeros(2, 2)) == (None, None)
     assert live_and_bias(masked)[1] is None
     assert torch.equal(live_and_bias(masked)[0], live)
     assert live_and_bias(torch.ones(2, 2))[0] is None
-    # What is traced cannot be looked at.
+    # Values cannot be looked at under vmap.
     traced = torch.func.vmap(lambda mask: live_and_bias(mask)[1])(masked.expand(3, 1, 2))
     assert torch.equal(traced, torch.zeros(3, 1, 2))
 
@@ -109,7 +109,7 @@ def test_multi_head_attention(options, batch_first):
         (True, False),
     ):
         if attn_mask is not None and key_padding_mask is not None and attn_mask.dtype != key_padding_mask.dtype:
-            continue  # torch takes two of one type
+            continue  # torch wants both masks in one dtype
         arguments = {"attn_mask": attn_mask, "key_padding_mask": key_padding_mask, "need_weights": need_weights}
         for a, b in zip(*(m(*tensors, **arguments, average_attn_weights=average) for m in (ours, stock)), strict=True):
             if b is None:

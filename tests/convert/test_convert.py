@@ -1,4 +1,4 @@
-"""What converting promises beside the outputs: where parameters are, that it is whole or not at all, and undone."""
+"""What converting promises besides outputs: where parameters are, all or nothing, and that it can be undone."""
 
 import collections
 import copy
@@ -93,7 +93,7 @@ def test_every_function_stands_in_for_softmax(name, model, x):
 def test_parameters_are_of_each_layer_and_in_the_state_dict(model, x):
     generator = torch.get_rng_state()
     plain = model.bfloat16().state_dict()
-    multimax.convert(model, "entmax")  # one per head
+    multimax.convert(model, "entmax")  # one u per head
     assert torch.equal(torch.get_rng_state(), generator)
     added = {name: p for name, p in model.state_dict().items() if name not in plain}
     assert {name: (p.shape, p.dtype) for name, p in added.items()} == {
@@ -165,7 +165,7 @@ def test_wrong_arguments_end_in_a_line_and_change_nothing(model, arguments, mess
 
 @pytest.mark.parametrize("kind", [dict, collections.UserDict])
 def test_inputs_by_keywords(model, x, kind):
-    """What transformers' processors return is no dict."""
+    """The processors of transformers do not return a dict."""
     assert multimax.convert(model, "multimax", inputs=kind(input=x)).changed == ("0", "2")
 
 
@@ -264,7 +264,7 @@ def test_checkpointing_and_threads(model, x):
 
 
 def test_a_module_that_turns_to_a_softmax_of_its_own_says_so(model, x):
-    """It would go on as a softmax model, and nobody would know."""
+    """Otherwise it would silently go on as a softmax model."""
     multimax.convert(model, "multimax")
     model[0].fused = False
     with pytest.raises(RuntimeError, match=r"Attention was converted to MultiMax, but took a softmax of its own"):

@@ -1,4 +1,4 @@
-"""Models of transformers, converted: part of one, saved and loaded, generating, and what they refuse."""
+"""Converted models of transformers: converted in part, saved and loaded, generating, and what they refuse."""
 
 import pytest
 import torch
@@ -28,7 +28,7 @@ def test_modules_that_share_a_configuration_are_converted_one_by_one(gpt2, ids):
     assert second.config is gpt2.config
     assert second.config._attn_implementation == "sdpa"
     assert not torch.equal(gpt2(ids).logits, expected)
-    assert not hasattr(gpt2.config, "reweight")  # no one class makes such a model
+    assert not hasattr(gpt2.config, "reweight")  # no single class makes a model converted in part
     conversion.undo()
     assert first.config is gpt2.config
     assert torch.equal(gpt2(ids).logits, expected)
@@ -71,7 +71,7 @@ def test_masks_of_other_attention_are_refused(gpt2):
 
 
 def test_what_only_their_attention_heeds_is_an_obstacle():
-    """Blocks of keys that an indexer chose, which are a mask for "sdpa" alone, and sinks that differ by query."""
+    """Blocks of keys chosen by an indexer, which only "sdpa" gets as a mask, and sinks that differ by query."""
     from transformers.models.inkling2.modeling_inkling2 import Inkling2SlidingAttention, Inkling2TextConfig
     from transformers.models.minimax_m3_vl.modeling_minimax_m3_vl import MiniMaxM3VLAttention, MiniMaxM3VLTextConfig
 

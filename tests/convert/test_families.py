@@ -1,4 +1,4 @@
-"""Models of other libraries, converted: at init="zero" what they gave before, and another function otherwise."""
+"""Converted models of other libraries give what they gave before at init="zero", and something else otherwise."""
 
 import copy
 
@@ -14,7 +14,7 @@ pytestmark = pytest.mark.filterwarnings("ignore::UserWarning", "ignore::Deprecat
 
 
 def output(model, inputs) -> Tensor:
-    """The output at places that are not padded."""
+    """The output at positions that are not padding."""
     result = model(**inputs)
     result = result if isinstance(result, Tensor) else result[0]
     padded = inputs.get("src_key_padding_mask")
@@ -48,7 +48,7 @@ def test_a_family(family: Family):
                 torch.manual_seed(1)
                 assert_same(output(model, inputs), expected)
 
-    # Every function counts, and gives nothing to dead keys.
+    # Every function affects the output, and gives no weight to dead keys.
     for function in functions:
         torch.nn.init.constant_(function.ts, 0.01)
     seen: list[tuple[Tensor | None, Tensor]] = []
@@ -77,7 +77,7 @@ def test_a_family(family: Family):
 @pytest.mark.parametrize("family", FAMILIES, ids=lambda family: f"{family.library}-{family.name}")
 def test_what_compiles_into_one_graph_does_so_converted(family: Family):
     pytest.importorskip(family.library.replace("-", "_"))
-    torch.compiler.reset()  # functions that families share are compiled for each, up to a limit
+    torch.compiler.reset()  # functions shared by families are recompiled for each, up to a limit
     model, inputs = family.build(), family.inputs()
     try:
         torch.compile(copy.deepcopy(model), fullgraph=True, backend="eager")(**inputs)

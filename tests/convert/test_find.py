@@ -1,4 +1,4 @@
-"""Which modules attend is read from their code: each way of writing it is found, and what cannot be served is named."""
+"""Attention is found in the code of modules, however it is written, and what cannot be converted is named."""
 
 import functools
 
@@ -64,7 +64,7 @@ class ByAttribute(nn.Module):
 
 
 class Processor:
-    """As diffusers has them: an object, and no module."""
+    """A plain object that is not a module, as in diffusers."""
 
     def __call__(self, x):
         return self.attend(x)
@@ -115,7 +115,7 @@ class OwnSoftmax(nn.Module):
 
 
 class Overridden(ByMethod):
-    """What its base would call it does not."""
+    """Its base class attends by a call; this class does not make it."""
 
     def forward(self, x):
         return torch.softmax(x @ x.mT, -1) @ x
@@ -196,7 +196,7 @@ FILLED = {
 
 @pytest.mark.parametrize("way", FILLED)
 def test_the_number_that_masks_are_filled_with_is_read_as_well(way):
-    """However it is written; the keys it hides get nothing, though SegLU would lift them."""
+    """However the fill is written. Hidden keys get no weight, although SegLU would lift their scores."""
     model = type("Shifted", (Masked,), {"mask": FILLED[way]})()
     assert find(model)[0].attributes == {"mask_floor": -50.0}
     multimax.convert(model, "multimax")
@@ -211,7 +211,7 @@ def test_without_such_a_number_the_limit_is_as_low_as_masks_are():
 
 
 class Hidden(nn.Module):
-    """What it calls stands in none of its code."""
+    """Its code does not show what it calls."""
 
     def __init__(self, name):
         super().__init__()

@@ -1,4 +1,4 @@
-"""Private parts of torch are used in one file, and do there what their names say."""
+"""Private parts of torch are used in one file only, and the wrappers there do what their names say."""
 
 import re
 

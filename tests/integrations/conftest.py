@@ -1,7 +1,7 @@
-"""Import fairseq without what it leaves behind.
+"""Import fairseq, and undo its side effect.
 
-fairseq registers a configuration called "config", and groups called "model" and "task", with Hydra's process-wide
-store; the tests that compose ours may run in this process too.
+fairseq registers a configuration called "config", and groups called "model" and "task", in Hydra's process-wide store.
+Tests that compose our configuration may run in the same process.
 """
 
 from contextlib import suppress

@@ -1,4 +1,4 @@
-"""Tiny models of fairseq's, and batches for them."""
+"""Tiny fairseq models, and batches for them."""
 
 from argparse import Namespace
 
@@ -40,7 +40,7 @@ def task():
 
 
 def transformer(model=ReweightedTransformer, std=0.5, seed=0, **options):
-    """A model of fairseq's, or of ours, with large weights, so that no distribution is nearly uniform."""
+    """A model of fairseq's or ours, with weights large enough that no distribution is nearly uniform."""
     arguments = Namespace(**{**TINY, "reweight": "softmax", **options})
     base_architecture(arguments)
     torch.manual_seed(seed)
@@ -64,7 +64,7 @@ def scaled(model, std):
 
 
 def batch(lengths=(7, 4, 5), target_lengths=(6, 3, 5), padding="left", seed=0):
-    """Sources padded as fairseq pads them, decoder inputs and targets, for dictionaries of 16."""
+    """Sources padded as fairseq pads them, decoder inputs and targets, for dictionaries of 16 tokens."""
     generator = torch.Generator().manual_seed(seed)
 
     def rows(sizes, side):

@@ -1,4 +1,4 @@
-"""The registry's functions in fairseq's models: for each, decoding computes what training does."""
+"""The registry's functions in fairseq's models: with each, decoding computes the same as training."""
 
 from argparse import Namespace
 
@@ -26,7 +26,7 @@ def logits(model, sample):
 
 
 def test_softmax_is_fairseqs_own_model():
-    """Drawn from the same seed and computed by other code, in training mode too."""
+    """The same seed draws the same weights, and other code computes the same from them, in training mode too."""
     ours, theirs = transformer(std=None), transformer(TransformerModel, std=None)
     assert {name: p.shape for name, p in ours.named_parameters()} == {n: p.shape for n, p in theirs.named_parameters()}
     for mode in (False, True):
@@ -54,7 +54,7 @@ def test_a_seed_draws_the_same_for_every_function(name):
 
 @pytest.mark.parametrize("name", FUNCTIONS)
 def test_the_function_is_at_every_site(name):
-    """Each site makes a difference to the logits, and the output to the probabilities."""
+    """The function at each site changes the logits, and the one at the output gives the probabilities."""
     output = name if reweight.get(name).has_loss else "softmax"
     sample, everywhere = batch(), transformer(reweight=name, reweight_output=output)
     for part in ("encoder", "decoder", "cross"):
@@ -110,7 +110,7 @@ def test_beam_search_with_and_without_incremental_state_finds_the_same(name):
 
 @pytest.mark.parametrize("name", FUNCTIONS)
 def test_padding_changes_nothing(name):
-    """The mask is an argument of the function: for ev-softmax among scores of -inf this would not hold."""
+    """The function gets the mask as an argument. With scores of -inf instead, this would not hold for ev-softmax."""
     model, sample = transformer(reweight=name), batch()
     whole = logits(model, sample)
     for i, (length, target_length) in enumerate(zip((7, 4, 5), (6, 3, 5), strict=True)):
@@ -140,7 +140,7 @@ def test_the_loss_of_a_positive_function_is_fairseqs(name, smoothing):
 
 @pytest.mark.parametrize("name", [name for name in FUNCTIONS if reweight.get(name).has_loss])
 def test_the_loss_trains_every_function_at_the_output(name):
-    """Its minimum is where all of the weight is on the targets: a few steps of gradient descent lower it."""
+    """The loss is lowest with all of the weight on the targets, and a few optimiser steps lower it."""
     model = transformer(std=None, reweight=name, reweight_output=name).train()
     optimizer = torch.optim.Adam(model.parameters(), 0.01)
     losses = []
@@ -204,7 +204,7 @@ def test_weight_decay_passes_over_the_functions_parameters():
         if isinstance(m, reweight.MultiMax)
         for kind in ("ranges", "ts")
     }
-    assert len(own) == 14  # two layers of an encoder, two times two sites of a decoder, the output
+    assert len(own) == 14  # two encoder layers, two sites in each of two decoder layers, the output; ranges and ts each
     for name, parameter in model.named_parameters():
         factor = 1 if name in own else 0.95
         torch.testing.assert_close(parameter, before[name] * factor)

@@ -1,5 +1,5 @@
 # ruff: noqa: E402 - transformers may not be installed
-"""transformers' models with a reweighting in their attention: every family trains, is saved, loads and generates."""
+"""Models of transformers with a reweighting in their attention: every family trains, saves, loads and generates."""
 
 import copy
 import importlib.util
@@ -84,7 +84,7 @@ def test_a_family_is_the_stock_one_at_the_start_trains_is_saved_and_loads_to_the
 
 @pytest.mark.parametrize("name", GENERATING)
 def test_a_cache_changes_nothing(name):
-    """Greedy search with and without, left-padded where the model is a decoder; scores of every step."""
+    """Greedy search with and without a cache, left-padded for decoders, compared by the logits of every step."""
     model, inputs = build(name), FAMILIES[name].generates()
     options = {"max_new_tokens": 5, "do_sample": False, "return_dict_in_generate": True, "output_logits": True}
     cached, uncached = (model.generate(**inputs, **options, use_cache=flag) for flag in (True, False))
@@ -103,7 +103,7 @@ def test_static_caches_and_beams():
 
 @pytest.mark.parametrize("function", reweight.available())
 def test_padding_and_the_future_move_nothing(function):
-    """With every function, on grouped heads and a sliding window."""
+    """For every function, with grouped heads and a sliding window."""
     model, row = build("mistral", function), tokens(1)
     expected = model(row).logits
     torch.testing.assert_close(model(row[:, :-2]).logits, expected[:, :-2], rtol=1e-4, atol=1e-4)
@@ -128,7 +128,7 @@ def test_packed_sequences_do_not_see_each_other():
 
 
 def test_a_model_that_asks_for_sdpa_by_name_gets_what_sdpa_needs():
-    """Gemma 4 leaves out queries whose outputs nobody wants, but not where "sdpa" goes without a mask."""
+    """Gemma 4 leaves out queries whose outputs are not needed, except where "sdpa" gets no mask."""
     layers = {"num_hidden_layers": 4, "layer_types": ["sliding_attention", "full_attention"] * 2}
     small = {"vocab_size_per_layer_input": VOCABULARY, "hidden_size_per_layer_input": 8, "global_head_dim": 8}
     options = {key: value for key, value in DECODER.items() if key != "num_hidden_layers"}
@@ -173,7 +173,7 @@ def test_without_their_private_collector_weights_are_returned_where_asked_for_by
 
 
 def test_swins_shifted_windows_hide_what_is_foreign():
-    """Two of its four windows hold two regions and one holds four. With ts at 0.01 SegLU would lift scores of -100."""
+    """Two of the four windows hold two regions and one holds four. With ts at 0.01 SegLU would lift scores of -100."""
     model = build("swin")
     for module in attention_modules(model):
         module.reweight.ts.data.fill_(0.01)
@@ -190,7 +190,7 @@ def test_a_stock_checkpoint_gets_drawn_parameters(tmp_path):
     assert {key.rpartition(".reweight.")[2] for key in info["missing_keys"]} == {"ranges", "ts"}
     drawn = torch.cat([p.detach() for p in own(model).values()])
     assert ((drawn != 0) & (drawn.abs() < 0.1)).all()
-    assert len(drawn.unique()) == len(drawn)  # no layer like another
+    assert len(drawn.unique()) == len(drawn)  # no two layers alike
     for path, tensor in stock.state_dict().items():
         assert torch.equal(model.state_dict()[path], tensor)
     with pytest.raises(ValueError, match="names no reweighting"):
@@ -364,7 +364,7 @@ def test_a_trainer_resumes_to_the_same_weights(tmp_path):
 
 
 def test_trainers_label_smoothing_shifts_labels(tmp_path):
-    """It asks for the name of the class."""
+    """The Trainer decides by the name of the class."""
     losses = []
     for cls in (transformers.LlamaForCausalLM, ours.reweighted(transformers.LlamaForCausalLM, "softmax")):
         model = cls(FAMILIES["llama"].make_config())
@@ -410,7 +410,7 @@ def test_the_snippets_of_the_docs_run(page, root, tmp_path, monkeypatch):
     if page == "trainers.md":
 
         class Lightnings(names["OwnGroups"], torch.nn.Sequential):
-            """A module like any other, whose methods Lightning would call with these arguments."""
+            """A plain module, whose methods the test calls as Lightning would."""
 
         module = Lightnings(torch.nn.Linear(4, 4), reweight.create("multimax"))
         module(torch.randn(3, 4)).square().sum().backward()

@@ -1,4 +1,4 @@
-"""Tiny models of transformers' families, and inputs for them, without a download."""
+"""Tiny models of the families in transformers, and inputs for them, without a download."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -47,7 +47,7 @@ def tokens(batch: int = 2, length: int = LENGTH) -> torch.Tensor:
 
 
 def text() -> dict[str, Any]:
-    """The second row has padding on its right."""
+    """Two rows of tokens, the second padded on the right."""
     live = torch.ones(2, LENGTH, dtype=torch.long)
     live[1, -3:] = 0
     return {"input_ids": tokens(), "attention_mask": live}
@@ -75,7 +75,7 @@ def speech() -> dict[str, Any]:
 
 @dataclass
 class Family:
-    """``generates``: what ``generate`` is given besides its options; None: it does not."""
+    """``generates`` makes the inputs of ``generate``; None if the model does not generate."""
 
     model: str
     config: str

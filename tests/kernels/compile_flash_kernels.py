@@ -1,6 +1,6 @@
-"""Compile the flash kernels for the GPU of a compute capability, without one.
+"""Compile the flash kernels for GPUs of a given compute capability, on a machine without one.
 
-With TRITON_INTERPRET unset, ``python compile_flash_kernels.py 90 64 bfloat16 causal`` prints what each kernel takes.
+With TRITON_INTERPRET unset, ``python compile_flash_kernels.py 90 64 bfloat16 causal`` prints what each kernel uses.
 """
 
 import sys
@@ -8,7 +8,7 @@ import sys
 import torch
 from without_gpu import compile_only
 
-from multimax.kernels.triton import flash, flash_blocks  # noqa: F401, the operators are registered by flash
+from multimax.kernels.triton import flash, flash_blocks  # noqa: F401, flash registers the operators
 
 SHARED_MEMORY = {80: 163, 89: 99, 90: 227}  # KiB that one program may use
 

@@ -1,6 +1,6 @@
-"""Compile the row kernels for the GPU of a compute capability, without one.
+"""Compile the row kernels for GPUs of a given compute capability, on a machine without one.
 
-``python compile_row_kernels.py 90 197 bfloat16`` prints what each kernel takes.
+``python compile_row_kernels.py 90 197 bfloat16`` prints what each kernel uses.
 """
 
 import os

@@ -1,4 +1,4 @@
-"""Where kernels are tested: on a CUDA device if there is one, else interpreted on the CPU (see tests/conftest.py)."""
+"""Kernels are tested on a CUDA device if there is one, else interpreted on the CPU (see tests/conftest.py)."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""The Triton row kernels and, in float64, what they should give: weights, gradient of the scores, of the parameters."""
+"""The Triton row kernels and what they should give in float64: weights and gradients of scores and parameters."""
 
 from collections.abc import Callable
 
@@ -17,7 +17,7 @@ Arguments = tuple[Tensor, Tensor | None, list[Tensor], Tensor]  # scores, mask, 
 
 
 def draw_parameters(name: str, heads: int, dtype: torch.dtype, generator: torch.Generator) -> list[Tensor]:
-    """In the compute dtype of scores of ``dtype``; large enough to matter."""
+    """Draw parameters in the dtype that kernels compute in for scores of ``dtype``, large enough to matter."""
     kind = torch.promote_types(dtype, torch.float32)
     if name == "learned-alpha":
         return [(1 + torch.rand(heads, generator=generator)).to(kind)]
@@ -28,7 +28,7 @@ def draw_parameters(name: str, heads: int, dtype: torch.dtype, generator: torch.
 
 
 def computed(name: str, scores: Tensor, mask: Tensor | None, parameters: list[Tensor], grad: Tensor) -> list[Tensor]:
-    """By the kernels; of ev-softmax, whose backward is softmax's, the weights alone."""
+    """What the kernels give. For ev-softmax only the weights, as its backward is softmax's."""
     if name.startswith("multimax"):
         powers = ORDERS[_order(name)]
         weights, statistics = triton_rows.multimax_forward(scores, mask, *parameters, powers)
@@ -43,7 +43,7 @@ def computed(name: str, scores: Tensor, mask: Tensor | None, parameters: list[Te
 
 
 def expected(name: str, scores: Tensor, mask: Tensor | None, parameters: list[Tensor], grad: Tensor) -> list[Tensor]:
-    """By ``multimax.reweight`` and autograd, on the CPU."""
+    """What ``multimax.reweight`` and autograd give in float64, on the CPU."""
     leaves = [tensor.detach().cpu().double().requires_grad_() for tensor in (scores, *parameters)]
     alone = [p if p.shape[0] > 1 else p.squeeze(0) for p in leaves[1:]]
     weights = _function(name, *alone)(leaves[0], None if mask is None else mask.cpu())
@@ -69,9 +69,9 @@ def _function(name: str, *parameters: Tensor) -> Callable[[Tensor, Tensor | None
 def check(name: str, scores: Tensor, mask: Tensor | None, parameters: list[Tensor], grad: Tensor) -> list[Tensor]:
     """Compare the two, within what the dtypes resolve, and return what was computed.
 
-    An entmax's gradient jumps where an entry enters the support: it is compared in the rows whose supports agree, and
-    the gradient of alpha where all do. Elsewhere the weights must be too small to tell from zero. Ev-softmax's weights
-    jump at the mean: rows that disagree must do so over entries there.
+    An entmax's gradient jumps where an entry enters the support, so it is compared only in rows whose supports agree,
+    and the gradient of alpha only if all rows agree. Where supports differ, the weights must be too small to tell from
+    zero. Ev-softmax's weights jump at the mean: rows may differ only in whether they keep entries at the mean.
     """
     ours = computed(name, scores, mask, parameters, grad)
     assert all(tensor.device == scores.device and tensor.is_contiguous() for tensor in ours)
@@ -93,7 +93,7 @@ def check(name: str, scores: Tensor, mask: Tensor | None, parameters: list[Tenso
     assert float(theirs[0][differ].max() if differ.any() else 0) <= stored + calculated
     agree = ~differ.any(-1, keepdim=True)
     if not name.startswith("multimax"):
-        calculated += 4 * stored  # the backward has the weights as they were stored
+        calculated += 4 * stored  # the backward reads the weights as stored, rounded
     largest = max(float(theirs[1].abs().max()), 1e-6)
     torch.testing.assert_close(
         (ours[1] * agree) / largest, (theirs[1] * agree) / largest, rtol=0, atol=2 * (stored + calculated)
@@ -102,14 +102,14 @@ def check(name: str, scores: Tensor, mask: Tensor | None, parameters: list[Tenso
     for our, their in zip(ours[2:], theirs[2:], strict=True):
         if name.startswith("multimax"):
             torch.testing.assert_close(our, their, rtol=1e-4, atol=calculated * max(rows * size, 1e-6))
-        elif agree.all():  # each row's share is of the order of the gradient
+        elif agree.all():  # each row contributes about as much as the incoming gradient
             resolved = 16 * torch.finfo(torch.promote_types(scores.dtype, torch.float32)).eps
             torch.testing.assert_close(our, their, rtol=1e-5, atol=(resolved + stored) * max(rows, 1e-6))
     return ours
 
 
 def _at_the_mean(scores: Tensor, mask: Tensor | None, ours: Tensor, theirs: Tensor, tolerance: float) -> Tensor:
-    """1 for rows with an entry that is kept by one and not by the other; all of these must be at their row's mean."""
+    """1 for rows where only one of the two keeps some entry. All such entries must be at their row's mean."""
     live = _live(scores, mask).cpu()
     below = scores.double().cpu().where(live, -torch.inf)
     below = (below - below.amax(-1, keepdim=True)).where(live, 0)

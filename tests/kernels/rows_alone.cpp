@@ -1,6 +1,6 @@
-// The row kernels without torch, for other compilers and processors and for `make sanitize`: against plain loops in
-// double, and from several threads at once. torch's OpenMP is not instrumented, std::thread is; as in rows.cpp, threads
-// share the inputs, a mask and the parameters, and each writes its own rows and its chunks' sums.
+// Tests the row kernels without torch, on other compilers and processors and for `make sanitize`: against plain loops in
+// double, and from several threads at once. It uses std::thread, which the sanitizers see, unlike torch's OpenMP. As in
+// rows.cpp, threads share the inputs, a mask and the parameters, and each writes its own rows and its chunks' sums.
 
 #include <cstdio>
 #include <functional>
@@ -42,7 +42,7 @@ Vector multimax_weights(const Vector& x) {
   return normalised(p);
 }
 
-// By bisection for tau, p = relu((alpha - 1) x - tau)^(1 / (alpha - 1)).
+// Bisects for tau in p = relu((alpha - 1) x - tau)^(1 / (alpha - 1)).
 Weigh entmax_weights(double alpha) {
   return [d = alpha - 1](const Vector& x) {
     double above = d * *std::max_element(x.begin(), x.end()), below = above - 1;
@@ -63,7 +63,7 @@ Vector evsoftmax_weights(const Vector& x) {
   return normalised(p);
 }
 
-// How far the weights are from those of `weigh`, and the gradients from its central differences, at worst.
+// The largest error of the weights against `weigh`, and of the gradients against its central differences.
 template <class T, class Kernel>
 double error(const Kernel& kernel, const Weigh& weigh) {
   std::mt19937 random(0);
@@ -95,7 +95,7 @@ double error(const Kernel& kernel, const Weigh& weigh) {
 
 constexpr int64_t kRows = 300, kEntries = 197, kThreads = 4;
 
-// The sums of all chunks, by threads.
+// The sums of all chunks, computed by several threads.
 template <class Kernel>
 Vector run(const Kernel& kernel) {
   std::mt19937 random(0);

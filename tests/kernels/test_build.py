@@ -1,4 +1,4 @@
-"""Compiling the CPU's kernels and keeping them, on machines of every kind; and the choice between the paths."""
+"""Compiling and caching the CPU's kernels, on machines of every kind; and the choice between the paths."""
 
 import errno
 import multiprocessing
@@ -24,7 +24,7 @@ from multimax.kernels.cpu import build
 
 forked = multiprocessing.get_context("fork")
 
-# Stands in for g++: takes its time to "compile" what was compiled before, and logs how it was called.
+# A stand-in for g++: it waits, copies a library that was compiled before, and logs how it was called.
 COMPILER = """#!/bin/sh
 echo $$ "$@" >> {log}
 while [ $# -gt 0 ]; do [ "$1" = -o ] && output=$2; shift; done
@@ -36,7 +36,7 @@ CONDA = "-fvisibility-inlines-hidden -std=c++17 -march=nocona -mtune=haswell -ft
 
 
 class StandIn:
-    """A compiler that makes a copy of a library; ``log`` has a line for each call."""
+    """A compiler that copies a library; ``log`` has a line for each call."""
 
     def __init__(self, folder, library):
         self.path, self.library, self._log = folder / "compiler", library, folder / "log"
@@ -76,7 +76,7 @@ def compiler(tmp_path, library, cache, monkeypatch):
 
 
 def why_not():
-    """Why the kernels cannot be loaded: one line, which says what to do."""
+    """The reason why the kernels cannot be loaded, which must be one line."""
     with pytest.raises(build.Unavailable) as raised:
         build.load()
     reason = str(raised.value)
@@ -117,7 +117,7 @@ def test_a_build_that_was_killed_is_done_anew(compiler):
 
 
 def test_beside_a_library_that_cannot_be_loaded_a_second_is_compiled_once(compiler, cache):
-    other = forked.Process(target=build.load)  # a process that has loaded it would not look at the file again
+    other = forked.Process(target=build.load)  # in a child: a process that loaded the file would not read it again
     other.start()
     other.join(60)
     (first,) = cache.glob("*.so")
@@ -160,7 +160,7 @@ def test_compiling_is_announced_and_timed(compiler, capsys):
 
 @pytest.mark.parametrize("arguments", ["{} -pipe", "env {} -pipe", "'{}' '-pipe'"])
 def test_a_compiler_may_have_arguments(arguments, compiler, monkeypatch):
-    """As ``ccache g++`` does."""
+    """For example ``ccache g++``."""
     monkeypatch.setenv("CXX", arguments.format(compiler.path))
     build.load()
     assert compiler.log[0].split()[1] == "-pipe"
@@ -278,7 +278,7 @@ def test_what_others_could_have_written_is_not_loaded(compiler):
     path.chmod(0o775)
     assert "can be written by others" in why_not()
     path.chmod(0o755)
-    path.parent.chmod(0o1777)  # as of /tmp: others may add files, but not replace this one
+    path.parent.chmod(0o1777)  # as /tmp: others may add files, but not replace this one
     assert build.load() == path
     path.parent.chmod(0o775)
     assert "can be written by others" in why_not()

@@ -1,10 +1,10 @@
-"""The C++ operators are given wrong tensors, by those who call them past the functions: one line, never a crash."""
+"""Wrong tensors given to the C++ operators directly, past the functions, raise a one-line error and never crash."""
 
 import pytest
 import torch
 
 from multimax import kernels
-from multimax.kernels import attention, operators  # noqa: F401, their names
+from multimax.kernels import attention, operators  # noqa: F401, define the operators
 
 pytestmark = pytest.mark.skipif(kernels.path(torch.zeros(1)) != "cpp", reason="there is no C++ compiler")
 
@@ -66,14 +66,14 @@ def with_argument(arguments, i, value):
 
 
 def wrong(tensor):
-    """The tensor in other dtypes and shapes."""
+    """Variants of the tensor in other dtypes and shapes."""
     yield from (tensor.to(dtype) for dtype in (torch.int64, torch.uint8, torch.float16, torch.float64))
     yield from (tensor[None], tensor[..., :-1], tensor[:-1] if tensor.shape[0] > 1 else tensor[..., :0])
     yield tensor.flatten()[0]
 
 
 def is_right(name, tensor, other):
-    """Scores decide what the others must be, and values have a size of their own."""
+    """Whether ``other`` fits too: the other arguments follow the scores, and values have a size of their own."""
     if tensor is SCORES and name in ROWS and name.endswith("forward"):
         return other.is_floating_point() and other.dim() > 0
     if tensor is INDEX:

@@ -1,4 +1,4 @@
-"""Attention in blocks on the CPU against the reference, the three lines of ``multimax.attention``, in float64."""
+"""Attention in blocks on the CPU equals the reference in float64."""
 
 import pytest
 import torch
@@ -21,7 +21,7 @@ FUNCTIONS = {
     "epsilon": lambda: reweight.EvSoftmax(epsilon=0.01),
 }
 
-# Queries and batch: all of a head in one block; in several, each a part of its own; in several of one part.
+# Queries and batch, so that a head is one block, several parts of one block each, or several blocks in one part.
 SIZES = {"one block": (6, 2), "parts": (600, 2), "blocks": (300, 11)}
 
 pytestmark = pytest.mark.skipif(kernels.path(torch.zeros(1)) != "cpp", reason="there is no C++ compiler")
@@ -39,7 +39,7 @@ def case(name, batch=2, queries=6, keys=7, dim=5, value_dim=4, dtype=torch.float
 
 
 def check(query, key, value, module, mask=None, tolerance=1e-9, **options):
-    """``options`` may be tensors that want gradients."""
+    """Compare outputs and gradients; tensors among ``options`` get gradients too."""
     learned = {name: option for name, option in options.items() if isinstance(option, torch.Tensor)}
     wide = [t.detach().double().requires_grad_() for t in (query, key, value, *learned.values())]
     wide_options = options | dict(zip(learned, wide[3:], strict=True))
@@ -83,7 +83,7 @@ EXTRAS = {
 @pytest.mark.parametrize("name", FUNCTIONS)
 @pytest.mark.parametrize("extras", EXTRAS)
 def test_what_the_scores_are_made_of_besides(name, extras):
-    """Under masks whose rows have runs of live keys, gaps in them, and none."""
+    """With masks whose rows have a run of live keys, gaps, or no live key."""
     generator = torch.Generator().manual_seed(3)
     options = {
         key: torch.randn(option, generator=generator, dtype=torch.float64).requires_grad_()
@@ -111,7 +111,7 @@ def test_softcaps_are_as_exact_as_torch_has_them(scale, dtype):
 
 @pytest.mark.parametrize("name", FUNCTIONS)
 def test_keys_behind_what_a_block_reaches(name):
-    """They are left out, whatever the reach of the blocks before; a later block may reach further, or less far."""
+    """A block leaves out the keys behind its last live one, also where earlier blocks reach further, or less far."""
     position = torch.arange(600)[:, None]
     causal = torch.arange(20) <= position // 40
     for mask in (causal, causal.flip(0), causal[300:] & (position[300:] % 300 > 260), torch.zeros(1, 1).bool()):
@@ -213,7 +213,7 @@ def test_twice_differentiable():
 
 @pytest.mark.parametrize("name", FUNCTIONS)
 def test_a_gradient_that_can_be_differentiated_is_the_same(name):
-    """Also where one argument is computed from another, or is the other."""
+    """Even if one argument is computed from another, or is the same tensor."""
     query, _, _, module = case(name)
     output = attention(query, query, query.sin(), module, backend="blocked")
     leaves = [query, *module.parameters()]
@@ -235,9 +235,9 @@ def test_the_output_can_be_changed_in_place(name):
 
 
 def test_no_matrix_of_all_queries_by_all_keys():
-    """What is held at most, as torch's profiler counts it, grows with the length and not with its square.
+    """The peak that torch's profiler counts grows with the length, not with its square.
 
-    It does not count what the threads hold, three blocks of up to 256 queries each.
+    The profiler does not see what the threads hold: three blocks of up to 256 queries each.
     """
     peaks = []
     for length in (256, 1024):
@@ -248,7 +248,7 @@ def test_no_matrix_of_all_queries_by_all_keys():
 
         peaks.append(peak_memory(step, torch.device("cpu")))
     assert peaks[1] < 5 * peaks[0]
-    assert peaks[1] < 4 * 33 * 1024**2 / 4  # a quarter of the scores
+    assert peaks[1] < 4 * 33 * 1024**2 / 4  # a quarter of the scores' bytes
 
 
 @pytest.mark.parametrize("name", ["multimax", "sparsemax", "entmax", "evsoftmax"])

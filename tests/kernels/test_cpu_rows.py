@@ -1,4 +1,4 @@
-"""Row kernels on the CPU against float64: shapes, masks, dtypes, extreme scores, strides and zero sizes."""
+"""Row kernels on the CPU match float64: shapes, masks, dtypes, extreme scores, strides and zero sizes."""
 
 import math
 from unittest import mock
@@ -46,7 +46,7 @@ KINDS = ["normal", "wide", "narrow", "ties", "equal", "huge", "subnormal", "one 
 
 @st.composite
 def cases(draw):
-    """Scores [batch, heads, queries, n], a mask or None, an incoming gradient and a source of more numbers."""
+    """Scores [batch, heads, queries, n], a mask or None, an incoming gradient and a random generator for more."""
     generator = torch.Generator().manual_seed(draw(st.integers(0, 2**31)))
     sizes = [0, 1, 1, 2, 3] if draw(st.integers(0, 9)) == 0 else [1, 2, 3]
     shape = [draw(st.sampled_from(sizes)) for _ in range(3)] + [draw(st.integers(0, 70))]
@@ -64,7 +64,7 @@ def cases(draw):
     }
     mask = masks[mask_kind]()
     grad = torch.randn(shape, generator=generator, dtype=torch.float64).to(scores.dtype)
-    if draw(st.booleans()):  # other strides, the same numbers
+    if draw(st.booleans()):  # the same numbers with other strides
         scores = scores.transpose(-1, -2).contiguous().transpose(-1, -2)
         grad = grad.transpose(0, -1).contiguous().transpose(0, -1)
         if mask is not None and mask.dim() == 4:
@@ -77,7 +77,7 @@ def live(mask, scores):
 
 
 def precision(dtype):
-    """Of what is computed, and of what is returned."""
+    """Machine epsilon of the dtype that is computed in, and of the dtype that is returned."""
     return torch.finfo(torch.promote_types(dtype, torch.float32)).eps, torch.finfo(dtype).eps
 
 
@@ -109,7 +109,7 @@ def test_multimax(implementation, case, order, per_head, block):
     expected = multimax_formula.weigh(*exact, mask, powers)
     references = torch.autograd.grad(expected, exact, grad.double())
 
-    # One rounding of a modulated score moves its weight by as much again.
+    # A rounding error in a modulated score changes its weight by the same relative amount.
     eps, returned = precision(dtype)
     x = exact[0].detach().where(live(mask, scores), 0).abs()
     size = x.amax().item() + 1 if x.numel() else 1.0
@@ -136,12 +136,12 @@ def test_entmax(case, alpha, learned):
     with kernels.use("eager"):
         exact_alpha = given_alpha.double() if learned else alpha
         expected = reweight.entmax(scores.double(), exact_alpha, mask=mask)
-    # One rounding of the normaliser moves every weight.
+    # Rounding the normaliser once changes every weight.
     eps, returned = precision(scores.dtype)
     assert_near(weights, expected, (40 + 8 * scores.shape[-1]) * eps + returned)
     assert (weights[~live(mask, scores)] == 0).all()
 
-    # Which entries are in the support is a matter of rounding: the gradients are compared at the same weights.
+    # Rounding decides which entries are in the support, so compare the gradients at the same weights.
     by_head = exact_alpha[:, None, None] if learned and heads > 1 else exact_alpha
     grad_scores, grad_alpha = gradient(grad.double(), weights.double(), by_head, of_alpha=True)
     if learned:
@@ -168,7 +168,7 @@ def test_evsoftmax(case, epsilon):
     (reference,) = torch.autograd.grad(expected, exact, grad.double())
     eps, returned = precision(scores.dtype)
     if scores.numel():
-        # Rows with an entry at the mean, up to rounding, may keep it or not, unless all are equal.
+        # Leave out rows with an entry at the mean up to rounding, which may be kept or not; not rows of equal entries.
         x = scores.double().where(live(mask, scores), math.nan)
         gap = (x - x.nanmean(-1, keepdim=True)).abs()
         spread = gap.nan_to_num(0).amax(-1, keepdim=True)
@@ -222,7 +222,7 @@ def test_long_rows_sum_to_one(name):
 
 @pytest.mark.parametrize("name", functions())
 def test_operator_registrations(name):
-    """Schema, fake and autograd registrations, as torch.library checks them."""
+    """torch.library finds the schema, fake and autograd registrations in order."""
     _, parameters = functions()[name]
     operator, rest = {
         "multimax": (torch.ops.multimax.multimax_forward, [(1, 1, 2, 2)]),

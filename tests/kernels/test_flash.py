@@ -1,4 +1,4 @@
-"""Flash attention in Triton against attention written out in float64."""
+"""Flash attention in Triton equals attention written out in float64."""
 
 from itertools import product
 
@@ -18,14 +18,14 @@ from multimax.kernels.triton.flash import flash_attention, supports
 from multimax.reweight import multimax, softmax
 
 ORDERS = {(1, 1): 1, (2, 2): "second_only", (1, 1, 2, 2): 2}
-# Of the largest entry: float32 is computed without TF32; in half precision weights and their gradients are rounded
-# before they are multiplied, and the gradients pass through the rounded output.
+# Relative to the largest entry. float32 is computed without TF32. In half precision, weights and their gradients are
+# rounded before they are multiplied, and the gradients depend on the rounded output.
 TOLERANCE = {torch.float32: 2e-5, torch.float16: 4e-3, torch.bfloat16: 1e-2}
 
 
 @pytest.fixture(autouse=True)
 def _interpreted(monkeypatch, device):
-    """Blocks so small that short lengths make several; and what the interpreter makes of bfloat16, mended."""
+    """On the CPU, make blocks so small that short lengths need several, and fix the interpreter's bfloat16."""
     if device.type == "cuda":
         return
     from triton.runtime.interpreter import InterpreterBuilder, TensorHandle, tl
@@ -33,7 +33,7 @@ def _interpreted(monkeypatch, device):
     product, truncate = InterpreterBuilder.create_dot, InterpreterBuilder.create_fp_trunc
 
     def create_dot(self, a, b, *rest):
-        # It multiplies the bits of bfloat16 as if they were whole numbers; float32 holds them exactly.
+        # The interpreter multiplies the bits of bfloat16 as if they were integers. float32 holds the values exactly.
         a, b = (
             TensorHandle((h.data.astype("uint32") << 16).view("float32"), tl.float32) if h.dtype == tl.bfloat16 else h
             for h in (a, b)
@@ -43,7 +43,7 @@ def _interpreted(monkeypatch, device):
     def create_fp_trunc(self, source, kind):
         if (source.dtype.scalar, kind.scalar) != (tl.float32, tl.bfloat16):
             return truncate(self, source, kind)
-        # It cuts the lower bits off, where a GPU rounds to the nearest, to even.
+        # The interpreter truncates, where a GPU rounds to nearest, ties to even.
         bits = source.data.view("uint32").astype("uint64")
         rounded = (bits + 0x7FFF + (bits >> 16 & 1)) >> 16
         return TensorHandle(rounded.astype("uint16"), tl.bfloat16)
@@ -67,7 +67,7 @@ def draw(
     dtype: torch.dtype = torch.float32,
     seed: int = 0,
 ) -> list[Tensor]:
-    """query, key, value, ranges and ts, drawn so that every hinge is bent by many scores."""
+    """query, key, value, ranges and ts, drawn so that every hinge bends many scores."""
     batch, heads, queries, keys = shape
     generator = torch.Generator().manual_seed(seed)
     tensors = [
@@ -81,7 +81,7 @@ def draw(
 
 
 def written_out(query, key, value, ranges, ts, powers, mask=None, causal=False, scale=None) -> Tensor:
-    """Attention in the tensors' precision, with its scores and weights materialised."""
+    """Attention in the tensors' own precision, with scores and weights materialised."""
     return weights_of(query, key, ranges, ts, powers, mask, causal, scale) @ value
 
 
@@ -94,7 +94,7 @@ def weights_of(query, key, ranges, ts, powers, mask=None, causal=False, scale=No
 
 
 def check(leaves: list[Tensor], powers: tuple[int, ...], mask: Tensor | None = None, **options) -> None:
-    """Output and gradients against float64."""
+    """Compare output and gradients with float64."""
     doubles = [leaf.detach().double().requires_grad_() for leaf in leaves]
     arguments = leaves if powers else [*leaves[:3], None, None]
     output = flash_attention(*arguments, powers, mask, **options)
@@ -111,7 +111,7 @@ def check(leaves: list[Tensor], powers: tuple[int, ...], mask: Tensor | None = N
 
 def close(tensor: Tensor, expected: Tensor, dtype: torch.dtype) -> None:
     largest = expected.abs().max().item() if expected.numel() else 0.0
-    # A parameter's gradient sums as many terms of either sign as there are scores.
+    # A parameter's gradient is a sum of positive and negative terms, as many as there are scores.
     tolerance = TOLERANCE[dtype] if tensor.dim() == 4 else max(TOLERANCE[dtype], 1e-4)
     torch.testing.assert_close(tensor.double(), expected, rtol=0, atol=tolerance * max(largest, 1e-3))
 
@@ -201,10 +201,10 @@ def test_nothing_to_attend(device, queries, keys, batch):
 
 @pytest.mark.parametrize("scale", [0.0, -0.7, 300.0])
 def test_scales(device, scale):
-    """0: all keys alike; negative: the order turned round; large: scores of thousands, weights of one key each."""
+    """0: all keys alike; negative: their order reversed; large: scores in the thousands, one key gets all weight."""
     leaves = draw(device)
     with torch.no_grad():
-        leaves[4][..., 2:] *= 1e-3 if scale > 1 else 1  # a square of 1e7 has float32's spacing of 1
+        leaves[4][..., 2:] *= 1e-3 if scale > 1 else 1  # near a squared term of 1e7, float32 is spaced by 1
     output = flash_attention(*leaves, (1, 1, 2, 2), scale=scale)
     expected = written_out(*(leaf.double() for leaf in leaves), (1, 1, 2, 2), scale=scale)
     torch.testing.assert_close(output.double(), expected, rtol=0, atol=2e-3 if scale > 1 else 1e-5)
@@ -251,7 +251,7 @@ def test_the_same_bits_each_time(device):
 def test_dropout_drops_the_same_weights_in_the_backward(device):
     probability = 0.3
     leaves = draw(device, (1, 2, 40, 70), (16, 70))
-    # Values that are the identity show the weights.
+    # With the identity as values, the output is the weights.
     identity = torch.eye(70, device=device).expand(1, 2, 70, 70)
     seed = torch.tensor([2**40 + 7], device=device)
     options = {"dropout": probability, "seed": seed}
@@ -413,7 +413,7 @@ def test_parameters_that_do_not_fit(device):
 )
 @pytest.mark.parametrize("causal", [False, True])
 def test_real_sizes(device, dtype, size, causal):
-    """Few of them: three kernels are compiled for each."""
+    """Only a few sizes, since three kernels are compiled for each."""
     mask = torch.rand(2, 1, 1, 1500, device=device) > 0.2
     for batch, lengths, one in ((64, (196, 196), None), (2, (1000, 1500), mask)):
         leaves = draw(device, (batch, 3, *lengths), (size, size), per_head=True, dtype=dtype)

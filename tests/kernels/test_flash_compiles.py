@@ -1,6 +1,6 @@
-"""The flash kernels go through the compiler for real GPUs, within what these have. No GPU is needed.
+"""The flash kernels compile for real GPUs, within their resources. No GPU is needed.
 
-The interpreter does not know types, layouts, registers or shared memory as the compiler does.
+The interpreter does not treat types, layouts, registers or shared memory as the compiler does.
 """
 
 import os
@@ -34,7 +34,7 @@ def compile_for(tmp_path, capability: int, *arguments: str) -> dict[str, dict[st
 
 
 def test_heads_of_64_on_an_h100_stay_in_registers(tmp_path):
-    """But for a few of the keys' kernel, which spills less in smaller blocks and takes longer in them on the device."""
+    """Except for a few in the keys' kernel: smaller blocks would spill less, but take longer on the device."""
     stacks = {name: kernel["stack"] for name, kernel in compile_for(tmp_path, 90, "64", "bfloat16").items()}
     assert stacks.pop("backward_of_keys") <= 32
     assert set(stacks.values()) == {0}

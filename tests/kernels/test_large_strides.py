@@ -1,4 +1,4 @@
-"""Triton kernels on tensors whose last entry is more than 2^31 entries behind their first, in sparse memory."""
+"""Triton kernels on tensors whose last entry is more than 2^31 entries after the first, in sparse memory."""
 
 import math
 
@@ -14,8 +14,8 @@ pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning")
 
 @pytest.fixture
 def spread(tmp_path, device, monkeypatch):
-    """A function that lays a small tensor out with the strides given."""
-    if device.type == "cpu":  # the interpreter would copy all of the memory onto itself
+    """A function that copies a small tensor into memory with the given strides."""
+    if device.type == "cpu":  # the interpreter would copy the whole memory onto itself
         monkeypatch.setattr("triton.runtime.interpreter.GridExecutor._restore_args_dev", lambda *_: None)
 
     def lay_out(tensor, *strides):
@@ -50,7 +50,7 @@ def test_masks_of_the_row_kernels(name, strides, spread, device):
 @pytest.mark.parametrize("causal", [False, True])
 @pytest.mark.parametrize("far", [0, 1, 2, 3, 4])
 def test_flash_attention(far, causal, spread, device):
-    """``far``: which of query, key, value, their gradients' source and the mask lies so."""
+    """``far`` is the index of the tensor that is spread: query, key, value, incoming gradient or mask."""
     query, key, value, grad = torch.randn(4, 1, 1, 20, 4, generator=torch.Generator().manual_seed(0)).to(device)
     mask = torch.rand(1, 1, 20, 20, generator=torch.Generator().manual_seed(1)).to(device) > 0.2
     ranges, ts = torch.tensor([[-0.5, 0.5], [0.2, 0.1]], device=device)

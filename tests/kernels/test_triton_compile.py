@@ -1,4 +1,4 @@
-"""The row kernels compile for GPUs that are not here, which shows what the interpreter lets pass."""
+"""The row kernels compile for GPUs that are not here, which catches errors that the interpreter lets pass."""
 
 import os
 import re
@@ -10,7 +10,7 @@ import pytest
 
 pytest.importorskip("triton.backends.nvidia", reason="Triton was built without its compiler for NVIDIA's GPUs")
 
-SHARED_LIMIT = 48 * 1024  # bytes that a program may have on any GPU without asking for more
+SHARED_LIMIT = 48 * 1024  # bytes that a program gets on any GPU without asking for more
 
 
 @pytest.mark.parametrize(

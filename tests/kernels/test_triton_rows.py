@@ -1,4 +1,4 @@
-"""The Triton row kernels against the same functions in float64, interpreted where there is no GPU."""
+"""The Triton row kernels match the same functions in float64; they are interpreted where there is no GPU."""
 
 import inspect
 import math
@@ -17,8 +17,8 @@ from multimax.kernels.triton import multimax as triton_multimax
 from multimax.kernels.triton import rows as triton_rows
 
 DTYPES = [torch.float16, torch.bfloat16, torch.float32, torch.float64]
-EXAMPLES = 60 if torch.cuda.is_available() else 10  # the interpreter takes long for each
-# In the interpreter, where a row is empty or holds a NaN, or where Newton's method ends.
+EXAMPLES = 60 if torch.cuda.is_available() else 10  # the interpreter is slow
+# The interpreter warns where a row is empty or holds a NaN, or where Newton's method ends.
 pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning")
 
 
@@ -69,14 +69,14 @@ def test_weights_and_gradients(device, name, data):
 def test_many_rows_with_extremes_among_them(device, name, dtype):
     scores, _, parameters, grad = arguments(name, (128, 8), dtype, device, scale=1.0)
     mask = torch.ones_like(scores, dtype=torch.bool)
-    scores[:16, 3:] = scores[:16, :1]  # ties, of the largest entries too
+    scores[:16, 3:] = scores[:16, :1]  # ties, some of them of the largest entries
     scores[16:32] *= 1e-42 if dtype == torch.float32 else 1e-310  # subnormal
-    mask[32:48, 1:] = False  # one live entry
-    mask[48:64] = False  # none
+    mask[32:48, 1:] = False  # one live entry a row
+    mask[48:64] = False  # no live entry
     scores[64:80] = scores[64:80].round()
     scores[80:96, 2] = -30 if name.startswith("multimax") else -1e4  # SegLU lifts it up to its square
     if name.startswith("multimax"):
-        parameters[1][0, 2::2] = -parameters[1][0, 2::2].abs()  # not so far that it is the only one
+        parameters[1][0, 2::2] = -parameters[1][0, 2::2].abs()  # but not so far that it takes all the weight
     check(name, scores, mask, parameters, grad)
 
 
@@ -150,7 +150,7 @@ def test_a_broadcast_mask_is_read_where_it_is(shape):
 
 @pytest.mark.parametrize("name", ["multimax-2", "learned-alpha", "evsoftmax"])
 def test_few_programs_and_long_indices(device, name, monkeypatch):
-    """As for more rows than a grid has programs, or than an int32 counts."""
+    """As if there were more rows than programs in a grid, or than an int32 can count."""
     case = arguments(name, (2, 3, 20, 30), torch.float32, device, (2, 1, 20, 30), per_head=True)
     expected = computed(name, *case)
     monkeypatch.setattr(triton_launch.Rows, "programs", lambda *_, **__: 2)
@@ -171,7 +171,7 @@ def test_rows_beyond_int32_are_counted_in_int64(rows, index):
 
 @pytest.mark.parametrize("name", operators._SCHEMAS)
 def test_each_operator_finds_its_function(name):
-    """CUDA tensors reach it by position; weights, which the CPU's backward of MultiMax may get too, never come."""
+    """Arguments are passed on by position. The optional weights of MultiMax's backward are given on a CPU only."""
     schema = torch._C.parse_schema(f"multimax::{name}{operators._SCHEMAS[name]}")
     arguments = [argument.name for argument in schema.arguments if not argument.has_default_value()]
     assert arguments == list(inspect.signature(getattr(triton_rows, name)).parameters)
@@ -200,7 +200,7 @@ def test_an_entry_at_the_mean_is_kept_however_the_mean_is_rounded(device):
 
 
 def test_a_thousand_equal_scores(device):
-    """Newton's method needs the most steps where weights are many and nearly equal."""
+    """Newton's method needs the most steps for many nearly equal weights."""
     scores = 1e-3 * torch.randn(2, 3000, generator=torch.Generator().manual_seed(0)).to(device)
     scores[0] = 0.3
     for alpha in ALPHAS.values():
@@ -212,7 +212,7 @@ def test_a_thousand_equal_scores(device):
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="torch finds no CUDA device here")
 class TestOnGPU:
-    """Sizes and calls that the interpreter is too slow for, or that only a device has."""
+    """Sizes for which the interpreter is too slow, and behaviour that only a device has."""
 
     @pytest.mark.parametrize("dtype", DTYPES, ids=str)
     @pytest.mark.parametrize("n", [7, 197, 512, 1000, 4096, 16384, 32000])
@@ -229,7 +229,7 @@ class TestOnGPU:
     @pytest.mark.parametrize("name", [name for name in NAMES if name not in EPSILONS])
     def test_no_wait_for_the_device(self, device, name):
         case = arguments(name, (2, 3, 20, 197), torch.bfloat16, device)
-        computed(name, *case)  # compiles
+        computed(name, *case)  # compiles the kernels
         torch.cuda.set_sync_debug_mode("error")
         try:
             computed(name, *case)

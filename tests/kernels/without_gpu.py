@@ -1,4 +1,4 @@
-"""Triton where there is no GPU: what is launched is compiled for one, printed, and left at that."""
+"""Triton without a GPU: a launch compiles the kernel for one and prints what it uses, but does not run it."""
 
 import re
 import subprocess
@@ -13,7 +13,7 @@ CUOBJDUMP = Path(triton.__file__).parent / "backends/nvidia/bin/cuobjdump"
 
 
 class NoGPU:
-    """What Triton asks of a device's driver until it launches."""
+    """The part of a device's driver that Triton uses before a launch."""
 
     def __init__(self, capability: int) -> None:
         self.capability = capability
@@ -29,8 +29,10 @@ class NoGPU:
 
 
 def compile_only(capability: int) -> None:
-    """From now on, in this process. A line for each kernel, MODULE.NAME registers=... stack=... shared=...: registers
-    and bytes of stack (spills) per thread, from cuobjdump, and bytes of shared memory per program.
+    """From now on, let launches in this process only compile.
+
+    Each prints a line, MODULE.NAME registers=... stack=... shared=...: registers and bytes of stack (spills) per
+    thread, from cuobjdump, and bytes of shared memory per program.
     """
     run = JITFunction.run
 

@@ -1,4 +1,4 @@
-"""Every registered function, with these options, goes through the tests that ask for ``make``, on both paths."""
+"""Tests that take ``make`` run for every registered function, with the options below and on both paths."""
 
 import itertools
 from collections.abc import Iterator
@@ -35,7 +35,7 @@ VARIANTS = {
 
 
 def module(name: str, options: dict, num_heads: int | None = HEADS) -> reweight.Reweighting:
-    """A module whose parameters are drawn, large enough to matter, and the same for the same arguments."""
+    """A module with random parameters, large enough to matter, and the same for the same arguments."""
     made = reweight.create(name, num_heads=num_heads, **options)
     generator = torch.Generator().manual_seed(0)
     for parameter in made.parameters():
@@ -45,7 +45,7 @@ def module(name: str, options: dict, num_heads: int | None = HEADS) -> reweight.
 
 @pytest.fixture(autouse=True)
 def _path(request: pytest.FixtureRequest) -> Iterator[None]:
-    """The kernels, which must then be there, or tensor operations alone."""
+    """Require the kernels, or use tensor operations only."""
     with kernels.use(getattr(request, "param", "require")):
         yield
 

@@ -1,4 +1,4 @@
-"""What every reweighting function promises, whatever its formula."""
+"""What every reweighting function guarantees, whatever its formula."""
 
 import copy
 import math

@@ -1,4 +1,4 @@
-"""The functions along any dimension, and handed to attention as they are."""
+"""The functions along any dimension, and passed to attention as they are."""
 
 from functools import partial
 

@@ -1,4 +1,4 @@
-"""Sparsemax and entmax against the entmax package and against bisection."""
+"""Sparsemax and entmax compared with the entmax package and with bisection."""
 
 import entmax as package
 import pytest
@@ -14,7 +14,7 @@ ALPHAS = [1.0001, 1.01, 1.1, 1.25, 1.5, 1.75, 1.99, 2.0]
 
 
 def hard_rows(n):
-    """Rows of n scores of the kinds that need many steps of Newton's method, or exact ones."""
+    """Rows of n scores of kinds for which Newton's method needs many steps, or exact ones."""
     generator = torch.Generator().manual_seed(n)
     i = torch.arange(n, dtype=torch.float64)
     normal = torch.randn(n, generator=generator, dtype=torch.float64)
@@ -27,7 +27,7 @@ def hard_rows(n):
 
 
 def slowest_sparsemax_row(n):
-    """Each step of Newton's method drops a single entry: the gaps below tau grow just fast enough for that."""
+    """A row for which each Newton step drops a single entry: the gaps below tau grow just fast enough."""
     row, gap = [0.0, -1e-3], 1e-12
     while row[-1] > -1:
         k = len(row)
@@ -57,7 +57,8 @@ def test_parity_with_the_package_at_one_alpha_per_head():
         torch.autograd.grad(weights, (scores, alpha), incoming) for weights in (ours, theirs)
     )
     torch.testing.assert_close(ours_x, theirs_x, rtol=0, atol=1e-11)
-    # Near alpha = 1 the package's gradient is a difference of large numbers; finite differences judge ours there.
+    # Near alpha = 1 the package's gradient is a difference of large numbers. The next test checks ours there against
+    # finite differences.
     torch.testing.assert_close(ours_alpha, theirs_alpha, rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(ours_alpha[2:], theirs_alpha[2:], rtol=1e-9, atol=1e-9)
 
@@ -68,7 +69,7 @@ def test_gradient_of_alpha_near_softmax_is_the_finite_difference(alpha):
     exact = torch.tensor(alpha, dtype=torch.float64, requires_grad=True)
     incoming = torch.randn_like(scores)
     (gradient,) = torch.autograd.grad(reweight.entmax(scores, exact), exact, incoming)
-    step = 1e-5 * (alpha > 1 + 1e-5)  # at the bound there is only one side
+    step = 1e-5 * (alpha > 1 + 1e-5)  # at the bound a difference can only go up
     change = reweight.entmax(scores, alpha + 1e-5) - reweight.entmax(scores, alpha - step)
     torch.testing.assert_close(gradient, (change * incoming).sum() / (1e-5 + step), rtol=1e-4, atol=1e-4)
 
@@ -79,7 +80,7 @@ def test_hard_rows_against_bisection(n, alpha):
     scores = hard_rows(n)
     exact = formulas.formula(scores, alpha)
     torch.testing.assert_close(reweight.entmax(scores, alpha), exact, rtol=1e-7, atol=1e-11)
-    # One rounding of tau moves the mass of every entry: in float32 no method can do better than about n times epsilon.
+    # Rounding tau once changes the weight of every entry, so in float32 no method can beat about n times epsilon.
     single = reweight.entmax(scores.float(), alpha)
     atol = (1 + n) * torch.finfo(torch.float32).eps
     torch.testing.assert_close(single.double(), formulas.formula(scores.float().double(), alpha), rtol=1e-4, atol=atol)

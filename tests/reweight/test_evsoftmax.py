@@ -1,4 +1,4 @@
-"""Softmax against PyTorch's, and ev-softmax against its formula."""
+"""Softmax compared with PyTorch's, and ev-softmax with its formula."""
 
 import pytest
 import torch

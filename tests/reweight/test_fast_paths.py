@@ -1,4 +1,4 @@
-"""A function owns its fast paths: they are taken where they do what calling the module would do, and nowhere else."""
+"""A function's fast paths are taken only where they do the same as calling the module."""
 
 import re
 from contextlib import contextmanager
@@ -16,7 +16,7 @@ from multimax.output_layer import linear_loss
 from multimax.reweight import available, create, register, row_kernels, softmax
 from multimax.reweight._base import IN_LOSS, may_bypass
 
-LENGTHS = (8, 160)  # below and above what pays in blocks
+LENGTHS = (8, 160)  # below and above the length from which blocks pay
 
 
 def worked_examples():
@@ -57,7 +57,7 @@ def replaced(method):
 
 
 def overridden(method):
-    """In a subclass, as someone would write it, but given to a module that exists."""
+    """Override ``method`` in a subclass, as a user would, and make an existing module an instance of it."""
 
     def change(module, calls):
         cls = type(module)
@@ -163,7 +163,7 @@ def test_the_loss_calls_what_somebody_changed(name, method, change):
     expected = linear_loss(module, hidden, weight, None, targets)
     change(method)(module, calls)
     torch.testing.assert_close(linear_loss(module, hidden, weight, None, targets), expected)
-    assert calls or (name == "softmax" and method == "modulate")  # softmax's loss does not ask for it
+    assert calls or (name == "softmax" and method == "modulate")  # softmax's loss does not call it
 
 
 def test_a_loss_of_its_own_leaves_attention_its_fast_path():
@@ -177,7 +177,7 @@ def test_a_loss_of_its_own_leaves_attention_its_fast_path():
 
 @pytest.mark.parametrize("length", LENGTHS)
 def test_a_function_of_the_user_brings_a_row_kernel(length):
-    """Values and gradients are those of its forward, for attention on every path and for the loss."""
+    """Attention and the loss give the values and gradients of its forward."""
     module, query = Tempered(), draw(length)
     nn.init.constant_(module.log_rate, 0.7)
     mask = torch.rand(length, length, generator=torch.Generator().manual_seed(1)) > 0.3
@@ -200,7 +200,7 @@ def test_a_function_of_the_user_brings_a_row_kernel(length):
 def test_a_function_of_the_user_brings_a_backend_and_a_loss_without_scores():
     module, query = Fused(), draw(8)
     nn.init.constant_(module.log_rate, 0.7)
-    assert attention_path(query, query, query, module) == "reference"  # on a CPU it says that it does not pay
+    assert attention_path(query, query, query, module) == "reference"  # its own backend does not pay on a CPU
     leaves = [query, module.log_rate]
     found, expected = (attention(query, query, query, module, backend=b) for b in ("scaled queries", "reference"))
     torch.testing.assert_close(found, expected)
@@ -249,6 +249,6 @@ def test_a_loss_without_scores_of_its_own():
     hidden, weight, targets = case()
     assert linear_loss(Zero(), hidden, weight, None, targets) == 0
     below = type("Below", (Zero,), {"loss": type(create("sparsemax")).loss})()
-    assert linear_loss(below, hidden, weight, None, targets) == 0  # the same method after all
+    assert linear_loss(below, hidden, weight, None, targets) == 0  # its loss is the inherited method after all
     below = type("Below", (Zero,), {"loss": lambda self, scores, targets, **options: scores.sum()})()
     torch.testing.assert_close(linear_loss(below, hidden, weight, None, targets), (hidden @ weight.T).sum())

@@ -1,4 +1,4 @@
-"""Gradients in closed form: against finite differences, for what is asked, and the same from run to run."""
+"""Closed-form gradients: they match finite differences, each can be had alone, and they repeat to the last bit."""
 
 import torch
 from torch.autograd import gradcheck, gradgradcheck
@@ -51,7 +51,7 @@ def test_gradients_are_the_same_bits_run_to_run(make):
 
 
 def test_float32_parameter_gradients_are_those_of_float64(make):
-    torch.manual_seed(0)  # one draw in some hundred has a gradient so near zero that nothing is exact relative to it
+    torch.manual_seed(0)  # about one draw in a hundred has a gradient too near zero for a relative check
     scores = torch.randn(8, 3, 64, 64)
     incoming = torch.randn_like(scores)
     gradients = [

@@ -1,4 +1,4 @@
-"""Losses: what all have in common, the Fenchel-Young identities, and parity with other implementations."""
+"""Losses: what they have in common, the Fenchel-Young identities, and parity with other implementations."""
 
 import entmax as package
 import pytest
@@ -82,7 +82,7 @@ def test_loss_gradients(criterion, batch):
     scores, index, soft = batch
     inputs = (scores, *criterion.parameters())
     assert gradcheck(lambda scores, *_: criterion.loss(scores, index), inputs)
-    soft = soft.clamp(min=0.01).requires_grad_()  # a zero would step below itself
+    soft = soft.clamp(min=0.01).requires_grad_()  # finite differences would go below zero
     assert gradcheck(lambda scores, soft, *_: criterion.loss(scores, soft), (scores, soft, *inputs[1:]))
 
 

@@ -1,4 +1,4 @@
-"""Modulators before any function: the composition, its traits, and what is refused."""
+"""Modulators in front of any function: the composition, its traits, and what is refused."""
 
 import copy
 

@@ -1,4 +1,4 @@
-"""MultiMax against its formula, differentiated by autograd."""
+"""MultiMax compared with its formula, differentiated by autograd."""
 
 import pytest
 import torch
@@ -10,7 +10,7 @@ from multimax.formulas.multimax import seglu_formula
 pytestmark = pytest.mark.parametrize("_path", ["require", "eager"], indirect=True)
 
 
-# Order, numbers of ranges and ts, and where among the formula's four hinges, and two cubes, they stand.
+# Order, number of ranges, number of ts, and their places among the formula's four hinges and two cubes.
 CASES = {
     "first": (1, 2, 2, [0, 1]),
     "second only": ("second_only", 2, 2, [2, 3]),
@@ -29,7 +29,7 @@ def test_parity_with_the_formula(case, per_head):
     leaves = [torch.randn(2, 3, 5, 7), torch.randn(*heads, num_ranges), torch.randn(*heads, num_ts)]
     leaves = [leaf.double().requires_grad_() for leaf in leaves]
     x, ranges, ts = leaves
-    # k first, heads aligned with the scores' heads
+    # k comes first, and heads line up with the scores' heads
     r, t = (p.T[:, :, None, None] if per_head else p for p in (ranges, ts))
     of_hinges = dict(zip(hinges, zip([*r, *r, *r], t, strict=False), strict=True))
     r, t = zip(*(of_hinges.get(i, (0, 0)) for i in range(6)), strict=True)
@@ -100,7 +100,7 @@ def test_modulated_scores_decide_the_order():
     attend = reweight.create("multimax", order=1)
     with torch.no_grad():
         attend.ranges.zero_()
-        attend.ts.copy_(torch.tensor([0.0, -2.0]))  # scores above 0 are turned over
+        attend.ts.copy_(torch.tensor([0.0, -2.0]))  # reverses the order of scores above 0
     scores = torch.tensor([1.0, 2.0, -3.0])
     assert attend.modulate(scores).argmax() == attend(scores).argmax() == 0
 

@@ -1,4 +1,4 @@
-"""Functions without a kernel against what their authors write, row by row over the live entries alone."""
+"""Functions without a kernel match their authors' formulas, row by row over the live entries only."""
 
 import math
 
@@ -15,14 +15,14 @@ OF_HEADS = torch.tensor([0.7, -1.2, 0.2], dtype=torch.float64)
 
 
 def softpick(x, eps=1e-8):
-    """Numerically stable, as in the authors' repository."""
+    """The numerically stable form, as in the authors' repository."""
     largest = x.max()
     less_one = torch.exp(x - largest) - torch.exp(-largest)
     return relu(less_one) / (less_one.abs().sum() + eps)
 
 
 def stieltjes(x, q):
-    """The pole by halving an interval, as the authors' second variant does."""
+    """Find the pole by bisection, as the authors' second variant does."""
     z = x - x.max()
     low, high = torch.tensor(1e-9, dtype=x.dtype), torch.tensor(len(x) ** (1 / q), dtype=x.dtype)
     for _ in range(200):

@@ -1,4 +1,4 @@
-"""Names, options, errors, and functions of the user's own."""
+"""Names, options, errors, and a user's own functions."""
 
 import copy
 import functools
@@ -125,7 +125,7 @@ def test_traits_are_what_is_measured(name):
     assert traits.can_be_zero == bool((weights == 0).any())
     total = weights.sum(-1)
     assert traits.sums_to_one == torch.allclose(total, torch.ones_like(total))
-    # A second live entry far below the rest changes the others by what it takes itself and no more.
+    # A second entry far below the rest takes its share from the others, and changes nothing else about them.
     far = scores.new_full((200, 1), -20.0)
     short, longer = (attend(torch.cat([scores, *[far] * count], -1)) for count in (1, 2))
     others = longer[:, :-1] / (1 - longer[:, -1:] if traits.sums_to_one else 1)

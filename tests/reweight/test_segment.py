@@ -1,4 +1,4 @@
-"""Segments are the rows that they would be by themselves."""
+"""Each segment gets the weights that it would get as a row by itself."""
 
 import pytest
 import torch
@@ -104,7 +104,7 @@ def test_a_segment_of_nan_leaves_the_others_alone(name, kernel_mode):
 @pytest.mark.parametrize("name", FUNCTIONS)
 @pytest.mark.parametrize("kernel_mode", ["auto", "eager"])
 def test_one_segment_of_nearly_all(name, kernel_mode):
-    """Beside it a few of one entry; it is longer than what a thread takes at once."""
+    """It is longer than what a thread takes at once; beside it there are only two tiny segments."""
     module, scores = build(name), drawn(40_003)
     index = torch.zeros(len(scores), dtype=torch.int64)
     index[[7, 20_000, 40_002]] = torch.tensor([2, 1, 2])

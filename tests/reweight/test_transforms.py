@@ -1,4 +1,4 @@
-"""torch.func, forward-mode differentiation, tracing, fake and meta tensors: over every function, option and path."""
+"""torch.func, forward-mode differentiation, tracing, fake and meta tensors, for every function, option and path."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""Wrong arguments of every function end in one line that names them, or in the right value."""
+"""Wrong arguments to every function give a one-line error that names them, or the right value."""
 
 import copy
 from itertools import product
@@ -17,7 +17,7 @@ MASK = torch.tensor([True, False, True, True])
 
 
 def by_rows(formula):
-    """``formula`` of one row, in float64, over the live entries of each row by itself."""
+    """Apply ``formula``, a function of one row in float64, to the live entries of each row by itself."""
 
     def weigh(scores, mask=None, dim=-1, **options):
         if dim not in (None, -1, scores.dim() - 1):
@@ -44,7 +44,7 @@ def plain_entmax(x, row, shape, alpha):
 
 
 def four_terms(ranges, ts, order, row):
-    """r and t of ``multimax.formula`` for a row: terms of another order have t = 0."""
+    """r and t of ``multimax.formula`` for a row; terms that ``order`` lacks get t = 0."""
     r, t = (
         p.detach().double()[0 if len(p) == 1 else row[-2]] if p.dim() == 2 else p.detach().double()
         for p in (ranges, ts)
@@ -62,7 +62,7 @@ def plain_seglu(x, row, shape, ranges, ts, order=2):
 
 
 def own(function):
-    """``function`` itself, of the live entries of a row in float64."""
+    """``function`` itself, applied to the live entries of each row in float64."""
     return by_rows(lambda x, row, shape, **options: function(x, **options).detach())
 
 
@@ -108,7 +108,7 @@ def plain_cross_entropy(scores, targets, ignore_index, **options):
 
 def plain_fenchel_young(scores, targets, label_smoothing, reduction, ignore_index):
     x = scores.detach().double()
-    x = x - x.amax(-1, keepdim=True)  # which matters only for targets that do not sum to one
+    x = x - x.amax(-1, keepdim=True)  # matters only for targets that do not sum to one
     hard = not targets.is_floating_point()
     counted = targets != ignore_index if hard else torch.ones(len(x), dtype=torch.bool)
     y = F.one_hot(targets.where(counted, 0), x.shape[1]).double() if hard else targets.detach().double()
@@ -129,7 +129,7 @@ def assert_none(faults):
 @pytest.mark.parametrize("name", FUNCTIONS)
 def test_functions(name):
     plain, options = FUNCTIONS[name]
-    more = {"seglu": {}, "entmax": {"mask": MASK}}.get(name, {"mask": MASK, "dim": -1})  # dim would move the heads
+    more = {"seglu": {}, "entmax": {"mask": MASK}}.get(name, {"mask": MASK, "dim": -1})  # dim would move entmax's heads
     right = {"scores": SCORES, **more, **options}
     assert judge(getattr(reweight, name), plain, right, []) is None
     assert_none(judge(getattr(reweight, name), plain, *draw) for draw in draws(right, 300, seed=1))
@@ -137,7 +137,7 @@ def test_functions(name):
 
 @pytest.mark.parametrize("name", CLASSES)
 def test_classes(name):
-    """By ``create`` or not, options that do not fit are refused, and so are scores."""
+    """Options and scores that do not fit are refused, whether or not the module is made by ``create``."""
     made, options = getattr(reweight, name), CLASSES[name]
 
     def weigh(scores, mask=None, **options):

@@ -39,7 +39,7 @@ def trainer(path, *overrides) -> Trainer:
 
 
 def numbers(path):
-    """All that a run logged, but for its speed."""
+    """Everything that a run logged, except its speed."""
     return [{k: v for k, v in record.items() if not is_timing(k)} for record in Run(path).metrics]
 
 
@@ -48,7 +48,7 @@ def is_timing(key):
 
 
 def stop_at(running: Trainer, step: int) -> None:
-    """Send this process a SIGTERM while ``running`` is in ``step``."""
+    """Make ``running`` send this process a SIGTERM during ``step``."""
     train_step = running.train_step
 
     def interrupted(batches):
@@ -83,7 +83,7 @@ TEXT_RUNS = {**LANGUAGE_MODELS, "translation": TRANSLATION}
 
 
 def write_text(root: Path) -> list[str]:
-    """Write a little text to train on, and as its translation itself; returns the overrides that name it."""
+    """Write a small text to train on, which is also its own translation; return the overrides that name it."""
     words = ["one", "two", "three", "four", "five", "six", "seven", "eight"]
     folder = root / "text"
     folder.mkdir()
@@ -96,7 +96,7 @@ def write_text(root: Path) -> list[str]:
 
 
 def fork(work: Callable[[], object], log: Path, **environment: str) -> int:
-    """Process number of a child that does ``work`` and ends as a command would. Costs no start of an interpreter."""
+    """Fork a child that does ``work`` and exits as a command would, without starting an interpreter; return its pid."""
     if child := os.fork():
         return child
     code = 0
@@ -121,5 +121,5 @@ def fork(work: Callable[[], object], log: Path, **environment: str) -> int:
 
 
 def wait(child: int) -> int:
-    """Exit code of a child, negative for a signal."""
+    """Wait for a child; return its exit code, negative for a signal."""
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])

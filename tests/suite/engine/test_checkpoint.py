@@ -69,7 +69,7 @@ def test_a_full_disk_is_one_line_and_leaves_the_last_checkpoint(tmp_path, kiloby
         pytest.skip("needs the right to mount a small file system")
     try:
         good = write(disk, 1)
-        big = nn.Linear(200, 200)  # 160 kB: what is full is the weights' file, or the optimiser's, or both
+        big = nn.Linear(200, 200)  # 160 kB: the disk fills up in the weights' file, or the optimiser's, or both
         with pytest.raises(UserError, match="no space left"):
             checkpoint.save(disk, 2, big, None, {"moments": torch.zeros(200, 200)}, None)
         assert list(disk.iterdir()) == [good]

@@ -1,4 +1,4 @@
-"""What is shown of a step that was not finite: every reweighting's scores, every layer's gradient, and its examples."""
+"""What is shown of a step that was not finite: the scores of every reweighting, every gradient, the examples."""
 
 import json
 import math
@@ -58,7 +58,7 @@ def test_largest_scores_are_of_live_entries_whatever_fast_path_there_is(name):
 
 
 def spoilt(running, steps):
-    """Weights that are NaN in these steps, which are counted from 1."""
+    """Make a weight NaN in these steps, which are counted from 1."""
     train_step = running.train_step
 
     def spoil(batches):
@@ -96,7 +96,7 @@ def test_a_step_at_which_a_run_stopped_is_repeated_by_the_command_it_names(
 
 @pytest.mark.parametrize("name", TEXT_RUNS)
 def test_the_loss_is_that_of_the_step_whatever_the_task(tmp_path, name):
-    """Its batch, its dropout and what a model remembers: the loss that the run itself logged for it."""
+    """The batch, the dropout and a model's memory are those of the step, so the loss is the one that the run logged."""
     config = configure(*TEXT_RUNS[name], *write_text(tmp_path), "training.steps=9")
     running = make(tmp_path / "run", config)
     running.run()

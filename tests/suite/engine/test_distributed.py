@@ -1,4 +1,4 @@
-"""Several processes do what one does: same data, same learning rate, same loss; and end together."""
+"""Several processes do what one does, with the same data, learning rate and loss; and they end together."""
 
 import os
 import signal
@@ -58,7 +58,7 @@ def test_processes_and_micro_batches_do_not_change_a_run_and_the_script_starts_o
 
 
 def test_two_processes_stop_together_and_go_on(root, tmp_path):
-    """After a signal to one of the processes, and then to all, as a terminal or scancel sends it."""
+    """A signal goes first to one of the processes, and then to all, as from a terminal or scancel."""
     run, before = tmp_path / "run", 0
     extra = ["training.steps=60", "training.evaluate_every=60", "data.num_workers=1"]
     for whom in ("one", "group"):
@@ -83,7 +83,7 @@ def test_two_processes_stop_together_and_go_on(root, tmp_path):
 
 
 def start_forked(path, config, world, prepare=lambda running, rank: None):
-    """Start processes that train together, without a launcher that would look after them; returns them, their logs."""
+    """Start processes that train together, without a launcher to watch over them; return their pids and their logs."""
     with socket.socket() as free:
         free.bind(("localhost", 0))
         port = free.getsockname()[1]
@@ -100,7 +100,7 @@ def start_forked(path, config, world, prepare=lambda running, rank: None):
 
 
 def train_forked(path, config, world, prepare=lambda running, rank: None):
-    """Exit codes and logs of processes that train together."""
+    """Train in several processes; return their exit codes and what they logged."""
     children, logs = start_forked(path, config, world, prepare)
     return [wait(child) for child in children], [log.read_text() for log in logs]
 
@@ -115,7 +115,7 @@ EXACT = ["model.dropout=0", "training.steps=16"]
 
 @pytest.mark.parametrize("name", TEXT_RUNS)
 def test_each_task_has_one_trace_on_any_number_of_processes(text, tmp_path, name):
-    """On one, on three, whose shares of a batch are uneven, and on one after two were stopped."""
+    """On one process, on three with uneven shares of a batch, and on one that goes on after two were stopped."""
     config = configure(*TEXT_RUNS[name], *text, *EXACT)
     make(tmp_path / "one", config).run()
     codes, logs = train_forked(tmp_path / "three", config, 3)
@@ -162,7 +162,7 @@ def slow(scores, mask=None):
 
 @pytest.mark.parametrize(("victim", "busy"), [(0, False), (2, True)])
 def test_torchrun_ends_all_when_one_is_killed_and_names_it(root, tmp_path, victim, busy):
-    """Also those that evaluate at the time, which ask the others for nothing and leave a SIGTERM for later."""
+    """Processes that are evaluating end too, although they exchange nothing then and put off a SIGTERM."""
     (tmp_path / "slow.py").write_text(SLOW)
     steps = [
         "plugins=[slow]",
@@ -198,7 +198,7 @@ def rank_of(process: int) -> int | None:
 
 
 def test_a_process_that_fails_says_why_and_the_others_that_they_lost_it(text, tmp_path):
-    """Where no launcher ends them, they do at their next exchange."""
+    """Without a launcher to end them, the others end at their next exchange."""
     config = configure(*TEXT_RUNS["transformer_xl"], *text, "training.steps=10000")
 
     def prepare(running, rank):
@@ -260,7 +260,7 @@ def test_only_the_first_process_writes(text, tmp_path):
 
 
 TORCHRUN = {"RANK": "3", "WORLD_SIZE": "4", "LOCAL_RANK": "1", "MASTER_ADDR": "here", "MASTER_PORT": "29500"}
-JOB = {"SLURM_JOB_ID": "77", "SLURM_NTASKS": "8", "SLURM_PROCID": "0", "SLURM_LOCALID": "0"}  # of sbatch and salloc
+JOB = {"SLURM_JOB_ID": "77", "SLURM_NTASKS": "8", "SLURM_PROCID": "0", "SLURM_LOCALID": "0"}  # from sbatch and salloc
 STEP = {
     **JOB, "SLURM_STEP_ID": "2", "SLURM_STEP_NUM_TASKS": "8", "SLURM_PROCID": "5", "SLURM_LOCALID": "1",
     "SLURM_STEP_NODELIST": "localhost",

@@ -1,4 +1,4 @@
-"""Runs that are killed at any instant, whose files are damaged, whose disk is full; the tests count what they do."""
+"""Runs that are killed at any instant, whose files are damaged or whose disk is full. The tests count these faults."""
 
 import json
 import os
@@ -24,7 +24,7 @@ KILLS = 100
 
 
 def same_run(path: Path, whole: Path) -> bool:
-    """Whether a run that was broken has come to all that the whole one has, and to nothing else."""
+    """Whether a run that was interrupted ends with the same numbers, weights and files as the whole one."""
     return (
         same_end(path, whole)
         and sorted(p.name for p in path.iterdir()) == sorted(p.name for p in whole.iterdir())
@@ -39,7 +39,7 @@ def same_end(path: Path, whole: Path) -> bool:
 
 
 def wait_for_lines(count: int, path: Path, child: int) -> None:
-    """Wait until a run has written so many lines of a file, or has ended."""
+    """Wait until a run has written ``count`` lines to a file, or has ended."""
     while not path.exists() or path.read_bytes().count(b"\n") < count:
         if os.waitid(os.P_PID, child, os.WEXITED | os.WNOHANG | os.WNOWAIT):
             return
@@ -47,10 +47,10 @@ def wait_for_lines(count: int, path: Path, child: int) -> None:
 
 
 def test_killed_at_random_moments_a_run_loses_nothing(tmp_path, record_property):
-    """Each run is killed again and again, at whatever it is doing, and started again until it has finished.
+    """Each run is killed again and again, whatever it is doing, and restarted until it has finished.
 
-    The moments are drawn in steps, timed anew after each start: the machine may become slower. Counted are those after
-    training has begun, another fifth of the starts are killed while they get there.
+    The moment of a kill is drawn in steps, which are timed anew after each start, since the machine may become slower.
+    Only kills after training has begun count. About a fifth of the starts are killed before that.
     """
     overrides = [*write_text(tmp_path), "training.steps=24", "training.checkpoint_every=1"]
     config = configure(*LANGUAGE_MODELS["transformer_xl"], *overrides)
@@ -98,7 +98,7 @@ def test_killed_at_random_moments_a_run_loses_nothing(tmp_path, record_property)
 
 
 def killed_at(operation: int, work) -> bool:
-    """Do ``work`` in a child that dies just before its ``operation``-th change of the disk; False if it lives."""
+    """Do ``work`` in a child that dies at its next change of the disk after ``operation``; False if it lives."""
 
     def dying():
         left = operation
@@ -135,7 +135,7 @@ def test_killed_at_any_operation_of_a_save_one_whole_checkpoint_stands(tmp_path,
     while killed_at(faults, lambda: save(2)):
         found, skipped = checkpoint.newest(tmp_path / "c", "run")
         lost += found is None or found.name not in ("step-00000001", "step-00000002") or bool(skipped)
-        if found is not None and found.name == "step-00000002":  # killed while it cleared up: begin anew
+        if found is not None and found.name == "step-00000002":  # killed while clearing up: begin anew
             shutil.rmtree(tmp_path / "c")
             save(1)
         faults += 1
@@ -148,7 +148,7 @@ def test_killed_at_any_operation_of_a_save_one_whole_checkpoint_stands(tmp_path,
 
 @pytest.fixture(scope="module")
 def text(tmp_path_factory):
-    """Overrides of a small run, and that run uninterrupted."""
+    """The configuration of a small run, and the path of that run, uninterrupted."""
     root = tmp_path_factory.mktemp("text")
     config = configure(
         *LANGUAGE_MODELS["transformer_xl"], *write_text(root), "training.steps=12", "training.checkpoint_every=2",
@@ -159,7 +159,7 @@ def text(tmp_path_factory):
 
 
 def stopped(config, path, step=11):
-    """A run that was stopped."""
+    """Stop a run in a step; return its path."""
     running = make(path, config)
     stop_at(running, step)
     with pytest.raises(Interrupted):
@@ -268,7 +268,7 @@ def test_a_full_disk_ends_a_run_in_one_line_and_freed_it_goes_on(text, tmp_path,
         pytest.skip("needs the right to mount a small file system")
     faults = lost = 0
     try:
-        for room in range(0, 144, 12):  # kilobytes: a whole run takes some hundred
+        for room in range(0, 144, 12):  # kilobytes; a whole run takes about a hundred
             path, filler, log = disk / "run", disk / "filler", tmp_path / f"log{room}"
             filler.write_bytes(bytes((2048 - room) * 1024 - 4096))
             code = wait(fork(lambda path=path: make(path, config).run(), log))
@@ -305,7 +305,7 @@ def test_no_file_of_a_run_can_run_code(text, tmp_path):
     training = newest / "training.pt"
     torch.save({"progress": Executable(tmp_path / "ran")}, training)
     manifest = newest / "manifest.json"
-    content = json.loads(manifest.read_text())["content"]  # who forges a checkpoint can forge its checksums
+    content = json.loads(manifest.read_text())["content"]  # whoever forges a checkpoint can forge its checksums
     content["files"]["training.pt"] = checkpoint.sha256(training)
     manifest.write_text(json.dumps({"content": content, "sha256": checkpoint.digest(content)}))
     with pytest.raises(UserError, match=r"training\.pt"):

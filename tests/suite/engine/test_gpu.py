@@ -1,4 +1,4 @@
-"""What only a CUDA device can show: runs that go on there as if never stopped, and functions that agree with a CPU."""
+"""What only a CUDA device can show: runs resume there as if never stopped, and functions agree with a CPU."""
 
 import math
 
@@ -18,7 +18,7 @@ pytestmark = [
 ]
 
 TASKS = ["image_classification", *TEXT_RUNS]
-# Sums on a GPU may be made in another order each time; in bf16 a hidden value may round the other way by it.
+# A GPU may add in a different order each time, which in bf16 may round a hidden value the other way.
 TOLERANCE = {"fp32": 1e-3, "bf16": 2e-2}
 
 
@@ -79,7 +79,7 @@ def test_weights_and_gradients_are_those_of_the_cpu_in_float64(name, dtype):
     incoming = torch.randn(scores.shape, generator=generator).to(dtype)
     found = []
     for device, kind in (("cpu", torch.float64), (DEVICE, dtype)):
-        torch.manual_seed(0)  # of the function's own parameters
+        torch.manual_seed(0)  # for the function's own parameters
         function = reweight.create(name, num_heads=3).to(device)
         leaf = scores.to(device, kind).requires_grad_()
         weights = function(leaf, mask.to(device))

@@ -1,4 +1,4 @@
-"""Losses and gradients that are NaN or infinite: skipped, counted, and after a few the end of the run."""
+"""Steps with a NaN or infinite loss or gradient are skipped and counted; after a few in a row the run ends."""
 
 import json
 import math
@@ -80,7 +80,7 @@ def test_after_a_few_the_run_stops_and_says_where_and_leaves_the_weights_from_be
 
     running.writer.run_lock.close()
     again = spoil(trainer(tmp_path / "run", *FEW), {8})
-    with pytest.raises(Diverged, match="step 8"):  # it is the fourth in a row
+    with pytest.raises(Diverged, match="step 8"):  # the fourth in a row
         again.run()
     again.writer.run_lock.close()
     assert trainer(tmp_path / "run", *FEW).run()["images"] == 360
@@ -101,7 +101,7 @@ def test_an_infinite_loss_makes_every_gradient_nan():
 
 
 def test_weights_that_blew_up_cost_no_checkpoint_however_often_the_command_is_repeated(tmp_path):
-    """Each step up to the fourth is sound; then a finite gradient and a huge learning rate ruin the weights."""
+    """The steps up to the fourth are sound. Then the weights become huge, as after too high a learning rate."""
     options = [*FEW[:-1], "training.checkpoint_every=1", "training.keep_checkpoints=2"]
     folders = []
     for _ in range(3):

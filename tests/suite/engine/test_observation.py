@@ -1,4 +1,4 @@
-"""What is measured and pictured of a model at an evaluation."""
+"""What an evaluation measures and pictures of a model."""
 
 import json
 import math
@@ -23,7 +23,7 @@ SMALL = {
 
 @pytest.fixture(scope="module")
 def made():
-    """Task and model of each combination, made once."""
+    """Make the task and model of a combination, each only once."""
     cache = {}
 
     def make(name, *overrides):

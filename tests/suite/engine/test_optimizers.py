@@ -1,4 +1,4 @@
-"""Optimisers by name: what they leave to AdamW, and that a resumed run is the uninterrupted one."""
+"""Optimisers by name: what they leave to AdamW, and that a resumed run equals the uninterrupted one."""
 
 import math
 

@@ -1,4 +1,4 @@
-"""Tasks, models, data, optimisers and schedules of a user's own: the example folder, and mistakes in one like it."""
+"""A user's own tasks, models, data, optimisers and schedules: the example folder, and mistakes in one like it."""
 
 import json
 import os
@@ -34,7 +34,7 @@ IMAGES = ["data=stripes", "model=pooled", "optimizer=lion", "schedule=trapezoid"
 
 @pytest.fixture
 def folder(root, tmp_path, monkeypatch):
-    """A copy of the example, in which this process works; its modules are forgotten afterwards."""
+    """Make a copy of the example the working directory; forget its modules afterwards."""
     shutil.copytree(root / "examples" / "own", tmp_path / "own")
     monkeypatch.chdir(tmp_path / "own")
     monkeypatch.setattr(sys, "path", [*sys.path])
@@ -44,7 +44,7 @@ def folder(root, tmp_path, monkeypatch):
 
 
 def forget(folder):
-    """Have Python import the modules of a folder anew."""
+    """Make Python import the modules in a folder anew."""
     for name, module in [*sys.modules.items()]:
         if Path(getattr(module, "__file__", None) or "/").is_relative_to(folder):
             del sys.modules[name]
@@ -174,7 +174,7 @@ def test_own_keys_are_part_of_what_a_run_is(folder):
 
 
 def made_of(config):
-    """All that a trainer makes."""
+    """Make what a trainer makes of a configuration: task, model, optimiser and schedule. Return the schedule."""
     task = task_of(asdict(config)).create(config)
     return create_schedule(create_optimizer(task.build_model(), config.optimizer), config.schedule, 10, 10)
 

@@ -1,4 +1,4 @@
-"""Runs that start from weights of another run or of a file, and runs that go on with a finished one."""
+"""Runs that start from the weights of another run or a file, and runs that extend a finished one."""
 
 import json
 import shutil
@@ -37,7 +37,7 @@ def digits(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def stock(tmp_path_factory):
-    """Weights of timm's model, for this many classes and pixels."""
+    """Write the weights of timm's model for ``classes`` classes; return the file and the weights."""
 
     def write(*overrides, classes=10):
         config = configure(*DIGITS, "reweight=softmax", *overrides)
@@ -56,7 +56,7 @@ def start(path, *overrides) -> Trainer:
 
 @pytest.mark.parametrize("name", RUNS)
 def test_a_run_that_is_extended_is_the_run_of_both_lengths(tmp_path, name):
-    """With a schedule that does not know its end, to the last bit: the optimiser, the data and a memory go on."""
+    """To the last bit, if the schedule does not depend on the end: the optimiser, the data and a memory carry on."""
     given = [*arguments(name, tmp_path), "schedule.name=constant", "schedule.final_rate=0", "training.epochs=null"]
     short, whole = ([*given, f"training.steps={steps}"] for steps in (8, 16))
     make(tmp_path / "whole", configure(*whole)).run()
@@ -227,7 +227,7 @@ def test_the_weights_are_part_of_a_run_s_name_and_their_place_is_not(digits, tmp
     assert identity(asdict(here), schema)["parent.run"] == "digits"
     ema = parent.found(configure(*DIGITS, f"init_from={digits}/checkpoints/step-00000010/ema.safetensors"))
     assert run_name(ema) != run_name(here)
-    assert setting(asdict(ema), schema) == setting(asdict(here), schema)  # as those of two seeds' parents
+    assert setting(asdict(ema), schema) == setting(asdict(here), schema)  # also true of parents with other seeds
     file = tmp_path / "copied.safetensors"
     shutil.copy(parent.locate(str(digits)).path, file)
     assert setting(asdict(parent.found(configure(*DIGITS, f"init_from={file}"))), schema) != setting(
@@ -266,7 +266,7 @@ def test_another_revision_than_that_of_the_weights_is_said(digits, tmp_path, mon
     said = f"the code has changed since {digits} was trained: it was {Run(digits).revision}, now another"
     assert said in start(tmp_path / "run", f"init_from={digits}").initialised
     assert OpenRun(Run(digits)).config.task == "deit"
-    ours = [record for record in caplog.records if record.name.startswith("multimax.")]  # fairseq asks for all others
+    ours = [record for record in caplog.records if record.name.startswith("multimax.")]  # fairseq lets others through
     assert [record.getMessage() for record in ours] == [said]
     start(tmp_path / "longer", f"extends={digits}", "training.steps=11").run()
     assert said in capsys.readouterr().out

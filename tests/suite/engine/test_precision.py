@@ -1,4 +1,4 @@
-"""float16 with its loss scale, on a CPU, which computes it too."""
+"""float16 with its loss scale, which a CPU can compute too."""
 
 import pytest
 import torch
@@ -43,7 +43,7 @@ def test_a_float16_run_learns_what_a_float32_one_does_and_resumes_with_its_scale
     single, half = (Run(tmp_path / precision).final for precision in ("fp32", "fp16"))
     assert half["loss"] == pytest.approx(single["loss"], rel=0.01)
     whole = trainer(tmp_path / "whole", *options, "training.precision=fp16")
-    whole.loss_scale.value.fill_(2.0**30)  # overflows, so that the first steps are left out
+    whole.loss_scale.value.fill_(2.0**30)  # overflows, so the first steps are left out
     stop_at(whole, 3)
     with pytest.raises(Interrupted):
         whole.run()
@@ -82,7 +82,7 @@ def test_a_language_model_is_tested_on_the_test_split_with_its_last_and_its_best
     found = running.run()
     metric = running.task.metric
     asked = make(tmp_path / "other", configure(*options, "data.eval_split=test"))
-    asked.model.load_state_dict(running.model.state_dict())  # those tested last: the best
+    asked.model.load_state_dict(running.model.state_dict())  # the best weights, which were tested last
     expected = asked.score(asked.task.evaluate, asked.model)
     for key in (metric, "loss", "tokens", "unigram_ppl"):
         assert found[f"test_{key}@best"] == pytest.approx(expected[key])

@@ -1,4 +1,4 @@
-"""Asking for another stay, before a stand-in for scontrol; tests/cluster asks Slurm itself."""
+"""Requeueing a job, with a stand-in for scontrol; tests/cluster does it with Slurm itself."""
 
 import os
 
@@ -9,7 +9,7 @@ from multimax.suite.engine import slurm
 
 @pytest.fixture
 def scontrol(tmp_path, monkeypatch):
-    """Makes a program ``scontrol`` of a shell line; what it is called with stands in ``called``."""
+    """Make a program ``scontrol`` from a shell line; it writes its arguments to the file ``called``."""
 
     def make(line: str):
         program = tmp_path / "scontrol"

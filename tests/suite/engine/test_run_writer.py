@@ -1,4 +1,4 @@
-"""A run folder is held by one run, and its files say when something of them is lost."""
+"""A run folder is locked by one run at a time, and damage to its files is noticed."""
 
 import errno
 import fcntl
@@ -104,7 +104,7 @@ def test_a_line_cut_short_at_the_end_is_left_out_and_any_other_damage_is_named(t
     assert read_lines(path) == good
     for cut in range(len(whole)):
         path.write_bytes(whole[:cut])
-        left = whole[: cut + 1].count(b"\n")  # a line is whole without its end too
+        left = whole[: cut + 1].count(b"\n")  # a line that lacks only its newline is whole too
         assert read_lines(path) == good[:left]
     for damaged in (b"\0" * 9, b"", b'{"step": 1, "tr', b"\xff\xfe"):
         lines = whole.splitlines()

@@ -1,4 +1,4 @@
-"""The loop itself, in this process, on a few digits: what it leaves behind when things happen to it."""
+"""The training loop, in this process, on a few digits: what it leaves behind when it is disturbed."""
 
 import json
 import math
@@ -26,7 +26,7 @@ def whole(tmp_path_factory):
 
 @pytest.mark.parametrize("steps", [[5], range(1, 10)], ids=["once", "after every step"])
 def test_stopped_at_any_step_and_resumed_it_is_the_same_run(whole, tmp_path, steps):
-    """With other data workers at each start."""
+    """With another number of data workers at some of the starts."""
     for step in steps:
         running = trainer(tmp_path, f"data.num_workers={2 * (step % 3 == 2)}")
         stop_at(running, step)
@@ -99,7 +99,7 @@ def test_weights_that_are_not_finite_stop_the_run_and_no_checkpoint_has_them(tmp
 
 @pytest.mark.parametrize("phase", ["restore", "validate"])
 def test_a_signal_before_the_first_step_or_in_an_evaluation_stops_the_run_at_the_next_moment(tmp_path, phase):
-    """That is after one step, and after the evaluation of step 4 with one checkpoint."""
+    """It stops after step 1, or after the evaluation at step 4; each time there is one checkpoint."""
     running = trainer(tmp_path, "training.keep_checkpoints=100")
     work = getattr(running, phase)
 
@@ -194,7 +194,7 @@ def test_compiled_it_learns_what_it_learns_eagerly(whole, tmp_path):
 
 
 def test_a_logged_step_says_the_present_pace_the_wait_for_data_and_the_time_to_the_end(monkeypatch):
-    now = iter([0.0, 0.0, 3.0, 4.0, 24.0, 34.0])  # begin; wait from, to; pause from, to; lap
+    now = iter([0.0, 0.0, 3.0, 4.0, 24.0, 34.0])  # start; start and end of the wait; start and end of the pause; lap
     monkeypatch.setattr(pace.time, "perf_counter", lambda: next(now, 34.0))
     timed = pace.Pace(100.0)
     assert timed.next(iter(["batch"])) == "batch"

@@ -1,3 +1,3 @@
-"""Import fairseq as the tests of its models do."""
+"""Import fairseq in the same way as the tests of its models."""
 
 import tests.integrations.conftest  # noqa: F401

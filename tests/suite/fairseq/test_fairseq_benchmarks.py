@@ -1,4 +1,4 @@
-"""The benchmarks beside fairseq run, at tiny sizes, and agree with it before they measure."""
+"""The benchmarks against fairseq run at tiny sizes, and check that they agree with it before they measure."""
 
 from itertools import product
 

@@ -1,4 +1,4 @@
-"""fairseq's commands with our user directory, and their files read by us."""
+"""fairseq's commands run with our user directory, and we read their files."""
 
 import json
 import math
@@ -31,9 +31,9 @@ from multimax.suite.fairseq.weights import from_fairseq
 from multimax.suite.models.encoder_decoder import AttentionSites, EncoderDecoder, EncoderDecoderConfig
 from multimax.suite.runs import Run
 
-pytestmark = pytest.mark.xdist_group("fairseq_commands")  # what they share takes half a minute to make
+pytestmark = pytest.mark.xdist_group("fairseq_commands")  # the folder that they share takes half a minute to make
 
-# What a shell would do, in one process: a process takes seconds to import fairseq.
+# Run all commands in one process, since each process takes seconds to import fairseq.
 DRIVER = """
 import json, sys
 from contextlib import redirect_stdout
@@ -70,7 +70,7 @@ def corpus(folder):
 
 @pytest.fixture(scope="module")
 def work(tmp_path_factory):
-    """A folder in which a tiny corpus was preprocessed, and models of it trained and used, all by fairseq."""
+    """A folder in which fairseq preprocessed a tiny corpus, trained models on it and used them."""
     folder = tmp_path_factory.mktemp("fairseq")
     corpus(folder)
     texts = [argument for split in SIZES for argument in (f"--{split}pref", split)]
@@ -132,7 +132,7 @@ def test_fairseq_reads_what_we_write(work, tmp_path):
 
 
 def hypotheses(path):
-    """Of each sentence, scores in bits and words as ``fairseq-generate`` prints them."""
+    """For each sentence, the hypotheses that ``fairseq-generate`` printed: scores in bits, and words."""
     found = {}
     for line in path.read_text().splitlines():
         if match := re.fullmatch(r"H-(\d+)\t(\S+)\t(.*)", line):
@@ -142,7 +142,7 @@ def hypotheses(path):
 
 @pytest.mark.parametrize("name", TRANSLATION)
 def test_our_search_translates_a_checkpoint_as_fairseq_generate_does(work, name):
-    """Trained by fairseq-train, loaded under torch's check of what it unpickles, decoded by either."""
+    """Trained by fairseq-train, loaded with weights_only=True, and decoded by both."""
     printed = hypotheses(work / f"{name}.generate")
     assert len(printed) == SIZES["test"]
     bitext = open_bitext(TranslationData("tiny", "files", str(work / "data")))
@@ -162,7 +162,7 @@ def test_our_search_translates_a_checkpoint_as_fairseq_generate_does(work, name)
 
 @pytest.mark.parametrize("name", TRANSLATION)
 def test_a_converted_checkpoint_is_a_run(work, name, tmp_path):
-    """Its model has fairseq's weights and functions, and is found where evaluate.py looks."""
+    """The model has fairseq's weights and functions, and opens as evaluate.py opens a run."""
     convert(work / name / "checkpoint_last.pt", work / "data", tmp_path / "run")
     run = OpenRun(Run(tmp_path / "run"), ["data.eval_split=test"])
     task = run.task
@@ -200,9 +200,9 @@ def test_the_direction_is_the_checkpoints_not_that_of_the_names_of_the_data(work
     with torch.serialization.safe_globals([Namespace]):
         state = torch.load(work / "multimax/checkpoint_last.pt", weights_only=True)
     task = state["cfg"]["task"]
-    assert (task["source_lang"], task["target_lang"]) == (None, None)  # nobody named them: fairseq guesses by the files
+    assert (task["source_lang"], task["target_lang"]) == (None, None)  # not given: fairseq guesses them from the files
     task["source_lang"], task["target_lang"] = "en", "de"
-    # As many words in either language: with a joined dictionary nothing else would tell.
+    # Both languages have as many words, as with a joined dictionary, so sizes do not tell the direction.
     sizes = {len(Dictionary.load(work / f"data/dict.{language}.txt")) for language in ("de", "en")}
     assert len(sizes) == 1
     torch.save(state, tmp_path / "other.pt")
@@ -212,6 +212,6 @@ def test_the_direction_is_the_checkpoints_not_that_of_the_names_of_the_data(work
 
 
 def test_the_language_model_is_trained_and_evaluated(work):
-    """To less than the bits of a uniform guess among the 24 tokens."""
+    """Its loss is below that of a uniform guess among the 24 tokens, in bits."""
     loss = re.search(r"Loss \(base 2\): ([\d.]+), Perplexity", (work / "log").read_text())
     assert 0 < float(loss[1]) < 4.58

@@ -1,4 +1,4 @@
-"""Our models draw their initial weights as fairseq's own do: every parameter by its distribution."""
+"""Our models draw every parameter's initial values from the same distribution as fairseq's models."""
 
 import pytest
 import torch
@@ -25,19 +25,19 @@ DRAWS = 40
 
 
 def draw(build):
-    """Each parameter's values of many models, by fairseq's names."""
+    """The values of each parameter in many models, by fairseq's names."""
     states = [build(seed) for seed in range(DRAWS)]
     return {name: torch.stack([state[name] for state in states]) for name in states[0]}
 
 
 def same_distribution(ours, theirs):
-    """Kolmogorov and Smirnov's distance between the values is that of equal distributions, where they vary at all."""
+    """Whether the Kolmogorov-Smirnov distance fits equal distributions; constants must be equal."""
     if theirs.unique().numel() == 1:
         return torch.equal(ours.unique(), theirs.unique())
     edges = torch.cat([ours, theirs]).flatten().sort().values
     steps = [torch.searchsorted(values.flatten().sort().values, edges, right=True) for values in (ours, theirs)]
     distance = (steps[0] / ours.numel() - steps[1] / theirs.numel()).abs().max()
-    return distance < 2.5 * (1 / ours.numel() + 1 / theirs.numel()) ** 0.5  # by chance one time in 100,000
+    return distance < 2.5 * (1 / ours.numel() + 1 / theirs.numel()) ** 0.5  # false by chance once in 100,000
 
 
 def our_language_model(seed):
@@ -73,6 +73,6 @@ def test_every_parameter_is_drawn_as_fairseq_s(ours, theirs):
     for name in ours:
         pair = [ours[name], theirs[name]]
         if name.endswith(("embed_tokens.weight", "output_projection.weight")):
-            # Our language models have no padding, whose vector is zero in fairseq's.
+            # Leave out padding: its vector is zero in fairseq's models, and our language models have none.
             pair = [torch.cat([tensor[:, :PAD], tensor[:, PAD + 1 :]], 1) for tensor in pair]
         assert same_distribution(*pair), name

@@ -1,4 +1,4 @@
-"""Our models beside fairseq's own on the same weights: logits, search, and the way there and back."""
+"""Our models against fairseq's own with the same weights: logits, search, and converting there and back."""
 
 import re
 from argparse import Namespace
@@ -70,11 +70,11 @@ def test_logits_are_those_of_the_plugin_for_every_function(name):
 @pytest.mark.parametrize("length_penalty", [0.0, 1.0, 1.7])
 @pytest.mark.parametrize("limits", [(0, 12), (1.2, 3)])
 def test_a_beam_finds_the_hypotheses_that_fairseqs_does(name, seed, length_penalty, limits):
-    """With seeds that make translations of two to six tokens and ones that end at the limit."""
+    """The seeds give translations of two to six tokens and some that end at the limit."""
     kind = TransformerModel if name == "softmax" else ReweightedTransformer
     theirs = transformer(kind, std=1.0, seed=seed, reweight=name).double()
     ours = ours_of(theirs, {"name": name}).double()
-    # fairseq's limit counts the padding of a batch, ours does not: the same for sentences of one length.
+    # fairseq's limit counts a batch's padding and ours does not, so a relative limit needs sentences of one length.
     lengths = (6, 3, 9, 4) if limits[0] == 0 else (5, 5, 5, 5)
     sample = batch(lengths, (3, 3, 3, 3), "right")
     source = sample["net_input"]["src_tokens"]

@@ -1,4 +1,4 @@
-"""The figure of the dashboard: its bands, and that it has a panel for each of the workspace's."""
+"""The figure of the dashboard: its bands, and that it has a panel for each panel of the workspace."""
 
 import csv
 

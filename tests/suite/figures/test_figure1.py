@@ -1,4 +1,4 @@
-"""Figure 1's drawing; its points, the fit and the front are in tests/suite/measures/test_three_scores.py."""
+"""The drawing of Figure 1. tests/suite/measures/test_three_scores.py tests its points, the fit and the front."""
 
 import os
 import subprocess
@@ -29,7 +29,7 @@ def digests(claims):
 
 
 def test_a_processor_without_vector_units_draws_the_same_bytes(root):
-    """Its exponentials differ in the last digit, and the fit in the ninth."""
+    """Such a processor's exponentials differ in the last digit, and its fit in the ninth."""
     claims = root / "results" / "claims.yaml"
     code = f"import pathlib, test_figure1 as t; print(*t.digests(pathlib.Path({str(claims)!r})))"
     plain = os.environ | {"ATEN_CPU_CAPABILITY": "default"}

@@ -1,4 +1,4 @@
-"""The bytes of a figure are those of what it shows."""
+"""The bytes of a figure depend only on what it shows."""
 
 import matplotlib.pyplot as plt
 import numpy as np

@@ -1,4 +1,4 @@
-"""The commands that draw maps, on runs of one step: what they keep adds up, and mistakes end in one line."""
+"""The commands that draw maps, on runs of one step: what they save adds up, and mistakes give a one-line error."""
 
 import csv
 import json
@@ -24,7 +24,7 @@ TINY = {
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):
-    """Runs of one step: two of images, with softmax and with sparsemax, one of each kind of text."""
+    """Runs of one step: two on images, with softmax and with sparsemax, and one on each kind of text."""
     folder = tmp_path_factory.mktemp("runs")
     for split, (german, english) in corpus().items():
         (folder / f"{split}.de").write_text("\n".join(german[:20]))
@@ -68,7 +68,7 @@ def test_maps_of_a_patch(runs, tmp_path):
     alone = {row["run"] for row in csv.DictReader((pair[1] / "analysis" / "maps.csv").open())}
     assert alone == {"sparsemax-softmax"}
     assert (pair[1] / "analysis" / "maps.png").stat().st_size > 0
-    # All layers, one head, of the class token: other numbers than those of a patch.
+    # All layers of one head, for the class token instead of a patch.
     call("maps", pair[0], "--image", runs / "noise.png", "--query", "class", "--head", "2")
     assert len(values(kept(pair[0], "maps"))) == 2
 

@@ -1,4 +1,4 @@
-"""python -m multimax.suite.figures oversmoothing on a run: each checkpoint is measured with its own weights."""
+"""python -m multimax.suite.figures oversmoothing measures each checkpoint of a run with its own weights."""
 
 import csv
 import json

@@ -1,4 +1,4 @@
-"""python -m multimax.suite.figures on a run: its numbers add up over the data set, and mistakes end in one line."""
+"""python -m multimax.suite.figures on a run: its numbers add up over the data set, mistakes give a one-line error."""
 
 import csv
 import json

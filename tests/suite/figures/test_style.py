@@ -1,4 +1,4 @@
-"""One look for each function that everybody can tell apart."""
+"""Each function has a look of its own that everybody can tell apart."""
 
 import numpy
 from matplotlib.colors import to_rgb
@@ -15,7 +15,7 @@ def test_every_function_has_a_style_of_its_own():
 
 
 def test_the_colour_blind_tell_the_colours_apart():
-    """As deuteranopes and protanopes see them (Viénot, Brettel, Mollon 1999): 2.3 in CIELAB is just noticeable."""
+    """As deuteranopes and protanopes see them (Viénot, Brettel, Mollon 1999). 2.3 in CIELAB is just noticeable."""
     sees = {
         "protanopia": [[0.11238, 0.88762, 0], [0.11238, 0.88762, 0], [0.00401, -0.00401, 1]],
         "deuteranopia": [[0.29275, 0.70725, 0], [0.29275, 0.70725, 0], [-0.02234, 0.02234, 1]],

@@ -1,4 +1,4 @@
-"""Titles say what is in the picture, and what is compared is drawn on one scale."""
+"""Titles say what is in the picture, and things that are compared share one scale."""
 
 from matplotlib.colors import to_rgba
 

@@ -1,4 +1,4 @@
-"""Runs as their files tell them, without the training."""
+"""Run folders with the files that training would write, without any training."""
 
 from pathlib import Path
 
@@ -12,7 +12,7 @@ def configuration(*overrides: str) -> RunConfig:
 
 
 def log_steps(folder: RunWriter, first: int, last: int) -> None:
-    """What a run logs that reports every step and is evaluated at every third."""
+    """Log what a run logs that reports every step and is evaluated every third."""
     for step in range(first, last + 1):
         folder.log({"step": step, "epoch": step / 10, "train/loss": 1 / step})
         if step % 3 == 0:
@@ -20,7 +20,7 @@ def log_steps(folder: RunWriter, first: int, last: int) -> None:
 
 
 def begin(path: Path, *overrides: str, step: int = 0) -> RunWriter:
-    """Start the run of a folder, or start it again from ``step``."""
+    """Start the run in a folder, or restart it from ``step``."""
     folder = RunWriter(path, configuration(*overrides))
     folder.open(dict)
     folder.start(step)
@@ -36,7 +36,7 @@ def finished_run(path: Path, *overrides: str, steps: int = 7) -> RunWriter:
 
 
 def merged(records: list[dict]) -> dict[int, dict]:
-    """By step all that a run logged."""
+    """Everything that a run logged, by step."""
     rows: dict[int, dict] = {}
     for record in records:
         rows.setdefault(record["step"], {}).update(record)
@@ -44,5 +44,5 @@ def merged(records: list[dict]) -> dict[int, dict]:
 
 
 def shown(history: list[dict]) -> list[dict]:
-    """Rows of W&B's history without what W&B adds of its own."""
+    """The rows of W&B's history without what W&B adds itself."""
     return [{key: value for key, value in row.items() if not key.startswith("_")} for row in history]

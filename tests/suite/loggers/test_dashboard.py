@@ -1,4 +1,4 @@
-"""scripts/wandb_dashboard.py: what it would save, and that a server gets it."""
+"""scripts/wandb_dashboard.py: what it would save, and that a server receives it."""
 
 import json
 import re

@@ -27,7 +27,7 @@ def test_a_killed_and_resumed_run_shows_every_step_once(tmp_path):
     log_steps(folder, 1, 5)
     add_sample(path, 3)
     follower.update()
-    folder.run_lock.close()  # killed: nobody ends it
+    folder.run_lock.close()  # as if killed: nobody ends it
     folder = begin(path, "logger=tensorboard", step=3)
     with loggers.follow(Run(path), "tensorboard") as follower:
         log_steps(folder, 4, 8)

@@ -28,7 +28,7 @@ TRAINING = (
 
 
 def assert_shows(run, path):
-    """W&B has every step of a run once, in order and with its numbers."""
+    """Check that W&B has every step of a run once, in order and with the right numbers."""
     rows = merged(Run(path).metrics)
     assert [row["_step"] for row in run.history] == sorted(rows)
     for ours in shown(run.history):
@@ -37,7 +37,7 @@ def assert_shows(run, path):
 
 
 def killed(run, when):
-    """Call ``run`` in a process of its own, and kill that once ``when`` comes true."""
+    """Call ``run`` in a process of its own, and kill the process once ``when`` comes true."""
     process = multiprocessing.get_context("fork").Process(target=run)
     process.start()
     try:
@@ -91,7 +91,7 @@ def test_a_run_killed_resumed_and_pushed_shows_every_step_once(server, tmp_path)
 
     killed(run, when=shows_step_12)
     [served] = server.runs.values()
-    # Of these the resumed run repeats what is after its checkpoint at 10.
+    # The resumed run repeats the steps after its checkpoint at 10.
     assert [row["_step"] for row in served.history] == [2, 4, 5, 6, 8, 10, 12]
     trainer(path).run()
     assert [row["_step"] for row in served.history] == [2, 4, 5, 6, 8, 10, 12, 14, 15, 16, 18, 20]
@@ -107,7 +107,7 @@ def test_a_run_killed_resumed_and_pushed_shows_every_step_once(server, tmp_path)
     for row in served.history:
         assert ("samples/attention" in row) == ("sparsity/mean" in row) == (row["step"] % 5 == 0)
     uploaded = [name for name in served.files if name.startswith("media/images/samples/")]
-    assert len(uploaded) >= 4 * 9  # eight images and one of attention at each evaluation
+    assert len(uploaded) >= 4 * 9  # eight images and one map of attention at each evaluation
 
 
 def test_a_pushed_run_is_all_that_its_files_say(server, tmp_path, capsys):
@@ -144,7 +144,7 @@ def test_runs_trained_offline_side_by_side_are_pushed_whole_and_once(server, tmp
     for _ in range(2):
         push_wandb(paths)
         counts = sorted(len(run.history) for run in server.runs.values())
-        assert counts == [4, 5, 5]  # what the killed one wrote of its last step may be half of it
+        assert counts == [4, 5, 5]  # the killed run's last step may be only half written
     folder = begin(paths[0], "logger=wandb", "logger.mode=offline", step=3)
     log_steps(folder, 4, 6)
     folder.finish({"top1": 1.0}, metric="top1", steps=6)

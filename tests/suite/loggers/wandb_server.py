@@ -1,7 +1,7 @@
-"""As much of a W&B server as its client needs, on the loopback: runs with their history, configuration and files.
+"""The parts of a W&B server that its client needs, on the loopback: runs with history, configuration and files.
 
-It keeps what it is sent by the client's own protocol (GraphQL and the file stream, whose chunks carry the number of
-their first line) and answers a client that resumes a run with what it has, as the real one does.
+The server keeps what a client sends by W&B's own protocol: GraphQL and the file stream, whose chunks carry the number
+of their first line. Like the real server, it tells a client that resumes a run what it already has.
 """
 
 import gzip
@@ -18,7 +18,7 @@ KEY = "0123456789abcdef" * 2 + "01234567"
 
 @dataclass
 class ServedRun:
-    """A run as the server has it. ``history`` holds the rows in the order of their arrival."""
+    """A run as the server has it. ``history`` holds each row at the line that the client gave it."""
 
     facts: dict[str, Any]
     config: dict[str, Any] = field(default_factory=dict)
@@ -35,12 +35,12 @@ class ServedRun:
 
 
 class WandbServer:
-    """Use it as a context; ``environment`` makes a client in this or another process talk to it."""
+    """A context manager; ``environment`` makes a client in this or another process talk to the server."""
 
     def __init__(self) -> None:
         self.runs: dict[str, ServedRun] = {}
         self.views: list[dict[str, Any]] = []
-        self.dead = False  # takes connections and never answers
+        self.dead = False  # if True, it accepts connections and never answers
         self.lock = threading.Lock()
         self.revived = threading.Event()
         self.http = QuietServer(("127.0.0.1", 0), type("Handler", (Handler,), {"server_of": self}))
@@ -115,7 +115,7 @@ class WandbServer:
         return {"createRunFiles": {"runID": "1", "uploadHeaders": [], "files": urls}}
 
     def stream(self, name: str, body: dict[str, Any]) -> None:
-        """A chunk of the file stream: from line ``offset`` on, the file holds these lines."""
+        """Take a chunk of the file stream, which replaces the lines of a file from line ``offset`` on."""
         run = self.runs[name]
         for file, chunk in (body.get("files") or {}).items():
             lines = [json.loads(line) for line in chunk["content"]]
@@ -131,7 +131,7 @@ class WandbServer:
 
 class QuietServer(ThreadingHTTPServer):
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """A client that was killed has left its connections open, which is no error here; others are."""
+        """Ignore connections that a killed client left open; report all other errors."""
         if not isinstance(sys.exception(), ConnectionError):
             super().handle_error(request, client_address)
 
