@@ -220,7 +220,7 @@ def test_undo_does_not_take_away_what_was_put_on_top(model, x):
     model[0].register_buffer("own", torch.zeros(1))
     conversion = multimax.convert(model, "multimax")
     parametrize.register_parametrization(model[0], "own", nn.Identity())
-    with pytest.raises(RuntimeError, match="the class of 0 is .* ParametrizedAttention: remove first"):
+    with pytest.raises(RuntimeError, match=r"the class of 0 is .* ParametrizedAttention: remove first"):
         conversion.undo()
     model(x)
     parametrize.remove_parametrizations(model[0], "own")
