@@ -205,7 +205,7 @@ def _check_tensors(query: Tensor, key: Tensor, value: Tensor) -> None:
             raise ValueError(f"{name} must be [..., length, dim], got {tuple(tensor.shape)}")
         if tensor.device != query.device:
             raise ValueError(f"{name} must be on {query.device}, where the query is, got {tensor.device}")
-        if tensor.dtype != query.dtype and autocast_dtype(query) is None:
+        if tensor.dtype != query.dtype and None in (autocast_dtype(query), autocast_dtype(tensor)):
             raise TypeError(f"{name} must be in the dtype of the query, {query.dtype}, got {tensor.dtype}")
     if key.shape[-1] != query.shape[-1]:
         raise ValueError(f"query and key must have the same last dimension, got {query.shape[-1]} and {key.shape[-1]}")
@@ -248,7 +248,8 @@ def _within(window: int, shape: torch.Size, mask: Tensor | None, device: torch.d
 
 def _check_bias(bias: Tensor, query: Tensor, shape: torch.Size) -> None:
     check_floating("bias", bias, query.device)
-    if torch.promote_types(bias.dtype, query.dtype) != query.dtype and autocast_dtype(query) is None:
+    fits = torch.promote_types(bias.dtype, query.dtype) == query.dtype
+    if not fits and None in (autocast_dtype(query), autocast_dtype(bias)):
         raise TypeError(f"bias must be in the dtype of the query, {query.dtype}, got {bias.dtype}")
     if not broadcasts(bias.shape, shape):
         raise ValueError(f"bias of shape {tuple(bias.shape)} does not broadcast to scores of shape {tuple(shape)}")

@@ -131,7 +131,7 @@ def _checked(
             raise ValueError(f"{name} must be {shape}, got {tuple(tensor.shape)}")
         if tensor.device != hidden.device:
             raise ValueError(f"{name} must be on {hidden.device}, where the hidden states are, got {tensor.device}")
-        if tensor.dtype != hidden.dtype and autocast_dtype(hidden) is None:
+        if tensor.dtype != hidden.dtype and None in (autocast_dtype(hidden), autocast_dtype(tensor)):
             raise TypeError(f"{name} must be in the dtype of hidden, {hidden.dtype}, got {tensor.dtype}")
     (n, dim), v = hidden.shape, len(weight)
     if weight.shape[1] != dim:

@@ -69,6 +69,23 @@ def test_attention_weights():
     assert_right(multimax.attention_weights, plain_weights, right, seed=3)
 
 
+@pytest.mark.parametrize("name", ["query", "key", "value", "bias"])
+def test_float64_beside_others_is_refused_under_autocast_too(name):
+    """Autocast leaves it as it is, so the products would not fit."""
+    tensors = {"query": QUERY, "key": KEY, "value": VALUE, "bias": OPTIONS["bias"]}
+    tensors[name] = tensors[name].double()
+    with torch.autocast("cpu", torch.bfloat16):
+        if name == "query":  # the bias would fit
+            del tensors["bias"]
+        with pytest.raises(TypeError, match="must be in the dtype of the query"):
+            multimax.attention(**tensors, reweight=reweight.softmax)
+
+
+def test_a_window_beyond_int64_is_refused():
+    with pytest.raises(ValueError, match="window must be at most"):
+        multimax.attention(QUERY, KEY, VALUE, reweight.softmax, window=2**70)
+
+
 @pytest.mark.parametrize("hard", [True, False])
 def test_linear_cross_entropy(hard):
     generator = torch.Generator().manual_seed(0)

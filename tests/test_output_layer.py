@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
+from transforms import dual_numbers_in_the_backward
 
 from benchmarks.timing import peak_memory
 from multimax import kernels, reweight
@@ -150,6 +151,8 @@ def test_autocast_takes_its_dtype_and_gives_gradients_in_the_parameters():
     leaves, targets, order = case(dtype=torch.float32)
     with torch.autocast("cpu", torch.bfloat16):
         loss = ours(leaves, targets, order, reduction="sum")
+        wide = {name: leaf.detach().double() for name, leaf in leaves.items()}  # which autocast leaves alone
+        torch.testing.assert_close(ours(wide, targets, order), reference(wide, targets, order))
     assert loss.dtype == torch.float32
     gradients = torch.autograd.grad(loss, list(leaves.values()))
     expected = torch.autograd.grad(reference(leaves, targets, order, reduction="sum"), list(leaves.values()))
@@ -230,6 +233,17 @@ def test_memory_is_that_of_a_chunk(monkeypatch, reduction):
     assert peaks[1024] < 1024 * v  # a quarter of the logits
 
 
+@pytest.mark.parametrize("reduction", ["mean", "none"])
+def test_a_tangent_in_the_backward(reduction):
+    leaves, targets, order = case()
+
+    def loss(*tensors):
+        return ours(dict(zip(leaves, tensors, strict=True)), targets, order, reduction=reduction)
+
+    for found, expected in dual_numbers_in_the_backward(loss, tuple(leaf.detach() for leaf in leaves.values())):
+        torch.testing.assert_close(found, expected)
+
+
 def test_it_cannot_be_differentiated_twice():
     leaves, targets, order = case()
     with pytest.raises(RuntimeError, match="differentiated twice"):
@@ -242,6 +256,7 @@ WRONG = [
     ({"label_smoothing": -0.1}, ValueError, "label_smoothing must be between 0 and 1"),
     ({"label_smoothing": "a"}, TypeError, "label_smoothing must be a number"),
     ({"ignore_index": 1.0}, TypeError, "ignore_index must be an int"),
+    ({"ignore_index": 2**70}, ValueError, "ignore_index must be an int64"),
     ({"targets": torch.zeros(3, dtype=torch.long)}, ValueError, "targets must be class indices"),
     ({"targets": torch.zeros(13, dtype=torch.int32)}, TypeError, "targets must be int64"),
     ({"targets": [0] * 13}, TypeError, "targets must be a tensor"),

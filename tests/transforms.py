@@ -65,6 +65,30 @@ def dual_numbers(f: Function, inputs: tuple[Tensor, ...]) -> Pairs:
     yield tangent, along(f, inputs, vectors)
 
 
+def dual_numbers_in_the_backward(f: Function, inputs: tuple[Tensor, ...]) -> Pairs:
+    """The forward has seen none."""
+    leaves = [x.clone().requires_grad_() for x in inputs]
+    output = f(*leaves)
+    incoming, tangent = directions((output, output))
+    with forward_ad.dual_level():
+        found = torch.autograd.grad(output, leaves, forward_ad.make_dual(incoming, tangent), retain_graph=True)
+        tangents = [forward_ad.unpack_dual(gradient).tangent for gradient in found]
+    yield from zip(tangents, torch.autograd.grad(output, leaves, tangent), strict=True)
+
+
+def batched_gradients(f: Function, inputs: tuple[Tensor, ...]) -> Pairs:
+    leaves = [x.clone().requires_grad_() for x in inputs]
+    output = f(*leaves)
+    incoming = directions((output, output))
+    one_by_one = [torch.autograd.grad(output, leaves, each, retain_graph=True) for each in incoming]
+    for graph in (False, True):
+        found = torch.autograd.grad(
+            output, leaves, torch.stack(incoming), is_grads_batched=True, create_graph=graph, retain_graph=True
+        )
+        for gradients, *expected in zip(found, *one_by_one, strict=True):
+            yield gradients, torch.stack(expected)
+
+
 def jacfwd_and_jacrev(f: Function, inputs: tuple[Tensor, ...]) -> Pairs:
     expected = jacobian(f, inputs)
     for transform in (torch.func.jacfwd, torch.func.jacrev):
@@ -126,7 +150,9 @@ def per_sample_gradients(f: Function, inputs: tuple[Tensor, ...]) -> Pairs:
         yield from zip(gradients, torch.autograd.grad(of(*leaves), leaves), strict=True)
 
 
+IN_THE_BACKWARD = (dual_numbers_in_the_backward, batched_gradients)
 TRANSFORMS = {
-    transform.__name__: transform for transform in (jvp, jvp_of_one, dual_numbers, jacfwd_and_jacrev, hessians, traced)
+    transform.__name__: transform
+    for transform in (jvp, jvp_of_one, dual_numbers, *IN_THE_BACKWARD, jacfwd_and_jacrev, hessians, traced)
 }
 ROWWISE = {transform.__name__: transform for transform in (vmap, vmap_over_parameters, per_sample_gradients)}

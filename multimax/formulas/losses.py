@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from multimax.formulas import tsallis
-from multimax.formulas.rows import DTYPES, check_dense, compute_dtype
+from multimax.formulas.rows import DTYPES, INT64_MAX, check_dense, compute_dtype
 from multimax.formulas.torch_private import is_readable, is_transformed
 
 BLOCK = 2**18  # entries in a block of rows that stays in a CPU's cache together with its intermediate results
@@ -61,6 +61,8 @@ def check_loss_arguments(
         raise ValueError(f"reduction must be 'mean', 'sum' or 'none', got {got}")
     if isinstance(ignore_index, bool) or not isinstance(ignore_index, int):
         raise TypeError(f"ignore_index must be an int, got {type(ignore_index).__name__}")
+    if abs(ignore_index) > INT64_MAX:
+        raise ValueError(f"ignore_index must be an int64, got {ignore_index}")
     if hard and targets.device.type == "cpu" and is_readable(targets):
         outside = ((targets < 0) | (targets >= shape[1])) & (targets != ignore_index)
         if outside.any():

@@ -132,7 +132,8 @@ def has_kernel(powers: tuple[int, ...]) -> bool:
 def _sum_by_head(terms: Tensor, heads: int) -> Tensor:
     if heads == 1:
         return terms.sum().reshape(1)
-    return terms.transpose(-3, 0).flatten(1).sum(1)
+    # Not flatten, which is_grads_batched cannot batch.
+    return terms.transpose(-3, 0).reshape(heads, terms.numel() // heads).sum(1)
 
 
 def powers_of(order: Order) -> tuple[int, ...]:

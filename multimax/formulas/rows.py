@@ -8,6 +8,7 @@ from torch import Tensor
 
 from multimax.formulas.torch_private import is_autocast_available
 
+INT64_MAX = torch.iinfo(torch.int64).max
 DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
@@ -17,9 +18,10 @@ def compute_dtype(scores: Tensor) -> torch.dtype:
 
 
 def autocast_dtype(tensor: Tensor) -> torch.dtype | None:
-    """The dtype in which autocast computes matrix products of ``tensor``, or None if it is off."""
+    """The dtype in which autocast computes matrix products of ``tensor``; None if it is off, and for float64."""
     device = tensor.device.type
-    if not is_autocast_available(device) or not torch.is_autocast_enabled(device):
+    is_left_alone = tensor.dtype == torch.float64
+    if is_left_alone or not is_autocast_available(device) or not torch.is_autocast_enabled(device):
         return None
     return torch.get_autocast_dtype(device)
 
@@ -95,6 +97,8 @@ def check_count(name: str, number: int, least: int = 1) -> None:
         raise TypeError(f"{name} must be an int, got {type(number).__name__}")
     if number < least:
         raise ValueError(f"{name} must be at least {least}, got {number}")
+    if isinstance(number, int) and number > INT64_MAX:
+        raise ValueError(f"{name} must be at most {INT64_MAX}, got {number}")
 
 
 def check_bool(name: str, value: bool) -> None:

@@ -65,9 +65,22 @@ def has_dual_numbers() -> bool:
     return torch.autograd.forward_ad._current_level >= 0
 
 
+def are_dual(*values: object) -> bool:
+    """Whether any of these is a tensor with a tangent."""
+    if not has_dual_numbers():
+        return False
+    tensors = (value for value in values if isinstance(value, torch.Tensor))
+    return any(torch.autograd.forward_ad.unpack_dual(tensor).tangent is not None for tensor in tensors)
+
+
 def is_watched() -> bool:
     """Whether a TorchDispatchMode, such as a FLOP counter or FakeTensorMode, sees each operator."""
     return torch._C._len_torch_dispatch_stack() > 0
+
+
+def is_batched(tensor: torch.Tensor) -> bool:
+    """Whether a vmap goes over ``tensor``, including that of is_grads_batched, which torch.func does not see."""
+    return "Batched" in str(torch._C._dispatch_keys(tensor))
 
 
 def is_readable(tensor: torch.Tensor) -> bool:

@@ -30,7 +30,7 @@ import torch
 from torch import Tensor
 
 from multimax.formulas.rows import DTYPES
-from multimax.formulas.torch_private import constant, is_exporting, is_transformed, is_watched
+from multimax.formulas.torch_private import constant, is_batched, is_exporting, is_transformed, is_watched
 from multimax.kernels.cpu import build
 
 MODES = ("auto", "eager", "require")
@@ -97,7 +97,9 @@ def path(scores: Tensor) -> str:
 def can_be_blocked(scores: Tensor) -> bool:
     """Whether tensor operations may process ``scores`` in blocks: yes on a CPU, if nothing traces them."""
     is_traced = torch.compiler.is_compiling() or is_watched()
-    return scores.device.type == "cpu" and scores.numel() > 0 and is_ordinary(scores) and not is_traced
+    if is_traced or scores.device.type != "cpu" or scores.numel() == 0:
+        return False
+    return is_ordinary(scores) and not is_batched(scores)
 
 
 def on_device(tensor: Tensor) -> AbstractContextManager[object]:

@@ -19,7 +19,7 @@ from multimax.formulas.rows import autocast_dtype, compute_dtype
 from multimax.formulas.torch_private import tell_flop_counters
 from multimax.kernels import operators
 from multimax.kernels.flops import attention_backward_flops, attention_flops
-from multimax.kernels.operators import gradients, make_differentiable
+from multimax.kernels.operators import gradients, is_differentiated, make_differentiable
 from multimax.kernels.row_kernels import Entmax, EvSoftmax, MultiMax, RowKernel, Softmax
 
 _ARGUMENTS = (
@@ -147,7 +147,7 @@ def _by_whole_scores(
 def _differentiate(ctx: Any, grad: Tensor, _: Tensor | None) -> tuple[Tensor | None, ...]:
     statistics, *tensors = ctx.saved_tensors
     others = tuple(ctx.powers), ctx.number, ctx.kind, ctx.scale, ctx.softcap
-    if torch.is_grad_enabled():
+    if is_differentiated(grad):
         return *gradients(lambda *again: _by_whole_scores(*again, *others), tensors, grad), None, None, None, None, None
     tell_flop_counters(FLOPS)
     bias = tensors[4]

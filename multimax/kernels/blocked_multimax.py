@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from multimax import kernels
 from multimax.formulas.multimax import hinge_limit, weigh
 from multimax.formulas.torch_private import softmax_backward
 from multimax.kernels.operators import gradients
@@ -44,7 +45,7 @@ class _MultiMax(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         (grad,) = grads
         scores, mask, ranges, ts, weights = ctx.saved_tensors
-        if torch.is_grad_enabled():
+        if torch.is_grad_enabled() or not kernels.can_be_blocked(grad):
             found = gradients(lambda x, r, t: weigh(x, r, t, mask, ctx.powers), (scores, ranges, ts), grad)
         else:
             found = _backward(grad, scores, mask, ranges, ts, ctx.powers, weights)
@@ -139,7 +140,7 @@ def _live(x: Tensor, live: Tensor | None, dtype: torch.dtype) -> Tensor:
 def _scratch(scores: Tensor, count: int, dtype: torch.dtype) -> list[Tensor]:
     """``count`` flat buffers, each for one block, which has at least one row."""
     size = min(scores.numel(), max(BLOCK, scores.shape[-1]))
-    return [torch.empty(size, dtype=dtype) for _ in range(count)]
+    return [torch.empty(size, dtype=dtype, device=scores.device) for _ in range(count)]
 
 
 def _blocks(heads: int, scores: Tensor, mask: Tensor | None, *others: Tensor | None) -> Iterator[tuple[Any, ...]]:

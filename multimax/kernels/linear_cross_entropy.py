@@ -30,8 +30,8 @@ from torch.nn import functional as F
 from multimax import kernels
 from multimax.formulas.multimax import seglu, seglu_gradients
 from multimax.formulas.rows import compute_dtype
-from multimax.formulas.torch_private import tell_flop_counters
-from multimax.kernels.operators import make_differentiable
+from multimax.formulas.torch_private import are_dual, tell_flop_counters
+from multimax.kernels.operators import gradients, make_differentiable
 
 # Logits in a chunk. On a CPU, matrix products of 128 rows took one and a half times as long per row as those of 512,
 # and more rows gained nothing; each chunk passes over the gradient of the weights once. On an H100, 2^28 to 2^30 were
@@ -333,6 +333,14 @@ def _save_inputs(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
 def _compute_gradients(ctx: Any, counts: Tensor | None) -> tuple[Tensor | None, ...]:
     if counts is None:
         return (None,) * 8
+    if are_dual(counts) and not torch.is_grad_enabled():
+        hidden, weight, bias, targets, ranges, ts = ctx.saved_tensors
+
+        def again(hidden: Tensor, weight: Tensor, bias: Tensor, ranges: Tensor, ts: Tensor) -> Tensor:
+            return by_whole_logits(hidden, weight, bias, targets, ranges, ts, ctx.powers, ctx.label_smoothing)
+
+        *grads, grad_ranges, grad_ts = gradients(again, (hidden, weight, bias, ranges, ts), counts)
+        return *grads, None, grad_ranges, grad_ts, None, None
     hidden, weight, bias, _, ranges, ts, *_ = ctx.needs_input_grad
     wanted = (hidden, weight, bias, ranges or ts)
     tell_flop_counters(FLOPS)

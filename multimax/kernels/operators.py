@@ -34,7 +34,7 @@ from multimax.formulas import evsoftmax as evsoftmax_formula
 from multimax.formulas import multimax as multimax_formula
 from multimax.formulas import softmax as softmax_formula
 from multimax.formulas.rows import over_live_entries, per_head
-from multimax.formulas.torch_private import below_autograd, has_dual_numbers
+from multimax.formulas.torch_private import are_dual, below_autograd
 
 _SCHEMAS = {
     "multimax_forward": "(Tensor scores, Tensor? mask, Tensor ranges, Tensor ts, int[] powers)"
@@ -88,14 +88,22 @@ def aligned(mask: Tensor | None, scores: Tensor) -> Tensor | None:
     return None if mask is None else mask[(None,) * (scores.dim() - mask.dim())]
 
 
+def is_differentiated(grad: Tensor) -> bool:
+    """Whether what a backward makes of ``grad`` is differentiated in turn: a graph is kept, or it has a tangent."""
+    return torch.is_grad_enabled() or are_dual(grad)
+
+
 def gradients(
     function: Callable[..., Tensor], inputs: Iterable[Tensor | None], grad: Tensor
 ) -> tuple[Tensor | None, ...]:
     """Differentiable gradients of ``function(*inputs)`` for the inputs that require one."""
-    # For aliases: an input may be another one as well, or computed from it, and its gradient here is not the whole one.
-    aliases = [t.view_as(t) if t is not None and t.requires_grad else t for t in inputs]
-    wanted = [t for t in aliases if t is not None and t.requires_grad]
-    found = iter(torch.autograd.grad(function(*aliases), wanted, grad, create_graph=True))
+    graph = torch.is_grad_enabled()
+    with torch.autocast(grad.device.type, enabled=False), torch.enable_grad():
+        # An input may be another one as well, or computed from it, and its gradient here is not the whole one.
+        aliases = [t.view_as(t) if t is not None and t.requires_grad else t for t in inputs]
+        output = function(*aliases)
+        wanted = [t for t in aliases if t is not None and t.requires_grad]
+        found = iter(torch.autograd.grad(output, wanted, grad, create_graph=graph))
     return tuple(next(found) if t is not None and t.requires_grad else None for t in aliases)
 
 
@@ -130,7 +138,7 @@ def _save_multimax(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tens
 
 def _multimax_backward(ctx: Any, grad: Tensor, _: Tensor | None = None) -> tuple[Tensor | None, ...]:
     scores, mask, statistics, ranges, ts, weights = ctx.saved_tensors
-    if torch.is_grad_enabled():
+    if is_differentiated(grad):
         grad_scores, grad_ranges, grad_ts = gradients(
             lambda x, r, t: multimax_formula.weigh(x, r, t, mask, ctx.powers), (scores, ranges, ts), grad
         )
@@ -154,7 +162,7 @@ def _entmax_backward(ctx: Any, grad: Tensor | None) -> tuple[Tensor | None, ...]
         return None, None, None
     weights, *tensor = ctx.saved_tensors
     alpha = tensor[0] if tensor else ctx.alpha
-    if torch.is_grad_enabled():
+    if is_differentiated(grad):
         aligned_alpha = per_head("alpha", alpha, weights) if tensor else alpha
         grad_scores, grad_alpha = entmax_formula.gradient(grad, weights, aligned_alpha, of_alpha=bool(tensor))
         return grad_scores, None, None if grad_alpha is None else grad_alpha.reshape(-1)
@@ -170,7 +178,7 @@ def _save_weights(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
 
 def _softmax_backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
     (weights,) = ctx.saved_tensors
-    if torch.is_grad_enabled():
+    if is_differentiated(grad):
         return softmax_formula.gradient(grad, weights), None, None
     # The bits of torch's own backward depend on the number of threads, and it takes twice as long on an H100.
     return _operators.entmax_backward(grad, weights, 1.0), None, None
@@ -229,7 +237,7 @@ def make_differentiable(
     function: type[torch.autograd.Function] = type(
         f"multimax::{name.removesuffix('_forward')}", (torch.autograd.Function,), members
     )
-    library.impl(name, lambda *inputs: formula(*inputs) if has_dual_numbers() else function.apply(*inputs), "Autograd")
+    library.impl(name, lambda *inputs: formula(*inputs) if are_dual(*inputs) else function.apply(*inputs), "Autograd")
     return function
 
 

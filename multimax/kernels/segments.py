@@ -13,7 +13,7 @@ from torch import Tensor
 
 from multimax.formulas import multimax as multimax_formula
 from multimax.formulas import segments
-from multimax.kernels.operators import gradients, make_differentiable
+from multimax.kernels.operators import gradients, is_differentiated, make_differentiable
 
 _ARGUMENTS = (
     "Tensor scores, Tensor index, int count, Tensor? first, Tensor? second, int[] powers, float number, str kind"
@@ -60,7 +60,7 @@ def _save(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
 
 def _differentiate(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
     weights, scores, index, first, second = ctx.saved_tensors
-    if torch.is_grad_enabled():
+    if is_differentiated(grad):
         of_scores, *grads = gradients(
             lambda x, *parameters: formula(x, index, ctx.count, *parameters, *ctx.others), (scores, first, second), grad
         )

@@ -5,6 +5,7 @@ import torch
 from function_kinds import WITH_KERNEL
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from transforms import IN_THE_BACKWARD
 
 from benchmarks.timing import peak_memory
 from multimax import kernels, reweight
@@ -164,15 +165,26 @@ def test_other_dtypes(name, dtype, tolerance):
         check(*tensors, module, tolerance=tolerance)
 
 
-def test_autocast_is_as_for_the_reference():
-    *tensors, module = case("multimax", dtype=torch.float32)
+@pytest.mark.parametrize(
+    ("dtype", "cast", "tolerance"), [(torch.float32, torch.bfloat16, 0.05), (torch.float64, torch.float64, 1e-9)]
+)
+def test_autocast_is_as_for_the_reference(dtype, cast, tolerance):
+    """Which leaves float64 alone. A backward within it is as exact with a graph as without."""
+    *tensors, module = case("multimax", dtype=dtype)
+    leaves = [*tensors, *module.parameters()]
     with torch.autocast("cpu", torch.bfloat16):
         expected = attention(*tensors, module, backend="reference")
         output = attention(*tensors, module, backend="blocked")
-    assert output.dtype == expected.dtype == torch.bfloat16
-    torch.testing.assert_close(output, expected, rtol=0.05, atol=0.05)
-    for gradient in torch.autograd.grad(output.sum(), [*tensors, *module.parameters()]):
-        assert gradient.dtype == torch.float32
+        incoming = torch.randn_like(output)
+        plain, graph = (
+            torch.autograd.grad(output, leaves, incoming, retain_graph=True, create_graph=graph)
+            for graph in (False, True)
+        )
+    assert output.dtype == expected.dtype == cast
+    torch.testing.assert_close(output, expected, rtol=tolerance, atol=tolerance)
+    for one, other in zip(plain, graph, strict=True):
+        assert one.dtype == dtype
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("name", ["multimax", "entmax"])
@@ -222,6 +234,19 @@ def test_a_gradient_that_can_be_differentiated_is_the_same(name):
         for graph in (False, True)
     )
     torch.testing.assert_close(differentiable, plain)
+
+
+@pytest.mark.parametrize("transform", IN_THE_BACKWARD)
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_transforms_of_the_backward(name, transform):
+    *tensors, module = case(name)
+    sink = torch.randn(3, dtype=torch.float64)
+
+    def attend(query, key, value, sink):
+        return attention(query, key, value, module, sink=sink, softcap=2.0, backend="blocked")
+
+    for found, expected in transform(attend, (*(t.detach() for t in tensors), sink)):
+        torch.testing.assert_close(found, expected)
 
 
 @pytest.mark.parametrize("name", FUNCTIONS)

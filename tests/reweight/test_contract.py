@@ -211,6 +211,17 @@ def test_autocast_changes_neither_dtype_nor_weights(make, dtype):
         assert weights.dtype == dtype
 
 
+def test_the_default_device_is_for_no_intermediate_result(make):
+    attend, scores = make(), torch.randn(2, HEADS, 4, 5, requires_grad=True)
+    mask = torch.rand(4, 5) > 0.3
+    found = []
+    for device in ("cpu", "meta"):
+        with torch.device(device):
+            weights = attend(scores, mask)
+            found.append([weights, *torch.autograd.grad(weights.square().sum(), [scores, *attend.parameters()])])
+    torch.testing.assert_close(*found)
+
+
 def test_parameters_are_one_dimensional_and_survive_a_copy(make):
     attend = make()
     assert all(parameter.dim() == 1 for parameter in attend.parameters())

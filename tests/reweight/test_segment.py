@@ -3,6 +3,7 @@
 import pytest
 import torch
 from torch.autograd import gradcheck, gradgradcheck
+from transforms import IN_THE_BACKWARD
 
 from multimax import kernels, reweight
 
@@ -179,6 +180,9 @@ def test_transforms(name):
     jacobian = torch.autograd.functional.jacobian(weigh, scores[0])
     _, along = torch.func.jvp(weigh, (scores[0],), (tangent,))
     torch.testing.assert_close(along, (jacobian * tangent).sum((-2, -1)))
+    for transform in IN_THE_BACKWARD:
+        for found, expected in transform(weigh, (scores[0],)):
+            torch.testing.assert_close(found, expected)
 
 
 def test_softmax_is_that_of_pyg():
@@ -225,6 +229,7 @@ def test_a_gat_trains_with_it():
         ({"index": INDEX, "num_segments": 3}, ValueError, "index must be from 0 to 2, got 7"),
         ({"index": INDEX, "num_segments": 3.0}, TypeError, "num_segments must be an int"),
         ({"index": INDEX, "num_segments": -1}, ValueError, "num_segments must be at least 0"),
+        ({"index": INDEX, "num_segments": 2**70}, ValueError, "num_segments must be at most"),
         ({"index": INDEX, "function": reweight.softmax}, TypeError, "a name or a Reweighting, got function"),
         ({"ptr": PTR, "num_segments": 3}, ValueError, "num_segments must be 9"),
         ({"ptr": PTR + 1}, ValueError, "ptr must rise from 0 to 83"),

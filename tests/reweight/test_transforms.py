@@ -9,6 +9,8 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.func import functional_call
 from transforms import ROWWISE, TRANSFORMS, compiled
 
+from multimax import reweight
+
 HEADS = 3
 
 
@@ -51,6 +53,8 @@ def check(transform, module, scores):
 
 @pytest.mark.parametrize("transform", [*TRANSFORMS, *ROWWISE])
 def test_transforms_agree_with_reverse_mode(make, transform):
+    if transform == "dual_numbers_in_the_backward" and isinstance(getattr(make(), "modulator", None), reweight.SiLU):
+        pytest.skip("torch has no forward mode for silu's backward")
     check((TRANSFORMS | ROWWISE)[transform], Weights(make(), masked=True), drawn(2, HEADS, 3, 4))
 
 
