@@ -19,6 +19,9 @@ from multimax.suite.measures.sparsity import multi_modality, sparsity
 
 DOCS = Path(__file__).parents[1] / "docs"
 STATIC = DOCS / "_static"
+pytestmark = pytest.mark.xdist_group(
+    "docs"
+)  # a build writes pages into docs/, where another one would read them half written
 
 
 @pytest.fixture(scope="module")
