@@ -2,7 +2,8 @@
 
     python -m scripts.convert_table
 
-tests/convert/test_families.py holds each of these models to what it gave before, and the table to this program.
+tests/convert/test_families.py checks that each of these models still gives what it gave before, and that the table is
+what this program prints.
 """
 
 import importlib
@@ -83,7 +84,7 @@ def _torchvision() -> nn.Module:
 
 
 def _encoder(**options: Any) -> Family:
-    """Padded: the padded places of the output are torch's business, so they are not looked at."""
+    """With padding. What torch puts in the padded places of the output does not matter, so they are not compared."""
 
     def inputs() -> dict[str, Any]:
         padded = torch.arange(7) >= torch.tensor([7, 4, 1])[:, None]

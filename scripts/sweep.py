@@ -5,8 +5,8 @@
     python scripts/sweep.py launcher=local          # on this machine, one run after the other
     python scripts/sweep.py claims='imagenet-*'     # the runs of some claims
 
-KEY=VALUE goes to every run, as in seed=0 or hydra.launcher.partition=gpu. The data are where IMAGENET, WIKITEXT103 and
-IWSLT14 in the environment say. The runs of results/plan.yaml are started by python -m multimax.suite.planned.
+KEY=VALUE goes to every run, as in seed=0 or hydra.launcher.partition=gpu. The environment variables IMAGENET,
+WIKITEXT103 and IWSLT14 say where the data are. The runs of results/plan.yaml are started by python -m multimax.suite.planned.
 """
 
 import sys
@@ -41,7 +41,7 @@ def main() -> None:
     runs = []
     for line in wanted(read_claims(CLAIMS), chosen["claims"]):
         parsed = [parse(override) for override in readable_overrides([*line, *others], sweep=True)]
-        (combinations,) = BasicSweeper.split_arguments(parsed, None)  # of a key that is said twice the last value holds
+        (combinations,) = BasicSweeper.split_arguments(parsed, None)  # if a key is given twice, its last value counts
         for overrides in combinations:
             composed = compose_configuration([f"hydra/launcher={chosen['launcher']}", *overrides], with_hydra=True)
             own = [override for override in overrides if not override.startswith("hydra")]

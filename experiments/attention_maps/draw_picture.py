@@ -1,11 +1,11 @@
-"""python experiments/attention_maps/draw_picture.py: draw the parachute that the maps here are of, beside this file."""
+"""python experiments/attention_maps/draw_picture.py: draw the parachute whose attention maps are shown here."""
 
 from math import cos, pi, sin
 from pathlib import Path
 
 from PIL import Image, ImageDraw
 
-SIDE, FINER = 160, 8  # pixels; times as many while drawing, so that edges come out smooth
+SIDE, FINER = 160, 8  # pixels; drawn eight times as large, so that edges come out smooth
 COLORS = ("#c0392b", "#f4f1e8", "#d98a1f")
 GORES = 9
 

@@ -1,4 +1,4 @@
-"""REINFORCE with a policy whose probabilities each function gives: the outlook of the paper, tried. Exploratory.
+"""REINFORCE with policies by each function, which the paper suggests in its outlook. Exploratory.
 
     python experiments/policies/run.py                # writes results.csv and README's table, minutes on one core
     python experiments/policies/run.py --cartpole     # CartPole besides, with gymnasium
