@@ -6,7 +6,8 @@
     python scripts/sweep.py claims='imagenet-*'     # the runs of some claims
 
 KEY=VALUE goes to every run, as in seed=0 or hydra.launcher.partition=gpu. The environment variables IMAGENET,
-WIKITEXT103 and IWSLT14 say where the data are. The runs of results/plan.yaml are started by python -m multimax.suite.planned.
+WIKITEXT103 and IWSLT14 say where the data are. The runs of results/plan.yaml are started
+by python -m multimax.suite.planned.
 """
 
 import sys
