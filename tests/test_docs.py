@@ -19,9 +19,8 @@ from multimax.suite.measures.sparsity import multi_modality, sparsity
 
 DOCS = Path(__file__).parents[1] / "docs"
 STATIC = DOCS / "_static"
-pytestmark = pytest.mark.xdist_group(
-    "docs"
-)  # a build writes pages into docs/, where another one would read them half written
+# A build writes pages into docs/, where another build could read them half written.
+pytestmark = pytest.mark.xdist_group("docs")
 
 
 @pytest.fixture(scope="module")
