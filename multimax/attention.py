@@ -23,7 +23,7 @@ from torch.nn import functional as F
 from multimax.attention_backends import BACKENDS, Backend, Call
 from multimax.attention_live import attend, live_weights
 from multimax.formulas.attention import attention_scores
-from multimax.formulas.rows import autocast_dtype, broadcasts, check_count, check_floating, check_mask, check_number
+from multimax.formulas.rows import autocast_unites, broadcasts, check_count, check_floating, check_mask, check_number
 from multimax.reweight import Reweighting, create, entmax15, evsoftmax, softmax, sparsemax
 from multimax.reweight._base import may_bypass
 
@@ -205,7 +205,7 @@ def _check_tensors(query: Tensor, key: Tensor, value: Tensor) -> None:
             raise ValueError(f"{name} must be [..., length, dim], got {tuple(tensor.shape)}")
         if tensor.device != query.device:
             raise ValueError(f"{name} must be on {query.device}, where the query is, got {tensor.device}")
-        if tensor.dtype != query.dtype and None in (autocast_dtype(query), autocast_dtype(tensor)):
+        if tensor.dtype != query.dtype and not autocast_unites(query, tensor):
             raise TypeError(f"{name} must be in the dtype of the query, {query.dtype}, got {tensor.dtype}")
     if key.shape[-1] != query.shape[-1]:
         raise ValueError(f"query and key must have the same last dimension, got {query.shape[-1]} and {key.shape[-1]}")
@@ -249,7 +249,7 @@ def _within(window: int, shape: torch.Size, mask: Tensor | None, device: torch.d
 def _check_bias(bias: Tensor, query: Tensor, shape: torch.Size) -> None:
     check_floating("bias", bias, query.device)
     fits = torch.promote_types(bias.dtype, query.dtype) == query.dtype
-    if not fits and None in (autocast_dtype(query), autocast_dtype(bias)):
+    if not fits and not autocast_unites(query, bias):
         raise TypeError(f"bias must be in the dtype of the query, {query.dtype}, got {bias.dtype}")
     if not broadcasts(bias.shape, shape):
         raise ValueError(f"bias of shape {tuple(bias.shape)} does not broadcast to scores of shape {tuple(shape)}")

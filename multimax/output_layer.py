@@ -9,7 +9,7 @@ from torch.nn import functional as F
 from multimax import kernels
 from multimax.formulas.losses import check_loss_arguments
 from multimax.formulas.multimax import Order, check_parameters, has_kernel, order_of
-from multimax.formulas.rows import autocast_dtype, check_floating, compute_dtype
+from multimax.formulas.rows import autocast_dtype, autocast_unites, check_floating, compute_dtype
 from multimax.formulas.torch_private import tell_flop_counters
 from multimax.kernels import linear_cross_entropy as chunked
 from multimax.kernels.row_kernels import MultiMax, Softmax
@@ -131,7 +131,7 @@ def _checked(
             raise ValueError(f"{name} must be {shape}, got {tuple(tensor.shape)}")
         if tensor.device != hidden.device:
             raise ValueError(f"{name} must be on {hidden.device}, where the hidden states are, got {tensor.device}")
-        if tensor.dtype != hidden.dtype and None in (autocast_dtype(hidden), autocast_dtype(tensor)):
+        if tensor.dtype != hidden.dtype and not autocast_unites(hidden, tensor):
             raise TypeError(f"{name} must be in the dtype of hidden, {hidden.dtype}, got {tensor.dtype}")
     (n, dim), v = hidden.shape, len(weight)
     if weight.shape[1] != dim:

@@ -26,6 +26,11 @@ def autocast_dtype(tensor: Tensor) -> torch.dtype | None:
     return torch.get_autocast_dtype(device)
 
 
+def autocast_unites(one: Tensor, other: Tensor) -> bool:
+    """Whether autocast brings both into one dtype for a matrix product."""
+    return autocast_dtype(one) is not None and autocast_dtype(other) is not None
+
+
 def check_arguments(scores: Tensor, mask: Tensor | None, dim: int | None = None, name: str = "scores") -> None:
     """Raise TypeError or ValueError, in one line, for arguments that none of these functions can take.
 
